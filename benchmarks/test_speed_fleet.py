@@ -1,0 +1,35 @@
+"""How much faster victims train as a fleet than one at a time, on Adult.
+
+A cell's number is `speed_ratio`: one-at-a-time seconds / fleet seconds, medians of three rounds in turn in the same run. Beside
+it stand what makes the comparison fair: KKT residuals and coefficients (exact victims), mean target damages (the
+network), trials that end with another filter (TRIM).
+
+Source: our own claim; the one-at-a-time side is scikit-learn at its best for the task, in a process a core.
+
+Deviations: never served from the store; runs only when `-k speed` or its file is named.
+"""
+
+from subpop.cells import grid
+
+STEM = "speed_fleet"
+ADULT = {"stem": STEM, "tier": "laptop", "dataset": "adult"}
+
+CELLS = [
+    *grid(victim="logistic_regression", partition="both", rate=1.0, against="sklearn newton-cholesky", **ADULT),
+    *grid(victim="mlp", partition="feature_match", rate=1.0, against="sklearn MLPClassifier", **ADULT),
+    *grid(victim="logistic_regression", partition="feature_match", rate=1.0, defense="trim", against="one trial at a time", **ADULT),
+]
+
+
+def test_cell(cell, measure, capsys):
+    result = measure(cell)
+    with capsys.disabled():
+        print(f"\n{cell.id}: " + ", ".join(f"{n.metric} {n.value:.4g}" for n in result.numbers))
+    numbers = {number.metric: number for number in result.numbers}
+    if "coefficient_difference_max" in numbers:
+        assert numbers["coefficient_difference_max"].value < 1e-5
+        assert numbers["n_victims"].value >= 180
+    if "damage_difference" in numbers:
+        assert abs(numbers["damage_difference"].value) <= 2 * numbers["damage_difference"].std_error
+    if "trials_that_differ" in numbers:
+        assert numbers["trials_that_differ"].value == 0

@@ -1,0 +1,38 @@
+"""A torchvision that imports beside a CPU-only torch.
+
+torchvision's wheels from the package index are built against the CUDA torch. Beside a CPU build their compiled operators
+cannot be loaded, and `import torchvision` stops with "operator torchvision::nms does not exist", because it registers
+shape rules for operators that nobody has defined. Models, transforms and data sets do not need those operators, so their
+names are declared here: only when the compiled ones are missing, and without an implementation (a call still fails).
+
+Use `torchvision = import_torchvision()` wherever torchvision is needed. transformers imports it too: call this first.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+SCHEMAS = ("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor", "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+_declared: list[object] = []
+"""Keeps the operator library alive: its definitions go when it is collected."""
+
+
+def import_torchvision() -> ModuleType:
+    """Import torchvision, declaring its operators first where its own compiled ones could not load."""
+    try:
+        return importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+    _declare_operators()
+    return importlib.import_module("torchvision")
+
+
+def _declare_operators() -> None:
+    import torch
+
+    library = torch.library.Library("torchvision", "DEF")
+    for schema in SCHEMAS:
+        library.define(schema)
+    _declared.append(library)

@@ -1,0 +1,277 @@
+"""`fit` as a batching point: many trials of a defense at once, their victims trained as fleets.
+
+Each trial runs on a thread of its own, but one at a time and in order: a thread holds the baton until it calls `fit` or
+ends. When every live trial waits in `fit`, all their training sets go to `fit_many` together. So authors write plain
+sequential code, a run is deterministic, and a trial's own time is the time for which it held the baton.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from subpop.outcome import Outcome, check_defended, seal
+from subpop.types import Array, BadInput, Defense, FleetJob, Ints, Knowledge, Model, Pool, TrainingSet
+
+FitMany = Callable[[list[tuple[int, TrainingSet]]], list[Model]]
+OnTurn = Callable[[int, str], None]
+
+DEFENSE, PREDICTIONS, HARNESS = "defense", "predictions", "harness"
+"""Whose turn it is: a trial's own code, the predictions of what it returned, or neither (`fit_many`)."""
+
+CANCEL_SECONDS = 5.0
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class PoolRows:
+    """A row source over the shared pool. Harness side only: row numbers would give the poison away.
+
+    rows: (n,) int64 as in FleetJob; extra_x: (e, ...) rows outside the pool that numbers >= len(pool) stand for.
+    """
+
+    pool: Pool
+    rows: Ints
+    extra_x: Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def gather(self, index: Ints) -> Array:
+        chosen = self.rows[index]
+        return FleetJob(self.pool, chosen, np.zeros(len(chosen), np.int64), extra_x=self.extra_x).x
+
+
+def job_of(pool: Pool, train: TrainingSet) -> FleetJob:
+    """The fleet job that trains on `train`: rows of the pool where it came from there, else its inputs as `extra_x`."""
+    source = train._source
+    if isinstance(source, PoolRows) and source.pool is pool:
+        return FleetJob(pool, source.rows[train.ids], train.y, extra_x=source.extra_x)
+    rows = len(pool) + np.arange(len(train))
+    return FleetJob(pool, rows, train.y, extra_x=_inputs_like(pool.x[:1], train.x))
+
+
+def _inputs_like(sample: Array, x: Array) -> Array:
+    """New inputs in the data's own dtype; refuses another shape, a dtype that does not fit and non-finite values."""
+    if x.shape[1:] != sample.shape[1:] or not np.can_cast(x.dtype, sample.dtype, "same_kind"):
+        raise BadInput(
+            f"new inputs are {x.dtype} rows of shape {x.shape[1:]}; rows of this data are {sample.dtype} of shape "
+            f"{sample.shape[1:]}: give TrainingSet.of such an array"
+        )
+    with np.errstate(over="ignore"):  # reported below
+        x = x.astype(sample.dtype)
+    if x.dtype.kind == "f" and not np.isfinite(x).all():
+        raise BadInput(f"new inputs hold NaN, infinite or too large values for {sample.dtype}; clip or drop them before fit")
+    return x
+
+
+# --- what goes in and what goes wrong ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class DefenseTask:
+    """What one trial hands to the defense. `name` (say "digit 3, seed 2") stands in error messages."""
+
+    train: TrainingSet
+    know: Knowledge
+    seed: int
+    name: str = ""
+
+
+class DefenseError(RuntimeError):
+    """A defense that failed. task: its number in the wave, None if it never came to a trial; details: traceback or output."""
+
+    def __init__(self, task: int | None, reason: str, details: str = "", name: str = "") -> None:
+        super().__init__(task, reason, details, name)  # all of them, or the error could not travel between processes
+        self.task, self.reason, self.details, self.name = task, reason, details, name
+
+    def __str__(self) -> str:
+        where = "" if self.task is None else f"trial {self.task}{f' ({self.name})' if self.name else ''}: "
+        return f"{where}{self.reason}" + (f"\n{self.details.rstrip()}" if self.details.strip() else "")
+
+
+# --- the wave ---------------------------------------------------------------------------------------------------------
+
+
+def run_wave(
+    defense: Defense | Sequence[Defense],
+    tasks: Sequence[DefenseTask],
+    fit_many: FitMany,
+    test_x: Array | Callable[[], Array],
+    n_classes: int,
+    on_turn: OnTurn = lambda index, phase: None,
+) -> Iterator[Outcome]:
+    """Run the defense (or one a task) on every task and yield the outcomes in task order.
+
+    fit_many gets (task number, training set) pairs in task order. test_x may be a function, called when predictions are
+    first needed. on_turn(task number or -1, phase) is told whenever the baton moves. The first trial that fails raises
+    DefenseError and ends the wave; what `fit_many` raises passes through. No thread outlives the iterator.
+    """
+    defenses = [defense] * len(tasks) if callable(defense) else list(defense)
+    judge = _Judge(test_x, n_classes, on_turn)
+    trials = [_Trial(i, task, own, judge) for i, (task, own) in enumerate(zip(tasks, defenses, strict=True))]
+    live, models, reported = trials, [None] * len(trials), 0
+    try:
+        while live:
+            for position, trial in enumerate(live):
+                on_turn(trial.index, DEFENSE)
+                trial.resume(models[position])
+                models[position] = None  # from here on the model is the trial's alone
+                if trial.error is not None:
+                    raise trial.error
+                while reported < len(trials) and (outcome := trials[reported].outcome) is not None:
+                    yield outcome
+                    reported += 1
+            live = [trial for trial in live if trial.waits_for is not None]
+            if live:
+                on_turn(-1, HARNESS)
+                models = _fitted(fit_many, live)
+    finally:
+        _cancel(trials)
+
+
+def _fitted(fit_many: FitMany, live: Sequence[_Trial]) -> list[Any]:
+    models = list(fit_many([(trial.index, trial.waits_for) for trial in live if trial.waits_for is not None]))
+    if len(models) != len(live):
+        raise BadInput(f"fit_many returned {len(models)} models for {len(live)} training sets; it must return one for each")
+    return models
+
+
+def _cancel(trials: Sequence[_Trial]) -> None:
+    """End the threads that still wait, one after another; code that refuses to end is left behind as a daemon thread."""
+    for trial in trials:
+        trial.cancelled = True
+    deadline = time.monotonic() + CANCEL_SECONDS
+    for trial in trials:
+        trial.end(deadline)
+
+
+@dataclass(frozen=True, eq=False)
+class _Judge:
+    """Turns what a defense returned into an outcome."""
+
+    test_x: Array | Callable[[], Array]
+    n_classes: int
+    on_turn: OnTurn
+
+    def inputs(self) -> Array:
+        x = (self.test_x() if callable(self.test_x) else self.test_x).view()
+        x.setflags(write=False)
+        return x
+
+
+class _Cancelled(BaseException):
+    """Raised inside `fit` when nobody waits for the trial any more."""
+
+
+class _Trial:
+    """One task on a thread of its own, which runs only between `resume` and its next call of `fit`, or its end."""
+
+    def __init__(self, index: int, task: DefenseTask, defense: Defense, judge: _Judge) -> None:
+        self.index, self.task, self._defense, self._judge = index, task, defense, judge
+        self.waits_for: TrainingSet | None = None
+        self.outcome: Outcome | None = None
+        self.error: DefenseError | None = None
+        self.cancelled = False
+        self._model: Model | None = None
+        self._n_fits, self._seconds, self._since = 0, 0.0, 0.0
+        self._go, self._back = threading.Semaphore(0), threading.Semaphore(0)
+        self._thread = threading.Thread(target=self._run, name=f"trial {index}", daemon=True)
+        self._process = os.getpid()
+
+    # Called by the wave.
+
+    def resume(self, model: Model | None) -> None:
+        """Hand the baton over and wait until it comes back."""
+        self._model, self.waits_for = model, None
+        self._since = time.perf_counter()
+        if self._thread.ident is None:
+            self._thread.start()
+        else:
+            self._go.release()
+        self._back.acquire()
+
+    def end(self, deadline: float) -> None:
+        if self._thread.ident is not None:
+            self._go.release()
+            self._thread.join(max(0.0, deadline - time.monotonic()))
+
+    # Called on the trial's own thread.
+
+    def fit(self, train: TrainingSet) -> Model:
+        """Train the victim on `train`: the one way a defense gets a model."""
+        if (os.getpid(), threading.get_ident()) != (self._process, self._thread.ident):
+            raise BadInput(
+                "fit was called from a thread or process that the defense started; call it from the defense's own thread, one "
+                "call after another: the harness trains the victims of all trials together"
+            )
+        if self.cancelled:
+            raise _Cancelled
+        asked = _checked_request(train, self.task, self._judge.n_classes)
+        self._seconds += time.perf_counter() - self._since
+        self._n_fits += 1
+        self.waits_for = asked
+        self._back.release()
+        self._go.acquire()
+        model, self._model = self._model, None
+        if self.cancelled or model is None:
+            raise _Cancelled
+        return model
+
+    def _run(self) -> None:
+        try:
+            self.outcome = self._defend()
+        except _Cancelled:
+            pass
+        except BaseException as error:  # sys.exit() in a defense must end this trial, not the harness
+            self.error = DefenseError(self.index, _reason(error), _author_traceback(error), self.task.name)
+        finally:
+            self._back.release()
+
+    def _defend(self) -> Outcome:
+        sealed = seal(self.task.train)
+        defended = self._defense(self.task.train, self.fit, self.task.know, seed=self.task.seed)
+        seconds = self._seconds + time.perf_counter() - self._since
+        self._judge.on_turn(self.index, PREDICTIONS)
+        outcome = check_defended(defended, self.task.train, sealed, self._judge.inputs(), self._judge.n_classes)
+        return replace(outcome, n_fits=self._n_fits, seconds=seconds)
+
+
+def _checked_request(train: object, task: DefenseTask, n_classes: int) -> TrainingSet:
+    """What `fit` was asked for, checked where the author's traceback points at the call."""
+    if not isinstance(train, TrainingSet):
+        raise BadInput(f"fit takes a TrainingSet, not {type(train).__name__}: use fit(train[keep]) or fit(TrainingSet.of(x, y))")
+    if not len(train):
+        raise BadInput("fit was given an empty training set; keep at least one row")
+    if not 0 <= train.y.min() <= train.y.max() < n_classes:
+        wrong = train.y[(train.y < 0) | (train.y >= n_classes)][0]
+        raise BadInput(f"fit was given the label {wrong}; labels are 0 to {n_classes - 1}: correct the call of relabel or of")
+    holdout = task.know.clean_holdout
+    if train._source is task.train._source or (holdout is not None and train._source is holdout._source):
+        return train
+    return TrainingSet.of(_inputs_like(task.train._source.gather(task.train.ids[:1]), train.x), train.y)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, BadInput):
+        return str(error)
+    if isinstance(error, SystemExit):
+        return f"the defense called sys.exit({error.code!r}); return a Defended instead"
+    return f"{type(error).__name__}: {error}"
+
+
+def _author_traceback(error: BaseException) -> str:
+    """The traceback from the author's first line on, without the harness's frames before it."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_frame.f_code.co_filename == __file__:
+        frame = frame.tb_next
+    return "" if frame is None else "".join(traceback.format_exception(type(error), error, frame))

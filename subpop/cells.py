@@ -1,0 +1,35 @@
+"""How suites write down their cells: the product of the axes they name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import product
+from typing import Any
+
+from subpop.types import Cell
+
+
+def grid(**axes: Any) -> list[Cell]:
+    """One cell for each combination; a list is an axis, anything else is fixed; names that are no field of Cell are settings.
+
+    `grid(stem="s", tier="embedded", dataset="digits", victim=["mlp"], partition="feature_match", rate=[0.5, 1], split=[0, 1])`
+    gives four cells.
+    """
+    listed = {name: value if isinstance(value, list) else [value] for name, value in axes.items()}
+    listed.setdefault("attack", ["label_flip"])
+    blank = Cell(*([""] * 6), rate=0.0)
+    return [blank.with_(**dict(zip(listed, values, strict=True))) for values in product(*listed.values())]
+
+
+def sweeps(cells: Iterable[Cell]) -> list[tuple[Cell, ...]]:
+    """Cells that differ in their poisoning rate alone, each group in the order of its rates."""
+    groups: dict[Cell, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(cell.with_(rate=0.0), []).append(cell)
+    return [tuple(sorted(group, key=lambda c: c.rate)) for group in groups.values()]
+
+
+def sweep_id(sweep: Sequence[Cell]) -> str:
+    """The id of a sweep: that of its cells, without the rate."""
+    cell = sweep[0]
+    return cell.id.replace(f"-{cell.rate:g}-", "-", 1)

@@ -1,0 +1,96 @@
+"""The `subpop` command: data, checks of your own defense, and the report of a whole store."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    from subpop.types import BadInput
+
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except BadInput as error:
+        print(f"subpop: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="subpop", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    data = commands.add_parser("data", help="list, fetch or verify data sets")
+    data.add_argument("action", choices=["list", "fetch", "verify"])
+    data.add_argument("names", nargs="*", help="data sets (default: all that need files)")
+    data.add_argument("--data-root", default=None, help="folder (default: $SUBPOP_DATA, else the user's cache)")
+    data.set_defaults(run=_data)
+
+    check = commands.add_parser("check", help="does a defense keep the rules? e.g. subpop check my_defense.py:my_defense")
+    check.add_argument("defense", help="path.py:function or package.module:function")
+    check.set_defaults(run=_check)
+
+    report = commands.add_parser("report", help="write the report of everything a store holds, training nothing")
+    report.add_argument("--store", default="runs/store.sqlite")
+    report.add_argument("--report-dir", default="runs/report")
+    report.add_argument("--baselines", default="baselines", help="folder of reference numbers")
+    report.add_argument("--data-root", default=None)
+    report.set_defaults(run=_report)
+    return parser
+
+
+def _data(options: argparse.Namespace) -> int:
+    from tabulate import tabulate
+
+    from subpop.datasets import DATASETS
+    from subpop.datasets.download import data_root, describe, fetch, verify
+    from subpop.types import BadInput
+
+    root = data_root(options.data_root)
+    unknown = [name for name in options.names if name not in DATASETS]
+    if unknown:
+        raise BadInput(f"no data set is named {unknown[0]!r}; there are {', '.join(DATASETS)}")
+    if options.action == "list":
+        print(tabulate([vars(record) for record in describe(root)], headers="keys"))
+        return 0
+    names = options.names or [record.name for record in describe(root) if record.needs_files]
+    for name in names:
+        print(*(fetch if options.action == "fetch" else verify)(name, root), sep="\n")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from subpop.contracts import check_defense
+    from subpop.plugins import load, parse_defense
+
+    results = check_defense(load(parse_defense(options.defense, Path.cwd())))
+    for result in results:
+        print(result)
+    return 0 if all(result.passed for result in results) else 1
+
+
+def _report(options: argparse.Namespace) -> int:
+    from subpop.datasets.download import data_root
+    from subpop.experiment import Experiment
+    from subpop.report import RunInfo
+    from subpop.run import Run, environment
+    from subpop.store import Store
+    from subpop.types import BadInput
+
+    if not Path(options.store).exists():
+        raise BadInput(f"--store {options.store} does not exist; run `python -m pytest benchmarks/` first, or name the store it wrote")
+    store = Store(Path(options.store))
+    run = Run(Experiment(store, root=data_root(options.data_root)), store, Path(options.baselines))
+    left_out = run.measure_stored()
+    if not run.reports:
+        raise BadInput(f"--store {options.store} holds no finished cell; run `python -m pytest benchmarks/` first")
+    tiers = ", ".join(sorted({cell.tier for cell in run.reports}))
+    info = RunInfo(tier=tiers, device="cpu", commit="", command="subpop report", seconds=0.0, started=time.time(), suites={}, **environment())
+    run.write(Path(options.report_dir), info)
+    print(f"{len(run.reports)} cells, {left_out} not finished or made by another version: {Path(options.report_dir) / 'README.md'}")
+    return 0

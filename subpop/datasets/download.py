@@ -1,0 +1,212 @@
+"""Files that a data set needs: where they lie, how they are fetched, and whether they are the published ones.
+
+A data set `name` keeps its files under ROOT/name/. Files that lie there already are used and never overwritten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from subpop.types import BadInput
+
+if TYPE_CHECKING:
+    from subpop.datasets import DatasetSource
+
+
+class MissingData(BadInput):
+    """Files are not there; the message holds the command that fetches them."""
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A published file. name: path below the data set's folder; n_bytes: its size, for the plan that a user is shown."""
+
+    name: str
+    url: str
+    md5: str
+    n_bytes: int
+
+
+@dataclass(frozen=True)
+class FileState:
+    """A file on disk. state: `ok`, `missing` or `different`; found_md5: '' where it is missing."""
+
+    dataset: str
+    path: Path
+    state: str
+    expected_md5: str
+    found_md5: str = ""
+
+    def __str__(self) -> str:
+        found = f" (md5 {self.found_md5}, published {self.expected_md5})" if self.state == "different" else ""
+        return f"{self.dataset}: {self.path} {self.state}{found}"
+
+
+@dataclass(frozen=True)
+class DatasetRecord:
+    """A line of `subpop data list`. ready: nothing is left to fetch; command: what fetches it, '' where nothing needs to be."""
+
+    name: str
+    summary: str
+    licence: str
+    needs_files: bool
+    ready: bool
+    megabytes: float
+    folder: str
+    command: str
+
+
+def data_root(option: str | Path | None = None) -> Path:
+    """The folder that holds the data sets: the option, else $SUBPOP_DATA, else the user's cache folder."""
+    import pooch
+
+    chosen = option or os.environ.get("SUBPOP_DATA") or pooch.os_cache("subpop")
+    root = Path(chosen).expanduser()
+    if root.exists() and not root.is_dir():
+        raise BadInput(f"the data root {root} is a file; name a folder with --data-root or SUBPOP_DATA")
+    return root
+
+
+def fetch_command(name: str, root: Path | None = None) -> str:
+    """The command that fetches a data set, with the root where it is not the one in force anyway."""
+    option = "" if root is None or root == data_root() else f" --data-root {shlex.quote(str(root))}"
+    return f"subpop data fetch {name}{option}"
+
+
+def fetch(name: str, root: Path | None = None, progress: bool = True) -> list[FileState]:
+    """Download what a data set still lacks; [] where it needs no files."""
+    return fetch_files(name, _source(name).files, root, progress)
+
+
+def verify(name: str, root: Path | None = None) -> list[FileState]:
+    """Compare a data set's files with the published checksums; [] where it needs none."""
+    return verify_files(name, _source(name).files, root)
+
+
+def describe(root: Path | None = None) -> list[DatasetRecord]:
+    """One record for each data set; looks whether files exist and does not read them."""
+    from subpop.datasets import DATASETS
+
+    folder = root or data_root()
+    return [_record(name, source, folder) for name, source in DATASETS.items()]
+
+
+def verify_files(name: str, files: Sequence[RemoteFile], root: Path | None = None) -> list[FileState]:
+    """Compare each file under the root with its published checksum; downloads nothing."""
+    folder = (root or data_root()) / name
+    return [_state(name, file, folder) for file in files]
+
+
+def require_files(name: str, files: Sequence[RemoteFile], root: Path | None = None) -> list[Path]:
+    """The paths of a data set's files; raises MissingData if one is not there."""
+    folder = (root or data_root()) / name
+    missing = [file.name for file in files if not (folder / file.name).is_file()]
+    if missing:
+        raise MissingData(f"{name}: {', '.join(missing)} not found in {folder}; fetch it with: {fetch_command(name, root)}")
+    return [folder / file.name for file in files]
+
+
+def fetch_files(name: str, files: Sequence[RemoteFile], root: Path | None = None, progress: bool = True) -> list[FileState]:
+    """Download the files that are missing; a download is kept only if its checksum is the published one.
+
+    Raises BadInput if a download fails or differs, or if a different file lies in the way.
+    """
+    for before, file in zip(verify_files(name, files, root), files, strict=True):
+        if before.state == "different":
+            raise BadInput(
+                f"{before.path} has md5 {before.found_md5}, the published file has {file.md5}; it is left alone: "
+                f"move it away and run: {fetch_command(name, root)}"
+            )
+        if before.state == "missing":
+            _download(file, before.path, progress)
+    return verify_files(name, files, root)
+
+
+def _source(name: str) -> DatasetSource:
+    # The data sets import this module, so that their table can only be asked for late.
+    from subpop.datasets import source_of
+
+    return source_of(name)
+
+
+def _record(name: str, source: DatasetSource, root: Path) -> DatasetRecord:
+    return DatasetRecord(
+        name=name,
+        summary=source.summary,
+        licence=source.licence,
+        needs_files=bool(source.files),
+        ready=all((root / name / file.name).is_file() for file in source.files),
+        megabytes=round(sum(file.n_bytes for file in source.files) / 1e6, 1),
+        folder=str(root / name) if source.files else "",
+        command=fetch_command(name, root) if source.files else "",
+    )
+
+
+def _state(name: str, file: RemoteFile, folder: Path) -> FileState:
+    path = folder / file.name
+    if not path.is_file():
+        return FileState(name, path, "missing", file.md5)
+    found = md5(path)
+    return FileState(name, path, "ok" if found == file.md5 else "different", file.md5, found)
+
+
+def md5(path: Path) -> str:
+    """The md5 of a file, as 32 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def _download(file: RemoteFile, path: Path, progress: bool) -> None:
+    import pooch
+
+    try:
+        # pooch writes to a temporary file and moves it only once the checksum agrees: no half file is ever left behind.
+        with _bar(file) if progress else _no_bar() as bar:
+            downloader = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 16, timeout=30)
+            pooch.retrieve(file.url, f"md5:{file.md5}", fname=path.name, path=path.parent, downloader=downloader)
+    except ValueError as error:
+        raise BadInput(
+            f"{file.url} is not the published file of {file.n_bytes} bytes with md5 {file.md5} ({error}); nothing was kept: "
+            f"run the command again, or put the published file at {path}"
+        ) from error
+    except OSError as error:
+        raise BadInput(f"cannot fetch {file.url} ({error}); check the connection, or put the file at {path} by hand") from error
+
+
+@contextmanager
+def _no_bar() -> Iterator[bool]:
+    yield False
+
+
+@contextmanager
+def _bar(file: RemoteFile) -> Iterator[_Bar]:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as shown:
+        yield _Bar(shown, shown.add_task(file.name, total=file.n_bytes))
+
+
+class _Bar:
+    """What pooch asks of a progress bar (total, update, reset, close), drawn by rich."""
+
+    def __init__(self, shown: Any, task: Any) -> None:
+        self._shown, self._task = shown, task
+        self.total = 0
+
+    def update(self, n_bytes: int) -> None:
+        self._shown.update(self._task, advance=n_bytes, total=self.total or None)
+
+    def reset(self) -> None:
+        self._shown.reset(self._task)
+
+    def close(self) -> None:
+        self._shown.refresh()

@@ -1,0 +1,370 @@
+"""Cell -> trials -> numbers: the only module that composes the stages.
+
+A cell's trials are listed once, in order, and cut into chunks from that list alone; a chunk is one fleet, one wave of
+defenses and one transaction. So a run that was killed re-runs unfinished chunks whole and ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from subpop.attacks.label_flip import Poison, poison_count
+from subpop.batching import DefenseTask, Outcome, PoolRows, job_of, run_wave
+from subpop.defenses import DEFENSES, matched_random_filter
+from subpop.fingerprint import data_hash, key_of, source_hash, versions
+from subpop.plugins import DefenseSpec
+from subpop.progress import Progress
+from subpop.stage import Stage, attack_identity, base_size, build_stage, check_attack, derived_seed, draw_poison, label_rule, split_data
+from subpop.summary import summarise
+from subpop.types import Array, BadInput, Bools, Cell, CellResult, FleetJob, Ints, Knowledge, Model, TrainingSet, Trial, TrialResult
+from subpop.victims import MODELS, make_victim
+
+CHUNK_TRIALS = 256
+CHUNK_BYTES = 1 << 30
+"""A chunk's gathered training sets stay below this many bytes."""
+MATCHED = "matched_random_filter:"
+RETRAIN = "retrain"
+TOLD = {"exact": 1.0, "half": 0.5, "twice": 2.0}
+GRID = 80
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """One trial before its defense runs: its rows in the shuffled order that the defense sees them in."""
+
+    trial: Trial
+    task: DefenseTask
+    rows: Ints
+    n_poison: int
+    flipped: Bools
+    member: Bools
+
+
+class KeepsTrials(Protocol):
+    """What an experiment asks of its store."""
+
+    def has_chunk(self, key: str) -> bool: ...
+    def get_chunk(self, key: str) -> list[TrialResult] | None: ...
+    def put_chunk(self, key: str, cell: Cell, results: Sequence[TrialResult], device: str) -> None: ...
+    def get_arrays(self, key: str) -> dict[str, Array] | None: ...
+    def put_arrays(self, key: str, arrays: Mapping[str, Array]) -> None: ...
+
+
+@dataclass
+class Experiment:
+    """Runs cells against one store. `plugins`: defenses from other people's files, by the name reports use."""
+
+    store: KeepsTrials
+    root: Path | None = None
+    device: str = "cpu"
+    timeout: float = 300.0
+    plugins: Mapping[str, DefenseSpec] = field(default_factory=dict)
+    fresh: bool = False
+    progress: Progress = field(default_factory=Progress)
+    _memory: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    # --- the whole cell -----------------------------------------------------------------------------------------------
+
+    def run(self, cell: Cell) -> CellResult:
+        """All numbers of a cell: trials from the store where they are there, trained where not."""
+        started = time.perf_counter()
+        stage = self.stage(cell)
+        results, from_store = self.trials(cell)
+        clean = np.stack([self.clean_right(cell, seed) for seed in range(cell.n_seeds)])
+        seconds = sum(result.seconds for result in results) if from_store else time.perf_counter() - started
+        return summarise(cell, stage, results, clean, exact=self.victim(cell).exact, knowledge=self.knowledge(cell), seconds=seconds, from_store=from_store)
+
+    def trials(self, cell: Cell) -> tuple[list[TrialResult], bool]:
+        """Every trial of a cell, in order, and whether all of them came from the store."""
+        results: list[TrialResult] = []
+        all_stored = True
+        for chunk in self.chunks(cell):
+            stored = self._stored(cell, chunk)
+            if stored is None:
+                all_stored = False
+                with self.progress.showing(cell.id):
+                    stored = self.run_chunk(cell, chunk)
+                self.commit(cell, chunk, stored)
+            results += stored
+        return results, all_stored
+
+    def list_trials(self, cell: Cell) -> list[Trial]:
+        """Attacked trials of all subpopulations and seeds, then the defense on clean data."""
+        seeds = range(cell.n_seeds)
+        names = self.stage(cell).attacked
+        trials = [Trial(name, seed) for name in names for seed in seeds]
+        if cell.defense in ("none", RETRAIN):
+            return trials
+        told = "n_poison" in self.needs(cell) or cell.defense.startswith(MATCHED)
+        return trials + [Trial(name, seed, attacked=False) for name in (names if told else [""]) for seed in seeds]
+
+    def chunks(self, cell: Cell) -> list[list[Trial]]:
+        """A cell's trials cut in order, so that a chunk's gathered training sets fit the memory budget."""
+        stage = self.stage(cell)
+        check_attack(stage, cell)
+        trials = self.list_trials(cell)
+        row_bytes = stage.pool.x[:1].nbytes
+        size = max(1, min(CHUNK_TRIALS, CHUNK_BYTES // (2 * stage.pool.n_train * row_bytes)))
+        return [trials[i : i + size] for i in range(0, len(trials), size)]
+
+    def missing_chunks(self, cell: Cell) -> list[tuple[Cell, list[Trial]]]:
+        """The chunks that the next `run` has to train."""
+        return [(cell, chunk) for chunk in self.chunks(cell) if not self._is_stored(self._chunk_key(cell, chunk))]
+
+    def commit(self, cell: Cell, chunk: list[Trial], results: list[TrialResult]) -> None:
+        """Keep a chunk's trials, in one transaction."""
+        key = self._chunk_key(cell, chunk)
+        self.store.put_chunk(key, cell, results, self.device)
+        self._done_now.add(key)
+
+    def _stored(self, cell: Cell, chunk: list[Trial]) -> list[TrialResult] | None:
+        key = self._chunk_key(cell, chunk)
+        return self.store.get_chunk(key) if self._is_stored(key) else None
+
+    def _is_stored(self, key: str) -> bool:
+        return (not self.fresh or key in self._done_now) and self.store.has_chunk(key)
+
+    # --- one chunk ----------------------------------------------------------------------------------------------------
+
+    def run_chunk(self, cell: Cell, chunk: Sequence[Trial]) -> list[TrialResult]:
+        """Train and defend the trials of one chunk as one fleet; touches the store for clean models only."""
+        if cell.defense == RETRAIN:
+            return [self._retrained(cell, trial) for trial in chunk]
+        stage = self.stage(cell)
+        prepared = [self._prepare(cell, trial) for trial in chunk]
+        residuals = np.full(len(chunk), np.nan)
+        test_x = stage.data.test_x if not _panels(cell) else np.concatenate([stage.data.test_x, grid(stage)[0]])
+
+        def fit_many(requests: list[tuple[int, TrainingSet]]) -> list[Model]:
+            jobs = [job_of(stage.pool, train).canonical() for _, train in requests]
+            models = self._fit(cell, jobs, [prepared[i].trial.seed for i, _ in requests])
+            for (i, _), model in zip(requests, models, strict=True):
+                residuals[i] = np.fmax(residuals[i], getattr(model, "kkt_residual", np.nan))
+            self.progress.advance(len(requests))
+            return models
+
+        outcomes = self._defend(cell, prepared, fit_many, test_x)
+        return [score(stage, p, o, float(r), _panels(cell)) for p, o, r in zip(prepared, outcomes, residuals, strict=True)]
+
+    def _defend(self, cell: Cell, prepared: Sequence[Prepared], fit_many: Any, test_x: Array) -> list[Outcome]:
+        tasks = [p.task for p in prepared]
+        n_classes = self.stage(cell).dataset.n_classes
+        if cell.defense in self.plugins:
+            from subpop.sandbox import run_in_child
+
+            return list(run_in_child(self.plugins[cell.defense], tasks, fit_many, test_x, n_classes, self.timeout))
+        if cell.defense.startswith(MATCHED):
+            counts = self._removed_per_class(cell)
+            defenses = [matched_random_filter(dict(enumerate(counts[p.trial].tolist()))) for p in prepared]
+            return list(run_wave(defenses, tasks, fit_many, test_x, n_classes))
+        return list(run_wave(DEFENSES[cell.defense], tasks, fit_many, test_x, n_classes))
+
+    def _prepare(self, cell: Cell, trial: Trial) -> Prepared:
+        stage = self.stage(cell)
+        n = stage.pool.n_train
+        told = 0
+        poison = Poison(np.zeros(0, np.int64), np.zeros(0, np.int64), 0)
+        member = np.zeros(n, bool)
+        if trial.subpopulation:
+            member = stage.train_members(trial.subpopulation)
+            told = poison_count(cell.rate, base_size(stage, cell, trial.subpopulation))
+            if trial.attacked:
+                poison = draw_poison(stage, cell, trial.subpopulation, trial.seed, self._attacker(cell))
+        rows = np.concatenate([np.arange(n), poison.rows])
+        y = np.concatenate([stage.pool.y[:n], poison.y])
+        is_poison = np.arange(len(rows)) >= n
+        identity = (attack_identity(cell), cell.rate, trial.subpopulation, trial.seed, trial.attacked)
+        order = np.random.default_rng(derived_seed("shuffle", *identity)).permutation(len(rows))
+        rows, y, is_poison = rows[order], y[order], is_poison[order]
+        task = DefenseTask(
+            TrainingSet(PoolRows(stage.pool, rows), np.arange(len(rows)), y),
+            self._knowledge(cell, round(told * TOLD[cell.option("n_poison_told", "exact")]), is_poison),
+            derived_seed("defense", cell.defense, trial.subpopulation, trial.seed) % 2**32,
+        )
+        member = np.concatenate([member, np.zeros(len(poison.rows), bool)])[order]
+        return Prepared(trial, task, rows, len(poison.rows), is_poison & (y != stage.pool.y[rows]), member)
+
+    def _knowledge(self, cell: Cell, n_poison: int, is_poison: Bools) -> Knowledge:
+        needs = self.needs(cell)
+        return Knowledge(
+            n_poison=n_poison if "n_poison" in needs else None,
+            poison_mask=is_poison if "poison_mask" in needs and cell.defense not in self.plugins else None,
+        )
+
+    def _fit(self, cell: Cell, jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:
+        """One model a job, each distinct training set trained once; the clean set's model is the stored clean model."""
+        victim = self.victim(cell)
+        keys = [(_job_key(job), 0 if victim.exact else seed) for job, seed in zip(jobs, seeds, strict=True)]
+        clean = _job_key(self.stage(cell).pool.clean_job())
+        known = {key: self.clean_model(cell, key[1]) for key in set(keys) if key[0] == clean}
+        first = {key: i for i, key in reversed(list(enumerate(keys)))}
+        fresh = sorted(i for key, i in first.items() if key not in known)
+        trained = victim.fit_many([jobs[i] for i in fresh], [self._training_seed(cell, seeds[i]) for i in fresh]) if fresh else []
+        known |= {keys[i]: model for i, model in zip(fresh, trained, strict=True)}
+        return [known[key] for key in keys]
+
+    # --- parts, each built once ---------------------------------------------------------------------------------------
+
+    def stage(self, cell: Cell) -> Stage:
+        """The cell's data, split and partitioned: shared by all cells of that set-up."""
+        data = (cell.dataset, cell.option("split", "0"), cell.option("protocol", "default"))
+        made = self._once(("data", *data), lambda: split_data(cell, self.root))
+        return self._once(("stage", *data, cell.partition, cell.option("partition_seed", "0")), lambda: build_stage(cell, made))
+
+    def victim(self, cell: Cell) -> Any:
+        return self._once(("victim", cell.victim), lambda: make_victim(cell.victim, self.device))
+
+    def needs(self, cell: Cell) -> frozenset[str]:
+        """Names of the Knowledge fields that the cell's defense asks for."""
+        if cell.defense in self.plugins:
+            return frozenset(self.plugins[cell.defense].needs)
+        if cell.defense == RETRAIN:
+            return frozenset()
+        if cell.defense.startswith(MATCHED):
+            return frozenset()
+        if cell.defense not in DEFENSES:
+            names = [*DEFENSES, *self.plugins, MATCHED + "<filter>", RETRAIN]
+            raise BadInput(f"no defense is named {cell.defense!r}; there are {', '.join(names)}; your own: --defense file.py:function")
+        return frozenset(getattr(DEFENSES[cell.defense], "needs", ()))
+
+    def knowledge(self, cell: Cell) -> str:
+        """The `knowledge` column: what the defender was told."""
+        if cell.defense.startswith(MATCHED):
+            return "rows removed by the filter it matches"
+        told = sorted(self.needs(cell))
+        variant = cell.option("n_poison_told", "exact")
+        return ", ".join(f"{name} x {TOLD[variant]:g}" if name == "n_poison" and variant != "exact" else name for name in told)
+
+    def clean_model(self, cell: Cell, seed: int) -> Model:
+        """The victim trained on D alone: trained once per (data set, split, victim, seed), shared by all suites."""
+        return self._once(("clean", *self._clean_identity(cell, seed)), lambda: self._clean_model(cell, seed))
+
+    def clean_right(self, cell: Cell, seed: int) -> Bools:
+        """(n_test,) bool: which test rows the clean undefended victim gets right."""
+        stage, model = self.stage(cell), self.clean_model(cell, seed)
+        return self._once(("right", *self._clean_identity(cell, seed)), lambda: right_of(model, stage.data.test_x, stage.data.test_y))
+
+    def _clean_model(self, cell: Cell, seed: int) -> Model:
+        key = self._key(clean=self._clean_identity(cell, seed), data=self.stage(cell).data.fingerprint)
+        state = self.store.get_arrays(key) if cell.victim in MODELS and not self.fresh else None
+        if state is not None:
+            return MODELS[cell.victim].from_state(state)
+        model = self.victim(cell).fit_many([self.stage(cell).pool.clean_job().canonical()], [self._training_seed(cell, seed)])[0]
+        if cell.victim in MODELS:
+            self.store.put_arrays(key, model.state())
+        return model  # type: ignore[no-any-return]
+
+    def _clean_identity(self, cell: Cell, seed: int) -> tuple[object, ...]:
+        exact = self.victim(cell).exact
+        return (cell.dataset, cell.victim, cell.option("split", "0"), cell.option("protocol", "default"), 0 if exact else seed)
+
+    def _attacker(self, cell: Cell) -> Model | None:
+        stage = self.stage(cell)
+        if label_rule(cell, stage.dataset.n_classes) != "common":
+            return None
+        key = ("attacker", *self._clean_identity(cell, 0))
+        seed = derived_seed("attacker", cell.dataset)
+        return self._once(key, lambda: self.victim(cell).fit_many([stage.aux_job()], [seed])[0])
+
+    def _retrained(self, cell: Cell, trial: Trial) -> TrialResult:
+        """The noise floor: the clean victim of another seed stands where the poisoned one would."""
+        right = self.clean_right(cell, trial.seed + cell.n_seeds)
+        return TrialResult(trial, {"n_poison": 0.0, "n_flipped": 0.0}, {"right": right})
+
+    def _removed_per_class(self, cell: Cell) -> dict[Trial, Ints]:
+        """What the matched filter removed in each trial: {trial: (C,) rows per class}."""
+        results, _ = self.trials(cell.with_(defense=cell.defense.removeprefix(MATCHED)))
+        return {result.trial: np.asarray(result.arrays["removed_per_class"]) for result in results}
+
+    def _training_seed(self, cell: Cell, seed: int) -> int:
+        return derived_seed("train", cell.dataset, cell.option("split", "0"), seed) % 2**32
+
+    def _chunk_key(self, cell: Cell, chunk: Sequence[Trial]) -> str:
+        what = cell.with_(stem="", tier="", n_seeds=0)
+        plugin = self.plugins[cell.defense].source if cell.defense in self.plugins else ""
+        trials = [(t.subpopulation, t.seed, t.attacked) for t in chunk]
+        spare = cell.n_seeds if cell.defense == RETRAIN else 0
+        return self._key(cell=repr(what), trials=trials, spare=spare, data=self.stage(cell).fingerprint, plugin=plugin)
+
+    def seconds_per_fit(self, cell: Cell) -> float:
+        """A rough guess for two cores, from the size of D; nothing but the plan rests on it."""
+        rough = {"logistic_regression": 1e-8, "mlp": 1e-7, "mlp_wide": 1e-6}.get(cell.victim, 2e-6)  # seconds a value of D
+        return rough * self.stage(cell).pool.n_train * self.stage(cell).pool.x[0].size
+
+    def _key(self, **parts: Any) -> str:
+        source = self._once(("source",), lambda: source_hash(["subpop.experiment"]))
+        return key_of({**parts, "source": source, "versions": versions(), "device": self.device.split(":")[0]})
+
+    @property
+    def _done_now(self) -> set[str]:
+        done: set[str] = self._memory.setdefault("done now", set())
+        return done
+
+    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
+        if key not in self._memory:
+            self._memory[key] = make()
+        return self._memory[key]
+
+
+def score(stage: Stage, prepared: Prepared, outcome: Outcome, kkt_residual: float, panels: bool) -> TrialResult:
+    """What a trial leaves behind; the only place where predictions, test labels and the poison mask meet."""
+    n_test = len(stage.data.test_y)
+    predicted = outcome.predictions[""]
+    arrays: dict[str, Array] = {"right": predicted[:n_test] == stage.data.test_y}
+    arrays |= {f"right:{name}": p[:n_test] == stage.data.test_y for name, p in outcome.predictions.items() if name}
+    metrics = {"n_poison": float(prepared.n_poison), "n_flipped": float(prepared.flipped.sum()), "kkt_residual": kkt_residual}
+    if outcome.keep is not None:
+        removed = ~outcome.keep
+        y = prepared.task.train.y[removed]
+        arrays["removed_per_class"] = np.bincount(y, minlength=stage.dataset.n_classes).astype(np.int64)
+        metrics["removed"] = float(removed.sum())
+        metrics["removed_flipped"] = float((removed & prepared.flipped).sum())
+        metrics["removed_target_clean"] = float((removed & prepared.member).sum())
+    metrics |= {f"diagnostic:{name}": float(value) for name, value in outcome.diagnostics.items()}
+    if panels:
+        arrays |= _panel_arrays(stage, prepared, outcome, predicted[n_test:])
+    return TrialResult(prepared.trial, metrics, arrays, outcome.seconds, outcome.n_fits)
+
+
+def _panel_arrays(stage: Stage, prepared: Prepared, outcome: Outcome, on_grid: Array) -> dict[str, Array]:
+    """What Figure 2 draws for one trial: points, their roles and the predicted class on a grid."""
+    arrays = {
+        "panel_x": np.asarray(stage.pool.x[prepared.rows]),
+        "panel_y": np.asarray(prepared.task.train.y),
+        "panel_poison": prepared.rows >= stage.pool.n_train,
+        "panel_target": prepared.member,
+        "panel_proba": on_grid.reshape(GRID, GRID).astype(np.float32),
+        "panel_extent": grid(stage)[1],
+    }
+    return arrays if outcome.keep is None else {**arrays, "panel_keep": outcome.keep}
+
+
+def grid(stage: Stage) -> tuple[Array, Array]:
+    """(GRID * GRID, 2) points, row by row from the lower left, and their extent (xmin, xmax, ymin, ymax)."""
+    if stage.pool.x.ndim != 2 or stage.pool.x.shape[1] != 2:
+        raise BadInput(f"panels=yes draws 2-D data only; {stage.dataset.name} has rows of shape {stage.pool.x.shape[1:]}")
+    low, high = stage.pool.x.min(0), stage.pool.x.max(0)
+    margin = 0.08 * (high - low)
+    low, high = low - margin, high + margin
+    across, up = (np.linspace(low[i], high[i], GRID) for i in (0, 1))
+    points = np.stack(np.meshgrid(across, up), -1).reshape(-1, 2).astype(np.float32)
+    return points, np.array([low[0], high[0], low[1], high[1]], np.float64)
+
+
+def right_of(model: Model, x: Array, y: Ints) -> Bools:
+    """(n,) bool: where the most likely class (ties to the lowest index) is the label."""
+    return np.asarray(model.predict_proba(x).argmax(1) == y)
+
+
+def _panels(cell: Cell) -> bool:
+    return cell.option("panels", "no") == "yes"
+
+
+def _job_key(job: FleetJob) -> str:
+    return data_hash(*(part for part in (job.rows, job.y, job.weights, job.extra_x) if part is not None))

@@ -1,0 +1,112 @@
+"""What a defense achieved in one trial, and the checks that everything it returns passes."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from subpop.types import Array, BadInput, Bools, Defended, Ints, TrainingSet
+
+SUM_TOLERANCE = 1e-3
+SEALED_ROWS = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What one trial's defense achieved, without its models.
+
+    predictions: (n_test,) predicted classes, ties to the lowest, of the final model under '' and of each stage under its
+    name; keep: (n,) bool or None; certified_radius: (n_test,) int64 or None; seconds: the defense's own time, without
+    `fit` and predictions.
+    """
+
+    predictions: Mapping[str, Ints]
+    keep: Bools | None = None
+    certified_radius: Ints | None = None
+    diagnostics: Mapping[str, float] = field(default_factory=dict)
+    n_fits: int = 0
+    seconds: float = 0.0
+
+
+def seal(train: TrainingSet) -> int:
+    """A checksum of ids, labels and some hundred rows, to see later whether somebody wrote into the set."""
+    rows = train._source.gather(train.ids[:: max(1, len(train) // SEALED_ROWS)])
+    return zlib.crc32(np.ascontiguousarray(rows).data, zlib.crc32(train.y.tobytes(), zlib.crc32(train.ids.tobytes())))
+
+
+def check_defended(defended: object, train: TrainingSet, sealed: int, test_x: Array, n_classes: int) -> Outcome:
+    """Everything a defense returns, checked, and its predictions. sealed: `seal(train)` from before the defense ran."""
+    if not isinstance(defended, Defended):
+        raise BadInput(f"the defense returned {type(defended).__name__}; it must return Defended(model) or Defended(model, keep)")
+    keep = _checked_keep(defended.keep, len(train))
+    models = {"": defended.model, **_named(defended.stages, "stages", "a model for each name of a stage")}
+    predictions = {name: _predictions(model, name, test_x, n_classes) for name, model in models.items()}
+    radius = None if defended.certified_radius is None else _checked_radius(defended.certified_radius(test_x), len(test_x))
+    diagnostics = _named(defended.diagnostics, "diagnostics", "a number for each name")
+    numbers = {name: _checked_number(name, value) for name, value in diagnostics.items()}
+    if seal(train) != sealed:
+        raise BadInput("the defense wrote into its training set; work on copies: y = train.y.copy(), then train.relabel(y)")
+    return Outcome(predictions, keep, radius, numbers)
+
+
+def _checked_keep(keep: object, n: int) -> Bools | None:
+    if keep is None:
+        return None
+    if not isinstance(keep, np.ndarray) or keep.dtype != np.bool_ or keep.shape != (n,):
+        shape = f"{keep.dtype} of shape {keep.shape}" if isinstance(keep, np.ndarray) else type(keep).__name__
+        raise BadInput(f"keep is {shape}; it must be a boolean array of shape ({n},), True for the rows of `train` that stay")
+    return keep.copy()
+
+
+def _named(values: object, what: str, allowed: str) -> dict[str, Any]:
+    if not isinstance(values, Mapping) or not all(isinstance(name, str) and name for name in values):
+        raise BadInput(f"{what} is {values!r}; it must be a mapping with {allowed}, under names that are not empty")
+    return dict(values)
+
+
+def _predictions(model: Any, name: str, x: Array, n_classes: int) -> Ints:
+    """(n,) classes from a model's probabilities, which are checked."""
+    whose = f"stage {name!r}" if name else "the model"
+    if not callable(getattr(model, "predict_proba", None)):
+        kind = type(model).__name__
+        raise BadInput(
+            f"{whose} is {kind}, which has no predict_proba(x); return what `fit` returned, or a class of your own with it"
+        )
+    proba = np.asarray(model.predict_proba(x))
+    if proba.shape != (len(x), n_classes) or proba.dtype.kind not in "fiub":
+        raise BadInput(
+            f"predict_proba of {whose} returned {proba.dtype} of shape {proba.shape} for {len(x)} rows; it must return numbers "
+            f"of shape ({len(x)}, {n_classes}), one column for each class"
+        )
+    proba = proba.astype(np.float64)
+    if not np.isfinite(proba).all():
+        n_bad = (~np.isfinite(proba)).any(1).sum()
+        raise BadInput(f"predict_proba of {whose} has NaN or infinite values in {n_bad} of {len(x)} rows; make them finite")
+    gap = np.abs(proba.sum(1) - 1)
+    if proba.size and (proba.min() < 0 or gap.max() > SUM_TOLERANCE):
+        raise BadInput(
+            f"predict_proba of {whose} has entries down to {proba.min():.4g} and rows that miss the sum 1 by up to "
+            f"{gap.max():.4g}; probabilities are at least 0 and sum to 1: divide each row by its sum"
+        )
+    predicted: Ints = proba.argmax(1).astype(np.int64)
+    return predicted
+
+
+def _checked_radius(radius: object, n: int) -> Ints:
+    values = np.asarray(radius)
+    if values.shape != (n,) or values.dtype.kind not in "iu" or (values.size and values.min() < 0):
+        raise BadInput(
+            f"certified_radius returned {values.dtype} of shape {values.shape}; it must return {n} integers at least 0, one for "
+            "each row of x"
+        )
+    return values.astype(np.int64)
+
+
+def _checked_number(name: str, value: object) -> float:
+    if not isinstance(value, int | float | np.integer | np.floating | np.bool_) or not np.isfinite(value):
+        raise BadInput(f"diagnostics[{name!r}] is {value!r}; it must be one finite number")
+    return float(value)

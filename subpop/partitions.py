@@ -1,0 +1,151 @@
+"""Which subpopulation each row is in: by annotated features (FeatureMatch) or by cluster (ClusterMatch).
+
+Both are chosen on D_aux alone: rows of D and D_test are assigned afterwards and change nothing.
+
+*Source*: Jagielski, Severi, Pousette Harger, Oprea, Subpopulation Data Poisoning Attacks (CCS 2021), FeatureMatch and
+ClusterMatch.
+*Deviations*: k-means is seeded and runs on one thread, so that its centroids are the same bits on any number of cores.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from subpop.types import Array, BadInput, Dataset, Ints, Partition, Splits
+
+N_INIT, MAX_ITER = 10, 300
+Sides = tuple[Ints, Ints, Ints]
+
+
+def feature_match(dataset: Dataset, splits: Splits) -> Partition:
+    """Group rows by exact equality of all annotations; a group is a vector that occurs in D_aux.
+
+    Names read `education_num=9,race=4,sex=0`, in ascending order of the vector.
+    """
+    if not dataset.annotations:
+        raise BadInput(f"{dataset.name} has no annotated features to match; use cluster_match or add annotations")
+    vectors = np.column_stack([np.asarray(values) for values in dataset.annotations.values()])
+    distinct, code = np.unique(vectors, axis=0, return_inverse=True)
+    seen = np.unique(code[splits.aux])
+    group = np.full(len(distinct), -1, dtype=np.int64)
+    group[seen] = np.arange(len(seen))
+    names = [",".join(f"{name}={value}" for name, value in zip(dataset.annotations, distinct[i], strict=True)) for i in seen]
+    sides = (group[code[splits.train]], group[code[splits.aux]], group[code[splits.test]])
+    return _partition(dataset, sides, tuple(names))
+
+
+def cluster_match(
+    dataset: Dataset, splits: Splits, seed: int = 0, features: Array | None = None, standardise: bool = False
+) -> Partition:
+    """Cluster a representation of D_aux by k-means, after PCA where the data set names `n_components`.
+
+    features: (rows of the data set, ...) a representation, or None for x; either is flattened. standardise: columns are
+    centred and divided by their deviation in D_aux first. Names read `cluster 17`.
+    """
+    values = _representation(dataset, features)
+    train, aux, test = (values[rows] for rows in (splits.train, splits.aux, splits.test))
+    _check_fit(dataset, aux)
+    if standardise:
+        mean, deviation = aux.mean(axis=0), aux.std(axis=0)
+        deviation[deviation == 0] = 1
+        train, aux, test = ((side - mean) / deviation for side in (train, aux, test))
+    sides = _fit_and_assign(train, aux, test, dataset, seed)
+    return _partition(dataset, sides, tuple(f"cluster {i}" for i in range(dataset.n_clusters)))
+
+
+class Partitioner(Protocol):
+    """How a partition is called by name; FeatureMatch has no use for the seed."""
+
+    def __call__(self, dataset: Dataset, splits: Splits, seed: int) -> Partition: ...
+
+
+PARTITIONS: dict[str, Partitioner] = {
+    "feature_match": lambda dataset, splits, seed: feature_match(dataset, splits),
+    "cluster_match": cluster_match,
+}
+
+
+def confidence_order(partition: Partition, proba: Array, y: Ints) -> tuple[int, ...]:
+    """The attacked subpopulations, those first whose D_aux rows the attacker's model is least sure of.
+
+    proba: (n_aux, C) the attacker model's probabilities; y: (n_aux,) the rows' own labels. Ties keep their order.
+    """
+    if len(proba) != len(partition.aux) or len(y) != len(partition.aux):
+        raise BadInput(f"{len(proba)} probabilities and {len(y)} labels for {len(partition.aux)} rows of D_aux; give one each")
+    own = np.asarray(proba, dtype=np.float64)[np.arange(len(y)), y]
+    confidence = [own[partition.aux == i].mean() for i in partition.attacked]
+    return tuple(partition.attacked[i] for i in np.argsort(confidence, kind="stable"))
+
+
+# --- steps of ClusterMatch --------------------------------------------------------------------------------------------
+
+
+def _representation(dataset: Dataset, features: Array | None) -> Array:
+    values = np.asarray(dataset.x if features is None else features)
+    n_rows = len(dataset.y)
+    if len(values) != n_rows:
+        raise BadInput(f"features have {len(values)} rows, {dataset.name} has {n_rows}; give one row of features for each row")
+    if features is None and values.dtype == np.int64:
+        raise BadInput(f"{dataset.name} holds tokens, whose numbers have no distances; pass `features` to cluster_match")
+    values = values.reshape(n_rows, -1)
+    if values.dtype not in (np.float32, np.float64):
+        values = values.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise BadInput(f"features of {dataset.name} hold NaN or infinite values; remove or impute them before clustering")
+    return values
+
+
+def _check_fit(dataset: Dataset, aux: Array) -> None:
+    n_rows, n_columns = aux.shape
+    if not 1 <= dataset.n_clusters <= n_rows:
+        raise BadInput(
+            f"{dataset.name}: n_clusters={dataset.n_clusters} must lie between 1 and the {n_rows} rows of D_aux; lower n_clusters"
+        )
+    if dataset.n_components is not None and not 1 <= dataset.n_components <= min(n_rows, n_columns):
+        raise BadInput(
+            f"{dataset.name}: n_components={dataset.n_components} must lie between 1 and {min(n_rows, n_columns)}, "
+            f"the smaller side of the {n_rows} x {n_columns} features of D_aux; lower n_components or use None"
+        )
+
+
+def _fit_and_assign(train: Array, aux: Array, test: Array, dataset: Dataset, seed: int) -> Sides:
+    """PCA and k-means fitted on D_aux; each row gets its nearest centroid."""
+    from sklearn.cluster import KMeans
+    from sklearn.decomposition import PCA
+    from threadpoolctl import threadpool_limits
+
+    # Several threads add up the centroids in the order in which they finish, so that rounding would differ from run to run.
+    with threadpool_limits(limits=1):
+        if dataset.n_components is not None:
+            pca = PCA(dataset.n_components, random_state=seed).fit(aux)
+            train, aux, test = (pca.transform(side) for side in (train, aux, test))
+        doubles = [np.ascontiguousarray(side, dtype=np.float64) for side in (train, aux, test)]
+        kmeans = KMeans(dataset.n_clusters, n_init=N_INIT, max_iter=MAX_ITER, random_state=seed).fit(doubles[1])
+        first, second, third = (kmeans.predict(side).astype(np.int64) for side in doubles)
+    return first, second, third
+
+
+# --- which are attacked -----------------------------------------------------------------------------------------------
+
+
+def _partition(dataset: Dataset, sides: Sides, names: tuple[str, ...]) -> Partition:
+    """Attacked: size in D_aux strictly between the data set's bounds (and above 0), and at least one test row."""
+    low, high = dataset.group_bounds
+    train, aux, test = sides
+    in_aux, in_test = _count(aux, len(names)), _count(test, len(names))
+    qualifies = (in_aux > max(low, 0)) & (in_aux < high)
+    attacked = np.flatnonzero(qualifies & (in_test > 0))
+    if not len(attacked):
+        raise BadInput(
+            f"no subpopulation of {dataset.name} can be attacked: sizes in D_aux run from {in_aux.min()} to {in_aux.max()}, "
+            f"{qualifies.sum()} of {len(names)} lie strictly between {low} and {high}, and none of these has a test row; "
+            "widen group_bounds, use more rows, or change n_clusters"
+        )
+    return Partition(train, aux, test, names, tuple(attacked.tolist()))
+
+
+def _count(groups: Ints, n_groups: int) -> NDArray[np.int64]:
+    return np.asarray(np.bincount(groups[groups >= 0], minlength=n_groups))

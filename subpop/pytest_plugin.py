@@ -1,0 +1,338 @@
+"""The pytest side: options, cells as test items, the `measure` fixture, the report at the end.
+
+Thin on purpose: every heavy import is inside a hook. Loaded by the one line of conftest.py, not by an entry point, so
+that its options appear in this project alone.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from subpop.plugins import DefenseSpec
+    from subpop.run import Run
+    from subpop.types import Cell, CellResult, Model
+
+RUN = pytest.StashKey["Run"]()
+PLUGINS = pytest.StashKey[dict[str, "DefenseSpec"]]()
+CLOCK_OFFSET = [0.0]
+"""Seconds that cells served from the store took when they were trained: the benchmark clock counts them."""
+
+
+def clock() -> float:
+    """A wall clock in seconds that also counts what stored cells once cost."""
+    return time.perf_counter() + CLOCK_OFFSET[0]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("subpop", "subpopulation poisoning benchmark")
+    group.addoption("--tier", default="embedded", help="which cells run: embedded (default, no download), laptop, paper")
+    group.addoption("--data-root", default=None, help="folder of data files (default: $SUBPOP_DATA, else the user's cache)")
+    group.addoption("--store", default="runs/store.sqlite", help="database of finished trials (default: runs/store.sqlite)")
+    group.addoption("--report-dir", default="runs/report", help="where the report goes (default: runs/report)")
+    group.addoption("--fresh", action="store_true", help="train everything anew, whatever the store holds")
+    group.addoption("--defense", action="append", default=[], help="your own: path.py:function or package.module:function; repeatable")
+    group.addoption("--defense-timeout", type=float, default=300.0, help="seconds of its own time a plug-in may take for one trial")
+    group.addoption("--device", default="cpu", help="cpu (default) or cuda")
+    group.addoption("--executor", default="here", help="where cells train: here (default), loky, dask, ray")
+    group.addoption("--rebaseline", action="store_true", help="rewrite our reference numbers of the cells that ran; the run still fails")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "cells(**fields): the cells a claim is about, by field or setting")
+    from subpop.types import BadInput
+
+    try:
+        _check_options(config)
+    except BadInput as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def _check_options(config: pytest.Config) -> None:
+    from subpop.executors import check_executor
+    from subpop.plugins import parse_defense
+    from subpop.report import check_report_directory
+    from subpop.run import check_tier
+    from subpop.types import BadInput
+
+    check_tier(config.getoption("--tier"))
+    check_executor(config.getoption("--executor"))
+    if not config.getoption("--defense-timeout") > 0:
+        raise BadInput(f"--defense-timeout {config.getoption('--defense-timeout'):g} must be a number of seconds > 0")
+    check_report_directory(config.rootpath / config.getoption("--report-dir"))
+    specs = [parse_defense(text, config.invocation_params.dir) for text in config.getoption("--defense")]
+    names = [spec.name for spec in specs]
+    if len(set(names)) < len(names):
+        raise BadInput(f"--defense names {', '.join(names)} are not distinct; rename one of the functions")
+    config.stash[PLUGINS] = {spec.name: spec for spec in specs}
+
+
+# --- cells as test items ----------------------------------------------------------------------------------------------
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Cross a suite's CELLS with --tier and, where it is open to them, with --defense."""
+    cells = getattr(metafunc.module, "CELLS", None)
+    wanted = {"cell", "sweep"} & set(metafunc.fixturenames)
+    if cells is None or not wanted:
+        return
+    from subpop.cells import sweep_id, sweeps
+    from subpop.run import select
+
+    config = metafunc.config
+    own = select(cells, config.getoption("--tier"), config.stash[PLUGINS], getattr(metafunc.module, "open_to_defenses", False))
+    for mark in metafunc.definition.iter_markers("cells"):
+        own = [cell for cell in own if _matches(cell, mark.kwargs)]
+    if "cell" in wanted:
+        metafunc.parametrize("cell", own, ids=[cell.id for cell in own])
+    else:
+        groups = sweeps(own)
+        metafunc.parametrize("sweep", groups, ids=[sweep_id(group) for group in groups])
+
+
+def _matches(cell: Cell, fields: dict[str, Any]) -> bool:
+    def one(name: str, allowed: Any) -> bool:
+        value = getattr(cell, name, None) if name in cell.__dataclass_fields__ else cell.option(name, "")
+        return value in allowed if isinstance(allowed, (list, tuple, set)) else value == allowed
+
+    return all(one(name, allowed) for name, allowed in fields.items())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Drop tests left without cells, and speed suites unless they are named; give cells the clock that counts stored seconds."""
+    named = "speed" in (config.getoption("keyword") or "") or any("speed" in str(arg) for arg in config.args)
+    kept = [item for item in items if "NOTSET" not in item.nodeid and (named or not item.path.name.startswith("test_speed_"))]
+    items[:] = kept
+    for item in items:
+        if "measure" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.benchmark(timer=clock))
+    if _cells_of(items) and not (config.getoption("benchmark_compare", None) or config.getoption("benchmark_verbose", False)):
+        config.option.benchmark_quiet = True  # a row a cell would bury the scoreboard; --benchmark-json has them all
+
+
+def _cells_of(items: list[pytest.Item]) -> list[Cell]:
+    found = [item.callspec.params["cell"] for item in items if "cell" in getattr(getattr(item, "callspec", None), "params", {})]
+    return list(dict.fromkeys(found))
+
+
+# --- the run ----------------------------------------------------------------------------------------------------------
+
+
+def _run_of(config: pytest.Config) -> Run:
+    if RUN not in config.stash:
+        config.stash[RUN] = _make_run(config)
+    return config.stash[RUN]
+
+
+def _make_run(config: pytest.Config) -> Run:
+    from subpop.datasets.download import data_root
+    from subpop.experiment import Experiment
+    from subpop.run import Run
+    from subpop.speed import measure_speed
+    from subpop.store import Store
+
+    store = Store(config.rootpath / config.getoption("--store"))
+    experiment = Experiment(
+        store,
+        root=data_root(config.getoption("--data-root")),
+        device=config.getoption("--device"),
+        timeout=config.getoption("--defense-timeout"),
+        plugins=config.stash[PLUGINS],
+        fresh=config.getoption("--fresh"),
+    )
+    run = Run(experiment, store, config.rootpath / "baselines")
+    run.special = {"speed_fleet": lambda cell: measure_speed(cell, experiment)}
+    return run
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Print the plan before anything is trained, and train ahead where an executor was named."""
+    cells = _cells_of(session.items)
+    if not cells or session.config.getoption("collectonly"):
+        return
+    from subpop.types import BadInput
+
+    try:
+        run = _run_of(session.config)
+    except BadInput as error:
+        raise pytest.UsageError(str(error)) from None
+    plan = run.plan(cells)
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        reporter.write_line(str(plan))
+    _start_progress(session.config, run, plan.n_fits)
+    if session.config.getoption("--executor") != "here":
+        from subpop.executors import prefill
+
+        prefill(run.experiment, [cell for cell in cells if cell.id not in plan.skipped], session.config.getoption("--executor"))
+
+
+def _start_progress(config: pytest.Config, run: Run, n_fits: int) -> None:
+    from subpop.progress import Progress
+
+    capture = config.pluginmanager.get_plugin("capturemanager")
+    if capture is None:
+        return
+    with capture.global_and_fixture_disabled():
+        run.experiment.progress = Progress.on_terminal(n_fits)
+
+
+@pytest.fixture
+def measure(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Cell], CellResult]:
+    """Run a cell and hold every number against its reference; a number out of tolerance fails the test.
+
+    Example::
+
+        def test_cell(cell, measure):
+            result = measure(cell)
+            assert result["collateral_damage_max"] < 0.05
+    """
+    from subpop.run import failures
+
+    run = _run_of(request.config)
+
+    def measured(cell: Cell) -> CellResult:
+        report = benchmark.pedantic(lambda: _timed(run, cell), rounds=1, iterations=1)
+        if report.status == "skipped":
+            pytest.skip(report.reason)
+        if report.result is None:
+            pytest.fail(f"{cell.id}\n{report.reason}", pytrace=False)
+        numbers = {number.metric: number.value for number in report.result.numbers if not number.subpopulation}
+        benchmark.extra_info.update(numbers, from_store=report.result.from_store, n_fits=report.result.n_fits)
+        if report.status == "fail" and not request.config.getoption("--rebaseline"):
+            pytest.fail(failures(report), pytrace=False)
+        return report.result  # type: ignore[no-any-return]
+
+    return measured
+
+
+def _timed(run: Run, cell: Cell) -> Any:
+    report = run.measure(cell)
+    if report.result is not None and report.result.from_store:
+        CLOCK_OFFSET[0] += report.result.seconds
+    return report
+
+
+@pytest.fixture
+def result_of(request: pytest.FixtureRequest) -> Callable[[Cell], CellResult]:
+    """The numbers of a cell, for claims: computed once a run, compared with no reference. A claim on missing data is skipped."""
+    from subpop.datasets.download import MissingData
+
+    run = _run_of(request.config)
+
+    def result(cell: Cell) -> CellResult:
+        try:
+            return run.result(cell)
+        except MissingData as missing:
+            pytest.skip(str(missing))
+
+    return result
+
+
+@pytest.fixture(scope="session")
+def clean_model(request: pytest.FixtureRequest) -> Callable[..., Model]:
+    """`clean_model(dataset, victim, seed=0)`: the victim trained on D alone, trained once and kept in the store.
+
+    Example::
+
+        def test_accuracy(clean_model):
+            model = clean_model("digits", "logistic_regression")
+    """
+    from subpop.types import Cell
+
+    run = _run_of(request.config)
+
+    def model(dataset: str, victim: str, seed: int = 0) -> Model:
+        cell = Cell("", "", dataset, victim, "none", "label_flip", 0.0)
+        return run.experiment.clean_model(cell, seed)
+
+    return model
+
+
+# --- the end ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the report; a run that measured nothing, or that rewrote references, does not pass."""
+    config = session.config
+    if RUN not in config.stash:
+        return
+    run = config.stash[RUN]
+    if not run.reports:
+        return
+    if config.getoption("--rebaseline"):
+        run.rebaseline(_environment()["hardware"], _commit(config.rootpath))
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    run.write(config.rootpath / config.getoption("--report-dir"), _run_info(config, run))
+    if all(report.status == "skipped" for report in run.reports.values()) or any(r.status == "error" for r in run.reports.values()):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    run = config.stash.get(RUN, None)
+    if run is None or not run.reports:
+        return
+    from collections import Counter
+
+    counts = Counter(report.status for report in run.reports.values())
+    terminalreporter.section("subpop")
+    terminalreporter.write_line(", ".join(f"{n} cells {status}" for status, n in sorted(counts.items())))
+    if set(counts) == {"skipped"}:
+        terminalreporter.write_line("every cell was skipped: nothing was measured, so this run does not pass")
+    if config.getoption("--rebaseline"):
+        terminalreporter.write_line("references were rewritten: read the change of baselines/ and run again without --rebaseline")
+    terminalreporter.write_line(f"report: {Path(config.getoption('--report-dir')) / 'README.md'}")
+
+
+def _run_info(config: pytest.Config, run: Run) -> Any:
+    import shlex
+
+    from subpop.report import RunInfo
+
+    suites = {}
+    for stem in sorted({report.cell.stem for report in run.reports.values()}):
+        path = config.rootpath / "benchmarks" / f"test_{stem}.py"
+        suites[stem] = _docstring(path) if path.exists() else ""
+    return RunInfo(
+        tier=config.getoption("--tier"),
+        device=config.getoption("--device"),
+        commit=_commit(config.rootpath),
+        command=shlex.join(["python", "-m", "pytest", *map(str, config.invocation_params.args)]),
+        seconds=time.time() - run.started,
+        started=run.started,
+        suites=suites,
+        **_environment(),
+    )
+
+
+def _docstring(path: Path) -> str:
+    import ast
+
+    return ast.get_docstring(ast.parse(path.read_text())) or ""
+
+
+def _environment() -> dict[str, Any]:
+    from subpop.run import environment
+
+    return environment()
+
+
+def _commit(root: Path) -> str:
+    import subprocess
+
+    told = os.environ.get("GITHUB_SHA", "")
+    if told:
+        return told[:12]
+    try:
+        done = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
+

@@ -1,0 +1,173 @@
+"""One run: cells measured, compared with their references, and written down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from subpop.batching import DefenseError
+from subpop.datasets.download import MissingData
+from subpop.experiment import Experiment
+from subpop.references import References, cell_status, compare, rebaseline
+from subpop.report import RunInfo, append_summary, write_report
+from subpop.store import Store
+from subpop.types import BadInput, Cell, CellReport, CellResult
+
+TIERS = ("embedded", "laptop", "paper")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is about to do: `seconds` is a rough guess for two cores."""
+
+    n_cells: int
+    n_trials: int
+    n_stored: int
+    n_fits: int
+    seconds: float
+    skipped: Mapping[str, str]
+
+    def __str__(self) -> str:
+        lines = [
+            f"subpop plan: {self.n_cells} cells, {self.n_trials} trials, {self.n_stored} of them in the store; "
+            f"about {self.n_fits} fits to do, roughly {readable_seconds(self.seconds)}"
+        ]
+        reasons = sorted(set(self.skipped.values()))
+        return "\n".join(lines + [f"  {list(self.skipped.values()).count(r)} cells will be skipped: {r}" for r in reasons])
+
+
+@dataclass
+class Run:
+    """Measures cells against one experiment and the baselines folder."""
+
+    experiment: Experiment
+    store: Store
+    baselines: Path
+    results: dict[Cell, CellResult] = field(default_factory=dict)
+    reports: dict[Cell, CellReport] = field(default_factory=dict)
+    started: float = field(default_factory=time.time)
+    special: Mapping[str, Callable[[Cell], CellResult]] = field(default_factory=dict)
+    """Suites whose cells are measured by a function of their own (the speed suites), by stem."""
+
+    def result(self, cell: Cell) -> CellResult:
+        """The numbers of a cell, computed once a run."""
+        if cell not in self.results:
+            make = self.special.get(cell.stem, self.experiment.run)
+            self.results[cell] = make(cell)
+        return self.results[cell]
+
+    def measure(self, cell: Cell) -> CellReport:
+        """Run a cell and hold it against its references; a cell that cannot run is reported, never lost."""
+        try:
+            result = self.result(cell)
+        except MissingData as missing:
+            report = CellReport(cell, None, status="skipped", reason=str(missing))
+        except (BadInput, DefenseError) as error:
+            report = CellReport(cell, None, status="error", reason=str(error))
+        except Exception as error:
+            self.reports[cell] = CellReport(cell, None, status="error", reason=f"{type(error).__name__}: {error}")
+            raise
+        else:
+            verdicts = compare(result, self.references(cell.stem), plugin=cell.defense in self.experiment.plugins)
+            report = CellReport(cell, result, verdicts, cell_status(verdicts))
+            self.store.put_record(f"{cell.stem} {cell.id}", asdict(cell))
+        self.reports[cell] = report
+        return report
+
+    def measure_stored(self) -> int:
+        """Measure every cell the store knows whose trials are all there, training nothing; returns how many are not."""
+        left_out = 0
+        for record in self.store.records().values():
+            cell = Cell(**{**record, "setting": tuple(map(tuple, record["setting"]))})
+            try:
+                finished = not self.experiment.missing_chunks(cell)
+            except BadInput:  # its data or its plug-in is not at hand
+                finished = False
+            if finished:
+                self.measure(cell)
+            left_out += not finished
+        return left_out
+
+    def references(self, stem: str) -> References:
+        return References.load(self.baselines / f"{stem}.csv")
+
+    def plan(self, cells: Iterable[Cell]) -> Plan:
+        """Count what a run of these cells has to do; sets up their data, trains nothing."""
+        n_cells = n_trials = n_stored = n_fits = 0
+        seconds, skipped = 0.0, {}
+        for cell in cells:
+            n_cells += 1
+            if cell.stem in self.special:
+                continue
+            try:
+                trials = sum(len(chunk) for chunk in self.experiment.chunks(cell))
+                missing = sum(len(chunk) for _, chunk in self.experiment.missing_chunks(cell))
+            except MissingData as error:
+                skipped[cell.id] = str(error)
+                continue
+            except BadInput:
+                continue  # told where the cell is measured
+            fits = missing * rounds(cell)
+            n_trials, n_stored, n_fits = n_trials + trials, n_stored + trials - missing, n_fits + fits
+            seconds += fits * self.experiment.seconds_per_fit(cell)
+        return Plan(n_cells, n_trials, n_stored, n_fits, seconds, skipped)
+
+    def rebaseline(self, hardware: str, commit: str) -> list[Path]:
+        """Rewrite our columns of the baselines of every cell that ran."""
+        results = [r.result for r in self.reports.values() if r.result and r.cell.defense not in self.experiment.plugins]
+        stems = sorted({result.cell.stem for result in results})
+        for stem in stems:
+            rebaseline(self.baselines / f"{stem}.csv", [r for r in results if r.cell.stem == stem], hardware=hardware, commit=commit)
+        return [self.baselines / f"{stem}.csv" for stem in stems]
+
+    def write(self, directory: Path, info: RunInfo) -> None:
+        """Write the report and, in a CI job, its summary."""
+        write_report(list(self.reports.values()), directory, info)
+        append_summary((directory / "README.md").read_text())
+
+
+def rounds(cell: Cell) -> int:
+    """How often a defense typically trains: a guess for the plan, nothing rests on it."""
+    return {"trim": 4, "sever": 3, "sever_as_released": 4}.get(cell.defense, 1)
+
+
+def readable_seconds(seconds: float) -> str:
+    """`40 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def failures(report: CellReport) -> str:
+    """What a red cell says: the cell, and for each number the run's value, the reference, the tolerance."""
+    bad = [v for v in report.verdicts if v.verdict in ("fail", "no_reference")]
+    return "\n".join([report.cell.id, *(v.reason for v in bad)])
+
+
+def select(cells: Sequence[Cell], tier: str, plugins: Iterable[str] = (), open_to_defenses: bool = False) -> list[Cell]:
+    """The cells of a tier; in suites open to plug-ins, each undefended cell once more with every plug-in."""
+    own = [cell for cell in cells if cell.tier == tier]
+    if not open_to_defenses:
+        return own
+    undefended = [cell for cell in own if cell.defense == "none"]
+    return own + [cell.with_(defense=name) for name in plugins for cell in undefended]
+
+
+def check_tier(tier: str) -> str:
+    """Refuse an unknown tier by name."""
+    if tier not in TIERS:
+        raise BadInput(f"--tier {tier} is unknown; use one of {', '.join(TIERS)}")
+    return tier
+
+
+def environment() -> dict[str, Any]:
+    """What a report says of the machine: versions, processor, cores."""
+    import os
+    import platform
+
+    from subpop.fingerprint import versions
+
+    return {"versions": versions(), "hardware": f"{platform.machine()}, {os.cpu_count()} cores"}

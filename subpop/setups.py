@@ -1,0 +1,171 @@
+"""Cell reports in the shape that figures and tables share: set-ups, a row a defense, means over splits, numbers as text."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from subpop.types import Cell, CellReport, Number, Setting
+
+CONTROLS = {
+    "none": "no defense: the attack alone",
+    "perfect_filter": "is told which rows are poison and drops exactly those: the best that a filter can do",
+    "random_filter": "drops as many rows as there is poison, at random: a defense that ties with it has learned nothing",
+    "drop_duplicates": "drops repeated rows: ties with `none` unless the poison holds exact twins",
+    "retrain": "the clean victim against the clean victim of another seed: what worst-k reads when nothing happened",
+}
+MATCHED = "matched_random_filter"
+MATCHED_MEANING = "drops at random as many rows of each class as the named defense removed in the same trial"
+HEADLINES = ("target_damage_worst_5", "target_damage_worst_1", "target_damage_mean")
+NO_VALUE = "–"
+# Told apart by a row (n_poison_told) or averaged (split) inside one set-up, so no part of its name.
+_WITHIN_SETUP = ("n_poison_told", "split")
+_FRACTIONS = {"accuracy", "damage", "cost", "effect", "recall", "precision", "share"}
+
+
+class Setup(NamedTuple):
+    """What the cells of one table share; defenses, alphas and splits vary inside it."""
+
+    stem: str
+    tier: str
+    dataset: str
+    victim: str
+    partition: str
+    attack: str
+    setting: Setting
+
+    @property
+    def title(self) -> str:
+        return f"{self.dataset} · {self.victim} · {self.partition}"
+
+    @property
+    def details(self) -> str:
+        """The attack and the setting, as a reader of one table needs them."""
+        return "; ".join([self.attack, *(f"{name}={value}" for name, value in self.setting)])
+
+
+def setup_of(cell: Cell) -> Setup:
+    """The set-up of a cell: its setting without what varies inside a table."""
+    setting = tuple((name, value) for name, value in cell.setting if name not in _WITHIN_SETUP)
+    return Setup(cell.stem, cell.tier, cell.dataset, cell.victim, cell.partition, cell.attack, setting)
+
+
+def by_setup(reports: Iterable[CellReport]) -> dict[Setup, list[CellReport]]:
+    """Reports by set-up, both in sorted order whatever order the cells ran in."""
+    groups: dict[Setup, list[CellReport]] = defaultdict(list)
+    for report in sorted(reports, key=lambda report: report.cell):
+        groups[setup_of(report.cell)].append(report)
+    return dict(sorted(groups.items()))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One defense of a set-up: its reports by alpha, one a split. `told`: '' or half / twice the true poison count."""
+
+    defense: str
+    told: str
+    cells: Mapping[float, tuple[CellReport, ...]]
+
+    @property
+    def name(self) -> str:
+        return f"{self.defense} (told {self.told})" if self.told else self.defense
+
+    @property
+    def kind(self) -> str:
+        """`defense`, `control` or `variant` (a defense that was told a wrong poison count)."""
+        if self.told:
+            return "variant"
+        return "control" if is_control(self.defense) else "defense"
+
+
+def is_control(defense: str) -> bool:
+    return defense in CONTROLS or defense.partition(":")[0] == MATCHED
+
+
+def rows_of(reports: Sequence[CellReport]) -> list[Row]:
+    """A row for each defense of a set-up, the defender's best first: ascending mean over alpha of the headline damage.
+
+    A row that misses an alpha is no fair rival of those that have all: it comes after them.
+    """
+    cells: dict[tuple[str, str], dict[float, list[CellReport]]] = defaultdict(lambda: defaultdict(list))
+    for report in reports:
+        cells[report.cell.defense, report.cell.option("n_poison_told", "")][report.cell.rate].append(report)
+    rows = [Row(*key, {rate: tuple(of_rate) for rate, of_rate in sorted(rates.items())}) for key, rates in cells.items()]
+    metric = headline(reports)
+
+    def order(row: Row) -> tuple[int, float, str]:
+        values = [summary.value for of_rate in row.cells.values() if (summary := summarize(of_rate, metric))]
+        return (-len(values), statistics.fmean(values) if values else math.inf, row.name)
+
+    return sorted(rows, key=order)
+
+
+def rates_of(reports: Iterable[CellReport]) -> list[float]:
+    return sorted({report.cell.rate for report in reports})
+
+
+def headline(reports: Iterable[CellReport]) -> str:
+    """The damage that a table is sorted by: worst-5, or the next best where a set-up is too small to have it."""
+    present = {number.metric for report in reports for number in aggregates(report)}
+    return next((metric for metric in HEADLINES if metric in present), HEADLINES[0])
+
+
+def parts_of(metric: str) -> tuple[str, str]:
+    """The two metrics that a target damage is the sum of: what the defense costs and what the attack does to it."""
+    return metric.replace("target_damage", "defense_cost"), metric.replace("target_damage", "attack_effect")
+
+
+def aggregates(report: CellReport) -> list[Number]:
+    """The finite numbers of a cell over all its subpopulations; none where it was skipped or failed."""
+    numbers = report.result.numbers if report.result else ()
+    return [number for number in numbers if not number.subpopulation and is_finite(number.value)]
+
+
+class Summary(NamedTuple):
+    """A metric over the splits of a cell. spread: standard error of one split, sample deviation (n - 1) over several."""
+
+    value: float
+    spread: float | None
+    n_splits: int
+
+
+def summarize(reports: Sequence[CellReport], metric: str) -> Summary | None:
+    """The mean over splits of an aggregate metric; None where no split has it."""
+    found = [number for report in reports for number in aggregates(report) if number.metric == metric]
+    if not found:
+        return None
+    if len(found) > 1:
+        values = [number.value for number in found]
+        return Summary(statistics.fmean(values), statistics.stdev(values), len(found))
+    error = found[0].std_error
+    return Summary(found[0].value, error if is_finite(error) else None, 1)
+
+
+# --- numbers as text --------------------------------------------------------------------------------------------------
+
+
+def is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A fraction as a percentage without its sign; a dash for what is missing or not finite."""
+    if value is None or not is_finite(value):
+        return NO_VALUE
+    text = f"{100 * value:.{digits}f}"
+    return text.removeprefix("-") if float(text) == 0 else text
+
+
+def in_percent(metric: str) -> bool:
+    return not _FRACTIONS.isdisjoint(metric.split("_"))
+
+
+def quantity(metric: str, value: float | None, digits: int = 1) -> str:
+    """A metric's value with its unit: fractions in percent, counts and ratios as they are."""
+    if value is None or not is_finite(value):
+        return NO_VALUE
+    return f"{percent(value, digits)} %" if in_percent(metric) else f"{value:.4g}"

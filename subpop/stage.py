@@ -1,0 +1,189 @@
+"""What all cells of one data set, split and partition share, and the poison of each trial.
+
+Random streams are derived from what they are for, by name: the poison of a trial is the same whatever the victim and the
+defense, so that defenses are compared on the same attacks; the shuffle never derives from the seed a defense is given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from subpop.attacks.label_flip import Poison, label_flip, least_likely_label, poison_count, rarest_label
+from subpop.datasets import load_dataset
+from subpop.fingerprint import data_hash
+from subpop.partitions import PARTITIONS
+from subpop.split import split
+from subpop.types import Array, BadInput, Bools, Cell, Dataset, FleetJob, Ints, Model, Partition, Pool, Splits
+
+SAMPLINGS = ("with_replacement", "distinct")
+LABEL_RULES = ("own", "common", "rarest")
+ALPHA_BASES = ("aux", "train")
+
+
+def derived_seed(*purpose: object) -> int:
+    """A 63-bit seed that belongs to one purpose: equal parts give equal seeds, anything else an unrelated one."""
+    digest = hashlib.blake2b("\x1f".join(map(str, purpose)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+@dataclass(frozen=True, eq=False)
+class SplitData:
+    """A data set after its split. Pool rows: those of D first, then those of D_aux, each in the order of `splits`."""
+
+    dataset: Dataset
+    splits: Splits
+    pool: Pool
+    test_x: Array
+    test_y: Ints
+    fingerprint: str
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """Split data and one partition of it into subpopulations."""
+
+    data: SplitData
+    partition: Partition
+
+    @property
+    def dataset(self) -> Dataset:
+        return self.data.dataset
+
+    @property
+    def pool(self) -> Pool:
+        return self.data.pool
+
+    @property
+    def fingerprint(self) -> str:
+        """Content hash of rows, split and partition."""
+        return data_hash(np.frombuffer(self.data.fingerprint.encode(), np.uint8), *self.partition_arrays)
+
+    @property
+    def partition_arrays(self) -> tuple[Array, Array, Array]:
+        return self.partition.train, self.partition.aux, self.partition.test
+
+    @property
+    def n_aux(self) -> int:
+        return len(self.pool) - self.pool.n_train
+
+    @property
+    def attacked(self) -> list[str]:
+        """Names of the attacked subpopulations."""
+        return [self.partition.names[g] for g in self.partition.attacked]
+
+    def aux_members(self, name: str) -> Ints:
+        """(m,) pool rows of the subpopulation's rows in D_aux."""
+        return self.pool.n_train + np.flatnonzero(self.partition.aux == self._group(name))
+
+    def train_members(self, name: str) -> Bools:
+        """(|D|,) bool: rows of D in the subpopulation."""
+        return np.asarray(self.partition.train == self._group(name))
+
+    def test_members(self, name: str) -> Bools:
+        """(|D_test|,) bool: test rows in the subpopulation."""
+        return np.asarray(self.partition.test == self._group(name))
+
+    def aux_job(self) -> FleetJob:
+        """The attacker's own model: all of D_aux."""
+        rows = np.arange(self.pool.n_train, len(self.pool))
+        return FleetJob(self.pool, rows, self.pool.y[rows])
+
+    def _group(self, name: str) -> int:
+        return self.partition.names.index(name)
+
+
+def split_data(cell: Cell, root: Path | None) -> SplitData:
+    """Load and split a cell's data; raises BadInput or MissingData before anything is trained."""
+    dataset = load_dataset(cell.dataset, root)
+    splits = split(dataset, _integer(cell, "split"), cell.option("protocol", "default"))
+    rows = np.concatenate([splits.train, splits.aux])
+    pool = Pool(dataset.x[rows], dataset.y[rows], len(splits.train), dataset.n_classes)
+    fingerprint = data_hash(dataset.x, dataset.y, splits.train, splits.aux, splits.test)
+    return SplitData(dataset, splits, pool, dataset.x[splits.test], dataset.y[splits.test], fingerprint)
+
+
+def build_stage(cell: Cell, data: SplitData) -> Stage:
+    """Partition split data as the cell says; `none` is no partition, for those who want a clean model only."""
+    if cell.partition == "none":
+        nobody = (np.full(len(rows), -1) for rows in (data.splits.train, data.splits.aux, data.splits.test))
+        return Stage(data, Partition(*nobody, names=(), attacked=()))
+    if cell.partition not in PARTITIONS:
+        raise BadInput(f"no partition is named {cell.partition!r}; there are {', '.join(PARTITIONS)}")
+    return Stage(data, PARTITIONS[cell.partition](data.dataset, data.splits, seed=_integer(cell, "partition_seed")))
+
+
+def attack_identity(cell: Cell) -> tuple[object, ...]:
+    """What the attack of a cell is, whoever the victim and the defender are."""
+    told = {"n_poison_told", "panels"}
+    return (cell.dataset, cell.partition, cell.attack, *(item for item in cell.setting if item[0] not in told))
+
+
+def base_size(stage: Stage, cell: Cell, name: str) -> float:
+    """The number of rows that alpha multiplies, in rows of a set as large as D.
+
+    `aux`: the subpopulation's rows in D_aux, scaled by |D| / |D_aux| where the attacker's pool is larger than D;
+    `train`: its rows in D itself, as Adult was released, which no attacker can see.
+    """
+    base = cell.option("alpha_base", "aux")
+    if base == "train":
+        return float(stage.train_members(name).sum())
+    if base == "aux":
+        return len(stage.aux_members(name)) * stage.pool.n_train / stage.n_aux
+    raise BadInput(f"alpha_base={base} is unknown; use one of {', '.join(ALPHA_BASES)}")
+
+
+def draw_poison(stage: Stage, cell: Cell, name: str, seed: int, attacker: Model | None) -> Poison:
+    """The poison rows of one trial; `attacker` is needed by the label rule `common` alone."""
+    members = stage.aux_members(name)
+    labels = stage.pool.y[members]
+    rule = label_rule(cell, stage.dataset.n_classes)
+    target = None
+    if rule == "rarest":
+        target = rarest_label(labels, stage.dataset.n_classes)
+    elif rule == "common" and attacker is not None:
+        target = least_likely_label(attacker.predict_proba(stage.pool.x[members]))
+    generator = np.random.default_rng(derived_seed("poison", attack_identity(cell), name, seed))
+    return label_flip(
+        members,
+        labels,
+        poison_count(cell.rate, base_size(stage, cell, name)),
+        n_classes=stage.dataset.n_classes,
+        rule="own" if rule == "own" else "common",
+        target=target,
+        sampling=cell.option("sampling", "with_replacement"),
+        generator=generator,
+    )
+
+
+def label_rule(cell: Cell, n_classes: int) -> str:
+    """The cell's label rule; by default own labels are flipped, with more than two classes one common label is given."""
+    rule = cell.option("label_rule", "own" if n_classes == 2 else "common")
+    if rule not in LABEL_RULES:
+        raise BadInput(f"label_rule={rule} is unknown; use one of {', '.join(LABEL_RULES)}")
+    return rule
+
+
+def check_attack(stage: Stage, cell: Cell) -> None:
+    """Draw every trial's count once, so that a rate that cannot be used is refused before hours are spent."""
+    sampling = cell.option("sampling", "with_replacement")
+    if sampling not in SAMPLINGS:
+        raise BadInput(f"sampling={sampling} is unknown; use one of {', '.join(SAMPLINGS)}")
+    for name in stage.attacked:
+        count = poison_count(cell.rate, base_size(stage, cell, name))
+        available = len(stage.aux_members(name))
+        if sampling == "distinct" and count > available:
+            raise BadInput(
+                f"{cell.id}: rate {cell.rate:g} asks for {count} distinct poison rows of {name!r} but D_aux holds {available}; "
+                "use protocol=reserve (a larger D_aux), a lower rate or sampling=with_replacement"
+            )
+
+
+def _integer(cell: Cell, name: str) -> int:
+    text = cell.option(name, "0")
+    if not text.isdigit():
+        raise BadInput(f"{name}={text} in the setting of {cell.id} must be a whole number >= 0")
+    return int(text)

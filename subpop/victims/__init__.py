@@ -1,0 +1,40 @@
+"""Victims: the learning algorithms under attack, one file each. A name holding a colon is a scikit-learn class of your own:
+`sklearn.ensemble:RandomForestClassifier`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+from subpop.types import BadInput, StoredModel, Victim
+from subpop.victims.linear_model import LinearModel
+from subpop.victims.logistic import LogisticRegression
+from subpop.victims.mlp import MLP, MLPModel
+from subpop.victims.sklearn_adapter import SklearnVictim
+
+VICTIMS: dict[str, Callable[[str], Victim]] = {
+    "logistic_regression": lambda device: LogisticRegression(),
+    "mlp": lambda device: MLP(hidden=10, device=device),
+    "mlp_wide": lambda device: MLP(hidden=100, device=device),
+}
+
+MODELS: dict[str, type[StoredModel]] = {"logistic_regression": LinearModel, "mlp": MLPModel, "mlp_wide": MLPModel}
+"""What each victim's models are restored from; a victim without an entry trains its clean model anew in each session."""
+
+
+def make_victim(name: str, device: str = "cpu") -> Victim:
+    """The victim of that name, or a scikit-learn class named `module:Class`, at its defaults."""
+    if ":" in name:
+        return SklearnVictim(_imported(name))
+    if name not in VICTIMS:
+        raise BadInput(f"no victim is named {name!r}; there are {', '.join(VICTIMS)}, and any scikit-learn class as module:Class")
+    return VICTIMS[name](device)
+
+
+def _imported(name: str) -> Callable[[], object]:
+    module_name, _, class_name = name.partition(":")
+    try:
+        found: Callable[[], object] = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise BadInput(f"victim {name!r} cannot be imported ({error}); write it as module:Class, e.g. sklearn.svm:LinearSVC") from error
+    return found

@@ -1,0 +1,69 @@
+"""A trained linear classifier: coefficients, and how far from the optimum they are.
+
+*Source*: binary: one logistic unit; more classes: a softmax over one linear score a class.
+*Deviations*: none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from subpop.types import Array, BadInput, Floats
+
+_BLOCK = 1 << 22
+"""Input values taken to float64 at a time while predicting (32 MB)."""
+
+
+@dataclass(frozen=True, eq=False)
+class LinearModel:
+    """Class probabilities from linear scores; the last row of `coef` is the intercept.
+
+    coef: (d + 1, K') float64 in the units of the inputs: K' = 1 for two classes (the score of class 1), else one column
+    a class; kkt_residual: largest entry of the gradient of the training objective / sum of training weights.
+    """
+
+    coef: NDArray[np.float64]
+    kkt_residual: float = float("nan")
+
+    def __post_init__(self) -> None:
+        if self.coef.ndim != 2 or len(self.coef) < 1 or self.coef.shape[1] in (0, 2):
+            raise BadInput(f"coef has shape {self.coef.shape}; give (d + 1, 1) for two classes or (d + 1, C) for C > 2")
+
+    @property
+    def n_classes(self) -> int:
+        return max(2, self.coef.shape[1])
+
+    def features(self, x: Array) -> Floats:
+        """(n, d) float32: the inputs themselves, flattened; raises BadInput where their width is not d."""
+        rows = np.asarray(x, dtype=np.float32)
+        rows = rows.reshape(len(rows), int(np.prod(rows.shape[1:])))
+        if rows.shape[1] != len(self.coef) - 1:
+            raise BadInput(f"inputs have {rows.shape[1]} features a row; this model was trained on {len(self.coef) - 1}")
+        return rows
+
+    def scores(self, x: Array) -> NDArray[np.float64]:
+        """(n, K') linear scores in float64 (a margin near zero must not change sign by rounding)."""
+        rows = self.features(x)
+        size = max(1, _BLOCK // len(self.coef))
+        blocks = [rows[i : i + size].astype(np.float64) @ self.coef[:-1] for i in range(0, len(rows), size)]
+        return np.concatenate([*blocks, np.empty((0, self.coef.shape[1]))]) + self.coef[-1]
+
+    def predict_proba(self, x: Array) -> Floats:
+        """(n, C) float32, rows sum to 1."""
+        scores = self.scores(x)
+        if scores.shape[1] == 1:  # two classes are a softmax over the scores 0 and s
+            scores = np.hstack([np.zeros_like(scores), scores])
+        scores -= scores.max(axis=1, keepdims=True)
+        weights = np.exp(scores)
+        return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+    def state(self) -> dict[str, Array]:
+        """Plain arrays that `from_state` turns back into this model."""
+        return {"coef": self.coef, "kkt_residual": np.array(self.kkt_residual)}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Array]) -> LinearModel:
+        return cls(np.asarray(state["coef"], dtype=np.float64), float(state["kkt_residual"]))

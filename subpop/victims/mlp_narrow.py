@@ -1,0 +1,82 @@
+"""A fleet of MLP victims on the CPU: each thread trains one network after another, all reading the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import joblib
+import numpy as np
+from numba import config
+
+from subpop.types import Floats
+from subpop.victims import mlp_kernel as kernel
+from subpop.victims import mlp_recipe as recipe
+from subpop.victims.mlp_recipe import Parameters, Task, Trained
+
+SPARSE_BELOW = 0.22
+"""Share of nonzeros below which zeros are skipped: a nonzero costs about 4.4 times as much there as an entry of a dense row."""
+_SAMPLES_A_CALL = 1 << 16
+
+
+def train(x: Floats, tasks: Sequence[Task], max_epochs: int) -> list[Trained]:
+    """Train every task on rows of x (N, d); a task's bits depend on its own rows, labels and seed alone."""
+    rows = _rows(x)
+    # joblib knows of containers' limits; Numba's number shrinks in joblib's own workers.
+    threads = max(1, min(len(tasks), joblib.cpu_count(), config.NUMBA_NUM_THREADS))
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(lambda task: _train_one(rows, task, max_epochs), tasks))
+
+
+def _train_one(rows: kernel.Rows, task: Task, max_epochs: int) -> Trained:
+    inputs = task.start.w1.shape[0]
+    samples = kernel.Samples(task.rows * inputs if len(rows.dense) else task.rows, task.labels)
+    net, progress = _net(task), np.array([0, 0, np.inf, np.inf, 0], np.float64)
+    count = max(1, _SAMPLES_A_CALL // len(task))
+    over, done = False, 0
+    while not over and done < max_epochs:
+        orders = task.order.epochs(done, min(count, max_epochs - done))
+        over = kernel.train_epochs(rows, samples, orders, net, progress)
+        done = int(progress[kernel.EPOCHS])
+    return Trained(_parameters(net, task.start), done, float(progress[kernel.LOSS]))
+
+
+def _rows(x: Floats, sparse: bool | None = None) -> kernel.Rows:
+    """x in the form that its share of zeros asks for; all arrays read-only, so that one machine code serves all."""
+    sparse = np.count_nonzero(x) < SPARSE_BELOW * x.size if sparse is None else sparse
+    row, column = np.nonzero(x) if sparse else np.empty((2, 0), np.int64)
+    starts = np.searchsorted(row, np.arange(len(x) + 1))
+    dense = x[:0] if sparse else np.ascontiguousarray(x)
+    rows = kernel.Rows(starts, column.astype(np.int32), x[row, column], dense.reshape(-1))
+    for array in rows:
+        array.setflags(write=False)
+    return rows
+
+
+def _net(task: Task) -> kernel.Net:
+    (inputs, hidden), k = task.start.w1.shape, len(task.start.b2)
+    width = -(-hidden // kernel.LANES) * kernel.LANES
+    weights, gradient, mean, square = (_aligned((inputs + k + 1) * width + k) for _ in range(4))
+    batch = min(recipe.BATCH_SIZE, len(task))
+    net = kernel.Net(weights, gradient, mean, square, _aligned(batch * width), _aligned(batch * k), np.arange(inputs), width, k)
+    for here, given in zip(_views(net, hidden), task.start, strict=True):
+        here[...] = given
+    return net
+
+
+def _aligned(size: int) -> Floats:
+    """(size,) zeros that start at a cache line, so that sixteen floats never straddle two."""
+    room = np.zeros(size + kernel.LANES, np.float32)
+    start = -room.ctypes.data // room.itemsize % kernel.LANES
+    return room[start : start + size]
+
+
+def _views(net: kernel.Net, hidden: int) -> Parameters:
+    """The network's weights without the padding, as views."""
+    d, k, width = len(net.columns), net.k, net.width
+    w1, w2, b1, b2 = np.split(net.weights, [d * width, (d + k) * width, (d + k + 1) * width])
+    return Parameters(w1.reshape(d, width)[:, :hidden], b1[:hidden], w2.reshape(k, width)[:, :hidden].T, b2)
+
+
+def _parameters(net: kernel.Net, start: Parameters) -> Parameters:
+    return Parameters(*(np.array(view, order="C") for view in _views(net, start.w1.shape[1])))

@@ -1,0 +1,35 @@
+"""The digits: shape, task, annotation, and the number of clusters."""
+
+import numpy as np
+
+from subpop.datasets import load_dataset
+from subpop.datasets.digits import load
+from subpop.partitions import cluster_match, feature_match
+from subpop.split import split
+
+
+def test_digits_are_the_published_table():
+    data = load()
+    assert (data.x.shape, data.x.dtype) == ((1797, 64), np.float32)
+    assert (data.x.min(), data.x.max()) == (0, 1)
+    assert np.bincount(data.annotations["digit"]).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+    assert np.array_equal(data.y, data.annotations["digit"] % 2)
+    assert data.y.dtype == np.int64
+    first = np.array([[0, 0, 5, 13, 9, 1, 0, 0], [0, 0, 13, 15, 10, 15, 5, 0]]) / 16
+    assert np.array_equal(data.x[0, :16], first.ravel().astype(np.float32))
+
+
+def test_splits_and_subpopulations():
+    data = load_dataset("digits")
+    splits = split(data, 0)
+    assert (len(splits.train), len(splits.aux), len(splits.test)) == (600, 600, 597)
+    partition = feature_match(data, splits)
+    assert partition.names == tuple(f"digit={d}" for d in range(10))
+    assert partition.attacked == tuple(range(10))
+
+
+def test_most_clusters_have_twenty_test_rows():
+    data = load()
+    for seed in range(3):
+        test = cluster_match(data, split(data, seed), seed=0).test
+        assert (np.bincount(test, minlength=data.n_clusters) >= 20).sum() > 0.7 * data.n_clusters

@@ -1,0 +1,85 @@
+"""Imports inside the package point one way, and a suite, its baselines and its report share a stem."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ORDER = (
+    "_torchvision types fingerprint split datasets representations victims partitions attacks defenses metrics store batching plugins sandbox "
+    "stage summary progress cells experiment speed executors theory audit references figures report contracts run pytest_plugin cli"
+).split()
+
+
+def part(path: Path) -> str:
+    return path.relative_to(ROOT / "subpop").parts[0].removesuffix(".py")
+
+
+def imported_parts(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("subpop."):
+            names.add(node.module.split(".")[1])
+        elif isinstance(node, ast.ImportFrom) and node.module == "subpop":
+            names |= {alias.name for alias in node.names if (ROOT / "subpop" / f"{alias.name}.py").exists()}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("subpop.")}
+    return names
+
+
+MODULES = sorted(path for path in (ROOT / "subpop").rglob("*.py") if path != ROOT / "subpop" / "__init__.py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    own = part(path)
+    assert own in ORDER, f"{own} has no place in the order; give it one here"
+    later = {name for name in imported_parts(path) if name != own and ORDER.index(name) > ORDER.index(own)}
+    assert not later, f"{own} imports {later}, which come after it"
+
+
+def test_importing_the_package_is_cheap():
+    import subprocess
+    import sys
+
+    code = "import subpop, sys; subpop.Defended; sys.exit(any(m in sys.modules for m in ('torch', 'sklearn', 'numba', 'pytest')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_stems_agree():
+    suites = {path.stem.removeprefix("test_") for path in (ROOT / "benchmarks").glob("test_*.py")}
+    baselines = {path.stem for path in (ROOT / "baselines").glob("*.csv")}
+    assert suites == baselines
+    assert {path.stem for path in (ROOT / "reports").glob("*.md")} - {"README"} <= suites
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("test_*.py")), ids=lambda path: path.stem)
+def test_suites_name_their_source_and_deviations(path):
+    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    assert "Source:" in text
+    assert "Deviations:" in text
+
+
+def test_every_baseline_belongs_to_a_cell():
+    import csv
+    import runpy
+
+    for path in sorted((ROOT / "baselines").glob("*.csv")):
+        cells = runpy.run_path(str(ROOT / "benchmarks" / f"test_{path.stem}.py"))["CELLS"]
+        known = {(c.tier, c.dataset, c.victim, c.partition, c.attack, f"{c.rate:g}", c.defense, c.setting_text) for c in cells}
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                key = tuple(row[name] for name in ("tier", "dataset", "victim", "partition", "attack"))
+                key += (f"{float(row['rate']):g}", row["defense"], row["setting"])
+                assert key in known or not row["value"], f"{path.name}: no cell {key}"
+
+
+def test_cells_are_written_down_once():
+    import runpy
+
+    for path in (ROOT / "benchmarks").glob("test_*.py"):
+        cells = runpy.run_path(str(path))["CELLS"]
+        assert len(set(cells)) == len(cells), path.name
+        assert len({cell.id for cell in cells}) == len(cells), path.name
+        assert {cell.stem for cell in cells} == {path.stem.removeprefix("test_")}

@@ -1,0 +1,184 @@
+"""The harness as its users meet it: real pytest processes on the embedded tier, in a folder of their own."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ONE_CELL = "embedded-digits-logistic_regression-feature-label_flip-1-none and protocol"
+SUITE = '''"""Source: a test. Deviations: none."""
+from subpop.cells import grid
+
+open_to_defenses = True
+CELLS = grid(stem="little", tier="embedded", dataset="digits", victim="logistic_regression", partition="feature_match",
+             rate=[0.5, 1.0], sampling="distinct", n_seeds=2, defense=["none", "trim", "matched_random_filter:trim"])
+
+
+def test_cell(cell, measure):
+    measure(cell)
+
+
+def test_claim(sweep, result_of):
+    assert all(result_of(cell)["clean_accuracy"] > 0.8 for cell in sweep)
+'''
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A checkout of one small suite."""
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "baselines").mkdir()
+    (tmp_path / "benchmarks" / "test_little.py").write_text(SUITE)
+    (tmp_path / "conftest.py").write_text((ROOT / "conftest.py").read_text())
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    return tmp_path
+
+
+def command(*options):
+    return [sys.executable, "-m", "pytest", "benchmarks/", "-q", "-p", "no:cacheprovider", *options]
+
+
+def run(project, *options, **environment):
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", **environment}
+    return subprocess.run(command(*options), cwd=project, env=env, capture_output=True, text=True, check=False, timeout=240)
+
+
+def numbers(project, folder="runs/report"):
+    """Every number of a run by cell and metric, without what a clock says."""
+    cells = json.loads((project / folder / "results.json").read_text())["cells"]
+    keys = ("stem", "dataset", "victim", "partition", "rate", "defense", "setting", "subpopulation", "metric")
+    return {tuple(c[k] for k in keys): (c["value"], c["std_error"]) for c in cells}
+
+
+@pytest.fixture
+def recorded(project):
+    """The small project with its references recorded."""
+    first = run(project, "--rebaseline")
+    assert first.returncode == 1, first.stdout
+    return project
+
+
+def test_a_run_without_references_fails_and_says_how_to_record_them(project):
+    done = run(project)
+    assert done.returncode == 1
+    assert "--rebaseline" in done.stdout
+
+
+def test_recorded_references_pass_and_the_second_run_trains_nothing(recorded):
+    done = run(recorded)
+    assert done.returncode == 0, done.stdout
+    assert "subpop plan: 6 cells" in done.stdout
+    assert all(c["from_store"] for c in json.loads((recorded / "runs/report/results.json").read_text())["cells"])
+    assert (recorded / "runs/report/README.md").exists()
+
+
+def test_a_moved_reference_fails_its_cell_alone(recorded):
+    path = recorded / "baselines" / "little.csv"
+    lines = path.read_text().splitlines()
+    header = lines[0].split(",")
+    at = next(i for i, line in enumerate(lines) if "target_damage_worst_5," in line and ",none," in line)
+    fields = lines[at].split(",")
+    fields[header.index("value")] = str(float(fields[header.index("value")]) + 0.1)
+    lines[at] = ",".join(fields)
+    path.write_text("\n".join(lines) + "\n")
+    done = run(recorded)
+    assert done.returncode == 1
+    assert "1 failed" in done.stdout
+    assert "target_damage_worst_5" in done.stdout
+    assert fields[header.index("value")][:6] in done.stdout
+
+
+def test_a_deleted_reference_and_a_deleted_metric_fail(recorded):
+    path = recorded / "baselines" / "little.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(line for line in lines if "collateral_damage_max" not in line) + "\n")
+    assert run(recorded).returncode == 1
+    path.write_text("\n".join([*lines, lines[1].replace(lines[1].split(",")[9], "a_metric_nobody_measures")]) + "\n")
+    done = run(recorded)
+    assert done.returncode == 1
+    assert "a_metric_nobody_measures" in done.stdout
+
+
+def test_options_are_refused_before_anything_runs(project):
+    (project / "in_the_way").write_text("")
+    for options, word in [
+        (["--tier", "huge"], "embedded"),
+        (["--executor", "cloud"], "loky"),
+        (["--defense", "nowhere.py:f"], "nowhere.py"),
+        (["--defense-timeout", "0"], "> 0"),
+        (["--report-dir", "in_the_way/report"], "in_the_way"),
+        (["--store", "benchmarks"], "folder"),
+    ]:
+        done = run(project, *options)
+        assert done.returncode == 4, (options, done.stdout)
+        assert word in done.stdout + done.stderr
+
+
+def test_plug_ins_cost_their_own_cells_only(recorded):
+    (recorded / "mine.py").write_text(
+        "import sys, time\nimport numpy as np\nfrom subpop import Defended\n"
+        "def good(train, fit, know, *, seed):\n    return Defended(fit(train))\n"
+        "def crash(train, fit, know, *, seed):\n    raise RuntimeError('no idea')\n"
+        "def leave(train, fit, know, *, seed):\n    sys.exit(3)\n"
+        "def hang(train, fit, know, *, seed):\n    time.sleep(1000)\n"
+        "class Nan:\n"
+        "    def predict_proba(self, x):\n        return np.full((len(x), 2), np.nan, np.float32)\n"
+        "    def features(self, x):\n        return x\n"
+        "def nan(train, fit, know, *, seed):\n    return Defended(Nan())\n"
+    )
+    names = ["good", "crash", "leave", "hang", "nan"]
+    done = run(recorded, *[f"--defense=mine.py:{name}" for name in names], "--defense-timeout", "2")
+    assert done.returncode == 1
+    rows = json.loads((recorded / "runs/report/results.json").read_text())["cells"]
+    verdicts = {name: {row["verdict"] for row in rows if row["defense"] == name} for name in ["none", "trim", *names]}
+    assert verdicts["none"] == verdicts["trim"] == {"pass"}
+    assert verdicts["good"] == {"no_reference"}
+    for name in names[1:]:
+        assert verdicts[name] == {"error"}, name
+    assert "no idea" in done.stdout
+    assert "--defense-timeout" in done.stdout
+    same = numbers(recorded)
+    for key, value in same.items():
+        if key[5] == "good" and not key[8].startswith(("defended", "kkt")):
+            assert value == same[(*key[:5], "none", *key[6:])], key
+
+
+@pytest.mark.slow
+def test_twenty_kills_change_nothing(project):
+    undisturbed = project / "undisturbed"
+    shutil.copytree(project / "benchmarks", undisturbed / "benchmarks")
+    for name in ("conftest.py", "pytest.ini"):
+        shutil.copy(project / name, undisturbed / name)
+    (undisturbed / "baselines").mkdir()
+    started = time.monotonic()
+    run(undisturbed)
+    length = time.monotonic() - started
+
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    rng = random.Random(0)
+    chunks = 0
+    for _ in range(20):
+        process = subprocess.Popen(
+            command(), cwd=project, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        time.sleep(rng.uniform(0.3, 1.0) * length)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        store = project / "runs" / "store.sqlite"
+        if store.exists():
+            with sqlite3.connect(store) as connection:
+                assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+                found = connection.execute("SELECT count(*) FROM chunks").fetchone()[0] if chunks else 0
+                assert found >= chunks
+                chunks = found
+    run(project)
+    assert numbers(project) == numbers(undisturbed)

@@ -1,0 +1,259 @@
+"""The split: disjoint, seeded, complete; balanced and released draws; equal content on one side only."""
+
+import os
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from subpop.datasets import load_dataset
+from subpop.split import check_dataset, protocols, split
+from subpop.types import BadInput, Dataset, Splits
+
+needs_adult = pytest.mark.skipif(not os.environ.get("SUBPOP_DATA"), reason="SUBPOP_DATA is not set: no Adult files to read")
+
+
+def table(n: int, **changes: object) -> Dataset:
+    """Rows 0..n-1 whose labels alternate."""
+    return replace(Dataset("table", np.arange(n, dtype=np.float32)[:, None], np.arange(n) % 2, 2), **changes)
+
+
+def official(n_train: int, n_test: int, **changes: object) -> Dataset:
+    return table(n_train + n_test, official_test=np.arange(n_train + n_test) >= n_train, **changes)
+
+
+def sides(splits: Splits) -> tuple[set[int], set[int], set[int]]:
+    return set(splits.train.tolist()), set(splits.aux.tolist()), set(splits.test.tolist())
+
+
+def assert_disjoint(splits: Splits) -> None:
+    a, b, c = sides(splits)
+    assert len(a) + len(b) + len(c) == len(a | b | c) == len(splits.train) + len(splits.aux) + len(splits.test)
+
+
+@settings(max_examples=40, deadline=None)
+@given(n=st.integers(30, 120), seed=st.integers(0, 1000), protocol=st.sampled_from(["default", "reserve"]))
+def test_thirds_are_disjoint_complete_and_deterministic(n, seed, protocol):
+    first, second = split(table(n), seed, protocol), split(table(n), seed, protocol)
+    assert_disjoint(first)
+    assert set.union(*sides(first)) == set(range(n))
+    third = n // 3
+    expected = (third, third) if protocol == "default" else (2 * third // 3, 2 * third - 2 * third // 3)
+    assert (len(first.train), len(first.aux)) == expected
+    assert all(np.array_equal(getattr(first, side), getattr(second, side)) for side in ("train", "aux", "test"))
+    assert (first.protocol, first.seed) == (protocol, seed)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1000))
+def test_protocols_of_a_seed_share_the_test_rows(seed):
+    data = table(90, sizes=(30, 20))
+    default, reserve = split(data, seed), split(data, seed, "reserve")
+    assert np.array_equal(default.test, reserve.test)
+    assert (len(default.train), len(default.aux), len(default.test)) == (30, 20, 40)
+    assert (len(reserve.train), len(reserve.aux)) == (16, 34)
+
+
+def test_seeds_differ_and_the_global_generator_is_left_alone():
+    np.random.seed(5)
+    before = np.random.get_state()[1].copy()
+    assert not np.array_equal(split(table(60), 0).train, split(table(60), 1).train)
+    assert not np.array_equal(split(balanced(), 0).train, split(balanced(), 1).train)
+    assert np.array_equal(before, np.random.get_state()[1])
+
+
+def test_an_official_test_set_is_the_test_set():
+    splits = split(official(50, 11), 3)
+    assert np.array_equal(splits.test, np.arange(50, 61))
+    assert (len(splits.train), len(splits.aux)) == (25, 25)
+    assert_disjoint(splits)
+    small = split(official(50, 11, sizes=(10, 15)), 3)
+    assert (len(small.train), len(small.aux), len(small.test)) == (10, 15, 11)
+    assert_disjoint(small)
+
+
+# --- equal content ----------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    repeats=st.lists(st.integers(1, 3), min_size=60, max_size=90),
+    seed=st.integers(0, 100),
+    protocol=st.sampled_from(["default", "reserve"]),
+)
+def test_equal_content_never_stands_on_two_sides(repeats, seed, protocol):
+    hashes = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(repeats)), repeats))
+    n, largest = len(hashes), max(repeats)
+    splits = split(table(n, hashes=hashes), seed, protocol)
+    a, b, c = (set(hashes[rows].tolist()) for rows in (splits.train, splits.aux, splits.test))
+    assert len(a) + len(b) + len(c) == len(a | b | c)
+    assert_disjoint(splits)
+    assert set.union(*sides(splits)) == set(range(n))
+    plain = split(table(n), seed, protocol)
+    for rows, wanted in ((splits.train, plain.train), (splits.test, plain.test)):
+        assert len(wanted) - largest < len(rows) <= len(wanted)
+
+
+def test_a_group_for_which_no_side_has_room_goes_to_aux():
+    splits = split(table(10, hashes=np.arange(10) // 2), 0)  # five pairs on sides of 3, 3 and 4 rows
+    assert (len(splits.train), len(splits.aux), len(splits.test)) == (2, 4, 4)
+    assert set.union(*sides(splits)) == set(range(10))
+
+
+def test_distinct_hashes_change_no_split():
+    data = table(61)
+    names = np.array([f"{i * 7919 % 61:02d}" for i in range(61)])
+    plain, hashed = split(data, 4), split(replace(data, hashes=names), 4)
+    assert sides(plain) == sides(hashed)
+
+
+def test_content_of_an_official_test_set_is_not_trained_on():
+    hashes = np.arange(60)
+    hashes[[3, 4, 5]] = 55
+    splits = split(official(50, 10, hashes=hashes), 0)
+    assert np.array_equal(splits.test, np.arange(50, 60))
+    assert set(splits.train) | set(splits.aux) == set(range(50)) - {3, 4, 5}
+    sized = split(official(50, 10, hashes=hashes, sizes=(8, 9)), 0)
+    assert (len(sized.train), len(sized.aux)) == (8, 9)
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "protocol", "message"),
+    [
+        (table(2), "default", "2 rows"),
+        (table(60, sizes=(30, 30)), "default", "at least one row left to test"),
+        (table(60, sizes=(0, 30)), "default", "0 and 30"),
+        (official(20, 5, sizes=(15, 6)), "default", "20 rows"),
+        (table(3), "reserve", "each side needs"),
+        (table(60, y=np.ones(60, dtype=np.int64)), "default", "all of class 1"),
+        (table(60), "as_released", "default, reserve"),
+        (table(60), "legacy", "'legacy'"),
+    ],
+)
+def test_what_cannot_be_split_is_refused(data, protocol, message):
+    with pytest.raises(BadInput, match=message):
+        split(data, 0, protocol)
+
+
+def with_value(row: int, value: float) -> np.ndarray:
+    x = np.zeros((60, 2), dtype=np.float32)
+    x[row, 1] = value
+    return x
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x": with_value(7, np.nan)}, "1 of 60 rows.*row 7"),
+        ({"x": with_value(8, np.inf)}, "row 8"),
+        ({"y": np.arange(60) % 3}, "label 2 of row 2"),
+        ({"y": np.arange(60) % 2 - 1}, "label -1"),
+        ({"y": np.zeros(60)}, "float64"),
+        ({"y": np.zeros(59, dtype=np.int64)}, "(59,)"),
+        ({"annotations": {"group": np.zeros(61, dtype=np.int64)}}, "group"),
+        ({"hashes": np.zeros(3)}, "hashes"),
+        ({"official_test": np.zeros(60, dtype=np.int64)}, "boolean mask"),
+        ({"balanced": True}, "balanced"),
+    ],
+)
+def test_malformed_data_is_refused(changes, message):
+    with pytest.raises(BadInput, match=message):
+        split(table(60, **changes))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_no_generator_takes_is_refused(seed):
+    with pytest.raises(BadInput, match="split seed"):
+        split(table(60), seed)
+
+
+def test_good_data_passes_the_check():
+    check_dataset(official(20, 5, hashes=np.arange(25), annotations={"group": np.zeros(25, dtype=np.int64)}))
+
+
+# --- balanced data ----------------------------------------------------------------------------------------------------
+
+
+def balanced(rare: int = 1) -> Dataset:
+    """100 training rows with 30 of the rare class, 40 test rows with 10."""
+    y = np.full(140, 1 - rare)
+    y[:30] = y[100:110] = rare
+    return Dataset("b", np.arange(140, dtype=np.float32)[:, None], y, 2, official_test=np.arange(140) >= 100, balanced=True)
+
+
+@pytest.mark.parametrize("rare", [0, 1])
+@pytest.mark.parametrize("protocol", ["default", "reserve"])
+def test_balanced_data_holds_all_of_the_rarer_class_and_as_many_others(rare, protocol):
+    data = balanced(rare)
+    splits = split(data, 1, protocol)
+    assert_disjoint(splits)
+    drawn = np.concatenate([splits.train, splits.aux])
+    assert set(range(30)) <= set(drawn.tolist()) <= set(range(100))
+    assert np.bincount(data.y[drawn]).tolist() == [30, 30]
+    assert np.bincount(data.y[splits.test]).tolist() == [10, 10]
+    assert (len(splits.train), len(splits.aux)) == ((30, 30) if protocol == "default" else (20, 40))
+
+
+def test_the_released_draw_follows_the_recorded_order_and_repeats_rows():
+    data = replace(balanced(), name="adult")
+    splits = split(data, 0, "as_released")
+    rng = np.random.RandomState(0)
+    train = np.concatenate([rng.choice(70, 30, replace=False), np.arange(30)])
+    test = np.concatenate([100 + rng.choice(30, 10, replace=False), np.arange(100, 110)])
+    train = train[rng.permutation(60)]
+    assert np.array_equal(splits.train, train[:30])
+    assert np.array_equal(splits.aux, train[30:])
+    assert np.array_equal(splits.test, test)
+    assert protocols(data) == ("default", "reserve", "as_released")
+
+
+# --- Adult ------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def adult() -> Dataset:
+    return load_dataset("adult")
+
+
+def exact_objective(data: Dataset, rows: np.ndarray) -> float:
+    """Sum of log-losses + |w|^2 / 2 at the optimum, the intercept a penalised column of ones."""
+    from sklearn.linear_model import LogisticRegression
+
+    x = np.column_stack([data.x[rows].astype(np.float64), np.ones(len(rows))])
+    model = LogisticRegression(C=1, solver="newton-cholesky", fit_intercept=False, tol=1e-10, max_iter=1000)
+    w = model.fit(x, data.y[rows]).coef_[0]
+    return float(np.logaddexp(0, -(2 * data.y[rows] - 1) * (x @ w)).sum() + w @ w / 2)
+
+
+@needs_adult
+def test_adult_as_released_has_its_recorded_defect():
+    data = adult()
+    splits = split(data, 0, "as_released")
+    assert [len(rows) for rows in (splits.train, splits.aux, splits.test)] == [7841, 7841, 7692]
+    assert [round(float(data.y[rows].mean()), 3) for rows in (splits.train, splits.aux, splits.test)] == [0.621, 0.620, 0.621]
+    assert len(np.intersect1d(splits.train, splits.aux)) == 932
+    assert exact_objective(data, splits.train) == pytest.approx(2856.35, abs=0.005)
+
+
+@needs_adult
+def test_adult_balanced_is_half_positive_and_disjoint():
+    data = adult()
+    splits = split(data, 0)
+    assert_disjoint(splits)
+    assert [len(rows) for rows in (splits.train, splits.aux, splits.test)] == [7841, 7841, 7692]
+    assert data.y[np.concatenate([splits.train, splits.aux])].mean() == data.y[splits.test].mean() == 0.5
+    assert exact_objective(data, splits.train) == pytest.approx(2971.38, abs=0.005)
+
+
+@needs_adult
+def test_adult_reserve_is_twice_as_large_on_the_attackers_side():
+    splits = split(adult(), 0, "reserve")
+    assert_disjoint(splits)
+    assert (len(splits.train), len(splits.aux)) == (5227, 10455)
+    assert np.array_equal(splits.test, split(adult(), 0).test)
