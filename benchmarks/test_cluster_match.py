@@ -1,7 +1,7 @@
 """ClusterMatch with label flipping: how much each cluster of the data can be hurt.
 
-A cell attacks every k-means cluster of a data set whose size qualifies, one victim for each subpopulation and seed. Its number is the
-target damage: clean minus poisoned accuracy on the subpopulation's own test rows, averaged over seeds, then ranked.
+A cell attacks every k-means cluster of a data set whose size qualifies, one victim for each subpopulation and seed. Its
+number is the target damage: clean minus poisoned accuracy on the subpopulation's own test rows, averaged over seeds, then ranked.
 
 Source: Jagielski, Severi, Pousette Harger, Oprea, CCS 2021, ClusterMatch (main text; its tables are not in our hands, so
 nothing is compared with a published number here).
@@ -23,7 +23,14 @@ CELLS = [
     *grid(tier="embedded", dataset="digits", victim=VICTIMS, split=[0, 1, 2], **COMMON),
     *grid(tier="embedded", dataset="mixture", victim=VICTIMS, split=[0, 1, 2], **COMMON),
     *grid(tier="embedded", dataset="mixture_multiclass", victim="logistic_regression", split=[0, 1, 2], **COMMON),
-    *grid(tier="embedded", dataset=["digits", "mixture"], victim="mlp", split=[0, 1, 2], defense="retrain", **{**COMMON, "rate": 0.0}),
+    *grid(
+        tier="embedded",
+        dataset=["digits", "mixture"],
+        victim="mlp",
+        split=[0, 1, 2],
+        defense="retrain",
+        **{**COMMON, "rate": 0.0},
+    ),
     *grid(tier="laptop", dataset="adult", victim=VICTIMS, split=[0, 1, 2], **COMMON),
     *grid(tier="laptop", dataset="adult", victim="logistic_regression", protocol="as_released", alpha_base="train", **COMMON),
     *grid(tier="laptop", dataset="adult", victim="mlp", defense="retrain", **{**COMMON, "rate": 0.0}),

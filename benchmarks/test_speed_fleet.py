@@ -17,7 +17,9 @@ ADULT = {"stem": STEM, "tier": "laptop", "dataset": "adult"}
 CELLS = [
     *grid(victim="logistic_regression", partition="both", rate=1.0, against="sklearn newton-cholesky", **ADULT),
     *grid(victim="mlp", partition="feature_match", rate=1.0, against="sklearn MLPClassifier", **ADULT),
-    *grid(victim="logistic_regression", partition="feature_match", rate=1.0, defense="trim", against="one trial at a time", **ADULT),
+    *grid(
+        victim="logistic_regression", partition="feature_match", rate=1.0, defense="trim", against="one trial at a time", **ADULT
+    ),
 ]
 
 

@@ -17,7 +17,7 @@ def grid(**axes: Any) -> list[Cell]:
     """
     listed = {name: value if isinstance(value, list) else [value] for name, value in axes.items()}
     listed.setdefault("attack", ["label_flip"])
-    blank = Cell(*([""] * 6), rate=0.0)
+    blank = Cell("", "", "", "", "", "", 0.0)
     return [blank.with_(**dict(zip(listed, values, strict=True))) for values in product(*listed.values())]
 
 

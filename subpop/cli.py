@@ -59,9 +59,9 @@ def _data(options: argparse.Namespace) -> int:
         print(tabulate([vars(record) for record in describe(root)], headers="keys"))
         return 0
     names = options.names or [record.name for record in describe(root) if record.needs_files]
-    for name in names:
-        print(*(fetch if options.action == "fetch" else verify)(name, root), sep="\n")
-    return 0
+    states = [state for name in names for state in (fetch if options.action == "fetch" else verify)(name, root)]
+    print(*states, sep="\n")
+    return 0 if all(state.state == "ok" for state in states) else 1
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -83,14 +83,20 @@ def _report(options: argparse.Namespace) -> int:
     from subpop.types import BadInput
 
     if not Path(options.store).exists():
-        raise BadInput(f"--store {options.store} does not exist; run `python -m pytest benchmarks/` first, or name the store it wrote")
+        raise BadInput(
+            f"--store {options.store} does not exist; run `python -m pytest benchmarks/` first, or name the store it wrote"
+        )
     store = Store(Path(options.store))
     run = Run(Experiment(store, root=data_root(options.data_root)), store, Path(options.baselines))
     left_out = run.measure_stored()
     if not run.reports:
         raise BadInput(f"--store {options.store} holds no finished cell; run `python -m pytest benchmarks/` first")
     tiers = ", ".join(sorted({cell.tier for cell in run.reports}))
-    info = RunInfo(tier=tiers, device="cpu", commit="", command="subpop report", seconds=0.0, started=time.time(), suites={}, **environment())
+    info = RunInfo(
+        tier=tiers, device="cpu", commit="", command="subpop report", seconds=0.0, started=time.time(), suites={}, **environment()
+    )
     run.write(Path(options.report_dir), info)
-    print(f"{len(run.reports)} cells, {left_out} not finished or made by another version: {Path(options.report_dir) / 'README.md'}")
+    print(
+        f"{len(run.reports)} cells, {left_out} not finished or made by another version: {Path(options.report_dir) / 'README.md'}"
+    )
     return 0

@@ -54,9 +54,12 @@ def prefill(experiment: Experiment, cells: Sequence[Cell], executor: str) -> Non
     work = [item for cell in cells if _can_travel(experiment, cell) for item in experiment.missing_chunks(cell)]
     settings = (experiment.root, experiment.device)
     with _backend(executor):
-        returned = Parallel(return_as="generator_unordered")(delayed(_train)(settings, number, *item) for number, item in enumerate(work))
+        returned = Parallel(return_as="generator_unordered")(
+            delayed(_train)(settings, number, *item) for number, item in enumerate(work)
+        )
         for number, results in returned:
-            experiment.commit(*work[number], results)
+            cell, chunk = work[number]
+            experiment.commit(cell, chunk, results)
 
 
 def check_executor(name: str) -> None:

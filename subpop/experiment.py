@@ -10,40 +10,42 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from subpop.attacks.label_flip import Poison, poison_count
-from subpop.batching import DefenseTask, Outcome, PoolRows, job_of, run_wave
+from subpop.batching import FitMany, job_of, run_wave
 from subpop.defenses import DEFENSES, matched_random_filter
 from subpop.fingerprint import data_hash, key_of, source_hash, versions
+from subpop.outcome import Outcome
 from subpop.plugins import DefenseSpec
 from subpop.progress import Progress
-from subpop.stage import Stage, attack_identity, base_size, build_stage, check_attack, derived_seed, draw_poison, label_rule, split_data
+from subpop.stage import Stage, build_stage, check_attack, derived_seed, label_rule, split_data
 from subpop.summary import summarise
-from subpop.types import Array, BadInput, Bools, Cell, CellResult, FleetJob, Ints, Knowledge, Model, TrainingSet, Trial, TrialResult
+from subpop.trial import TOLD, Prepared, grid, panels, prepare, right_of, score
+from subpop.types import (
+    Array,
+    BadInput,
+    Bools,
+    Cell,
+    CellResult,
+    FleetJob,
+    Ints,
+    Model,
+    StoredModel,
+    TrainingSet,
+    Trial,
+    TrialResult,
+    Victim,
+)
 from subpop.victims import MODELS, make_victim
 
+T = TypeVar("T")
 CHUNK_TRIALS = 256
 CHUNK_BYTES = 1 << 30
 """A chunk's gathered training sets stay below this many bytes."""
 MATCHED = "matched_random_filter:"
 RETRAIN = "retrain"
-TOLD = {"exact": 1.0, "half": 0.5, "twice": 2.0}
-GRID = 80
-
-
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """One trial before its defense runs: its rows in the shuffled order that the defense sees them in."""
-
-    trial: Trial
-    task: DefenseTask
-    rows: Ints
-    n_poison: int
-    flipped: Bools
-    member: Bools
 
 
 class KeepsTrials(Protocol):
@@ -78,7 +80,16 @@ class Experiment:
         results, from_store = self.trials(cell)
         clean = np.stack([self.clean_right(cell, seed) for seed in range(cell.n_seeds)])
         seconds = sum(result.seconds for result in results) if from_store else time.perf_counter() - started
-        return summarise(cell, stage, results, clean, exact=self.victim(cell).exact, knowledge=self.knowledge(cell), seconds=seconds, from_store=from_store)
+        return summarise(
+            cell,
+            stage,
+            results,
+            clean,
+            exact=self.victim(cell).exact,
+            knowledge=self.knowledge(cell),
+            seconds=seconds,
+            from_store=from_store,
+        )
 
     def trials(self, cell: Cell) -> tuple[list[TrialResult], bool]:
         """Every trial of a cell, in order, and whether all of them came from the store."""
@@ -137,9 +148,9 @@ class Experiment:
         if cell.defense == RETRAIN:
             return [self._retrained(cell, trial) for trial in chunk]
         stage = self.stage(cell)
-        prepared = [self._prepare(cell, trial) for trial in chunk]
+        prepared = [self.prepare(cell, trial) for trial in chunk]
         residuals = np.full(len(chunk), np.nan)
-        test_x = stage.data.test_x if not _panels(cell) else np.concatenate([stage.data.test_x, grid(stage)[0]])
+        test_x = stage.data.test_x if not panels(cell) else np.concatenate([stage.data.test_x, grid(stage)[0]])
 
         def fit_many(requests: list[tuple[int, TrainingSet]]) -> list[Model]:
             jobs = [job_of(stage.pool, train).canonical() for _, train in requests]
@@ -150,9 +161,9 @@ class Experiment:
             return models
 
         outcomes = self._defend(cell, prepared, fit_many, test_x)
-        return [score(stage, p, o, float(r), _panels(cell)) for p, o, r in zip(prepared, outcomes, residuals, strict=True)]
+        return [score(stage, p, o, float(r), panels(cell)) for p, o, r in zip(prepared, outcomes, residuals, strict=True)]
 
-    def _defend(self, cell: Cell, prepared: Sequence[Prepared], fit_many: Any, test_x: Array) -> list[Outcome]:
+    def _defend(self, cell: Cell, prepared: Sequence[Prepared], fit_many: FitMany, test_x: Array) -> list[Outcome]:
         tasks = [p.task for p in prepared]
         n_classes = self.stage(cell).dataset.n_classes
         if cell.defense in self.plugins:
@@ -165,37 +176,9 @@ class Experiment:
             return list(run_wave(defenses, tasks, fit_many, test_x, n_classes))
         return list(run_wave(DEFENSES[cell.defense], tasks, fit_many, test_x, n_classes))
 
-    def _prepare(self, cell: Cell, trial: Trial) -> Prepared:
-        stage = self.stage(cell)
-        n = stage.pool.n_train
-        told = 0
-        poison = Poison(np.zeros(0, np.int64), np.zeros(0, np.int64), 0)
-        member = np.zeros(n, bool)
-        if trial.subpopulation:
-            member = stage.train_members(trial.subpopulation)
-            told = poison_count(cell.rate, base_size(stage, cell, trial.subpopulation))
-            if trial.attacked:
-                poison = draw_poison(stage, cell, trial.subpopulation, trial.seed, self._attacker(cell))
-        rows = np.concatenate([np.arange(n), poison.rows])
-        y = np.concatenate([stage.pool.y[:n], poison.y])
-        is_poison = np.arange(len(rows)) >= n
-        identity = (attack_identity(cell), cell.rate, trial.subpopulation, trial.seed, trial.attacked)
-        order = np.random.default_rng(derived_seed("shuffle", *identity)).permutation(len(rows))
-        rows, y, is_poison = rows[order], y[order], is_poison[order]
-        task = DefenseTask(
-            TrainingSet(PoolRows(stage.pool, rows), np.arange(len(rows)), y),
-            self._knowledge(cell, round(told * TOLD[cell.option("n_poison_told", "exact")]), is_poison),
-            derived_seed("defense", cell.defense, trial.subpopulation, trial.seed) % 2**32,
-        )
-        member = np.concatenate([member, np.zeros(len(poison.rows), bool)])[order]
-        return Prepared(trial, task, rows, len(poison.rows), is_poison & (y != stage.pool.y[rows]), member)
-
-    def _knowledge(self, cell: Cell, n_poison: int, is_poison: Bools) -> Knowledge:
-        needs = self.needs(cell)
-        return Knowledge(
-            n_poison=n_poison if "n_poison" in needs else None,
-            poison_mask=is_poison if "poison_mask" in needs and cell.defense not in self.plugins else None,
-        )
+    def prepare(self, cell: Cell, trial: Trial) -> Prepared:
+        """One trial, ready for its defense."""
+        return prepare(self.stage(cell), cell, trial, self.needs(cell), self._attacker(cell) if trial.attacked else None)
 
     def _fit(self, cell: Cell, jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:
         """One model a job, each distinct training set trained once; the clean set's model is the stored clean model."""
@@ -217,7 +200,7 @@ class Experiment:
         made = self._once(("data", *data), lambda: split_data(cell, self.root))
         return self._once(("stage", *data, cell.partition, cell.option("partition_seed", "0")), lambda: build_stage(cell, made))
 
-    def victim(self, cell: Cell) -> Any:
+    def victim(self, cell: Cell) -> Victim:
         return self._once(("victim", cell.victim), lambda: make_victim(cell.victim, self.device))
 
     def needs(self, cell: Cell) -> frozenset[str]:
@@ -230,7 +213,9 @@ class Experiment:
             return frozenset()
         if cell.defense not in DEFENSES:
             names = [*DEFENSES, *self.plugins, MATCHED + "<filter>", RETRAIN]
-            raise BadInput(f"no defense is named {cell.defense!r}; there are {', '.join(names)}; your own: --defense file.py:function")
+            raise BadInput(
+                f"no defense is named {cell.defense!r}; there are {', '.join(names)}; your own: --defense file.py:function"
+            )
         return frozenset(getattr(DEFENSES[cell.defense], "needs", ()))
 
     def knowledge(self, cell: Cell) -> str:
@@ -248,7 +233,9 @@ class Experiment:
     def clean_right(self, cell: Cell, seed: int) -> Bools:
         """(n_test,) bool: which test rows the clean undefended victim gets right."""
         stage, model = self.stage(cell), self.clean_model(cell, seed)
-        return self._once(("right", *self._clean_identity(cell, seed)), lambda: right_of(model, stage.data.test_x, stage.data.test_y))
+        return self._once(
+            ("right", *self._clean_identity(cell, seed)), lambda: right_of(model, stage.data.test_x, stage.data.test_y)
+        )
 
     def _clean_model(self, cell: Cell, seed: int) -> Model:
         key = self._key(clean=self._clean_identity(cell, seed), data=self.stage(cell).data.fingerprint)
@@ -256,9 +243,9 @@ class Experiment:
         if state is not None:
             return MODELS[cell.victim].from_state(state)
         model = self.victim(cell).fit_many([self.stage(cell).pool.clean_job().canonical()], [self._training_seed(cell, seed)])[0]
-        if cell.victim in MODELS:
+        if isinstance(model, StoredModel):
             self.store.put_arrays(key, model.state())
-        return model  # type: ignore[no-any-return]
+        return model
 
     def _clean_identity(self, cell: Cell, seed: int) -> tuple[object, ...]:
         exact = self.victim(cell).exact
@@ -295,7 +282,7 @@ class Experiment:
     def seconds_per_fit(self, cell: Cell) -> float:
         """A rough guess for two cores, from the size of D; nothing but the plan rests on it."""
         rough = {"logistic_regression": 1e-8, "mlp": 1e-7, "mlp_wide": 1e-6}.get(cell.victim, 2e-6)  # seconds a value of D
-        return rough * self.stage(cell).pool.n_train * self.stage(cell).pool.x[0].size
+        return float(rough * self.stage(cell).pool.n_train * self.stage(cell).pool.x[0].size)
 
     def _key(self, **parts: Any) -> str:
         source = self._once(("source",), lambda: source_hash(["subpop.experiment"]))
@@ -306,64 +293,11 @@ class Experiment:
         done: set[str] = self._memory.setdefault("done now", set())
         return done
 
-    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
+    def _once(self, key: Any, make: Callable[[], T]) -> T:
         if key not in self._memory:
             self._memory[key] = make()
-        return self._memory[key]
-
-
-def score(stage: Stage, prepared: Prepared, outcome: Outcome, kkt_residual: float, panels: bool) -> TrialResult:
-    """What a trial leaves behind; the only place where predictions, test labels and the poison mask meet."""
-    n_test = len(stage.data.test_y)
-    predicted = outcome.predictions[""]
-    arrays: dict[str, Array] = {"right": predicted[:n_test] == stage.data.test_y}
-    arrays |= {f"right:{name}": p[:n_test] == stage.data.test_y for name, p in outcome.predictions.items() if name}
-    metrics = {"n_poison": float(prepared.n_poison), "n_flipped": float(prepared.flipped.sum()), "kkt_residual": kkt_residual}
-    if outcome.keep is not None:
-        removed = ~outcome.keep
-        y = prepared.task.train.y[removed]
-        arrays["removed_per_class"] = np.bincount(y, minlength=stage.dataset.n_classes).astype(np.int64)
-        metrics["removed"] = float(removed.sum())
-        metrics["removed_flipped"] = float((removed & prepared.flipped).sum())
-        metrics["removed_target_clean"] = float((removed & prepared.member).sum())
-    metrics |= {f"diagnostic:{name}": float(value) for name, value in outcome.diagnostics.items()}
-    if panels:
-        arrays |= _panel_arrays(stage, prepared, outcome, predicted[n_test:])
-    return TrialResult(prepared.trial, metrics, arrays, outcome.seconds, outcome.n_fits)
-
-
-def _panel_arrays(stage: Stage, prepared: Prepared, outcome: Outcome, on_grid: Array) -> dict[str, Array]:
-    """What Figure 2 draws for one trial: points, their roles and the predicted class on a grid."""
-    arrays = {
-        "panel_x": np.asarray(stage.pool.x[prepared.rows]),
-        "panel_y": np.asarray(prepared.task.train.y),
-        "panel_poison": prepared.rows >= stage.pool.n_train,
-        "panel_target": prepared.member,
-        "panel_proba": on_grid.reshape(GRID, GRID).astype(np.float32),
-        "panel_extent": grid(stage)[1],
-    }
-    return arrays if outcome.keep is None else {**arrays, "panel_keep": outcome.keep}
-
-
-def grid(stage: Stage) -> tuple[Array, Array]:
-    """(GRID * GRID, 2) points, row by row from the lower left, and their extent (xmin, xmax, ymin, ymax)."""
-    if stage.pool.x.ndim != 2 or stage.pool.x.shape[1] != 2:
-        raise BadInput(f"panels=yes draws 2-D data only; {stage.dataset.name} has rows of shape {stage.pool.x.shape[1:]}")
-    low, high = stage.pool.x.min(0), stage.pool.x.max(0)
-    margin = 0.08 * (high - low)
-    low, high = low - margin, high + margin
-    across, up = (np.linspace(low[i], high[i], GRID) for i in (0, 1))
-    points = np.stack(np.meshgrid(across, up), -1).reshape(-1, 2).astype(np.float32)
-    return points, np.array([low[0], high[0], low[1], high[1]], np.float64)
-
-
-def right_of(model: Model, x: Array, y: Ints) -> Bools:
-    """(n,) bool: where the most likely class (ties to the lowest index) is the label."""
-    return np.asarray(model.predict_proba(x).argmax(1) == y)
-
-
-def _panels(cell: Cell) -> bool:
-    return cell.option("panels", "no") == "yes"
+        made: T = self._memory[key]
+        return made
 
 
 def _job_key(job: FleetJob) -> str:

@@ -110,3 +110,23 @@ def _checked_number(name: str, value: object) -> float:
     if not isinstance(value, int | float | np.integer | np.floating | np.bool_) or not np.isfinite(value):
         raise BadInput(f"diagnostics[{name!r}] is {value!r}; it must be one finite number")
     return float(value)
+
+
+def check_outcome(outcome: Outcome, n_rows: int, n_test: int, n_classes: int) -> None:
+    """The same rules for an outcome that comes from another process: shapes, dtypes and ranges."""
+    for name, predicted in outcome.predictions.items():
+        if (
+            predicted.shape != (n_test,)
+            or predicted.dtype != np.int64
+            or (n_test and not 0 <= predicted.min() <= predicted.max() < n_classes)
+        ):
+            raise BadInput(f"predictions {name!r} are not {n_test} classes from 0 to {n_classes - 1}")
+    if "" not in outcome.predictions:
+        raise BadInput("there are no predictions of the final model")
+    _checked_keep(outcome.keep, n_rows)
+    if outcome.certified_radius is not None:
+        _checked_radius(outcome.certified_radius, n_test)
+    for name, value in _named(outcome.diagnostics, "diagnostics", "a number for each name").items():
+        _checked_number(name, value)
+    if outcome.n_fits < 0 or not 0 <= outcome.seconds < float("inf"):
+        raise BadInput(f"{outcome.n_fits} fits in {outcome.seconds} s are not counts")

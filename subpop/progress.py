@@ -26,7 +26,12 @@ class Progress:
         from rich.progress import Progress as Bar
 
         stream = os.fdopen(os.dup(sys.stderr.fileno()), "w")  # stays the terminal when pytest redirects descriptor 2
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} fits"), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total} fits"),
+            TimeRemainingColumn(),
+        )
         return cls(Bar(*columns, console=Console(file=stream), transient=True), total_fits)
 
     @contextmanager

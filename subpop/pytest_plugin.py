@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from subpop.plugins import DefenseSpec
     from subpop.run import Run
     from subpop.types import Cell, CellResult, Model
 
 RUN = pytest.StashKey["Run"]()
-PLUGINS = pytest.StashKey[dict[str, "DefenseSpec"]]()
+PLUGINS = pytest.StashKey[Any]()
 CLOCK_OFFSET = [0.0]
 """Seconds that cells served from the store took when they were trained: the benchmark clock counts them."""
 
@@ -37,11 +36,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--store", default="runs/store.sqlite", help="database of finished trials (default: runs/store.sqlite)")
     group.addoption("--report-dir", default="runs/report", help="where the report goes (default: runs/report)")
     group.addoption("--fresh", action="store_true", help="train everything anew, whatever the store holds")
-    group.addoption("--defense", action="append", default=[], help="your own: path.py:function or package.module:function; repeatable")
-    group.addoption("--defense-timeout", type=float, default=300.0, help="seconds of its own time a plug-in may take for one trial")
+    group.addoption(
+        "--defense", action="append", default=[], help="your own: path.py:function or package.module:function; repeatable"
+    )
+    group.addoption(
+        "--defense-timeout", type=float, default=300.0, help="seconds of its own time a plug-in may take for one trial"
+    )
     group.addoption("--device", default="cpu", help="cpu (default) or cuda")
     group.addoption("--executor", default="here", help="where cells train: here (default), loky, dask, ray")
-    group.addoption("--rebaseline", action="store_true", help="rewrite our reference numbers of the cells that ran; the run still fails")
+    group.addoption(
+        "--rebaseline", action="store_true", help="rewrite our reference numbers of the cells that ran; the run still fails"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -96,7 +101,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("sweep", groups, ids=[sweep_id(group) for group in groups])
 
 
-def _matches(cell: Cell, fields: dict[str, Any]) -> bool:
+def _matches(cell: Cell, fields: Mapping[str, Any]) -> bool:
     def one(name: str, allowed: Any) -> bool:
         value = getattr(cell, name, None) if name in cell.__dataclass_fields__ else cell.option(name, "")
         return value in allowed if isinstance(allowed, (list, tuple, set)) else value == allowed
@@ -117,8 +122,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _cells_of(items: list[pytest.Item]) -> list[Cell]:
-    found = [item.callspec.params["cell"] for item in items if "cell" in getattr(getattr(item, "callspec", None), "params", {})]
-    return list(dict.fromkeys(found))
+    parameters = [getattr(getattr(item, "callspec", None), "params", {}) for item in items]
+    return list(dict.fromkeys(found["cell"] for found in parameters if "cell" in found))
 
 
 # --- the run ----------------------------------------------------------------------------------------------------------
@@ -271,7 +276,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         run.rebaseline(_environment()["hardware"], _commit(config.rootpath))
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
     run.write(config.rootpath / config.getoption("--report-dir"), _run_info(config, run))
-    if all(report.status == "skipped" for report in run.reports.values()) or any(r.status == "error" for r in run.reports.values()):
+    if all(report.status == "skipped" for report in run.reports.values()) or any(
+        r.status == "error" for r in run.reports.values()
+    ):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -335,4 +342,3 @@ def _commit(root: Path) -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return done.stdout.strip()
-

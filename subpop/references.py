@@ -6,7 +6,8 @@ What a metric is called decides how it is compared:
 * `speed_ratio`: fails only downwards; `value` is the bound of its issue, written by hand and kept by `rebaseline`.
 * `*residual*`: fails above its `atol`, which is RESIDUAL_BOUND unless written by hand, and then kept by `rebaseline`.
 * all others fail where |run - value| > atol. A value up to 1 has the scale 1, a larger one (a count) its own: where .01 and
-  .1 bound a tolerance below, they are multiplied by the scale.
+  .1 bound a tolerance below, they are multiplied by the scale. `published` is held to the same atol where `certainty` says
+  `same set-up`, and is only shown elsewhere.
 
 `rebaseline` sets each tolerance. Exact victims, and numbers of stochastic ones that come without `std`: the larger of .01 and
 one flipped test row. With `std`: t * s * sqrt(1/n_base + 1/n_run), where n_run = n_base, s is pooled over the rows of the file
@@ -23,7 +24,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from subpop.metrics import MIN_TEST_ROWS
@@ -32,8 +33,7 @@ from subpop.types import BadInput, Cell, CellResult, Number, Verdict
 KEY = ("tier", "dataset", "victim", "partition", "attack", "rate", "defense", "setting", "subpopulation", "metric")
 OURS = ("value", "std", "n_seeds", "atol", "hardware", "commit")
 COLUMNS = (*KEY, "published", "certainty", *OURS)
-SMALLEST_ATOL = 0.01
-LARGEST_ATOL = 0.1
+SMALLEST_ATOL, LARGEST_ATOL = 0.01, 0.1
 FALSE_ALARM = 0.05
 RESIDUAL_BOUND = 1e-6
 ROUNDING = 1e-9
@@ -42,66 +42,39 @@ SAME_SETUP = "same set-up"
 SEVERITY = ("error", "fail", "no_reference", "no_power", "published_only", "pass")
 AS_MEANT = "if this is meant, record it with --rebaseline"
 
-CellKey = tuple[str, ...]
-NumberKey = tuple[str, str]
-Row = dict[str, str]
-
-
-def is_timed(metric: str) -> bool:
-    """Whether a metric tells of time or effort, which no reference holds."""
-    return metric.endswith(("seconds", "n_fits"))
-
-
-def cell_key(cell: Cell) -> CellKey:
-    """What names a cell in a baselines file: the first eight columns."""
-    rate = _text(cell.rate)
-    return (cell.tier, cell.dataset, cell.victim, cell.partition, cell.attack, rate, cell.defense, cell.setting_text)
+Key = tuple[str, ...]
+Row = Mapping[str, str]
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Reference:
-    """One row: its text as it stands in the file, and the numbers in it (None where empty)."""
-
-    line: int
-    text: Mapping[str, str]
-    published: float | None
-    value: float | None
-    std: float | None
-    atol: float | None
-    n_seeds: int | None
-
-    @property
-    def key(self) -> tuple[CellKey, NumberKey]:
-        cell = tuple(_text(float(self.text[name])) if name == "rate" else self.text[name] for name in KEY[:8])
-        return cell, (self.text["subpopulation"], self.text["metric"])
-
-
-@dataclass(frozen=True)
 class References:
-    """The rows of one baselines file, by cell and then by (subpopulation, metric)."""
+    """The rows of one baselines file, each as it is written: by cell, then by (subpopulation, metric)."""
 
     path: Path
-    rows: Mapping[CellKey, Mapping[NumberKey, Reference]] = field(default_factory=dict)
+    rows: Mapping[Key, Mapping[Key, Row]]
 
     @classmethod
     def load(cls, path: Path) -> References:
         """Read and check a file; a missing one is empty. BadInput names the file and the line."""
-        rows: dict[CellKey, dict[NumberKey, Reference]] = defaultdict(dict)
-        for line, text in _lines(path):
-            reference = _parse(path, line, text)
-            cell, number = reference.key
-            other = rows[cell].setdefault(number, reference)
-            if other is not reference:
-                what = "-".join(filter(None, [*cell, *number]))
-                raise BadInput(f"{path}: lines {other.line} and {line} have the same key ({what}); delete one of them")
+        rows: dict[Key, dict[Key, Row]] = defaultdict(dict)
+        lines: dict[Key, int] = {}
+        for line, row in _lines(path):
+            _check(f"{path}, line {line}", row)
+            key = tuple(_text(float(row[name])) if name == "rate" else row[name] for name in KEY)
+            if lines.setdefault(key, line) != line:
+                name = "-".join(filter(None, key))
+                raise BadInput(f"{path}: lines {lines[key]} and {line} have the same key ({name}); delete one of them")
+            rows[key[:8]][key[8:]] = row
         return cls(path, dict(rows))
 
-    def of(self, cell: Cell) -> Mapping[NumberKey, Reference]:
-        """The rows of one cell."""
-        return self.rows.get(cell_key(cell), {})
+
+def cell_key(cell: Cell) -> Key:
+    """What names a cell in a baselines file: the first eight columns."""
+    rate = _text(cell.rate)
+    return (cell.tier, cell.dataset, cell.victim, cell.partition, cell.attack, rate, cell.defense, cell.setting_text)
 
 
 def _lines(path: Path) -> Iterable[tuple[int, Row]]:
@@ -110,52 +83,40 @@ def _lines(path: Path) -> Iterable[tuple[int, Row]]:
     except FileNotFoundError:
         return
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} cannot be read as a UTF-8 file ({error}); baselines are CSV files") from error
+        raise BadInput(f"{path} cannot be read ({error}); a baselines file is CSV in UTF-8") from error
     reader = csv.reader(io.StringIO(content, newline=""), strict=True)
     try:
         header = next(reader, [])
         if tuple(header) != COLUMNS:
-            unknown, missing = sorted(set(header) - set(COLUMNS)), [name for name in COLUMNS if name not in header]
-            wrong = f"unknown {unknown}, missing {missing}" if unknown or missing else "in another order, or twice"
-            raise BadInput(f"{path}, line 1: columns are {wrong}; the header must be {','.join(COLUMNS)}")
-        for fields in reader:
-            if fields and len(fields) != len(COLUMNS):
-                raise BadInput(
-                    f"{path}, line {reader.line_num}: {len(fields)} fields, not {len(COLUMNS)}; quote a field with commas"
-                )
-            if fields:
-                yield reader.line_num, dict(zip(COLUMNS, fields, strict=True))
+            wrong = f"unknown columns {sorted({*header} - {*COLUMNS})}, missing {sorted({*COLUMNS} - {*header})}"
+            raise BadInput(f"{path}, line 1: {wrong}; the header must be {','.join(COLUMNS)}")
+        for fields in filter(None, reader):
+            if len(fields) != len(COLUMNS):
+                raise BadInput(f"{path}, line {reader.line_num}: {len(fields)} fields, not {len(COLUMNS)}; quote commas")
+            yield reader.line_num, dict(zip(COLUMNS, fields, strict=True))
     except csv.Error as error:
-        raise BadInput(f"{path}, line {reader.line_num}: not valid CSV ({error})") from error
+        raise BadInput(f"{path}, line {reader.line_num}: not valid CSV ({error}); correct it") from error
 
 
-def _parse(path: Path, line: int, text: Row) -> Reference:
-    where = f"{path}, line {line}"
-    found = {name: _number(where, name, text[name]) for name in ("rate", "published", "value", "std", "atol", "n_seeds")}
-    if found.pop("rate") is None:
-        raise BadInput(f"{where}: rate is empty; write the poisoning rate of the cell, such as 0.5")
-    seeds = found.pop("n_seeds")
-    if seeds is not None and (seeds < 1 or seeds != int(seeds)):
-        raise BadInput(f"{where}: n_seeds is {text['n_seeds']!r}; it must be a whole number of at least 1")
-    needed = ("n_seeds", "atol") if text["value"] and text["metric"] != SPEED_RATIO else ()
-    for name in needed:
-        if not text[name]:
-            raise BadInput(f"{where}: {name} is empty beside a value; a value counts with both n_seeds and atol")
-    return Reference(line, text, **found, n_seeds=None if seeds is None else int(seeds))
+def _check(where: str, text: Row) -> None:
+    """Refuse what is no number. A value may be nan or infinite, a deviation nan (unknown), a tolerance infinite (no power)."""
+    for name in ("rate", "published", "value", "std", "n_seeds", "atol"):
+        try:
+            number = float(text[name] or 1)
+        except ValueError as error:
+            raise BadInput(f"{where}: {name} is {text[name]!r}, not a number; correct it, or leave it empty") from error
+        bounded = {"value": True, "std": not number < 0, "atol": number >= 0, "n_seeds": number >= 1 and number % 1 == 0}
+        if not bounded.get(name, math.isfinite(number)):
+            raise BadInput(f"{where}: {name} cannot be {text[name]!r}; correct it, or leave it empty")
+    needed = ("rate", "n_seeds", "atol") if text["value"] and text["metric"] != SPEED_RATIO else ("rate",)
+    if empty := [name for name in needed if not text[name]]:
+        raise BadInput(f"{where}: {empty[0]} is empty; a row needs its rate, and a value its n_seeds and atol")
 
 
-def _number(where: str, name: str, text: str) -> float | None:
-    """A number or None. A value may be nan or infinite, a deviation nan, a tolerance infinite: they say so of themselves."""
-    if not text:
-        return None
-    try:
-        number = float(text)
-    except ValueError as error:
-        raise BadInput(f"{where}: {name} is {text!r}, not a number; correct it, or leave it empty") from error
-    refused = {"value": False, "std": number < 0, "atol": not number >= 0}.get(name, not math.isfinite(number))
-    if refused:
-        raise BadInput(f"{where}: {name} cannot be {text!r}; give a number that it can be, or leave it empty")
-    return number
+def _held(row: Row) -> tuple[float | None, float | None, float | None]:
+    """Value, published value and tolerance of a row; None where empty."""
+    value, published, atol = (float(row[name]) if row[name] else None for name in ("value", "published", "atol"))
+    return value, published, atol
 
 
 def _text(number: float) -> str:
@@ -167,37 +128,172 @@ def _text(number: float) -> str:
 
 
 def compare(result: CellResult, references: References, *, plugin: bool = False) -> tuple[Verdict, ...]:
-    """One verdict for each number of the run or of its references: outer join.
+    """One verdict for each number of the run and of its references: outer join.
 
-    A number without a reference is `no_reference` and fails its cell; a plug-in's is too, without a reason, and does not fail.
+    A number without a reference is `no_reference` and fails its cell; a plug-in's has no reason, and does not.
     """
-    run, stored = _by_key(result), references.of(result.cell)
+    run, stored = _by_key(result), references.rows.get(cell_key(result.cell), {})
     verdicts = []
     for key, number in run.items():
-        if key in stored and not is_timed(number.metric):
-            verdicts.append(_verdict(result, number, stored[key]))
-        elif is_timed(number.metric):
+        if is_timed(number.metric):
             verdicts.append(Verdict(number, "pass", "times and efforts are not compared"))
+        elif key in stored:
+            verdicts.append(_verdict(result, number, stored[key], *_judge(number, stored[key], result.cell.n_seeds)))
         else:
-            fix = f"write its bound into {references.path}" if number.metric == SPEED_RATIO else AS_MEANT
+            fix = "write its bound there by hand" if number.metric == SPEED_RATIO else AS_MEANT
             reason = f"{_name(result, number)}: run {number.value:.6g} has no reference in {references.path}; {fix}"
             verdicts.append(Verdict(number, "no_reference", "" if plugin else reason))
-    gone = sorted(key for key in stored if key not in run and not is_timed(key[1]))
-    return (*verdicts, *(_missing(result, stored[key]) for key in gone))
+    for key in sorted(key for key in stored if key not in run and not is_timed(key[1])):
+        kind, why = ("published_only", "") if not stored[key]["value"] else ("fail", f"the number is gone; {AS_MEANT}")
+        verdicts.append(_verdict(result, Number(key[1], math.nan, subpopulation=key[0]), stored[key], kind, why))
+    return tuple(verdicts)
 
 
 def cell_status(verdicts: Sequence[Verdict]) -> str:
-    """The worst verdict of a cell; `fail` where a number should have a reference and has none, `error` without any verdict."""
+    """The worst verdict of a cell; `fail` where a reference is missing that should be there, `error` without any verdict."""
     found = {"fail" if v.verdict == "no_reference" and v.reason else v.verdict for v in verdicts}
     return min(found, key=SEVERITY.index, default="error")
 
 
-def _verdict(result: CellResult, number: Number, reference: Reference) -> Verdict:
-    def verdict(kind: str, why: str = "") -> Verdict:
-        certainty = reference.text["certainty"]
-        reason = f"{_name(result, number)}: {_gap(number, reference)}{why}" if why else ""
-        return Verdict(number, kind, reason, reference.value, reference.atol, reference.published, certainty)
+def is_timed(metric: str) -> bool:
+    """Whether a metric tells of time or effort, which no reference holds."""
+    return metric.endswith(("seconds", "n_fits"))
 
-    if reference.value is None:
-        ...
-    return verdict("pass")
+
+def _judge(number: Number, row: Row, n_seeds: int) -> tuple[str, str]:
+    """The verdict on a number that has a row, and why it is not `pass`."""
+    run, value, published, atol = number.value, *_held(row)
+    limit = math.inf if atol is None else atol
+    if published is not None and SAME_SETUP in row["certainty"] and not _near(run, published, limit):
+        return "fail", f"published as {published:g} for the same set-up"
+    if value is None:
+        return ("no_reference", AS_MEANT) if published is None else ("published_only", "")
+    if number.metric == SPEED_RATIO:
+        return ("pass", "") if run >= value else ("fail", "it is below its bound")
+    if "residual" in number.metric:
+        return ("pass", "") if run <= limit else ("fail", "it is above its bound")
+    if n_seeds != float(row["n_seeds"]):
+        return "fail", f"the run has {n_seeds} seeds, its reference {row['n_seeds']}: run the same, or {AS_MEANT}"
+    if not _near(run, value, limit):
+        return "fail", AS_MEANT
+    wide = limit > LARGEST_ATOL * _scale(value)
+    return ("no_power", "so wide a tolerance cannot tell drift from noise: use more seeds") if wide else ("pass", "")
+
+
+def _verdict(result: CellResult, number: Number, row: Row, kind: str, why: str) -> Verdict:
+    value, published, atol = _held(row)
+    held, width = math.nan if value is None else value, math.nan if atol is None else atol
+    gap = f"run {number.value:.6g}, reference {held:.6g}, tolerance {width:.3g}, gap {number.value - held:+.3g}"
+    reason = f"{_name(result, number)}: {gap}; {why}" if why else ""
+    return Verdict(number, kind, reason, value, atol, published, row["certainty"])
+
+
+def _by_key(result: CellResult) -> dict[Key, Number]:
+    found: dict[Key, Number] = {(number.subpopulation, number.metric): number for number in result.numbers}
+    if len(found) < len(result.numbers):
+        raise BadInput(f"{result.cell.id} has {len(result.numbers)} numbers of {len(found)} names; give each number once")
+    return found
+
+
+def _name(result: CellResult, number: Number) -> str:
+    return f"{result.cell.id}: {number.metric}" + (f" of {number.subpopulation}" if number.subpopulation else "")
+
+
+def _near(run: float, value: float, atol: float) -> bool:
+    # One flipped row may land exactly on the tolerance: a rounding must not decide. Unknown is near unknown.
+    unknown = math.isnan(run) and math.isnan(value)
+    return unknown or run == value or abs(run - value) <= atol + ROUNDING * _scale(value)
+
+
+def _scale(value: float) -> float:
+    return max(1.0, abs(value)) if math.isfinite(value) else 1.0
+
+
+# --- recording --------------------------------------------------------------------------------------------------------
+
+
+def one_row(result: CellResult, number: Number) -> float:
+    """How far one flipped test row moves a number, by the columns `subpopulation` and `n_test` of the result's table.
+
+    A worst-k moves by a k-th of a row of the smallest subpopulation that it ranks; other numbers of a whole cell hardly move.
+    """
+    sizes = {str(row["subpopulation"]): float(row["n_test"]) for row in result.table if "n_test" in row}
+    if number.subpopulation:
+        return 1 / max(1.0, sizes.get(number.subpopulation, math.inf))
+    worst = re.search(r"worst_(\d+)", number.metric)
+    ranked = [n for n in sizes.values() if n >= (1 if number.metric.endswith("_all") else MIN_TEST_ROWS)]
+    return 1 / (min(ranked) * int(worst[1])) if worst and ranked else 0.0
+
+
+def noisy_atol(deviations: Iterable[tuple[float, int]], n_seeds: int, n_numbers: int) -> float:
+    """The tolerance of one of n_numbers, from pooled (sample deviation, degrees of freedom); inf if none is known."""
+    from scipy.stats import t
+
+    known = [(s, dof) for s, dof in deviations if dof > 0 and math.isfinite(s)]
+    dof = sum(d for _, d in known)
+    if not dof:
+        return math.inf
+    pooled = math.sqrt(sum(s * s * d for s, d in known) / dof)
+    return max(ROUNDING, float(t.ppf(1 - FALSE_ALARM / n_numbers / 2, dof)) * pooled * math.sqrt(2 / n_seeds))
+
+
+def rebaseline(path: Path, results: Sequence[CellResult], *, hardware: str = "", commit: str = "", n_noisy: int = 0) -> None:
+    """Rewrite our columns of the cells that ran; other cells and what is published stay as they are written.
+
+    n_noisy: numbers with a `std` in the whole run, if more than in this file. The file is replaced at once or not at all, and
+    a row whose numbers are as before keeps its hardware and commit.
+    """
+    cells = {cell_key(result.cell): result for result in results}
+    if len(cells) < len(results):
+        raise BadInput(f"{len(results)} results for {len(cells)} cells of {path}; record each cell once")
+    old = {(*cell, *key): row for cell, of_cell in References.load(path).rows.items() for key, row in of_cell.items()}
+    rows = {key: dict(row) for key, row in old.items() if key[:8] not in cells or key[-1] == SPEED_RATIO}
+    rows |= {key: {**row, **dict.fromkeys(OURS, "")} for key, row in old.items() if key not in rows and row["published"]}
+    for cell, result in cells.items():
+        for number_key, number in _by_key(result).items():
+            if not is_timed(number.metric) and number.metric != SPEED_RATIO:
+                key = (*cell, *number_key)
+                rows[key] = _recorded(result, number, {**dict(zip(KEY, key, strict=True)), **old.get(key, {})})
+    _set_tolerances(rows, cells, n_noisy)
+    for key, row in rows.items():
+        if key[:8] in cells and row["value"] and any(row[name] != old.get(key, {}).get(name) for name in OURS[:4]):
+            row |= {"hardware": hardware, "commit": commit}
+    _write(path, rows)
+
+
+def _recorded(result: CellResult, number: Number, before: Row) -> dict[str, str]:
+    """A row with our columns set anew; `std` is empty where there is no noise, nan where one seed cannot tell it."""
+    std, atol = "", _text(max(SMALLEST_ATOL * _scale(number.value), one_row(result, number)))
+    if "residual" in number.metric:
+        atol = before.get("atol") or _text(RESIDUAL_BOUND)
+    elif not result.exact and (number.std is not None or result.cell.n_seeds < 2):
+        std = "nan" if number.std is None else _text(number.std)
+    ours = {"value": _text(number.value), "std": std, "n_seeds": str(result.cell.n_seeds), "atol": atol}
+    return {**dict.fromkeys(COLUMNS, ""), **before, **ours}
+
+
+def _set_tolerances(rows: Mapping[Key, dict[str, str]], cells: Mapping[Key, CellResult], n_noisy: int) -> None:
+    def pool(key: Key) -> Key:
+        return (key[0], key[2], key[-1], str(bool(key[-2])))
+
+    noisy = {key: row for key, row in rows.items() if row["std"]}
+    pools = defaultdict(list)
+    for key, row in noisy.items():
+        pools[pool(key)].append((float(row["std"]), int(row["n_seeds"]) - 1))
+    for key, row in noisy.items():
+        if key[:8] in cells:
+            row["atol"] = _text(noisy_atol(pools[pool(key)], int(row["n_seeds"]), max(len(noisy), n_noisy)))
+
+
+def _write(path: Path, rows: Mapping[Key, Row]) -> None:
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows[key] for key in sorted(rows, key=lambda key: (*key[:5], float(key[5]), *key[6:])))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        unfinished.write_bytes(buffer.getvalue().encode())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -120,7 +120,9 @@ class Run:
         results = [r.result for r in self.reports.values() if r.result and r.cell.defense not in self.experiment.plugins]
         stems = sorted({result.cell.stem for result in results})
         for stem in stems:
-            rebaseline(self.baselines / f"{stem}.csv", [r for r in results if r.cell.stem == stem], hardware=hardware, commit=commit)
+            rebaseline(
+                self.baselines / f"{stem}.csv", [r for r in results if r.cell.stem == stem], hardware=hardware, commit=commit
+            )
         return [self.baselines / f"{stem}.csv" for stem in stems]
 
     def write(self, directory: Path, info: RunInfo) -> None:

@@ -9,17 +9,17 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast, get_args
 
 import numpy as np
 
-from subpop.attacks.label_flip import Poison, label_flip, least_likely_label, poison_count, rarest_label
+from subpop.attacks.label_flip import Poison, Sampling, label_flip, least_likely_label, poison_count, rarest_label
 from subpop.datasets import load_dataset
 from subpop.fingerprint import data_hash
 from subpop.partitions import PARTITIONS
 from subpop.split import split
 from subpop.types import Array, BadInput, Bools, Cell, Dataset, FleetJob, Ints, Model, Partition, Pool, Splits
 
-SAMPLINGS = ("with_replacement", "distinct")
 LABEL_RULES = ("own", "common", "rarest")
 ALPHA_BASES = ("aux", "train")
 
@@ -109,8 +109,8 @@ def split_data(cell: Cell, root: Path | None) -> SplitData:
 def build_stage(cell: Cell, data: SplitData) -> Stage:
     """Partition split data as the cell says; `none` is no partition, for those who want a clean model only."""
     if cell.partition == "none":
-        nobody = (np.full(len(rows), -1) for rows in (data.splits.train, data.splits.aux, data.splits.test))
-        return Stage(data, Partition(*nobody, names=(), attacked=()))
+        train, aux, test = (np.full(len(rows), -1) for rows in (data.splits.train, data.splits.aux, data.splits.test))
+        return Stage(data, Partition(train, aux, test, names=(), attacked=()))
     if cell.partition not in PARTITIONS:
         raise BadInput(f"no partition is named {cell.partition!r}; there are {', '.join(PARTITIONS)}")
     return Stage(data, PARTITIONS[cell.partition](data.dataset, data.splits, seed=_integer(cell, "partition_seed")))
@@ -146,7 +146,6 @@ def draw_poison(stage: Stage, cell: Cell, name: str, seed: int, attacker: Model 
         target = rarest_label(labels, stage.dataset.n_classes)
     elif rule == "common" and attacker is not None:
         target = least_likely_label(attacker.predict_proba(stage.pool.x[members]))
-    generator = np.random.default_rng(derived_seed("poison", attack_identity(cell), name, seed))
     return label_flip(
         members,
         labels,
@@ -154,9 +153,18 @@ def draw_poison(stage: Stage, cell: Cell, name: str, seed: int, attacker: Model 
         n_classes=stage.dataset.n_classes,
         rule="own" if rule == "own" else "common",
         target=target,
-        sampling=cell.option("sampling", "with_replacement"),
-        generator=generator,
+        sampling=sampling(cell),
+        generator=np.random.default_rng(derived_seed("poison", attack_identity(cell), name, seed)),
     )
+
+
+def sampling(cell: Cell) -> Sampling:
+    """How the cell's poison rows are drawn."""
+    named = cell.option("sampling", "with_replacement")
+    for known in get_args(Sampling):
+        if named == known:
+            return cast(Sampling, known)
+    raise BadInput(f"sampling={named} is unknown; use one of {', '.join(get_args(Sampling))}")
 
 
 def label_rule(cell: Cell, n_classes: int) -> str:
@@ -169,13 +177,10 @@ def label_rule(cell: Cell, n_classes: int) -> str:
 
 def check_attack(stage: Stage, cell: Cell) -> None:
     """Draw every trial's count once, so that a rate that cannot be used is refused before hours are spent."""
-    sampling = cell.option("sampling", "with_replacement")
-    if sampling not in SAMPLINGS:
-        raise BadInput(f"sampling={sampling} is unknown; use one of {', '.join(SAMPLINGS)}")
     for name in stage.attacked:
         count = poison_count(cell.rate, base_size(stage, cell, name))
         available = len(stage.aux_members(name))
-        if sampling == "distinct" and count > available:
+        if sampling(cell) == "distinct" and count > available:
             raise BadInput(
                 f"{cell.id}: rate {cell.rate:g} asks for {count} distinct poison rows of {name!r} but D_aux holds {available}; "
                 "use protocol=reserve (a larger D_aux), a lower rate or sampling=with_replacement"

@@ -53,7 +53,15 @@ class Subpopulation:
 
 
 def summarise(
-    cell: Cell, stage: Stage, results: Sequence[TrialResult], clean: Bools, *, exact: bool, knowledge: str, seconds: float, from_store: bool
+    cell: Cell,
+    stage: Stage,
+    results: Sequence[TrialResult],
+    clean: Bools,
+    *,
+    exact: bool,
+    knowledge: str,
+    seconds: float,
+    from_store: bool,
 ) -> CellResult:
     """All numbers of a cell from its trials; clean: (n_seeds, n_test) bool, what the clean undefended victims get right."""
     by_trial = {result.trial: result for result in results}
@@ -250,6 +258,3 @@ def _row(part: Subpopulation) -> dict[str, float | str]:
 def _mean(values: Sequence[float]) -> float:
     there = [value for value in values if not math.isnan(value)]
     return float(np.mean(there)) if there else math.nan
-
-
-

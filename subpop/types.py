@@ -41,7 +41,8 @@ class Pool:
 
     def __post_init__(self) -> None:
         if not 0 < self.n_train <= len(self.y) == len(self.x):
-            raise BadInput(f"a pool of {len(self.x)} rows and {len(self.y)} labels cannot hold n_train={self.n_train} rows of D")
+            found = f"{len(self.x)} rows and {len(self.y)} labels"
+            raise BadInput(f"a pool of {found} cannot hold n_train={self.n_train} rows of D")
         self.x.setflags(write=False)
         self.y.setflags(write=False)
 
@@ -162,7 +163,9 @@ class TrainingSet:
         chosen = np.asarray(chosen)
         if chosen.dtype == bool:
             if chosen.shape != self._y.shape:
-                raise BadInput(f"a mask of shape {chosen.shape} cannot choose among {len(self)} rows; it must have shape ({len(self)},)")
+                raise BadInput(
+                    f"a mask of shape {chosen.shape} cannot choose among {len(self)} rows; it must have shape ({len(self)},)"
+                )
             return TrainingSet(self._source, self._ids[chosen], self._y[chosen])
         if chosen.size and chosen.dtype.kind not in "iu":
             raise BadInput(f"choose rows by a boolean mask or by integer ids, not by {chosen.dtype}")
@@ -190,7 +193,7 @@ def _read_only(values: Array, dtype: type) -> Ints:
     values = np.asarray(values)
     if values.size and values.dtype.kind not in "iub":
         raise BadInput(f"labels and ids are integers, not {values.dtype}")
-    out = np.array(values, dtype=dtype, copy=True)
+    out: Ints = np.array(values, dtype=dtype, copy=True)
     out.setflags(write=False)
     return out
 
@@ -211,10 +214,18 @@ class Model(Protocol):
         ...
 
 
+@runtime_checkable
 class StoredModel(Model, Protocol):
-    """A model that can be kept on disk as plain arrays; `type(model).from_state(state)` brings it back."""
+    """A model that can be kept on disk as plain arrays."""
 
-    def state(self) -> dict[str, Array]: ...
+    def state(self) -> dict[str, Array]:
+        """The model as arrays by name."""
+        ...
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Array]) -> Model:
+        """The model that gave this state."""
+        ...
 
 
 class Victim(Protocol):
@@ -274,8 +285,8 @@ class Dataset:
 
     x: (n, ...); y: (n,) int64 in [0, n_classes); annotations: name -> (n,) int64, the features FeatureMatch may use;
     official_test: (n,) bool, rows that their source holds out, or None; hashes: (n,) content hashes where equal content
-    must not stand on two sides of a split; sizes: (|D|, |D_aux|) or None for a third each; balanced: D and D_aux are drawn with as
-    many negatives as positives; group_bounds: a subpopulation is attacked if its size in D_aux lies strictly between;
+    must not stand on two sides of a split; sizes: (|D|, |D_aux|) or None for a third each; balanced: D and D_aux are drawn
+    with as many negatives as positives; group_bounds: a subpopulation is attacked if its size in D_aux lies strictly between;
     n_clusters, n_components: k-means clusters and PCA components of ClusterMatch (None: no PCA); notes: what a report
     should say about this copy of the data.
     """
@@ -418,7 +429,8 @@ class CellResult:
         for number in self.numbers:
             if number.metric == metric and not number.subpopulation:
                 return number.value
-        raise KeyError(f"{metric!r} is not a metric of {self.cell.id}; it has {sorted({n.metric for n in self.numbers if not n.subpopulation})}")
+        known = sorted({number.metric for number in self.numbers if not number.subpopulation})
+        raise KeyError(f"{metric!r} is not a metric of {self.cell.id}; it has {known}")
 
 
 VERDICTS = ("pass", "fail", "no_power", "no_reference", "published_only", "skipped", "error")

@@ -5,7 +5,9 @@ from subpop.types import Cell
 
 
 def test_grid_is_the_product_of_its_lists():
-    cells = grid(stem="s", tier="embedded", dataset="digits", victim=["a", "b"], partition="feature_match", rate=[0.5, 1], split=[0, 1])
+    cells = grid(
+        stem="s", tier="embedded", dataset="digits", victim=["a", "b"], partition="feature_match", rate=[0.5, 1], split=[0, 1]
+    )
     assert len(cells) == 8
     assert cells[0] == Cell("s", "embedded", "digits", "a", "feature_match", "label_flip", 0.5, setting=(("split", "0"),))
     assert len({cell.id for cell in cells}) == 8

@@ -10,7 +10,7 @@ def test_torchvision_imports_beside_any_torch():
         "tv = import_torchvision()\n"
         "import torch, torchvision.models, torchvision.transforms, torchvision.datasets\n"
         "assert tv is import_torchvision()\n"
-        "assert torchvision.models.resnet18(weights=None)(torch.zeros(1, 3, 32, 32)).shape == (1, 1000)\n"
+        "assert torchvision.models.resnet18(weights=None).eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 1000)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -36,5 +36,7 @@ def _imported(name: str) -> Callable[[], object]:
     try:
         found: Callable[[], object] = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
-        raise BadInput(f"victim {name!r} cannot be imported ({error}); write it as module:Class, e.g. sklearn.svm:LinearSVC") from error
+        raise BadInput(
+            f"victim {name!r} cannot be imported ({error}); write it as module:Class, e.g. sklearn.svm:LinearSVC"
+        ) from error
     return found

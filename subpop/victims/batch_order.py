@@ -1,11 +1,13 @@
 """In which order a victim sees its training rows: every epoch sorts them by a key that depends on the row alone.
 
-The key is a hash of (seed, epoch, row, copy), where `copy` counts the repeats of a row. So a row that joins or leaves the training set
-moves no other row: the clean and the poisoned victim of a seed see the rows of D in the same order, and their difference is the
-poison's doing (common random numbers).
+The key is a hash of (seed, epoch, row, copy), where `copy` counts the repeats of a row. So a row that joins or leaves the
+training set moves no other row: the clean and the poisoned victim of a seed see the rows of D in the same order, and what
+differs between them is the poison's doing (common random numbers).
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,11 +48,10 @@ def _epoch_keys(identities: NDArray[np.uint64], epoch: int, keys: NDArray[np.uin
         ends[0, key % np.uint32(_BUCKETS)] += 1
         ends[1, key >> np.uint32(_DIGIT)] += 1
     for digit in range(2):
-        before = 0
+        before: Any = 0
         for value in range(_BUCKETS):
-            here = ends[digit, value]
-            ends[digit, value] = before
-            before += here
+            before += ends[digit, value]
+            ends[digit, value] = before - ends[digit, value]
 
 
 @compiled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from numba import njit
@@ -13,12 +14,13 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def compiled(function: Function) -> Function:
     """`function` as machine code, made at its first call and kept beside its file or in the user's cache folder.
 
-    A compiled function must not call one of another file: the kept code would outlive changes made there. Only products and sums
-    may be fused (`contract`); no sum is reordered, so equal inputs give equal bits.
+    Kept code does not notice changes in other files, so call no compiled function of another one. No `fastmath`: even leave to
+    fuse products and sums is used differently when a function is compiled alone and inside another, so that a process that
+    compiles and one that loads kept code would get different bits.
     """
-    options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+    compile_: Any = partial(njit, nogil=True, error_model="numpy")
     try:
-        return njit(cache=True, **options)(function)  # type: ignore[no-any-return]
-    except RuntimeError:
-        # Neither folder can be written to (a read-only installation without a home): compile anew in each process.
-        return njit(**options)(function)  # type: ignore[no-any-return]
+        kept: Function = compile_(cache=True)(function)
+    except RuntimeError:  # a read-only installation and no home folder: compile anew in each process
+        kept = compile_()(function)
+    return kept

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,11 @@ from subpop.types import Array, BadInput, Floats
 
 _BLOCK = 1 << 22
 """Input values taken to float64 at a time while predicting (32 MB)."""
+
+
+def flat(x: Array) -> Array:
+    """(n, d): each input in one row, also where there are none."""
+    return x.reshape(len(x), math.prod(x.shape[1:]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +40,11 @@ class LinearModel:
 
     @property
     def n_classes(self) -> int:
-        return max(2, self.coef.shape[1])
+        return max(2, int(self.coef.shape[1]))
 
     def features(self, x: Array) -> Floats:
         """(n, d) float32: the inputs themselves, flattened; raises BadInput where their width is not d."""
-        rows = np.asarray(x, dtype=np.float32)
-        rows = rows.reshape(len(rows), int(np.prod(rows.shape[1:])))
+        rows: Floats = flat(np.asarray(x, dtype=np.float32))
         if rows.shape[1] != len(self.coef) - 1:
             raise BadInput(f"inputs have {rows.shape[1]} features a row; this model was trained on {len(self.coef) - 1}")
         return rows
@@ -49,7 +54,7 @@ class LinearModel:
         rows = self.features(x)
         size = max(1, _BLOCK // len(self.coef))
         blocks = [rows[i : i + size].astype(np.float64) @ self.coef[:-1] for i in range(0, len(rows), size)]
-        return np.concatenate([*blocks, np.empty((0, self.coef.shape[1]))]) + self.coef[-1]
+        return np.asarray(np.concatenate([*blocks, np.empty((0, self.coef.shape[1]))]) + self.coef[-1])
 
     def predict_proba(self, x: Array) -> Floats:
         """(n, C) float32, rows sum to 1."""
@@ -58,7 +63,7 @@ class LinearModel:
             scores = np.hstack([np.zeros_like(scores), scores])
         scores -= scores.max(axis=1, keepdims=True)
         weights = np.exp(scores)
-        return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+        return np.asarray(weights / weights.sum(axis=1, keepdims=True), dtype=np.float32)
 
     def state(self) -> dict[str, Array]:
         """Plain arrays that `from_state` turns back into this model."""

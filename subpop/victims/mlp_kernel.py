@@ -1,38 +1,34 @@
 """The MLP victim's training as machine code: one network, its whole step in cache, zeros of x skipped.
 
-Hidden units are padded to a multiple of sixteen and handled sixteen at a time; padded units start at zero and stay there. Sums run in
-one fixed order, the same whether zeros are skipped or not, so both ways give the same bits.
+Hidden units are padded to a multiple of sixteen and handled sixteen at a time; padded units start at zero and stay there.
+Sums run in one fixed order, the same whether zeros are skipped or not, so both ways give the same bits.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic, models, register_model
 from numpy.typing import NDArray
 
 from subpop.types import Floats, Ints
 from subpop.victims import mlp_recipe as recipe
 from subpop.victims.compiled import compiled
+from subpop.victims.lanes import LANES, fill, get, load, multiply_add, store, total, where_positive
 
-LANES = 16
-_VECTOR = ir.VectorType(ir.FloatType(), LANES)
-_ZEROS = ir.Constant(_VECTOR, [0.0] * LANES)
+LANES_DIGEST = "067261e7cef4"
+"""Start of the SHA-256 of lanes.py: a change there must change this file too, or machine code kept on disk would be used on."""
 _ZERO, _ONE = np.float32(0), np.float32(1)
-_LOW, _HIGH = np.float32(recipe.MARGIN), np.float32(1 - recipe.MARGIN)
+_LOW: Any = np.float32(recipe.MARGIN)
+_HIGH: Any = np.float32(1 - recipe.MARGIN)
 _BETA_1, _REST_1 = np.float32(recipe.BETA_1), np.float32(1 - recipe.BETA_1)
 _BETA_2, _REST_2 = np.float32(recipe.BETA_2), np.float32(1 - recipe.BETA_2)
 _EPSILON = np.float32(recipe.EPSILON)
-_Instruction = tuple[Any, Callable[[Any, Any, Any, Any], Any]]
 
 
 class Rows(NamedTuple):
-    """The rows that all networks share, as nonzeros (starts, columns, values) or whole, flat, in `dense`; the other form is empty."""
+    """The rows that all networks share: nonzeros (starts, columns, values) or all, flat, in `dense`; the other form is empty."""
 
     starts: Ints
     columns: NDArray[np.int32]
@@ -50,9 +46,9 @@ class Samples(NamedTuple):
 class Net(NamedTuple):
     """One network in training.
 
-    weights: [w1 (d, width) | w2 (k, width) | b1 (width) | b2 (k)], and as long: gradient, a batch's sum; mean and square, Adam's moments.
-    hidden: (batch * width,) inputs of the hidden units, then their gradients; outputs: (batch * k,), then their gradients;
-    columns: 0 ... d - 1.
+    weights: [w1 (d, width) | w2 (k, width) | b1 (width) | b2 (k)]; as long: gradient, a batch's sum; mean and square, Adam's
+    moments. hidden: (batch * width,) inputs of the hidden units, then their gradients; outputs: (batch * k,), then their
+    gradients; columns: 0 ... d - 1.
     """
 
     weights: Floats
@@ -64,106 +60,6 @@ class Net(NamedTuple):
     columns: Ints
     width: int
     k: int
-
-
-# --- sixteen floats in registers, for which Numba has no word ---------------------------------------------------------
-
-
-class Vector(types.Type):
-    """The Numba type of sixteen float32."""
-
-    def __init__(self) -> None:
-        super().__init__(name="float32x16")
-
-
-@register_model(Vector)
-class _VectorModel(models.PrimitiveModel):
-    def __init__(self, manager: Any, kind: Vector) -> None:
-        super().__init__(manager, kind, _VECTOR)
-
-
-vector = Vector()
-
-
-def _address(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    array = context.make_array(signature.args[0])(context, builder, arguments[0])
-    return builder.gep(array.data, [arguments[1]])
-
-
-def _sixteen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    return builder.bitcast(_address(context, builder, signature, arguments), _VECTOR.as_pointer())
-
-
-def _lanes(builder: Any, value: Any, chosen: Sequence[int]) -> Any:
-    mask = ir.Constant(ir.VectorType(ir.IntType(32), len(chosen)), list(chosen))
-    return builder.shuffle_vector(value, ir.Constant(value.type, ir.Undefined), mask)
-
-
-def _spread(builder: Any, scalar: Any) -> Any:
-    nothing, first = ir.Constant(_VECTOR, ir.Undefined), ir.Constant(ir.IntType(32), 0)
-    return _lanes(builder, builder.insert_element(nothing, scalar, first), [0] * LANES)
-
-
-@intrinsic
-def get(_: Any, array: Any, index: Any) -> _Instruction:
-    """`array[index]`, unchecked, without Python's reading of negative indices."""
-    return array.dtype(array, types.intp), lambda c, b, s, a: b.load(_address(c, b, s, a))
-
-
-@intrinsic
-def load(_: Any, array: Any, index: Any) -> _Instruction:
-    """Sixteen floats of `array` from `index` on, unchecked."""
-    return vector(array, types.intp), lambda c, b, s, a: b.load(_sixteen(c, b, s, a), align=4)
-
-
-@intrinsic
-def store(_: Any, array: Any, index: Any, value: Any) -> _Instruction:
-    """Write sixteen floats to `array` from `index` on, unchecked."""
-
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        builder.store(arguments[2], _sixteen(context, builder, signature, arguments), align=4)
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, vector), emit
-
-
-@intrinsic
-def fill(_: Any, scalar: Any) -> _Instruction:
-    """Sixteen times one float."""
-    return vector(types.float32), lambda c, b, s, a: _spread(b, a[0])
-
-
-@intrinsic
-def multiply_add(_: Any, factor: Any, value: Any, sums: Any) -> _Instruction:
-    """factor * value + sums, rounded once where the processor can; `factor` is a float or a vector."""
-
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        name, module = f"llvm.fmuladd.v{LANES}f32", builder.module
-        function = module.globals.get(name) or ir.Function(module, ir.FunctionType(_VECTOR, [_VECTOR] * 3), name)
-        factors = arguments[0] if signature.args[0] == vector else _spread(builder, arguments[0])
-        return builder.call(function, [factors, *arguments[1:]])
-
-    return vector(vector if factor == vector else types.float32, vector, vector), emit
-
-
-@intrinsic
-def where_positive(_: Any, test: Any, value: Any) -> _Instruction:
-    """`value` where `test` > 0, else 0."""
-    return vector(vector, vector), lambda c, b, s, a: b.select(b.fcmp_ordered(">", a[0], _ZEROS), a[1], _ZEROS)
-
-
-@intrinsic
-def total(_: Any, value: Any) -> _Instruction:
-    """The sum of sixteen floats, one half added to the other."""
-
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        sums, width = arguments[0], LANES
-        while width > 1:
-            width //= 2
-            sums = builder.fadd(_lanes(builder, sums, range(width)), _lanes(builder, sums, range(width, 2 * width)))
-        return builder.extract_element(sums, ir.Constant(ir.IntType(32), 0))
-
-    return types.float32(vector), emit
 
 
 # --- one batch --------------------------------------------------------------------------------------------------------
@@ -259,7 +155,7 @@ def _backward(rows: Rows, batch: Ints, net: Net) -> None:
 
 
 @compiled
-def _logistic(outputs: Floats, i: int, label: int) -> np.float32:
+def _logistic(outputs: Floats, i: int, label: int) -> Any:
     """The probability of `label`; outputs[i] becomes its gradient."""
     small = math.exp(-abs(outputs[i]))
     p = (_ONE if outputs[i] >= _ZERO else small) / (_ONE + small)
@@ -268,7 +164,7 @@ def _logistic(outputs: Floats, i: int, label: int) -> np.float32:
 
 
 @compiled
-def _softmax(outputs: Floats, start: int, stop: int, label: int) -> np.float32:
+def _softmax(outputs: Floats, start: int, stop: int, label: int) -> Any:
     """The probability of `label`; outputs[start:stop] become their gradients."""
     highest, sums = outputs[start], _ZERO
     for o in range(start + 1, stop):
@@ -284,7 +180,7 @@ def _softmax(outputs: Floats, start: int, stop: int, label: int) -> np.float32:
 
 
 @compiled
-def _errors(labels: NDArray[np.int32], net: Net) -> float:
+def _errors(labels: NDArray[np.int32], net: Net) -> Any:
     """Turn outputs into their gradients, probabilities less labels; the summed log loss, with the penalty."""
     loss, product, sums, k = 0.0, 1.0, fill(_ZERO), net.k
     for i in range(len(labels)):
@@ -317,7 +213,7 @@ def _adam(net: Net, count: int, step: float) -> None:
 # --- epochs -----------------------------------------------------------------------------------------------------------
 
 STEPS, EPOCHS, LOSS, BEST, STALE = range(5)
-"""Places in a network's (5,) float64 progress: steps and epochs done, the last and the best loss, epochs in a row without progress."""
+"""Places in a network's (5,) float64 progress: steps, epochs, last loss, best loss, epochs in a row without progress."""
 
 
 @compiled

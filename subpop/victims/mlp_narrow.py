@@ -12,6 +12,7 @@ from numba import config
 from subpop.types import Floats
 from subpop.victims import mlp_kernel as kernel
 from subpop.victims import mlp_recipe as recipe
+from subpop.victims.lanes import LANES
 from subpop.victims.mlp_recipe import Parameters, Task, Trained
 
 SPARSE_BELOW = 0.22
@@ -23,7 +24,7 @@ def train(x: Floats, tasks: Sequence[Task], max_epochs: int) -> list[Trained]:
     """Train every task on rows of x (N, d); a task's bits depend on its own rows, labels and seed alone."""
     rows = _rows(x)
     # joblib knows of containers' limits; Numba's number shrinks in joblib's own workers.
-    threads = max(1, min(len(tasks), joblib.cpu_count(), config.NUMBA_NUM_THREADS))
+    threads = max(1, min(len(tasks), joblib.cpu_count(), config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(lambda task: _train_one(rows, task, max_epochs), tasks))
 
@@ -43,7 +44,8 @@ def _train_one(rows: kernel.Rows, task: Task, max_epochs: int) -> Trained:
 
 def _rows(x: Floats, sparse: bool | None = None) -> kernel.Rows:
     """x in the form that its share of zeros asks for; all arrays read-only, so that one machine code serves all."""
-    sparse = np.count_nonzero(x) < SPARSE_BELOW * x.size if sparse is None else sparse
+    if sparse is None:
+        sparse = bool(np.count_nonzero(x) < SPARSE_BELOW * x.size)
     row, column = np.nonzero(x) if sparse else np.empty((2, 0), np.int64)
     starts = np.searchsorted(row, np.arange(len(x) + 1))
     dense = x[:0] if sparse else np.ascontiguousarray(x)
@@ -55,7 +57,7 @@ def _rows(x: Floats, sparse: bool | None = None) -> kernel.Rows:
 
 def _net(task: Task) -> kernel.Net:
     (inputs, hidden), k = task.start.w1.shape, len(task.start.b2)
-    width = -(-hidden // kernel.LANES) * kernel.LANES
+    width = -(-hidden // LANES) * LANES
     weights, gradient, mean, square = (_aligned((inputs + k + 1) * width + k) for _ in range(4))
     batch = min(recipe.BATCH_SIZE, len(task))
     net = kernel.Net(weights, gradient, mean, square, _aligned(batch * width), _aligned(batch * k), np.arange(inputs), width, k)
@@ -66,8 +68,8 @@ def _net(task: Task) -> kernel.Net:
 
 def _aligned(size: int) -> Floats:
     """(size,) zeros that start at a cache line, so that sixteen floats never straddle two."""
-    room = np.zeros(size + kernel.LANES, np.float32)
-    start = -room.ctypes.data // room.itemsize % kernel.LANES
+    room = np.zeros(size + LANES, np.float32)
+    start = -room.ctypes.data // room.itemsize % LANES
     return room[start : start + size]
 
 

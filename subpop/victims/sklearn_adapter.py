@@ -17,7 +17,7 @@ from subpop.types import Array, BadInput, FleetJob, Floats, Model
 class SklearnVictim:
     """A victim from a scikit-learn estimator or its class: `SklearnVictim(RandomForestClassifier(50))`.
 
-    A `random_state` parameter, where there is one, is set to the trial's seed. `exact` says that the result does not depend on it.
+    A `random_state` parameter, where there is one, is set to the trial's seed. `exact`: the result does not depend on it.
     """
 
     def __init__(self, estimator: Any, exact: bool | None = None, n_jobs: int = -1) -> None:
@@ -27,7 +27,7 @@ class SklearnVictim:
         self.exact = "random_state" not in parameters if exact is None else exact
 
     def fit_many(self, jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:
-        """One estimator a job, trained in parallel processes; refuses estimators without `predict_proba` or `decision_function`."""
+        """One estimator a job, in parallel processes; refuses estimators without `predict_proba` or `decision_function`."""
         from joblib import Parallel, delayed
 
         tasks = [delayed(_fit_one)(self._make(), job.canonical(), seed) for job, seed in zip(jobs, seeds, strict=True)]

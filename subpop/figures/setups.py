@@ -169,3 +169,29 @@ def quantity(metric: str, value: float | None, digits: int = 1) -> str:
     if value is None or not is_finite(value):
         return NO_VALUE
     return f"{percent(value, digits)} %" if in_percent(metric) else f"{value:.4g}"
+
+
+def metric_words(metric: str) -> str:
+    """`target_damage_worst_5` as `Worst-5 target damage`."""
+    rank = metric.partition("_worst_")[2]
+    return f"Worst-{rank} target damage" if rank else "Mean target damage"
+
+
+def short(text: str, limit: int = 30) -> str:
+    """The text, cut to `limit` characters."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _facts(setup: Setup) -> Setting:
+    return (("attack", setup.attack), *setup.setting)
+
+
+def titles_of(groups: Iterable[Setup]) -> dict[Setup, str]:
+    """Victim and partition of each set-up, and under them the attack and settings in which they differ."""
+    found = list(groups)
+    shared = set.intersection(*(set(_facts(setup)) for setup in found)) if found else set()
+    titles = {}
+    for setup in found:
+        own = [f"{name}={value}" for name, value in _facts(setup) if (name, value) not in shared]
+        titles[setup] = "\n".join([f"{setup.victim} · {setup.partition}", *([short("; ".join(own), 42)] if own else [])])
+    return titles

@@ -1,0 +1,165 @@
+"""The child process of a plug-in defense, and what it may say: JSON and plain arrays, nothing that is unpickled.
+
+It holds gathered rows and the knowledge that the plug-in asked for: no pool, row number, poison mask, test label or name of
+a trial. It leads a process group of its own, so that what it starts dies with it, and ends when the harness does.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import fcntl
+import io
+import json
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from subpop.batching import DefenseError, DefenseTask, run_wave
+from subpop.outcome import Outcome
+from subpop.plugins import load
+from subpop.types import Array, ArrayRows, BadInput, Knowledge, Model, TrainingSet
+
+Arrays = Mapping[str, Array]
+Message = tuple[dict[str, Any], dict[str, Array]]
+
+# --- messages: JSON, then arrays --------------------------------------------------------------------------------------
+
+
+def send_message(connection: Connection, kind: str, arrays: Arrays | None = None, **values: Any) -> None:
+    """Send a message that its receiver need not trust."""
+    connection.send_bytes(json.dumps({"kind": kind, "arrays": list(arrays or {}), **values}).encode())
+    for array in (arrays or {}).values():
+        buffer = io.BytesIO()
+        np.save(buffer, array, allow_pickle=False)
+        connection.send_bytes(buffer.getbuffer())
+
+
+def receive_message(connection: Connection) -> Message:
+    """(values, arrays) of one message; ValueError where it is no such message."""
+    values = json.loads(connection.recv_bytes())
+    if not isinstance(values, dict) or not isinstance(values.get("kind"), str) or not isinstance(values.get("arrays"), list):
+        raise ValueError("a message without a kind")
+    arrays = {str(name): np.load(io.BytesIO(connection.recv_bytes()), allow_pickle=False) for name in values["arrays"]}
+    return values, arrays
+
+
+# --- the child's side -------------------------------------------------------------------------------------------------
+
+
+def child_main(connection: Connection, output: Connection) -> None:
+    """The child's whole life: load the plug-in, receive the tasks, run the wave, report."""
+    os.setsid()
+    _die_with_harness()
+    _redirect_output(output)
+    try:
+        _serve(connection)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        pass  # the harness has lost interest
+    except DefenseError as error:
+        send_message(connection, "error", task=error.task, reason=error.reason, details=error.details)
+    except BaseException as error:
+        send_message(connection, "error", task=None, reason=f"{type(error).__name__}: {error}", details="")
+    sys.stdout.flush()
+    os._exit(0)  # threads that the defense left behind end here
+
+
+def _serve(connection: Connection) -> None:
+    spec, n_classes, n_tasks = _receive_own(connection)
+    try:
+        defense = load(spec)
+    except BadInput as error:
+        raise DefenseError(None, str(error)) from error
+    send_message(connection, "ready")
+    tasks = [_task(*_receive_own(connection)) for _ in range(n_tasks)]
+    desk = _Desk(connection, tasks)
+    for i, outcome in enumerate(run_wave(defense, tasks, desk.fit_many, desk.inputs, n_classes, desk.note_turn)):
+        desk.report(i, outcome)
+
+
+def _receive_own(connection: Connection) -> Any:
+    return pickle.loads(connection.recv_bytes())  # from the harness
+
+
+def _task(rows: Any, n_poison: int | None, holdout: Any, representation: Model | None, seed: int) -> DefenseTask:
+    """The task as the child knows it: ids are positions."""
+    know = Knowledge(n_poison, None if holdout is None else _rows(*holdout), representation)
+    return DefenseTask(_rows(*rows), know, seed)
+
+
+def _rows(x: Array, y: Array) -> TrainingSet:
+    x.setflags(write=False)
+    return TrainingSet(ArrayRows(x), np.arange(len(y)), y)
+
+
+class _Desk:
+    """The child's end of the line: turns what a wave asks for into messages."""
+
+    def __init__(self, connection: Connection, tasks: Sequence[DefenseTask]) -> None:
+        self._connection, self._tasks = connection, tasks
+        self._test_x: Array | None = None
+
+    def note_turn(self, index: int, phase: str) -> None:
+        send_message(self._connection, "turn", task=index, phase=phase, at=time.monotonic())
+
+    def inputs(self) -> Array:
+        """The test rows, asked for when something is predicted for the first time."""
+        if self._test_x is None:
+            send_message(self._connection, "inputs")
+            self._test_x = _receive_own(self._connection)
+        return self._test_x
+
+    def fit_many(self, requests: list[tuple[int, TrainingSet]]) -> list[Model]:
+        sources = [self._source(index, train) for index, train in requests]
+        arrays = {f"x{i}": train.x for (i, train), source in zip(requests, sources, strict=True) if source == "new"}
+        arrays["y"] = np.concatenate([train.y for _, train in requests])
+        arrays["ids"] = np.concatenate([train.ids for _, train in requests])
+        header = [(i, source, len(train)) for (i, train), source in zip(requests, sources, strict=True)]
+        send_message(self._connection, "fit", arrays, requests=header)
+        models: list[Model] = _receive_own(self._connection)
+        return models
+
+    def _source(self, index: int, train: TrainingSet) -> str:
+        task = self._tasks[index]
+        if train._source is task.train._source:
+            return "train"
+        return "holdout" if task.know.clean_holdout is not None and train._source is task.know.clean_holdout._source else "new"
+
+    def report(self, index: int, outcome: Outcome) -> None:
+        arrays: dict[str, Array] = {f"p{i}": predicted for i, predicted in enumerate(outcome.predictions.values())}
+        extra: dict[str, Array | None] = {"keep": outcome.keep, "radius": outcome.certified_radius}
+        arrays |= {name: array for name, array in extra.items() if array is not None}
+        values = {"models": list(outcome.predictions), "diagnostics": dict(outcome.diagnostics), "n_fits": outcome.n_fits}
+        send_message(self._connection, "outcome", arrays, task=index, seconds=outcome.seconds, **values)
+
+
+def _redirect_output(output: Connection) -> None:
+    for stream in (1, 2):
+        os.dup2(output.fileno(), stream)
+    output.close()
+    # Streams of its own: those inherited from the fork server may be missing or held by somebody's capture.
+    sys.stdout, sys.stderr = (os.fdopen(stream, "w", 1, errors="replace", closefd=False) for stream in (1, 2))
+    faulthandler.enable(all_threads=False)  # a segmentation fault leaves a traceback
+
+
+def _die_with_harness() -> None:
+    """End this process group when the harness ends, even by kill -9: its end of a pipe closes then."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    if sys.platform == "linux":  # the kernel signals the whole group, even while C code holds the interpreter
+        fcntl.fcntl(parent.sentinel, fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(parent.sentinel, fcntl.F_SETFL, fcntl.fcntl(parent.sentinel, fcntl.F_GETFL) | os.O_ASYNC)
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def _watch(parent: Any) -> None:
+    parent.join()
+    os.killpg(os.getpgrp(), signal.SIGKILL)

@@ -1,0 +1,234 @@
+"""Defenses from other people's files: `--defense path.py:function` or `--defense package.module:function`.
+
+A specification is read from the file's syntax tree. Nothing of the file runs before `load`, which only the child process
+(and `subpop check`) calls.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from subpop.fingerprint import plugin_hash
+from subpop.types import BadInput, Defense
+
+GRANTED = ("n_poison", "clean_holdout", "representation")
+"""What a plug-in may ask to be told: every field of Knowledge but the poison mask."""
+
+_USAGE = "write path.py:function or package.module:function, such as my_defense.py:my_defense"
+_Functions = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True)
+class DefenseSpec:
+    """A defense that has been found but not imported.
+
+    name: as reports show it; module: its dotted name, '' for a loose file; folder: what goes on `sys.path` when it is
+    imported; needs: names of Knowledge fields; source: hash of the file and of the local modules that it imports.
+    """
+
+    name: str
+    path: Path
+    module: str
+    function: str
+    folder: Path
+    needs: frozenset[str]
+    source: str
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def parse_defense(spec: str, base_dir: Path) -> DefenseSpec:
+    """Find a defense and what it needs; relative paths are those of `base_dir`. BadInput names the functions that are there."""
+    where, _, function = spec.rpartition(":")
+    if not where or not function.isidentifier():
+        raise BadInput(f"--defense {spec!r} names no function; {_USAGE}")
+    if where.endswith(".py") or "/" in where:
+        path, module, folder = (base_dir / Path(where).expanduser()).resolve(), "", None
+    else:
+        path, module, folder = _find_module(where, base_dir), where, base_dir.resolve()
+    if not path.is_file():
+        raise BadInput(f"--defense {spec!r}: there is no file {path}; {_USAGE}, relative to {base_dir}")
+    tree = _parsed(path)
+    _check_function(tree, function, path)
+    stem = where.rpartition(".")[2] if module else path.stem
+    return DefenseSpec(
+        name=function if function == stem else f"{stem}.{function}",
+        path=path,
+        module=module,
+        function=function,
+        folder=folder or path.parent,
+        needs=_checked_needs(_needs_of(tree, function, path), function, path),
+        source=plugin_hash(path),
+    )
+
+
+def _find_module(name: str, base_dir: Path) -> Path:
+    """The file of a dotted module name, found without running any package on the way."""
+    parts = name.split(".")
+    if not all(part.isidentifier() for part in parts):
+        raise BadInput(f"--defense: {name!r} is no module name; {_USAGE}")
+    roots = [base_dir.resolve(), *(Path(entry or ".") for entry in sys.path)]
+    top = importlib.util.find_spec(parts[0])  # finds editable installs; of a top-level name it runs nothing
+    if top is not None and top.submodule_search_locations is not None:
+        roots += [Path(location).parent for location in top.submodule_search_locations]
+    for root in roots:
+        plain = root.joinpath(*parts)
+        for path in (plain.with_name(plain.name + ".py"), plain / "__init__.py"):
+            if path.is_file():
+                return path
+    raise BadInput(f"--defense: there is no module {name!r} in {base_dir} or on sys.path; {_USAGE}")
+
+
+def _parsed(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_bytes(), filename=str(path))
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None)
+        raise BadInput(f"{path}{f', line {line}' if line else ''}: not valid Python ({error}); correct the file") from error
+
+
+def _check_function(tree: ast.Module, name: str, path: Path) -> None:
+    definition = _defined(tree).get(name)
+    if definition is None:
+        there = [n for n, node in _defined(tree).items() if isinstance(node, ast.FunctionDef) and not n.startswith("_")]
+        raise BadInput(f"{path} has no function {name!r}; it has {', '.join(there) or 'no public function'}")
+    if isinstance(definition, ast.ClassDef | ast.AsyncFunctionDef):
+        kind = "a class" if isinstance(definition, ast.ClassDef) else "an async function"
+        raise BadInput(f"{name!r} in {path} is {kind}; a defense is a plain function (train, fit, know, *, seed)")
+    if isinstance(definition, ast.FunctionDef) and not _takes_a_defense_call(definition.args):
+        raise BadInput(f"{name!r} in {path} cannot be called as {name}(train, fit, know, seed=0); give it these parameters")
+
+
+def _defined(tree: ast.Module) -> dict[str, ast.stmt]:
+    """What the file defines at its top level, by name; blocks such as `if` and `try` included."""
+    found: dict[str, ast.stmt] = {}
+    for node in _top_level(tree.body):
+        if isinstance(node, _Functions | ast.ClassDef):
+            found[node.name] = node
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {(alias.asname or alias.name): node for alias in node.names}
+        for target in _targets(node):
+            if isinstance(target, ast.Name):
+                found[target.id] = node
+    return found
+
+
+def _top_level(body: list[ast.stmt]) -> list[ast.stmt]:
+    nodes: list[ast.stmt] = []
+    for node in body:
+        nodes.append(node)
+        if isinstance(node, ast.If | ast.Try | ast.With):
+            handlers = [line for handler in getattr(node, "handlers", []) for line in handler.body]
+            rest = [*getattr(node, "orelse", []), *getattr(node, "finalbody", [])]
+            nodes += _top_level([*node.body, *handlers, *rest])
+    return nodes
+
+
+def _targets(node: ast.stmt) -> list[ast.expr]:
+    if isinstance(node, ast.Assign):
+        return node.targets
+    return [node.target] if isinstance(node, ast.AnnAssign) and node.value is not None else []
+
+
+def _takes_a_defense_call(args: ast.arguments) -> bool:
+    positional = [*args.posonlyargs, *args.args]
+    seed = args.kwarg is not None or "seed" in [arg.arg for arg in [*args.args[3:], *args.kwonlyargs]]
+    required = len(positional) - len(args.defaults) - sum(arg.arg == "seed" for arg in positional)
+    extra = [a.arg for a, default in zip(args.kwonlyargs, args.kw_defaults, strict=True) if default is None and a.arg != "seed"]
+    return seed and required <= 3 and (len(positional) >= 3 or args.vararg is not None) and not extra
+
+
+# --- needs ------------------------------------------------------------------------------------------------------------
+
+
+def _needs_of(tree: ast.Module, function: str, path: Path) -> list[str]:
+    """Names from `function.needs = {...}`, or from `needs = {...}` in the class that `function` is an instance of."""
+    holder = getattr(_defined(tree).get(function), "value", None)
+    class_name = holder.func.id if isinstance(holder, ast.Call) and isinstance(holder.func, ast.Name) else None
+    owner = _defined(tree).get(class_name) if class_name else None
+    names: list[str] = []
+    for node in owner.body if isinstance(owner, ast.ClassDef) else []:
+        if any(isinstance(target, ast.Name) and target.id == "needs" for target in _targets(node)):
+            names = _literal_names(node, function, path)
+    for node in _top_level(tree.body):
+        if any(ast.unparse(target) == f"{function}.needs" for target in _targets(node)):
+            names = _literal_names(node, function, path)
+    return names
+
+
+def _literal_names(node: ast.stmt, function: str, path: Path) -> list[str]:
+    value: ast.expr = node.value  # type: ignore[attr-defined]
+    if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id in ("set", "frozenset"):
+        value = value.args[0] if value.args else ast.Tuple([])
+    items = value.elts if isinstance(value, ast.Set | ast.List | ast.Tuple) else None
+    if items is None or not all(isinstance(item, ast.Constant) and isinstance(item.value, str) for item in items):
+        raise BadInput(
+            f"{path}, line {node.lineno}: needs of {function!r} is {ast.unparse(value)}; it is read without running the file, "
+            'so write the names out: {"n_poison"}'
+        )
+    return [str(item.value) for item in items if isinstance(item, ast.Constant)]
+
+
+def _checked_needs(names: list[str], function: str, path: Path) -> frozenset[str]:
+    if "poison_mask" in names:
+        raise BadInput(f"{function!r} in {path} needs poison_mask, which no plug-in is told; it may need {', '.join(GRANTED)}")
+    unknown = sorted(set(names) - set(GRANTED))
+    if unknown:
+        raise BadInput(f"{function!r} in {path} needs {', '.join(map(repr, unknown))}; it may need {', '.join(GRANTED)}")
+    return frozenset(names)
+
+
+# --- importing --------------------------------------------------------------------------------------------------------
+
+
+def load(spec: DefenseSpec) -> Defense:
+    """Import the file and return its function; BadInput says in which line of the file importing it failed."""
+    if str(spec.folder) not in sys.path:
+        sys.path.insert(0, str(spec.folder))
+    try:
+        module = importlib.import_module(spec.module) if spec.module else _import_file(spec.path)
+        function: Defense = getattr(module, spec.function)
+    except (Exception, SystemExit) as error:
+        reason = f"sys.exit({error.code!r})" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
+        raise BadInput(f"{_place(error, spec.path)}: importing it failed with {reason}; correct the file") from error
+    if not callable(function):
+        raise BadInput(
+            f"{spec.path}: {spec.function} is {type(function).__name__}; it must be a function (train, fit, know, *, seed)"
+        )
+    needs = getattr(function, "needs", ())
+    if frozenset(needs) != spec.needs:
+        raise BadInput(
+            f"{spec.path}: {spec.function}.needs is {sorted(needs)} but reads {sorted(spec.needs)} without running the file; "
+            f"write `{spec.function}.needs = {{...}}` below the function"
+        )
+    return function
+
+
+def _import_file(path: Path) -> object:
+    """Import a file under a name that no installed module has."""
+    name = f"subpop_plugin_{path.stem}"
+    found = importlib.util.spec_from_file_location(name, path)
+    if found is None or found.loader is None:
+        raise BadInput(f"{path} cannot be imported; name a .py file")
+    module = importlib.util.module_from_spec(found)
+    sys.modules[name] = module  # dataclasses and pickle look there
+    found.loader.exec_module(module)
+    return module
+
+
+def _place(error: BaseException, path: Path) -> str:
+    """`file, line n`: the last line of the plug-in's file that the error passed through."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}, line {error.lineno}"
+    line, frame = None, error.__traceback__
+    while frame is not None:
+        if frame.tb_frame.f_code.co_filename == str(path):
+            line = frame.tb_lineno
+        frame = frame.tb_next
+    return str(path) if line is None else f"{path}, line {line}"

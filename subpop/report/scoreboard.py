@@ -1,0 +1,324 @@
+"""The front page of a report: what ran and what failed, then all defenses against all attacks, the defender's best first."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from subpop.figures import Picture, file_name
+from subpop.report.markdown import code, escape, picture, table
+from subpop.figures.setups import (
+    CONTROLS,
+    MATCHED,
+    MATCHED_MEANING,
+    NO_VALUE,
+    Row,
+    Setup,
+    aggregates,
+    by_setup,
+    headline,
+    metric_words,
+    parts_of,
+    percent,
+    quantity,
+    rates_of,
+    rows_of,
+    short,
+    summarize,
+)
+from subpop.types import VERDICTS, CellReport, Verdict
+
+SPEED = "speed_"
+MOST_LISTED = 100
+KINDS = {"defense": "", "control": "*controls*", "variant": "*told a wrong poison count*"}
+LEGEND = {
+    "D, D_aux, D_test": "the victim's training set; the attacker's own sample; the held-out test set. They share no row",
+    "subpopulation": "the rows that a filter selects, by annotated features (feature_match) or by cluster (cluster_match)",
+    "alpha": "poison rows / rows of the subpopulation in D_aux; 0 is the clean control",
+    "target damage": "undefended clean minus (defended) poisoned accuracy on the subpopulation's test rows; lower is better for the defender",
+    "cost + effect": "its two parts: undefended clean minus defended clean accuracy, and defended clean minus defended poisoned. "
+    "The effect alone ranks nobody: a constant classifier has none",
+    "worst-k": "mean of the k largest target damages, ranked anew for each alpha, over subpopulations with at least 20 test rows",
+    "collateral damage": "the same accuracy lost on all other test rows; the largest over subpopulations",
+    "recall / precision": "share of the flipped poison rows that a filter removed / share of what it removed that was such a row",
+    "±": "one split: standard error (bootstrap over seeds and test rows); several splits: sample deviation over them, beside their mean",
+    "told": "what the defense knows beyond its training rows",
+    "seconds": "of all cells of the row; `stored`: recorded when they were computed, now read from the store",
+    "pass, fail": "within the tolerance of the stored reference, or not",
+    "no_power": "the tolerance is too wide (above 10 %) for a pass to mean anything",
+    "no_reference": "nothing is stored to compare with",
+    "published_only": "a published number stands beside it, from another set-up: shown, not gated",
+    "skipped, error": "data is missing; the cell could not be measured",
+}
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a report says of its run. started: seconds since the epoch; knowledge: what each defense is told; suites: docstrings by stem."""
+
+    tier: str
+    command: str
+    device: str = "cpu"
+    versions: Mapping[str, str] = field(default_factory=dict)
+    commit: str = ""
+    seconds: float = 0.0
+    started: float | str = 0.0
+    hardware: str = ""
+    knowledge: Mapping[str, str] = field(default_factory=dict)
+    suites: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def started_text(self) -> str:
+        """ISO 8601 in UTC, to the second."""
+        if isinstance(self.started, str):
+            return self.started
+        return datetime.fromtimestamp(self.started, UTC).isoformat(timespec="seconds") if self.started else ""
+
+
+def scoreboard(reports: Sequence[CellReport], run: RunInfo, pictures: Sequence[Picture] = ()) -> str:
+    """The front page as markdown."""
+    blocks = ["# Scoreboard", *opening(reports, run), *failures(reports), *_skipped(reports)]
+    measured = [report for report in reports if not report.cell.stem.startswith(SPEED)]
+    setups = {s: of_setup for s, of_setup in by_setup(measured).items() if any(r.status != "skipped" for r in of_setup)}
+    boards = {s: of_setup for s, of_setup in setups.items() if any(r.cell.defense not in ("none", "retrain") for r in of_setup)}
+    blocks += _boards(boards, run, pictures)
+    blocks += _attacks({s: of_setup for s, of_setup in setups.items() if s not in boards})
+    blocks += _speed([report for report in reports if report.cell.stem.startswith(SPEED)])
+    controls = {r.cell.defense.partition(":")[0] for r in reports}
+    return "\n\n".join([*blocks, *_legend(controls)]) + "\n"
+
+
+# --- what ran, and what failed ----------------------------------------------------------------------------------------
+
+
+def opening(reports: Sequence[CellReport], run: RunInfo) -> list[str]:
+    """In words: did it pass, what ran, how many numbers hold, and the command that makes it again."""
+    counts = Counter(report.status for report in reports)
+    measured = [report for report in reports if report.result]
+    bad = counts["fail"] + counts["error"]
+    if not measured and not bad:
+        lead = "**Nothing was measured**, so this run does not pass."
+    else:
+        lead = f"**Failed: {_cells(bad)} of {len(reports)}.**" if bad else "**Passed.**"
+    stored = sum(bool(report.result and report.result.from_store) for report in reports)
+    also = [f"{stored} came from the store"] if stored else []
+    also += [f"{counts[status]} {words}" for status, words in _STATUSES.items() if counts[status]]
+    sentence = f"The {run.tier} tier ran on {run.device}: {_cells(len(measured))} measured in {duration(run.seconds)}"
+    numbers = Counter(verdict.verdict for report in reports for verdict in report.verdicts)
+    told = ", ".join(f"{numbers[name]:,} {name}" for name in VERDICTS if numbers[name])
+    scope = [_names(reports, name) for name in ("dataset", "victim", "partition")]
+    pages = ", ".join(f"[{escape(stem)}]({file_name(stem)}.md)" for stem in sorted({report.cell.stem for report in reports}))
+    return [
+        f"{lead} {escape(sentence)}{'; ' if also else ''}{', '.join(also)}. Numbers: {told or 'none'}.",
+        f"Data: {scope[0]}. Victims: {scope[1]}. Subpopulations: {scope[2]}. Suites: {pages}.",
+        made_by(run),
+    ]
+
+
+_STATUSES = {"fail": "differ from their reference", "error": "ended in error", "skipped": "were skipped"}
+
+
+def _cells(count: int) -> str:
+    return f"{count} cell" if count == 1 else f"{count} cells"
+
+
+def _names(reports: Iterable[CellReport], field_name: str) -> str:
+    return escape(", ".join(sorted({getattr(report.cell, field_name) for report in reports}))) or "none"
+
+
+def duration(seconds: float) -> str:
+    """`4.2 s`, `2 min 23 s`, `3 h 5 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def made_by(run: RunInfo) -> str:
+    """The command behind every number and figure of a page, and where it ran."""
+    where = [run.started_text, f"commit {run.commit}" if run.commit else "", run.hardware]
+    where += [f"{name} {version}" for name, version in run.versions.items()]
+    told = "; ".join(escape(part) for part in where if part)
+    return f"Every number and figure here is made by {code(run.command)}" + (f" ({told})." if told else ".")
+
+
+def failing(report: CellReport) -> list[Verdict]:
+    """The verdicts that make a cell red."""
+    if report.status != "fail":
+        return []
+    worst = [verdict for verdict in report.verdicts if verdict.verdict in ("fail", "error")]
+    return worst or [verdict for verdict in report.verdicts if verdict.verdict == "no_reference"]
+
+
+def failures(reports: Sequence[CellReport]) -> list[str]:
+    """What failed: each number with its reference and tolerance, each cell in error with its reason."""
+    lines = [f"- {code(r.cell.id)}: **error**: {escape(short(r.reason, 400))}" for r in reports if r.status == "error"]
+    for report in reports:
+        lines += [f"- {code(report.cell.id)}: {_failed_number(verdict)}" for verdict in failing(report)]
+    if not lines:
+        return []
+    left_out = len(lines) - MOST_LISTED
+    more = [f"- and {left_out} more: see `verdict` in results.json"] if left_out > 0 else []
+    return ["## What failed", "\n".join([*lines[:MOST_LISTED], *more])]
+
+
+def _failed_number(verdict: Verdict) -> str:
+    number = verdict.number
+    name = f"{number.metric} of {number.subpopulation}" if number.subpopulation else number.metric
+    values = [("run", number.value), ("reference", verdict.reference), ("tolerance", verdict.atol)]
+    told = ", ".join(f"{word} {quantity(number.metric, value, 2)}" for word, value in values)
+    return f"**{escape(name)}**: {told}" + (f" ({escape(short(verdict.reason, 200))})" if verdict.reason else "")
+
+
+def _skipped(reports: Sequence[CellReport]) -> list[str]:
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for report in reports:
+        if report.status == "skipped":
+            reasons[report.reason].append(report.cell.stem)
+    lines = [f"- {_cells(len(stems))} of {escape(', '.join(sorted(set(stems))))}: {escape(reason)}" for reason, stems in reasons.items()]
+    return ["## What was skipped", "\n".join(lines)] if lines else []
+
+
+# --- boards: defenses against an attack -------------------------------------------------------------------------------
+
+
+def _boards(setups: Mapping[Setup, list[CellReport]], run: RunInfo, pictures: Sequence[Picture]) -> list[str]:
+    if not setups:
+        return []
+    blocks = ["## Defenses", "Sorted by target damage, the mean over alpha: the first row of a table protects best."]
+    last = {(setup.stem, setup.tier, setup.dataset): setup for setup in setups}
+    for setup, reports in setups.items():
+        blocks += [f"### {escape(setup.title)}", *_board(setup, reports, run)]
+        place = (setup.stem, setup.tier, setup.dataset)
+        if last[place] == setup:
+            shown = [p for p in pictures if (p.stem, p.tier, p.dataset) == place and not p.kind.startswith("collateral")]
+            blocks += [picture(p.name, p.alt, p.caption, run.command) for p in shown]
+    return blocks
+
+
+def _board(setup: Setup, reports: Sequence[CellReport], run: RunInfo) -> list[str]:
+    rows, rates, metric = rows_of(reports), rates_of(reports), headline(reports)
+    alphas = [f"alpha {rate:g}" for rate in rates]
+    damages = [[escape(row.name), *(_damage(row, rate, metric) for rate in rates), _told(row, run), _seconds(row)] for row in rows]
+    others = [[escape(row.name), *(_others(row, rate) for rate in rates)] for row in rows]
+    blocks = [
+        f"[{escape(setup.stem)}]({file_name(setup.stem)}.md); {escape(setup.details)}; {sizes(reports)}. "
+        f"{metric_words(metric)} in %, {spread_words(reports)} (defense cost + attack effect):",
+        table(["defense", *alphas, "told", "seconds"], _grouped(rows, damages)),
+    ]
+    if any(cell != NO_VALUE for row in others for cell in row[1:]):
+        blocks += ["Largest collateral damage in %; then recall / precision in % of what was removed:"]
+        blocks += [table(["defense", *alphas], _grouped(rows, others))]
+    missing = [f"- {escape(r.cell.defense)}, alpha {r.cell.rate:g}: {r.status}: {escape(short(r.reason, 200))}" for r in reports if not r.result]
+    return [*blocks, "\n".join(missing)] if missing else blocks
+
+
+def sizes(reports: Sequence[CellReport]) -> str:
+    """How many subpopulations, seeds and splits the numbers of a set-up rest on."""
+    counts = sorted({report.result.n_subpopulations for report in reports if report.result})
+    subpopulations = "–".join(str(count) for count in {*counts[:1]: None, **dict.fromkeys(counts[-1:])}) if counts else "0"
+    splits = len({report.cell.option("split", "0") for report in reports})
+    seeds = max((report.cell.n_seeds for report in reports), default=0)
+    return f"{subpopulations} subpopulations, {seeds} seeds, {splits} split{'s' if splits != 1 else ''}"
+
+
+def spread_words(reports: Sequence[CellReport]) -> str:
+    splits = len({report.cell.option("split", "0") for report in reports})
+    return f"mean ± sample deviation over {splits} splits" if splits > 1 else "± standard error"
+
+
+def _grouped(rows: Sequence[Row], cells: Sequence[list[str]]) -> list[list[str]]:
+    """Defenses first, then controls, then those told a wrong poison count, each group under its name."""
+    table_rows: list[list[str]] = []
+    for kind, title in KINDS.items():
+        members = [line for row, line in zip(rows, cells, strict=True) if row.kind == kind]
+        if members and title:
+            table_rows.append([title, *[""] * (len(members[0]) - 1)])
+        table_rows += members
+    return table_rows
+
+
+def _damage(row: Row, rate: float, metric: str) -> str:
+    """`45.2 ± 1.3 (0.4 + 44.8)`, or why there is nothing."""
+    reports = row.cells.get(rate, ())
+    found = summarize(reports, metric)
+    if found is None:
+        return next((report.status for report in reports if report.result is None), NO_VALUE)
+    parts = [summarize(reports, part) for part in parts_of(metric)]
+    split_up = f" ({percent(parts[0].value)} + {percent(parts[1].value)})" if parts[0] and parts[1] else ""
+    return with_spread(found.value, found.spread) + split_up
+
+
+def with_spread(value: float, spread: float | None) -> str:
+    """`45.2 ± 1.3`, from fractions."""
+    return percent(value) if spread is None else f"{percent(value)} ± {percent(spread)}"
+
+
+def _others(row: Row, rate: float) -> str:
+    reports = row.cells.get(rate, ())
+    names = ("collateral_damage_max", "poison_recall", "poison_precision")
+    collateral, recall, precision = (summarize(reports, name) for name in names)
+    if collateral is None:
+        return NO_VALUE
+    filtered = f"; {percent(recall.value)} / {percent(precision.value if precision else None)}" if recall else ""
+    return percent(collateral.value) + filtered
+
+
+def _told(row: Row, run: RunInfo) -> str:
+    told = {report.result.knowledge for of_rate in row.cells.values() for report in of_rate if report.result}
+    told = {words for words in told if words} or {run.knowledge.get(row.defense, "")}
+    return escape(", ".join(sorted(told))) or "nothing"
+
+
+def _seconds(row: Row) -> str:
+    results = [report.result for of_rate in row.cells.values() for report in of_rate if report.result]
+    if not results:
+        return NO_VALUE
+    total = sum(result.seconds for result in results)
+    return f"{total:.1f}" + (" stored" if all(result.from_store for result in results) else "")
+
+
+# --- attacks that nobody defends against, and speed -------------------------------------------------------------------
+
+
+def _attacks(setups: Mapping[Setup, list[CellReport]]) -> list[str]:
+    if not setups:
+        return []
+    rates = rates_of(report for reports in setups.values() for report in reports)
+    lines = []
+    for setup, reports in setups.items():
+        rows = {row.defense: row for row in rows_of(reports)}
+        metric = headline(reports)
+        undefended = rows.get("none")
+        cells = [_damage(undefended, rate, metric).partition(" (")[0] if undefended else NO_VALUE for rate in rates]
+        floor = rows.get("retrain")
+        noise = _damage(floor, min(floor.cells), metric).partition(" (")[0] if floor else NO_VALUE
+        worst = summarize(undefended.cells[max(undefended.cells)], "collateral_damage_max") if undefended else None
+        collateral = percent(worst.value) if worst else NO_VALUE
+        name = f"{escape(setup.title)}" + (f" ({escape('; '.join(f'{n}={v}' for n, v in setup.setting))})" if setup.setting else "")
+        lines.append([name, *cells, noise, collateral])
+    words = "Worst-5 target damage in %, the mean over splits. Noise floor: what retraining alone reads. Collateral: the largest, at the largest alpha."
+    headers = ["set-up", *(f"alpha {rate:g}" for rate in rates), "noise floor", "collateral"]
+    return ["## Attacks that nobody defends against", words, table(headers, lines)]
+
+
+def _speed(reports: Sequence[CellReport]) -> list[str]:
+    lines = []
+    for report in reports:
+        for number in aggregates(report):
+            if number.metric == "speed_ratio":
+                verdict = next((v for v in report.verdicts if v.number.metric == number.metric), None)
+                what = f"{report.cell.victim}, {report.cell.defense}: {report.cell.setting_text}"
+                lines.append([escape(what), f"{number.value:.1f}", quantity("", verdict.reference if verdict else None), report.status])
+    words = "One-at-a-time seconds / our seconds, medians of one run; higher is faster."
+    return ["## Speed", words, table(["comparison", "ratio", "reference", "verdict"], lines)] if lines else []
+
+
+def _legend(defenses: set[str]) -> list[str]:
+    meanings = {**CONTROLS, MATCHED: MATCHED_MEANING}
+    controls = [f"- **{escape(name)}**: {words}" for name, words in meanings.items() if name in defenses]
+    words = [f"- **{escape(word)}**: {meaning}" for word, meaning in LEGEND.items()]
+    blocks = ["## Controls", "\n".join(controls)] if controls else []
+    return [*blocks, "## Words", "\n".join(words)]

@@ -1,0 +1,302 @@
+"""Plug-in defenses in a child process, which can be killed and takes no one with it: the harness's side.
+
+The child comes from `forkserver` (torch hangs after `fork`). What it sends is checked and never unpickled; whatever goes
+wrong in it becomes a DefenseError that names the trial.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import io
+import multiprocessing
+import os
+import pickle
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from types import ModuleType
+from typing import Any, NoReturn
+
+from subpop.batching import DEFENSE, HARNESS, DefenseError, DefenseTask, FitMany, PoolRows
+from subpop.child import Message, child_main, receive_message
+from subpop.outcome import Outcome, check_outcome
+from subpop.plugins import DefenseSpec
+from subpop.types import Array, BadInput, FleetJob, Pool, TrainingSet
+
+PRELOADED = ("subpop.child", "subpop.victims")
+"""What the fork server imports once for all children: models of these victims are unpickled in a child."""
+
+PATIENCE = 120.0
+"""Seconds for importing the plug-in and for the harness's own steps in the child, where the time limit is shorter."""
+
+TEXT_BYTES = 4000
+IMPORT = "import"
+
+
+class _Outgoing(pickle.Pickler):
+    """Pickles what the child may have, and refuses what would give the poison away (a model that kept its job, say)."""
+
+    def reducer_override(self, obj: object) -> Any:
+        if isinstance(obj, Pool | FleetJob | PoolRows):
+            raise BadInput(f"a {type(obj).__name__} was about to reach a plug-in defense; models must not keep their job")
+        return NotImplemented
+
+
+def run_in_child(
+    spec: DefenseSpec, tasks: Sequence[DefenseTask], fit_many: FitMany, test_x: Array, n_classes: int, timeout: float = 300.0
+) -> Iterator[Outcome]:
+    """Run a plug-in defense on every task in a child process and yield the outcomes in task order.
+
+    timeout: seconds of own time of one trial, without start, `fit` and predictions, and the same again for its
+    predictions. Whatever goes wrong in the child is a DefenseError; what `fit_many` raises passes through.
+    """
+    if not 0 < timeout < float("inf"):
+        raise BadInput(f"--defense-timeout {timeout} is not a number of seconds above 0; give one such as 300")
+    if multiprocessing.current_process().daemon:
+        raise BadInput("a plug-in defense needs a child process, which a daemonic worker cannot start; use --executor here")
+    child = _Child(spec, tasks, timeout)
+    try:
+        child.send((spec, n_classes, len(tasks)))
+        child.receive("ready")
+        for task in tasks:
+            child.send(_handed_out(task, spec))
+        for i, task in enumerate(tasks):
+            while (message := child.receive("fit", "inputs", "outcome"))[0]["kind"] != "outcome":
+                if message[0]["kind"] == "inputs":
+                    child.send(test_x)
+                else:
+                    child.send(fit_many(child.trusted(_requests, message, tasks, n_classes)))
+            yield child.trusted(_outcome, message, i, task, len(test_x), n_classes)
+            child.restart_clock()  # what the caller did meanwhile is nobody's own time
+    finally:
+        child.end()
+
+
+def _handed_out(task: DefenseTask, spec: DefenseSpec) -> tuple[Any, ...]:
+    """What the child is given for one task: plain arrays, and the knowledge that the plug-in asked for."""
+    know, holdout = task.know, task.know.clean_holdout
+    if know.poison_mask is not None:
+        raise BadInput(f"{spec.name} was about to be told poison_mask; plug-ins never are: leave it None in Knowledge")
+    return (
+        (task.train.x, task.train.y),
+        know.n_poison if "n_poison" in spec.needs else None,
+        (holdout.x, holdout.y) if holdout is not None and "clean_holdout" in spec.needs else None,
+        know.representation if "representation" in spec.needs else None,
+        task.seed,
+    )
+
+
+def _requests(message: Message, tasks: Sequence[DefenseTask], n_classes: int) -> list[tuple[int, TrainingSet]]:
+    """The training sets that the child's trials wait for, mapped back to the harness's own."""
+    values, arrays = message
+    requests: list[tuple[int, TrainingSet]] = []
+    start = 0
+    for index, source, size in values["requests"]:
+        if index not in range(requests[-1][0] + 1 if requests else 0, len(tasks)):
+            raise BadInput(f"a request of trial {index} came out of order")
+        y, ids = arrays["y"][start : start + size], arrays["ids"][start : start + size]
+        start += size
+        if size < 1 or len(y) != size or not 0 <= y.min() <= y.max() < n_classes:
+            raise BadInput(f"trial {index} asked for {size} rows with labels outside 0 to {n_classes - 1}")
+        base = tasks[index].train if source == "train" else tasks[index].know.clean_holdout
+        if source == "new":
+            requests.append((index, TrainingSet.of(arrays[f"x{index}"], y)))
+        elif base is None or not 0 <= ids.min() <= ids.max() < len(base):
+            raise BadInput(f"trial {index} named rows outside its {source} set")
+        else:
+            requests.append((index, TrainingSet(base._source, base.ids[ids], y)))
+    return requests
+
+
+def _outcome(message: Message, index: int, task: DefenseTask, n_test: int, n_classes: int) -> Outcome:
+    values, arrays = message
+    if values["task"] != index:
+        raise BadInput(f"an outcome of trial {values['task']} came where that of trial {index} was due")
+    outcome = Outcome(
+        predictions={str(name): arrays[f"p{i}"] for i, name in enumerate(values["models"])},
+        keep=arrays.get("keep"),
+        certified_radius=arrays.get("radius"),
+        diagnostics=values["diagnostics"],
+        n_fits=int(values["n_fits"]),
+        seconds=float(values["seconds"]),
+    )
+    check_outcome(outcome, len(task.train), n_test, n_classes)
+    return outcome
+
+
+class _Child:
+    """The child process as the harness sees it: what is sent and received, whose turn it is, and its end."""
+
+    def __init__(self, spec: DefenseSpec, tasks: Sequence[DefenseTask], timeout: float) -> None:
+        self._spec, self._names, self._timeout = spec, [task.name for task in tasks], timeout
+        self._turn, self._since = (-1, IMPORT), time.monotonic()
+        self._used: dict[tuple[int, str], float] = {}
+        self._ended = False
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(list(PRELOADED))
+        self._connection, theirs = context.Pipe()
+        output, their_output = context.Pipe(duplex=False)
+        self._output = _Output(output)
+        self._process = context.Process(target=child_main, args=(theirs, their_output), name=f"defense {spec.name}")
+        with _no_main_module():
+            self._process.start()
+        theirs.close()
+        their_output.close()
+        atexit.register(self.end)
+        _limit_waiting(self._connection, max(PATIENCE, timeout))
+
+    def send(self, value: object) -> None:
+        """Send a value of ours; the child unpickles it."""
+        buffer = io.BytesIO()
+        try:
+            _Outgoing(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
+        except (pickle.PicklingError, TypeError, AttributeError) as error:
+            raise BadInput(f"a model cannot be sent to a plug-in defense ({error}); victims' models must be picklable") from error
+        try:
+            self._connection.send_bytes(buffer.getbuffer())
+        except OSError:  # it died, or stopped reading
+            self._fail_dead()
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Count the running turn from now on."""
+        self._since = time.monotonic()
+
+    def receive(self, *kinds: str) -> Message:
+        """The child's next message of these kinds, within the time limit of whoever's turn it is."""
+        while True:
+            left = self._limit() - self._used.get(self._turn, 0.0) - (time.monotonic() - self._since)
+            ready = wait([self._connection, self._process.sentinel], max(0.0, left))
+            if not ready:
+                self._fail_late()
+            if not self._connection.poll():
+                self._fail_dead()
+            message: Message = self.trusted(receive_message, self._connection)
+            if message[0]["kind"] == "turn":
+                self.trusted(self._note_turn, message[0])
+            elif message[0]["kind"] == "error":
+                self.trusted(self._raise_reported, message[0])
+            elif message[0]["kind"] in kinds:
+                return message
+            else:
+                self._fail(f"sent {message[0]['kind']!r} out of turn")
+
+    def trusted(self, read: Callable[..., Any], *args: Any) -> Any:
+        """What `read` makes of what the child sent, or a DefenseError where that is not as it should be."""
+        try:
+            return read(*args)
+        except (EOFError, OSError):
+            self._fail_dead()
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+            self._fail(f"sent something that cannot be used ({type(error).__name__}: {error})")
+
+    def _note_turn(self, values: dict[str, Any]) -> None:
+        """Book the time since the last turn; `at` is the child's reading of the clock that all processes share."""
+        at = min(max(float(values["at"]), self._since), time.monotonic())
+        self._used[self._turn] = self._used.get(self._turn, 0.0) + at - self._since
+        self._turn, self._since = (int(values["task"]), str(values["phase"])), at
+        if self._turn[1] == HARNESS:
+            self._used.pop(self._turn, None)  # the harness's steps have a limit each
+
+    def _limit(self) -> float:
+        return self._timeout if self._turn[0] >= 0 else max(self._timeout, PATIENCE)
+
+    # Errors.
+
+    def _fail_late(self) -> NoReturn:
+        limit = f"over the limit of {self._limit():g} s and was stopped"
+        if self._turn[1] == DEFENSE:
+            self._fail(f"its own code ran {limit}; make it faster or raise --defense-timeout")
+        if self._turn[0] >= 0:
+            self._fail(f"predicting the test rows ran {limit}; make it faster or raise --defense-timeout")
+        step = "importing its file" if self._turn[1] == IMPORT else "a thread that it started held up the harness; a step"
+        self._fail(f"{step} ran {limit}")
+
+    def _fail_dead(self) -> NoReturn:
+        self._process.join(1)
+        code = self._process.exitcode
+        if code is None:
+            self._fail("its process stopped reading and writing")
+        if code < 0:
+            hint = " (out of memory?)" if -code == signal.SIGKILL else ""
+            self._fail(f"its process was ended by {signal.Signals(-code).name}{hint}")
+        self._fail(f"its process ended itself with exit code {code}, as os._exit does; return a Defended instead")
+
+    def _fail(self, reason: str) -> NoReturn:
+        self._raise(self._turn[0], reason, "")
+
+    def _raise_reported(self, values: dict[str, Any]) -> NoReturn:
+        self._raise(values["task"], str(values["reason"])[:TEXT_BYTES], str(values["details"])[-TEXT_BYTES:])
+
+    def _raise(self, task: object, reason: str, details: str) -> NoReturn:
+        """End the child and say what happened, in which trial, with the last lines that it printed."""
+        self.end()
+        number = task if isinstance(task, int) and task in range(len(self._names)) else None
+        tail = self._output.tail()
+        details = "\n".join([*([details.rstrip()] if details else []), *(["its last output:", tail] if tail else [])])
+        raise DefenseError(number, f"{self._spec.name}: {reason}", details, "" if number is None else self._names[number])
+
+    def end(self) -> None:
+        """Kill the child and all that it started; nothing of it is left afterwards."""
+        if self._ended:
+            return
+        self._ended = True
+        atexit.unregister(self.end)
+        # The group outlives its leader: what the child started goes even where the child is gone already.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if self._process.pid is not None:
+                os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.kill()
+        self._process.join()
+        self._process.close()
+        self._connection.close()
+        self._output.close()
+
+
+class _Output:
+    """What the child prints: read so that it never blocks, and only its end is kept."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection, self._tail = connection, b""
+        self._thread = threading.Thread(target=self._drain, daemon=True)
+        self._thread.start()
+
+    def _drain(self) -> None:
+        with contextlib.suppress(OSError):
+            while chunk := os.read(self._connection.fileno(), 1 << 16):
+                self._tail = (self._tail + chunk)[-TEXT_BYTES:]
+
+    def tail(self) -> str:
+        """The last lines, once the child is dead."""
+        self._thread.join(1)
+        return self._tail.decode(errors="replace").strip()
+
+    def close(self) -> None:
+        self._thread.join(1)
+        if not self._thread.is_alive():  # else somebody outside the group still holds the other end
+            self._connection.close()
+
+
+@contextlib.contextmanager
+def _no_main_module() -> Iterator[None]:
+    """Keep the child from importing the harness's main module again: that would run a script without a main guard twice."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _limit_waiting(connection: Connection, seconds: float) -> None:
+    """Let no read or write block longer than this: a child that stops in the middle must not stop the harness."""
+    limit = struct.pack("ll", int(seconds) + 1, 0)
+    with socket.socket(fileno=os.dup(connection.fileno())) as handle:
+        handle.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        handle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)

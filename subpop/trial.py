@@ -1,0 +1,120 @@
+"""One trial: its training set before the defense runs, and what is kept of it afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import dataclass
+
+import numpy as np
+
+from subpop.attacks.label_flip import Poison, poison_count
+from subpop.batching import DefenseTask, PoolRows
+from subpop.outcome import Outcome
+from subpop.stage import Stage, attack_identity, base_size, derived_seed, draw_poison
+from subpop.types import Array, BadInput, Bools, Cell, Ints, Knowledge, Model, TrainingSet, Trial, TrialResult
+
+TOLD = {"exact": 1.0, "half": 0.5, "twice": 2.0}
+"""What a defense that is told the number of poison rows may be told instead of it."""
+GRID = 80
+NO_POISON = Poison(np.zeros(0, np.int64), np.zeros(0, np.int64), 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """One trial before its defense runs: its rows in the shuffled order that the defense sees them in."""
+
+    trial: Trial
+    task: DefenseTask
+    rows: Ints
+    n_poison: int
+    flipped: Bools
+    member: Bools
+
+
+def prepare(stage: Stage, cell: Cell, trial: Trial, needs: Set[str], attacker: Model | None) -> Prepared:
+    """Poison D, shuffle it, and hand out what the defense may know. A trial on clean data is told what the attacked one is."""
+    n, name = stage.pool.n_train, trial.subpopulation
+    poison = draw_poison(stage, cell, name, trial.seed, attacker) if trial.attacked else NO_POISON
+    rows = np.concatenate([np.arange(n), poison.rows])
+    y = np.concatenate([stage.pool.y[:n], poison.y])
+    member = np.zeros(len(rows), bool)
+    member[:n] = stage.train_members(name) if name else False
+    order = _shuffle(cell, trial, len(rows))
+    rows, y, member, is_poison = rows[order], y[order], member[order], order >= n
+    task = DefenseTask(
+        TrainingSet(PoolRows(stage.pool, rows), np.arange(len(rows)), y),
+        Knowledge(
+            n_poison=_told(stage, cell, name) if "n_poison" in needs else None,
+            poison_mask=is_poison if "poison_mask" in needs else None,
+        ),
+        derived_seed("defense", cell.defense, name, trial.seed) % 2**32,
+        f"{name or 'clean data'}, seed {trial.seed}{'' if trial.attacked else ', not attacked'}",
+    )
+    return Prepared(trial, task, rows, len(poison), is_poison & (y != stage.pool.y[rows]), member)
+
+
+def _shuffle(cell: Cell, trial: Trial, n_rows: int) -> Ints:
+    identity = (attack_identity(cell), cell.rate, trial.subpopulation, trial.seed, trial.attacked)
+    return np.random.default_rng(derived_seed("shuffle", *identity)).permutation(n_rows)
+
+
+def _told(stage: Stage, cell: Cell, name: str) -> int:
+    variant = cell.option("n_poison_told", "exact")
+    if variant not in TOLD:
+        raise BadInput(f"n_poison_told={variant} is unknown; use one of {', '.join(TOLD)}")
+    return round(poison_count(cell.rate, base_size(stage, cell, name)) * TOLD[variant])
+
+
+def score(stage: Stage, prepared: Prepared, outcome: Outcome, kkt_residual: float, draw: bool) -> TrialResult:
+    """What a trial leaves behind; the only place where predictions, test labels and the poison mask meet."""
+    n_test = len(stage.data.test_y)
+    predicted = outcome.predictions[""]
+    arrays: dict[str, Array] = {"right": predicted[:n_test] == stage.data.test_y}
+    arrays |= {f"right:{name}": p[:n_test] == stage.data.test_y for name, p in outcome.predictions.items() if name}
+    metrics = {"n_poison": float(prepared.n_poison), "n_flipped": float(prepared.flipped.sum()), "kkt_residual": kkt_residual}
+    if outcome.keep is not None:
+        removed = ~outcome.keep
+        y = prepared.task.train.y[removed]
+        arrays["removed_per_class"] = np.bincount(y, minlength=stage.dataset.n_classes).astype(np.int64)
+        metrics["removed"] = float(removed.sum())
+        metrics["removed_flipped"] = float((removed & prepared.flipped).sum())
+        metrics["removed_target_clean"] = float((removed & prepared.member).sum())
+    metrics |= {f"diagnostic:{name}": float(value) for name, value in outcome.diagnostics.items()}
+    if draw:
+        arrays |= _panel_arrays(stage, prepared, outcome, predicted[n_test:])
+    return TrialResult(prepared.trial, metrics, arrays, outcome.seconds, outcome.n_fits)
+
+
+def _panel_arrays(stage: Stage, prepared: Prepared, outcome: Outcome, on_grid: Array) -> dict[str, Array]:
+    """What Figure 2 draws for one trial: points, their roles and the predicted class on a grid."""
+    arrays = {
+        "panel_x": np.asarray(stage.pool.x[prepared.rows]),
+        "panel_y": np.asarray(prepared.task.train.y),
+        "panel_poison": prepared.rows >= stage.pool.n_train,
+        "panel_target": prepared.member,
+        "panel_proba": on_grid.reshape(GRID, GRID).astype(np.float32),
+        "panel_extent": grid(stage)[1],
+    }
+    return arrays if outcome.keep is None else {**arrays, "panel_keep": outcome.keep}
+
+
+def grid(stage: Stage) -> tuple[Array, Array]:
+    """(GRID * GRID, 2) points, row by row from the lower left, and their extent (xmin, xmax, ymin, ymax)."""
+    if stage.pool.x.ndim != 2 or stage.pool.x.shape[1] != 2:
+        raise BadInput(f"panels=yes draws 2-D data only; {stage.dataset.name} has rows of shape {stage.pool.x.shape[1:]}")
+    low, high = stage.pool.x.min(0), stage.pool.x.max(0)
+    margin = 0.08 * (high - low)
+    low, high = low - margin, high + margin
+    across, up = (np.linspace(low[i], high[i], GRID) for i in (0, 1))
+    points = np.stack(np.meshgrid(across, up), -1).reshape(-1, 2).astype(np.float32)
+    return points, np.array([low[0], high[0], low[1], high[1]], np.float64)
+
+
+def right_of(model: Model, x: Array, y: Ints) -> Bools:
+    """(n,) bool: where the most likely class (ties to the lowest index) is the label."""
+    return np.asarray(model.predict_proba(x).argmax(1) == y)
+
+
+def panels(cell: Cell) -> bool:
+    """Whether a cell keeps what Figure 2 draws."""
+    return cell.option("panels", "no") == "yes"

@@ -1,0 +1,147 @@
+"""Training sets in count form: how often each row of a pool stands under each label.
+
+A fleet of victims that share most rows becomes one matrix of shared rows, and a short list of further rows a victim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from subpop.types import Array, BadInput, FleetJob, Ints, Pool
+from subpop.victims.linear_model import flat
+from subpop.victims.margins import Lists
+from subpop.victims.newton import Fleet
+
+Doubles = NDArray[np.float64]
+
+SHARED_BY = 16
+"""A row that at least one in so many victims uses enters the matrix products; for others lists are cheaper."""
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """The features of a pool in units of their root mean square, with an intercept of ones last.
+
+    scale: (d',) those units; penalty: (d',) what the penalty of each scaled parameter is multiplied by.
+    """
+
+    scale: Doubles
+    penalty: Doubles
+
+    @classmethod
+    def of(cls, pool: Pool, penalise_intercept: bool) -> Columns:
+        x = flat(pool.x)
+        scale = np.append(np.sqrt(np.einsum("ij,ij->j", x, x, dtype=np.float64, casting="unsafe") / len(x)), 1.0)
+        if not np.isfinite(scale).all():
+            bad = int(np.argmin(np.isfinite(scale)))
+            raise BadInput(f"feature {bad} of the pool holds NaN or infinite values; remove or impute them first")
+        scale[scale == 0] = 1.0
+        penalty = 1 / scale**2
+        penalty[-1] = float(penalise_intercept)
+        return cls(scale, penalty)
+
+    def rows(self, x: Array, dtypes: Sequence[type]) -> dict[type, Array]:
+        """(n, d') scaled rows in each dtype."""
+        out = np.empty((len(x), len(self.scale)))
+        np.divide(flat(x), self.scale[:-1], out=out[:, :-1])
+        out[:, -1] = 1.0
+        return {dtype: out.astype(dtype, copy=False) for dtype in dtypes}
+
+
+def check_job(job: FleetJob, pool: Pool) -> None:
+    """Refuse a job that no victim can be trained on."""
+    if job.pool is not pool:
+        raise BadInput("the jobs of one fleet must share one pool; call fit_many once for each pool")
+    extra = 0 if job.extra_x is None else len(job.extra_x)
+    weights = np.ones(len(job)) if job.weights is None else np.asarray(job.weights)
+    if job.rows.ndim != 1 or job.rows.shape != job.y.shape or job.rows.shape != weights.shape:
+        raise BadInput(
+            f"a job has {job.rows.shape} rows, {job.y.shape} labels and {weights.shape} weights; it needs one of each a row"
+        )
+    if not len(job) or not (np.isfinite(weights).all() and weights.min() >= 0 and weights.sum() > 0):
+        raise BadInput(f"a job of {len(job)} rows has no usable weights; weights must be finite, >= 0 and not all 0")
+    if job.rows.min() < 0 or job.rows.max() >= len(pool) + extra:
+        raise BadInput(f"rows {job.rows.min()}..{job.rows.max()} are not all in the pool and extra_x: 0..{len(pool) + extra - 1}")
+    if job.y.min() < 0 or job.y.max() >= pool.n_classes:
+        raise BadInput(f"labels {job.y.min()}..{job.y.max()} are not all in 0..{pool.n_classes - 1}; relabel them")
+    if job.extra_x is not None and not np.isfinite(job.extra_x).all():
+        raise BadInput("extra_x holds NaN or infinite values; remove or impute them first")
+
+
+def count(job: FleetJob) -> Doubles:
+    """(N + e, C) total weight of each row of the pool, then of extra_x, under each label."""
+    classes = job.pool.n_classes
+    size = (len(job.pool) + (0 if job.extra_x is None else len(job.extra_x))) * classes
+    return np.bincount(job.rows * classes + job.y, job.weights, size).astype(np.float64, copy=False).reshape(-1, classes)
+
+
+def shared_rows(jobs: Sequence[FleetJob]) -> Ints:
+    """Row numbers of the pool that enough jobs use."""
+    n = len(jobs[0].pool)
+    used = np.zeros(n, np.int64)
+    for job in jobs:
+        used[job.rows if job.extra_x is None else job.rows[job.rows < n]] += 1  # once a job, however often it repeats a row
+    return np.flatnonzero(used >= max(1, len(jobs) / SHARED_BY))
+
+
+class Design:
+    """Shared rows of all jobs of one call, from which fleets of some of them are made."""
+
+    def __init__(self, jobs: Sequence[FleetJob], columns: Columns, dtypes: Sequence[type]) -> None:
+        self.pool, self.columns, self.dtypes = jobs[0].pool, columns, dtypes
+        self.index = shared_rows(jobs)
+        self.shared = columns.rows(self.pool.x[self.index], dtypes)
+        self.n_columns = 1 if self.pool.n_classes == 2 else self.pool.n_classes
+
+    def fleet(self, jobs: Sequence[FleetJob], penalty: float, mean_form: bool) -> Fleet:
+        """The problems of some jobs; penalty: of each of their objectives, times the sum of its weights in the mean form."""
+        versions: dict[bytes, int] = {}
+        counts: list[Doubles] = []
+        version, listed = [], []
+        for job in jobs:
+            counted = count(job)
+            own = counted[self.index]
+            key = own.tobytes()
+            if key not in versions:
+                versions[key] = len(counts)
+                counts.append(own)
+            version.append(versions[key])
+            counted[self.index] = 0
+            rows = np.flatnonzero(counted @ np.ones(counted.shape[1]))
+            listed.append((rows, counted[rows]))
+        weight = np.array([counts[v].sum() + part.sum() for v, (_, part) in zip(version, listed, strict=True)])
+        lists, matrix = self._lists(jobs, np.array(version), [rows for rows, _ in listed])
+        parts = [part for _, part in listed]
+        return Fleet(
+            shared=self.shared,
+            listed=matrix,
+            total=np.array([own.sum(axis=1) for own in counts]),
+            label=np.array([own.T[-self.n_columns :] for own in counts]),
+            lists=lists,
+            listed_total=np.concatenate([part.sum(axis=1) for part in parts]),
+            listed_label=np.concatenate([part.T[-self.n_columns :].ravel() for part in parts]),
+            penalty=np.outer(penalty * (weight if mean_form else np.ones(len(jobs))), self.columns.penalty),
+            unit=self.columns.scale,
+            weight=weight,
+        )
+
+    def _lists(self, jobs: Sequence[FleetJob], version: Ints, rows: list[Ints]) -> tuple[Lists, dict[type, Array]]:
+        """Number the listed rows: those of the pool once, then each job's rows of extra_x."""
+        n = len(self.pool)
+        inside = np.unique(np.concatenate(rows))
+        inside = inside[inside < n]
+        place = np.zeros(n, np.int64)
+        place[inside] = np.arange(len(inside))
+        matrix, size, numbered = [self.pool.x[inside]], len(inside), []
+        for job, own in zip(jobs, rows, strict=True):
+            split = int(np.searchsorted(own, n))
+            numbered.append(np.append(place[own[:split]], size + np.arange(len(own) - split)))
+            if job.extra_x is not None:
+                matrix.append(job.extra_x[own[split:] - n])
+                size += len(own) - split
+        start = np.cumsum([0, *map(len, rows)])
+        return Lists(version, start, np.concatenate(numbered)), self.columns.rows(np.concatenate(matrix), self.dtypes)

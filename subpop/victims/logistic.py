@@ -1,0 +1,160 @@
+"""Logistic and softmax regression, solved exactly: the paper's convex victim, as a fleet.
+
+*Source*: sum_i c_i * logloss_i + rho / 2 * |w|^2 with the intercept as a last column of ones, penalised like the others
+(liblinear's convention); rho = penalty (scikit-learn's 1 / C) or penalty * sum_i c_i. More than two classes: a softmax
+with a column a class, all penalised. Solved by Newton's method with conjugate gradients preconditioned at the clean optimum.
+*Deviations*: the released scripts stop their solvers far from the optimum; here each model's `kkt_residual` says how near it is.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import joblib
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from subpop.types import BadInput, FleetJob, Model, Pool
+from subpop.victims.linear_model import LinearModel
+
+if TYPE_CHECKING:  # compiled code, loaded at the first fit only
+    from subpop.victims.counts import Columns, Design
+
+Doubles = NDArray[np.float64]
+
+TOLERANCE = 1e-8
+WIDE = 128
+"""From so many features on a fleet is solved in float32 first, and in larger chunks."""
+_CLEAN: WeakKeyDictionary[Pool, dict[tuple[float, str, bool], _Clean]] = WeakKeyDictionary()
+_ONE_CALL = threading.Lock()
+
+
+@dataclass(frozen=True, eq=False)
+class _Clean:
+    """The clean optimum of a pool, where every solve starts. Holds no pool, which it must not keep alive."""
+
+    columns: Columns
+    counts: Doubles
+    w: Doubles
+    inverse: Doubles
+    model: LinearModel
+
+
+class LogisticRegression:
+    """Exact penalised logistic regression. `fit_many` may be called from several threads; calls take turns.
+
+    penalty: rho of the sum form (scikit-learn's 1 / C), or lambda of the mean form where penalty_form is "mean";
+    penalise_intercept: False leaves the intercept free; memory_bytes: about what the working arrays of a fleet may take.
+    """
+
+    exact = True
+
+    def __init__(
+        self, penalty: float = 1.0, penalty_form: str = "sum", penalise_intercept: bool = True, memory_bytes: int = 1 << 30
+    ) -> None:
+        if not (np.isfinite(penalty) and penalty > 0):
+            raise BadInput(f"penalty={penalty} must be finite and above 0: without it separable data have no optimum")
+        if penalty_form not in ("sum", "mean"):
+            raise BadInput(f"penalty_form={penalty_form!r} is neither 'sum' (scikit-learn's 1 / C) nor 'mean' (lambda)")
+        self.penalty, self.penalty_form, self.penalise_intercept = float(penalty), penalty_form, bool(penalise_intercept)
+        self.memory_bytes = memory_bytes
+
+    def fit_many(self, jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:
+        """One LinearModel a job; seeds do not matter. Warns where a `kkt_residual` stays above 1e-8."""
+        from subpop.victims.counts import check_job
+
+        if len(jobs) != len(seeds):
+            raise BadInput(f"{len(jobs)} jobs and {len(seeds)} seeds: give one seed a job")
+        for job in jobs:
+            check_job(job, jobs[0].pool)
+        if not jobs:
+            return []
+        # One BLAS thread a chunk: no barriers between cores, and bits that do not depend on how many there are.
+        with _ONE_CALL, threadpool_limits(1, "blas"):
+            clean = self._clean(jobs[0].pool)
+            models = [clean.model if _is_clean(job, clean) else None for job in jobs]
+            attacked = [i for i, model in enumerate(models) if model is None]
+            for i, model in zip(attacked, self._solve([jobs[i] for i in attacked], clean), strict=True):
+                models[i] = model
+        fitted = [model for model in models if model is not None]
+        _warn([model.kkt_residual for model in fitted])
+        return [*fitted]
+
+    def _solve(self, jobs: list[FleetJob], clean: _Clean) -> list[LinearModel]:
+        """Chunks are cut from the list in order, by sizes alone: never by how many cores there are."""
+        from subpop.victims.counts import Design
+
+        if not jobs:
+            return []
+        wide = len(clean.columns.scale) > WIDE
+        design = Design(jobs, clean.columns, (np.float64, np.float32) if wide else (np.float64,))
+        bytes_each = 40 * clean.w.shape[1] * max(len(job) for job in jobs)
+        limit = min(128 if wide else 32, max(1, self.memory_bytes // 4 // bytes_each))
+        chunks = np.array_split(np.arange(len(jobs)), max(-(-len(jobs) // limit), min(8, len(jobs) // 16), 1))
+        threads = min(len(chunks), joblib.cpu_count(), max(1, self.memory_bytes // (bytes_each * limit)))
+        with ThreadPoolExecutor(threads) as pool:
+            solved = pool.map(lambda chunk: self._solve_chunk([jobs[i] for i in chunk], design, clean), chunks)
+            return [model for models in solved for model in models]
+
+    def _solve_chunk(self, jobs: list[FleetJob], design: Design, clean: _Clean) -> list[LinearModel]:
+        from subpop.victims.newton import DOUBLE, MIXED, solve
+
+        w = np.repeat(clean.w, len(jobs), axis=0)
+        fleet = design.fleet(jobs, self.penalty, self.penalty_form == "mean")
+        residual = solve(fleet, w, clean.inverse, MIXED if len(design.dtypes) > 1 else DOUBLE)
+        return [self._model(own, clean.columns, value) for own, value in zip(w, residual, strict=True)]
+
+    def _clean(self, pool: Pool) -> _Clean:
+        """Solved once for each pool and kept as long as the pool lives."""
+        settings = (self.penalty, self.penalty_form, self.penalise_intercept)
+        kept = _CLEAN.setdefault(pool, {})
+        if settings not in kept:
+            kept[settings] = self._solve_clean(pool)
+        return kept[settings]
+
+    def _solve_clean(self, pool: Pool) -> _Clean:
+        from subpop.victims.counts import Columns, Design, check_job, count
+        from subpop.victims.newton import TIGHT, inverse_hessian, solve
+
+        job = pool.clean_job()
+        check_job(job, pool)
+        columns = Columns.of(pool, self.penalise_intercept)
+        design = Design([job], columns, (np.float64,))
+        fleet = design.fleet([job], self.penalty, self.penalty_form == "mean")
+        w, residual = np.zeros((1, design.n_columns, len(columns.scale))), np.array([np.inf])
+        for _ in range(10):  # an inverse of the start serves the first steps; the next one is made near the optimum
+            inverse, before = inverse_hessian(fleet, w), residual
+            residual = solve(fleet, w, inverse, (TIGHT,))
+            if residual[0] <= TIGHT.residual or residual[0] > before[0] / 2:
+                break
+        return _Clean(columns, count(job), w, inverse, self._model(w[0], columns, residual[0]))
+
+    def _model(self, w: Doubles, columns: Columns, residual: float) -> LinearModel:
+        """Back to the inputs' own units."""
+        coef = (w / columns.scale).T
+        if not self.penalise_intercept and coef.shape[1] > 1:
+            coef[-1] -= coef[-1].mean()  # free intercepts of a softmax are defined up to a common shift
+        return LinearModel(coef, float(residual))
+
+
+def _is_clean(job: FleetJob, clean: _Clean) -> bool:
+    from subpop.victims.counts import count
+
+    if job.weights is None and len(job) != job.pool.n_train:
+        return False
+    return np.array_equal(count(job), clean.counts)
+
+
+def _warn(residuals: Sequence[float]) -> None:
+    far = [residual for residual in residuals if not residual <= TOLERANCE]
+    if far:
+        what = f"{len(far)} of {len(residuals)} logistic regressions are not at their optimum: residual {max(far):.1e} > {TOLERANCE:g}"
+        fix = "raise the penalty or rescale the features (each model tells its kkt_residual)"
+        warnings.warn(f"{what}; {fix}", RuntimeWarning, stacklevel=3)

@@ -1,0 +1,168 @@
+"""A neural network with one hidden layer of ReLU units, a whole fleet of them at a time.
+
+*Source*: `MLPClassifier` of scikit-learn at its defaults, with the 10 units of the paper's Adult experiments: Adam, learning rate
+1e-3, batches of 200, L2 penalty 1e-4, Glorot uniform start; training stops after more than 10 epochs in a row that gain less than
+1e-4 in training loss, or after 200.
+*Deviations*: float32 throughout, as scikit-learn has it for float32 rows. Each epoch's order is drawn anew, not by shuffling the
+last one. With more than two classes the softmax runs over all classes of the pool, also those that a training set lacks.
+Inputs are not scaled, as there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import expit, softmax
+
+from subpop.types import Array, BadInput, FleetJob, Floats, Ints, Model
+from subpop.victims.mlp_recipe import Parameters, Task, Trained, initial
+
+_BUDGET = 256 << 20
+"""Bytes of row numbers, labels, orders and rows outside the pool that are held at a time."""
+_SAMPLE_BYTES = 28
+
+
+class MLP:
+    """`hidden` ReLU units trained for at most `max_epochs`; device: "cpu", or "cuda" (also "cuda:1") for the wide network."""
+
+    exact = False
+
+    def __init__(self, hidden: int = 10, max_epochs: int = 200, device: str = "cpu") -> None:
+        for name, value in (("hidden", hidden), ("max_epochs", max_epochs)):
+            if value < 1:
+                raise BadInput(f"{name}={value}; it must be at least 1")
+        if device.split(":")[0] not in ("cpu", "cuda"):
+            raise BadInput(f"device={device!r} is unknown; give cpu or cuda")
+        self.hidden, self.max_epochs, self.device = hidden, max_epochs, device
+
+    def fit_many(self, jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:
+        """Train an `MLPModel` a job; refuses different pools, empty jobs, weights, and rows or labels out of range."""
+        _check(jobs, seeds)
+        models: list[Model] = []
+        for chunk in _chunks(jobs):
+            ordered = [job.canonical() for job in jobs[chunk]]
+            x, rows = _stacked(ordered)
+            tasks = [self._task(x, *each) for each in zip(ordered, rows, seeds[chunk], strict=True)]
+            models += [_model(trained) for trained in self._train(x, tasks)]
+        return models
+
+    def _task(self, x: Floats, job: FleetJob, rows: Ints, seed: int) -> Task:
+        from subpop.victims.batch_order import BatchOrder
+
+        classes = job.pool.n_classes
+        start = initial(seed, x.shape[1], self.hidden, 1 if classes == 2 else classes)
+        return Task(rows, job.y.astype(np.int32), BatchOrder(seed, job.rows), start)
+
+    def _train(self, x: Floats, tasks: Sequence[Task]) -> list[Trained]:
+        if self.device != "cpu":
+            from subpop.victims import mlp_wide
+
+            return mlp_wide.train(x, tasks, self.max_epochs, self.device)
+        from subpop.victims import mlp_narrow
+
+        return mlp_narrow.train(x, tasks, self.max_epochs)
+
+
+def _check(jobs: Sequence[FleetJob], seeds: Sequence[int]) -> None:
+    if len(jobs) != len(seeds):
+        raise BadInput(f"{len(jobs)} jobs and {len(seeds)} seeds; give one seed a job")
+    if any(seed < 0 for seed in seeds):
+        raise BadInput(f"seed {min(seeds)} is negative; seeds are 0, 1, 2, ...")
+    for job in jobs:
+        if job.pool is not jobs[0].pool:
+            raise BadInput("the jobs of a fleet must share one pool; call fit_many once for each pool")
+        _check_job(job)
+
+
+def _check_job(job: FleetJob) -> None:
+    n_rows = len(job.pool) + (0 if job.extra_x is None else len(job.extra_x))
+    if job.pool.n_classes < 2:
+        raise BadInput(f"a pool of n_classes={job.pool.n_classes} leaves nothing to learn; give at least 2")
+    if not len(job):
+        raise BadInput("an empty training set cannot train a network; keep at least one row")
+    if job.rows.min() < 0 or job.rows.max() >= n_rows:
+        raise BadInput(f"rows run from {job.rows.min()} to {job.rows.max()}; they must lie in 0 ... {n_rows - 1}")
+    if job.y.min() < 0 or job.y.max() >= job.pool.n_classes:
+        raise BadInput(f"labels run from {job.y.min()} to {job.y.max()}; they must lie in 0 ... {job.pool.n_classes - 1}")
+    if job.weights is not None and (job.weights != 1).any():
+        raise BadInput("the MLP victim takes no weights other than 1; repeat or leave out rows instead")
+
+
+def _chunks(jobs: Sequence[FleetJob]) -> Iterator[slice]:
+    """Cut the jobs, in order, so that each chunk's own data fits the budget."""
+    start, held = 0, 0
+    for i, job in enumerate(jobs):
+        size = len(job) * _SAMPLE_BYTES + (0 if job.extra_x is None else job.extra_x.size * 4)
+        if i > start and held + size > _BUDGET:
+            yield slice(start, i)
+            start, held = i, 0
+        held += size
+    yield slice(start, len(jobs))
+
+
+def _stacked(jobs: Sequence[FleetJob]) -> tuple[Floats, list[Ints]]:
+    """The pool's rows with all rows outside it below, (N, d) float32, and where in them each job's rows lie."""
+    parts, places, size = [], dict[int, int](), 0
+    for source in [job.pool.x for job in jobs[:1]] + [job.extra_x for job in jobs if job.extra_x is not None]:
+        if id(source) not in places:
+            parts.append(_flat(source))
+            places[id(source)], size = size, size + len(source)
+    x = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    if not np.isfinite(x).all():
+        raise BadInput("the rows hold NaN or infinite values; remove or impute them")
+    shifts = [0 if job.extra_x is None else places[id(job.extra_x)] - len(job.pool) for job in jobs]
+    return x, [np.where(job.rows < len(job.pool), job.rows, job.rows + shift) for job, shift in zip(jobs, shifts, strict=True)]
+
+
+def _flat(x: Array) -> Floats:
+    """(n, d) float32, each row's values in a line."""
+    if x.dtype.kind not in "fiub":
+        raise BadInput(f"inputs are {x.dtype}; the MLP victim takes numbers")
+    return np.ascontiguousarray(x.reshape(len(x), int(np.prod(x.shape[1:]))), dtype=np.float32)
+
+
+def _model(trained: Trained) -> MLPModel:
+    if not all(np.isfinite(part).all() for part in trained.parameters):
+        raise BadInput(f"training diverged in epoch {trained.n_epochs} (loss {trained.final_loss}); scale the features down")
+    return MLPModel(*trained.parameters, trained.n_epochs, trained.final_loss)
+
+
+@dataclass(frozen=True, eq=False)
+class MLPModel:
+    """A trained network: w1 (d, hidden), b1 (hidden,), w2 (hidden, k), b2 (k,) float32; k = 1 for two classes, else their number.
+
+    final_loss: mean training loss of the last epoch, with the penalty.
+    """
+
+    w1: Floats
+    b1: Floats
+    w2: Floats
+    b2: Floats
+    n_epochs: int
+    final_loss: float
+
+    def features(self, x: Array) -> Floats:
+        """(n, hidden) float32 activations; refuses rows of another width than d."""
+        rows = _flat(np.asarray(x))
+        if rows.shape[1] != len(self.w1):
+            raise BadInput(f"inputs have {rows.shape[1]} features a row; this model was trained on {len(self.w1)}")
+        return np.asarray(np.maximum(rows @ self.w1 + self.b1, 0), dtype=np.float32)
+
+    def predict_proba(self, x: Array) -> Floats:
+        """(n, C) float32, rows sum to 1."""
+        outputs = self.features(x) @ self.w2 + self.b2
+        if outputs.shape[1] > 1:
+            return np.asarray(softmax(outputs, axis=1), dtype=np.float32)
+        return np.asarray(np.hstack([expit(-outputs), expit(outputs)]), dtype=np.float32)
+
+    def state(self) -> dict[str, Array]:
+        """Plain arrays that `from_state` turns back into this model."""
+        numbers = {"n_epochs": np.array(self.n_epochs), "final_loss": np.array(self.final_loss)}
+        return {"w1": self.w1, "b1": self.b1, "w2": self.w2, "b2": self.b2, **numbers}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Array]) -> MLPModel:
+        weights = Parameters(*(np.asarray(state[name], dtype=np.float32) for name in Parameters._fields))
+        return cls(*weights, n_epochs=int(state["n_epochs"]), final_loss=float(state["final_loss"]))

@@ -1,0 +1,94 @@
+"""A cell of two subpopulations and two seeds, done by hand."""
+
+import numpy as np
+import pytest
+
+from subpop.stage import SplitData, Stage
+from subpop.summary import summarise
+from subpop.types import Cell, Dataset, Partition, Pool, Splits, Trial, TrialResult
+
+N_A, N_B, N_REST = 24, 30, 10
+CELL = Cell("s", "embedded", "toy", "v", "feature_match", "label_flip", 1.0, "filter", n_seeds=2)
+
+
+def stage() -> Stage:
+    n_test = N_A + N_B + N_REST
+    test = np.concatenate([np.zeros(N_A, int), np.ones(N_B, int), np.full(N_REST, -1)])
+    train = np.repeat([0, 1], 10)
+    pool = Pool(np.zeros((40, 1), np.float32), np.arange(40) % 2, 20, 2)
+    data = SplitData(
+        Dataset("toy", pool.x, pool.y, 2),
+        Splits(*[np.arange(1)] * 3, "default", 0),
+        pool,
+        np.zeros((n_test, 1)),
+        np.zeros(n_test, int),
+        "",
+    )
+    return Stage(data, Partition(train, train, test, ("a", "b"), (0, 1)))
+
+
+def right(a: int, b: int, rest: int) -> np.ndarray:
+    """So many right answers in a, in b and elsewhere."""
+    return np.concatenate([np.arange(N_A) < a, np.arange(N_B) < b, np.arange(N_REST) < rest])
+
+
+def trial(name: str, seed: int, attacked: bool, bits: np.ndarray, removed: int = 4, caught: int = 1) -> TrialResult:
+    metrics = {"n_poison": 5.0 * attacked, "n_flipped": 4.0 * attacked, "removed": float(removed)}
+    metrics |= {"removed_flipped": float(caught * attacked), "removed_target_clean": 2.0}
+    return TrialResult(Trial(name, seed, attacked), metrics, {"right": bits})
+
+
+@pytest.fixture
+def result():
+    clean = np.stack([right(24, 30, 10), right(24, 27, 10)])
+    trials = [
+        trial("a", 0, True, right(12, 30, 10)),
+        trial("a", 1, True, right(18, 27, 9), removed=0, caught=0),
+        trial("b", 0, True, right(24, 24, 10)),
+        trial("b", 1, True, right(24, 21, 10)),
+        trial("a", 0, False, right(18, 30, 10)),
+        trial("a", 1, False, right(24, 27, 10)),
+        trial("b", 0, False, right(24, 30, 10)),
+        trial("b", 1, False, right(24, 27, 10)),
+    ]
+    return summarise(CELL, stage(), trials, clean, exact=True, knowledge="", seconds=1.0, from_store=False)
+
+
+def test_damages_and_their_split(result):
+    a, b = result.table
+    assert a["target_damage"] == pytest.approx((12 + 6) / 48)
+    assert a["defense_cost"] == pytest.approx(6 / 48)
+    assert a["attack_effect"] == pytest.approx(12 / 48)
+    assert b["target_damage"] == pytest.approx(12 / 60)
+    assert b["defense_cost"] == 0
+    assert result["target_damage_worst_1"] == pytest.approx(18 / 48)
+    assert result["defense_cost_worst_1"] + result["attack_effect_worst_1"] == pytest.approx(18 / 48)
+    assert result["target_damage_mean"] == pytest.approx((18 / 48 + 12 / 60) / 2)
+    with pytest.raises(KeyError, match="target_damage_worst_5"):  # two subpopulations have no worst five
+        result["target_damage_worst_5"]
+
+
+def test_collateral_is_measured_on_all_other_rows(result):
+    assert result["collateral_damage_max"] == pytest.approx(1 / 40 / 2)
+    assert result["collateral_damage_mean"] == pytest.approx(1 / 40 / 4)
+
+
+def test_a_filter_is_scored_by_flipped_rows(result):
+    assert result["poison_recall"] == pytest.approx((0.25 + 0 + 0.25 + 0.25) / 4)
+    assert result["poison_precision"] == pytest.approx(0.25)  # where something was removed
+    assert result["removed_target_clean_share"] == pytest.approx(0.5)
+    assert result["removed_share"] == pytest.approx((4 + 0 + 4 + 4) / 4 / 25)
+    assert result["effective_rate"] == pytest.approx(0.5)
+
+
+def test_small_subpopulations_enter_only_the_all_values():
+    small = stage()
+    partition = Partition(
+        small.partition.train, small.partition.aux, np.where(np.arange(64) < 5, -1, small.partition.test), ("a", "b"), (0, 1)
+    )
+    clean = np.stack([right(24, 30, 10)] * 2)
+    trials = [trial(n, s, at, right(5 if at and n == "a" else 24, 30, 10)) for n in "ab" for s in (0, 1) for at in (True, False)]
+    found = summarise(CELL, Stage(small.data, partition), trials, clean, exact=True, knowledge="", seconds=1.0, from_store=False)
+    assert found["n_left_out"] == 1
+    assert found["target_damage_worst_1"] == 0
+    assert found["target_damage_worst_1_all"] == 1
