@@ -25,61 +25,26 @@ CONTROLS = ["none", "perfect_filter", "random_filter", "drop_duplicates"]
 FILTERS = ["trim", "sever", "sever_as_released"]
 MATCHED = [f"matched_random_filter:{name}" for name in FILTERS]
 PARTITIONS = ["feature_match", "cluster_match"]
-
-
-def defended(told_victims: list[str], **axes: object) -> list:
-    """The full board of a data set, and half and twice the poison count for the defenses that are told it."""
-    return [
-        *grid(defense=[*CONTROLS, *FILTERS, *MATCHED], **axes),
-        *grid(defense=["trim", "sever"], n_poison_told=["half", "twice"], **{**axes, "victim": told_victims}),
-    ]
-
+LINEAR = {"victim": "logistic_regression", **COMMON}
+NETWORK = {
+    "victim": "mlp",
+    "partition": PARTITIONS,
+    "defense": ["none", "perfect_filter", "random_filter", "trim", "sever"],
+    **COMMON,
+}
+TWINS = {"partition": "feature_match", "defense": ["none", "drop_duplicates"], **LINEAR, "sampling": "with_replacement"}
+WRONGLY_TOLD = {"defense": ["trim", "sever"], "n_poison_told": ["half", "twice"]}
 
 CELLS = [
-    *defended(
-        ["logistic_regression"],
-        tier="embedded",
-        dataset="digits",
-        victim=["logistic_regression", "mlp"],
-        partition=PARTITIONS,
-        **COMMON,
-    ),
-    *grid(
-        tier="embedded",
-        dataset="mixture",
-        victim="logistic_regression",
-        partition="feature_match",
-        defense=[*CONTROLS, *FILTERS],
-        **COMMON,
-    ),
-    *grid(
-        tier="embedded",
-        dataset="digits",
-        victim="logistic_regression",
-        partition="feature_match",
-        defense=["none", "drop_duplicates"],
-        **{**COMMON, "sampling": "with_replacement"},
-    ),
-    *defended(
-        ["logistic_regression"], tier="laptop", dataset="adult", victim="logistic_regression", partition=PARTITIONS, **COMMON
-    ),
-    *grid(
-        tier="laptop",
-        dataset="adult",
-        victim="logistic_regression",
-        partition="feature_match",
-        defense=["none", "drop_duplicates"],
-        **{**COMMON, "sampling": "with_replacement"},
-    ),
-    *grid(
-        tier="laptop",
-        dataset="adult",
-        victim="mlp",
-        partition=PARTITIONS,
-        defense=["none", "perfect_filter", "random_filter", "trim", "sever"],
-        n_seeds=3,
-        **{**COMMON, "rate": 1.0},
-    ),
+    *grid(tier="embedded", dataset="digits", partition=PARTITIONS, defense=[*CONTROLS, *FILTERS, *MATCHED], **LINEAR),
+    *grid(tier="embedded", dataset="digits", partition=PARTITIONS, **WRONGLY_TOLD, **LINEAR),
+    *grid(tier="embedded", dataset="digits", **{**NETWORK, "rate": [1.0, 2.0]}),
+    *grid(tier="embedded", dataset="digits", **TWINS),
+    *grid(tier="embedded", dataset="mixture", partition="feature_match", defense=[*CONTROLS, *FILTERS], **LINEAR),
+    *grid(tier="laptop", dataset="adult", partition=PARTITIONS, defense=[*CONTROLS, *FILTERS, *MATCHED], **LINEAR),
+    *grid(tier="laptop", dataset="adult", partition=PARTITIONS, **WRONGLY_TOLD, **LINEAR),
+    *grid(tier="laptop", dataset="adult", n_seeds=3, **{**NETWORK, "rate": 1.0}),
+    *grid(tier="laptop", dataset="adult", **TWINS),
 ]
 
 

@@ -184,7 +184,7 @@ class _Trial:
         self.cancelled = False
         self._model: Model | None = None
         self._n_fits, self._seconds, self._since = 0, 0.0, 0.0
-        self._go, self._back = threading.Semaphore(0), threading.Semaphore(0)
+        self._go, self._back = _closed_gate(), _closed_gate()
         self._thread = threading.Thread(target=self._run, name=f"trial {index}", daemon=True)
         self._process = os.getpid()
 
@@ -201,7 +201,7 @@ class _Trial:
         self._back.acquire()
 
     def end(self, deadline: float) -> None:
-        if self._thread.ident is not None:
+        if self._thread.is_alive():
             self._go.release()
             self._thread.join(max(0.0, deadline - time.monotonic()))
 
@@ -244,6 +244,13 @@ class _Trial:
         self._judge.on_turn(self.index, PREDICTIONS)
         outcome = check_defended(defended, self.task.train, sealed, self._judge.inputs(), self._judge.n_classes)
         return replace(outcome, n_fits=self._n_fits, seconds=seconds)
+
+
+def _closed_gate() -> threading.Lock:
+    """A lock that one thread waits for and another opens; a Semaphore is Python code and slower."""
+    gate = threading.Lock()
+    gate.acquire()
+    return gate
 
 
 def _checked_request(train: object, task: DefenseTask, n_classes: int) -> TrainingSet:

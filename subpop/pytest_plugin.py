@@ -53,6 +53,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "cells(**fields): the cells a claim is about, by field or setting")
     from subpop.types import BadInput
 
+    if not config.getoption("benchmark_compare", None) and not config.getoption("benchmark_verbose", False):
+        config.option.benchmark_quiet = True  # a row a cell would bury the scoreboard; --benchmark-json has them all
     try:
         _check_options(config)
     except BadInput as error:
@@ -117,8 +119,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "measure" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.benchmark(timer=clock))
-    if _cells_of(items) and not (config.getoption("benchmark_compare", None) or config.getoption("benchmark_verbose", False)):
-        config.option.benchmark_quiet = True  # a row a cell would bury the scoreboard; --benchmark-json has them all
 
 
 def _cells_of(items: list[pytest.Item]) -> list[Cell]:

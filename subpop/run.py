@@ -51,6 +51,7 @@ class Run:
     started: float = field(default_factory=time.time)
     special: Mapping[str, Callable[[Cell], CellResult]] = field(default_factory=dict)
     """Suites whose cells are measured by a function of their own (the speed suites), by stem."""
+    _references: dict[str, References] = field(default_factory=dict, repr=False)
 
     def result(self, cell: Cell) -> CellResult:
         """The numbers of a cell, computed once a run."""
@@ -92,7 +93,9 @@ class Run:
         return left_out
 
     def references(self, stem: str) -> References:
-        return References.load(self.baselines / f"{stem}.csv")
+        if stem not in self._references:
+            self._references[stem] = References.load(self.baselines / f"{stem}.csv")
+        return self._references[stem]
 
     def plan(self, cells: Iterable[Cell]) -> Plan:
         """Count what a run of these cells has to do; sets up their data, trains nothing."""
@@ -119,10 +122,10 @@ class Run:
         """Rewrite our columns of the baselines of every cell that ran."""
         results = [r.result for r in self.reports.values() if r.result and r.cell.defense not in self.experiment.plugins]
         stems = sorted({result.cell.stem for result in results})
+        n_noisy = sum(number.std is not None for result in results if not result.exact for number in result.numbers)
         for stem in stems:
-            rebaseline(
-                self.baselines / f"{stem}.csv", [r for r in results if r.cell.stem == stem], hardware=hardware, commit=commit
-            )
+            own = [result for result in results if result.cell.stem == stem]
+            rebaseline(self.baselines / f"{stem}.csv", own, hardware=hardware, commit=commit, n_noisy=n_noisy)
         return [self.baselines / f"{stem}.csv" for stem in stems]
 
     def write(self, directory: Path, info: RunInfo) -> None:
@@ -146,6 +149,8 @@ def readable_seconds(seconds: float) -> str:
 def failures(report: CellReport) -> str:
     """What a red cell says: the cell, and for each number the run's value, the reference, the tolerance."""
     bad = [v for v in report.verdicts if v.verdict in ("fail", "no_reference")]
+    if bad and len(bad) == sum(v.verdict == "no_reference" for v in report.verdicts) == len(report.verdicts):
+        return f"{report.cell.id}\nnone of its {len(bad)} numbers has a reference; record them with --rebaseline"
     return "\n".join([report.cell.id, *(v.reason for v in bad)])
 
 

@@ -68,10 +68,8 @@ def run_in_child(
             child.send(_handed_out(task, spec))
         for i, task in enumerate(tasks):
             while (message := child.receive("fit", "inputs", "outcome"))[0]["kind"] != "outcome":
-                if message[0]["kind"] == "inputs":
-                    child.send(test_x)
-                else:
-                    child.send(fit_many(child.trusted(_requests, message, tasks, n_classes)))
+                is_fit = message[0]["kind"] == "fit"
+                child.send(fit_many(child.trusted(_requests, message, tasks, n_classes)) if is_fit else test_x)
             yield child.trusted(_outcome, message, i, task, len(test_x), n_classes)
             child.restart_clock()  # what the caller did meanwhile is nobody's own time
     finally:
@@ -239,7 +237,7 @@ class _Child:
         self.end()
         number = task if isinstance(task, int) and task in range(len(self._names)) else None
         tail = self._output.tail()
-        details = "\n".join([*([details.rstrip()] if details else []), *(["its last output:", tail] if tail else [])])
+        details = "\n".join(filter(None, [details.rstrip(), tail and f"its last output:\n{tail}"]))
         raise DefenseError(number, f"{self._spec.name}: {reason}", details, "" if number is None else self._names[number])
 
     def end(self) -> None:

@@ -97,10 +97,11 @@ def test_a_smaller_rate_draws_the_beginning_of_a_larger_one(size, count, samplin
     assert set(large.rows) <= set(rows)
 
 
-def test_draws_are_uniform_over_rows():
-    poison = flip(50_000)
-    shares = np.array([(poison.rows == row).mean() for row in ROWS])
-    np.testing.assert_allclose(shares, 0.2, atol=0.01)
+@pytest.mark.parametrize("sampling", ["with_replacement", "distinct"])
+def test_draws_are_uniform_over_rows(sampling):
+    drawn = np.concatenate([flip(2, sampling=sampling, seed=seed).rows for seed in range(5000)])
+    shares = np.array([(drawn == row).mean() for row in ROWS])
+    np.testing.assert_allclose(shares, 0.2, atol=0.02)
 
 
 def test_twins_under_replacement_as_in_the_handbook():

@@ -367,11 +367,12 @@ sys.stdin.readline()
 with Store(path) as store:
     for number in range(first, last):
         store.put_chunk(f"k{{number}}", {CELL!r}, chunk(number), "cpu")
+        print(f"k{{number}}", flush=True)
 """
 
 
 def writer(path: Path, first: int, last: int) -> subprocess.Popen[str]:
-    """A process that puts chunks first..last as soon as it reads a line."""
+    """A process that puts chunks first..last as soon as it reads a line, and names each one that it has put."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     arguments = [sys.executable, "-c", WRITER, str(path), str(first), str(last)]
     return subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
@@ -387,13 +388,14 @@ def start_together(writers: Sequence[subprocess.Popen[str]]) -> None:
         process.stdin.flush()
 
 
-def stop(process: subprocess.Popen[str]) -> None:
+def killed(process: subprocess.Popen[str]) -> set[str]:
+    """Kill -9; the chunks that the process said it had put and nobody has read yet."""
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    return set(process.communicate()[0].split())
 
 
-def whole_chunks(path: Path) -> int:
-    """Check the file and every chunk in it against what was put; how many there are."""
+def whole_chunks(path: Path) -> set[str]:
+    """Check the file and every chunk in it against what was put; the keys of all."""
     connection = sqlite3.connect(path)
     assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
@@ -404,7 +406,7 @@ def whole_chunks(path: Path) -> int:
     unowned = "SELECT count(*) FROM trials WHERE chunk NOT IN (SELECT id FROM chunks)"
     assert connection.execute(unowned).fetchone() == (0,)
     connection.close()
-    return len(keys)
+    return set(keys)
 
 
 def test_processes_that_write_at_once_lose_nothing(path: Path) -> None:
@@ -414,26 +416,28 @@ def test_processes_that_write_at_once_lose_nothing(path: Path) -> None:
     assert [process.wait(60) for process in writers] == [0] * 4
     for process in writers:
         process.communicate()
-    assert whole_chunks(path) == 20
+    assert whole_chunks(path) == {f"k{number}" for number in range(20)}
 
 
 def test_kill_at_random_moments_leaves_whole_chunks_only(path: Path) -> None:
     draw = np.random.default_rng()
-    found = 0
-    for first in range(0, 12_000, 1000):
+    promised: set[str] = set()
+    for attempt in range(12):
+        first = 1000 * attempt
         pair = [writer(path, first, first + 1000), writer(path, first + 2, first + 1002)]
         start_together(pair)
-        time.sleep(draw.uniform(0.0, 0.12))
+        # Some are killed while the file is made, the others after a few chunks, in the middle of the next one.
+        for _ in range(attempt % 4):
+            promised.add(pair[0].stdout.readline().strip())  # type: ignore[union-attr]
+        time.sleep(draw.uniform(0.0, 0.03))
         for process in pair:
-            stop(process)
+            promised |= killed(process)
         if path.exists():
-            now = whole_chunks(path)
-            assert now >= found
-            found = now
-    assert found > 0
+            assert whole_chunks(path) >= promised
+    assert len(promised) >= 18
     with Store(path) as store:
         store.put_chunk("k99999", CELL, chunk(99999), "cpu")
-    assert whole_chunks(path) == found + 1
+    assert whole_chunks(path) >= {*promised, "k99999"}
 
 
 def test_threads_share_one_store(path: Path) -> None:

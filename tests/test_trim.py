@@ -25,7 +25,7 @@ class Logistic:
         self.labels = np.unique(train.y)
         self.n_rows = len(train)
         if len(self.labels) > 1:
-            solver = LogisticRegression(C=1 / PENALTY, solver="newton-cholesky", tol=1e-10, max_iter=200)
+            solver = LogisticRegression(C=1 / PENALTY, solver="newton-cholesky", tol=1e-8, max_iter=200)
             self.fitted = solver.fit(train.x.astype(np.float64), train.y)
 
     def predict_proba(self, x):
@@ -183,7 +183,7 @@ def test_fixed_point_against_all_subsets():
                 everything.append(Logistic(train[keep]).objective(x[keep], y[keep]))
         assert reached >= min(everything) - 1e-6
         n_global += reached <= min(everything) + 1e-6
-    assert 1 <= n_global
+    assert n_global >= 1
 
 
 def test_two_flipped_rows_are_the_best_ones_to_drop():
@@ -259,7 +259,7 @@ def test_a_class_may_disappear():
 def test_loss_is_exact_at_both_ends():
     proba = np.array([[1e-12, 1.0], [1.0, 0.0], [0.25, 0.75], [1.0, 1e-30]], np.float32)
     found = given_label_loss(proba, np.array([1, 1, 1, 1]))
-    assert found[0] == pytest.approx(1e-12, rel=1e-6)
+    assert found[0] == pytest.approx(1e-12, rel=1e-6, abs=0)
     assert np.isfinite(found[1])
     assert found[1] > 700
     assert found[2] == pytest.approx(np.log(4 / 3), rel=1e-6)

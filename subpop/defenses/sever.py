@@ -13,6 +13,7 @@ times the number of labels, or more, and is `sever_per_label`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -22,7 +23,8 @@ from subpop.defenses.trim import highest, keep_lowest
 from subpop.types import Array, Bools, Defended, Fit, Knowledge, Model, TrainingSet
 
 N_ROUNDS = 2
-LANCZOS_STEPS = 60
+DIRECT_SIZE = 256
+LANCZOS_STEPS = 100
 RELEASED_ROUNDS = 5
 
 
@@ -122,8 +124,17 @@ def _standardised(features: Array) -> Array:
 
 
 def _along_top_direction(residual: Array, design: Array) -> Array:
-    """(n,) (g_i - mean g) . v for the gradients g_i = outer(residual_i, design_i), never formed; v up to its sign."""
+    """(n,) (g_i - mean g) . v for the gradients g_i = outer(residual_i, design_i); v up to its sign.
+
+    Two classes: the columns of residual are each other's negative, so (n, d) gradients hold all. More: they are never formed.
+    """
     shape = (residual.shape[1], design.shape[1])
+    if shape[0] == 2:
+        gradients = design * (math.sqrt(2) * residual[:, 1:])
+        gradients -= gradients.mean(axis=0)
+        if shape[1] <= DIRECT_SIZE:
+            return np.asarray(gradients @ np.linalg.eigh(gradients.T @ gradients)[1][:, -1])
+        return np.asarray(gradients @ _top_eigenvector(lambda v: gradients.T @ (gradients @ v), shape[1]))
 
     def project(direction: Array) -> Array:
         along = ((design @ direction.reshape(shape).T) * residual).sum(axis=1)
@@ -138,20 +149,22 @@ def _along_top_direction(residual: Array, design: Array) -> Array:
 def _top_eigenvector(multiply: Callable[[Array], Array], size: int) -> Array:
     """(size,) eigenvector of the largest eigenvalue: Lanczos from a fixed start, so the same bits each time."""
     start = np.random.default_rng(0).standard_normal(size)
-    basis = np.zeros((min(size, LANCZOS_STEPS), size))
+    n_steps = min(size, LANCZOS_STEPS)
+    basis, tridiagonal = np.zeros((n_steps, size)), np.zeros((n_steps, n_steps))
     basis[0] = start / np.linalg.norm(start)
-    tridiagonal = np.zeros((len(basis), len(basis)))
-    for step in range(len(basis)):
+    for step in range(n_steps):
         new = multiply(basis[step])
         tridiagonal[step, step] = new @ basis[step]
         for _ in range(2):  # once is not enough to stay orthogonal
             new = new - basis[: step + 1].T @ (basis[: step + 1] @ new)
         length = np.linalg.norm(new)
-        if step + 1 == len(basis) or length <= 1e-12 * np.abs(tridiagonal).max():
+        values, vectors = np.linalg.eigh(tridiagonal[: step + 1, : step + 1])
+        residual = length * abs(vectors[-1, -1])  # of the top eigenpair found so far
+        if step + 1 == n_steps or residual <= 1e-8 * values[-1]:
             break
         tridiagonal[step, step + 1] = tridiagonal[step + 1, step] = length
         basis[step + 1] = new / length
-    return np.asarray(basis[: step + 1].T @ np.linalg.eigh(tridiagonal[: step + 1, : step + 1])[1][:, -1])
+    return np.asarray(basis[: step + 1].T @ vectors[:, -1])
 
 
 def _doubles(values: Array) -> Array:

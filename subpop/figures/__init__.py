@@ -171,25 +171,30 @@ def _cloud_plans(groups: Mapping[Setup, list[CellReport]]) -> Iterator[Plan]:
         "Each circle is a subpopulation: its area is the number of its rows in D, its colour alpha. High: it is hurt; far right: "
         f"others are hurt with it. The {LABELLED} that are hurt most are ringed and named.{{}}"
     )
-    undefended = {}
-    titles = titles_of(groups)
+    undefended: list[tuple[str, list[CellReport]]] = []
+    note = ""
     for i, (setup, of_setup) in enumerate(groups.items()):
-        split = min(report.cell.option("split", "") for report in of_setup)
-        shown = [r for r in of_setup if r.cell.option("split", "") == split and not r.cell.option("n_poison_told", "")]
-        panels: dict[str, list[CellReport]] = defaultdict(list)
-        for report in shown:
-            if report.cell.rate > 0 and (report.cell.defense == "none" or not is_control(report.cell.defense)):
-                panels[report.cell.defense].append(report)
-        note = f" Split {split} only." if len({r.cell.option("split", "") for r in of_setup}) > 1 else ""
-        panels = dict(sorted(panels.items(), key=lambda panel: (panel[0] != "none", panel[0])))
-        if set(panels) == {"none"}:
-            undefended[titles[setup]] = panels["none"]
+        splits = sorted({report.cell.option("split", "") for report in of_setup})
+        note = f" Split {splits[0]} only." if len(splits) > 1 else ""
+        panels = _panels_by_defense(report for report in of_setup if report.cell.option("split", "") == splits[0])
+        if [name for name, _ in panels] == ["none"]:
+            undefended.append((titles_of(groups)[setup], panels[0][1]))
         elif panels:
             alt = f"target against collateral damage, {setup.victim}, {setup.partition}, a panel for each defense"
-            yield Plan(f"collateral-{i + 1}", partial(target_against_collateral, dict(panels)), alt, caption.format(note))
+            yield Plan(f"collateral-{i + 1}", partial(target_against_collateral, panels), alt, caption.format(note))
     if undefended:
         alt = "target against collateral damage, undefended"
         yield Plan("collateral", partial(target_against_collateral, undefended), alt, caption.format(note))
+
+
+def _panels_by_defense(reports: Iterable[CellReport]) -> list[tuple[str, list[CellReport]]]:
+    """The attacked cells of each defense that is no control, after those of `none`."""
+    panels: dict[str, list[CellReport]] = defaultdict(list)
+    for report in reports:
+        cell = report.cell
+        if cell.rate > 0 and not cell.option("n_poison_told", "") and (cell.defense == "none" or not is_control(cell.defense)):
+            panels[cell.defense].append(report)
+    return sorted(panels.items(), key=lambda panel: (panel[0] != "none", panel[0]))
 
 
 def _panels_plan(i: int, panels: Sequence[CellReport]) -> Plan:

@@ -51,8 +51,9 @@ def styles_of(defenses: Iterable[str]) -> Styles:
     filters = {name.partition(":")[2] for name in names if name.partition(":")[0] == MATCHED}
     real = sorted({name for name in names if not is_control(name)} | filters)
     for i, name in enumerate(sorted(real, key=lambda name: (name != "trim", name != "sever", name))):
-        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
-        styles[name] = {"color": colour, "marker": marker, "linestyle": DASHES[i // len(COLOURS) % len(DASHES)]}
+        turn = i // len(COLOURS)
+        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[(i + turn) % len(MARKERS)]
+        styles[name] = {"color": colour, "marker": marker, "linestyle": DASHES[turn % len(DASHES)]}
         styles[f"{MATCHED}:{name}"] = {"color": colour, "linestyle": (0, (1, 1.5)), "linewidth": 1.1}
     return styles
 
@@ -61,7 +62,7 @@ def damage_against_alpha(groups: Mapping[Setup, list[CellReport]], styles: Style
     """Lines of damage over the alphas that were measured, a panel for each set-up."""
     reports = [report for of_setup in groups.values() for report in of_setup]
     rates = rates_of(reports)
-    figure, axes = panel_grid(len(groups), 2, 2.5, 0.6)
+    figure, axes = panel_grid(len(groups), 2, 2.5, len({report.cell.defense for report in reports}))
     titles = titles_of(groups)
     heights: dict[str, list[float]] = defaultdict(list)
     for axis, (setup, of_setup) in zip(axes, groups.items(), strict=True):

@@ -13,11 +13,11 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse
 from matplotlib.patheffects import withStroke
+from scipy.ndimage import gaussian_filter
 
 from subpop.figures.setups import headline, is_finite, percent, rates_of, short, summarize
 from subpop.types import Array, CellReport
@@ -26,18 +26,18 @@ WIDTH, DPI = 8.0, 200
 SMALLEST_AREA, LARGEST_AREA = 9.0, 260.0
 LABELLED = 3
 CLASS_COLOURS = ("#0072B2", "#E69F00")
-REGIONS = ListedColormap(["#dbe9f4", "#fdf0d5"])
+REGIONS = ("#dbe9f4", "#fdf0d5")
 POISON, REMOVED, TARGET = "#D55E00", "#222222", "#009E73"
 NEEDED = ("panel_x", "panel_y", "panel_poison", "panel_target", "panel_proba", "panel_extent")
 # In two dimensions this many standard deviations hold 95 % of a Gaussian's rows.
 OUTLINE = 2.45
 
 
-def panel_grid(n_panels: int, columns: int, height: float, extra: float) -> tuple[Figure, list[Axes]]:
-    """A figure with n panels that share their axes; unused places stay empty."""
+def panel_grid(n_panels: int, columns: int, height: float, n_legend: int) -> tuple[Figure, list[Axes]]:
+    """A figure with n panels that share their axes, high enough for its legend; unused places stay empty."""
     columns = min(columns, n_panels)
     rows = -(-n_panels // columns)
-    figure = Figure(figsize=(WIDTH, rows * height + extra), layout="constrained", dpi=DPI)
+    figure = Figure(figsize=(WIDTH, max(rows * height + 0.6, 0.225 * n_legend + 0.3)), layout="constrained", dpi=DPI)
     axes = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
     for axis in axes[n_panels:]:
         axis.set_axis_off()
@@ -50,21 +50,22 @@ def panel_grid(n_panels: int, columns: int, height: float, extra: float) -> tupl
 # --- target against collateral damage ---------------------------------------------------------------------------------
 
 
-def target_against_collateral(panels: Mapping[str, Sequence[CellReport]]) -> Figure:
+def target_against_collateral(panels: Sequence[tuple[str, Sequence[CellReport]]]) -> Figure:
     """Circles, one a subpopulation and alpha, in a panel for each title."""
-    figure, axes = panel_grid(len(panels), 3 if len(panels) > 4 else 2, 2.6, 0.6)
-    reports = [report for of_panel in panels.values() for report in of_panel]
+    columns = 3 if len(panels) > 4 else 2
+    figure, axes = panel_grid(len(panels), columns, 2.6, 6)
+    reports = [report for _, of_panel in panels for report in of_panel]
     rates = rates_of(reports)
     colours = {rate: mpl.colormaps["viridis"](0.85 * i / max(1, len(rates) - 1)) for i, rate in enumerate(reversed(rates))}
     largest = max((_size(row) for report in reports for row in _circles(report)), default=1.0)
-    for axis, (title, of_panel) in zip(axes, panels.items(), strict=True):
+    for axis, (title, of_panel) in zip(axes, panels, strict=True):
         for report in sorted(of_panel, key=lambda report: -report.cell.rate):
             _draw_circles(axis, report, colours[report.cell.rate], largest)
-        axis.set_title(title, loc="left")
+        axis.set_title("\n".join(short(line, 78 // columns) for line in title.splitlines()[:2]), loc="left")
         axis.axhline(0, color="#999999", linewidth=0.8, zorder=1)
         axis.axvline(0, color="#999999", linewidth=0.8, zorder=1)
         axis.margins(x=0.06, y=0.12)
-    for axis, of_panel in zip(axes, panels.values(), strict=True):  # once the shared limits are known
+    for axis, (_, of_panel) in zip(axes, panels, strict=True):  # once the shared limits are known
         _name_worst(axis, of_panel)
     figure.supxlabel("collateral damage (%)", fontsize=9)
     figure.supylabel("target damage (%)", fontsize=9)
@@ -102,8 +103,9 @@ def _name_worst(axis: Axes, reports: Sequence[CellReport]) -> None:
     named = list(worst.items())[:LABELLED]
     axis.autoscale_view()  # or the limits would be those before the circles
     to_panel = axis.transData + axis.transAxes.inverted()
-    places = [(0.98, 0.97 - 0.085 * i) for i in range(len(named))]
     ends = [to_panel.transform(point) for _, point in named]
+    top = min(0.97, max((height for _, height in ends), default=0.0) + 0.12)
+    places = [(0.98, top - 0.085 * i) for i in range(len(named))]
     # The shortest leaders in total never cross each other.
     best = min(permutations(places), key=lambda order: sum(math.dist(a, b) for a, b in zip(order, ends, strict=True)))
     for (name, point), place in zip(named, best, strict=True):
@@ -166,7 +168,7 @@ def panel_title(report: CellReport) -> str:
     cell = report.cell
     words = "unpoisoned" if cell.rate == 0 else "poisoned"
     if cell.defense != "none":
-        words += f" + {cell.defense.upper() if cell.defense in ('trim', 'sever') else cell.defense}"
+        words += f" + {cell.defense.upper() if cell.defense in ('trim', 'sever') else short(cell.defense, 16)}"
     found = summarize([report], headline([report]))
     return f"{words}\ntarget damage {percent(found.value if found else None)} %"
 
@@ -206,11 +208,15 @@ def removed_text(gone: Array, poison: Array, target: Array) -> str:
 
 def _shade(axis: Axes, proba: Array, extent: tuple[float, float, float, float]) -> None:
     """Shade where each class is predicted: proba (g, g) of class 1, row by row from the lower left."""
-    axis.imshow(proba > 0.5, origin="lower", extent=extent, cmap=REGIONS, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
-    if proba.min() < 0.5 < proba.max():
-        left, right, bottom, top = extent
-        across, up = np.linspace(left, right, proba.shape[1]), np.linspace(bottom, top, proba.shape[0])
-        axis.contour(across, up, proba, levels=[0.5], colors="#444444", linewidths=1.0)
+    left, right, bottom, top = extent
+    across, up = np.linspace(left, right, proba.shape[1]), np.linspace(bottom, top, proba.shape[0])
+    if np.isin(proba, (0, 1)).all():
+        proba = gaussian_filter(proba, 1.5, mode="nearest")  # classes alone would draw the boundary as stairs
+    if not proba.min() < 0.5 < proba.max():
+        axis.set_facecolor(REGIONS[int(proba.max() > 0.5)])
+        return
+    axis.contourf(across, up, proba, levels=[-1, 0.5, 2], colors=REGIONS)
+    axis.contour(across, up, proba, levels=[0.5], colors="#444444", linewidths=1.0)
 
 
 def _outline(axis: Axes, members: Array) -> None:

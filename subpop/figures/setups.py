@@ -7,7 +7,8 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from numbers import Real
+from typing import NamedTuple, TypeGuard
 
 from subpop.types import Cell, CellReport, Number, Setting
 
@@ -148,8 +149,9 @@ def summarize(reports: Sequence[CellReport], metric: str) -> Summary | None:
 # --- numbers as text --------------------------------------------------------------------------------------------------
 
 
-def is_finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+def is_finite(value: object) -> TypeGuard[float]:
+    """Whether this is a number, numpy's own included, and neither NaN nor infinite."""
+    return isinstance(value, Real) and math.isfinite(value)
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -178,7 +180,8 @@ def metric_words(metric: str) -> str:
 
 
 def short(text: str, limit: int = 30) -> str:
-    """The text, cut to `limit` characters."""
+    """The text on one line, cut to `limit` characters."""
+    text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
@@ -193,5 +196,7 @@ def titles_of(groups: Iterable[Setup]) -> dict[Setup, str]:
     titles = {}
     for setup in found:
         own = [f"{name}={value}" for name, value in _facts(setup) if (name, value) not in shared]
-        titles[setup] = "\n".join([f"{setup.victim} · {setup.partition}", *([short("; ".join(own), 42)] if own else [])])
+        titles[setup] = "\n".join(
+            [short(f"{setup.victim} · {setup.partition}", 42), *([short("; ".join(own), 42)] if own else [])]
+        )
     return titles

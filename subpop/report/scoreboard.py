@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
 
 from subpop.figures import Picture, file_name
-from subpop.report.markdown import code, escape, picture, table
 from subpop.figures.setups import (
     CONTROLS,
+    HEADLINES,
     MATCHED,
     MATCHED_MEANING,
     NO_VALUE,
@@ -28,58 +25,36 @@ from subpop.figures.setups import (
     short,
     summarize,
 )
-from subpop.types import VERDICTS, CellReport, Verdict
+from subpop.report.markdown import escape, picture, table
+from subpop.report.opening import RunInfo, failures, opening, skipped
+from subpop.types import CellReport
 
 SPEED = "speed_"
-MOST_LISTED = 100
 KINDS = {"defense": "", "control": "*controls*", "variant": "*told a wrong poison count*"}
 LEGEND = {
     "D, D_aux, D_test": "the victim's training set; the attacker's own sample; the held-out test set. They share no row",
     "subpopulation": "the rows that a filter selects, by annotated features (feature_match) or by cluster (cluster_match)",
     "alpha": "poison rows / rows of the subpopulation in D_aux; 0 is the clean control",
-    "target damage": "undefended clean minus (defended) poisoned accuracy on the subpopulation's test rows; lower is better for the defender",
+    "target damage": "undefended clean minus (defended) poisoned accuracy on the subpopulation's test rows; lower is better",
     "cost + effect": "its two parts: undefended clean minus defended clean accuracy, and defended clean minus defended poisoned. "
     "The effect alone ranks nobody: a constant classifier has none",
     "worst-k": "mean of the k largest target damages, ranked anew for each alpha, over subpopulations with at least 20 test rows",
     "collateral damage": "the same accuracy lost on all other test rows; the largest over subpopulations",
     "recall / precision": "share of the flipped poison rows that a filter removed / share of what it removed that was such a row",
-    "±": "one split: standard error (bootstrap over seeds and test rows); several splits: sample deviation over them, beside their mean",
-    "told": "what the defense knows beyond its training rows",
+    "±": "one split: standard error (bootstrap over seeds and test rows); several: their mean and sample deviation",
+    "knowledge": "what the defense knows beyond its training rows",
     "seconds": "of all cells of the row; `stored`: recorded when they were computed, now read from the store",
     "pass, fail": "within the tolerance of the stored reference, or not",
     "no_power": "the tolerance is too wide (above 10 %) for a pass to mean anything",
-    "no_reference": "nothing is stored to compare with",
+    "no_reference": "nothing is stored to compare with, or, of seconds, nothing ever is",
     "published_only": "a published number stands beside it, from another set-up: shown, not gated",
     "skipped, error": "data is missing; the cell could not be measured",
 }
 
 
-@dataclass(frozen=True)
-class RunInfo:
-    """What a report says of its run. started: seconds since the epoch; knowledge: what each defense is told; suites: docstrings by stem."""
-
-    tier: str
-    command: str
-    device: str = "cpu"
-    versions: Mapping[str, str] = field(default_factory=dict)
-    commit: str = ""
-    seconds: float = 0.0
-    started: float | str = 0.0
-    hardware: str = ""
-    knowledge: Mapping[str, str] = field(default_factory=dict)
-    suites: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def started_text(self) -> str:
-        """ISO 8601 in UTC, to the second."""
-        if isinstance(self.started, str):
-            return self.started
-        return datetime.fromtimestamp(self.started, UTC).isoformat(timespec="seconds") if self.started else ""
-
-
 def scoreboard(reports: Sequence[CellReport], run: RunInfo, pictures: Sequence[Picture] = ()) -> str:
     """The front page as markdown."""
-    blocks = ["# Scoreboard", *opening(reports, run), *failures(reports), *_skipped(reports)]
+    blocks = ["# Scoreboard", *opening(reports, run), *failures(reports), *skipped(reports)]
     measured = [report for report in reports if not report.cell.stem.startswith(SPEED)]
     setups = {s: of_setup for s, of_setup in by_setup(measured).items() if any(r.status != "skipped" for r in of_setup)}
     boards = {s: of_setup for s, of_setup in setups.items() if any(r.cell.defense not in ("none", "retrain") for r in of_setup)}
@@ -88,97 +63,6 @@ def scoreboard(reports: Sequence[CellReport], run: RunInfo, pictures: Sequence[P
     blocks += _speed([report for report in reports if report.cell.stem.startswith(SPEED)])
     controls = {r.cell.defense.partition(":")[0] for r in reports}
     return "\n\n".join([*blocks, *_legend(controls)]) + "\n"
-
-
-# --- what ran, and what failed ----------------------------------------------------------------------------------------
-
-
-def opening(reports: Sequence[CellReport], run: RunInfo) -> list[str]:
-    """In words: did it pass, what ran, how many numbers hold, and the command that makes it again."""
-    counts = Counter(report.status for report in reports)
-    measured = [report for report in reports if report.result]
-    bad = counts["fail"] + counts["error"]
-    if not measured and not bad:
-        lead = "**Nothing was measured**, so this run does not pass."
-    else:
-        lead = f"**Failed: {_cells(bad)} of {len(reports)}.**" if bad else "**Passed.**"
-    stored = sum(bool(report.result and report.result.from_store) for report in reports)
-    also = [f"{stored} came from the store"] if stored else []
-    also += [f"{counts[status]} {words}" for status, words in _STATUSES.items() if counts[status]]
-    sentence = f"The {run.tier} tier ran on {run.device}: {_cells(len(measured))} measured in {duration(run.seconds)}"
-    numbers = Counter(verdict.verdict for report in reports for verdict in report.verdicts)
-    told = ", ".join(f"{numbers[name]:,} {name}" for name in VERDICTS if numbers[name])
-    scope = [_names(reports, name) for name in ("dataset", "victim", "partition")]
-    pages = ", ".join(f"[{escape(stem)}]({file_name(stem)}.md)" for stem in sorted({report.cell.stem for report in reports}))
-    return [
-        f"{lead} {escape(sentence)}{'; ' if also else ''}{', '.join(also)}. Numbers: {told or 'none'}.",
-        f"Data: {scope[0]}. Victims: {scope[1]}. Subpopulations: {scope[2]}. Suites: {pages}.",
-        made_by(run),
-    ]
-
-
-_STATUSES = {"fail": "differ from their reference", "error": "ended in error", "skipped": "were skipped"}
-
-
-def _cells(count: int) -> str:
-    return f"{count} cell" if count == 1 else f"{count} cells"
-
-
-def _names(reports: Iterable[CellReport], field_name: str) -> str:
-    return escape(", ".join(sorted({getattr(report.cell, field_name) for report in reports}))) or "none"
-
-
-def duration(seconds: float) -> str:
-    """`4.2 s`, `2 min 23 s`, `3 h 5 min`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def made_by(run: RunInfo) -> str:
-    """The command behind every number and figure of a page, and where it ran."""
-    where = [run.started_text, f"commit {run.commit}" if run.commit else "", run.hardware]
-    where += [f"{name} {version}" for name, version in run.versions.items()]
-    told = "; ".join(escape(part) for part in where if part)
-    return f"Every number and figure here is made by {code(run.command)}" + (f" ({told})." if told else ".")
-
-
-def failing(report: CellReport) -> list[Verdict]:
-    """The verdicts that make a cell red."""
-    if report.status != "fail":
-        return []
-    worst = [verdict for verdict in report.verdicts if verdict.verdict in ("fail", "error")]
-    return worst or [verdict for verdict in report.verdicts if verdict.verdict == "no_reference"]
-
-
-def failures(reports: Sequence[CellReport]) -> list[str]:
-    """What failed: each number with its reference and tolerance, each cell in error with its reason."""
-    lines = [f"- {code(r.cell.id)}: **error**: {escape(short(r.reason, 400))}" for r in reports if r.status == "error"]
-    for report in reports:
-        lines += [f"- {code(report.cell.id)}: {_failed_number(verdict)}" for verdict in failing(report)]
-    if not lines:
-        return []
-    left_out = len(lines) - MOST_LISTED
-    more = [f"- and {left_out} more: see `verdict` in results.json"] if left_out > 0 else []
-    return ["## What failed", "\n".join([*lines[:MOST_LISTED], *more])]
-
-
-def _failed_number(verdict: Verdict) -> str:
-    number = verdict.number
-    name = f"{number.metric} of {number.subpopulation}" if number.subpopulation else number.metric
-    values = [("run", number.value), ("reference", verdict.reference), ("tolerance", verdict.atol)]
-    told = ", ".join(f"{word} {quantity(number.metric, value, 2)}" for word, value in values)
-    return f"**{escape(name)}**: {told}" + (f" ({escape(short(verdict.reason, 200))})" if verdict.reason else "")
-
-
-def _skipped(reports: Sequence[CellReport]) -> list[str]:
-    reasons: dict[str, list[str]] = defaultdict(list)
-    for report in reports:
-        if report.status == "skipped":
-            reasons[report.reason].append(report.cell.stem)
-    lines = [f"- {_cells(len(stems))} of {escape(', '.join(sorted(set(stems))))}: {escape(reason)}" for reason, stems in reasons.items()]
-    return ["## What was skipped", "\n".join(lines)] if lines else []
 
 
 # --- boards: defenses against an attack -------------------------------------------------------------------------------
@@ -201,27 +85,33 @@ def _boards(setups: Mapping[Setup, list[CellReport]], run: RunInfo, pictures: Se
 def _board(setup: Setup, reports: Sequence[CellReport], run: RunInfo) -> list[str]:
     rows, rates, metric = rows_of(reports), rates_of(reports), headline(reports)
     alphas = [f"alpha {rate:g}" for rate in rates]
-    damages = [[escape(row.name), *(_damage(row, rate, metric) for rate in rates), _told(row, run), _seconds(row)] for row in rows]
-    others = [[escape(row.name), *(_others(row, rate) for rate in rates)] for row in rows]
+    names = [escape(row.name) for row in rows]
+    damages = [
+        [n, *(_damage(r, rate, metric) for rate in rates), _knowledge(r, run), _seconds(r)]
+        for n, r in zip(names, rows, strict=True)
+    ]
+    others = [[n, *(_others(r, rate) for rate in rates)] for n, r in zip(names, rows, strict=True)]
     blocks = [
         f"[{escape(setup.stem)}]({file_name(setup.stem)}.md); {escape(setup.details)}; {sizes(reports)}. "
         f"{metric_words(metric)} in %, {spread_words(reports)} (defense cost + attack effect):",
-        table(["defense", *alphas, "told", "seconds"], _grouped(rows, damages)),
+        table(["defense", *alphas, "knowledge", "seconds"], _grouped(rows, damages)),
     ]
     if any(cell != NO_VALUE for row in others for cell in row[1:]):
         blocks += ["Largest collateral damage in %; then recall / precision in % of what was removed:"]
         blocks += [table(["defense", *alphas], _grouped(rows, others))]
-    missing = [f"- {escape(r.cell.defense)}, alpha {r.cell.rate:g}: {r.status}: {escape(short(r.reason, 200))}" for r in reports if not r.result]
-    return [*blocks, "\n".join(missing)] if missing else blocks
+    missing = [r for r in reports if r.result is None]
+    reasons = [f"- {escape(r.cell.defense)}, alpha {r.cell.rate:g}: {r.status}: {escape(short(r.reason, 200))}" for r in missing]
+    return [*blocks, "\n".join(reasons)] if reasons else blocks
 
 
 def sizes(reports: Sequence[CellReport]) -> str:
     """How many subpopulations, seeds and splits the numbers of a set-up rest on."""
     counts = sorted({report.result.n_subpopulations for report in reports if report.result})
-    subpopulations = "–".join(str(count) for count in {*counts[:1]: None, **dict.fromkeys(counts[-1:])}) if counts else "0"
+    subpopulations = "–".join(str(count) for count in sorted({counts[0], counts[-1]})) if counts else "0"
     splits = len({report.cell.option("split", "0") for report in reports})
     seeds = max((report.cell.n_seeds for report in reports), default=0)
-    return f"{subpopulations} subpopulations, {seeds} seeds, {splits} split{'s' if splits != 1 else ''}"
+    counted = [(subpopulations, "subpopulation"), (str(seeds), "seed"), (str(splits), "split")]
+    return ", ".join(f"{count} {word}{'s' if count != '1' else ''}" for count, word in counted)
 
 
 def spread_words(reports: Sequence[CellReport]) -> str:
@@ -248,7 +138,8 @@ def _damage(row: Row, rate: float, metric: str) -> str:
         return next((report.status for report in reports if report.result is None), NO_VALUE)
     parts = [summarize(reports, part) for part in parts_of(metric)]
     split_up = f" ({percent(parts[0].value)} + {percent(parts[1].value)})" if parts[0] and parts[1] else ""
-    return with_spread(found.value, found.spread) + split_up
+    some = f" [{found.n_splits} of {len(reports)} splits]" if found.n_splits < len(reports) else ""
+    return with_spread(found.value, found.spread) + split_up + some
 
 
 def with_spread(value: float, spread: float | None) -> str:
@@ -266,7 +157,7 @@ def _others(row: Row, rate: float) -> str:
     return percent(collateral.value) + filtered
 
 
-def _told(row: Row, run: RunInfo) -> str:
+def _knowledge(row: Row, run: RunInfo) -> str:
     told = {report.result.knowledge for of_rate in row.cells.values() for report in of_rate if report.result}
     told = {words for words in told if words} or {run.knowledge.get(row.defense, "")}
     return escape(", ".join(sorted(told))) or "nothing"
@@ -297,9 +188,13 @@ def _attacks(setups: Mapping[Setup, list[CellReport]]) -> list[str]:
         noise = _damage(floor, min(floor.cells), metric).partition(" (")[0] if floor else NO_VALUE
         worst = summarize(undefended.cells[max(undefended.cells)], "collateral_damage_max") if undefended else None
         collateral = percent(worst.value) if worst else NO_VALUE
-        name = f"{escape(setup.title)}" + (f" ({escape('; '.join(f'{n}={v}' for n, v in setup.setting))})" if setup.setting else "")
-        lines.append([name, *cells, noise, collateral])
-    words = "Worst-5 target damage in %, the mean over splits. Noise floor: what retraining alone reads. Collateral: the largest, at the largest alpha."
+        setting = f" ({'; '.join(f'{name}={value}' for name, value in setup.setting)})" if setup.setting else ""
+        other = "" if metric == HEADLINES[0] else f": {metric_words(metric).lower()}"
+        lines.append([escape(setup.title + setting + other), *cells, noise, collateral])
+    words = (
+        "Worst-5 target damage in %, ± as in the words below. Noise floor: what retraining alone reads. "
+        "Collateral: the largest collateral damage in %, at the largest alpha."
+    )
     headers = ["set-up", *(f"alpha {rate:g}" for rate in rates), "noise floor", "collateral"]
     return ["## Attacks that nobody defends against", words, table(headers, lines)]
 
@@ -311,7 +206,8 @@ def _speed(reports: Sequence[CellReport]) -> list[str]:
             if number.metric == "speed_ratio":
                 verdict = next((v for v in report.verdicts if v.number.metric == number.metric), None)
                 what = f"{report.cell.victim}, {report.cell.defense}: {report.cell.setting_text}"
-                lines.append([escape(what), f"{number.value:.1f}", quantity("", verdict.reference if verdict else None), report.status])
+                bound = quantity("", verdict.reference if verdict else None)
+                lines.append([escape(what), f"{number.value:.1f}", bound, report.status])
     words = "One-at-a-time seconds / our seconds, medians of one run; higher is faster."
     return ["## Speed", words, table(["comparison", "ratio", "reference", "verdict"], lines)] if lines else []
 

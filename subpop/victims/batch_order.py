@@ -66,9 +66,9 @@ def _sorted_epochs(identities: NDArray[np.uint64], first: int, orders: NDArray[n
             low = keys[i] % np.uint32(_BUCKETS)
             half[ends[0, low]] = i
             ends[0, low] += 1
-        for i in half:
-            high = keys[i] >> np.uint32(_DIGIT)
-            orders[e, ends[1, high]] = i
+        for position in half:
+            high = keys[position] >> np.uint32(_DIGIT)
+            orders[e, ends[1, high]] = position
             ends[1, high] += 1
 
 
@@ -80,7 +80,7 @@ class BatchOrder:
 
     def __init__(self, seed: int, rows: Ints) -> None:
         key = np.random.SeedSequence([seed, 1]).generate_state(1, np.uint64)[0]
-        self._identities = _identities(key, np.ascontiguousarray(rows, dtype=np.int64))
+        self._identities = _identities(key, np.array(rows, dtype=np.int64))
 
     def epochs(self, first: int, count: int) -> NDArray[np.int32]:
         """(count, n) positions in `rows`, in the order in which epochs first, first + 1, ... visit them."""

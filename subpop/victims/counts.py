@@ -99,37 +99,27 @@ class Design:
 
     def fleet(self, jobs: Sequence[FleetJob], penalty: float, mean_form: bool) -> Fleet:
         """The problems of some jobs; penalty: of each of their objectives, times the sum of its weights in the mean form."""
-        versions: dict[bytes, int] = {}
-        counts: list[Doubles] = []
-        version, listed = [], []
+        own, listed = [], []
         for job in jobs:
             counted = count(job)
-            own = counted[self.index]
-            key = own.tobytes()
-            if key not in versions:
-                versions[key] = len(counts)
-                counts.append(own)
-            version.append(versions[key])
+            own.append(counted[self.index])
             counted[self.index] = 0
             rows = np.flatnonzero(counted @ np.ones(counted.shape[1]))
             listed.append((rows, counted[rows]))
-        weight = np.array([counts[v].sum() + part.sum() for v, (_, part) in zip(version, listed, strict=True)])
-        lists, matrix = self._lists(jobs, np.array(version), [rows for rows, _ in listed])
-        parts = [part for _, part in listed]
-        return Fleet(
-            shared=self.shared,
-            listed=matrix,
-            total=np.array([own.sum(axis=1) for own in counts]),
-            label=np.array([own.T[-self.n_columns :] for own in counts]),
-            lists=lists,
-            listed_total=np.concatenate([part.sum(axis=1) for part in parts]),
-            listed_label=np.concatenate([part.T[-self.n_columns :].ravel() for part in parts]),
-            penalty=np.outer(penalty * (weight if mean_form else np.ones(len(jobs))), self.columns.penalty),
-            unit=self.columns.scale,
-            weight=weight,
-        )
+        n = len(self.index)
+        label = np.zeros((len(jobs), self.n_columns, n + max(len(rows) for rows, _ in listed)))
+        total = np.zeros((len(jobs), label.shape[2]))
+        for j, (shared, (rows, part)) in enumerate(zip(own, listed, strict=True)):
+            for counted, place in ((shared, slice(n)), (part, slice(n, n + len(rows)))):
+                total[j, place] = counted.sum(axis=1)
+                label[j, :, place] = counted.T[-self.n_columns :]
+        weight = total.sum(axis=1)
+        lists, matrix = self._lists(jobs, [rows for rows, _ in listed])
+        strength = penalty * (weight if mean_form else np.ones(len(jobs)))
+        penalties = np.outer(strength, self.columns.penalty)
+        return Fleet(self.shared, matrix, lists, total, label, penalties, self.columns.scale, weight)
 
-    def _lists(self, jobs: Sequence[FleetJob], version: Ints, rows: list[Ints]) -> tuple[Lists, dict[type, Array]]:
+    def _lists(self, jobs: Sequence[FleetJob], rows: list[Ints]) -> tuple[Lists, dict[type, Array]]:
         """Number the listed rows: those of the pool once, then each job's rows of extra_x."""
         n = len(self.pool)
         inside = np.unique(np.concatenate(rows))
@@ -144,4 +134,4 @@ class Design:
                 matrix.append(job.extra_x[own[split:] - n])
                 size += len(own) - split
         start = np.cumsum([0, *map(len, rows)])
-        return Lists(version, start, np.concatenate(numbered)), self.columns.rows(np.concatenate(matrix), self.dtypes)
+        return Lists(len(self.index), start, np.concatenate(numbered)), self.columns.rows(np.concatenate(matrix), self.dtypes)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,5 +71,5 @@ class LinearModel:
         return {"coef": self.coef, "kkt_residual": np.array(self.kkt_residual)}
 
     @classmethod
-    def from_state(cls, state: dict[str, Array]) -> LinearModel:
+    def from_state(cls, state: Mapping[str, Array]) -> LinearModel:
         return cls(np.asarray(state["coef"], dtype=np.float64), float(state["kkt_residual"]))

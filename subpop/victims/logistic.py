@@ -129,10 +129,10 @@ class LogisticRegression:
         design = Design([job], columns, (np.float64,))
         fleet = design.fleet([job], self.penalty, self.penalty_form == "mean")
         w, residual = np.zeros((1, design.n_columns, len(columns.scale))), np.array([np.inf])
-        for _ in range(10):  # an inverse of the start serves the first steps; the next one is made near the optimum
+        for turn in range(10):  # at least twice: fleets need the inverse at the optimum, not at the start
             inverse, before = inverse_hessian(fleet, w), residual
             residual = solve(fleet, w, inverse, (TIGHT,))
-            if residual[0] <= TIGHT.residual or residual[0] > before[0] / 2:
+            if turn and (residual[0] <= TIGHT.residual or residual[0] > before[0] / 2):
                 break
         return _Clean(columns, count(job), w, inverse, self._model(w[0], columns, residual[0]))
 
@@ -155,6 +155,6 @@ def _is_clean(job: FleetJob, clean: _Clean) -> bool:
 def _warn(residuals: Sequence[float]) -> None:
     far = [residual for residual in residuals if not residual <= TOLERANCE]
     if far:
-        what = f"{len(far)} of {len(residuals)} logistic regressions are not at their optimum: residual {max(far):.1e} > {TOLERANCE:g}"
+        what = f"{len(far)} of {len(residuals)} logistic regressions miss their optimum: residual {max(far):.1e} > {TOLERANCE:g}"
         fix = "raise the penalty or rescale the features (each model tells its kkt_residual)"
         warnings.warn(f"{what}; {fix}", RuntimeWarning, stacklevel=3)

@@ -1,6 +1,7 @@
 """Compiled loops over the margins of many logistic regressions: everything of Newton's method that is no matrix product.
 
-A problem's rows lie in two places: `shared` rows, which all problems of a fleet multiply at once, and a list of its own.
+A problem's first N rows are those that all problems of its fleet share and multiply at once; behind them stands a list of
+its own, products with which are computed here.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import numba
-import numpy as np
 
 from subpop.types import Array
 
@@ -26,9 +26,10 @@ ENOUGH = 0.1
 TRIALS = 40
 
 
-def _jit(function: _F) -> _F:
+def _jit(function: _F, inlined: bool = False) -> _F:
     """Compile without the interpreter lock; sums may be reordered, which wide registers need."""
-    compile_: Any = partial(numba.njit, nogil=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
+    fast = {"reassoc", "contract", "nsz", "arcp"}
+    compile_: Any = partial(numba.njit, nogil=True, fastmath=fast, forceinline=inlined)
     try:
         kept: _F = compile_(cache=True)(function)
     except RuntimeError:  # a read-only installation and no home folder: compile anew in each process
@@ -36,11 +37,16 @@ def _jit(function: _F) -> _F:
     return kept
 
 
-class Margins(NamedTuple):
-    """Margins with all that follows from them: shared rows (M, K', N); lists flat (Z * K'), a (K', length) block a problem.
+def _part(function: _F) -> _F:
+    """A piece of compiled functions. Always inlined: a call could reach one copy of it in the process that compiled it and
+    another, which sums in another order, in processes that find the code on disk."""
+    return _jit(function, inlined=True)
 
-    change: of the margins along the direction in hand, zero between Newton steps; residual: total * chance - label;
-    total and label: of shared rows (Q, N) and (Q, K', N), Q distinct versions; of lists (Z,) and (Z * K').
+
+class Margins(NamedTuple):
+    """Margins of M problems and what follows from them: (M, K', W) each, total (M, W); W: N shared rows and the longest list.
+
+    change: of the margins along the direction in hand, zero between Newton steps; residual: total * chance - label.
     """
 
     margin: Array
@@ -52,46 +58,46 @@ class Margins(NamedTuple):
 
 
 class Lists(NamedTuple):
-    """Which version of the shared weights a problem uses (M,), where its list begins (M + 1,), rows listed (Z,)."""
+    """The number of shared rows, where each problem's list begins in `row` (M + 1,), and the rows listed (Z,)."""
 
-    version: Array
+    shared: int
     start: Array
     row: Array
 
 
 @_jit
-def list_products(problems: Array, lists: Lists, rows: Array, w: Array, out: Array) -> None:
-    """out = rows w over each problem's own list; w (len(problems), K', d')."""
+def list_products(problems: Array, lists: Lists, rows: Array, w: Array, q: Array) -> None:
+    """Fill the columns of q (m, K', W) behind the shared rows with products rows w; w (m, K', d')."""
     for a, j in enumerate(problems):
         first, last = lists.start[j], lists.start[j + 1]
         for k in range(w.shape[1]):
-            at = first * w.shape[1] + k * (last - first)
             for i in range(first, last):
                 row = lists.row[i]
                 dot = w[a, k, 0] * 0
                 for c in range(w.shape[2]):
                     dot += rows[row, c] * w[a, k, c]
-                out[at + i - first] = dot
+                q[a, k, lists.shared + i - first] = dot
 
 
 @_jit
 def add_list_sums(problems: Array, lists: Lists, rows: Array, q: Array, out: Array) -> None:
-    """out += rows' q over each problem's own list; out (len(problems), K', d')."""
+    """Add rows' q over each problem's own list to out (m, K', d')."""
     for a, j in enumerate(problems):
         first, last = lists.start[j], lists.start[j + 1]
         for k in range(out.shape[1]):
-            at = first * out.shape[1] + k * (last - first)
             for i in range(first, last):
                 row = lists.row[i]
-                value = q[at + i - first]
+                value = q[a, k, lists.shared + i - first]
                 for c in range(out.shape[2]):
                     out[a, k, c] += value * rows[row, c]
 
 
-@_jit
-def _evaluate(margin: Array, change: Array, step: float, total: Array, label: Array, chance: Array, residual: Array) -> float:
-    """Set chance and residual at margin + step * change; return the loss's slope along change."""
-    classes, n = margin.shape
+@_part
+def _evaluate(j: int, n: int, at: Margins, step: float) -> float:
+    """Set chance and residual of problem j at margin + step * change; return the loss's slope along change."""
+    margin, change, chance, residual = at.margin[j], at.change[j], at.chance[j], at.residual[j]
+    total, label = at.total[j], at.label[j]
+    classes = len(margin)
     slope = 0.0
     if classes == 1:
         for i in range(n):
@@ -102,8 +108,8 @@ def _evaluate(margin: Array, change: Array, step: float, total: Array, label: Ar
             slope += r * change[0, i]
         return slope
     for i in range(n):
-        top = -np.inf
-        for k in range(classes):
+        top = margin[0, i] + step * change[0, i]
+        for k in range(1, classes):
             top = max(top, margin[k, i] + step * change[k, i])
         mass = 0.0
         for k in range(classes):
@@ -119,125 +125,90 @@ def _evaluate(margin: Array, change: Array, step: float, total: Array, label: Ar
     return slope
 
 
-@_jit
-def _bend(q: Array, chance: Array, total: Array) -> float:
-    """q' H q, H the curvature of the loss in the margins."""
-    classes, n = q.shape
+@_part
+def _bend(q: Array, chance: Array, total: Array, n: int) -> float:
+    """q' H q, H the curvature of one problem's loss in its margins."""
     bend = 0.0
-    if classes == 1:
+    if len(q) == 1:
         for i in range(n):
             bend += total[i] * chance[0, i] * (1 - chance[0, i]) * q[0, i] * q[0, i]
         return bend
     for i in range(n):
         mean = 0.0
-        for k in range(classes):
+        for k in range(len(q)):
             mean += chance[k, i] * q[k, i]
-        for k in range(classes):  # centred, not the difference of two sums: it must not come out negative
+        for k in range(len(q)):  # centred, not the difference of two sums: it must not come out negative
             bend += total[i] * chance[k, i] * (q[k, i] - mean) ** 2
     return bend
 
 
-@_jit
-def _advance(q: Array, chance: Array, total: Array, step: float, change: Array) -> None:
+@_part
+def _advance(q: Array, chance: Array, total: Array, n: int, step: float, change: Array) -> None:
     """Add step * q to change, then turn q into H q."""
-    classes, n = q.shape
-    if classes == 1:
+    if len(q) == 1:
         for i in range(n):
             change[0, i] += step * q[0, i]
             q[0, i] *= total[i] * chance[0, i] * (1 - chance[0, i])
         return
     for i in range(n):
         mean = 0.0
-        for k in range(classes):
+        for k in range(len(q)):
             change[k, i] += step * q[k, i]
             mean += chance[k, i] * q[k, i]
-        for k in range(classes):
+        for k in range(len(q)):
             q[k, i] = total[i] * chance[k, i] * (q[k, i] - mean)
 
 
 @_jit
-def conjugate_steps(
-    problems: Array,
-    lists: Lists,
-    shared: Margins,
-    listed: Margins,
-    q: Array,
-    q_list: Array,
-    top: Array,
-    below: Array,
-    steps: Array,
-) -> None:
+def conjugate_steps(problems: Array, lists: Lists, at: Margins, q: Array, top: Array, below: Array, steps: Array) -> None:
     """Each problem's step top / (below + q'Hq) along its search direction; turns q into H q and moves `change`."""
     for a, j in enumerate(problems):
-        first, last = lists.start[j], lists.start[j + 1]
-        part, shape = slice(first * q.shape[1], last * q.shape[1]), (q.shape[1], last - first)
-        total, total_list = shared.total[lists.version[j]], listed.total[first:last]
-        q_here, chance_here = q_list[part].reshape(shape), listed.chance[part].reshape(shape)
-        bend = below[a] + _bend(q[a], shared.chance[j], total) + _bend(q_here, chance_here, total_list)
+        n = lists.shared + lists.start[j + 1] - lists.start[j]
+        bend = below[a] + _bend(q[a], at.chance[j], at.total[j], n)
         steps[a] = top[a] / bend if bend > 0 else 0.0
-        _advance(q[a], shared.chance[j], total, steps[a], shared.change[j])
-        _advance(q_here, chance_here, total_list, steps[a], listed.change[part].reshape(shape))
+        _advance(q[a], at.chance[j], at.total[j], n, steps[a], at.change[j])
 
 
-@_jit
-def _slope(j: int, lists: Lists, shared: Margins, listed: Margins, step: float) -> float:
-    """Evaluate all rows of problem j at that step."""
-    first, last, version = lists.start[j], lists.start[j + 1], lists.version[j]
-    classes = shared.margin.shape[1]
-    part, shape = slice(first * classes, last * classes), (classes, last - first)
-    total, label = shared.total[version], shared.label[version]
-    slope = _evaluate(shared.margin[j], shared.change[j], step, total, label, shared.chance[j], shared.residual[j])
-    margin, change, label = listed.margin[part], listed.change[part], listed.label[part].reshape(shape)
-    chance, residual = listed.chance[part].reshape(shape), listed.residual[part].reshape(shape)
-    total = listed.total[first:last]
-    return slope + _evaluate(margin.reshape(shape), change.reshape(shape), step, total, label, chance, residual)
+@_part
+def _search(j: int, n: int, at: Margins, start: float, pull: float, bend: float, reach: float) -> float:
+    """Evaluate problem j at the step where its slope along the change is nearly zero: bracketed, found by secants.
 
-
-@_jit
-def _search(
-    j: int, lists: Lists, shared: Margins, listed: Margins, start: float, penalty: tuple[float, float], reach: float
-) -> float:
-    """The step at which the slope along the change is nearly zero: bracketed, found by secants.
-
-    The slope at step s is that of the loss plus penalty[0] + s * penalty[1]. The objective is convex along the line, so
-    the slope tells all that its value would, and does not drown in rounding near the optimum as the value does.
+    start: the slope at step 0; pull + s * bend: the penalty's at step s. The objective is convex along the line, so the
+    slope tells all that its value would, and does not drown in rounding near the optimum as the value does.
     """
     left, left_slope, right, right_slope, step = 0.0, start, 1.0, 0.0, 1.0
-    for _ in range(TRIALS):
-        slope = _slope(j, lists, shared, listed, step) + penalty[0] + step * penalty[1]
-        low_enough = slope <= (ENOUGH * abs(start) if reach * step <= FAR else 0.0)
-        if reach * step <= SAFE or (low_enough and (step == 1.0 or slope >= -ENOUGH * abs(start))):
-            return step
+    for trial in range(TRIALS + 1):
+        slope = _evaluate(j, n, at, step) + pull + step * bend
+        low_enough = slope <= (-ENOUGH * start if reach * step <= FAR else 0.0)
+        if reach * step <= SAFE or trial == TRIALS or (low_enough and (step == 1.0 or slope >= ENOUGH * start)):
+            break
         if slope > 0:
             right, right_slope = step, slope
         else:
             left, left_slope = step, slope
         share = left_slope / (left_slope - right_slope)
-        step = left + (right - left) * min(max(share, 0.1), 0.9)
-    _slope(j, lists, shared, listed, left)
-    return left
+        step = left + (right - left) * min(max(share, 0.1), 0.9) if trial < TRIALS - 1 else left
+    return step
 
 
 @_jit
-def line_search(
-    problems: Array, lists: Lists, shared: Margins, listed: Margins, start: Array, penalty: Array, steps: Array
-) -> None:
-    """Move each problem's margins along its change, by steps[a]; start: (m,) slopes at step 0; penalty: (m, 2), see `_search`."""
-    classes = shared.margin.shape[1]
+def line_search(problems: Array, lists: Lists, at: Margins, start: Array, penalty: Array, steps: Array) -> None:
+    """Move each problem's margins along its change, by steps[a]; start (m,), penalty (m, 2): see `_search`."""
     for a, j in enumerate(problems):
-        part = slice(lists.start[j] * classes, lists.start[j + 1] * classes)
-        reach = np.abs(shared.change[j]).max() if shared.change.shape[2] else 0.0
-        for value in listed.change[part]:
-            reach = max(reach, abs(value))
-        steps[a] = _search(j, lists, shared, listed, start[a], (penalty[a, 0], penalty[a, 1]), reach)
-        shared.margin[j] += steps[a] * shared.change[j]
-        listed.margin[part] += steps[a] * listed.change[part]
-        shared.change[j] = 0
-        listed.change[part] = 0
+        n = lists.shared + lists.start[j + 1] - lists.start[j]
+        reach = 0.0
+        for k in range(at.change.shape[1]):
+            for i in range(n):
+                reach = max(reach, abs(at.change[j, k, i]))
+        steps[a] = _search(j, n, at, start[a], penalty[a, 0], penalty[a, 1], reach)
+        for k in range(at.change.shape[1]):
+            for i in range(n):
+                at.margin[j, k, i] += steps[a] * at.change[j, k, i]
+                at.change[j, k, i] = 0
 
 
 @_jit
-def evaluate(problems: Array, lists: Lists, shared: Margins, listed: Margins) -> None:
+def evaluate(problems: Array, lists: Lists, at: Margins) -> None:
     """Chances and residuals where the margins are."""
     for j in problems:
-        _slope(j, lists, shared, listed, 0.0)
+        _evaluate(j, lists.shared + lists.start[j + 1] - lists.start[j], at, 0.0)

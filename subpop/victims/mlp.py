@@ -99,7 +99,8 @@ def _chunks(jobs: Sequence[FleetJob]) -> Iterator[slice]:
             yield slice(start, i)
             start, held = i, 0
         held += size
-    yield slice(start, len(jobs))
+    if jobs:
+        yield slice(start, len(jobs))
 
 
 def _stacked(jobs: Sequence[FleetJob]) -> tuple[Floats, list[Ints]]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from subpop.types import Floats, Ints
-from subpop.victims.batch_order import BatchOrder
+
+if TYPE_CHECKING:  # Numba takes half a second to import, and only training needs it
+    from subpop.victims.batch_order import BatchOrder
 
 LEARNING_RATE = 1e-3
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8

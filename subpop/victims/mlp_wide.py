@@ -52,7 +52,7 @@ def _train_chunk(x: Tensor, tasks: Sequence[Task], max_epochs: int) -> list[Trai
         for first in range(0, max_epochs, _BLOCK):
             here, ahead = ahead, prepare(first + _BLOCK)
             fleet.train_block([here[i].result() for i in fleet.members])
-            running = fleet.running.tolist()
+            running = fleet.running.flatten().tolist()
             if not any(running):
                 break
             if 2 * sum(running) <= len(running):
@@ -129,40 +129,22 @@ class Fleet:
 
     def drop_finished(self) -> dict[int, Trained]:
         """Leave only networks that run in the fleet; the others' results by member."""
-        gone = {
-            i: trained for (i, trained), runs in zip(self.results().items(), self.running.tolist(), strict=True) if not runs[0]
-        }
-        keep = self.running[:, 0].nonzero()[:, 0]
-        self.members = [i for i in self.members if i not in gone]
-        for name in (
-            "weights",
-            "mean",
-            "square",
-            "sizes",
-            "rows",
-            "labels",
-            "steps",
-            "epochs",
-            "stale",
-            "loss",
-            "best",
-            "running",
-        ):
-            setattr(self, name, getattr(self, name)[keep])
+        running = self.running.flatten()
+        results, runs = self.results(), running.tolist()
+        gone = {member: results[member] for member, go_on in zip(self.members, runs, strict=True) if not go_on}
+        self.members = [member for member in self.members if member not in gone]
+        for name, stacked in list(vars(self).items()):
+            if isinstance(stacked, Tensor) and name != "x":
+                setattr(self, name, stacked[running])
         return gone
 
     def results(self) -> dict[int, Trained]:
-        """Every member's network as it is now."""
-        arrays = [part.cpu().numpy() for part in self._parameters()]
-        epochs, losses = self.epochs[:, 0].tolist(), self.loss[:, 0].tolist()
-        return {
-            member: Trained(
-                Parameters(arrays[0][i].copy(), arrays[2][i].copy(), arrays[1][i].T.copy(), arrays[3][i].copy()),
-                int(epochs[i]),
-                losses[i],
-            )
-            for i, member in enumerate(self.members)
-        }
+        """Every member's network as it is now, by member."""
+        w1, w2, b1, b2 = (part.cpu().numpy().copy() for part in self._parameters())
+        networks = [Parameters(*arrays) for arrays in zip(w1, b1, w2.transpose(0, 2, 1), b2, strict=True)]
+        numbers = zip(self.epochs.flatten().tolist(), self.loss.flatten().tolist(), strict=True)
+        trained = [Trained(network, int(epochs), loss) for network, (epochs, loss) in zip(networks, numbers, strict=True)]
+        return dict(zip(self.members, trained, strict=True))
 
     def _parameters(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Views w1 (M, d, hidden), w2 (M, k, hidden), b1 (M, hidden), b2 (M, k)."""

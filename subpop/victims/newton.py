@@ -33,18 +33,16 @@ DRIFT = 1e-4
 class Fleet:
     """M problems, each sum_i total_i * logloss_i + sum(penalty * w^2) / 2 over K' score columns and d' scaled features.
 
-    shared: (N, d') rows, by dtype; listed: (A, d') rows, by dtype; total: (Q, N) weight of each shared row and label:
-    (Q, K', N) its part in each class, in Q versions; version, start, row, listed_total, listed_label: see `margins`;
-    penalty: (M, d'); unit: (d',) takes a gradient to the inputs' own units; weight: (M,) sum of weights.
+    shared: (N, d') and listed: (A, d') rows, by dtype; total: (M, W) weight of each row of a problem and label: (M, K', W)
+    its part in each class, shared rows first, then the problem's list; penalty: (M, d'); unit: (d',) takes a gradient to
+    the inputs' own units; weight: (M,) sum of weights.
     """
 
     shared: dict[type, Array]
     listed: dict[type, Array]
+    lists: Lists
     total: Doubles
     label: Doubles
-    lists: Lists
-    listed_total: Doubles
-    listed_label: Doubles
     penalty: Doubles
     unit: Doubles
     weight: Doubles
@@ -96,7 +94,7 @@ def inverse_hessian(fleet: Fleet, w: Doubles) -> Doubles:
     scores = np.vstack([w[0] @ z.T, np.zeros((1 if classes == 1 else 0, len(z)))])
     chance = np.exp(scores - scores.max(axis=0))
     chance = (chance / chance.sum(axis=0))[:classes]
-    total = fleet.total[fleet.lists.version[0]]
+    total = fleet.total[0, : len(z)]
     whole = classes * d <= FULL_CURVATURE
     blocks = np.zeros((classes, d, classes, d))
     for k in range(classes):
@@ -117,15 +115,12 @@ class Newton:
     def __init__(self, fleet: Fleet, inverse: Array, precision: Precision) -> None:
         self.fleet, self.precision = fleet, precision
         self.inverse: Array = inverse.astype(precision.inner, copy=False)
-        _, classes, n = fleet.label.shape
-        self.shared = self._margins((len(fleet), classes, n), fleet.total, fleet.label)
-        self.listed = self._margins((len(fleet.listed_label),), fleet.listed_total, fleet.listed_label)
-        self.list_work: Array = np.empty(len(fleet.listed_label), precision.inner)
-
-    def _margins(self, shape: tuple[int, ...], total: Doubles, label: Doubles) -> Margins:
-        outer, inner = self.precision.outer, self.precision.inner
-        moving: tuple[Array, ...] = np.empty(shape, outer), np.zeros(shape, inner), np.empty(shape, inner), np.empty(shape, outer)
-        return Margins(*moving, total=total.astype(inner, copy=False), label=label.astype(outer, copy=False))
+        outer, inner, shape = precision.outer, precision.inner, fleet.label.shape
+        total: Array = fleet.total.astype(inner, copy=False)
+        label: Array = fleet.label.astype(outer, copy=False)
+        margin: Array = np.empty(shape, outer)
+        residual: Array = np.empty(shape, outer)
+        self.at = Margins(margin, np.zeros(shape, inner), np.empty(shape, inner), residual, total, label)
 
     def run(self, w: Doubles, problems: Ints, residual: Doubles) -> Ints:
         """Newton steps until each problem is done, no longer improves or has had its steps; returns those not done."""
@@ -154,7 +149,7 @@ class Newton:
         pull = self.fleet.penalty[problems][:, None] * direction
         start, steps = _dots(gradient, direction), np.empty(len(problems))
         penalty = np.stack([_dots(pull, w[problems]), _dots(pull, direction)], axis=1)
-        line_search(problems, self.fleet.lists, self.shared, self.listed, start, penalty, steps)
+        line_search(problems, self.fleet.lists, self.at, start, penalty, steps)
         w[problems] += steps[:, None, None] * direction
         if self.precision.inner != self.precision.outer:
             self._place(w, problems[error > DRIFT])
@@ -190,34 +185,34 @@ class Newton:
         """Hessian times search, and the conjugate gradient steps; margins' `change` moves along."""
         penalty = self.fleet.penalty[problems][:, None].astype(search.dtype) * search
         steps = np.empty(len(problems))
-        q = self._products(problems, search, self.list_work)
-        below = _dots(penalty, search)
-        conjugate_steps(problems, self.fleet.lists, self.shared, self.listed, q, self.list_work, size, below, steps)
-        return self._sums(problems, q, self.list_work) + penalty, _column(steps, self.precision.inner)
+        q = self._products(problems, search)
+        conjugate_steps(problems, self.fleet.lists, self.at, q, size, _dots(penalty, search), steps)
+        return self._sums(problems, q) + penalty, _column(steps, self.precision.inner)
 
     def _place(self, w: Doubles, problems: Ints) -> None:
         """Compute margins, chances and residuals afresh."""
         here: Array = w[problems].astype(self.precision.outer)
-        self.shared.margin[problems] = self._products(problems, here, self.listed.margin)
-        evaluate(problems, self.fleet.lists, self.shared, self.listed)
+        self.at.margin[problems] = self._products(problems, here)
+        evaluate(problems, self.fleet.lists, self.at)
 
     def _gradient(self, w: Doubles, problems: Ints) -> Doubles:
-        everyone = len(problems) == len(self.fleet)
-        residual = self.shared.residual if everyone else self.shared.residual[problems]
-        loss = self._sums(problems, residual, self.listed.residual).astype(np.float64, copy=False)
+        residual = self.at.residual if len(problems) == len(self.fleet) else self.at.residual[problems]
+        loss = self._sums(problems, residual).astype(np.float64, copy=False)
         return loss + self.fleet.penalty[problems][:, None] * w[problems]
 
-    def _products(self, problems: Ints, w: Array, out_list: Array) -> Array:
-        """rows w: (m, K', N) returned for the shared rows, written to out_list for the lists."""
+    def _products(self, problems: Ints, w: Array) -> Array:
+        """rows w: (m, K', W); what stands behind a shorter list is arbitrary."""
         rows, (m, classes, d) = self.fleet.shared[w.dtype.type], w.shape
-        list_products(problems, self.fleet.lists, self.fleet.listed[w.dtype.type], w, out_list)
-        return np.asarray(w.reshape(m * classes, d) @ rows.T).reshape(m, classes, len(rows))
+        q: Array = np.empty((m, classes, self.fleet.total.shape[1]), w.dtype)
+        np.matmul(w.reshape(m * classes, d), rows.T, out=q.reshape(m * classes, q.shape[2])[:, : len(rows)])
+        list_products(problems, self.fleet.lists, self.fleet.listed[w.dtype.type], w, q)
+        return q
 
-    def _sums(self, problems: Ints, q: Array, q_list: Array) -> Array:
+    def _sums(self, problems: Ints, q: Array) -> Array:
         """rows' q: (m, K', d')."""
-        rows, (m, classes, n) = self.fleet.shared[q.dtype.type], q.shape
-        out = np.asarray(q.reshape(m * classes, n) @ rows).reshape(m, classes, rows.shape[1])
-        add_list_sums(problems, self.fleet.lists, self.fleet.listed[q.dtype.type], q_list, out)
+        rows, (m, classes, width) = self.fleet.shared[q.dtype.type], q.shape
+        out = np.asarray(q.reshape(m * classes, width)[:, : len(rows)] @ rows).reshape(m, classes, rows.shape[1])
+        add_list_sums(problems, self.fleet.lists, self.fleet.listed[q.dtype.type], q, out)
         return out
 
     def _precondition(self, r: Array) -> Array:

@@ -1,0 +1,137 @@
+"""What a run leaves behind: a scoreboard, a page and a CSV file for each suite, results.json and figures. Nothing trains here."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from subpop.figures import draw_all, file_name
+from subpop.figures.setups import is_finite
+from subpop.report.markdown import without_files
+from subpop.report.opening import RunInfo, judged
+from subpop.report.scoreboard import scoreboard
+from subpop.report.suite_page import subpopulation_csv, suite_page
+from subpop.types import BadInput, CellReport, Number, Verdict
+
+__all__ = ["RunInfo", "append_summary", "check_report_directory", "results_json", "write_report"]
+
+SCHEMA = 1
+SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
+
+
+def write_report(reports: Sequence[CellReport], directory: Path, run: RunInfo) -> None:
+    """Write README.md, results.json, figures, and a page and a table for each suite; BadInput where the directory cannot be."""
+    check_report_directory(directory)
+    reports = sorted(reports, key=lambda report: report.cell)
+    (directory / "results.json").write_text(results_json(reports, run), encoding="utf-8")
+    pictures = draw_all(reports, directory / "figures", run.command)
+    suites: dict[str, list[CellReport]] = defaultdict(list)
+    for report in reports:
+        suites[report.cell.stem].append(report)
+    for stem, own in suites.items():
+        page = suite_page(stem, own, run, [picture for picture in pictures if picture.stem == stem])
+        (directory / f"{file_name(stem)}.md").write_text(page, encoding="utf-8")
+        (directory / f"{file_name(stem)}.csv").write_text(subpopulation_csv(own), encoding="utf-8")
+    (directory / "README.md").write_text(scoreboard(reports, run, pictures), encoding="utf-8")
+
+
+def check_report_directory(path: Path) -> None:
+    """Make the report's directory and its `figures`; BadInput, before hours are spent, where that is not possible."""
+    try:
+        (path / "figures").mkdir(parents=True, exist_ok=True)
+        for folder in (path, path / "figures"):
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+    except OSError as error:
+        blocking = next((p for p in (path / "figures", path, *path.parents) if p.exists() and not p.is_dir()), None)
+        why = f"{blocking} is a file" if blocking else f"{error.strerror}: {error.filename}"
+        raise BadInput(
+            f"the report directory {path} cannot be used ({why}); it must be a folder that can be written to: "
+            "remove what is in the way or name another with --report-dir"
+        ) from error
+
+
+def append_summary(text: str) -> None:
+    """Append a page, without its figures, to the job summary that $GITHUB_STEP_SUMMARY names; does nothing if unset."""
+    target = os.environ.get(SUMMARY_VARIABLE, "")
+    if not target:
+        return
+    try:
+        with Path(target).open("a", encoding="utf-8") as file:
+            file.write(without_files(text).rstrip() + "\n\n")
+    except OSError as error:
+        raise BadInput(
+            f"${SUMMARY_VARIABLE} names {target}, which cannot be written to ({error.strerror}); unset it or fix it"
+        ) from error
+
+
+# --- results.json -----------------------------------------------------------------------------------------------------
+
+
+def results_json(reports: Sequence[CellReport], run: RunInfo) -> str:
+    """The run for other programs: a row a number; a cell without numbers has one row with metric "" and its reason."""
+    run_facts = {
+        "schema": SCHEMA,
+        "tier": run.tier,
+        "device": run.device,
+        "versions": dict(run.versions),
+        "commit": run.commit,
+        "command": run.command,
+        "started": run.started_text,
+        "seconds": _finite(run.seconds),
+        "hardware": run.hardware,
+    }
+    rows = ",\n".join(_json(row) for report in reports for row in _rows(report))
+    return f'{_json(run_facts)[:-1]}, "cells": [\n{rows}\n]}}\n'  # a line a row: small, and lines can be compared
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, allow_nan=False, ensure_ascii=False)
+
+
+def _rows(report: CellReport) -> Iterator[dict[str, Any]]:
+    verdicts = judged(report) or [Verdict(Number("", float("nan")), report.status)]
+    for verdict in verdicts:
+        yield _row(report, verdict if verdict.reason else replace(verdict, reason=report.reason))
+
+
+def _row(report: CellReport, verdict: Verdict) -> dict[str, Any]:
+    cell, result, number = report.cell, report.result, verdict.number
+    return {
+        "stem": cell.stem,
+        "tier": cell.tier,
+        "dataset": cell.dataset,
+        "victim": cell.victim,
+        "partition": cell.partition,
+        "attack": cell.attack,
+        "rate": float(cell.rate),
+        "defense": cell.defense,
+        "setting": cell.setting_text,
+        "subpopulation": number.subpopulation,
+        "knowledge": result.knowledge if result else "",
+        "metric": number.metric,
+        "value": _finite(number.value),
+        "std_error": _finite(number.std_error),
+        "n_subpopulations": int(result.n_subpopulations) if result else 0,
+        "n_seeds": int(cell.n_seeds),
+        "published": _finite(verdict.published),
+        "certainty": verdict.certainty,
+        "reference": _finite(verdict.reference),
+        "atol": _finite(verdict.atol),
+        "verdict": verdict.verdict,
+        "reason": verdict.reason,
+        "n_fits": int(result.n_fits) if result else 0,
+        "seconds": _finite(result.seconds) if result else 0.0,
+        "from_store": bool(result.from_store) if result else False,
+    }
+
+
+def _finite(value: Any) -> float | None:
+    """A number as JSON knows it: what is missing, NaN or infinite is null."""
+    return None if value is None or not is_finite(float(value)) else float(value)

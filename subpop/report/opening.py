@@ -1,0 +1,152 @@
+"""How a report begins: what ran, how many numbers hold, what failed and what was skipped, before anything else."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from subpop.figures import file_name
+from subpop.figures.setups import is_finite, quantity, short
+from subpop.report.markdown import code, escape
+from subpop.types import VERDICTS, CellReport, Verdict
+
+MOST_LISTED = 100
+STATUSES = {"fail": "failed", "error": "in error", "skipped": "skipped"}
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a report says of its run.
+
+    started: seconds since the epoch; knowledge: what each defense is told, where no cell says so; suites: docstrings by stem.
+    """
+
+    tier: str
+    command: str
+    device: str = "cpu"
+    versions: Mapping[str, str] = field(default_factory=dict)
+    commit: str = ""
+    seconds: float = 0.0
+    started: float | str = 0.0
+    hardware: str = ""
+    knowledge: Mapping[str, str] = field(default_factory=dict)
+    suites: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def started_text(self) -> str:
+        """ISO 8601 in UTC, to the second."""
+        if isinstance(self.started, str):
+            return self.started
+        return datetime.fromtimestamp(self.started, UTC).isoformat(timespec="seconds") if self.started else ""
+
+
+def opening(reports: Sequence[CellReport], run: RunInfo) -> list[str]:
+    """In words: did it pass, what ran, how many numbers hold, and the command that makes it again."""
+    counts = Counter(report.status for report in reports)
+    measured = [report for report in reports if report.result]
+    bad = counts["fail"] + counts["error"]
+    if not measured and not bad:
+        lead = "**Nothing was measured**, so this run does not pass."
+    else:
+        lead = f"**Failed: {_cells(bad)} of {len(reports)}.**" if bad else "**Passed.**"
+    stored = sum(bool(report.result and report.result.from_store) for report in reports)
+    also = [f"{stored} from the store"] if stored else []
+    also += [f"{counts[status]} {words}" for status, words in STATUSES.items() if counts[status]]
+    took = f" in {duration(run.seconds)}" if run.seconds else ""
+    sentence = f"The {run.tier} tier ran on {run.device}: {_cells(len(measured))} measured{took}"
+    numbers = Counter(verdict.verdict for report in reports for verdict in report.verdicts)
+    told = ", ".join(f"{numbers[name]:,} {name}" for name in VERDICTS if numbers[name])
+    scope = [_names(reports, name) for name in ("dataset", "victim", "partition")]
+    pages = ", ".join(f"[{escape(stem)}]({file_name(stem)}.md)" for stem in sorted({report.cell.stem for report in reports}))
+    return [
+        f"{lead} {escape(sentence)}{'; ' if also else ''}{', '.join(also)}. Numbers: {told or 'none'}.",
+        f"Data: {scope[0]}. Victims: {scope[1]}. Subpopulations: {scope[2]}. Suites: {pages}.",
+        made_by(run),
+    ]
+
+
+def _cells(count: int) -> str:
+    return f"{count} cell" if count == 1 else f"{count} cells"
+
+
+def _names(reports: Iterable[CellReport], field_name: str) -> str:
+    return escape(", ".join(sorted({getattr(report.cell, field_name) for report in reports}))) or "none"
+
+
+def duration(seconds: float) -> str:
+    """`4.2 s`, `2 min 23 s`, `3 h 5 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def made_by(run: RunInfo) -> str:
+    """The command behind every number and figure of a page, and where it ran."""
+    where = [run.started_text, f"commit {run.commit}" if run.commit else "", run.hardware]
+    where += [f"{name} {version}" for name, version in run.versions.items()]
+    told = "; ".join(escape(part) for part in where if part)
+    return f"Every number and figure here is made by {code(run.command)}" + (f" ({told})." if told else ".")
+
+
+def judged(report: CellReport) -> list[Verdict]:
+    """The verdicts of a cell, and `no_reference` for every number that was not compared."""
+    seen = {(verdict.number.metric, verdict.number.subpopulation) for verdict in report.verdicts}
+    numbers = report.result.numbers if report.result else ()
+    return [*report.verdicts, *(Verdict(n, "no_reference") for n in numbers if (n.metric, n.subpopulation) not in seen)]
+
+
+def failing(report: CellReport) -> list[Verdict]:
+    """The verdicts that make a cell red."""
+    if report.status != "fail":
+        return []
+    worst = [verdict for verdict in report.verdicts if verdict.verdict in ("fail", "error")]
+    return worst or [verdict for verdict in report.verdicts if verdict.verdict == "no_reference"]
+
+
+def failures(reports: Sequence[CellReport]) -> list[str]:
+    """What failed, a line a cell in error, under each other cell its numbers with run value, reference and tolerance."""
+    lines = [f"- {code(r.cell.id)}: **error**: {escape(short(r.reason, 400))}" for r in reports if r.status == "error"]
+    for report in reports:
+        lines += _failed_cell(report)
+    left_out = len(lines) - MOST_LISTED
+    more = [f"- and {left_out} lines more: see `verdict` in results.json"] if left_out > 0 else []
+    return ["## What failed", "\n".join([*lines[:MOST_LISTED], *more])] if lines else []
+
+
+def _failed_cell(report: CellReport) -> list[str]:
+    bad = failing(report)
+    if not bad:
+        return []
+    name = code(report.cell.id)
+    if all(verdict.verdict == "no_reference" for verdict in bad):
+        metrics = short(", ".join(metric_name(verdict) for verdict in bad), 200)
+        return [f"- {name}: no reference for {len(bad)} of its numbers ({escape(metrics)}); `--rebaseline` records them"]
+    return [f"- {name}", *(f"  - {_failed_number(report, verdict)}" for verdict in bad)]
+
+
+def metric_name(verdict: Verdict) -> str:
+    """The metric of a number, and its subpopulation where it is of one."""
+    number = verdict.number
+    return f"{number.metric} of {number.subpopulation}" if number.subpopulation else number.metric
+
+
+def _failed_number(report: CellReport, verdict: Verdict) -> str:
+    metric, value = verdict.number.metric, verdict.number.value
+    named = [("run", value), ("reference", verdict.reference), ("tolerance", verdict.atol)]
+    told = ", ".join(f"{word} {quantity(metric, shown, 2)}" for word, shown in named)
+    # Where all three are there, the reason says the same once more.
+    reason = verdict.reason.removeprefix(f"{report.cell.id}: ").removeprefix(f"{metric}: ")
+    complete = all(is_finite(shown) for _, shown in named)
+    return f"**{escape(metric_name(verdict))}**: {told}" + ("" if complete or not reason else f" ({escape(short(reason, 200))})")
+
+
+def skipped(reports: Sequence[CellReport]) -> list[str]:
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for report in reports:
+        if report.status == "skipped":
+            reasons[report.reason].append(report.cell.stem)
+    lines = [f"- {_cells(len(of))} of {escape(', '.join(sorted(set(of))))}: {escape(reason)}" for reason, of in reasons.items()]
+    return ["## What was skipped", "\n".join(lines)] if lines else []

@@ -1,0 +1,230 @@
+"""The page of one suite: what it is, its numbers beside their references, its figures, and every subpopulation."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+
+from subpop.figures import Picture, file_name
+from subpop.figures.setups import (
+    NO_VALUE,
+    Setup,
+    by_setup,
+    headline,
+    is_finite,
+    percent,
+    quantity,
+    rows_of,
+    summarize,
+)
+from subpop.report.markdown import escape, folded, picture, table
+from subpop.report.opening import RunInfo, failures, judged, metric_name, opening, skipped
+from subpop.report.scoreboard import sizes, with_spread
+from subpop.types import CellReport, Verdict
+
+AGGREGATES = {
+    "target_damage_worst_1": "worst-1",
+    "target_damage_worst_5": "worst-5",
+    "target_damage_worst_10": "worst-10",
+    "target_damage_worst_5_all": "worst-5, all",
+    "target_damage_worst_5_selection_free": "worst-5, free of selection",
+    "target_damage_mean": "mean",
+    "collateral_damage_max": "collateral, max",
+    "clean_accuracy": "clean accuracy",
+    "defended_clean_accuracy": "defended clean accuracy",
+    "poisoned_accuracy": "poisoned accuracy",
+    "removed_share": "removed",
+    "removed_target_clean_share": "clean target in removed",
+}
+SIZES = {"n_test": "in D_test", "n_train": "in D", "n_aux": "in D_aux", "n_poison": "poison", "n_flipped": "flipped"}
+PERCENTS = {
+    "target_clean_accuracy": "clean accuracy",
+    "defense_cost": "cost",
+    "attack_effect": "effect",
+    "collateral_damage": "collateral",
+    "poison_recall": "recall",
+    "poison_precision": "precision",
+    "removed_target_clean_share": "clean target in removed",
+}
+
+
+def suite_page(stem: str, reports: Sequence[CellReport], run: RunInfo, pictures: Sequence[Picture] = ()) -> str:
+    """The page of a suite as markdown; `reports` and `pictures` are its own."""
+    blocks = [
+        f"# {escape(stem)}",
+        run.suites.get(stem, "").strip(),
+        *opening(reports, run),
+        *failures(reports),
+        *skipped(reports),
+    ]
+    measured = {setup: [r for r in of_setup if r.result] for setup, of_setup in by_setup(reports).items()}
+    measured = {setup: of_setup for setup, of_setup in measured.items() if of_setup}
+    if measured:
+        blocks.append("## Numbers and references")
+    for setup, of_setup in measured.items():
+        blocks += [f"### {escape(setup.title)}", f"{escape(setup.details)}; {sizes(of_setup)}.", _references(of_setup)]
+        aggregates = _aggregates(of_setup)
+        blocks += [folded("All cells: aggregates in %", aggregates)] if aggregates else []
+    if pictures:
+        blocks += ["## Figures", *(picture(p.name, p.alt, p.caption, run.command) for p in pictures)]
+    tables = [block for setup, of_setup in measured.items() for block in _subpopulations(setup, of_setup)]
+    if tables:
+        blocks += ["## Subpopulations", f"All columns of all cells: [{file_name(stem)}.csv]({file_name(stem)}.csv).", *tables]
+    return "\n\n".join(block for block in [*blocks, *_notes(reports), "[Scoreboard](README.md)"] if block) + "\n"
+
+
+def subpopulation_csv(reports: Sequence[CellReport]) -> str:
+    """One line for each cell and subpopulation, every column that any of them has; what is not finite is left empty."""
+    lines = []
+    for report in sorted(reports, key=lambda report: report.cell):
+        cell = report.cell
+        key = {name: getattr(cell, name) for name in ("tier", "dataset", "victim", "partition", "attack", "rate", "defense")}
+        for row in report.result.table if report.result else ():
+            values = {name: value if isinstance(value, str) or is_finite(value) else "" for name, value in row.items()}
+            lines.append({**key, "setting": cell.setting_text, **values})
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(dict.fromkeys(name for line in lines for name in line)), restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return file.getvalue()
+
+
+# --- numbers beside their references ----------------------------------------------------------------------------------
+
+
+def _references(reports: Sequence[CellReport]) -> str:
+    """Published, ours, reference, verdict: the headline of every cell, and whatever is published or does not pass.
+
+    A suite that measures no damage (the speed suites) shows all its numbers. Those left out here are in results.json.
+    """
+    splits = len({report.cell.option("split", "") for report in reports}) > 1
+    main = headline(reports)
+    all_of_them = not any(summarize([report], main) for report in reports)
+    lines = [
+        [*_cell_words(report, splits), *_verdict_words(verdict)]
+        for report in reports
+        for verdict in judged(report)
+        if all_of_them or verdict.number.metric == main or _stands_out(verdict)
+    ]
+    columns = ["metric", "published", "ours", "reference", "tolerance", "verdict"]
+    return table(["defense", "alpha", *(["split"] if splits else []), *columns], lines)
+
+
+def _stands_out(verdict: Verdict) -> bool:
+    return verdict.published is not None or verdict.verdict not in ("pass", "no_reference")
+
+
+def _cell_words(report: CellReport, splits: bool) -> list[str]:
+    told = report.cell.option("n_poison_told", "")
+    name = escape(report.cell.defense + (f" (told {told})" if told else ""))
+    return [name, f"{report.cell.rate:g}", *([report.cell.option("split", NO_VALUE)] if splits else [])]
+
+
+def _verdict_words(verdict: Verdict) -> list[str]:
+    number = verdict.number
+    name = metric_name(verdict)
+    published = quantity(number.metric, verdict.published)
+    if verdict.certainty and verdict.published is not None:
+        published += f" ({verdict.certainty})"
+    ours = quantity(number.metric, number.value)
+    if is_finite(number.std_error):
+        ours += f" ± {quantity(number.metric, number.std_error)}"
+    word = f"**{verdict.verdict}**" if verdict.verdict in ("fail", "error") else verdict.verdict
+    limits = [quantity(number.metric, verdict.reference), quantity(number.metric, verdict.atol)]
+    return [escape(name), escape(published), ours.replace(" % ±", " ±"), *limits, word]
+
+
+def _aggregates(reports: Sequence[CellReport]) -> str:
+    """A row a cell, the main aggregates as columns; a column that no cell has is left out."""
+    splits = len({report.cell.option("split", "") for report in reports}) > 1
+    found = {name: words for name, words in AGGREGATES.items() if any(summarize([report], name) for report in reports)}
+    if not found:
+        return ""
+    lines = []
+    for report in reports:
+        values = [summarize([report], name) for name in found]
+        lines.append([*_cell_words(report, splits), *(with_spread(v.value, v.spread) if v else NO_VALUE for v in values)])
+    return table(["defense", "alpha", *(["split"] if splits else []), *found.values()], lines)
+
+
+# --- subpopulations ---------------------------------------------------------------------------------------------------
+
+
+def _subpopulations(setup: Setup, reports: Sequence[CellReport]) -> list[str]:
+    """A folded table for each alpha and split: everything where one defense ran, the damage under each where several did."""
+    blocks = []
+    for split in sorted({report.cell.option("split", "") for report in reports}):
+        rows = rows_of([report for report in reports if report.cell.option("split", "") == split])
+        for rate in sorted({rate for row in rows for rate in row.cells}):
+            shown = {row.name: _by_name(row.cells[rate][0]) for row in rows if rate in row.cells}
+            shown = {name: subpopulations for name, subpopulations in shown.items() if subpopulations}
+            if shown:
+                title = f"{setup.title}, alpha {rate:g}" + (f", split {split}" if split else "")
+                blocks.append(
+                    folded(f"{title} ({setup.details})", _one_defense(shown) if len(shown) == 1 else _side_by_side(shown))
+                )
+    return blocks
+
+
+Rows = Mapping[str, Mapping[str, float | str]]
+
+
+def _by_name(report: CellReport) -> Rows:
+    return {str(row.get("subpopulation", i)): row for i, row in enumerate(report.result.table if report.result else ())}
+
+
+def _most_hurt(rows: Rows) -> list[str]:
+    def damage(name: str) -> float:
+        value = rows[name].get("target_damage")
+        return float(value) if is_finite(value) else float("-inf")
+
+    return sorted(rows, key=lambda name: (-damage(name), name))
+
+
+def _one_defense(shown: Mapping[str, Rows]) -> str:
+    ((_, rows),) = shown.items()
+    sizes_there = {name: words for name, words in SIZES.items() if any(name in row for row in rows.values())}
+    percents_there = {name: words for name, words in PERCENTS.items() if any(name in row for row in rows.values())}
+    lines = [
+        [
+            escape(name),
+            *(quantity("", _number(rows[name], key)) for key in sizes_there),
+            _damage(rows[name]),
+            *(percent(_number(rows[name], key)) for key in percents_there),
+        ]
+        for name in _most_hurt(rows)
+    ]
+    return table(["subpopulation", *sizes_there.values(), "target damage", *percents_there.values()], lines)
+
+
+def _side_by_side(shown: Mapping[str, Rows]) -> str:
+    first = shown.get("none") or next(iter(shown.values()))
+    names = [*_most_hurt(first), *sorted({name for rows in shown.values() for name in rows} - set(first))]
+    lines = []
+    for name in names:
+        row = next(rows[name] for rows in (first, *shown.values()) if name in rows)
+        own = [
+            quantity("", _number(row, "n_test")),
+            quantity("", _number(row, "n_poison")),
+            percent(_number(row, "target_clean_accuracy")),
+        ]
+        lines.append([escape(name), *own, *(_damage(rows.get(name, {})) for rows in shown.values())])
+    text = table(["subpopulation", "in D_test", "poison", "clean", *(escape(name) for name in shown)], lines)
+    return f"Target damage in % ± standard error under each defense:\n\n{text}"
+
+
+def _damage(row: Mapping[str, float | str]) -> str:
+    value, error = _number(row, "target_damage"), _number(row, "target_damage_se")
+    return NO_VALUE if value is None else with_spread(value, error)
+
+
+def _number(row: Mapping[str, float | str], key: str) -> float | None:
+    value = row.get(key)
+    return float(value) if is_finite(value) else None
+
+
+def _notes(reports: Sequence[CellReport]) -> list[str]:
+    notes = dict.fromkeys((r.cell.dataset, note) for r in reports if r.result for note in r.result.notes)
+    lines = [f"- {escape(dataset)}: {escape(note)}" for dataset, note in notes]
+    return ["## Notes on the data", "\n".join(lines)] if lines else []
