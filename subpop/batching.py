@@ -12,6 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -122,21 +123,31 @@ def run_wave(
     live, models, reported = trials, [None] * len(trials), 0
     try:
         while live:
-            for position, trial in enumerate(live):
-                on_turn(trial.index, DEFENSE)
-                trial.resume(models[position])
-                models[position] = None  # from here on the model is the trial's alone
-                if trial.error is not None:
-                    raise trial.error
-                while reported < len(trials) and (outcome := trials[reported].outcome) is not None:
-                    yield outcome
-                    reported += 1
+            with one_blas_thread():
+                for position, trial in enumerate(live):
+                    on_turn(trial.index, DEFENSE)
+                    trial.resume(models[position])
+                    models[position] = None  # from here on the model is the trial's alone
+                    if trial.error is not None:
+                        raise trial.error
+                    while reported < len(trials) and (outcome := trials[reported].outcome) is not None:
+                        yield outcome
+                        reported += 1
             live = [trial for trial in live if trial.waits_for is not None]
             if live:
                 on_turn(-1, HARNESS)
                 models = _fitted(fit_many, live)
     finally:
         _cancel(trials)
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Authors' small matrices on one thread: several cost up to twenty times as much there, and other bits on other machines."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(limits=1, user_api="blas"):
+        yield
 
 
 def _fitted(fit_many: FitMany, live: Sequence[_Trial]) -> list[Any]:

@@ -221,8 +221,8 @@ class Experiment:
     def knowledge(self, cell: Cell) -> str:
         """The `knowledge` column: what the defender was told."""
         if cell.defense.startswith(MATCHED):
-            return "rows removed by the filter it matches"
-        told = sorted(self.needs(cell))
+            return "the filter's counts"
+        told = sorted(self.needs(cell) & {"n_poison", "poison_mask"})  # what no cell grants yet is told to nobody
         variant = cell.option("n_poison_told", "exact")
         return ", ".join(f"{name} x {TOLD[variant]:g}" if name == "n_poison" and variant != "exact" else name for name in told)
 

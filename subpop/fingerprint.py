@@ -8,6 +8,7 @@ names a module of the package, because registries load parts by name.
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -136,13 +137,15 @@ def _imported_names(tree: ast.Module, package: str) -> list[str]:
 
 def versions() -> dict[str, str]:
     """Versions of the libraries and of Python that a number may depend on; imports none of them."""
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError as error:
-            raise BadInput(f"{name} is not installed; install the requirements with `python -m pip install -e .`") from error
-    return {**found, "python": platform.python_version()}
+    return {**{name: _version(name) for name in LIBRARIES}, "python": platform.python_version()}
+
+
+@functools.cache
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise BadInput(f"{name} is not installed; install the requirements with `python -m pip install -e .`") from error
 
 
 def data_hash(*arrays: ArrayLike) -> str:

@@ -154,11 +154,20 @@ def _damages(parts: Sequence[Subpopulation], seed: int) -> list[Number]:
     halves = halved_damages([p.bits for p in parts], seed=seed)
     numbers = [mean, *_worst(parts, "", seed)]
     for k in _ranks(parts):
-        numbers.append(Number(f"target_damage_worst_{k}_selection_free", selection_free_worst_k(halves, k).value))
-        worst = [parts[i].damage for i in np.argsort(-values, kind="stable")[:k]]
-        numbers.append(Number(f"defense_cost_worst_{k}", float(np.mean([d.defense_cost for d in worst]))))
-        numbers.append(Number(f"attack_effect_worst_{k}", float(np.mean([d.attack_effect for d in worst]))))
+        # Its own deviation would need seeds to halve again; that of the value it corrects is of the same size.
+        std = _finite(worst_k_seed_std([p.bits for p in parts], k, seed=seed))
+        numbers.append(Number(f"target_damage_worst_{k}_selection_free", selection_free_worst_k(halves, k).value, std=std))
+        worst = [parts[i].bits for i in np.argsort(-values, kind="stable")[:k]]
+        numbers += [_split(f"{name}_worst_{k}", worst) for name in ("defense_cost", "attack_effect")]
     return numbers
+
+
+def _split(metric: str, worst: Sequence[RightBits]) -> Number:
+    """One part of a worst-k damage: the mean over its subpopulations."""
+    cost = metric.startswith("defense_cost")
+    before = [bits.clean if cost else bits.defended_clean for bits in worst]
+    after = [bits.defended_clean if cost else bits.poisoned for bits in worst]
+    return _over_seeds(metric, np.stack([b.mean(1) - a.mean(1) for b, a in zip(before, after, strict=True)]))
 
 
 def _worst(parts: Sequence[Subpopulation], suffix: str, seed: int) -> list[Number]:

@@ -15,7 +15,7 @@ from subpop.types import Array, BadInput, Bools, Cell, Ints, Knowledge, Model, T
 
 TOLD = {"exact": 1.0, "half": 0.5, "twice": 2.0}
 """What a defense that is told the number of poison rows may be told instead of it."""
-GRID = 80
+GRID = 240
 NO_POISON = Poison(np.zeros(0, np.int64), np.zeros(0, np.int64), 0)
 
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from subpop import fingerprint
 from subpop.fingerprint import data_hash, key_of, plugin_hash, source_hash, versions
 from subpop.types import BadInput, Cell
 
@@ -123,6 +124,12 @@ def test_versions_without_importing_torch() -> None:
     code = "import sys; from subpop.fingerprint import versions; print(versions()['numpy'], 'torch' in sys.modules)"
     assert printed(code) == [np.__version__, "False"]
     assert set(versions()) == {"torch", "numpy", "scikit-learn", "python"}
+
+
+def test_a_missing_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fingerprint, "LIBRARIES", ("numpy", "a-library-that-nobody-wrote"))
+    with pytest.raises(BadInput, match="a-library-that-nobody-wrote is not installed"):
+        versions()
 
 
 def test_a_plugin_counts_its_local_modules_and_no_others(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from subpop.types import BadInput, Pool
 from subpop.victims import mlp_kernel, mlp_narrow, mlp_recipe, mlp_wide
 from subpop.victims.batch_order import BatchOrder
 from subpop.victims.mlp import MLP
@@ -100,10 +101,15 @@ def test_the_victim_can_be_imported_without_torch_and_numba() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_a_missing_gpu_is_named() -> None:
+    x, y = digits()
+    with pytest.raises(BadInput, match="torch sees no GPU"):
+        MLP(device="cuda:0").fit_many([Pool(x, y.astype(np.int64), 900, 2).clean_job()], [0])
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_follows_the_kernel() -> None:
-    from subpop.types import Pool
-
     x, y = digits()
     pool = Pool(x, y.astype(np.int64), 900, 2)
     gpu, cpu = (MLP(max_epochs=5, device=device).fit_many([pool.clean_job()] * 3, [0, 1, 2]) for device in ("cuda", "cpu"))

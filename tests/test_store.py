@@ -27,16 +27,18 @@ CELL = Cell("stem", "embedded", "digits", "logistic_regression", "feature_match"
 ROOT = Path(__file__).parents[1]
 
 
-def chunk(number: int, n_trials: int = 30) -> list[TrialResult]:
-    """The trials of a chunk, a function of its number alone; all chunks share one array."""
+def chunk(number: int, n_trials: int = 120) -> list[TrialResult]:
+    """The trials of a chunk, a function of its number alone; all chunks share one array. Quick to make and long to write."""
     draw = np.random.default_rng(number)
-    shared = np.arange(500, dtype=np.float32)
+    values = draw.normal(size=(n_trials, 9))
+    right = draw.random((n_trials, 99)) < 0.8
+    shared = np.arange(50, dtype=np.float32)
     return [
         TrialResult(
             Trial(f"group {i % 3}", i, attacked=i % 2 == 0),
-            {f"metric_{j}": float(draw.normal()) for j in range(8)},
-            {"right": draw.random(1999) < 0.8, "scores": draw.normal(size=(40, 9)), "shared": shared},
-            seconds=float(draw.random()),
+            {f"metric_{j}": float(value) for j, value in enumerate(values[i])},
+            {"right": right[i], "scores": values[i].reshape(3, 3), "shared": shared},
+            seconds=float(values[i, 0]),
             n_fits=i,
         )
         for i in range(n_trials)
@@ -219,8 +221,9 @@ def test_an_error_in_the_middle_of_a_chunk_leaves_nothing(path: Path) -> None:
         with pytest.raises(OverflowError):
             store.put_chunk("k", CELL, [*chunk(0, 3), TrialResult(Trial("", 2**70), {})], "cpu")
         store._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1000)
+        large = TrialResult(Trial("", 4), {}, {"large": np.random.default_rng(0).random(500)})
         with pytest.raises(BadInput, match="cut the array into parts"):
-            store.put_chunk("k", CELL, chunk(0, 3), "cpu")
+            store.put_chunk("k", CELL, [*chunk(0, 3), large], "cpu")
         assert store.get_chunk("k") is None
     assert sqlite3.connect(path).execute("SELECT (SELECT count(*) FROM trials) + (SELECT count(*) FROM blobs)").fetchone() == (0,)
 
@@ -329,7 +332,7 @@ def test_rows_that_were_deleted_by_hand_are_found(path: Path) -> None:
     filled(path)
     with sqlite3.connect(path) as connection:
         connection.execute("DELETE FROM trials WHERE id = 3")
-    with Store(path) as store, pytest.raises(BadInput, match="29 of 30 trials"):
+    with Store(path) as store, pytest.raises(BadInput, match="119 of 120 trials"):
         store.get_chunk("k0")
 
 

@@ -64,7 +64,9 @@ def target_against_collateral(panels: Sequence[tuple[str, Sequence[CellReport]]]
         axis.set_title("\n".join(short(line, 78 // columns) for line in title.splitlines()[:2]), loc="left")
         axis.axhline(0, color="#999999", linewidth=0.8, zorder=1)
         axis.axvline(0, color="#999999", linewidth=0.8, zorder=1)
-        axis.margins(x=0.06, y=0.12)
+        axis.margins(x=0.06, y=0.1)
+    low, high = axes[0].get_ylim()
+    axes[0].set_ylim(low, high + 0.15 * (high - low))  # room for names
     for axis, (_, of_panel) in zip(axes, panels, strict=True):  # once the shared limits are known
         _name_worst(axis, of_panel)
     figure.supxlabel("collateral damage (%)", fontsize=9)
@@ -101,17 +103,18 @@ def _name_worst(axis: Axes, reports: Sequence[CellReport]) -> None:
     for row in sorted((row for report in reports for row in _circles(report)), key=lambda row: -row["target_damage"]):
         worst.setdefault(str(row["subpopulation"]), (100 * row["collateral_damage"], 100 * row["target_damage"]))
     named = list(worst.items())[:LABELLED]
-    axis.autoscale_view()  # or the limits would be those before the circles
     to_panel = axis.transData + axis.transAxes.inverted()
     ends = [to_panel.transform(point) for _, point in named]
-    top = min(0.97, max((height for _, height in ends), default=0.0) + 0.12)
-    places = [(0.98, top - 0.085 * i) for i in range(len(named))]
+    top = min(0.97, max((height for _, height in ends), default=0.0) + 0.25)  # above every circle, where there is room
+    # On the side where fewer of them lie.
+    side, anchor = (0.02, "left") if np.mean([across for across, _ in ends] or [0.0]) > 0.55 else (0.98, "right")
+    places = [(side, top - 0.085 * i) for i in range(len(named))]
     # The shortest leaders in total never cross each other.
     best = min(permutations(places), key=lambda order: sum(math.dist(a, b) for a, b in zip(order, ends, strict=True)))
     for (name, point), place in zip(named, best, strict=True):
         axis.plot(*point, marker="o", markersize=4, markerfacecolor="none", markeredgecolor="black", markeredgewidth=0.8)
         line = {"arrowstyle": "-", "color": "#777777", "linewidth": 0.6, "shrinkA": 1, "shrinkB": 3}
-        label = axis.annotate(short(name, 24), point, place, textcoords="axes fraction", ha="right", va="center", arrowprops=line)
+        label = axis.annotate(short(name, 24), point, place, textcoords="axes fraction", ha=anchor, va="center", arrowprops=line)
         label.set(fontsize=8, path_effects=[withStroke(linewidth=2, foreground="white")])
 
 

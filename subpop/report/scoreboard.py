@@ -46,7 +46,7 @@ LEGEND = {
     "seconds": "of all cells of the row; `stored`: recorded when they were computed, now read from the store",
     "pass, fail": "within the tolerance of the stored reference, or not",
     "no_power": "the tolerance is too wide (above 10 %) for a pass to mean anything",
-    "no_reference": "nothing is stored to compare with, or, of seconds, nothing ever is",
+    "no_reference": "nothing is stored to compare with: red, except for plug-in defenses and for seconds",
     "published_only": "a published number stands beside it, from another set-up: shown, not gated",
     "skipped, error": "data is missing; the cell could not be measured",
 }

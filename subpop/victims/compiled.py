@@ -14,9 +14,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def compiled(function: Function) -> Function:
     """`function` as machine code, made at its first call and kept beside its file or in the user's cache folder.
 
-    Kept code does not notice changes in other files, so call no compiled function of another one. No `fastmath`: even leave to
-    fuse products and sums is used differently when a function is compiled alone and inside another, so that a process that
-    compiles and one that loads kept code would get different bits.
+    Kept code notices changes in the function's own file only: it must use nothing of other files that may change unseen. No
+    `fastmath`: even leave to fuse products and sums is used differently in a function compiled alone and inside another, so that
+    a process that compiles and one that loads kept code would get different bits.
     """
     compile_: Any = partial(njit, nogil=True, error_model="numpy")
     try:

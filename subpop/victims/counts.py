@@ -56,12 +56,13 @@ def check_job(job: FleetJob, pool: Pool) -> None:
     """Refuse a job that no victim can be trained on."""
     if job.pool is not pool:
         raise BadInput("the jobs of one fleet must share one pool; call fit_many once for each pool")
+    if pool.n_classes < 2:
+        raise BadInput(f"n_classes={pool.n_classes}; a classifier needs at least 2")
     extra = 0 if job.extra_x is None else len(job.extra_x)
     weights = np.ones(len(job)) if job.weights is None else np.asarray(job.weights)
     if job.rows.ndim != 1 or job.rows.shape != job.y.shape or job.rows.shape != weights.shape:
-        raise BadInput(
-            f"a job has {job.rows.shape} rows, {job.y.shape} labels and {weights.shape} weights; it needs one of each a row"
-        )
+        shapes = f"{job.rows.shape} rows, {job.y.shape} labels and {weights.shape} weights"
+        raise BadInput(f"a job has {shapes}; give a label and a weight for each row")
     if not len(job) or not (np.isfinite(weights).all() and weights.min() >= 0 and weights.sum() > 0):
         raise BadInput(f"a job of {len(job)} rows has no usable weights; weights must be finite, >= 0 and not all 0")
     if job.rows.min() < 0 or job.rows.max() >= len(pool) + extra:
@@ -73,10 +74,9 @@ def check_job(job: FleetJob, pool: Pool) -> None:
 
 
 def count(job: FleetJob) -> Doubles:
-    """(N + e, C) total weight of each row of the pool, then of extra_x, under each label."""
-    classes = job.pool.n_classes
-    size = (len(job.pool) + (0 if job.extra_x is None else len(job.extra_x))) * classes
-    return np.bincount(job.rows * classes + job.y, job.weights, size).astype(np.float64, copy=False).reshape(-1, classes)
+    """(C, N + e) total weight under each label of each row of the pool, then of extra_x."""
+    classes, n = job.pool.n_classes, len(job.pool) + (0 if job.extra_x is None else len(job.extra_x))
+    return np.bincount(job.y * n + job.rows, job.weights, classes * n).astype(np.float64, copy=False).reshape(classes, n)
 
 
 def shared_rows(jobs: Sequence[FleetJob]) -> Ints:
@@ -102,17 +102,18 @@ class Design:
         own, listed = [], []
         for job in jobs:
             counted = count(job)
-            own.append(counted[self.index])
-            counted[self.index] = 0
-            rows = np.flatnonzero(counted @ np.ones(counted.shape[1]))
-            listed.append((rows, counted[rows]))
+            own.append(np.take(counted, self.index, axis=1))
+            used = counted.any(axis=0)
+            used[self.index] = False
+            rows = np.flatnonzero(used)
+            listed.append((rows, counted[:, rows]))
         n = len(self.index)
         label = np.zeros((len(jobs), self.n_columns, n + max(len(rows) for rows, _ in listed)))
         total = np.zeros((len(jobs), label.shape[2]))
         for j, (shared, (rows, part)) in enumerate(zip(own, listed, strict=True)):
             for counted, place in ((shared, slice(n)), (part, slice(n, n + len(rows)))):
-                total[j, place] = counted.sum(axis=1)
-                label[j, :, place] = counted.T[-self.n_columns :]
+                total[j, place] = counted.sum(axis=0)
+                label[j, :, place] = counted[-self.n_columns :]
         weight = total.sum(axis=1)
         lists, matrix = self._lists(jobs, [rows for rows, _ in listed])
         strength = penalty * (weight if mean_form else np.ones(len(jobs)))

@@ -1,7 +1,7 @@
 """Sixteen float32 in registers: the word that Numba lacks for explicit vector code.
 
 Loops over sixteen hidden units that Numba compiles itself are neither kept in registers nor summed in a known order.
-Kept machine code does not notice changes here: `mlp_kernel.LANES_DIGEST` must follow them, and a test says so.
+Kept machine code does not notice changes here: `mlp_kernel.BUILT_FROM` must follow them, and a test says so.
 """
 
 from __future__ import annotations

@@ -17,8 +17,9 @@ from subpop.victims import mlp_recipe as recipe
 from subpop.victims.compiled import compiled
 from subpop.victims.lanes import LANES, fill, get, load, multiply_add, store, total, where_positive
 
-LANES_DIGEST = "067261e7cef4"
-"""Start of the SHA-256 of lanes.py: a change there must change this file too, or machine code kept on disk would be used on."""
+BUILT_FROM = "5744ebc8031d"
+"""Start of the SHA-256 of compiled.py, lanes.py and mlp_recipe.py: machine code kept on disk is made anew only when this file
+changes, so it must change whenever they do."""
 _ZERO, _ONE = np.float32(0), np.float32(1)
 _LOW: Any = np.float32(recipe.MARGIN)
 _HIGH: Any = np.float32(1 - recipe.MARGIN)
@@ -37,7 +38,7 @@ class Rows(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """One network's training set: (n,) its rows (where `dense`: the positions of their first entries) and labels."""
+    """One network's training set: (n,) row numbers and labels."""
 
     rows: Ints
     labels: NDArray[np.int32]
@@ -48,7 +49,7 @@ class Net(NamedTuple):
 
     weights: [w1 (d, width) | w2 (k, width) | b1 (width) | b2 (k)]; as long: gradient, a batch's sum; mean and square, Adam's
     moments. hidden: (batch * width,) inputs of the hidden units, then their gradients; outputs: (batch * k,), then their
-    gradients; columns: 0 ... d - 1.
+    gradients. inputs, width, k: d, the padded number of hidden units, and that of outputs.
     """
 
     weights: Floats
@@ -57,7 +58,7 @@ class Net(NamedTuple):
     square: Floats
     hidden: Floats
     outputs: Floats
-    columns: Ints
+    inputs: int
     width: int
     k: int
 
@@ -67,7 +68,7 @@ class Net(NamedTuple):
 
 @compiled
 def _add_rows(rows: Rows, batch: Ints, net: Net) -> None:
-    """hidden[i] += x[i] @ w1 over the nonzeros of each row."""
+    """hidden[i] += x[i] @ w1, over the nonzeros of each row."""
     for i in range(len(batch)):
         start, stop = get(rows.starts, get(batch, i)), get(rows.starts, get(batch, i) + 1)
         for j in range(0, net.width, LANES):
@@ -78,8 +79,8 @@ def _add_rows(rows: Rows, batch: Ints, net: Net) -> None:
 
 
 @compiled
-def _add_columns(rows: Rows, batch: Ints, net: Net) -> None:
-    """gradient of w1 += x.T @ hidden over the nonzeros of each row."""
+def _add_outer(rows: Rows, batch: Ints, net: Net) -> None:
+    """Gradient of w1 += outer(x[i], hidden[i]), over the nonzeros of each row."""
     for i in range(len(batch)):
         start, stop = get(rows.starts, get(batch, i)), get(rows.starts, get(batch, i) + 1)
         for j in range(0, net.width, LANES):
@@ -90,34 +91,53 @@ def _add_columns(rows: Rows, batch: Ints, net: Net) -> None:
 
 
 @compiled
-def _add_dense(x: Floats, outer: Ints, inner: Ints, vectors: Floats, width: int, out: Floats) -> None:
-    """out[a] += sum over b of x[outer[a] + inner[b]] * vectors[b], where out and vectors hold `width` floats a row."""
-    # Four sums at a time share each load of a vector and hide each other's latency; the last one may be written more than once.
-    last = len(outer) - 1
-    for a0 in range(0, len(outer), 4):
-        a1, a2, a3 = min(a0 + 1, last), min(a0 + 2, last), min(a0 + 3, last)
-        x0, x1, x2, x3 = get(outer, a0), get(outer, a1), get(outer, a2), get(outer, a3)
-        for j in range(0, width, LANES):
-            s0, s1 = load(out, a0 * width + j), load(out, a1 * width + j)
-            s2, s3 = load(out, a2 * width + j), load(out, a3 * width + j)
-            for b in range(len(inner)):
-                at, v = get(inner, b), load(vectors, b * width + j)
-                s0, s1 = multiply_add(get(x, x0 + at), v, s0), multiply_add(get(x, x1 + at), v, s1)
-                s2, s3 = multiply_add(get(x, x2 + at), v, s2), multiply_add(get(x, x3 + at), v, s3)
-            store(out, a0 * width + j, s0)
-            store(out, a1 * width + j, s1)
-            store(out, a2 * width + j, s2)
-            store(out, a3 * width + j, s3)
+def _add_dense_rows(x: Floats, batch: Ints, net: Net) -> None:
+    """As `_add_rows`, four rows at a time: they share each load of a weight and hide the latency of one another's sums."""
+    d, width, last = net.inputs, net.width, len(batch) - 1
+    for j in range(0, width, LANES):
+        for i0 in range(0, len(batch), 4):
+            i1, i2, i3 = min(i0 + 1, last), min(i0 + 2, last), min(i0 + 3, last)  # at the end a row may be written twice
+            x0, x1, x2, x3 = get(batch, i0) * d, get(batch, i1) * d, get(batch, i2) * d, get(batch, i3) * d
+            s0, s1 = load(net.hidden, i0 * width + j), load(net.hidden, i1 * width + j)
+            s2, s3 = load(net.hidden, i2 * width + j), load(net.hidden, i3 * width + j)
+            for c in range(d):
+                w = load(net.weights, c * width + j)
+                s0, s1 = multiply_add(get(x, x0 + c), w, s0), multiply_add(get(x, x1 + c), w, s1)
+                s2, s3 = multiply_add(get(x, x2 + c), w, s2), multiply_add(get(x, x3 + c), w, s3)
+            store(net.hidden, i0 * width + j, s0)
+            store(net.hidden, i1 * width + j, s1)
+            store(net.hidden, i2 * width + j, s2)
+            store(net.hidden, i3 * width + j, s3)
+
+
+@compiled
+def _add_dense_outer(x: Floats, batch: Ints, net: Net) -> None:
+    """As `_add_outer`, four rows at a time: they share each load and store of a gradient."""
+    d, width, whole = net.inputs, net.width, len(batch) - len(batch) % 4
+    for j in range(0, width, LANES):
+        for i in range(0, whole, 4):
+            x0, x1, x2, x3 = get(batch, i) * d, get(batch, i + 1) * d, get(batch, i + 2) * d, get(batch, i + 3) * d
+            b0, b1 = load(net.hidden, i * width + j), load(net.hidden, (i + 1) * width + j)
+            b2, b3 = load(net.hidden, (i + 2) * width + j), load(net.hidden, (i + 3) * width + j)
+            for c in range(d):
+                sums = multiply_add(get(x, x0 + c), b0, load(net.gradient, c * width + j))
+                sums = multiply_add(get(x, x2 + c), b2, multiply_add(get(x, x1 + c), b1, sums))
+                store(net.gradient, c * width + j, multiply_add(get(x, x3 + c), b3, sums))
+        for i in range(whole, len(batch)):
+            x0, b0 = get(batch, i) * d, load(net.hidden, i * width + j)
+            for c in range(d):
+                store(net.gradient, c * width + j, multiply_add(get(x, x0 + c), b0, load(net.gradient, c * width + j)))
 
 
 @compiled
 def _forward(rows: Rows, batch: Ints, net: Net) -> None:
-    d, width, k = len(net.columns), net.width, net.k
+    """Write `hidden` and `outputs`."""
+    d, width, k = net.inputs, net.width, net.k
     for i in range(len(batch)):
         for j in range(0, width, LANES):
             store(net.hidden, i * width + j, load(net.weights, (d + k) * width + j))
     if len(rows.dense):
-        _add_dense(rows.dense, batch, net.columns, net.weights, width, net.hidden)
+        _add_dense_rows(rows.dense, batch, net)
     else:
         _add_rows(rows, batch, net)
     for i in range(len(batch)):
@@ -131,7 +151,8 @@ def _forward(rows: Rows, batch: Ints, net: Net) -> None:
 
 @compiled
 def _backward(rows: Rows, batch: Ints, net: Net) -> None:
-    d, width, k = len(net.columns), net.width, net.k
+    """Write the gradient, without the penalty's, from the gradients in `outputs`; `hidden` becomes that of the units' inputs."""
+    d, width, k = net.inputs, net.width, net.k
     for j in range(0, width, LANES):
         b1 = fill(_ZERO)
         for i in range(len(batch)):
@@ -149,9 +170,9 @@ def _backward(rows: Rows, batch: Ints, net: Net) -> None:
         for o in range(k):
             net.gradient[(d + k + 1) * width + o] += net.outputs[i * k + o]
     if len(rows.dense):
-        _add_dense(rows.dense, net.columns, batch, net.hidden, width, net.gradient)
+        _add_dense_outer(rows.dense, batch, net)
     else:
-        _add_columns(rows, batch, net)
+        _add_outer(rows, batch, net)
 
 
 @compiled
@@ -189,7 +210,7 @@ def _errors(labels: NDArray[np.int32], net: Net) -> Any:
         if product < 1e-250:  # one logarithm serves many rows
             loss -= math.log(product)
             product = 1.0
-    for j in range(0, (len(net.columns) + k) * net.width, LANES):
+    for j in range(0, (net.inputs + k) * net.width, LANES):
         weights = load(net.weights, j)
         sums = multiply_add(weights, weights, sums)
     return loss - math.log(product) + 0.5 * recipe.PENALTY * total(sums)
@@ -201,7 +222,7 @@ def _adam(net: Net, count: int, step: float) -> None:
     weights, gradient, mean, square = net.weights, net.gradient, net.mean, net.square
     scale, decay = np.float32(1 / count), np.float32(recipe.PENALTY / count)
     rate = np.float32(recipe.LEARNING_RATE * math.sqrt(1 - recipe.BETA_2**step) / (1 - recipe.BETA_1**step))
-    penalised = (len(net.columns) + net.k) * net.width
+    penalised = (net.inputs + net.k) * net.width
     for i in range(len(weights)):
         slope = gradient[i] * scale + (decay * weights[i] if i < penalised else _ZERO)
         mean[i] = _BETA_1 * mean[i] + _REST_1 * slope

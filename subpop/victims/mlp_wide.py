@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from subpop.types import Floats
+from subpop.types import BadInput, Floats
 from subpop.victims import mlp_recipe as recipe
 from subpop.victims.mlp_recipe import Parameters, Task, Trained
 
@@ -27,6 +27,8 @@ _BLOCK = 8
 
 def train(x: Floats, tasks: Sequence[Task], max_epochs: int, device: str) -> list[Trained]:
     """Train every task on rows of x (N, d), as many at a time as the memory budget allows."""
+    if device != "cpu" and not torch.cuda.is_available():
+        raise BadInput(f"device={device!r}, but torch sees no GPU here; give device='cpu'")
     rows = torch.tensor(x, device=device)
     size = max(1, _BUDGET // max(_bytes(task) for task in tasks))
     chunks = [tasks[start : start + size] for start in range(0, len(tasks), size)]
@@ -162,7 +164,7 @@ def _errors(outputs: Tensor, labels: Tensor, present: Tensor) -> tuple[Tensor, T
     else:
         p = outputs.softmax(2)
         own = p.gather(2, labels[:, :, None])
-        errors = p - torch.nn.functional.one_hot(labels, outputs.shape[2])
+        errors = p - (labels[:, :, None] == torch.arange(outputs.shape[2], device=labels.device)).float()
     losses = own[:, :, 0].clamp(recipe.MARGIN, 1 - recipe.MARGIN).log() * present
     return errors * present[:, :, None], -losses.double().sum(1, keepdim=True)
 

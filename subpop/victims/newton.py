@@ -25,8 +25,6 @@ PATIENCE = 4
 """A problem that has not halved its residual or its error in so many Newton steps has reached what its precision allows."""
 SMALL = 1e-3
 """Parameters of scaled features below this need no relative accuracy."""
-DRIFT = 1e-4
-"""A step this large in low precision is followed by fresh margins."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,10 +100,10 @@ def inverse_hessian(fleet: Fleet, w: Doubles) -> Doubles:
             curvature = total * chance[k] * ((k == other) - chance[other])
             blocks[k, :, other] = (z * curvature[:, None]).T @ z
         blocks[k, range(d), k, range(d)] += fleet.penalty[0]
+    if whole and classes > 1 and fleet.penalty[0, -1] == 0:
+        # Free intercepts may all move together at no cost, and no gradient points there: any curvature will do.
+        blocks[:, -1, :, -1] += np.einsum("kk->k", blocks[:, -1, :, -1]).mean() / classes
     square = blocks.reshape(1, classes * d, classes * d) if whole else blocks[range(classes), :, range(classes)]
-    # Intercepts without penalty may all move together at no cost: a small ridge keeps the inverse finite.
-    free = np.tile(fleet.penalty[0] == 0, square.shape[1] // d) & (classes > 1)
-    np.einsum("bii->bi", square)[:, free] *= 1 + 1e-6
     return np.asarray(np.linalg.inv(square), dtype=np.float64)
 
 
@@ -116,7 +114,7 @@ class Newton:
         self.fleet, self.precision = fleet, precision
         self.inverse: Array = inverse.astype(precision.inner, copy=False)
         outer, inner, shape = precision.outer, precision.inner, fleet.label.shape
-        total: Array = fleet.total.astype(inner, copy=False)
+        total: Array = fleet.total.astype(outer, copy=False)
         label: Array = fleet.label.astype(outer, copy=False)
         margin: Array = np.empty(shape, outer)
         residual: Array = np.empty(shape, outer)
@@ -151,8 +149,8 @@ class Newton:
         penalty = np.stack([_dots(pull, w[problems]), _dots(pull, direction)], axis=1)
         line_search(problems, self.fleet.lists, self.at, start, penalty, steps)
         w[problems] += steps[:, None, None] * direction
-        if self.precision.inner != self.precision.outer:
-            self._place(w, problems[error > DRIFT])
+        if self.precision.inner != self.precision.outer:  # margins that moved in low precision would hide what is left
+            self._place(w, problems)
 
     def _measure(self, w: Doubles, problems: Ints, gradient: Doubles, residual: Doubles) -> Doubles:
         """Record residuals; returns how far each problem is from its optimum, relative to its largest parameter."""
