@@ -13,7 +13,7 @@ counts the poison by D); worst-k asks for 20 test rows (`_all` does not).
 
 import pytest
 
-from subpop.cells import grid
+from subpop.cells import grid, mean_by_rate
 
 STEM = "feature_match"
 COMMON = {"stem": STEM, "partition": "feature_match", "rate": [0.0, 0.5, 1.0, 2.0]}
@@ -43,18 +43,20 @@ def test_cell(cell, measure):
 
 @pytest.mark.cells(defense="none")
 def test_damage_grows_with_alpha(sweep, result_of):
-    damages = [result_of(cell)["target_damage_worst_5"] for cell in sweep]
-    assert damages[-1] > damages[1], f"worst-5 damage {damages} does not grow from alpha {sweep[1].rate:g} to {sweep[-1].rate:g}"
+    """Of the mean over the splits: the network's damages on single splits are noisy (see the scoreboard's noise floor)."""
+    damages = mean_by_rate(sweep, result_of, "target_damage_worst_5")
+    assert damages[2.0] > damages[0.5] > damages[0.0], damages
 
 
 @pytest.mark.cells(defense="none", dataset=["digits", "mixture", "adult"])
 def test_nobody_else_is_hurt(sweep, result_of):
-    """On `mixture_multiclass`, where one common label flips whole components, collateral damage is reported only."""
-    for cell in sweep:
-        assert result_of(cell)["collateral_damage_max"] < 0.05, cell.id
+    """Of the mean over the splits. On `mixture_multiclass`, where one common label flips whole components, only reported."""
+    collateral = mean_by_rate(sweep, result_of, "collateral_damage_max")
+    assert max(collateral.values()) < 0.05, collateral
 
 
 @pytest.mark.cells(defense="none", rate=0.0)
 def test_alpha_zero_is_the_clean_victim(sweep, result_of):
-    assert result_of(sweep[0])["target_damage_worst_1_all"] == 0
-    assert result_of(sweep[0])["collateral_damage_max"] == 0
+    for cell in sweep:
+        assert result_of(cell)["target_damage_worst_1_all"] == 0
+        assert result_of(cell)["collateral_damage_max"] == 0

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from typing import Any
 
-from subpop.types import Cell
+from subpop.types import Cell, CellResult
 
 
 def grid(**axes: Any) -> list[Cell]:
@@ -22,14 +22,22 @@ def grid(**axes: Any) -> list[Cell]:
 
 
 def sweeps(cells: Iterable[Cell]) -> list[tuple[Cell, ...]]:
-    """Cells that differ in their poisoning rate alone, each group in the order of its rates."""
+    """Cells that differ in their poisoning rate and their split alone, each group in the order of its rates."""
     groups: dict[Cell, list[Cell]] = {}
     for cell in cells:
-        groups.setdefault(cell.with_(rate=0.0), []).append(cell)
-    return [tuple(sorted(group, key=lambda c: c.rate)) for group in groups.values()]
+        groups.setdefault(cell.with_(rate=0.0, split=None), []).append(cell)
+    return [tuple(sorted(group, key=lambda c: (c.rate, c.setting))) for group in groups.values()]
 
 
 def sweep_id(sweep: Sequence[Cell]) -> str:
-    """The id of a sweep: that of its cells, without the rate."""
-    cell = sweep[0]
+    """The id of a sweep: that of its cells, without rate and split."""
+    cell = sweep[0].with_(split=None)
     return cell.id.replace(f"-{cell.rate:g}-", "-", 1)
+
+
+def mean_by_rate(sweep: Sequence[Cell], result_of: Callable[[Cell], CellResult], metric: str) -> dict[float, float]:
+    """A metric of a sweep, averaged over its splits: {rate: value}, in the order of the rates."""
+    values: dict[float, list[float]] = {}
+    for cell in sweep:
+        values.setdefault(cell.rate, []).append(result_of(cell)[metric])
+    return {rate: sum(found) / len(found) for rate, found in values.items()}

@@ -9,7 +9,7 @@ What a metric is called decides how it is compared:
   .1 bound a tolerance below, they are multiplied by the scale. `published` is held to the same atol where `certainty` says
   `same set-up`, and is only shown elsewhere.
 
-`rebaseline` sets each tolerance. Exact victims, and numbers of stochastic ones that come without `std`: the larger of .01 and
+`rebaseline` sets each tolerance. Exact victims, and numbers of stochastic ones whose `std` is absent or 0: the larger of .01 and
 one flipped test row. With `std`: t * s * sqrt(1/n_base + 1/n_run), where n_run = n_base, s is pooled over the rows of the file
 with the same metric, victim and tier (single subpopulations apart from aggregates) and t is the two-sided Student quantile at
 .05 / number of such rows in the file. So a part of a file that is recorded anew keeps the power of the whole file.
@@ -266,7 +266,7 @@ def _recorded(result: CellResult, number: Number, before: Row) -> dict[str, str]
     std, atol = "", _text(max(SMALLEST_ATOL * _scale(number.value), one_row(result, number)))
     if "residual" in number.metric:
         atol = before.get("atol") or _text(RESIDUAL_BOUND)
-    elif not result.exact and (number.std is not None or result.cell.n_seeds < 2):
+    elif not result.exact and (number.std != 0 if number.std is not None else result.cell.n_seeds < 2):
         std = "nan" if number.std is None else _text(number.std)
     ours = {"value": _text(number.value), "std": std, "n_seeds": str(result.cell.n_seeds), "atol": atol}
     return {**dict.fromkeys(COLUMNS, ""), **before, **ours}

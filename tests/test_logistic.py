@@ -208,7 +208,8 @@ def test_one_class_is_enough(n_classes, penalise_intercept):
     rows = np.flatnonzero(pool.y[: pool.n_train] == 1)
     model = fit(LogisticRegression(penalise_intercept=penalise_intercept), [FleetJob(pool, rows, pool.y[rows])])[0]
     chance = model.predict_proba(pool.x)
-    assert chance.shape == (len(pool), n_classes) and (chance[rows].argmax(axis=1) == 1).all()
+    assert chance.shape == (len(pool), n_classes)
+    assert (chance[rows].argmax(axis=1) == 1).all()
     one_class = Pool(pool.x.copy(), np.ones(len(pool), np.int64), pool.n_train, n_classes)
     assert fit(LogisticRegression(), [one_class.clean_job()])[0].kkt_residual <= 1e-8
 
@@ -255,7 +256,8 @@ def test_pictures_are_flattened():
     victim = LogisticRegression(10.0)
     models = fit(victim, [pool.clean_job(), extra])
     assert residual(models[1], extra, victim) <= 1e-8
-    assert models[0].features(x).shape == (90, 48) and models[0].predict_proba(x).dtype == np.float32
+    assert models[0].features(x).shape == (90, 48)
+    assert models[0].predict_proba(x).dtype == np.float32
 
 
 def test_what_cannot_be_reached_is_said():
@@ -282,7 +284,8 @@ def test_models_go_to_disk_and_through_pickles():
     model = fit(pickle.loads(pickle.dumps(LogisticRegression(2.0))), make_jobs(pool, 1))[0]
     for copy in (LinearModel.from_state(model.state()), pickle.loads(pickle.dumps(model))):
         assert copy.predict_proba(pool.x).tobytes() == model.predict_proba(pool.x).tobytes()
-        assert copy.kkt_residual == model.kkt_residual and copy.n_classes == 3
+        assert copy.kkt_residual == model.kkt_residual
+        assert copy.n_classes == 3
     assert np.allclose(model.predict_proba(pool.x).sum(axis=1), 1, atol=1e-6)
     assert model.predict_proba(pool.x[:0]).shape == (0, 3)
     assert fit(LogisticRegression(), []) == []
@@ -361,7 +364,8 @@ def adult_split(as_released):
 )
 def test_the_adult_optimum(as_released, penalise_intercept, optimum):
     x, y, rows = adult_split(as_released)
-    assert x.shape[1] == 57 and len(rows) == 7841
+    assert x.shape[1] == 57
+    assert len(rows) == 7841
     pool = Pool(x[rows], y[rows], len(rows), 2)
     victim = LogisticRegression(penalise_intercept=penalise_intercept)
     model = fit(victim, [pool.clean_job()])[0]

@@ -68,7 +68,8 @@ def placed(fleet, w):
 def test_rows_of_few_jobs_are_listed_and_those_of_many_are_shared():
     _, _, design, fleet = make_fleet(2)
     assert np.array_equal(design.index[:60], np.arange(60))
-    assert 0 < len(fleet.listed[np.float64]) and np.diff(fleet.lists.start).max() > 0
+    assert len(fleet.listed[np.float64]) > 0
+    assert np.diff(fleet.lists.start).max() > 0
     assert np.allclose(fleet.total.sum(axis=1), fleet.weight)
 
 
@@ -175,7 +176,8 @@ def test_a_problem_past_its_precision_gives_up_and_says_so():
     stage = newton.Precision(np.float32, np.float32, 1e-2, 1e-12, 1e-12, 1000)
     residual = np.full(len(fleet), np.inf)
     left = Newton(fleet, np.eye(5)[None], stage).run(w, np.arange(len(fleet)), residual)
-    assert len(left) > 0 and np.array_equal(left, np.unique(left))
+    assert len(left) > 0
+    assert np.array_equal(left, np.unique(left))
     assert residual.max() < 1e-4
 
 

@@ -103,7 +103,7 @@ class Design:
         for job in jobs:
             counted = count(job)
             own.append(np.take(counted, self.index, axis=1))
-            used = counted.any(axis=0)
+            used = np.asarray(counted.any(axis=0))
             used[self.index] = False
             rows = np.flatnonzero(used)
             listed.append((rows, counted[:, rows]))

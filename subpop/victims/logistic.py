@@ -95,7 +95,7 @@ class LogisticRegression:
             return []
         wide = len(clean.columns.scale) > WIDE
         design = Design(jobs, clean.columns, (np.float64, np.float32) if wide else (np.float64,))
-        bytes_each = 40 * clean.w.shape[1] * max(len(job) for job in jobs)
+        bytes_each = 64 * clean.w.shape[1] * max(len(job) for job in jobs)
         limit = min(128 if wide else 32, max(1, self.memory_bytes // 4 // bytes_each))
         chunks = np.array_split(np.arange(len(jobs)), max(-(-len(jobs) // limit), min(8, len(jobs) // 16), 1))
         threads = min(len(chunks), joblib.cpu_count(), max(1, self.memory_bytes // (bytes_each * limit)))

@@ -17,9 +17,9 @@ from subpop.types import Array, Ints
 from subpop.victims.margins import Lists, Margins, add_list_sums, conjugate_steps, evaluate, line_search, list_products
 
 Doubles = NDArray[np.float64]
+
 FULL_CURVATURE = 2048
 """Up to this many parameters the preconditioner is a whole inverse Hessian, beyond it a block a class."""
-
 CONJUGATE_LIMIT = 300
 PATIENCE = 4
 """A problem that has not halved its residual or its error in so many Newton steps has reached what its precision allows."""
@@ -93,18 +93,20 @@ def inverse_hessian(fleet: Fleet, w: Doubles) -> Doubles:
     chance = np.exp(scores - scores.max(axis=0))
     chance = (chance / chance.sum(axis=0))[:classes]
     total = fleet.total[0, : len(z)]
-    whole = classes * d <= FULL_CURVATURE
-    blocks = np.zeros((classes, d, classes, d))
-    for k in range(classes):
-        for other in range(classes) if whole else (k,):
-            curvature = total * chance[k] * ((k == other) - chance[other])
-            blocks[k, :, other] = (z * curvature[:, None]).T @ z
-        blocks[k, range(d), k, range(d)] += fleet.penalty[0]
-    if whole and classes > 1 and fleet.penalty[0, -1] == 0:
+
+    def block(k: int, other: int) -> Doubles:
+        curvature = total * chance[k] * ((k == other) - chance[other])
+        return np.asarray((z * curvature[:, None]).T @ z, dtype=np.float64)
+
+    if classes * d <= FULL_CURVATURE:
+        square = np.block([[block(k, other) for other in range(classes)] for k in range(classes)])[None]
+    else:
+        square = np.stack([block(k, k) for k in range(classes)])
+    np.einsum("bii->bi", square)[:] += np.tile(fleet.penalty[0], square.shape[1] // d)
+    if classes > 1 and fleet.penalty[0, -1] == 0:
         # Free intercepts may all move together at no cost, and no gradient points there: any curvature will do.
-        blocks[:, -1, :, -1] += np.einsum("kk->k", blocks[:, -1, :, -1]).mean() / classes
-    square = blocks.reshape(1, classes * d, classes * d) if whole else blocks[range(classes), :, range(classes)]
-    return np.asarray(np.linalg.inv(square), dtype=np.float64)
+        square[:, d - 1 :: d, d - 1 :: d] += square[:, d - 1, d - 1].mean() / classes
+    return np.linalg.inv(square)
 
 
 class Newton:
