@@ -121,16 +121,21 @@ def _mlp(cell: Cell, experiment: Experiment) -> tuple[list[Number], int]:
     numbers, ours, theirs = ratio_of_medians(
         lambda: make_victim(cell.victim).fit_many(jobs, seeds), lambda: _classifiers(jobs, seeds)
     )
-    differences = _damages(stage, names, make_victim(cell.victim).fit_many(clean, seeds), ours)
-    mine = float(differences.mean())
-    differences = differences - (other := _damages(stage, names, _classifiers(clean, seeds), theirs))
+    mine = _damages(stage, names, make_victim(cell.victim).fit_many(clean, seeds), ours)
+    other = _damages(stage, names, _classifiers(clean, seeds), theirs)
     numbers += [
         Number("n_victims", float(N_MLP)),
-        Number("fleet_target_damage_mean", mine),
-        Number("one_at_a_time_target_damage_mean", float(other.mean())),
-        Number("damage_difference", float(differences.mean()), float(differences.std(ddof=1) / math.sqrt(N_MLP))),
+        _mean("fleet_target_damage_mean", mine, cell),
+        _mean("one_at_a_time_target_damage_mean", other, cell),
+        _mean("damage_difference", mine - other, cell),
     ]
     return numbers, 2 * (ROUNDS + 1) * N_MLP
+
+
+def _mean(metric: str, damages: Array, cell: Cell) -> Number:
+    """A mean over victims of seeds of their own; `std` is what one of the cell's `n_seeds` would have to vary by."""
+    error = float(damages.std(ddof=1) / math.sqrt(len(damages)))
+    return Number(metric, float(damages.mean()), error, std=error * math.sqrt(cell.n_seeds))
 
 
 def _classifiers(jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[SklearnModel]:
