@@ -10,7 +10,8 @@ paper's claim: against this attack TRIM and SEVER do not repair the damage, and 
 Deviations: poison rows are distinct (`sampling=distinct`), since exact twins give poison away; D_aux is twice as large as D
 (`protocol=reserve`), so that distinct rows suffice up to alpha = 2. `sampling=with_replacement` cells show what
 `drop_duplicates` wins without learning anything. `sever` is the published algorithm; `sever_as_released` what the authors'
-script does. The network on Adult is defended at alpha = 1 with three seeds.
+script does. At alpha = 2 the distinct draw is all of the subpopulation in D_aux, so that seeds differ in their shuffle
+alone; one split. The network on Adult is defended at alpha = 1 with three seeds.
 """
 
 import pytest
@@ -37,8 +38,8 @@ WRONGLY_TOLD = {"defense": ["trim", "sever"], "n_poison_told": ["half", "twice"]
 
 CELLS = [
     *grid(tier="embedded", dataset="digits", partition=PARTITIONS, defense=[*CONTROLS, *FILTERS, *MATCHED], **LINEAR),
-    *grid(tier="embedded", dataset="digits", partition=PARTITIONS, **WRONGLY_TOLD, **LINEAR),
-    *grid(tier="embedded", dataset="digits", **{**NETWORK, "rate": [1.0, 2.0]}),
+    *grid(tier="embedded", dataset="digits", partition="feature_match", **WRONGLY_TOLD, **LINEAR),
+    *grid(tier="embedded", dataset="digits", **{**NETWORK, "partition": "feature_match", "rate": [1.0, 2.0]}),
     *grid(tier="embedded", dataset="digits", **TWINS),
     *grid(tier="embedded", dataset="mixture", partition="feature_match", defense=[*CONTROLS, *FILTERS], **LINEAR),
     *grid(tier="laptop", dataset="adult", partition=PARTITIONS, defense=[*CONTROLS, *FILTERS, *MATCHED], **LINEAR),
@@ -77,18 +78,14 @@ def test_perfect_filter_is_the_clean_victim(sweep, result_of):
 @pytest.mark.cells(defense="random_filter")
 def test_random_filter_ties_with_none(sweep, result_of):
     for cell in sweep:
-        dropped, undefended = (_mean_damage(result_of(c)) for c in (cell, cell.with_(defense="none")))
-        noise = (dropped.std_error**2 + undefended.std_error**2) ** 0.5
-        assert abs(dropped.value - undefended.value) <= 3 * noise, f"{undefended.value:.3f} -> {dropped.value:.3f} in {cell.id}"
+        assert abs(_gap(cell, result_of)) <= 0.03, cell.id
 
 
 @pytest.mark.cells(defense="drop_duplicates", sampling="distinct")
 def test_drop_duplicates_ties_with_none(sweep, result_of):
-    """Distinct poison has no twins to be found by; natural twins of the data may go."""
+    """Distinct poison has no twins to be found by: nothing is removed, unless the data has twins of its own, as Adult has."""
     for cell in sweep:
-        dropped, undefended = (_mean_damage(result_of(c)) for c in (cell, cell.with_(defense="none")))
-        noise = (dropped.std_error**2 + undefended.std_error**2) ** 0.5
-        assert abs(dropped.value - undefended.value) <= 3 * noise, f"{undefended.value:.3f} -> {dropped.value:.3f} in {cell.id}"
+        assert abs(_gap(cell, result_of)) <= (0.03 if cell.dataset == "adult" else 0), cell.id
 
 
 @pytest.mark.cells(defense="none")
@@ -97,5 +94,6 @@ def test_nobody_else_is_hurt(sweep, result_of):
         assert result_of(cell)["collateral_damage_max"] < 0.05, cell.id
 
 
-def _mean_damage(result):
-    return next(number for number in result.numbers if number.metric == "target_damage_mean")
+def _gap(cell, result_of):
+    """Mean target damage with the cell's defense less that without, on the same attacks."""
+    return result_of(cell)["target_damage_mean"] - result_of(cell.with_(defense="none"))["target_damage_mean"]

@@ -10,6 +10,8 @@ asserted here, the second is reported.
 Deviations: our own mixture (the paper's points are not given); logistic regression solved exactly.
 """
 
+import pytest
+
 from subpop.cells import grid
 
 STEM = "figure2_trim"
@@ -34,7 +36,9 @@ def test_cell(cell, measure):
     measure(cell)
 
 
-def test_trim_makes_it_worse(result_of):
-    attacked, trimmed = (result_of(cell)["target_damage_worst_1"] for cell in CELLS[1:3])
+@pytest.mark.cells(defense="trim")
+def test_trim_makes_it_worse(sweep, result_of):
+    undefended = sweep[0].with_(defense="none")
+    attacked, trimmed = (result_of(cell)["target_damage_worst_1"] for cell in (undefended, sweep[0]))
     assert attacked > 0, f"the attack does nothing: {attacked:.3f}"
     assert trimmed > attacked, f"TRIM does not make it worse: {attacked:.3f} undefended, {trimmed:.3f} with TRIM"

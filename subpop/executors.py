@@ -13,7 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from subpop.experiment import MATCHED, Experiment
+from subpop.batching import DefenseError
+from subpop.defenses import MATCHED
+from subpop.experiment import Experiment
 from subpop.types import Array, BadInput, Cell, Trial, TrialResult
 
 EXECUTORS = ("here", "loky", "dask", "ray")
@@ -31,7 +33,7 @@ class NoStore:
     def get_chunk(self, key: str) -> list[TrialResult] | None:
         return None
 
-    def put_chunk(self, key: str, cell: Cell, results: Sequence[TrialResult], device: str) -> None:
+    def put_chunk(self, key: str, cell: Cell, results: Sequence[TrialResult], device: str, *, replace: bool = False) -> None:
         return None
 
     def get_arrays(self, key: str) -> dict[str, Array] | None:
@@ -51,15 +53,16 @@ def prefill(experiment: Experiment, cells: Sequence[Cell], executor: str) -> Non
         return
     from joblib import Parallel, delayed
 
-    work = [item for cell in cells if _can_travel(experiment, cell) for item in experiment.missing_chunks(cell)]
+    work = [item for cell in cells if _can_travel(experiment, cell) for item in _missing(experiment, cell)]
     settings = (experiment.root, experiment.device)
     with _backend(executor):
         returned = Parallel(return_as="generator_unordered")(
             delayed(_train)(settings, number, *item) for number, item in enumerate(work)
         )
         for number, results in returned:
-            cell, chunk = work[number]
-            experiment.commit(cell, chunk, results)
+            if results is not None:
+                cell, chunk = work[number]
+                experiment.commit(cell, chunk, results)
 
 
 def check_executor(name: str) -> None:
@@ -72,8 +75,22 @@ def _can_travel(experiment: Experiment, cell: Cell) -> bool:
     return cell.defense not in experiment.plugins and not cell.defense.startswith(MATCHED)
 
 
-def _train(settings: tuple[Path | None, str], number: int, cell: Cell, chunk: list[Trial]) -> tuple[int, list[TrialResult]]:
-    return number, _worker_experiment(*settings).run_chunk(cell, chunk)
+def _missing(experiment: Experiment, cell: Cell) -> list[tuple[Cell, list[Trial]]]:
+    """A cell that cannot run has nothing to send: its own test will tell why."""
+    try:
+        return experiment.missing_chunks(cell)
+    except BadInput:
+        return []
+
+
+def _train(
+    settings: tuple[Path | None, str], number: int, cell: Cell, chunk: list[Trial]
+) -> tuple[int, list[TrialResult] | None]:
+    """A chunk trained in a worker; None where it failed, which its own test will find again and report."""
+    try:
+        return number, _worker_experiment(*settings).timed_chunk(cell, chunk)
+    except (BadInput, DefenseError):
+        return number, None
 
 
 @lru_cache(maxsize=1)

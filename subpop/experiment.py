@@ -6,16 +6,17 @@ defenses and one transaction. So a run that was killed re-runs unfinished chunks
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from subpop.batching import FitMany, job_of, run_wave
-from subpop.defenses import DEFENSES, matched_random_filter
+from subpop.defenses import DEFENSES, MATCHED, RETRAIN, matched_random_filter
 from subpop.fingerprint import data_hash, key_of, source_hash, versions
 from subpop.outcome import Outcome
 from subpop.plugins import DefenseSpec
@@ -44,8 +45,6 @@ T = TypeVar("T")
 CHUNK_TRIALS = 256
 CHUNK_BYTES = 1 << 30
 """A chunk's gathered training sets stay below this many bytes."""
-MATCHED = "matched_random_filter:"
-RETRAIN = "retrain"
 
 
 class KeepsTrials(Protocol):
@@ -53,7 +52,7 @@ class KeepsTrials(Protocol):
 
     def has_chunk(self, key: str) -> bool: ...
     def get_chunk(self, key: str) -> list[TrialResult] | None: ...
-    def put_chunk(self, key: str, cell: Cell, results: Sequence[TrialResult], device: str) -> None: ...
+    def put_chunk(self, key: str, cell: Cell, results: Sequence[TrialResult], device: str, *, replace: bool = False) -> None: ...
     def get_arrays(self, key: str) -> dict[str, Array] | None: ...
     def put_arrays(self, key: str, arrays: Mapping[str, Array]) -> None: ...
 
@@ -75,11 +74,10 @@ class Experiment:
 
     def run(self, cell: Cell) -> CellResult:
         """All numbers of a cell: trials from the store where they are there, trained where not."""
-        started = time.perf_counter()
         stage = self.stage(cell)
         results, from_store = self.trials(cell)
         clean = np.stack([self.clean_right(cell, seed) for seed in range(cell.n_seeds)])
-        seconds = sum(result.seconds for result in results) if from_store else time.perf_counter() - started
+        seconds = sum(result.seconds for result in results)
         return summarise(
             cell,
             stage,
@@ -100,7 +98,7 @@ class Experiment:
             if stored is None:
                 all_stored = False
                 with self.progress.showing(cell.id):
-                    stored = self.run_chunk(cell, chunk)
+                    stored = self.timed_chunk(cell, chunk)
                 self.commit(cell, chunk, stored)
             results += stored
         return results, all_stored
@@ -112,7 +110,7 @@ class Experiment:
         trials = [Trial(name, seed) for name in names for seed in seeds]
         if cell.defense in ("none", RETRAIN):
             return trials
-        told = "n_poison" in self.needs(cell) or cell.defense.startswith(MATCHED)
+        told = "n_poison" in self.needs(cell.with_(defense=cell.defense.removeprefix(MATCHED)))
         return trials + [Trial(name, seed, attacked=False) for name in (names if told else [""]) for seed in seeds]
 
     def chunks(self, cell: Cell) -> list[list[Trial]]:
@@ -131,7 +129,7 @@ class Experiment:
     def commit(self, cell: Cell, chunk: list[Trial], results: list[TrialResult]) -> None:
         """Keep a chunk's trials, in one transaction."""
         key = self._chunk_key(cell, chunk)
-        self.store.put_chunk(key, cell, results, self.device)
+        self.store.put_chunk(key, cell, results, self.device, replace=self.fresh)
         self._done_now.add(key)
 
     def _stored(self, cell: Cell, chunk: list[Trial]) -> list[TrialResult] | None:
@@ -142,6 +140,13 @@ class Experiment:
         return (not self.fresh or key in self._done_now) and self.store.has_chunk(key)
 
     # --- one chunk ----------------------------------------------------------------------------------------------------
+
+    def timed_chunk(self, cell: Cell, chunk: Sequence[Trial]) -> list[TrialResult]:
+        """`run_chunk`, with each trial's share of the seconds that the chunk took."""
+        started = time.perf_counter()
+        results = self.run_chunk(cell, chunk)
+        share = (time.perf_counter() - started) / max(1, len(results))
+        return [replace(result, seconds=share) for result in results]
 
     def run_chunk(self, cell: Cell, chunk: Sequence[Trial]) -> list[TrialResult]:
         """Train and defend the trials of one chunk as one fleet; touches the store for clean models only."""
@@ -158,7 +163,7 @@ class Experiment:
             for (i, _), model in zip(requests, models, strict=True):
                 residuals[i] = np.fmax(residuals[i], getattr(model, "kkt_residual", np.nan))
             self.progress.advance(len(requests))
-            return models
+            return [without_residual(model) for model in models]
 
         outcomes = self._defend(cell, prepared, fit_many, test_x)
         return [score(stage, p, o, float(r), panels(cell)) for p, o, r in zip(prepared, outcomes, residuals, strict=True)]
@@ -178,7 +183,16 @@ class Experiment:
 
     def prepare(self, cell: Cell, trial: Trial) -> Prepared:
         """One trial, ready for its defense."""
-        return prepare(self.stage(cell), cell, trial, self.needs(cell), self._attacker(cell) if trial.attacked else None)
+        attacker = self._attacker(cell) if trial.attacked else None
+        return prepare(self.stage(cell), cell, trial, self.needs(cell), attacker, self._secret(cell))
+
+    def _secret(self, cell: Cell) -> str:
+        """What a plug-in would have to know to rebuild its shuffle: drawn once a store, never sent to a child."""
+        if cell.defense not in self.plugins:
+            return ""  # references must not depend on the store
+        if self.store.get_arrays("secret") is None:
+            self.store.put_arrays("secret", {"secret": np.frombuffer(os.urandom(16), np.uint8)})
+        return str((self.store.get_arrays("secret") or {})["secret"].tobytes().hex())
 
     def _fit(self, cell: Cell, jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:
         """One model a job, each distinct training set trained once; the clean set's model is the stored clean model."""
@@ -274,7 +288,8 @@ class Experiment:
 
     def _chunk_key(self, cell: Cell, chunk: Sequence[Trial]) -> str:
         what = cell.with_(stem="", tier="", n_seeds=0)
-        plugin = self.plugins[cell.defense].source if cell.defense in self.plugins else ""
+        own = cell.defense.removeprefix(MATCHED)
+        plugin = self.plugins[own].source if own in self.plugins else ""
         trials = [(t.subpopulation, t.seed, t.attacked) for t in chunk]
         spare = cell.n_seeds if cell.defense == RETRAIN else 0
         return self._key(cell=repr(what), trials=trials, spare=spare, data=self.stage(cell).fingerprint, plugin=plugin)
@@ -298,6 +313,13 @@ class Experiment:
             self._memory[key] = make()
         made: T = self._memory[key]
         return made
+
+
+def without_residual(model: Model) -> Model:
+    """A model as a defense gets it: how exactly it was solved would tell whether it was trained on clean D."""
+    if is_dataclass(model) and not isinstance(model, type) and hasattr(model, "kkt_residual"):
+        return replace(model, kkt_residual=float("nan"))
+    return model
 
 
 def _job_key(job: FleetJob) -> str:

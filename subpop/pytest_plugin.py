@@ -62,6 +62,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _check_options(config: pytest.Config) -> None:
+    from subpop.defenses import is_built_in
     from subpop.executors import check_executor
     from subpop.plugins import parse_defense
     from subpop.report import check_report_directory
@@ -77,6 +78,9 @@ def _check_options(config: pytest.Config) -> None:
     names = [spec.name for spec in specs]
     if len(set(names)) < len(names):
         raise BadInput(f"--defense names {', '.join(names)} are not distinct; rename one of the functions")
+    for name in names:
+        if is_built_in(name):
+            raise BadInput(f"--defense {name} has the name of a built-in defense; rename the function or its file")
     config.stash[PLUGINS] = {spec.name: spec for spec in specs}
 
 
@@ -159,23 +163,31 @@ def _make_run(config: pytest.Config) -> Run:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Print the plan before anything is trained, and train ahead where an executor was named."""
     cells = _cells_of(session.items)
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if not session.items and session.config.getoption("keyword") and reporter is not None:
+        reporter.write_line(f"nothing matches -k {session.config.getoption('keyword')!r}; suites are {_suites(session.config)}")
     if not cells or session.config.getoption("collectonly"):
         return
     from subpop.types import BadInput
 
     try:
         run = _run_of(session.config)
+        for stem in {cell.stem for cell in cells}:
+            run.references(stem)
     except BadInput as error:
         raise pytest.UsageError(str(error)) from None
     plan = run.plan(cells)
-    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None:
         reporter.write_line(str(plan))
     _start_progress(session.config, run, plan.n_fits)
     if session.config.getoption("--executor") != "here":
         from subpop.executors import prefill
 
-        prefill(run.experiment, [cell for cell in cells if cell.id not in plan.skipped], session.config.getoption("--executor"))
+        prefill(run.experiment, [cell for cell in cells if cell.stem not in run.special], session.config.getoption("--executor"))
+
+
+def _suites(config: pytest.Config) -> str:
+    return ", ".join(sorted(path.stem.removeprefix("test_") for path in (config.rootpath / "benchmarks").glob("test_*.py")))
 
 
 def _start_progress(config: pytest.Config, run: Run, n_fits: int) -> None:
@@ -271,6 +283,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     run = config.stash[RUN]
     if not run.reports:
+        if not run.results and session.exitstatus == pytest.ExitCode.OK:  # every claim was skipped
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
         return
     if config.getoption("--rebaseline"):
         run.rebaseline(_environment()["hardware"], _commit(config.rootpath))

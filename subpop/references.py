@@ -3,7 +3,8 @@
 What a metric is called decides how it is compared:
 
 * `*seconds`, `*n_fits`: never compared, never recorded.
-* `speed_ratio`: fails only downwards; `value` is the bound of its issue, written by hand and kept by `rebaseline`.
+* `speed_ratio`: fails only downwards; `value` is the bound of its issue, written by hand and kept by `rebaseline`. Other numbers
+  of a `speed_*` suite are held by its assertions alone.
 * `*residual*`: fails above its `atol`, which is RESIDUAL_BOUND unless written by hand, and then kept by `rebaseline`.
 * all others fail where |run - value| > atol. A value up to 1 has the scale 1, a larger one (a count) its own: where .01 and
   .1 bound a tolerance below, they are multiplied by the scale. `published` is held to the same atol where `certainty` says
@@ -137,6 +138,8 @@ def compare(result: CellResult, references: References, *, plugin: bool = False)
     for key, number in run.items():
         if is_timed(number.metric):
             verdicts.append(Verdict(number, "pass", "times and efforts are not compared"))
+        elif _asserted_by_suite(result.cell, number):
+            verdicts.append(Verdict(number, "pass", "held by the suite's own assertions"))
         elif key in stored:
             verdicts.append(_verdict(result, number, stored[key], *_judge(number, stored[key], result.cell.n_seeds)))
         else:
@@ -158,6 +161,11 @@ def cell_status(verdicts: Sequence[Verdict]) -> str:
 def is_timed(metric: str) -> bool:
     """Whether a metric tells of time or effort, which no reference holds."""
     return metric.endswith(("seconds", "n_fits"))
+
+
+def _asserted_by_suite(cell: Cell, number: Number) -> bool:
+    """A speed suite's other numbers say whether the race was fair; its assertions hold them, no reference does."""
+    return cell.stem.startswith("speed_") and number.metric != SPEED_RATIO
 
 
 def _judge(number: Number, row: Row, n_seeds: int) -> tuple[str, str]:
@@ -251,7 +259,8 @@ def rebaseline(path: Path, results: Sequence[CellResult], *, hardware: str = "",
     rows |= {key: {**row, **dict.fromkeys(OURS, "")} for key, row in old.items() if key not in rows and row["published"]}
     for cell, result in cells.items():
         for number_key, number in _by_key(result).items():
-            if not is_timed(number.metric) and number.metric != SPEED_RATIO:
+            held_elsewhere = is_timed(number.metric) or _asserted_by_suite(result.cell, number)
+            if not held_elsewhere and number.metric != SPEED_RATIO:
                 key = (*cell, *number_key)
                 rows[key] = _recorded(result, number, {**dict(zip(KEY, key, strict=True)), **old.get(key, {})})
     _set_tolerances(rows, cells, n_noisy)

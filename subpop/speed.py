@@ -10,6 +10,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -64,10 +65,7 @@ def _logistic(cell: Cell, experiment: Experiment) -> tuple[list[Number], int]:
     newton = _Workers(pool.x.astype(np.float64))
     newton.solve(jobs[:4])  # start the workers and load their libraries
     make_victim(cell.victim).fit_many(jobs[:2], [0, 0])
-    numbers, ours, theirs = ratio_of_medians(
-        lambda: make_victim(cell.victim).fit_many(jobs, [0] * len(jobs)),
-        lambda: newton.solve(jobs),
-    )
+    numbers, ours, theirs = ratio_of_medians(lambda: _fleet_from_nothing(cell, jobs), lambda: newton.solve(jobs))
     apart = max(float(np.abs(model.coef[:, 0] - w).max() / np.abs(w).max()) for model, w in zip(ours, theirs, strict=True))
     numbers += [
         Number("n_victims", float(len(jobs))),
@@ -76,6 +74,12 @@ def _logistic(cell: Cell, experiment: Experiment) -> tuple[list[Number], int]:
         Number("coefficient_difference_max", apart),
     ]
     return numbers, 2 * ROUNDS * len(jobs)
+
+
+def _fleet_from_nothing(cell: Cell, jobs: Sequence[FleetJob]) -> list[Any]:
+    """The fleet on a pool that no victim has seen, so that solving for the clean optimum counts."""
+    pool = replace(jobs[0].pool)
+    return list(make_victim(cell.victim).fit_many([replace(job, pool=pool) for job in jobs], [0] * len(jobs)))
 
 
 class _Workers:

@@ -13,6 +13,7 @@ from typing import cast, get_args
 
 import numpy as np
 
+from subpop.attacks import ATTACKS
 from subpop.attacks.label_flip import Poison, Sampling, label_flip, least_likely_label, poison_count, rarest_label
 from subpop.datasets import load_dataset
 from subpop.fingerprint import data_hash
@@ -177,6 +178,8 @@ def label_rule(cell: Cell, n_classes: int) -> str:
 
 def check_attack(stage: Stage, cell: Cell) -> None:
     """Draw every trial's count once, so that a rate that cannot be used is refused before hours are spent."""
+    if cell.attack not in ATTACKS:
+        raise BadInput(f"no attack is named {cell.attack!r}; there are {', '.join(ATTACKS)}")
     for name in stage.attacked:
         count = poison_count(cell.rate, base_size(stage, cell, name))
         available = len(stage.aux_members(name))

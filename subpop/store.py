@@ -105,8 +105,8 @@ class Store:
         named = [(Trial(name, seed, bool(attacked)), trial, cost) for trial, name, seed, attacked, *cost in trials]
         return [TrialResult(which, metrics[trial], arrays[trial], *cost) for which, trial, cost in named]
 
-    def put_chunk(self, key: str, cell: Cell, results: Sequence[TrialResult], device: str) -> None:
-        """Keep the trials of a chunk, all or none; a chunk that is already there stays as it is."""
+    def put_chunk(self, key: str, cell: Cell, results: Sequence[TrialResult], device: str, *, replace: bool = False) -> None:
+        """Keep the trials of a chunk, all or none; a chunk that is already there stays as it is, unless told to replace it."""
         if not results:
             raise BadInput(f"chunk {key} of {cell.id} has no trials; put a chunk when its trials are finished")
         # Everything that takes time is done before the write lock is taken.
@@ -114,8 +114,11 @@ class Store:
         arrays = [_encode_all(result.arrays) for result in results]
         about = (key, json.dumps(asdict(cell)), len(results), device, _now(), json.dumps(versions()))
         with self._writing() as connection:
-            if connection.execute("SELECT 1 FROM chunks WHERE key = ?", (key,)).fetchone():
+            there = connection.execute("SELECT id FROM chunks WHERE key = ?", (key,)).fetchone()
+            if there and not replace:
                 return
+            if there:
+                _delete_chunk(connection, there[0])
             chunk = connection.execute("INSERT INTO chunks VALUES (NULL, ?, ?, ?, ?, ?, ?)", about).lastrowid
             for position, (result, numbers, blobs) in enumerate(zip(results, metrics, arrays, strict=True)):
                 which = (result.trial.subpopulation, int(result.trial.seed), bool(result.trial.attacked))
@@ -254,6 +257,13 @@ def _as_float(metric: str, value: object) -> float:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
         raise BadInput(f"metric {metric!r} is {value!r}; a metric is one number") from error
+
+
+def _delete_chunk(connection: sqlite3.Connection, chunk: int) -> None:
+    for table in ("metrics", "trial_arrays"):
+        connection.execute(f"DELETE FROM {table} WHERE trial IN (SELECT id FROM trials WHERE chunk = ?)", (chunk,))
+    connection.execute("DELETE FROM trials WHERE chunk = ?", (chunk,))
+    connection.execute("DELETE FROM chunks WHERE id = ?", (chunk,))
 
 
 def _insert_arrays(connection: sqlite3.Connection, table: str, owner: object, arrays: Iterable[tuple[str, Blob]]) -> None:

@@ -199,7 +199,7 @@ def _collateral(parts: Sequence[Subpopulation], seed: int) -> list[Number]:
 
 
 def _filter_numbers(parts: Sequence[Subpopulation]) -> list[Number]:
-    if not all(p.scores for p in parts):
+    if not all(len(p.scores) == len(p.trials) for p in parts):  # no filter, or not in every trial
         return []
     names = {"poison_recall": "recall", "poison_precision": "precision"}
     names |= {name: name for name in ("removed_share", "removed_target_clean_share")}

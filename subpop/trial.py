@@ -31,15 +31,18 @@ class Prepared:
     member: Bools
 
 
-def prepare(stage: Stage, cell: Cell, trial: Trial, needs: Set[str], attacker: Model | None) -> Prepared:
-    """Poison D, shuffle it, and hand out what the defense may know. A trial on clean data is told what the attacked one is."""
+def prepare(stage: Stage, cell: Cell, trial: Trial, needs: Set[str], attacker: Model | None, secret: str = "") -> Prepared:
+    """Poison D, shuffle it, and hand out what the defense may know. A trial on clean data is told what the attacked one is.
+
+    secret: enters the shuffle and the defense's seed, so that code that knows how seeds are derived cannot rebuild them.
+    """
     n, name = stage.pool.n_train, trial.subpopulation
     poison = draw_poison(stage, cell, name, trial.seed, attacker) if trial.attacked else NO_POISON
     rows = np.concatenate([np.arange(n), poison.rows])
     y = np.concatenate([stage.pool.y[:n], poison.y])
     member = np.zeros(len(rows), bool)
     member[:n] = stage.train_members(name) if name else False
-    order = _shuffle(cell, trial, len(rows))
+    order = _shuffle(cell, trial, len(rows), secret)
     rows, y, member, is_poison = rows[order], y[order], member[order], order >= n
     task = DefenseTask(
         TrainingSet(PoolRows(stage.pool, rows), np.arange(len(rows)), y),
@@ -47,15 +50,15 @@ def prepare(stage: Stage, cell: Cell, trial: Trial, needs: Set[str], attacker: M
             n_poison=_told(stage, cell, name) if "n_poison" in needs else None,
             poison_mask=is_poison if "poison_mask" in needs else None,
         ),
-        derived_seed("defense", cell.defense, name, trial.seed) % 2**32,
+        derived_seed("defense", cell.defense, name, trial.seed, secret) % 2**32,
         f"{name or 'clean data'}, seed {trial.seed}{'' if trial.attacked else ', not attacked'}",
     )
     return Prepared(trial, task, rows, len(poison), is_poison & (y != stage.pool.y[rows]), member)
 
 
-def _shuffle(cell: Cell, trial: Trial, n_rows: int) -> Ints:
+def _shuffle(cell: Cell, trial: Trial, n_rows: int, secret: str) -> Ints:
     identity = (attack_identity(cell), cell.rate, trial.subpopulation, trial.seed, trial.attacked)
-    return np.random.default_rng(derived_seed("shuffle", *identity)).permutation(n_rows)
+    return np.random.default_rng(derived_seed("shuffle", *identity, secret)).permutation(n_rows)
 
 
 def _told(stage: Stage, cell: Cell, name: str) -> int:

@@ -88,7 +88,7 @@ class FleetJob:
 
         Victims train on this form, so that a defense that keeps exactly D gets the clean victim, bit for bit.
         """
-        order = np.lexsort((self.y, self.rows))
+        order = np.argsort(self.rows * self.pool.n_classes + self.y, kind="stable")
         weights = None if self.weights is None else self.weights[order]
         return replace(self, rows=self.rows[order], y=self.y[order], weights=weights)
 

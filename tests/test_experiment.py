@@ -1,13 +1,20 @@
 """The whole way from a cell to its numbers, on digits, and each promise about it."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from subpop.cells import grid
+from subpop.defenses import DEFENSES
 from subpop.executors import NoStore
 from subpop.experiment import Experiment
+from subpop.plugins import parse_defense
 from subpop.store import Store
-from subpop.types import BadInput, Cell, Trial
+from subpop.types import BadInput, Cell, Defended, Trial
+
+ROOT = Path(__file__).parents[1]
 
 DIGITS = {
     "stem": "s",
@@ -138,6 +145,45 @@ def test_fresh_trains_again_what_the_store_holds(tmp_path):
         assert fresh.run(cell()).from_store  # once a run
 
 
+def test_fresh_trials_replace_stale_ones(tmp_path):
+    target = cell()
+    with Store(tmp_path / "s.sqlite") as store:
+        first = Experiment(store)
+        chunk = first.chunks(target)[0]
+        stale = [replace(r, arrays={"right": ~r.arrays["right"]}) for r in first.run_chunk(target, chunk)]
+        first.commit(target, chunk, stale)
+        assert first.run(target)["poisoned_accuracy"] < 0.5
+        assert Experiment(store, fresh=True).run(target)["poisoned_accuracy"] > 0.8
+        assert Experiment(store).run(target)["poisoned_accuracy"] > 0.8
+
+
+def test_a_model_does_not_tell_a_defense_how_exactly_it_was_solved(experiment, monkeypatch):
+    seen = []
+
+    def curious(train, fit, know, *, seed):
+        model = fit(train)
+        seen.append(model.kkt_residual)
+        return Defended(model)
+
+    monkeypatch.setitem(DEFENSES, "curious", curious)
+    results, _ = experiment.trials(cell(defense="curious"))
+    assert np.isnan(seen).all()
+    assert all(r.metrics["kkt_residual"] <= 1e-8 for r in results)
+
+
+def test_a_plug_in_is_shuffled_by_a_secret_of_the_store(tmp_path):
+    orders = []
+    for name in "ab":
+        with Store(tmp_path / f"{name}.sqlite") as store:
+            plugged = Experiment(store, plugins={"mine": parse_defense("examples/drop_random.py:drop_random", ROOT)})
+            prepared = [plugged.prepare(cell(defense="mine"), Trial("digit=3", 0)) for _ in range(2)]
+        assert prepared[0].rows.tolist() == prepared[1].rows.tolist()
+        orders.append(prepared[0])
+    assert orders[0].rows.tolist() != orders[1].rows.tolist()
+    assert sorted(orders[0].rows) == sorted(orders[1].rows)  # the same poison
+    assert orders[0].task.seed != orders[1].task.seed
+
+
 def test_a_matched_filter_removes_as_many_rows_of_each_class(experiment):
     trimmed, _ = experiment.trials(cell(defense="trim"))
     matched, _ = experiment.trials(cell(defense="matched_random_filter:trim"))
@@ -167,6 +213,7 @@ def test_bad_settings_are_refused_with_what_is_allowed(experiment):
         ({"rate": 0.001}, "raise the rate"),
         ({"rate": 2.0, "sampling": "distinct"}, "protocol=reserve"),
         ({"split": "x"}, "whole number"),
+        ({"attack": "magic"}, "label_flip"),
         ({"panels": "yes"}, "2-D"),
     ]:
         with pytest.raises(BadInput, match=word):

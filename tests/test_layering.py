@@ -8,7 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = """
 _torchvision types fingerprint split datasets representations victims partitions attacks defenses metrics store outcome batching
-plugins child sandbox stage trial summary progress cells experiment speed executors theory audit references figures report contracts run pytest_plugin cli
+plugins child sandbox stage trial summary progress cells experiment speed executors theory audit references figures report
+contracts run pytest_plugin cli
 """.split()  # noqa: SIM905
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ONE_CELL = "embedded-digits-logistic_regression-feature-label_flip-1-none and protocol"
 SUITE = '''"""Source: a test. Deviations: none."""
 from subpop.cells import grid
 
@@ -32,15 +31,19 @@ def test_claim(sweep, result_of):
 '''
 
 
+def make_project(folder):
+    """A checkout of one small suite."""
+    (folder / "benchmarks").mkdir()
+    (folder / "baselines").mkdir()
+    (folder / "benchmarks" / "test_little.py").write_text(SUITE)
+    (folder / "conftest.py").write_text((ROOT / "conftest.py").read_text())
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    return folder
+
+
 @pytest.fixture
 def project(tmp_path):
-    """A checkout of one small suite."""
-    (tmp_path / "benchmarks").mkdir()
-    (tmp_path / "baselines").mkdir()
-    (tmp_path / "benchmarks" / "test_little.py").write_text(SUITE)
-    (tmp_path / "conftest.py").write_text((ROOT / "conftest.py").read_text())
-    (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    return tmp_path
+    return make_project(tmp_path)
 
 
 def command(*options):
@@ -59,12 +62,18 @@ def numbers(project, folder="runs/report"):
     return {tuple(c[k] for k in keys): (c["value"], c["std_error"]) for c in cells}
 
 
-@pytest.fixture
-def recorded(project):
+@pytest.fixture(scope="module")
+def recorded_once(tmp_path_factory):
     """The small project with its references recorded."""
-    first = run(project, "--rebaseline")
+    folder = make_project(tmp_path_factory.mktemp("recorded"))
+    first = run(folder, "--rebaseline")
     assert first.returncode == 1, first.stdout
-    return project
+    return folder
+
+
+@pytest.fixture
+def recorded(recorded_once, tmp_path):
+    return Path(shutil.copytree(recorded_once, tmp_path / "project"))
 
 
 def test_a_run_without_references_fails_and_says_how_to_record_them(project):
@@ -123,6 +132,18 @@ def test_options_are_refused_before_anything_runs(project):
         assert word in done.stdout + done.stderr
 
 
+def test_a_doubled_reference_and_an_unknown_suite_are_told_before_anything_runs(recorded):
+    path = recorded / "baselines" / "little.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, lines[1]]) + "\n")
+    done = run(recorded)
+    assert done.returncode == 4
+    assert "little.csv" in done.stdout + done.stderr
+    nothing = run(recorded, "-k", "table99")
+    assert nothing.returncode == 5
+    assert "little" in nothing.stdout
+
+
 def test_plug_ins_cost_their_own_cells_only(recorded):
     (recorded / "mine.py").write_text(
         "import sys, time\nimport numpy as np\nfrom subpop import Defended\n"
@@ -135,21 +156,77 @@ def test_plug_ins_cost_their_own_cells_only(recorded):
         "    def features(self, x):\n        return x\n"
         "def nan(train, fit, know, *, seed):\n    return Defended(Nan())\n"
     )
-    names = ["good", "crash", "leave", "hang", "nan"]
-    done = run(recorded, *[f"--defense=mine.py:{name}" for name in names], "--defense-timeout", "2")
+    functions = ["good", "crash", "leave", "hang", "nan"]
+    names = [f"mine.{function}" for function in functions]
+    done = run(recorded, *[f"--defense=mine.py:{function}" for function in functions], "--defense-timeout", "2")
     assert done.returncode == 1
     rows = json.loads((recorded / "runs/report/results.json").read_text())["cells"]
     verdicts = {name: {row["verdict"] for row in rows if row["defense"] == name} for name in ["none", "trim", *names]}
     assert verdicts["none"] == verdicts["trim"] == {"pass"}
-    assert verdicts["good"] == {"no_reference"}
+    assert verdicts["mine.good"] == {"no_reference"}
     for name in names[1:]:
         assert verdicts[name] == {"error"}, name
     assert "no idea" in done.stdout
     assert "--defense-timeout" in done.stdout
     same = numbers(recorded)
     for key, value in same.items():
-        if key[5] == "good" and not key[8].startswith(("defended", "kkt")):
+        if key[5] == "mine.good" and not key[8].startswith(("defended", "kkt")):
             assert value == same[(*key[:5], "none", *key[6:])], key
+
+
+def test_a_plug_in_cannot_take_a_built_in_name(project):
+    (project / "trim.py").write_text("def trim(train, fit, know, *, seed):\n    return None\n")
+    done = run(project, "--defense", "trim.py:trim")
+    assert done.returncode == 4
+    assert "built-in" in done.stdout + done.stderr
+
+
+CHEATS = '''
+import numpy as np
+from subpop import Defended
+
+def last_rows(train, fit, know, *, seed):
+    """Poison appended last?"""
+    keep = np.arange(len(train)) < len(train) - know.n_poison
+    return Defended(fit(train[keep]), keep)
+
+def flags(train, fit, know, *, seed):
+    """Any attribute that tells?"""
+    found = [getattr(know, name) for name in dir(know) if "mask" in name and getattr(know, name) is not None]
+    keep = ~found[0] if found else np.ones(len(train), bool)
+    return Defended(fit(train[keep]), keep)
+
+def twins(train, fit, know, *, seed):
+    """Exact duplicates?"""
+    rows = np.column_stack([train.x, train.y])
+    _, group, count = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
+    keep = count[group.ravel()] == 1
+    return Defended(fit(train[keep]), keep)
+
+def rebuilt_shuffle(train, fit, know, *, seed):
+    """The shuffle from the seed, in the ways that come to mind, and by the harness's own function."""
+    from subpop.stage import derived_seed
+    n = len(train)
+    guesses = [np.random.default_rng(s).permutation(n) for s in (seed, derived_seed("shuffle", seed), derived_seed(seed))]
+    guesses.append(np.random.RandomState(seed % 2**32).permutation(n))
+    keep = ~(guesses[seed % len(guesses)] >= n - know.n_poison)
+    return Defended(fit(train[keep]), keep)
+
+last_rows.needs = flags.needs = rebuilt_shuffle.needs = {"n_poison"}
+'''
+
+
+def test_cheats_gain_nothing(project):
+    """They remove poison no better than at random, which is n_poison / n of it."""
+    (project / "cheat.py").write_text(CHEATS)
+    functions = ["last_rows", "flags", "twins", "rebuilt_shuffle"]
+    run(project, *[f"--defense=cheat.py:{function}" for function in functions])
+    found = numbers(project)
+    for function in functions:
+        for rate in (0.5, 1.0):
+            recall = [v for k, v in found.items() if k[5] == f"cheat.{function}" and k[4] == rate and k[8] == "poison_recall"]
+            assert recall, function
+            assert recall[0][0] < 0.25, (function, rate, recall)
 
 
 @pytest.mark.slow

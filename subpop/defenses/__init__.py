@@ -20,4 +20,15 @@ DEFENSES: Mapping[str, Defense] = {
     "sever_as_released": sever_as_released,
 }
 
-__all__ = ["DEFENSES", "matched_random_filter"]
+MATCHED = "matched_random_filter:"
+"""Before the name of the filter that it matches."""
+RETRAIN = "retrain"
+"""The noise floor: the harness trains the clean victim with another seed."""
+
+
+def is_built_in(name: str) -> bool:
+    """Whether a name is taken."""
+    return name in DEFENSES or name == RETRAIN or name.startswith(MATCHED)
+
+
+__all__ = ["DEFENSES", "MATCHED", "RETRAIN", "is_built_in", "matched_random_filter"]

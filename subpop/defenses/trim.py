@@ -21,7 +21,8 @@ MAX_ROUNDS = 20
 def trim(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int, max_rounds: int = MAX_ROUNDS) -> Defended:
     """Keep the n - n_poison rows that fit best; diagnostics: rounds, and converged (1 or 0)."""
     n_drop = told_poison(know, train, "trim")
-    return keep_lowest(train, fit, n_drop, lambda model: given_label_loss(model.predict_proba(train.x), train.y), max_rounds)
+    x = train.x
+    return keep_lowest(train, fit, n_drop, lambda model: given_label_loss(model.predict_proba(x), train.y), max_rounds)
 
 
 trim.needs = {"n_poison"}  # type: ignore[attr-defined]
@@ -45,8 +46,12 @@ def keep_lowest(train: TrainingSet, fit: Fit, n_drop: int, score: Callable[[Mode
 
 def highest(score: Array, ids: Ints, count: int) -> Bools:
     """(n,) bool: the `count` rows of highest score; of equal scores the higher ids."""
-    chosen = np.zeros(len(score), dtype=np.bool_)
-    chosen[np.lexsort((ids, score))[len(score) - count :]] = True
+    if count == 0:
+        return np.zeros(len(score), dtype=np.bool_)
+    limit = np.partition(score, len(score) - count)[len(score) - count]
+    chosen = np.asarray(score > limit)
+    ties = np.flatnonzero(score == limit)
+    chosen[ties[np.argsort(ids[ties], kind="stable")][len(ties) - (count - int(chosen.sum())) :]] = True
     return chosen
 
 

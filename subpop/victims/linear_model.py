@@ -61,7 +61,10 @@ class LinearModel:
         """(n, C) float32, rows sum to 1."""
         scores = self.scores(x)
         if scores.shape[1] == 1:  # two classes are a softmax over the scores 0 and s
-            scores = np.hstack([np.zeros_like(scores), scores])
+            smaller = 1 / (1 + np.exp(np.abs(scores[:, 0])))
+            positive = scores[:, 0] > 0
+            first = np.where(positive, smaller, 1 - smaller)
+            return np.stack([first, np.where(positive, 1 - smaller, smaller)], axis=1).astype(np.float32)
         scores -= scores.max(axis=1, keepdims=True)
         weights = np.exp(scores)
         return np.asarray(weights / weights.sum(axis=1, keepdims=True), dtype=np.float32)

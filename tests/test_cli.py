@@ -1,0 +1,62 @@
+import pytest
+
+from subpop.cli import main
+
+
+def test_data_list_names_every_data_set(capsys, tmp_path):
+    assert main(["data", "list", "--data-root", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert all(name in told for name in ("digits", "mixture", "adult", "subpop data fetch adult"))
+
+
+def test_verify_says_what_is_missing(capsys, tmp_path):
+    assert main(["data", "verify", "adult", "--data-root", str(tmp_path)]) == 1
+    assert "missing" in capsys.readouterr().out
+
+
+def test_errors_are_one_line_with_the_fix(capsys, tmp_path):
+    assert main(["data", "verify", "nothing"]) == 2
+    assert "adult" in capsys.readouterr().err
+    assert main(["report", "--store", str(tmp_path / "none.sqlite")]) == 2
+    assert "pytest benchmarks/" in capsys.readouterr().err
+
+
+def test_check_passes_a_defense_and_fails_another(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "from subpop import Defended\n"
+        "def good(train, fit, know, *, seed):\n    return Defended(fit(train))\n"
+        "def bad(train, fit, know, *, seed):\n    return fit(train)\n"
+    )
+    assert main(["check", "mine.py:good"]) == 0
+    assert main(["check", "mine.py:bad"]) == 1
+    assert "Defended" in capsys.readouterr().out
+
+
+def test_a_report_of_a_store_trains_nothing(tmp_path, capsys, monkeypatch):
+    from subpop.cells import grid
+    from subpop.experiment import Experiment
+    from subpop.run import Run
+    from subpop.store import Store
+
+    cell = grid(
+        stem="s", tier="embedded", dataset="digits", victim="logistic_regression", partition="feature_match", rate=1.0, n_seeds=1
+    )[0]
+    with Store(tmp_path / "store.sqlite") as store:
+        Run(Experiment(store), store, tmp_path).measure(cell)
+    monkeypatch.setattr(Experiment, "run_chunk", lambda *_: pytest.fail("it trains"))
+    assert (
+        main(
+            [
+                "report",
+                "--store",
+                str(tmp_path / "store.sqlite"),
+                "--report-dir",
+                str(tmp_path / "report"),
+                "--baselines",
+                str(tmp_path),
+            ]
+        )
+        == 0
+    )
+    assert "digits" in (tmp_path / "report" / "README.md").read_text()
