@@ -77,8 +77,11 @@ def test_perfect_filter_is_the_clean_victim(sweep, result_of):
 
 @pytest.mark.cells(defense="random_filter")
 def test_random_filter_ties_with_none(sweep, result_of):
+    """Within .03, or within twice the standard error of the gap where the network's training noise is larger than that."""
     for cell in sweep:
-        assert abs(_gap(cell, result_of)) <= 0.03, cell.id
+        noise = sum(_mean_damage(c, result_of).std_error ** 2 for c in (cell, cell.with_(defense="none"))) ** 0.5
+        allowed = max(0.03, 2 * noise) if cell.victim == "mlp" else 0.03
+        assert abs(_gap(cell, result_of)) <= allowed, cell.id
 
 
 @pytest.mark.cells(defense="drop_duplicates", sampling="distinct")
@@ -96,4 +99,8 @@ def test_nobody_else_is_hurt(sweep, result_of):
 
 def _gap(cell, result_of):
     """Mean target damage with the cell's defense less that without, on the same attacks."""
-    return result_of(cell)["target_damage_mean"] - result_of(cell.with_(defense="none"))["target_damage_mean"]
+    return _mean_damage(cell, result_of).value - _mean_damage(cell.with_(defense="none"), result_of).value
+
+
+def _mean_damage(cell, result_of):
+    return next(number for number in result_of(cell).numbers if number.metric == "target_damage_mean")

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from subpop.batching import FitMany, job_of, run_wave
+from subpop.datasets import load_dataset
 from subpop.defenses import DEFENSES, MATCHED, RETRAIN, matched_random_filter
 from subpop.fingerprint import data_hash, key_of, source_hash, versions
 from subpop.outcome import Outcome
@@ -211,7 +212,8 @@ class Experiment:
     def stage(self, cell: Cell) -> Stage:
         """The cell's data, split and partitioned: shared by all cells of that set-up."""
         data = (cell.dataset, cell.option("split", "0"), cell.option("protocol", "default"))
-        made = self._once(("data", *data), lambda: split_data(cell, self.root))
+        dataset = self._once(("dataset", cell.dataset), lambda: load_dataset(cell.dataset, self.root))
+        made = self._once(("data", *data), lambda: split_data(cell, dataset))
         return self._once(("stage", *data, cell.partition, cell.option("partition_seed", "0")), lambda: build_stage(cell, made))
 
     def victim(self, cell: Cell) -> Victim:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -126,14 +127,21 @@ def resampled_damages(cell: Sequence[RightBits], *, seed: int, n_replicates: int
     n - 1 of n are drawn, so that the variance of a mean is that of the sample deviation (n - 1); of a single one, itself.
     Change that is new in each seed and row counts up to three times: conservative. rows=False draws seeds alone.
     """
-    generator = np.random.default_rng(seed)
-    seeds = _bootstrap_weights(generator, _n_seeds(cell), n_replicates)
+    counts = tuple(bits.clean.shape[1] for bits in cell) if rows else ()
+    seeds, weights = _bootstrap_draws(seed, _n_seeds(cell), counts, n_replicates)
     drawn = np.empty((n_replicates, len(cell)))
     for s, bits in enumerate(cell):
         of_rows = seeds @ bits.change
-        weights = _bootstrap_weights(generator, of_rows.shape[1], n_replicates) if rows else None
-        drawn[:, s] = of_rows.mean(axis=1) if weights is None else np.einsum("bn,bn->b", of_rows, weights)
+        drawn[:, s] = np.einsum("bn,bn->b", of_rows, weights[s]) if rows else of_rows.mean(axis=1)
     return drawn
+
+
+@lru_cache(maxsize=16)
+def _bootstrap_draws(seed: int, n_seeds: int, n_rows: tuple[int, ...], n_replicates: int) -> tuple[Doubles, tuple[Doubles, ...]]:
+    """Weights of the seeds and of each subpopulation's rows: cells of one set-up share them, and drawing costs the most."""
+    generator = np.random.default_rng(seed)
+    seeds = _bootstrap_weights(generator, n_seeds, n_replicates)
+    return seeds, tuple(_bootstrap_weights(generator, n, n_replicates) for n in n_rows)
 
 
 def worst_k_std_error(resampled: Doubles, k: int) -> float:

@@ -40,7 +40,7 @@ RESIDUAL_BOUND = 1e-6
 ROUNDING = 1e-9
 SPEED_RATIO = "speed_ratio"
 SAME_SETUP = "same set-up"
-SEVERITY = ("error", "fail", "no_reference", "no_power", "published_only", "pass")
+SEVERITY = ("error", "fail", "no_reference", "pass", "no_power", "published_only")
 AS_MEANT = "if this is meant, record it with --rebaseline"
 
 Key = tuple[str, ...]
@@ -153,7 +153,9 @@ def compare(result: CellResult, references: References, *, plugin: bool = False)
 
 
 def cell_status(verdicts: Sequence[Verdict]) -> str:
-    """The worst verdict of a cell; `fail` where a reference is missing that should be there, `error` without any verdict."""
+    """What its verdicts make of a cell: `fail` where one fails or lacks a reference that should be there, else `pass` where
+    one has power enough to pass; `error` without any verdict.
+    """
     found = {"fail" if v.verdict == "no_reference" and v.reason else v.verdict for v in verdicts}
     return min(found, key=SEVERITY.index, default="error")
 

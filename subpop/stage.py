@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast, get_args
 
 import numpy as np
 
 from subpop.attacks import ATTACKS
 from subpop.attacks.label_flip import Poison, Sampling, label_flip, least_likely_label, poison_count, rarest_label
-from subpop.datasets import load_dataset
 from subpop.fingerprint import data_hash
 from subpop.partitions import PARTITIONS
 from subpop.split import split
@@ -97,9 +95,8 @@ class Stage:
         return self.partition.names.index(name)
 
 
-def split_data(cell: Cell, root: Path | None) -> SplitData:
-    """Load and split a cell's data; raises BadInput or MissingData before anything is trained."""
-    dataset = load_dataset(cell.dataset, root)
+def split_data(cell: Cell, dataset: Dataset) -> SplitData:
+    """Split a cell's data; raises BadInput before anything is trained."""
     splits = split(dataset, _integer(cell, "split"), cell.option("protocol", "default"))
     rows = np.concatenate([splits.train, splits.aux])
     pool = Pool(dataset.x[rows], dataset.y[rows], len(splits.train), dataset.n_classes)

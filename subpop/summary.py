@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -21,7 +22,6 @@ from subpop.metrics import (
     resampled_damages,
     selection_free_worst_k,
     worst_k,
-    worst_k_seed_std,
     worst_k_std_error,
 )
 from subpop.stage import Stage, derived_seed
@@ -44,7 +44,7 @@ class Subpopulation:
     scores: tuple[FilterScores, ...]
     sizes: Mapping[str, int]
 
-    @property
+    @cached_property
     def damage(self) -> Damage:
         return damage(self.bits)
 
@@ -72,8 +72,8 @@ def summarise(
         _over_seeds("clean_accuracy", clean.mean(1)[None]),
         _over_seeds("defended_clean_accuracy", np.stack([p.defended_clean_accuracy for p in parts])),
         _over_seeds("poisoned_accuracy", np.stack([p.poisoned_accuracy for p in parts])),
-        *_damages(ranked, seed),
-        *_worst(parts, "_all", seed),
+        *_damages(Ranked(ranked, seed)),
+        *_worst(Ranked(parts, seed), "_all"),
         *_collateral(parts, seed),
         *_filter_numbers(parts),
         *_attack_numbers(parts, len(parts) - len(ranked)),
@@ -143,23 +143,67 @@ def _ratio(part: float, whole: float) -> float:
 # --- aggregates -------------------------------------------------------------------------------------------------------
 
 
-def _damages(parts: Sequence[Subpopulation], seed: int) -> list[Number]:
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """Subpopulations that are ranked together, with their damages under resampled seeds and test rows."""
+
+    parts: Sequence[Subpopulation]
+    seed: int
+
+    @cached_property
+    def bits(self) -> list[RightBits]:
+        return [p.bits for p in self.parts]
+
+    @cached_property
+    def values(self) -> Doubles:
+        return np.array([p.damage.target for p in self.parts])
+
+    @cached_property
+    def drawn(self) -> Doubles:
+        return resampled_damages(self.bits, seed=self.seed)
+
+    @cached_property
+    def over_seeds(self) -> Doubles:
+        return resampled_damages(self.bits, seed=self.seed, rows=False)
+
+    def seed_std(self, k: int) -> float | None:
+        """What worst-k would vary by with one seed; None if there is one."""
+        n_seeds = len(self.bits[0].clean)
+        return worst_k_std_error(self.over_seeds, k) * math.sqrt(n_seeds) if n_seeds > 1 else None
+
+    @property
+    def ranks(self) -> list[int]:
+        """A cell with fewer than k subpopulations has no worst-k."""
+        return [k for k in WORST if k <= len(self.parts)]
+
+
+def _damages(ranked: Ranked) -> list[Number]:
     """Mean damage, worst-k with its split, and the value free of selection; nothing if no subpopulation is large enough."""
-    if not parts:
+    if not ranked.parts:
         return []
-    values = np.array([p.damage.target for p in parts])
-    per_seed = np.stack([p.bits.change.mean(1) for p in parts])
-    drawn = resampled_damages([p.bits for p in parts], seed=seed)
-    mean = Number("target_damage_mean", float(values.mean()), float(drawn.mean(1).std(ddof=1)), std=_seed_std(per_seed))
-    halves = halved_damages([p.bits for p in parts], seed=seed)
-    numbers = [mean, *_worst(parts, "", seed)]
-    for k in _ranks(parts):
+    per_seed = np.stack([bits.change.mean(1) for bits in ranked.bits])
+    error = float(ranked.drawn.mean(1).std(ddof=1))
+    numbers = [Number("target_damage_mean", float(ranked.values.mean()), error, std=_seed_std(per_seed)), *_worst(ranked, "")]
+    halves = halved_damages(ranked.bits, seed=ranked.seed)
+    for k in ranked.ranks:
         # Its own deviation would need seeds to halve again; that of the value it corrects is of the same size.
-        std = _finite(worst_k_seed_std([p.bits for p in parts], k, seed=seed))
-        numbers.append(Number(f"target_damage_worst_{k}_selection_free", selection_free_worst_k(halves, k).value, std=std))
-        worst = [parts[i].bits for i in np.argsort(-values, kind="stable")[:k]]
+        free = selection_free_worst_k(halves, k).value
+        numbers.append(Number(f"target_damage_worst_{k}_selection_free", free, std=ranked.seed_std(k)))
+        worst = [ranked.bits[i] for i in np.argsort(-ranked.values, kind="stable")[:k]]
         numbers += [_split(f"{name}_worst_{k}", worst) for name in ("defense_cost", "attack_effect")]
     return numbers
+
+
+def _worst(ranked: Ranked, suffix: str) -> list[Number]:
+    return [
+        Number(
+            f"target_damage_worst_{k}{suffix}",
+            worst_k(ranked.values, k).value,
+            worst_k_std_error(ranked.drawn, k),
+            std=ranked.seed_std(k),
+        )
+        for k in ranked.ranks
+    ]
 
 
 def _split(metric: str, worst: Sequence[RightBits]) -> Number:
@@ -168,26 +212,6 @@ def _split(metric: str, worst: Sequence[RightBits]) -> Number:
     before = [bits.clean if cost else bits.defended_clean for bits in worst]
     after = [bits.defended_clean if cost else bits.poisoned for bits in worst]
     return _over_seeds(metric, np.stack([b.mean(1) - a.mean(1) for b, a in zip(before, after, strict=True)]))
-
-
-def _worst(parts: Sequence[Subpopulation], suffix: str, seed: int) -> list[Number]:
-    bits = [p.bits for p in parts]
-    values = [p.damage.target for p in parts]
-    drawn = resampled_damages(bits, seed=seed)
-    return [
-        Number(
-            f"target_damage_worst_{k}{suffix}",
-            worst_k(values, k).value,
-            worst_k_std_error(drawn, k),
-            std=_finite(worst_k_seed_std(bits, k, seed=seed)),
-        )
-        for k in _ranks(parts)
-    ]
-
-
-def _ranks(parts: Sequence[Subpopulation]) -> list[int]:
-    """A cell with fewer than k subpopulations has no worst-k."""
-    return [k for k in WORST if k <= len(parts)]
 
 
 def _collateral(parts: Sequence[Subpopulation], seed: int) -> list[Number]:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from subpop.cells import grid
+from subpop.datasets import load_dataset
 from subpop.stage import attack_identity, base_size, build_stage, derived_seed, draw_poison, split_data
 from subpop.types import Cell
 
@@ -12,7 +13,7 @@ def cell(**changes) -> Cell:
 
 
 def stage_of(target: Cell):
-    return build_stage(target, split_data(target, None))
+    return build_stage(target, split_data(target, load_dataset(target.dataset)))
 
 
 def test_pool_rows_are_d_then_d_aux():
