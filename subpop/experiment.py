@@ -116,6 +116,9 @@ class Experiment:
 
     def chunks(self, cell: Cell) -> list[list[Trial]]:
         """A cell's trials cut in order, so that a chunk's gathered training sets fit the memory budget."""
+        return self._once(("chunks", cell), lambda: self._cut(cell))
+
+    def _cut(self, cell: Cell) -> list[list[Trial]]:
         stage = self.stage(cell)
         check_attack(stage, cell)
         trials = self.list_trials(cell)
