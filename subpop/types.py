@@ -228,6 +228,26 @@ class StoredModel(Model, Protocol):
         ...
 
 
+class ChannelModel(Model, Protocol):
+    """A model whose channels of the last convolutional layer can be seen, masked and trained on: what Fine-Pruning works on."""
+
+    def channel_activations(self, x: Array) -> Floats:
+        """(n, c) mean activation over positions of each channel; 0 for a masked one."""
+        ...
+
+    def channel_zeros(self, x: Array) -> Floats:
+        """(n, c) share of a channel's positions whose activation is zero, in [0, 1]; 1 for a masked one."""
+        ...
+
+    def pruned(self, keep: Bools) -> ChannelModel:
+        """The same model with the channels masked where `keep`, (c,) bool, is False, and those masked before."""
+        ...
+
+    def fine_tuned(self, train: TrainingSet, *, epochs: int, learning_rate: float, batch_size: int, seed: int) -> ChannelModel:
+        """A copy trained on by Adam on other rows; masked channels stay masked."""
+        ...
+
+
 class Victim(Protocol):
     """A learning algorithm. `exact`: the same training set gives the same model whatever the seed."""
 
@@ -255,18 +275,22 @@ class Knowledge:
     poison_mask: Bools | None = None
 
 
+Certificate = Callable[[Array], Ints]
+
+
 @dataclass(frozen=True, eq=False)
 class Defended:
     """What a defense returns.
 
     keep: (n,) bool, filters only, over the rows of the set it was given; stages: further models to score by name;
-    certified_radius: x -> (n,) int64 poison rows provably tolerated; diagnostics: numbers to show beside the result.
+    certified_radius: x -> (n,) int64 poison rows (or flips) provably tolerated, or several such certificates by name;
+    diagnostics: numbers to show beside the result.
     """
 
     model: Model
     keep: Bools | None = None
     stages: Mapping[str, Model] = field(default_factory=dict)
-    certified_radius: Callable[[Array], Ints] | None = None
+    certified_radius: Certificate | Mapping[str, Certificate] | None = None
     diagnostics: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -288,7 +312,8 @@ class Dataset:
     must not stand on two sides of a split; sizes: (|D|, |D_aux|) or None for a third each; balanced: D and D_aux are drawn
     with as many negatives as positives; group_bounds: a subpopulation is attacked if its size in D_aux lies strictly between;
     n_clusters, n_components: k-means clusters and PCA components of ClusterMatch (None: no PCA); notes: what a report
-    should say about this copy of the data.
+    should say about this copy of the data; names: (n,) str, the file that each row comes from, or None; words: name of an
+    annotation, or "y" -> what its codes mean, in order.
     """
 
     name: str
@@ -304,6 +329,8 @@ class Dataset:
     n_clusters: int = 100
     n_components: int | None = None
     notes: tuple[str, ...] = ()
+    names: Array | None = None
+    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

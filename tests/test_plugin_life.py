@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,12 @@ def run(project, *options, **environment):
     return subprocess.run(command(*options), cwd=project, env=env, capture_output=True, text=True, check=False, timeout=240)
 
 
+def run_all(projects, options):
+    """A process for each project and its options, two at a time."""
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda project, own: run(project, *own), projects, options))
+
+
 def numbers(project, folder="runs/report"):
     """Every number of a run by cell and metric, without what a clock says."""
     cells = json.loads((project / folder / "results.json").read_text())["cells"]
@@ -76,8 +83,9 @@ def recorded(recorded_once, tmp_path):
     return Path(shutil.copytree(recorded_once, tmp_path / "project"))
 
 
-def test_a_run_without_references_fails_and_says_how_to_record_them(project):
-    done = run(project)
+def test_a_run_without_references_fails_and_says_how_to_record_them(recorded):
+    (recorded / "baselines" / "little.csv").unlink()
+    done = run(recorded)
     assert done.returncode == 1
     assert "--rebaseline" in done.stdout
 
@@ -106,28 +114,31 @@ def test_a_moved_reference_fails_its_cell_alone(recorded):
     assert fields[header.index("value")][:6] in done.stdout
 
 
-def test_a_deleted_reference_and_a_deleted_metric_fail(recorded):
-    path = recorded / "baselines" / "little.csv"
-    lines = path.read_text().splitlines()
-    path.write_text("\n".join(line for line in lines if "collateral_damage_max" not in line) + "\n")
-    assert run(recorded).returncode == 1
-    path.write_text("\n".join([*lines, lines[1].replace(lines[1].split(",")[9], "a_metric_nobody_measures")]) + "\n")
-    done = run(recorded)
-    assert done.returncode == 1
-    assert "a_metric_nobody_measures" in done.stdout
+def test_a_deleted_reference_and_a_deleted_metric_fail(recorded, tmp_path):
+    other = Path(shutil.copytree(recorded, tmp_path / "other"))
+    path = Path("baselines") / "little.csv"
+    lines = (recorded / path).read_text().splitlines()
+    (recorded / path).write_text("\n".join(line for line in lines if "collateral_damage_max" not in line) + "\n")
+    gone = lines[1].replace(lines[1].split(",")[9], "a_metric_nobody_measures")
+    (other / path).write_text("\n".join([*lines, gone]) + "\n")
+    no_reference, no_metric = run_all([recorded, other], [[], []])
+    assert no_reference.returncode == 1
+    assert "collateral_damage_max" in no_reference.stdout
+    assert no_metric.returncode == 1
+    assert "a_metric_nobody_measures" in no_metric.stdout
 
 
 def test_options_are_refused_before_anything_runs(project):
     (project / "in_the_way").write_text("")
-    for options, word in [
+    refused = [
         (["--tier", "huge"], "embedded"),
         (["--executor", "cloud"], "loky"),
         (["--defense", "nowhere.py:f"], "nowhere.py"),
         (["--defense-timeout", "0"], "> 0"),
         (["--report-dir", "in_the_way/report"], "in_the_way"),
         (["--store", "benchmarks"], "folder"),
-    ]:
-        done = run(project, *options)
+    ]
+    for (options, word), done in zip(refused, run_all([project] * len(refused), [own for own, _ in refused]), strict=True):
         assert done.returncode == 4, (options, done.stdout)
         assert word in done.stdout + done.stderr
 

@@ -105,7 +105,7 @@ def outlier_scores(model: Model, train: TrainingSet) -> Array:
     x, y = train.x, train.y
     residual = _doubles(model.predict_proba(x))
     residual[np.arange(len(y)), y] -= 1
-    design = _standardised(_doubles(model.features(x)))
+    design = _standardised(model.features(x))
     norms = np.linalg.norm(residual, axis=1) * np.linalg.norm(design, axis=1)
     scores = np.zeros(len(y))
     for label in np.unique(y):
@@ -116,11 +116,13 @@ def outlier_scores(model: Model, train: TrainingSet) -> Array:
 
 def _standardised(features: Array) -> Array:
     """(n, d + 1) columns of mean 0 and deviation 1 and a column of ones; a constant column becomes 0."""
-    centred = features - features.mean(axis=0)
-    deviation = centred.std(axis=0)
+    design = np.ones((len(features), features.shape[1] + 1))
+    columns = design[:, :-1]
+    np.subtract(features, features.mean(axis=0, dtype=np.float64), out=columns)
+    deviation = np.sqrt(np.einsum("ij,ij->j", columns, columns) / len(columns))
     constant = deviation <= 1e-7 * np.abs(features).max(axis=0)  # float32 inputs: less is rounding
-    scaled = np.where(constant, 0.0, centred / np.where(constant, 1.0, deviation))
-    return np.hstack([scaled, np.ones((len(features), 1))])
+    columns *= np.where(constant, 0.0, 1 / np.where(constant, 1.0, deviation))
+    return design
 
 
 def _along_top_direction(residual: Array, design: Array) -> Array:
