@@ -80,12 +80,17 @@ def _inputs_like(sample: Array, x: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class DefenseTask:
-    """What one trial hands to the defense. `name` (say "digit 3, seed 2") stands in error messages."""
+    """What one trial hands to the defense: `train`, `know` and `seed`. The rest stays with the harness.
+
+    name: stands in error messages (say "digit 3, seed 2"); certify, reference_y: see `outcome.check_defended`.
+    """
 
     train: TrainingSet
     know: Knowledge
     seed: int
     name: str = ""
+    certify: Ints | None = None
+    reference_y: Ints | None = None
 
 
 class DefenseError(RuntimeError):
@@ -253,7 +258,9 @@ class _Trial:
         defended = self._defense(self.task.train, self.fit, self.task.know, seed=self.task.seed)
         seconds = self._seconds + time.perf_counter() - self._since
         self._judge.on_turn(self.index, PREDICTIONS)
-        outcome = check_defended(defended, self.task.train, sealed, self._judge.inputs(), self._judge.n_classes)
+        task = self.task
+        inputs = self._judge.inputs()
+        outcome = check_defended(defended, task.train, sealed, inputs, self._judge.n_classes, task.certify, task.reference_y)
         return replace(outcome, n_fits=self._n_fits, seconds=seconds)
 
 

@@ -135,9 +135,11 @@ class _Desk:
 
     def report(self, index: int, outcome: Outcome) -> None:
         arrays: dict[str, Array] = {f"p{i}": predicted for i, predicted in enumerate(outcome.predictions.values())}
-        extra: dict[str, Array | None] = {"keep": outcome.keep, "radius": outcome.certified_radius}
-        arrays |= {name: array for name, array in extra.items() if array is not None}
-        values = {"models": list(outcome.predictions), "diagnostics": dict(outcome.diagnostics), "n_fits": outcome.n_fits}
+        arrays |= {f"r{i}": radius for i, radius in enumerate(outcome.certified_radii.values())}
+        if outcome.keep is not None:
+            arrays["keep"] = outcome.keep
+        values: dict[str, Any] = {"models": list(outcome.predictions), "certificates": list(outcome.certified_radii)}
+        values |= {"diagnostics": dict(outcome.diagnostics), "n_fits": outcome.n_fits}
         send_message(self._connection, "outcome", arrays, task=index, seconds=outcome.seconds, **values)
 
 

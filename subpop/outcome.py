@@ -20,13 +20,15 @@ class Outcome:
     """What one trial's defense achieved, without its models.
 
     predictions: (n_test,) predicted classes, ties to the lowest, of the final model under '' and of each stage under its
-    name; keep: (n,) bool or None; certified_radius: (n_test,) int64 or None; seconds: the defense's own time, without
-    `fit` and predictions.
+    name; keep: (n,) bool or None; certified_radii: int64 by the certificate's name ('' where there is one without a name), one
+    for each test row that was to be certified; reference: (n_test,) classes predicted by the same learner on the labels that
+    the harness named, or None; seconds: the defense's own time, without `fit` and predictions.
     """
 
     predictions: Mapping[str, Ints]
     keep: Bools | None = None
-    certified_radius: Ints | None = None
+    certified_radii: Mapping[str, Ints] = field(default_factory=dict)
+    reference: Ints | None = None
     diagnostics: Mapping[str, float] = field(default_factory=dict)
     n_fits: int = 0
     seconds: float = 0.0
@@ -38,19 +40,32 @@ def seal(train: TrainingSet) -> int:
     return zlib.crc32(np.ascontiguousarray(rows).data, zlib.crc32(train.y.tobytes(), zlib.crc32(train.ids.tobytes())))
 
 
-def check_defended(defended: object, train: TrainingSet, sealed: int, test_x: Array, n_classes: int) -> Outcome:
-    """Everything a defense returns, checked, and its predictions. sealed: `seal(train)` from before the defense ran."""
+def check_defended(
+    defended: object,
+    train: TrainingSet,
+    sealed: int,
+    test_x: Array,
+    n_classes: int,
+    certify: Ints | None = None,
+    reference_y: Ints | None = None,
+) -> Outcome:
+    """Everything a defense returns, checked, and its predictions. sealed: `seal(train)` from before the defense ran.
+
+    certify: rows of test_x whose radius is asked (None: all); reference_y: (n,) labels on which a model that has
+    `with_labels` is asked for its reference.
+    """
     if not isinstance(defended, Defended):
         raise BadInput(f"the defense returned {type(defended).__name__}; it must return Defended(model) or Defended(model, keep)")
     keep = _checked_keep(defended.keep, len(train))
     models = {"": defended.model, **_named(defended.stages, "stages", "a model for each name of a stage")}
     predictions = {name: _predictions(model, name, test_x, n_classes) for name, model in models.items()}
-    radius = None if defended.certified_radius is None else _checked_radius(defended.certified_radius(test_x), len(test_x))
+    radii = _radii(defended.certified_radius, test_x if certify is None else test_x[certify])
+    reference = _reference(defended.model, reference_y, test_x, n_classes)
     diagnostics = _named(defended.diagnostics, "diagnostics", "a number for each name")
     numbers = {name: _checked_number(name, value) for name, value in diagnostics.items()}
     if seal(train) != sealed:
         raise BadInput("the defense wrote into its training set; work on copies: y = train.y.copy(), then train.relabel(y)")
-    return Outcome(predictions, keep, radius, numbers)
+    return Outcome(predictions, keep, radii, reference, numbers)
 
 
 def _checked_keep(keep: object, n: int) -> Bools | None:
@@ -96,6 +111,20 @@ def _predictions(model: Any, name: str, x: Array, n_classes: int) -> Ints:
     return predicted
 
 
+def _radii(certificates: Any, x: Array) -> dict[str, Ints]:
+    """The radii of each certificate; one without a name is named ''."""
+    if certificates is None or not len(x):
+        return {}
+    by_name = {"": certificates} if callable(certificates) else _named(certificates, "certified_radius", "a function for each")
+    return {name: _checked_radius(radius(x), len(x)) for name, radius in by_name.items()}
+
+
+def _reference(model: Any, y: Ints | None, x: Array, n_classes: int) -> Ints | None:
+    if y is None or not callable(getattr(model, "with_labels", None)):
+        return None
+    return _predictions(model.with_labels(y), "reference", x, n_classes)
+
+
 def _checked_radius(radius: object, n: int) -> Ints:
     values = np.asarray(radius)
     if values.shape != (n,) or values.dtype.kind not in "iu" or (values.size and values.min() < 0):
@@ -124,8 +153,8 @@ def check_outcome(outcome: Outcome, n_rows: int, n_test: int, n_classes: int) ->
     if "" not in outcome.predictions:
         raise BadInput("there are no predictions of the final model")
     _checked_keep(outcome.keep, n_rows)
-    if outcome.certified_radius is not None:
-        _checked_radius(outcome.certified_radius, n_test)
+    for radius in outcome.certified_radii.values():
+        _checked_radius(radius, n_test)
     for name, value in _named(outcome.diagnostics, "diagnostics", "a number for each name").items():
         _checked_number(name, value)
     if outcome.n_fits < 0 or not 0 <= outcome.seconds < float("inf"):

@@ -119,7 +119,7 @@ def _outcome(message: Message, index: int, task: DefenseTask, n_test: int, n_cla
     outcome = Outcome(
         predictions={str(name): arrays[f"p{i}"] for i, name in enumerate(values["models"])},
         keep=arrays.get("keep"),
-        certified_radius=arrays.get("radius"),
+        certified_radii={str(name): arrays[f"r{i}"] for i, name in enumerate(values.get("certificates", []))},
         diagnostics=values["diagnostics"],
         n_fits=int(values["n_fits"]),
         seconds=float(values["seconds"]),

@@ -392,7 +392,7 @@ def test_everything_a_defense_may_return():
     assert outcome.predictions[""].tolist() == [0] * N_TEST  # ties go to the lowest class
     assert outcome.predictions["pruned"].tolist() == [1] * N_TEST
     assert np.array_equal(outcome.keep, keep)
-    assert outcome.certified_radius.dtype == np.int64
+    assert outcome.certified_radii[""].dtype == np.int64
     assert outcome.diagnostics == {"rounds": 3.0}
     check_outcome(outcome, 24, N_TEST, N_CLASSES)
 
@@ -405,7 +405,7 @@ def test_everything_a_defense_may_return():
         {"predictions": {"": np.full(N_TEST, 3)}},
         {"predictions": {"": np.zeros(2, int)}},
         {"keep": np.ones(3, bool)},
-        {"certified_radius": np.full(N_TEST, -1)},
+        {"certified_radii": {"": np.full(N_TEST, -1)}},
         {"diagnostics": {"a": float("inf")}},
         {"seconds": float("nan")},
         {"n_fits": -1},

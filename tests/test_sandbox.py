@@ -335,7 +335,7 @@ def test_a_child_s_outcomes_are_those_of_this_process(folder):
         assert a.predictions.keys() == {"", "first"}
         assert all(np.array_equal(a.predictions[name], b.predictions[name]) for name in b.predictions)
         assert np.array_equal(a.keep, b.keep)
-        assert a.certified_radius.tolist() == list(range(N_TEST))
+        assert a.certified_radii[""].tolist() == list(range(N_TEST))
         assert a.diagnostics == b.diagnostics
         assert a.n_fits == b.n_fits
         assert 0 < a.seconds < 1

@@ -151,6 +151,7 @@ def _defend(defense: Defense, toy: Toy, train: TrainingSet | None = None, seed: 
 
 
 def _same(a: Outcome, b: Outcome) -> bool:
-    pairs: list[tuple[Array | None, Array | None]] = [(a.keep, b.keep), (a.certified_radius, b.certified_radius)]
-    pairs += [(a.predictions.get(name), b.predictions.get(name)) for name in {*a.predictions, *b.predictions}]
+    pairs: list[tuple[Array | None, Array | None]] = [(a.keep, b.keep)]
+    for one, other in ((a.predictions, b.predictions), (a.certified_radii, b.certified_radii)):
+        pairs += [(one.get(name), other.get(name)) for name in {*one, *other}]
     return all((p is None) == (q is None) and (p is None or q is None or np.array_equal(p, q)) for p, q in pairs)
