@@ -8,68 +8,42 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
-from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 
 from subpop.batching import FitMany, job_of, run_wave
-from subpop.datasets import load_dataset
 from subpop.defenses import DEFENSES, MATCHED, RETRAIN, matched_random_filter
-from subpop.fingerprint import data_hash, key_of, source_hash, versions
 from subpop.outcome import Outcome
+from subpop.parts import KeepsArrays, Parts
 from subpop.plugins import DefenseSpec
-from subpop.progress import Progress
-from subpop.stage import Stage, build_stage, check_attack, derived_seed, label_rule, split_data
+from subpop.stage import check_attack
 from subpop.summary import summarise
-from subpop.trial import TOLD, Prepared, grid, panels, prepare, right_of, score
-from subpop.types import (
-    Array,
-    BadInput,
-    Bools,
-    Cell,
-    CellResult,
-    FleetJob,
-    Ints,
-    Model,
-    StoredModel,
-    TrainingSet,
-    Trial,
-    TrialResult,
-    Victim,
-)
-from subpop.victims import MODELS, make_victim
+from subpop.trial import TOLD, Prepared, grid, panels, prepare, score
+from subpop.types import Array, BadInput, Cell, CellResult, Ints, Model, TrainingSet, Trial, TrialResult
 
-T = TypeVar("T")
 CHUNK_TRIALS = 256
 CHUNK_BYTES = 1 << 30
 """A chunk's gathered training sets stay below this many bytes."""
 
 
-class KeepsTrials(Protocol):
+class KeepsTrials(KeepsArrays, Protocol):
     """What an experiment asks of its store."""
 
     def has_chunk(self, key: str) -> bool: ...
     def get_chunk(self, key: str) -> list[TrialResult] | None: ...
     def put_chunk(self, key: str, cell: Cell, results: Sequence[TrialResult], device: str, *, replace: bool = False) -> None: ...
-    def get_arrays(self, key: str) -> dict[str, Array] | None: ...
-    def put_arrays(self, key: str, arrays: Mapping[str, Array]) -> None: ...
 
 
 @dataclass
-class Experiment:
+class Experiment(Parts):
     """Runs cells against one store. `plugins`: defenses from other people's files, by the name reports use."""
 
     store: KeepsTrials
-    root: Path | None = None
-    device: str = "cpu"
     timeout: float = 300.0
     plugins: Mapping[str, DefenseSpec] = field(default_factory=dict)
-    fresh: bool = False
-    progress: Progress = field(default_factory=Progress)
-    _memory: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     # --- the whole cell -----------------------------------------------------------------------------------------------
 
@@ -84,11 +58,17 @@ class Experiment:
             stage,
             results,
             clean,
-            exact=self.victim(cell).exact,
+            exact=self.victim(cell).exact and getattr(DEFENSES.get(cell.defense), "exact", True),
             knowledge=self.knowledge(cell),
             seconds=seconds,
             from_store=from_store,
+            ranked_by=self._ranking(cell),
         )
+
+    def _ranking(self, cell: Cell) -> list[TrialResult] | None:
+        """The trials whose damages rank the cell's subpopulations: those of the defense `ranked_by`; None: its own."""
+        named = cell.option("ranked_by", cell.defense)
+        return None if named == cell.defense else self.trials(cell.with_(defense=named))[0]
 
     def trials(self, cell: Cell) -> tuple[list[TrialResult], bool]:
         """Every trial of a cell, in order, and whether all of them came from the store."""
@@ -111,7 +91,8 @@ class Experiment:
         trials = [Trial(name, seed) for name in names for seed in seeds]
         if cell.defense in ("none", RETRAIN):
             return trials
-        told = "n_poison" in self.needs(cell.with_(defense=cell.defense.removeprefix(MATCHED)))
+        # What is told depends on the subpopulation: the number of its poison rows, a holdout without its rows.
+        told = {"n_poison", "clean_holdout"} & self.needs(cell.with_(defense=cell.defense.removeprefix(MATCHED)))
         return trials + [Trial(name, seed, attacked=False) for name in (names if told else [""]) for seed in seeds]
 
     def chunks(self, cell: Cell) -> list[list[Trial]]:
@@ -163,7 +144,7 @@ class Experiment:
 
         def fit_many(requests: list[tuple[int, TrainingSet]]) -> list[Model]:
             jobs = [job_of(stage.pool, train).canonical() for _, train in requests]
-            models = self._fit(cell, jobs, [prepared[i].trial.seed for i, _ in requests])
+            models = self.fit(cell, jobs, [prepared[i].trial.seed for i, _ in requests])
             for (i, _), model in zip(requests, models, strict=True):
                 residuals[i] = np.fmax(residuals[i], getattr(model, "kkt_residual", np.nan))
             self.progress.advance(len(requests))
@@ -187,7 +168,7 @@ class Experiment:
 
     def prepare(self, cell: Cell, trial: Trial) -> Prepared:
         """One trial, ready for its defense."""
-        attacker = self._attacker(cell) if trial.attacked else None
+        attacker = self.label_attacker(cell) if trial.attacked else None
         return prepare(self.stage(cell), cell, trial, self.needs(cell), attacker, self._secret(cell))
 
     def _secret(self, cell: Cell) -> str:
@@ -198,29 +179,7 @@ class Experiment:
             self.store.put_arrays("secret", {"secret": np.frombuffer(os.urandom(16), np.uint8)})
         return str((self.store.get_arrays("secret") or {})["secret"].tobytes().hex())
 
-    def _fit(self, cell: Cell, jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:
-        """One model a job, each distinct training set trained once; the clean set's model is the stored clean model."""
-        victim = self.victim(cell)
-        keys = [(_job_key(job), 0 if victim.exact else seed) for job, seed in zip(jobs, seeds, strict=True)]
-        clean = _job_key(self.stage(cell).pool.clean_job())
-        known = {key: self.clean_model(cell, key[1]) for key in set(keys) if key[0] == clean}
-        first = {key: i for i, key in reversed(list(enumerate(keys)))}
-        fresh = sorted(i for key, i in first.items() if key not in known)
-        trained = victim.fit_many([jobs[i] for i in fresh], [self._training_seed(cell, seeds[i]) for i in fresh]) if fresh else []
-        known |= {keys[i]: model for i, model in zip(fresh, trained, strict=True)}
-        return [known[key] for key in keys]
-
-    # --- parts, each built once ---------------------------------------------------------------------------------------
-
-    def stage(self, cell: Cell) -> Stage:
-        """The cell's data, split and partitioned: shared by all cells of that set-up."""
-        data = (cell.dataset, cell.option("split", "0"), cell.option("protocol", "default"))
-        dataset = self._once(("dataset", cell.dataset), lambda: load_dataset(cell.dataset, self.root))
-        made = self._once(("data", *data), lambda: split_data(cell, dataset))
-        return self._once(("stage", *data, cell.partition, cell.option("partition_seed", "0")), lambda: build_stage(cell, made))
-
-    def victim(self, cell: Cell) -> Victim:
-        return self._once(("victim", cell.victim), lambda: make_victim(cell.victim, self.device))
+    # --- what a cell names ---------------------------------------------------------------------------------------------
 
     def needs(self, cell: Cell) -> frozenset[str]:
         """Names of the Knowledge fields that the cell's defense asks for."""
@@ -241,42 +200,13 @@ class Experiment:
         """The `knowledge` column: what the defender was told."""
         if cell.defense.startswith(MATCHED):
             return "the filter's counts"
-        told = sorted(self.needs(cell) & {"n_poison", "poison_mask"})  # what no cell grants yet is told to nobody
+        granted = {"n_poison", "poison_mask"} | ({"clean_holdout"} if cell.option("holdout", "") else set())
+        told = sorted(self.needs(cell) & granted)
         variant = cell.option("n_poison_told", "exact")
-        return ", ".join(f"{name} x {TOLD[variant]:g}" if name == "n_poison" and variant != "exact" else name for name in told)
-
-    def clean_model(self, cell: Cell, seed: int) -> Model:
-        """The victim trained on D alone: trained once per (data set, split, victim, seed), shared by all suites."""
-        return self._once(("clean", *self._clean_identity(cell, seed)), lambda: self._clean_model(cell, seed))
-
-    def clean_right(self, cell: Cell, seed: int) -> Bools:
-        """(n_test,) bool: which test rows the clean undefended victim gets right."""
-        stage, model = self.stage(cell), self.clean_model(cell, seed)
-        return self._once(
-            ("right", *self._clean_identity(cell, seed)), lambda: right_of(model, stage.data.test_x, stage.data.test_y)
-        )
-
-    def _clean_model(self, cell: Cell, seed: int) -> Model:
-        key = self._key(clean=self._clean_identity(cell, seed), data=self.stage(cell).data.fingerprint)
-        state = self.store.get_arrays(key) if cell.victim in MODELS and not self.fresh else None
-        if state is not None:
-            return MODELS[cell.victim].from_state(state)
-        model = self.victim(cell).fit_many([self.stage(cell).pool.clean_job().canonical()], [self._training_seed(cell, seed)])[0]
-        if isinstance(model, StoredModel):
-            self.store.put_arrays(key, model.state())
-        return model
-
-    def _clean_identity(self, cell: Cell, seed: int) -> tuple[object, ...]:
-        exact = self.victim(cell).exact
-        return (cell.dataset, cell.victim, cell.option("split", "0"), cell.option("protocol", "default"), 0 if exact else seed)
-
-    def _attacker(self, cell: Cell) -> Model | None:
-        stage = self.stage(cell)
-        if label_rule(cell, stage.dataset.n_classes) != "common":
-            return None
-        key = ("attacker", *self._clean_identity(cell, 0))
-        seed = derived_seed("attacker", cell.dataset)
-        return self._once(key, lambda: self.victim(cell).fit_many([stage.aux_job()], [seed])[0])
+        words = {"clean_holdout": f"clean_holdout of {cell.option('holdout', '')} of the test rows"}
+        if variant != "exact":
+            words["n_poison"] = f"n_poison x {TOLD[variant]:g}"
+        return ", ".join(words.get(name, name) for name in told)
 
     def _retrained(self, cell: Cell, trial: Trial) -> TrialResult:
         """The noise floor: the clean victim of another seed stands where the poisoned one would."""
@@ -288,36 +218,18 @@ class Experiment:
         results, _ = self.trials(cell.with_(defense=cell.defense.removeprefix(MATCHED)))
         return {result.trial: np.asarray(result.arrays["removed_per_class"]) for result in results}
 
-    def _training_seed(self, cell: Cell, seed: int) -> int:
-        return derived_seed("train", cell.dataset, cell.option("split", "0"), seed) % 2**32
-
     def _chunk_key(self, cell: Cell, chunk: Sequence[Trial]) -> str:
-        what = cell.with_(stem="", tier="", n_seeds=0)
+        what = cell.with_(stem="", tier="", n_seeds=0, ranked_by=None, n_attacked=None)
         own = cell.defense.removeprefix(MATCHED)
         plugin = self.plugins[own].source if own in self.plugins else ""
         trials = [(t.subpopulation, t.seed, t.attacked) for t in chunk]
         spare = cell.n_seeds if cell.defense == RETRAIN else 0
         return self._key(cell=repr(what), trials=trials, spare=spare, data=self.stage(cell).fingerprint, plugin=plugin)
 
-    def seconds_per_fit(self, cell: Cell) -> float:
-        """A rough guess for two cores, from the size of D; nothing but the plan rests on it."""
-        rough = {"logistic_regression": 1e-8, "mlp": 1e-7, "mlp_wide": 1e-6}.get(cell.victim, 2e-6)  # seconds a value of D
-        return float(rough * self.stage(cell).pool.n_train * self.stage(cell).pool.x[0].size)
-
-    def _key(self, **parts: Any) -> str:
-        source = self._once(("source",), lambda: source_hash(["subpop.experiment"]))
-        return key_of({**parts, "source": source, "versions": versions(), "device": self.device.split(":")[0]})
-
     @property
     def _done_now(self) -> set[str]:
         done: set[str] = self._memory.setdefault("done now", set())
         return done
-
-    def _once(self, key: Any, make: Callable[[], T]) -> T:
-        if key not in self._memory:
-            self._memory[key] = make()
-        made: T = self._memory[key]
-        return made
 
 
 def without_residual(model: Model) -> Model:
@@ -325,7 +237,3 @@ def without_residual(model: Model) -> Model:
     if is_dataclass(model) and not isinstance(model, type) and hasattr(model, "kkt_residual"):
         return replace(model, kkt_residual=float("nan"))
     return model
-
-
-def _job_key(job: FleetJob) -> str:
-    return data_hash(*(part for part in (job.rows, job.y, job.weights, job.extra_x) if part is not None))

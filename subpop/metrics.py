@@ -99,17 +99,19 @@ class Worst:
     averaged: int
 
 
-def worst_k(damages: ArrayLike, k: int) -> Worst:
+def worst_k(damages: ArrayLike, k: int, by: ArrayLike | None = None) -> Worst:
     """The mean of the k largest of (S,) damages that were averaged over seeds before; negative ones count as they are.
 
-    Fewer than k subpopulations: the mean of all, and `averaged` says how many. None at all: BadInput.
+    by: (S,) other damages of the same subpopulations, by which they are ranked instead. Fewer than k subpopulations: the mean
+    of all, and `averaged` says how many. None at all: BadInput.
     """
     values = np.asarray(damages, dtype=np.float64)
-    return Worst(float(_top_mean(values, k)), k, min(k, values.shape[-1]))
+    ranking = None if by is None else np.asarray(by, dtype=np.float64)
+    return Worst(float(_top_mean(values, k, ranking)), k, min(k, values.shape[-1]))
 
 
-def _top_mean(damages: Doubles, k: int) -> Doubles:
-    """(...,) mean of the k largest (or of all, if fewer) along the last axis."""
+def _top_mean(damages: Doubles, k: int, by: Doubles | None = None) -> Doubles:
+    """(...,) mean of the k largest (or of all, if fewer) along the last axis; by: what ranks them, of the same shape."""
     n = damages.shape[-1] if damages.ndim else 0
     if k < 1 or n < 1:
         raise BadInput(
@@ -117,6 +119,9 @@ def _top_mean(damages: Doubles, k: int) -> Doubles:
         )
     if not np.isfinite(damages).all():
         raise BadInput(f"worst-{k} over damages with NaN or infinite values; leave out the subpopulations without a damage first")
+    if by is not None:
+        chosen = np.argsort(-by, axis=-1, kind="stable")[..., : min(k, n)]
+        return np.asarray(np.take_along_axis(damages, chosen, axis=-1).mean(axis=-1))
     result: Doubles = np.sort(damages, axis=-1)[..., max(n - k, 0) :].mean(axis=-1)
     return result
 
@@ -144,9 +149,9 @@ def _bootstrap_draws(seed: int, n_seeds: int, n_rows: tuple[int, ...], n_replica
     return seeds, tuple(_bootstrap_weights(generator, n, n_replicates) for n in n_rows)
 
 
-def worst_k_std_error(resampled: Doubles, k: int) -> float:
-    """Standard error of worst-k from `resampled_damages`: every draw is ranked anew."""
-    return float(_top_mean(resampled, k).std(ddof=1))
+def worst_k_std_error(resampled: Doubles, k: int, by: Doubles | None = None) -> float:
+    """Standard error of worst-k from `resampled_damages`: every draw is ranked anew, by its own draw of `by` where given."""
+    return float(_top_mean(resampled, k, by).std(ddof=1))
 
 
 def worst_k_seed_std(cell: Sequence[RightBits], k: int, *, seed: int, n_replicates: int = 400) -> float:
@@ -178,12 +183,15 @@ def halved_damages(cell: Sequence[RightBits], *, seed: int, n_halvings: int = 20
     return halves
 
 
-def selection_free_worst_k(halves: Doubles, k: int) -> Worst:
-    """Worst-k ranked on one half of `halved_damages` and read on the other, both ways, averaged: picks no lucky rows."""
+def selection_free_worst_k(halves: Doubles, k: int, by: Doubles | None = None) -> Worst:
+    """Worst-k ranked on one half of `halved_damages` and read on the other, both ways, averaged: picks no lucky rows.
+
+    by: the same halves of the damages that rank.
+    """
     n = halves.shape[-1]
     worst = min(k, n)
     _top_mean(halves, k)  # refuses what worst_k refuses
-    chosen = np.argsort(-halves, axis=-1, kind="stable")[..., :worst]
+    chosen = np.argsort(-(halves if by is None else by), axis=-1, kind="stable")[..., :worst]
     read = np.take_along_axis(halves[:, ::-1], chosen, axis=-1)
     return Worst(float(read.mean()), k, worst)
 

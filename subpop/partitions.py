@@ -45,6 +45,16 @@ def cluster_match(
     features: (rows of the data set, ...) a representation, or None for x; either is flattened. standardise: columns are
     centred and divided by their deviation in D_aux first. Names read `cluster 17`.
     """
+    sides = _assign(cluster_space(dataset, splits, seed, features, standardise), dataset, seed)
+    return _partition(dataset, sides, tuple(f"cluster {i}" for i in range(dataset.n_clusters)))
+
+
+def cluster_space(
+    dataset: Dataset, splits: Splits, seed: int = 0, features: Array | None = None, standardise: bool = False
+) -> tuple[Array, Array, Array]:
+    """D, D_aux and D_test, (n, d) float64 each, where `cluster_match` cuts its clusters: after PCA, fitted on D_aux."""
+    from threadpoolctl import threadpool_limits
+
     values = _representation(dataset, features)
     train, aux, test = (values[rows] for rows in (splits.train, splits.aux, splits.test))
     _check_fit(dataset, aux)
@@ -52,18 +62,24 @@ def cluster_match(
         mean, deviation = aux.mean(axis=0), aux.std(axis=0)
         deviation[deviation == 0] = 1
         train, aux, test = ((side - mean) / deviation for side in (train, aux, test))
-    sides = _fit_and_assign(train, aux, test, dataset, seed)
-    return _partition(dataset, sides, tuple(f"cluster {i}" for i in range(dataset.n_clusters)))
+    if dataset.n_components is not None:
+        from sklearn.decomposition import PCA
+
+        with threadpool_limits(limits=1):
+            pca = PCA(dataset.n_components, random_state=seed).fit(aux)
+            train, aux, test = (pca.transform(side) for side in (train, aux, test))
+    first, second, third = (np.ascontiguousarray(side, dtype=np.float64) for side in (train, aux, test))
+    return first, second, third
 
 
 class Partitioner(Protocol):
-    """How a partition is called by name; FeatureMatch has no use for the seed."""
+    """How a partition is called by name; FeatureMatch has no use for seed and features."""
 
-    def __call__(self, dataset: Dataset, splits: Splits, seed: int) -> Partition: ...
+    def __call__(self, dataset: Dataset, splits: Splits, seed: int, features: Array | None = None) -> Partition: ...
 
 
 PARTITIONS: dict[str, Partitioner] = {
-    "feature_match": lambda dataset, splits, seed: feature_match(dataset, splits),
+    "feature_match": lambda dataset, splits, seed, features=None: feature_match(dataset, splits),
     "cluster_match": cluster_match,
 }
 
@@ -111,20 +127,15 @@ def _check_fit(dataset: Dataset, aux: Array) -> None:
         )
 
 
-def _fit_and_assign(train: Array, aux: Array, test: Array, dataset: Dataset, seed: int) -> Sides:
-    """PCA and k-means fitted on D_aux; each row gets its nearest centroid."""
+def _assign(space: tuple[Array, Array, Array], dataset: Dataset, seed: int) -> Sides:
+    """k-means fitted on D_aux; each row gets its nearest centroid."""
     from sklearn.cluster import KMeans
-    from sklearn.decomposition import PCA
     from threadpoolctl import threadpool_limits
 
     # Several threads add up the centroids in the order in which they finish, so that rounding would differ from run to run.
     with threadpool_limits(limits=1):
-        if dataset.n_components is not None:
-            pca = PCA(dataset.n_components, random_state=seed).fit(aux)
-            train, aux, test = (pca.transform(side) for side in (train, aux, test))
-        doubles = [np.ascontiguousarray(side, dtype=np.float64) for side in (train, aux, test)]
-        kmeans = KMeans(dataset.n_clusters, n_init=N_INIT, max_iter=MAX_ITER, random_state=seed).fit(doubles[1])
-        first, second, third = (kmeans.predict(side).astype(np.int64) for side in doubles)
+        kmeans = KMeans(dataset.n_clusters, n_init=N_INIT, max_iter=MAX_ITER, random_state=seed).fit(space[1])
+        first, second, third = (kmeans.predict(side).astype(np.int64) for side in space)
     return first, second, third
 
 

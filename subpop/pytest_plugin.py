@@ -33,6 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("subpop", "subpopulation poisoning benchmark")
     group.addoption("--tier", default="embedded", help="which cells run: embedded (default, no download), laptop, paper")
     group.addoption("--data-root", default=None, help="folder of data files (default: $SUBPOP_DATA, else the user's cache)")
+    group.addoption("--weights-root", default=None, help="folder of network weights (default: weights/ in the data root)")
     group.addoption("--store", default="runs/store.sqlite", help="database of finished trials (default: runs/store.sqlite)")
     group.addoption("--report-dir", default="runs/report", help="where the report goes (default: runs/report)")
     group.addoption("--fresh", action="store_true", help="train everything anew, whatever the store holds")
@@ -142,8 +143,7 @@ def _run_of(config: pytest.Config) -> Run:
 def _make_run(config: pytest.Config) -> Run:
     from subpop.datasets.download import data_root
     from subpop.experiment import Experiment
-    from subpop.run import Run
-    from subpop.speed import measure_speed
+    from subpop.run import Run, special_suites
     from subpop.store import Store
 
     store = Store(config.rootpath / config.getoption("--store"))
@@ -154,10 +154,15 @@ def _make_run(config: pytest.Config) -> Run:
         timeout=config.getoption("--defense-timeout"),
         plugins=config.stash[PLUGINS],
         fresh=config.getoption("--fresh"),
+        cache=store.path.parent / "features",
+        weights_root=_weights_root(config),
     )
-    run = Run(experiment, store, config.rootpath / "baselines")
-    run.special = {"speed_fleet": lambda cell: measure_speed(cell, experiment)}
-    return run
+    return Run(experiment, store, config.rootpath / "baselines", special=special_suites(experiment))
+
+
+def _weights_root(config: pytest.Config) -> Path | None:
+    chosen = config.getoption("--weights-root")
+    return None if chosen is None else Path(chosen).expanduser()
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -50,7 +50,7 @@ class Run:
     reports: dict[Cell, CellReport] = field(default_factory=dict)
     started: float = field(default_factory=time.time)
     special: Mapping[str, Callable[[Cell], CellResult]] = field(default_factory=dict)
-    """Suites whose cells are measured by a function of their own (the speed suites), by stem."""
+    """Suites whose cells are measured by a function of their own, by stem: see `special_suites`."""
     _references: dict[str, References] = field(default_factory=dict, repr=False)
 
     def result(self, cell: Cell) -> CellResult:
@@ -132,6 +132,15 @@ class Run:
         """Write the report and, in a CI job, its summary."""
         write_report(list(self.reports.values()), directory, info)
         append_summary((directory / "README.md").read_text())
+
+
+def special_suites(experiment: Experiment) -> dict[str, Callable[[Cell], CellResult]]:
+    """Suites that train no trials: the speed suites, and what the clusters look like."""
+    from subpop.clusters import describe_clusters
+    from subpop.speed import measure_speed
+
+    speed = {stem: lambda cell: measure_speed(cell, experiment) for stem in ("speed_fleet", "speed_last_layer")}
+    return {**speed, "figure3_clusters": lambda cell: describe_clusters(cell, experiment)}
 
 
 def rounds(cell: Cell) -> int:

@@ -40,6 +40,11 @@ class SplitData:
     test_y: Ints
     fingerprint: str
 
+    def aux_job(self) -> FleetJob:
+        """The attacker's own model: all of D_aux."""
+        rows = np.arange(self.pool.n_train, len(self.pool))
+        return FleetJob(self.pool, rows, self.pool.y[rows])
+
 
 @dataclass(frozen=True, eq=False)
 class Stage:
@@ -86,38 +91,40 @@ class Stage:
         """(|D_test|,) bool: test rows in the subpopulation."""
         return np.asarray(self.partition.test == self._group(name))
 
-    def aux_job(self) -> FleetJob:
-        """The attacker's own model: all of D_aux."""
-        rows = np.arange(self.pool.n_train, len(self.pool))
-        return FleetJob(self.pool, rows, self.pool.y[rows])
-
     def _group(self, name: str) -> int:
         return self.partition.names.index(name)
 
 
 def split_data(cell: Cell, dataset: Dataset) -> SplitData:
     """Split a cell's data; raises BadInput before anything is trained."""
-    splits = split(dataset, _integer(cell, "split"), cell.option("protocol", "default"))
+    splits = split(dataset, whole(cell, "split", "0"), cell.option("protocol", "default"))
     rows = np.concatenate([splits.train, splits.aux])
     pool = Pool(dataset.x[rows], dataset.y[rows], len(splits.train), dataset.n_classes)
     fingerprint = data_hash(dataset.x, dataset.y, splits.train, splits.aux, splits.test)
     return SplitData(dataset, splits, pool, dataset.x[splits.test], dataset.y[splits.test], fingerprint)
 
 
-def build_stage(cell: Cell, data: SplitData) -> Stage:
-    """Partition split data as the cell says; `none` is no partition, for those who want a clean model only."""
+def build_stage(cell: Cell, data: SplitData, features: Array | None = None) -> Stage:
+    """Partition split data as the cell says; `none` is no partition, for those who want a clean model only.
+
+    features: (rows of the data set, d) what ClusterMatch clusters instead of the inputs.
+    """
     if cell.partition == "none":
         train, aux, test = (np.full(len(rows), -1) for rows in (data.splits.train, data.splits.aux, data.splits.test))
         return Stage(data, Partition(train, aux, test, names=(), attacked=()))
     if cell.partition not in PARTITIONS:
         raise BadInput(f"no partition is named {cell.partition!r}; there are {', '.join(PARTITIONS)}")
-    return Stage(data, PARTITIONS[cell.partition](data.dataset, data.splits, seed=_integer(cell, "partition_seed")))
+    partition = PARTITIONS[cell.partition](data.dataset, data.splits, seed=whole(cell, "partition_seed", "0"), features=features)
+    return Stage(data, partition)
+
+
+NO_PART_OF_THE_ATTACK = {"n_poison_told", "panels", "holdout", "ranked_by", "n_attacked"}
+"""Settings that tell what a defender knows or what is reported: the poison is the same whatever they are."""
 
 
 def attack_identity(cell: Cell) -> tuple[object, ...]:
     """What the attack of a cell is, whoever the victim and the defender are."""
-    told = {"n_poison_told", "panels"}
-    return (cell.dataset, cell.partition, cell.attack, *(item for item in cell.setting if item[0] not in told))
+    return (cell.dataset, cell.partition, cell.attack, *(item for item in cell.setting if item[0] not in NO_PART_OF_THE_ATTACK))
 
 
 def base_size(stage: Stage, cell: Cell, name: str) -> float:
@@ -187,8 +194,9 @@ def check_attack(stage: Stage, cell: Cell) -> None:
             )
 
 
-def _integer(cell: Cell, name: str) -> int:
-    text = cell.option(name, "0")
+def whole(cell: Cell, name: str, default: str) -> int:
+    """A setting that is a whole number."""
+    text = cell.option(name, default)
     if not text.isdigit():
         raise BadInput(f"{name}={text} in the setting of {cell.id} must be a whole number >= 0")
     return int(text)

@@ -21,7 +21,10 @@ NO_POISON = Poison(np.zeros(0, np.int64), np.zeros(0, np.int64), 0)
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """One trial before its defense runs: its rows in the shuffled order that the defense sees them in."""
+    """One trial before its defense runs: its rows in the shuffled order that the defense sees them in.
+
+    holdout: (n_test,) bool, test rows that the defender was handed and that are therefore not scored; None if it was not.
+    """
 
     trial: Trial
     task: DefenseTask
@@ -29,6 +32,7 @@ class Prepared:
     n_poison: int
     flipped: Bools
     member: Bools
+    holdout: Bools | None = None
 
 
 def prepare(stage: Stage, cell: Cell, trial: Trial, needs: Set[str], attacker: Model | None, secret: str = "") -> Prepared:
@@ -44,16 +48,49 @@ def prepare(stage: Stage, cell: Cell, trial: Trial, needs: Set[str], attacker: M
     member[:n] = stage.train_members(name) if name else False
     order = _shuffle(cell, trial, len(rows), secret)
     rows, y, member, is_poison = rows[order], y[order], member[order], order >= n
+    holdout = clean_holdout(stage, cell, trial) if "clean_holdout" in needs else None
     task = DefenseTask(
         TrainingSet(PoolRows(stage.pool, rows), np.arange(len(rows)), y),
         Knowledge(
             n_poison=_told(stage, cell, name) if "n_poison" in needs else None,
+            clean_holdout=None if holdout is None else TrainingSet.of(stage.data.test_x[holdout], stage.data.test_y[holdout]),
             poison_mask=is_poison if "poison_mask" in needs else None,
         ),
         derived_seed("defense", cell.defense, name, trial.seed, secret) % 2**32,
         f"{name or 'clean data'}, seed {trial.seed}{'' if trial.attacked else ', not attacked'}",
+        certify=np.flatnonzero(stage.test_members(name)) if trial.attacked else np.zeros(0, np.int64),
+        reference_y=stage.pool.y[rows] if trial.attacked else None,
     )
-    return Prepared(trial, task, rows, len(poison), is_poison & (y != stage.pool.y[rows]), member)
+    return Prepared(trial, task, rows, len(poison), is_poison & (y != stage.pool.y[rows]), member, holdout)
+
+
+def clean_holdout(stage: Stage, cell: Cell, trial: Trial) -> Bools | None:
+    """(n_test,) bool: the share `holdout` of the test rows, drawn anew for each seed, none of them in the subpopulation."""
+    text = cell.option("holdout", "")
+    if not text:
+        return None
+    n_test = len(stage.data.test_y)
+    others = np.flatnonzero(~stage.test_members(trial.subpopulation)) if trial.subpopulation else np.arange(n_test)
+    count = round(_share(text, cell) * n_test)
+    if not 0 < count < len(others):
+        raise BadInput(
+            f"holdout={text} of {cell.id} asks for {count} of the {len(others)} test rows outside {trial.subpopulation!r}; it "
+            "must be at least one row and leave one to be scored"
+        )
+    generator = np.random.default_rng(derived_seed("holdout", attack_identity(cell), trial.subpopulation, trial.seed))
+    chosen = np.zeros(n_test, bool)
+    chosen[generator.permutation(others)[:count]] = True
+    return chosen
+
+
+def _share(text: str, cell: Cell) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = float("nan")
+    if not 0 < share < 1:
+        raise BadInput(f"holdout={text} of {cell.id} must be a share of the test rows, above 0 and below 1, such as 0.05")
+    return share
 
 
 def _shuffle(cell: Cell, trial: Trial, n_rows: int, secret: str) -> Ints:
@@ -74,6 +111,10 @@ def score(stage: Stage, prepared: Prepared, outcome: Outcome, kkt_residual: floa
     predicted = outcome.predictions[""]
     arrays: dict[str, Array] = {"right": predicted[:n_test] == stage.data.test_y}
     arrays |= {f"right:{name}": p[:n_test] == stage.data.test_y for name, p in outcome.predictions.items() if name}
+    if prepared.holdout is not None:
+        arrays["holdout"] = prepared.holdout
+    if prepared.trial.attacked and outcome.certified_radii:
+        arrays |= _certified(stage, prepared, outcome)
     metrics = {"n_poison": float(prepared.n_poison), "n_flipped": float(prepared.flipped.sum()), "kkt_residual": kkt_residual}
     if outcome.keep is not None:
         removed = ~outcome.keep
@@ -86,6 +127,16 @@ def score(stage: Stage, prepared: Prepared, outcome: Outcome, kkt_residual: floa
     if draw:
         arrays |= _panel_arrays(stage, prepared, outcome, predicted[n_test:])
     return TrialResult(prepared.trial, metrics, arrays, outcome.seconds, outcome.n_fits)
+
+
+def _certified(stage: Stage, prepared: Prepared, outcome: Outcome) -> dict[str, Array]:
+    """Radii of the subpopulation's test rows, and which of them the reference gets right."""
+    members = stage.test_members(prepared.trial.subpopulation)
+    n_members = int(members.sum())
+    radii = {f"radius:{n}": r if len(r) == n_members else r[: len(members)][members] for n, r in outcome.certified_radii.items()}
+    if outcome.reference is None:
+        return radii
+    return {**radii, "reference_right": (outcome.reference[: len(members)] == stage.data.test_y)[members]}
 
 
 def _panel_arrays(stage: Stage, prepared: Prepared, outcome: Outcome, on_grid: Array) -> dict[str, Array]:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from subpop.defenses.activation_clustering import activation_clustering, activation_clustering_as_released
 from subpop.defenses.controls import drop_duplicates, matched_random_filter, none, perfect_filter, random_filter
+from subpop.defenses.fine_pruning import fine_pruning, fine_pruning_as_released
+from subpop.defenses.label_flip_smoothing import label_flip_smoothing
 from subpop.defenses.sever import sever, sever_as_released, sever_per_label
+from subpop.defenses.spectral_signatures import spectral_signatures, spectral_signatures_as_released
 from subpop.defenses.trim import trim
 from subpop.types import Defense
 
@@ -18,6 +22,13 @@ DEFENSES: Mapping[str, Defense] = {
     "sever": sever,
     "sever_per_label": sever_per_label,
     "sever_as_released": sever_as_released,
+    "activation_clustering": activation_clustering,
+    "activation_clustering_as_released": activation_clustering_as_released,
+    "spectral_signatures": spectral_signatures,
+    "spectral_signatures_as_released": spectral_signatures_as_released,
+    "fine_pruning": fine_pruning,
+    "fine_pruning_as_released": fine_pruning_as_released,
+    "label_flip_smoothing": label_flip_smoothing,
 }
 
 MATCHED = "matched_random_filter:"

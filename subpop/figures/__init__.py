@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
 from subpop.figures.lines import Styles, damage_against_alpha, styles_of
+from subpop.figures.pictures import draw_clusters, has_pictures
 from subpop.figures.scatters import DPI, LABELLED, draw_panels, panel_order, panel_title, target_against_collateral
 from subpop.figures.setups import Setup, by_setup, headline, is_control, metric_words, rates_of, summarize, titles_of
 from subpop.types import CellReport
@@ -141,6 +142,9 @@ def _plans(groups: Mapping[Setup, list[CellReport]], styles: Styles) -> Iterator
     with_panels = [panels for of_setup in groups.values() if (panels := panel_order(of_setup))]
     for i, panels in enumerate(with_panels):
         yield _panels_plan(i, panels)
+    for i, report in enumerate(r for of_setup in groups.values() for r in of_setup if has_pictures(r)):
+        yield _clusters_plan(i, report)
+        return
     clouds = {
         setup: of_setup
         for setup, of_setup in groups.items()
@@ -195,6 +199,14 @@ def _panels_by_defense(reports: Iterable[CellReport]) -> list[tuple[str, list[Ce
         if cell.rate > 0 and not cell.option("n_poison_told", "") and (cell.defense == "none" or not is_control(cell.defense)):
             panels[cell.defense].append(report)
     return sorted(panels.items(), key=lambda panel: (panel[0] != "none", panel[0]))
+
+
+def _clusters_plan(i: int, report: CellReport) -> Plan:
+    caption = (
+        "Six clusters whose make-up is least like that of the data; of each, the pictures of D_aux nearest to its centroid. Below: "
+        "the most common value of each annotation among all of its rows, and of the label."
+    )
+    return Plan(f"clusters-{i + 1}", partial(draw_clusters, report), "pictures of six clusters", caption)
 
 
 def _panels_plan(i: int, panels: Sequence[CellReport]) -> Plan:

@@ -27,6 +27,7 @@ from subpop.figures.setups import (
 )
 from subpop.report.markdown import escape, picture, table
 from subpop.report.opening import RunInfo, failures, opening, skipped
+from subpop.report.paper_tables import LAYOUTS, paper_tables
 from subpop.types import CellReport
 
 SPEED = "speed_"
@@ -55,11 +56,14 @@ LEGEND = {
 def scoreboard(reports: Sequence[CellReport], run: RunInfo, pictures: Sequence[Picture] = ()) -> str:
     """The front page as markdown."""
     blocks = ["# Scoreboard", *opening(reports, run), *failures(reports), *skipped(reports)]
-    measured = [report for report in reports if not report.cell.stem.startswith(SPEED)]
+    measured = [
+        r for r in reports if not r.cell.stem.startswith(SPEED) and r.cell.stem not in LAYOUTS and r.cell.victim != "none"
+    ]
     setups = {s: of_setup for s, of_setup in by_setup(measured).items() if any(r.status != "skipped" for r in of_setup)}
     boards = {s: of_setup for s, of_setup in setups.items() if any(r.cell.defense not in ("none", "retrain") for r in of_setup)}
     blocks += _boards(boards, run, pictures)
     blocks += _attacks({s: of_setup for s, of_setup in setups.items() if s not in boards})
+    blocks += _papers(reports, pictures, run)
     blocks += _speed([report for report in reports if report.cell.stem.startswith(SPEED)])
     controls = {r.cell.defense.partition(":")[0] for r in reports}
     return "\n\n".join([*blocks, *_legend(controls)]) + "\n"
@@ -197,6 +201,16 @@ def _attacks(setups: Mapping[Setup, list[CellReport]]) -> list[str]:
     )
     headers = ["set-up", *(f"alpha {rate:g}" for rate in rates), "noise floor", "collateral"]
     return ["## Attacks that nobody defends against", words, table(headers, lines)]
+
+
+def _papers(reports: Sequence[CellReport], pictures: Sequence[Picture], run: RunInfo) -> list[str]:
+    """Tables of the paper as it prints them, and the pictures of its Figure 3."""
+    blocks = []
+    for stem in sorted({report.cell.stem for report in reports}):
+        tables = paper_tables(stem, [report for report in reports if report.cell.stem == stem])
+        blocks += [f"### [{escape(stem)}]({file_name(stem)}.md)", *tables] if tables else []
+    blocks += [picture(p.name, p.alt, p.caption, run.command) for p in pictures if p.kind.startswith("clusters")]
+    return ["## Tables and figures of the paper", *blocks] if blocks else []
 
 
 def _speed(reports: Sequence[CellReport]) -> list[str]:

@@ -20,6 +20,7 @@ from subpop.figures.setups import (
 )
 from subpop.report.markdown import escape, folded, picture, table
 from subpop.report.opening import RunInfo, failures, judged, metric_name, opening, skipped
+from subpop.report.paper_tables import paper_tables
 from subpop.report.scoreboard import sizes, with_spread
 from subpop.types import CellReport, Verdict
 
@@ -60,6 +61,8 @@ def suite_page(stem: str, reports: Sequence[CellReport], run: RunInfo, pictures:
     ]
     measured = {setup: [r for r in of_setup if r.result] for setup, of_setup in by_setup(reports).items()}
     measured = {setup: of_setup for setup, of_setup in measured.items() if of_setup}
+    as_printed = paper_tables(stem, reports)
+    blocks += ["## The table", *as_printed] if as_printed else []
     if measured:
         blocks.append("## Numbers and references")
     for setup, of_setup in measured.items():

@@ -7,6 +7,7 @@ import importlib
 from collections.abc import Callable
 
 from subpop.types import BadInput, StoredModel, Victim
+from subpop.victims.last_layer import LastLayer, LastLayerModel
 from subpop.victims.linear_model import LinearModel
 from subpop.victims.logistic import LogisticRegression
 from subpop.victims.mlp import MLP, MLPModel
@@ -14,11 +15,17 @@ from subpop.victims.sklearn_adapter import SklearnVictim
 
 VICTIMS: dict[str, Callable[[str], Victim]] = {
     "logistic_regression": lambda device: LogisticRegression(),
+    "last_layer": lambda device: LastLayer(),
     "mlp": lambda device: MLP(hidden=10, device=device),
     "mlp_wide": lambda device: MLP(hidden=100, device=device),
 }
 
-MODELS: dict[str, type[StoredModel]] = {"logistic_regression": LinearModel, "mlp": MLPModel, "mlp_wide": MLPModel}
+MODELS: dict[str, type[StoredModel]] = {
+    "logistic_regression": LinearModel,
+    "last_layer": LastLayerModel,
+    "mlp": MLPModel,
+    "mlp_wide": MLPModel,
+}
 """What each victim's models are restored from; a victim without an entry trains its clean model anew in each session."""
 
 

@@ -1,0 +1,213 @@
+"""What cells share, each built once: data as a victim sees it, partitions, victims, clean and attacker's models."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from subpop.datasets import load_dataset
+from subpop.fingerprint import data_hash, key_of, source_hash, versions
+from subpop.metrics import MIN_TEST_ROWS
+from subpop.partitions import confidence_order
+from subpop.progress import Progress
+from subpop.representations import REPRESENTATIONS, frozen_features, is_frozen
+from subpop.stage import SplitData, Stage, build_stage, derived_seed, label_rule, split_data, whole
+from subpop.trial import right_of
+from subpop.types import Array, BadInput, Bools, Cell, Dataset, FleetJob, Model, Partition, StoredModel, Victim
+from subpop.victims import MODELS, VICTIMS, make_victim
+
+T = TypeVar("T")
+REMEMBERED_FLEETS = 4
+REMEMBERED_BYTES = 1 << 28
+
+
+class KeepsArrays(Protocol):
+    """What parts ask of a store."""
+
+    def get_arrays(self, key: str) -> dict[str, Array] | None: ...
+    def put_arrays(self, key: str, arrays: Mapping[str, Array]) -> None: ...
+
+
+@dataclass
+class Parts:
+    """Builds what cells name. cache: folder of frozen features; weights_root: folder of network weights."""
+
+    store: KeepsArrays
+    root: Path | None = None
+    device: str = "cpu"
+    fresh: bool = False
+    progress: Progress = field(default_factory=Progress)
+    cache: Path | None = None
+    weights_root: Path | None = None
+    _memory: dict[Any, Any] = field(default_factory=dict, repr=False)
+    _fleets: OrderedDict[str, list[Model]] = field(default_factory=OrderedDict, repr=False)
+
+    # --- data ---------------------------------------------------------------------------------------------------------
+
+    def dataset(self, cell: Cell) -> Dataset:
+        """The cell's data as its victim sees it: where the victim trains a head on a frozen network, that network's features."""
+        loaded = self._once(("dataset", cell.dataset), lambda: load_dataset(cell.dataset, self.root))
+        network = is_frozen(cell.victim)
+        if network is None:
+            return loaded
+        return self._once(("inputs", cell.dataset, network), lambda: replace(loaded, x=self.features(cell, network)))
+
+    def features(self, cell: Cell, network: str) -> Array:
+        """(n, d) float32 features of every row of the cell's data set, from a frozen network."""
+        loaded = self.dataset(cell.with_(victim=""))
+        make = lambda: frozen_features(  # noqa: E731
+            network, loaded, data_root=self.root, weights_root=self.weights_root, cache=self.cache, device=self.device
+        )
+        return self._once(("features", cell.dataset, network), make)
+
+    def data(self, cell: Cell) -> SplitData:
+        """The cell's data, split."""
+        return self._once(("data", *self._data_identity(cell)), lambda: split_data(cell, self.dataset(cell)))
+
+    def stage(self, cell: Cell) -> Stage:
+        """The cell's data, split and partitioned: shared by all cells of that set-up."""
+        clusters_on, first = cell.option("clusters_on", "inputs"), cell.option("n_attacked", "")
+        key = (*self._data_identity(cell), cell.partition, cell.option("partition_seed", "0"), clusters_on, first)
+        return self._once(("stage", *key, cell.victim if first else ""), lambda: self._stage(cell))
+
+    def _stage(self, cell: Cell) -> Stage:
+        stage = build_stage(cell, self.data(cell), self.cluster_features(cell))
+        if not cell.option("n_attacked", ""):
+            return stage
+        return replace(stage, partition=self._least_confident(cell, stage))
+
+    def cluster_features(self, cell: Cell) -> Array | None:
+        """(n, d) what ClusterMatch clusters; None: the victim's own inputs."""
+        named = cell.option("clusters_on", "inputs")
+        if named == "inputs":
+            return None
+        if named in REPRESENTATIONS:
+            return self.features(cell, named)
+        if named in VICTIMS:
+            own = cell.with_(victim=named)
+            return self.attacker(own).features(self.dataset(own).x)
+        known = ", ".join(["inputs", *REPRESENTATIONS, *VICTIMS])
+        raise BadInput(f"clusters_on={named} of {cell.id} is unknown; use one of {known} (a victim is trained on D_aux)")
+
+    def _least_confident(self, cell: Cell, stage: Stage) -> Partition:
+        """Attack the first `n_attacked` subpopulations only: those whose D_aux rows the attacker's model is least sure of.
+
+        Of those with enough test rows to enter worst-k; no test label has a say.
+        """
+        count = whole(cell, "n_attacked", "0")
+        aux = stage.pool.x[stage.pool.n_train :]
+        proba = self.attacker(cell).predict_proba(aux)
+        order = confidence_order(stage.partition, proba, stage.pool.y[stage.pool.n_train :])
+        large = [i for i in order if (stage.partition.test == i).sum() >= MIN_TEST_ROWS]
+        if not 0 < count <= len(large):
+            raise BadInput(f"n_attacked={count} of {cell.id}: {len(large)} subpopulations have {MIN_TEST_ROWS} test rows or more")
+        return replace(stage.partition, attacked=tuple(large[:count]))
+
+    def _data_identity(self, cell: Cell) -> tuple[object, ...]:
+        return (cell.dataset, is_frozen(cell.victim), cell.option("split", "0"), cell.option("protocol", "default"))
+
+    # --- victims and their models -------------------------------------------------------------------------------------
+
+    def victim(self, cell: Cell) -> Victim:
+        name = cell.victim if is_frozen(cell.victim) is None else "last_layer"
+        return self._once(("victim", name), lambda: make_victim(name, self.device))
+
+    def clean_model(self, cell: Cell, seed: int) -> Model:
+        """The victim trained on D alone: trained once per (data set, split, victim, seed), shared by all suites."""
+        job = self.data(cell).pool.clean_job
+        return self._once(
+            ("clean", *self._model_identity(cell, seed)), lambda: self._kept(cell, "clean", seed, job().canonical())
+        )
+
+    def clean_right(self, cell: Cell, seed: int) -> Bools:
+        """(n_test,) bool: which test rows the clean undefended victim gets right."""
+        data, model = self.data(cell), self.clean_model(cell, seed)
+        return self._once(("right", *self._model_identity(cell, seed)), lambda: right_of(model, data.test_x, data.test_y))
+
+    def attacker(self, cell: Cell) -> Model:
+        """The cell's victim as the attacker trains it: on D_aux."""
+        key = ("attacker", *self._model_identity(cell, 0))
+        return self._once(key, lambda: self._kept(cell, "attacker", 0, self.data(cell).aux_job()))
+
+    def label_attacker(self, cell: Cell) -> Model | None:
+        """The attacker's model where the label rule asks one for the least likely label."""
+        return self.attacker(cell) if label_rule(cell, self.data(cell).dataset.n_classes) == "common" else None
+
+    def fit(self, cell: Cell, jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:
+        """One model a job, each distinct training set trained once; the clean set's model is the stored clean model."""
+        victim = self.victim(cell)
+        keys = [(_job_key(job), 0 if victim.exact else seed) for job, seed in zip(jobs, seeds, strict=True)]
+        clean = _job_key(self.data(cell).pool.clean_job())
+        known = {key: self.clean_model(cell, key[1]) for key in set(keys) if key[0] == clean}
+        first = {key: i for i, key in reversed(list(enumerate(keys)))}
+        fresh = sorted(i for key, i in first.items() if key not in known)
+        if fresh:
+            trained = self._fleet(cell, [keys[i] for i in fresh], [jobs[i] for i in fresh], [seeds[i] for i in fresh])
+            known |= {keys[i]: model for i, model in zip(fresh, trained, strict=True)}
+        return [known[key] for key in keys]
+
+    def _fleet(self, cell: Cell, keys: Sequence[Any], jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:
+        """Train a fleet, unless the very same one was among the last few: defenses of one attack begin with the same victims.
+
+        The whole fleet must be the same, since the bits of a victim depend on its company.
+        """
+        key = key_of({"victim": cell.victim, "data": self.data(cell).fingerprint, "jobs": list(keys)})
+        if key in self._fleets:
+            self._fleets.move_to_end(key)
+            return self._fleets[key]
+        models = list(self.victim(cell).fit_many(jobs, [self._training_seed(cell, seed) for seed in seeds]))
+        if not self.victim(cell).exact and isinstance(models[0], StoredModel):
+            size = sum(array.nbytes for array in models[0].state().values()) * len(models)
+            if size <= REMEMBERED_BYTES:
+                self._fleets[key] = models
+        while len(self._fleets) > REMEMBERED_FLEETS:
+            self._fleets.popitem(last=False)
+        return models
+
+    def _kept(self, cell: Cell, role: str, seed: int, job: FleetJob) -> Model:
+        """A model that the store keeps as arrays, where its victim's models can be kept so."""
+        identity = self._model_identity(cell, seed)
+        key = self._key(**{role: identity}, data=self.data(cell).fingerprint)
+        kind = MODELS.get("last_layer" if is_frozen(cell.victim) else cell.victim)
+        state = self.store.get_arrays(key) if kind is not None and not self.fresh else None
+        if kind is not None and state is not None:
+            return kind.from_state(state)
+        training_seed = self._training_seed(cell, seed) if role == "clean" else derived_seed(role, cell.dataset)
+        model = self.victim(cell).fit_many([job], [training_seed])[0]
+        if isinstance(model, StoredModel):
+            self.store.put_arrays(key, model.state())
+        return model
+
+    def _model_identity(self, cell: Cell, seed: int) -> tuple[object, ...]:
+        exact = self.victim(cell).exact
+        return (cell.dataset, cell.victim, cell.option("split", "0"), cell.option("protocol", "default"), 0 if exact else seed)
+
+    def _training_seed(self, cell: Cell, seed: int) -> int:
+        return derived_seed("train", cell.dataset, cell.option("split", "0"), seed) % 2**32
+
+    def seconds_per_fit(self, cell: Cell) -> float:
+        """A rough guess for two cores, from the size of D; nothing but the plan rests on it."""
+        name = "last_layer" if is_frozen(cell.victim) else cell.victim
+        # Seconds a value of D.
+        rough = {"logistic_regression": 1e-8, "last_layer": 1e-9, "mlp": 1e-7, "mlp_wide": 1e-6, "conv_net": 3e-7}.get(name, 2e-6)
+        pool = self.data(cell).pool
+        return float(rough * pool.n_train * pool.x[0].size)
+
+    # --- keys and memory ----------------------------------------------------------------------------------------------
+
+    def _key(self, **parts: Any) -> str:
+        source = self._once(("source",), lambda: source_hash(["subpop.experiment"]))
+        return key_of({**parts, "source": source, "versions": versions(), "device": self.device.split(":")[0]})
+
+    def _once(self, key: Any, make: Callable[[], T]) -> T:
+        if key not in self._memory:
+            self._memory[key] = make()
+        made: T = self._memory[key]
+        return made
+
+
+def _job_key(job: FleetJob) -> str:
+    return data_hash(*(part for part in (job.rows, job.y, job.weights, job.extra_x) if part is not None))

@@ -1,0 +1,118 @@
+"""Suites that rebuild a table of the paper, laid out as the paper prints it: ours, and in brackets what was published.
+
+Every number is one of the run's; its tolerance and verdict stand in the list of numbers below.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from subpop.figures.setups import NO_VALUE, quantity
+from subpop.report.markdown import escape, table
+from subpop.types import Cell, CellReport, Verdict
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: the metric, and the defense of its cells where a row spans several."""
+
+    title: str
+    metric: str
+    defense: str = ""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """rows: what a row is, a field or a setting of its cells or `subpopulation`; columns: its numbers."""
+
+    rows: Mapping[str, str]
+    columns: Sequence[Column]
+
+
+def _before_after() -> list[Column]:
+    defended = "label_flip_smoothing"
+    pairs = [
+        Column(f"worst-{k} {when}", f"target_damage_worst_{k}", defense)
+        for k in (1, 5, 10)
+        for when, defense in (("before", "none"), ("after", defended))
+    ]
+    certified = Column("worst-5 certified (exact)", "certified_damage_worst_5:exact", defended)
+    return [*pairs, certified, Column("without damage, before", "share_without_damage", "none")]
+
+
+def _accuracies() -> list[Column]:
+    titles = {"attacked": "attacked", "pruned": "pruned", "finetuned": "fine-tuned"}
+    columns = [Column(f"{titles[s]} {w}", f"{s}_{w}_accuracy") for s in titles for w in ("test", "target")]
+    return [*columns, Column("fine-tuned target, sd", "finetuned_target_accuracy_sd")]
+
+
+def _transfer() -> list[Column]:
+    damages = [Column(f"worst-{k}", f"target_damage_worst_{k}") for k in (10, 5, 1)]
+    sizes = [Column(f"size, worst-{k}", f"mean_size_worst_{k}") for k in (10, 5, 1)]
+    return [*damages, *sizes, Column("collateral, max", "collateral_damage_max"), Column("at 15-16 %", "share_within_published")]
+
+
+CERTIFIED = Layout({"rate": "alpha"}, _before_after())
+LAYOUTS: dict[str, Layout] = {
+    "table12_fine_pruning": Layout({"subpopulation": "subpopulation", "holdout": "holdout", "defense": "defense"}, _accuracies()),
+    "table13_certified_by_defended": CERTIFIED,
+    "table14_certified_by_undefended": CERTIFIED,
+    "table15_transfer": Layout({"clusters_on": "clusters on", "rate": "alpha"}, _transfer()),
+}
+Row = tuple[str, ...]
+
+
+def paper_tables(stem: str, reports: Iterable[CellReport]) -> list[str]:
+    """A table for each data set and victim of a suite, each under a line that names them; nothing for other suites."""
+    layout = LAYOUTS.get(stem)
+    if layout is None:
+        return []
+    groups: dict[str, list[CellReport]] = defaultdict(list)
+    for report in reports:
+        if report.result is not None:
+            groups[f"{report.cell.dataset} · {report.cell.victim} ({report.cell.tier})"].append(report)
+    blocks = []
+    for title, own in groups.items():
+        blocks += [f"**{escape(title)}**, in %; in brackets what was published:", _table(layout, own)]
+    return blocks
+
+
+def _table(layout: Layout, reports: Sequence[CellReport]) -> str:
+    rows: dict[Row, dict[int, Verdict]] = defaultdict(dict)
+    for report in reports:
+        places = {c.metric: i for i, c in enumerate(layout.columns) if c.defense in ("", report.cell.defense)}
+        for verdict in report.verdicts:
+            number = verdict.number
+            if number.metric in places and bool(number.subpopulation) == ("subpopulation" in layout.rows):
+                rows[_row(layout, report.cell, number.subpopulation)][places[number.metric]] = verdict
+    lines = [
+        [*map(escape, row), *(_words(found.get(i)) for i in range(len(layout.columns)))]
+        for row, found in sorted(rows.items(), key=lambda item: _order(item[0]))
+    ]
+    return table([*layout.rows.values(), *(column.title for column in layout.columns)], lines)
+
+
+def _row(layout: Layout, cell: Cell, subpopulation: str) -> Row:
+    def value(name: str) -> str:
+        if name == "subpopulation":
+            return subpopulation
+        own = getattr(cell, name, None) if name in cell.__dataclass_fields__ else cell.option(name, NO_VALUE)
+        return f"{own:g}" if isinstance(own, float) else str(own)
+
+    return tuple(value(name) for name in layout.rows)
+
+
+def _order(row: Row) -> tuple[tuple[int, float, str], ...]:
+    """Numbers by value, words by name."""
+    return tuple((0, float(text), "") if text.replace(".", "", 1).isdigit() else (1, 0.0, text) for text in row)
+
+
+def _words(verdict: Verdict | None) -> str:
+    """`45.2 [44.0]`."""
+    if verdict is None:
+        return NO_VALUE
+    metric = verdict.number.metric
+    ours = quantity(metric, verdict.number.value).removesuffix(" %")
+    return ours if verdict.published is None else f"{ours} [{quantity(metric, verdict.published).removesuffix(' %')}]"

@@ -1,0 +1,83 @@
+"""The last layer of a frozen network, solved exactly: the paper's "LL" victims on features that never change.
+
+*Source*: a softmax head with the penalty 0.01 * sum(W^2) on its kernel, intercepts free, mean cross-entropy. Of two classes
+only W_1 - W_0 matters: a logistic regression with lambda = 0.01 in the mean form; of more, a softmax with lambda = 0.02.
+*Deviations*: the released script runs twelve epochs of Adam, which stop short of the optimum (`last_layer_as_released`); here it
+is reached, so that a damage has no training noise. Channels of the last convolutional layer are known through the pooled
+features alone: their spatial zeros are not seen, and Fine-Pruning trains on the head only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from subpop.types import Array, BadInput, Bools, FleetJob, Floats, Model, TrainingSet
+from subpop.victims.linear_model import LinearModel
+from subpop.victims.logistic import LogisticRegression
+
+KERNEL_PENALTY = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class LastLayerModel(LinearModel):
+    """A linear head on pooled features, one feature a channel; keep: (d,) bool channels that are not masked, None: all."""
+
+    keep: Bools | None = None
+
+    def features(self, x: Array) -> Floats:
+        """(n, d) float32: the pooled features, masked channels 0."""
+        rows = super().features(x)
+        return rows if self.keep is None else rows * self.keep
+
+    def channel_activations(self, x: Array) -> Floats:
+        """(n, d) pooled features are the channels' mean activations."""
+        return self.features(x)
+
+    def channel_zeros(self, x: Array) -> Floats:
+        """BadInput: pooled features do not show at how many positions a channel is zero."""
+        raise BadInput(
+            "a last layer on pooled features does not see the zeros of a channel; use a victim with a network, or fine_pruning"
+        )
+
+    def pruned(self, keep: Bools) -> LastLayerModel:
+        both = keep if self.keep is None else keep & self.keep
+        return replace(self, keep=both, kkt_residual=float("nan"))
+
+    def fine_tuned(self, train: TrainingSet, *, epochs: int, learning_rate: float, batch_size: int, seed: int) -> LastLayerModel:
+        """The head trained on; the network below stays frozen."""
+        from subpop.victims.last_layer_adam import train_head
+
+        coef = train_head(self, train, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
+        return replace(self, coef=coef, kkt_residual=float("nan"))
+
+    def state(self) -> dict[str, Array]:
+        kept = np.ones(len(self.coef) - 1, bool) if self.keep is None else self.keep
+        return {**super().state(), "keep": kept}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Array]) -> LastLayerModel:
+        keep = np.asarray(state["keep"], bool)
+        return cls(np.asarray(state["coef"], np.float64), float(state["kkt_residual"]), None if keep.all() else keep)
+
+
+class LastLayer:
+    """A fleet of last layers on a pool of features."""
+
+    exact = True
+
+    def __init__(self) -> None:
+        self._solvers = {two: LogisticRegression(penalty, "mean", False) for two, penalty in _PENALTIES.items()}
+
+    def fit_many(self, jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:
+        """One LastLayerModel a job; seeds do not matter."""
+        if not jobs:
+            return []
+        models = self._solvers[jobs[0].pool.n_classes == 2].fit_many(jobs, seeds)
+        return [LastLayerModel(m.coef, m.kkt_residual) for m in models if isinstance(m, LinearModel)]
+
+
+_PENALTIES = {True: KERNEL_PENALTY, False: 2 * KERNEL_PENALTY}
+"""lambda of the mean form, with two classes and with more."""
