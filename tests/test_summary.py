@@ -92,3 +92,66 @@ def test_small_subpopulations_enter_only_the_all_values():
     assert found["n_left_out"] == 1
     assert found["target_damage_worst_1"] == 0
     assert found["target_damage_worst_1_all"] == 1
+
+
+# --- numbers of the tables -------------------------------------------------------------------------------------------------
+
+UNDEFENDED = Cell("s", "embedded", "toy", "v", "feature_match", "label_flip", 1.0, "none", (("ranked_by", "filter"),), n_seeds=2)
+
+
+def summary_of(cell, trials, ranked_by=None):
+    clean = np.stack([right(24, 30, 10)] * 2)
+    return summarise(cell, stage(), trials, clean, exact=True, knowledge="", seconds=1, from_store=False, ranked_by=ranked_by)
+
+
+def attacked(a: int, b: int) -> list[TrialResult]:
+    """Both subpopulations attacked in both seeds, with so many right answers left in each."""
+    return [trial(n, s, True, right(a if n == "a" else 24, b if n == "b" else 30, 10)) for n in "ab" for s in (0, 1)]
+
+
+def test_another_defense_may_rank_the_subpopulations():
+    """Undefended, a loses 6/24 and b 3/30; under the defense b loses more, so worst-1 is that of b."""
+    found = summary_of(UNDEFENDED, attacked(18, 27), ranked_by=attacked(24, 10))
+    assert found["target_damage_worst_1"] == pytest.approx(3 / 30)
+    assert found["mean_size_worst_1"] == 10
+    assert found["share_without_damage"] == 0
+    assert summary_of(UNDEFENDED, attacked(18, 27))["target_damage_worst_1"] == pytest.approx(6 / 24)
+    assert summary_of(UNDEFENDED, attacked(24, 27))["share_without_damage"] == 0.5
+
+
+def test_certified_damage_counts_what_the_radius_protects():
+    """a: 18 of 24 right, 12 of those with a radius of at least the 4 flips; the reference gets 21 right."""
+    trials = []
+    for result in attacked(18, 30):
+        members = N_A if result.trial.subpopulation == "a" else N_B
+        radius = np.where(np.arange(members) < 12, 4, 3) if members == N_A else np.full(members, 9)
+        reference = np.arange(members) < (21 if members == N_A else 30)
+        arrays = {**result.arrays, "radius:exact": radius, "reference_right": reference}
+        trials.append(TrialResult(result.trial, result.metrics, arrays))
+    found = summary_of(CELL, trials)
+    assert found["certified_accuracy_mean:exact"] == pytest.approx((12 / 24 + 1) / 2)
+    assert found["certified_damage_mean:exact"] == pytest.approx(9 / 24 / 2)
+    assert found["certified_damage_worst_1:exact"] == pytest.approx(9 / 24)
+    assert found["certified_radius_median:exact"] == 9
+
+
+def test_stages_are_scored_on_rows_that_no_defender_saw():
+    """The holdout is the first five rows of the rest, all wrong: they do not count."""
+    trials = []
+    for result in attacked(24, 30):
+        bits = right(12 + 6 * result.trial.seed, 30, 10)
+        holdout = np.zeros(len(bits), bool)
+        holdout[N_A + N_B : N_A + N_B + 5] = True
+        bits = bits & ~holdout
+        arrays = {"right": bits, "right:pruned": bits, "holdout": holdout}
+        trials.append(TrialResult(result.trial, result.metrics, arrays))
+    found = summary_of(CELL, trials)
+    numbers = {(n.metric, n.subpopulation): n.value for n in found.numbers}
+    n_scored = N_A + N_B + N_REST - 5
+    assert found["holdout_rows"] == 5
+    assert found["pruned_target_accuracy"] == pytest.approx((15 / 24 + 1) / 2)
+    assert found["pruned_test_accuracy"] == pytest.approx((n_scored - 9) / n_scored)
+    assert numbers["pruned_target_accuracy", "a"] == pytest.approx(15 / 24)
+    assert numbers["pruned_target_accuracy_sd", "a"] == pytest.approx(np.std([12 / 24, 18 / 24], ddof=1))
+    assert numbers["pruned_target_accuracy_sd", "b"] == 0
+    assert found["collateral_damage_max"] == pytest.approx(9 / (n_scored - N_B))  # nine of a are others for b

@@ -1,0 +1,112 @@
+"""What cells share: inputs of frozen victims, whose features are clustered, who is attacked, and what a defender is handed."""
+
+import numpy as np
+import pytest
+
+from subpop.cells import grid
+from subpop.executors import NoStore
+from subpop.experiment import Experiment
+from subpop.stage import attack_identity
+from subpop.trial import clean_holdout
+from subpop.types import BadInput, Trial
+
+DIGITS = {
+    "stem": "s",
+    "tier": "embedded",
+    "dataset": "digits",
+    "victim": "last_layer",
+    "partition": "cluster_match",
+    "rate": 1.0,
+    "n_seeds": 2,
+}
+
+
+def cell(**changes):
+    return grid(**{**DIGITS, **changes})[0]
+
+
+@pytest.fixture(scope="module")
+def experiment():
+    return Experiment(NoStore())
+
+
+def test_features_of_the_attackers_own_model_may_be_clustered(experiment):
+    """The features of a last layer on pixels are the pixels: the clusters are those of the inputs, found by another way."""
+    own = experiment.stage(cell(clusters_on="logistic_regression")).partition
+    inputs = experiment.stage(cell()).partition
+    assert np.array_equal(own.aux, inputs.aux)
+    with pytest.raises(BadInput, match="resnet56_cifar10"):
+        experiment.stage(cell(clusters_on="resnet1001"))
+
+
+def test_the_least_confident_subpopulations_are_attacked_first(experiment):
+    everything = experiment.stage(cell())
+    some = experiment.stage(cell(n_attacked=3))
+    assert len(some.attacked) == 3
+    assert set(some.attacked) < set(everything.attacked)
+    proba = experiment.attacker(cell()).predict_proba(everything.pool.x)
+    own = proba[np.arange(len(proba)), everything.pool.y]
+
+    def confidence(name):
+        return own[everything.aux_members(name)].mean()
+
+    large = [name for name in everything.attacked if everything.test_members(name).sum() >= 20]
+    assert max(map(confidence, some.attacked)) <= min(confidence(name) for name in set(large) - set(some.attacked))
+    with pytest.raises(BadInput, match="n_attacked=99"):
+        experiment.stage(cell(n_attacked=99))
+
+
+def test_what_is_reported_does_not_change_the_attack(experiment):
+    plain = cell(defense="trim")
+    for change in ({"holdout": 0.1}, {"ranked_by": "none"}, {"n_attacked": 3}):
+        assert attack_identity(plain.with_(**change)) == attack_identity(plain)
+    ranked = plain.with_(ranked_by="none")
+    assert experiment._chunk_key(ranked, [Trial("cluster 1", 0)]) == experiment._chunk_key(plain, [Trial("cluster 1", 0)])
+    assert experiment._chunk_key(cell(holdout=0.1), []) != experiment._chunk_key(cell(holdout=0.2), [])
+
+
+def test_a_holdout_never_holds_rows_of_the_target(experiment):
+    stage = experiment.stage(cell())
+    name = stage.attacked[0]
+    held = [clean_holdout(stage, cell(holdout=0.2), Trial(name, seed)) for seed in (0, 1, 0)]
+    assert not any((own & stage.test_members(name)).any() for own in held)
+    assert [own.sum() for own in held] == [round(0.2 * len(stage.data.test_y))] * 3
+    assert np.array_equal(held[0], held[2])
+    assert not np.array_equal(held[0], held[1])
+    assert clean_holdout(stage, cell(), Trial(name, 0)) is None
+
+
+@pytest.mark.parametrize("share", ["0", "1", "-0.1", "nan", "many", "0.9999", "0.00001"])
+def test_a_holdout_that_cannot_be(experiment, share):
+    stage = experiment.stage(cell())
+    with pytest.raises(BadInput, match=f"holdout={share}"):
+        clean_holdout(stage, cell(holdout=share), Trial(stage.attacked[0], 0))
+
+
+def test_certificates_are_asked_for_the_target_alone(experiment):
+    target = cell(defense="label_flip_smoothing", n_attacked=2, n_seeds=1)
+    stage = experiment.stage(target)
+    results, _ = experiment.trials(target)
+    attacked = [result for result in results if result.trial.attacked]
+    assert len(attacked) == 2
+    for result in attacked:
+        members = stage.test_members(result.trial.subpopulation)
+        assert result.arrays["radius:exact"].shape == result.arrays["reference_right"].shape == (members.sum(),)
+        # A row that tolerates all flips is right exactly where it is right without them.
+        protected = result.arrays["radius:exact"] >= result.metrics["n_flipped"]
+        assert np.array_equal(result.arrays["right"][members][protected], result.arrays["reference_right"][protected])
+    assert not any(name.startswith("radius") for result in results if not result.trial.attacked for name in result.arrays)
+
+
+def test_the_same_fleet_is_trained_once(experiment, monkeypatch):
+    """Of a stochastic victim: cells that begin with the same fleet share it, to the last bit."""
+    calls = []
+    mlp = cell(victim="mlp", n_attacked=2, sampling="distinct", rate=0.5)
+    victim = experiment.victim(mlp)
+    original = victim.fit_many
+    monkeypatch.setattr(victim, "fit_many", lambda jobs, seeds: calls.append(len(jobs)) or original(jobs, seeds))
+    first, _ = experiment.trials(mlp)
+    trained = sum(calls)
+    again, _ = experiment.trials(mlp)  # nothing is stored
+    assert sum(calls) == trained
+    assert all(np.array_equal(a.arrays["right"], b.arrays["right"]) for a, b in zip(first, again, strict=True))
