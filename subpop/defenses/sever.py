@@ -136,7 +136,7 @@ def _along_top_direction(residual: Array, design: Array) -> Array:
         gradients -= gradients.mean(axis=0)
         if shape[1] <= DIRECT_SIZE:
             return np.asarray(gradients @ np.linalg.eigh(gradients.T @ gradients)[1][:, -1])
-        return np.asarray(gradients @ _top_eigenvector(lambda v: gradients.T @ (gradients @ v), shape[1]))
+        return np.asarray(gradients @ top_eigenvector(lambda v: gradients.T @ (gradients @ v), shape[1]))
 
     def project(direction: Array) -> Array:
         along = ((design @ direction.reshape(shape).T) * residual).sum(axis=1)
@@ -145,10 +145,10 @@ def _along_top_direction(residual: Array, design: Array) -> Array:
     def covariance(direction: Array) -> Array:
         return ((residual * project(direction)[:, None]).T @ design).ravel()
 
-    return project(_top_eigenvector(covariance, shape[0] * shape[1]))
+    return project(top_eigenvector(covariance, shape[0] * shape[1]))
 
 
-def _top_eigenvector(multiply: Callable[[Array], Array], size: int) -> Array:
+def top_eigenvector(multiply: Callable[[Array], Array], size: int) -> Array:
     """(size,) eigenvector of the largest eigenvalue: Lanczos from a fixed start, so the same bits each time."""
     start = np.random.default_rng(0).standard_normal(size)
     n_steps = min(size, LANCZOS_STEPS)

@@ -1,0 +1,101 @@
+"""Label-flip smoothing: ridge regression on features that no label has touched, and how many flips each prediction survives.
+
+*Source*: Rosenfeld et al. 2020, "Certified Robustness to Label-Flipping Attacks via Randomized Smoothing": a linear smoother on
+frozen features; the vote over labels flipped at random with probability q, bounded by Chernoff.
+*Deviations*: the prediction is that of the ridge regression itself, with which the vote agrees wherever its bound is below 1/2.
+Beside the source's radius (`kl_q...`) stand the tightest one from the same bound (`neyman_pearson_q...`), both of them about the
+vote, and the radius of the prediction as it is (`exact`). Features are standardised and reduced by PCA to one component for every
+`ROWS_EACH` rows; the penalty is `C_RIDGE` times the mean square of a component, fixed beforehand and tuned on nothing. More than
+two classes: pairwise, as we believe the source does.
+A certificate counts flipped labels of rows that are there; it says nothing about rows that an attack inserts. A penalty chosen on
+training labels voids it: then there is none, and the diagnostic `certified` is 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from subpop.types import Array, BadInput, Certificate, Defended, Fit, Ints, Knowledge, TrainingSet
+
+if TYPE_CHECKING:  # compiled code, loaded at the first call only
+    from subpop.certificates.smoother import RidgeModel
+
+C_RIDGE = 1e-2
+CHOSEN = "chosen on labels"
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""What `ridge=CHOSEN` chooses from."""
+ROWS_EACH = 50
+NOISE = (0.1, 0.2, 0.3, 0.4, 0.45)
+CERTIFICATES = ("exact", *(f"{kind}_q{q:g}" for kind in ("kl", "neyman_pearson") for q in NOISE))
+_BLOCK = 1 << 22
+"""Weights in memory at a time (32 MB); finding the exact radius takes as much again."""
+
+
+def label_flip_smoothing(
+    train: TrainingSet,
+    fit: Fit,
+    know: Knowledge,
+    *,
+    seed: int,
+    ridge: float | str = C_RIDGE,
+    n_classes: int | None = None,
+) -> Defended:
+    """Ridge regression on the granted representation, or on the inputs; neither `fit` nor `seed` is used.
+
+    ridge: penalty / mean square of a component, above 0, or `CHOSEN`; n_classes: None for the largest training label + 1, at
+    least 2. The model has `with_labels(y)`. diagnostics: n_components, penalty, certified (1 or 0).
+    """
+    from subpop.certificates.smoother import Learner, fit_projection
+
+    if isinstance(ridge, str) and ridge != CHOSEN:
+        raise BadInput(f"ridge={ridge!r} must be a number above 0 or {CHOSEN!r}")
+    classes = max(2, int(train.y.max(initial=0)) + 1) if n_classes is None else n_classes
+    projection, rows = fit_projection(train.x, know.representation, ROWS_EACH)
+    learners = [Learner(projection, rows, each) for each in ([ridge] if not isinstance(ridge, str) else RIDGES)]
+    learner = min(learners, key=lambda one: one.leave_one_out_error(train.y, classes)) if ridge == CHOSEN else learners[0]
+    model = learner.model(train.y, classes)
+    diagnostics = {
+        "n_components": float(learner.design.shape[1]),
+        "penalty": learner.penalty,
+        "certified": float(ridge != CHOSEN),
+    }
+    return Defended(model, certified_radius=None if ridge == CHOSEN else certificates(model), diagnostics=diagnostics)
+
+
+label_flip_smoothing.needs = {"representation"}  # type: ignore[attr-defined]
+
+
+def certificates(model: RidgeModel) -> Mapping[str, Certificate]:
+    """A function for each name of `CERTIFICATES`: inputs -> (T,) flips. Called on one array in turn they compute once."""
+    from subpop.certificates.smoother import Remembered
+
+    radii = Remembered(lambda x: all_radii(model, x))
+
+    def certificate(name: str) -> Callable[[Array], Ints]:
+        return lambda x: radii(x)[name]
+
+    return {name: certificate(name) for name in CERTIFICATES}
+
+
+def all_radii(model: RidgeModel, x: Array) -> dict[str, Ints]:
+    """(T,) certified flips by each name of `CERTIFICATES`, from one factorisation, a block of test rows at a time."""
+    from subpop.certificates.chernoff import pairwise_log_bounds
+    from subpop.certificates.exact import pairwise_exact_radius
+    from subpop.certificates.noise import kl_radius, neyman_pearson_radius
+    from subpop.certificates.smoother import blocks
+
+    inputs = model.learner.inputs(x)
+    winner = model.scores_of(inputs).argmax(axis=1)
+    bounds, exact = np.empty((len(NOISE), len(inputs))), np.empty(len(inputs), np.int64)
+    for block in blocks(len(inputs), len(model.y), _BLOCK):
+        alpha = model.learner.weights(inputs[block])
+        bounds[:, block] = pairwise_log_bounds(alpha, model.y, winner[block], NOISE, model.n_classes)
+        exact[block] = pairwise_exact_radius(alpha, model.y, winner[block], model.n_classes)
+    radii = {"exact": exact}
+    for q, bound in zip(NOISE, bounds, strict=True):
+        radii[f"kl_q{q:g}"] = kl_radius(bound, q, model.n_classes)
+        radii[f"neyman_pearson_q{q:g}"] = neyman_pearson_radius(bound, q, model.n_classes)
+    return radii
