@@ -44,6 +44,10 @@ class PoolRows:
     rows: Ints
     extra_x: Array | None = None
 
+    @property
+    def n_classes(self) -> int:
+        return self.pool.n_classes
+
     def __len__(self) -> int:
         return len(self.rows)
 

@@ -79,7 +79,7 @@ def _serve(connection: Connection) -> None:
     except BadInput as error:
         raise DefenseError(None, str(error)) from error
     send_message(connection, "ready")
-    tasks = [_task(*_receive_own(connection)) for _ in range(n_tasks)]
+    tasks = [_task(n_classes, *_receive_own(connection)) for _ in range(n_tasks)]
     desk = _Desk(connection, tasks)
     for i, outcome in enumerate(run_wave(defense, tasks, desk.fit_many, desk.inputs, n_classes, desk.note_turn)):
         desk.report(i, outcome)
@@ -89,15 +89,15 @@ def _receive_own(connection: Connection) -> Any:
     return pickle.loads(connection.recv_bytes())  # from the harness
 
 
-def _task(rows: Any, n_poison: int | None, holdout: Any, representation: Model | None, seed: int) -> DefenseTask:
+def _task(n_classes: int, rows: Any, n_poison: int | None, holdout: Any, representation: Model | None, seed: int) -> DefenseTask:
     """The task as the child knows it: ids are positions."""
-    know = Knowledge(n_poison, None if holdout is None else _rows(*holdout), representation)
-    return DefenseTask(_rows(*rows), know, seed)
+    know = Knowledge(n_poison, None if holdout is None else _rows(*holdout, n_classes), representation)
+    return DefenseTask(_rows(*rows, n_classes), know, seed)
 
 
-def _rows(x: Array, y: Array) -> TrainingSet:
+def _rows(x: Array, y: Array, n_classes: int) -> TrainingSet:
     x.setflags(write=False)
-    return TrainingSet(ArrayRows(x), np.arange(len(y)), y)
+    return TrainingSet(ArrayRows(x, n_classes), np.arange(len(y)), y)
 
 
 class _Desk:

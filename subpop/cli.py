@@ -78,7 +78,7 @@ def _report(options: argparse.Namespace) -> int:
     from subpop.datasets.download import data_root
     from subpop.experiment import Experiment
     from subpop.report import RunInfo
-    from subpop.run import Run, environment
+    from subpop.run import Run, environment, special_suites
     from subpop.store import Store
     from subpop.types import BadInput
 
@@ -87,7 +87,9 @@ def _report(options: argparse.Namespace) -> int:
             f"--store {options.store} does not exist; run `python -m pytest benchmarks/` first, or name the store it wrote"
         )
     store = Store(Path(options.store))
-    run = Run(Experiment(store, root=data_root(options.data_root)), store, Path(options.baselines))
+    cache = Path(options.store).parent / "features"
+    experiment = Experiment(store, root=data_root(options.data_root), cache=cache)
+    run = Run(experiment, store, Path(options.baselines), special=special_suites(experiment))
     left_out = run.measure_stored()
     if not run.reports:
         raise BadInput(f"--store {options.store} holds no finished cell; run `python -m pytest benchmarks/` first")

@@ -54,7 +54,7 @@ def prefill(experiment: Experiment, cells: Sequence[Cell], executor: str) -> Non
     from joblib import Parallel, delayed
 
     work = [item for cell in cells if _can_travel(experiment, cell) for item in _missing(experiment, cell)]
-    settings = (experiment.root, experiment.device)
+    settings = (experiment.root, experiment.device, experiment.cache, experiment.weights_root)
     with _backend(executor):
         returned = Parallel(return_as="generator_unordered")(
             delayed(_train)(settings, number, *item) for number, item in enumerate(work)
@@ -83,9 +83,10 @@ def _missing(experiment: Experiment, cell: Cell) -> list[tuple[Cell, list[Trial]
         return []
 
 
-def _train(
-    settings: tuple[Path | None, str], number: int, cell: Cell, chunk: list[Trial]
-) -> tuple[int, list[TrialResult] | None]:
+Settings = tuple[Path | None, str, Path | None, Path | None]
+
+
+def _train(settings: Settings, number: int, cell: Cell, chunk: list[Trial]) -> tuple[int, list[TrialResult] | None]:
     """A chunk trained in a worker; None where it failed, which its own test will find again and report."""
     try:
         return number, _worker_experiment(*settings).timed_chunk(cell, chunk)
@@ -94,9 +95,9 @@ def _train(
 
 
 @lru_cache(maxsize=1)
-def _worker_experiment(root: Path | None, device: str) -> Experiment:
+def _worker_experiment(root: Path | None, device: str, cache: Path | None, weights_root: Path | None) -> Experiment:
     """One a worker process, so that data is split and clustered once."""
-    return Experiment(NoStore(), root, device)
+    return Experiment(NoStore(), root, device, cache=cache, weights_root=weights_root)
 
 
 @contextmanager

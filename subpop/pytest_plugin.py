@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,7 +182,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             run.references(stem)
     except BadInput as error:
         raise pytest.UsageError(str(error)) from None
-    plan = run.plan(cells)
+    with _on_screen(session.config):  # pictures are decoded and features computed here, with bars of their own
+        plan = run.plan(cells)
     if reporter is not None:
         reporter.write_line(str(plan))
     _start_progress(session.config, run, plan.n_fits)
@@ -198,11 +200,14 @@ def _suites(config: pytest.Config) -> str:
 def _start_progress(config: pytest.Config, run: Run, n_fits: int) -> None:
     from subpop.progress import Progress
 
-    capture = config.pluginmanager.get_plugin("capturemanager")
-    if capture is None:
-        return
-    with capture.global_and_fixture_disabled():
+    with _on_screen(config):
         run.experiment.progress = Progress.on_terminal(n_fits)
+
+
+def _on_screen(config: pytest.Config) -> AbstractContextManager[None]:
+    """What is written inside reaches the terminal, not pytest's capture."""
+    capture = config.pluginmanager.get_plugin("capturemanager")
+    return nullcontext() if capture is None else capture.global_and_fixture_disabled()
 
 
 @pytest.fixture

@@ -102,9 +102,10 @@ class RowSource(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class ArrayRows:
-    """A row source over an array of its own."""
+    """A row source over an array of its own; n_classes: of the data it comes from, 0 where that is not known."""
 
     array: Array
+    n_classes: int = 0
 
     def __len__(self) -> int:
         return len(self.array)
@@ -154,6 +155,11 @@ class TrainingSet:
     def ids(self) -> Ints:
         """(n,) int64 names of the rows within this set; read-only."""
         return self._ids
+
+    @property
+    def n_classes(self) -> int:
+        """Classes of the data, at least 2; the largest label + 1 where only labels tell."""
+        return max(2, int(getattr(self._source, "n_classes", 0)), int(self._y.max(initial=0)) + 1)
 
     def __len__(self) -> int:
         return len(self._y)

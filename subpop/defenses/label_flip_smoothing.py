@@ -41,18 +41,17 @@ def label_flip_smoothing(
     *,
     seed: int,
     ridge: float | str = C_RIDGE,
-    n_classes: int | None = None,
 ) -> Defended:
     """Ridge regression on the granted representation, or on the inputs; neither `fit` nor `seed` is used.
 
-    ridge: penalty / mean square of a component, above 0, or `CHOSEN`; n_classes: None for the largest training label + 1, at
-    least 2. The model has `with_labels(y)`. diagnostics: n_components, penalty, certified (1 or 0).
+    ridge: penalty / mean square of a component, above 0, or `CHOSEN`. The model has `with_labels(y)`.
+    diagnostics: n_components, penalty, certified (1 or 0).
     """
     from subpop.certificates.smoother import Learner, fit_projection
 
     if isinstance(ridge, str) and ridge != CHOSEN:
         raise BadInput(f"ridge={ridge!r} must be a number above 0 or {CHOSEN!r}")
-    classes = max(2, int(train.y.max(initial=0)) + 1) if n_classes is None else n_classes
+    classes = train.n_classes
     projection, rows = fit_projection(train.x, know.representation, ROWS_EACH)
     learners = [Learner(projection, rows, each) for each in ([ridge] if not isinstance(ridge, str) else RIDGES)]
     learner = min(learners, key=lambda one: one.leave_one_out_error(train.y, classes)) if ridge == CHOSEN else learners[0]

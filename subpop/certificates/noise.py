@@ -1,0 +1,134 @@
+"""From the chance that a vote over noisy labels is lost to the number of flips that cannot turn it.
+
+*Source*: Rosenfeld et al. 2020 (the KL form); the Neyman-Pearson form is exact for the same chance. Noise keeps a label with
+probability 1 - q, otherwise it draws one of the k - 1 others; q < (k - 1) / k.
+*Deviations*: a radius that rounding could have lifted is one lower: a certificate may understate, never overstate.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from subpop.types import Array, BadInput, Ints
+from subpop.victims.compiled import compiled
+
+Doubles = NDArray[np.float64]
+
+MAX_RADIUS = 100_000
+"""No radius of a vote is reported above this: noise so near to its limit would need endless tables."""
+SLACK = 1e-9
+"""What rounding may have taken off a logarithm of a chance."""
+_NOTHING = 1e-40
+
+
+def check_noise(q: float, n_classes: int) -> None:
+    """Refuse noise that leaves no label more likely than the others."""
+    if n_classes < 2:
+        raise BadInput(f"n_classes={n_classes}; labels that can be flipped have at least 2 classes")
+    limit = (n_classes - 1) / n_classes
+    if not 0 < q < limit:
+        raise BadInput(f"noise q={q} must lie strictly between 0 and {limit:.6g} = (k - 1) / k for k = {n_classes} classes")
+
+
+def tilt_of(q: float, n_classes: int) -> float:
+    """Logarithm of how much likelier noise keeps a label than it draws one given other."""
+    return math.log1p(-q) - math.log(q / (n_classes - 1))
+
+
+def drift_of(q: float, n_classes: int) -> float:
+    """Probability that noise keeps a label minus that it draws one given other."""
+    return 1 - q * n_classes / (n_classes - 1)
+
+
+def kl_radius(log_b: Array, q: float, n_classes: int = 2) -> Ints:
+    """(n,) flips that leave a smoothed vote as it is, by the divergence between the noise of two labellings.
+
+    log_b: (n,) logarithm of (an upper bound of) the probability that the vote is lost; for a probability p of winning,
+    np.log1p(-p). Several rivals: the largest. A bound of 1/2 or more certifies nothing: radius 0.
+    """
+    check_noise(q, n_classes)
+    log_b = _checked(log_b)
+    small = np.minimum(log_b, -math.log(2))
+    divergence = -(math.log(4) + np.log1p(-np.exp(small)) + small) / 2
+    flips = np.floor(divergence / (drift_of(q, n_classes) * tilt_of(q, n_classes)) - SLACK)
+    return np.clip(flips, 0, MAX_RADIUS).astype(np.int64)
+
+
+def neyman_pearson_radius(log_b: Array, q: float, n_classes: int = 2) -> Ints:
+    """(n,) flips that leave a smoothed vote as it is: all that can be said from the chance alone. log_b: see `kl_radius`."""
+    check_noise(q, n_classes)
+    log_b = _checked(log_b)
+    if not log_b.size:
+        return np.zeros(0, np.int64)
+    limits = _limits(float(q), n_classes, _table_size(float(log_b.min()), q, n_classes))
+    return np.searchsorted(-limits, -(log_b + SLACK), side="left").astype(np.int64)
+
+
+def _checked(log_b: Array) -> Doubles:
+    values = np.asarray(log_b, dtype=np.float64)
+    if values.ndim != 1 or np.isnan(values).any() or (values == -np.inf).any():
+        raise BadInput(
+            f"log_b of shape {values.shape} must be one number a row above minus infinity, the logarithm of a chance to lose; "
+            "compute it as a logarithm: 1 - p rounds to 0"
+        )
+    return values
+
+
+def _table_size(least: float, q: float, n_classes: int) -> int:
+    """A number of flips, a power of two, that a chance exp(least) of losing cannot tolerate.
+
+    r flips leave the likelier half of the worst case a mass of at most exp(tilt * median) / 2 under the true labels, and
+    the median lies within one deviation of the mean -drift * r.
+    """
+    tilt, drift = tilt_of(q, n_classes), drift_of(q, n_classes)
+    spread = tilt * math.sqrt(1 - q + q / (n_classes - 1) - drift**2)
+    needed = max(0.0, -least - math.log(2)) + SLACK
+    root = (spread + math.sqrt(spread**2 + 4 * tilt * drift * needed)) / (2 * tilt * drift)
+    return min(MAX_RADIUS, 1 << math.ceil(math.log2(root**2 + 1)))
+
+
+@lru_cache(maxsize=64)
+def _limits(q: float, n_classes: int, size: int) -> Doubles:
+    """(size,) entry r - 1: logarithm of the chance to lose below which r flips are certified; falling."""
+    limits = np.empty(size)
+    other = q / (n_classes - 1)
+    _fill_limits(1 - q, other, q - other, tilt_of(q, n_classes), limits)
+    limits.setflags(write=False)
+    return limits
+
+
+@compiled
+def _fill_limits(keep: float, other: float, rest: float, tilt: float, limits: Doubles) -> None:
+    """Each flipped row scores +1 where its noisy label is the old one, -1 where it is the new one, 0 otherwise.
+
+    The law of the sum S of r rows under the flipped labels is convolved row by row; under the true ones its masses are
+    exp(tilt * S) times these. The worst case puts the chance to lose on the lowest S, and turns the vote once that set has mass
+    1/2 under the flipped labels: the limit is that set's mass under the true ones. Everything is relative to its last S.
+    """
+    middle = len(limits) + 1
+    law = np.zeros(2 * middle + 1)
+    law[middle] = 1.0
+    first = last = middle
+    for r in range(len(limits)):
+        before = 0.0
+        for s in range(first - 1, last + 2):
+            own = law[s]
+            law[s] = keep * law[s + 1] + rest * own + other * before
+            before = own
+        first, last = first - 1, last + 1
+        while law[first] < _NOTHING:
+            law[first] = 0.0
+            first += 1
+        while law[last] < _NOTHING:
+            law[last] = 0.0
+            last -= 1
+        mass, below, s = 0.0, 0.0, first
+        while s < last and mass + law[s] < 0.5:
+            mass += law[s]
+            below = (below + law[s]) * math.exp(-tilt)
+            s += 1
+        limits[r] = tilt * (s - middle) + math.log(below + max(0.0, 0.5 - mass))

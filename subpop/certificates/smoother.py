@@ -1,0 +1,211 @@
+"""The linear smoother that label-flip certificates are about: ridge regression on frozen, standardised principal components.
+
+With z the components of a test row and z_i those of the training rows, which have mean 0, training row i weighs
+alpha_i = 1/n + z (Z'Z + penalty I)^-1 z_i: the intercept is not penalised, so weights sum to 1. A class scores the sum of its
+rows' weights: for two classes, the sign of the sum of alpha_i * (label in {-1, 1}). No weight depends on a label.
+*Deviations*: rows are kept multiplied with the inverse Cholesky factor, so that weights, scores and other labels are products.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import eigh, solve_triangular
+
+from subpop.types import Array, BadInput, Floats, Ints, Model
+from subpop.victims.linear_model import flat
+
+Doubles = NDArray[np.float64]
+Result = TypeVar("Result")
+
+_RANK = 1e-6
+"""Components of less variance than this share of the first one's are rounding of float32."""
+_BLOCK = 1 << 20
+"""Input values taken to float64 at a time (8 MB)."""
+
+
+# --- features that no label touches -----------------------------------------------------------------------------------
+
+
+class Remembered(Generic[Result]):
+    """A function of an array that keeps its last answer, by the array's content: predictions and certificates share it."""
+
+    def __init__(self, compute: Callable[[Array], Result]) -> None:
+        self._compute = compute
+        self._last: tuple[object, Result] | None = None
+
+    def __call__(self, x: Array) -> Result:
+        x = np.ascontiguousarray(x)
+        key = x.shape, x.dtype, hashlib.sha256(x.data).digest()
+        last = self._last
+        if last is None or last[0] != key:
+            self._last = last = key, self._compute(x)
+        return last[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """From features to standardised principal components. centre: (d,) means; directions: (d, d'), deviations divided out."""
+
+    representation: Model | None
+    centre: Doubles
+    directions: Doubles
+
+    def __call__(self, x: Array) -> Doubles:
+        """(n, d') float64 components of inputs."""
+        return self.of_features(frozen_features(x, self.representation))
+
+    def of_features(self, values: Floats) -> Doubles:
+        """(n, d') float64 components of features (n, d)."""
+        if values.shape[1] != len(self.centre):
+            raise BadInput(f"inputs have {values.shape[1]} features; the model was trained on {len(self.centre)}: give as many")
+        out = np.empty((len(values), self.directions.shape[1]))
+        for block in blocks(len(values), len(self.centre), _BLOCK):
+            np.matmul(values[block] - self.centre, self.directions, out=out[block])
+        return out
+
+
+def frozen_features(x: Array, representation: Model | None) -> Floats:
+    """(n, d) float32: a representation's features, or the inputs, each in one row."""
+    return flat(np.asarray(x if representation is None else representation.features(x))).astype(np.float32, copy=False)
+
+
+def fit_projection(x: Array, representation: Model | None, rows_each: int) -> tuple[Projection, Doubles]:
+    """Standardise, and keep a component for every `rows_each` rows; also the components of x. Labels are not asked for."""
+    values = frozen_features(x, representation)
+    n, d = values.shape
+    if n < 2 or d < 1:
+        raise BadInput(f"ridge regression on {n} rows of {d} features has no solution; give at least 2 rows and 1 feature")
+    centre = values.mean(axis=0, dtype=np.float64)
+    if not np.isfinite(centre).all():
+        raise BadInput(f"feature {int(np.argmin(np.isfinite(centre)))} holds NaN or infinite values; remove or impute them first")
+    scaled = values - centre.astype(np.float32)
+    deviation = np.sqrt(np.einsum("ij,ij->j", scaled, scaled, dtype=np.float64, casting="same_kind") / n)
+    constant = deviation <= 1e-7 * np.abs(centre)  # float32 inputs: less is rounding
+    inverse = np.where(constant, 0.0, 1 / np.where(constant, 1.0, deviation))
+    scaled *= inverse.astype(np.float32)
+    directions = _principal(scaled, min(d, max(1, n // rows_each))) * inverse[:, None]
+    projection = Projection(representation, centre, directions)
+    return projection, projection.of_features(values)
+
+
+def _principal(scaled: Floats, count: int) -> Doubles:
+    """(d, count) orthonormal directions of most variance, the first first; fewer where there is no more variance."""
+    wide = scaled.shape[1] > scaled.shape[0]
+    products = scaled @ scaled.T if wide else scaled.T @ scaled
+    last = len(products) - 1
+    variances, vectors = eigh(products, subset_by_index=(last - count + 1, last), overwrite_a=True, check_finite=False)
+    if not variances[-1] > 0:
+        raise BadInput("all features are constant: the ridge system is singular; grant a representation that tells rows apart")
+    chosen = np.flatnonzero(variances > _RANK * variances[-1])[::-1]
+    if wide:
+        return np.asarray(scaled.T @ (vectors[:, chosen] / np.sqrt(variances[chosen])), np.float64)
+    return np.asarray(vectors[:, chosen], np.float64)
+
+
+def blocks(n_rows: int, width: int, limit: int) -> Iterator[slice]:
+    """Slices that make up all rows, each of at most `limit` values, but at least one row."""
+    size = max(1, limit // max(1, width))
+    for start in range(0, n_rows, size):
+        yield slice(start, min(start + size, n_rows))
+
+
+# --- the learner ------------------------------------------------------------------------------------------------------
+
+
+class Learner:
+    """Everything but the labels, factorised once.
+
+    rows: (n, d') components of the training rows, Z; ridge: penalty / mean square of a component.
+    """
+
+    def __init__(self, projection: Projection, rows: Doubles, ridge: float) -> None:
+        if not 0 < ridge < math.inf:
+            raise BadInput(f"ridge={ridge} must be above 0 and finite: without a penalty the system may be singular; try 0.01")
+        products = rows.T @ rows
+        self.penalty = ridge * float(np.trace(products)) / len(products)
+        products[np.diag_indices_from(products)] += self.penalty
+        self._root = np.linalg.cholesky(products)
+        self.design = self._whitened(rows)
+        """(n, d') Z root^-T, root the lower Cholesky factor of Z'Z + penalty I."""
+        self.components = Remembered(projection)
+        """(T, d') float64 principal components of inputs."""
+
+    def model(self, y: Ints, n_classes: int) -> RidgeModel:
+        """The ridge regression on one-hot labels y (n,)."""
+        hot = one_hot(y, len(self.design), n_classes)
+        return RidgeModel(self, np.asarray(y, np.int64), hot.mean(axis=0), self.design.T @ hot)
+
+    def inputs(self, x: Array) -> Doubles:
+        """(T, d') test rows in the coordinates of `design`."""
+        return self._whitened(self.components(x))
+
+    def _whitened(self, rows: Doubles) -> Doubles:
+        return np.ascontiguousarray(solve_triangular(self._root, rows.T, lower=True, check_finite=False).T)
+
+    def weights(self, inputs: Doubles) -> Doubles:
+        """(T, n) alpha of rows given as `inputs` gives them."""
+        alpha = inputs @ self.design.T
+        alpha += 1 / len(self.design)
+        return alpha
+
+    def leave_one_out_error(self, y: Ints, n_classes: int) -> float:
+        """Mean squared error of each training row's scores, predicted from the others. It depends on labels."""
+        hot = one_hot(y, len(self.design), n_classes)
+        fitted = hot.mean(axis=0) + self.design @ (self.design.T @ hot)
+        own = 1 / len(hot) + np.einsum("ij,ij->i", self.design, self.design)
+        return float(np.mean(((hot - fitted) / (1 - own)[:, None]) ** 2))
+
+
+def one_hot(y: Ints, n: int, n_classes: int) -> Doubles:
+    """(n, C) labels as indicators."""
+    y = np.asarray(y)
+    if y.shape != (n,) or y.dtype.kind not in "iu" or not 0 <= y.min() <= y.max() < n_classes:
+        raise BadInput(f"labels of shape {y.shape} must be {n} integers in 0..{n_classes - 1}; give one for each training row")
+    return np.asarray(y[:, None] == np.arange(n_classes), np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class RidgeModel:
+    """A fitted linear smoother. y: (n,) training labels; intercept: (C,); coef: (d', C), for rows from `Learner.inputs`."""
+
+    learner: Learner
+    y: Ints
+    intercept: Doubles
+    coef: Doubles
+
+    @property
+    def n_classes(self) -> int:
+        return len(self.intercept)
+
+    def scores(self, x: Array) -> Doubles:
+        """(T, C) sums of the weights of each class; they sum to 1."""
+        return self.scores_of(self.learner.inputs(x))
+
+    def scores_of(self, inputs: Doubles) -> Doubles:
+        """(T, C) scores of rows given as `Learner.inputs` gives them."""
+        return np.asarray(self.intercept + inputs @ self.coef)
+
+    def predict_proba(self, x: Array) -> Floats:
+        """(T, C) softmax of the scores, for two classes the logistic of their difference: the right order, not calibrated."""
+        scores = self.scores(x)
+        rows, winner = np.arange(len(scores)), scores.argmax(axis=1)
+        odds = np.exp(scores - scores[rows, winner][:, None])
+        proba: Floats = (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
+        close = proba.argmax(axis=1) != winner  # scores that float32 cannot tell apart
+        proba[rows[close], winner[close]] = np.nextafter(proba.max(axis=1)[close], np.float32(2))
+        return proba
+
+    def features(self, x: Array) -> Floats:
+        """(T, d') float32 principal components."""
+        return np.asarray(self.learner.components(x), np.float32)
+
+    def with_labels(self, y: Ints) -> RidgeModel:
+        """The same learner on the same rows with other labels (n,): scores are linear in labels, nothing is solved again."""
+        return self.learner.model(y, self.n_classes)
