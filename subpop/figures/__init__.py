@@ -22,6 +22,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
+from subpop.figures.holdouts import accuracy_against_holdout, holdout_groups
 from subpop.figures.lines import Styles, damage_against_alpha, styles_of
 from subpop.figures.pictures import draw_clusters, has_pictures
 from subpop.figures.scatters import DPI, LABELLED, draw_panels, panel_order, panel_title, target_against_collateral
@@ -145,10 +146,13 @@ def _plans(groups: Mapping[Setup, list[CellReport]], styles: Styles) -> Iterator
     for i, report in enumerate(r for of_setup in groups.values() for r in of_setup if has_pictures(r)):
         yield _clusters_plan(i, report)
         return
+    with_holdouts = holdout_groups(r for of_setup in groups.values() for r in of_setup)
+    for i, ((victim, defense), own) in enumerate(with_holdouts.items()):
+        yield _holdout_plan(i, victim, defense, own)
     clouds = {
         setup: of_setup
         for setup, of_setup in groups.items()
-        if sum(len(r.result.table) for r in of_setup if r.result) > len(of_setup)
+        if sum(len(r.result.table) for r in of_setup if r.result) > len(of_setup) and not dict(setup.setting).get("holdout")
     }
     yield from _cloud_plans(clouds)
 
@@ -201,10 +205,16 @@ def _panels_by_defense(reports: Iterable[CellReport]) -> list[tuple[str, list[Ce
     return sorted(panels.items(), key=lambda panel: (panel[0] != "none", panel[0]))
 
 
+def _holdout_plan(i: int, victim: str, defense: str, reports: Sequence[CellReport]) -> Plan:
+    caption = f"{victim} under {defense}. Bars: sample deviation over {reports[0].cell.n_seeds} runs."
+    alt = f"accuracy of attacked, pruned and fine-tuned {victim} against the size of the holdout, a panel a subpopulation"
+    return Plan(f"holdout-{i + 1}", partial(accuracy_against_holdout, reports), alt, caption)
+
+
 def _clusters_plan(i: int, report: CellReport) -> Plan:
     caption = (
-        "Six clusters whose make-up is least like that of the data; of each, the pictures of D_aux nearest to its centroid. Below: "
-        "the most common value of each annotation among all of its rows, and of the label."
+        "Six clusters whose make-up is least like that of the data; of each, the pictures of D_aux nearest to its centroid. "
+        "Below: the most common value of each annotation among all of its rows, and of the label."
     )
     return Plan(f"clusters-{i + 1}", partial(draw_clusters, report), "pictures of six clusters", caption)
 

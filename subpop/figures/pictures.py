@@ -25,7 +25,8 @@ def draw_clusters(report: CellReport) -> Figure:
     assert report.result is not None
     pictures = {n.removeprefix(PREFIX): p for n, p in report.result.arrays.items() if n.startswith(PREFIX)}
     rows = {str(row["subpopulation"]): row for row in report.result.table}
-    figure = Figure(figsize=(9.6, 7.6), dpi=DPI, layout="constrained")
+    lines = len(make_up(next(iter(rows.values()))))
+    figure = Figure(figsize=(9.6, 2 * (2.45 + 0.17 * lines)), dpi=DPI, layout="constrained")
     axes = figure.subplots(2, 3).ravel()
     for axis, letter, (name, images) in zip(axes, "abcdef", pictures.items(), strict=False):
         axis.imshow(mosaic(images), cmap="gray_r" if images.shape[1] == 1 else None, interpolation="antialiased")
@@ -40,9 +41,9 @@ def draw_clusters(report: CellReport) -> Figure:
 
 
 def make_up(row: Mapping[str, float | str]) -> list[str]:
-    """`race: White 91 %` for each annotation of a cluster."""
+    """`race: White (91 %)` for each annotation of a cluster."""
     names = [name.removesuffix("_share") for name in row if name.endswith("_share")]
-    return [f"{name.replace('_', ' ')}: {row[name]} {100 * float(row[f'{name}_share']):.0f} %" for name in names]
+    return [f"{name.replace('_', ' ')}: {row[name]} ({100 * float(row[f'{name}_share']):.0f} %)" for name in names]
 
 
 def mosaic(images: Array) -> Array:

@@ -209,7 +209,7 @@ def _papers(reports: Sequence[CellReport], pictures: Sequence[Picture], run: Run
     for stem in sorted({report.cell.stem for report in reports}):
         tables = paper_tables(stem, [report for report in reports if report.cell.stem == stem])
         blocks += [f"### [{escape(stem)}]({file_name(stem)}.md)", *tables] if tables else []
-    blocks += [picture(p.name, p.alt, p.caption, run.command) for p in pictures if p.kind.startswith("clusters")]
+    blocks += [picture(p.name, p.alt, p.caption, run.command) for p in pictures if p.kind.startswith(("clusters", "holdout"))]
     return ["## Tables and figures of the paper", *blocks] if blocks else []
 
 

@@ -7,15 +7,19 @@ import importlib
 from collections.abc import Callable
 
 from subpop.types import BadInput, StoredModel, Victim
+from subpop.victims.conv_net import ConvNet
 from subpop.victims.last_layer import LastLayer, LastLayerModel
 from subpop.victims.linear_model import LinearModel
 from subpop.victims.logistic import LogisticRegression
 from subpop.victims.mlp import MLP, MLPModel
 from subpop.victims.sklearn_adapter import SklearnVictim
+from subpop.victims.torch_model import TorchModel
 
 VICTIMS: dict[str, Callable[[str], Victim]] = {
     "logistic_regression": lambda device: LogisticRegression(),
     "last_layer": lambda device: LastLayer(),
+    "conv_net": lambda device: ConvNet(device=device),
+    "conv_net_wide": lambda device: ConvNet(width=32, device=device),
     "mlp": lambda device: MLP(hidden=10, device=device),
     "mlp_wide": lambda device: MLP(hidden=100, device=device),
 }
@@ -23,6 +27,8 @@ VICTIMS: dict[str, Callable[[str], Victim]] = {
 MODELS: dict[str, type[StoredModel]] = {
     "logistic_regression": LinearModel,
     "last_layer": LastLayerModel,
+    "conv_net": TorchModel,
+    "conv_net_wide": TorchModel,
     "mlp": MLPModel,
     "mlp_wide": MLPModel,
 }
