@@ -6,9 +6,9 @@ default      D and D_aux of the sizes that the data set names, else a third of t
              source holds out a test set).
 reserve      D one third and D_aux two thirds of the rows that are not tested: the attacker's pool is twice as large, so
              that distinct poison rows suffice up to alpha = 2.
-as_released  the split of the paper's released script, with its defect; only for data sets named in `RELEASED`.
+as_released  the split of the paper's released scripts, with its defect; only for data sets named in `RELEASED`.
 
-*Source*: the released Adult script for the order of the draws of balanced data.
+*Source*: the released Adult script for the order of the draws of balanced data; the released image script for UTKFace.
 *Deviations*: balanced data is drawn from the right class; `as_released` keeps the defect for comparison.
 """
 
@@ -138,7 +138,17 @@ def _adult_as_released(dataset: Dataset, seed: int) -> Sides:
     return order[:half], order[half:], test
 
 
-RELEASED: dict[str, Callable[[Dataset, int], Sides]] = {"adult": _adult_as_released}
+def _utkface_as_released(dataset: Dataset, seed: int) -> Sides:
+    """Rows are drawn with replacement: D first, then D_aux, and what is left of as many draws as there are rows is D_test.
+
+    Sides repeat rows and share them: 29.5 % of the test draws are also in D, and of the 7,000 draws of D about 5,900 differ.
+    """
+    drawn = np.random.RandomState(seed).choice(len(dataset.y), len(dataset.y))
+    _, n_train, n_aux = _sizes(dataset, len(dataset.y), False, "default")
+    return drawn[:n_train], drawn[n_train : n_train + n_aux], drawn[n_train + n_aux :]
+
+
+RELEASED: dict[str, Callable[[Dataset, int], Sides]] = {"adult": _adult_as_released, "utkface": _utkface_as_released}
 
 
 # --- checks -----------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import numpy as np
 
 from subpop.datasets import load_dataset
-from subpop.datasets.digits import load
+from subpop.datasets.digits import load, load_images
 from subpop.partitions import cluster_match, feature_match
 from subpop.split import split
 
@@ -17,6 +17,20 @@ def test_digits_are_the_published_table():
     assert data.y.dtype == np.int64
     first = np.array([[0, 0, 5, 13, 9, 1, 0, 0], [0, 0, 13, 15, 10, 15, 5, 0]]) / 16
     assert np.array_equal(data.x[0, :16], first.ravel().astype(np.float32))
+
+
+def test_pictures_are_the_same_rows():
+    rows, pictures = load(), load_dataset("digits_images")
+    assert (pictures.name, pictures.x.shape, pictures.x.dtype) == ("digits_images", (1797, 1, 8, 8), np.uint8)
+    assert np.array_equal(pictures.x.reshape(1797, 64), np.rint(rows.x * 240))
+    assert pictures.x.max() == 240
+    assert np.array_equal(pictures.y, rows.y)
+    assert np.array_equal(pictures.annotations["digit"], rows.annotations["digit"])
+    assert (pictures.sizes, pictures.n_clusters, pictures.n_components) == (rows.sizes, rows.n_clusters, None)
+    assert pictures.words["y"][int(pictures.y[pictures.annotations["digit"] == 3][0])] == "odd"
+    for side in ("train", "aux", "test"):
+        assert np.array_equal(getattr(split(pictures, 1), side), getattr(split(rows, 1), side))
+    assert np.array_equal(load_images().x, pictures.x)
 
 
 def test_splits_and_subpopulations():

@@ -213,6 +213,44 @@ def test_the_released_draw_follows_the_recorded_order_and_repeats_rows():
     assert protocols(data) == ("default", "reserve", "as_released")
 
 
+# --- drawn with replacement -------------------------------------------------------------------------------------------
+
+
+def faces(n: int = 20_054, sizes: tuple[int, int] = (7000, 7000)) -> Dataset:
+    return table(n, name="utkface", sizes=sizes)
+
+
+def test_the_released_draw_of_pictures_repeats_rows():
+    data = faces(60, (20, 25))
+    splits = split(data, 3, "as_released")
+    drawn = np.random.RandomState(3).choice(60, 60)
+    assert np.array_equal(np.concatenate([splits.train, splits.aux, splits.test]), drawn)
+    assert [len(rows) for rows in (splits.train, splits.aux, splits.test)] == [20, 25, 15]
+    assert protocols(data) == ("default", "reserve", "as_released")
+    with pytest.raises(BadInput, match="at least one row left to test"):
+        split(faces(60, (30, 30)), 0, "as_released")
+
+
+def test_three_tenths_of_the_released_test_pictures_are_also_trained_on():
+    data, shares, distinct = faces(), [], []
+    for seed in range(20):
+        splits = split(data, seed, "as_released")
+        assert [len(rows) for rows in (splits.train, splits.aux, splits.test)] == [7000, 7000, 6054]
+        shares.append(np.isin(splits.test, splits.train).mean())
+        distinct.append(len(np.unique(splits.train)))
+    # A row is missed by 7,000 draws with probability (1 - 1/20054)^7000.
+    missed = (1 - 1 / 20_054) ** 7000
+    assert np.mean(shares) == pytest.approx(1 - missed, abs=0.005)
+    assert round(1 - missed, 3) == 0.295
+    assert np.mean(distinct) == pytest.approx(20_054 * (1 - missed), rel=0.005)
+
+
+def test_the_default_split_of_the_same_pictures_shares_none():
+    splits = split(faces(), 0)
+    assert_disjoint(splits)
+    assert [len(rows) for rows in (splits.train, splits.aux, splits.test)] == [7000, 7000, 6054]
+
+
 # --- Adult ------------------------------------------------------------------------------------------------------------
 
 

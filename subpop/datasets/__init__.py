@@ -1,4 +1,4 @@
-"""The data sets by name: one file each, `load(root) -> Dataset`."""
+"""The data sets by name: one file each, `load(root) -> Dataset`; and a user's own, named by their path."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from subpop.datasets import adult, digits, mixture
+from subpop.datasets import adult, cifar10, digits, embeddings, image_folder, mixture, utkface
 from subpop.datasets.download import MissingData, RemoteFile, data_root, describe, fetch, verify
 from subpop.types import BadInput, Dataset
 
@@ -16,12 +16,35 @@ __all__ = ["DATASETS", "DatasetSource", "MissingData", "data_root", "describe", 
 
 @dataclass(frozen=True)
 class DatasetSource:
-    """Where a data set comes from. load: root or None -> Dataset; files: what must be fetched first, if anything."""
+    """Where a data set comes from.
+
+    load: root or None -> Dataset; files: what must be fetched first, if anything; by_hand: where a user gets what no command
+    can fetch; folder: below the root, where that is not the name; found: root -> where the data lies, None for nowhere (if
+    not given, `files` decide; it only looks and reads nothing).
+    """
 
     load: Callable[[Path | None], Dataset]
     summary: str
     licence: str
     files: tuple[RemoteFile, ...] = ()
+    by_hand: str = ""
+    folder: str = ""
+    found: Callable[[Path], Path | None] | None = None
+
+    def folder_below(self, root: Path, name: str) -> Path:
+        """Where the files of the data set of that name lie."""
+        return root / (self.folder or name)
+
+
+def _utkface(size: int, summary: str) -> DatasetSource:
+    return DatasetSource(
+        partial(utkface.load, size=size),
+        summary,
+        utkface.LICENCE,
+        by_hand=utkface.BY_HAND,
+        folder="utkface",
+        found=utkface.found,
+    )
 
 
 DATASETS: dict[str, DatasetSource] = {
@@ -34,16 +57,51 @@ DATASETS: dict[str, DatasetSource] = {
         partial(mixture.load, "mixture_multiclass"), "Gaussian mixture, 3 classes, 15 subpopulations", "generated"
     ),
     "adult": DatasetSource(adult.load, "UCI Adult, income above 50,000; 48,842 rows", "CC BY 4.0", adult.FILES),
+    "digits_images": DatasetSource(digits.load_images, "the digits as pictures, 1x8x8", "CC BY 4.0"),
+    "utkface": _utkface(100, "faces, gender; 20,054 pictures of 100x100"),
+    "utkface_64": _utkface(64, "the same at 64x64"),
+    "utkface_32": _utkface(32, "the same at 32x32"),
+    "utkface_mobilenet": DatasetSource(
+        utkface.load_mobilenet,
+        "the same as 1,024 features of MobileNet-v1",
+        utkface.LICENCE,
+        by_hand=utkface.MOBILENET_BY_HAND,
+        folder="embeddings",
+        found=utkface.found_mobilenet,
+    ),
+    "cifar10": DatasetSource(
+        cifar10.load, "10 classes, 60,000 pictures of 32x32", cifar10.LICENCE, cifar10.FILES, found=cifar10.found
+    ),
+    "cifar10_jpeg": DatasetSource(
+        cifar10.load_jpeg,
+        "CIFAR-10 (JPEG q75), a lossy copy",
+        cifar10.LICENCE,
+        by_hand=cifar10.JPEG_BY_HAND,
+        found=cifar10.found_jpeg,
+    ),
 }
+
+OWN_DATA: dict[str, Callable[[str, Path | None], Dataset]] = {
+    "image_folder": image_folder.load,
+    "embeddings": embeddings.load,
+}
+"""Kinds of data that a user brings, named `kind:PATH`."""
 
 
 def source_of(name: str) -> DatasetSource:
-    """The entry of a name; raises BadInput with the known names."""
+    """The entry of a name, or one made for `kind:PATH`; raises BadInput with the known names."""
+    kind, _, path = name.partition(":")
+    if kind in OWN_DATA and path:
+        return DatasetSource(partial(OWN_DATA[kind], path), f"your own data, {path}", "your own")
     if name not in DATASETS:
-        raise BadInput(f"unknown data set {name!r}; known: {', '.join(DATASETS)}")
+        own = ", ".join(f"{kind}:PATH" for kind in OWN_DATA)
+        raise BadInput(f"unknown data set {name!r}; known: {', '.join(DATASETS)}; of your own: {own}")
     return DATASETS[name]
 
 
 def load_dataset(name: str, root: Path | None = None) -> Dataset:
-    """Load a data set by name; raises BadInput for an unknown one and MissingData if its files are not under `root`."""
+    """Load a data set by name, or one of a user's own by `image_folder:PATH` or `embeddings:PATH.npz`.
+
+    Raises BadInput for an unknown name and MissingData if its files are not under `root`.
+    """
     return source_of(name).load(root)

@@ -1,6 +1,7 @@
 """Files that a data set needs: where they lie, how they are fetched, and whether they are the published ones.
 
-A data set `name` keeps its files under ROOT/name/. Files that lie there already are used and never overwritten.
+A data set `name` keeps its files under ROOT/name/, unless its entry names another folder. Files that lie there already are
+used and never overwritten. Where no address hands out the files, `fetch` tells where a user gets them and where they go.
 """
 
 from __future__ import annotations
@@ -46,12 +47,18 @@ class FileState:
 
     def __str__(self) -> str:
         found = f" (md5 {self.found_md5}, published {self.expected_md5})" if self.state == "different" else ""
+        if self.state == "ok" and not self.expected_md5:
+            found = " (is there; no published checksum to compare it with)"
         return f"{self.dataset}: {self.path} {self.state}{found}"
 
 
 @dataclass(frozen=True)
 class DatasetRecord:
-    """A line of `subpop data list`. ready: nothing is left to fetch; command: what fetches it, '' where nothing needs to be."""
+    """A line of `subpop data list`.
+
+    needs_files: a command fetches its files; ready: nothing is left to fetch; command: what fetches it or tells how to get it
+    by hand, '' where nothing needs to be.
+    """
 
     name: str
     summary: str
@@ -81,13 +88,36 @@ def fetch_command(name: str, root: Path | None = None) -> str:
 
 
 def fetch(name: str, root: Path | None = None, progress: bool = True) -> list[FileState]:
-    """Download what a data set still lacks; [] where it needs no files."""
-    return fetch_files(name, _source(name).files, root, progress)
+    """Download what a data set still lacks; [] where it needs no files.
+
+    Raises MissingData, which tells what to do, where the files can only be fetched by hand and are not there.
+    """
+    source = _source(name)
+    unpacked = _found_otherwise(name, source, root)
+    if source.by_hand and not unpacked:
+        raise missing_by_hand(name, source.folder_below(root or data_root(), name), source.by_hand)
+    return unpacked or fetch_files(name, source.files, root, progress)
 
 
 def verify(name: str, root: Path | None = None) -> list[FileState]:
     """Compare a data set's files with the published checksums; [] where it needs none."""
-    return verify_files(name, _source(name).files, root)
+    source = _source(name)
+    if source.by_hand and not _found_otherwise(name, source, root):
+        return [FileState(name, source.folder_below(root or data_root(), name), "missing", "")]
+    return _found_otherwise(name, source, root) or verify_files(name, source.files, root)
+
+
+def missing_by_hand(name: str, folder: Path, how: str) -> MissingData:
+    """The error for files that no command can fetch. how: where to get them and what to put into `folder`."""
+    return MissingData(f"{name}: nothing to read in {folder}; it can only be fetched by hand: {how}, into {folder}")
+
+
+def _found_otherwise(name: str, source: DatasetSource, root: Path | None) -> list[FileState]:
+    """Data that lies there in a form without a published checksum: unpacked, or fetched by hand."""
+    root = root or data_root()
+    path = source.found(root) if source.found else None
+    published = [root / name / file.name for file in source.files]
+    return [] if path is None or path in published else [FileState(name, path, "ok", "")]
 
 
 def describe(root: Path | None = None) -> list[DatasetRecord]:
@@ -137,15 +167,17 @@ def _source(name: str) -> DatasetSource:
 
 
 def _record(name: str, source: DatasetSource, root: Path) -> DatasetRecord:
+    files = all((root / name / file.name).is_file() for file in source.files)
+    from_disk = bool(source.files or source.by_hand)
     return DatasetRecord(
         name=name,
         summary=source.summary,
         licence=source.licence,
         needs_files=bool(source.files),
-        ready=all((root / name / file.name).is_file() for file in source.files),
+        ready=files if source.found is None else source.found(root) is not None,
         megabytes=round(sum(file.n_bytes for file in source.files) / 1e6, 1),
-        folder=str(root / name) if source.files else "",
-        command=fetch_command(name, root) if source.files else "",
+        folder=str(source.folder_below(root, name)) if from_disk else "",
+        command=fetch_command(name, root) if from_disk else "",
     )
 
 

@@ -47,11 +47,12 @@ def accuracy_against_holdout(reports: Sequence[CellReport]) -> Figure:
         axis.set_xscale("log")
         axis.set_xticks(sizes, [f"{100 * size:g}" for size in sizes])
         axis.minorticks_off()
+        axis.set_ylim(0, 102)
     figure.supxlabel("clean holdout (% of the test rows)", fontsize=9)
     figure.supylabel("accuracy (%)", fontsize=9)
     handles = [Line2D([], [], label=label, linestyle="-", **look) for label, look in STAGES.values()]
     handles += [Line2D([], [], label=label, color="#666666", **look) for label, look in WHERE.values()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8)
+    figure.legend(handles=handles, loc="outside upper center", ncols=5, fontsize=8)
     return figure
 
 
@@ -59,7 +60,8 @@ def _draw(axis: Axes, reports: Sequence[CellReport], name: str, stage: str, wher
     found = [(_size(report), number) for report in reports if (number := _number(report, f"{stage}_{where}_accuracy", name))]
     errors = [100 * (number.std or 0.0) for _, number in found] if where == "target" else None
     values = [100 * number.value for _, number in found]
-    axis.errorbar([size for size, _ in found], values, errors, elinewidth=0.9, **STAGES[stage][1], **WHERE[where][1])
+    shift = 1 + 0.05 * (list(STAGES).index(stage) - 1)  # or bars at one size would hide each other
+    axis.errorbar([size * shift for size, _ in found], values, errors, elinewidth=0.9, **STAGES[stage][1], **WHERE[where][1])
 
 
 def _number(report: CellReport, metric: str, subpopulation: str) -> Number | None:

@@ -1,0 +1,125 @@
+"""A user's own rows in an `.npz` file, named `embeddings:PATH.npz`: embeddings of any network, or any table of numbers.
+
+Keys: `x` (n, d) numbers; `y` (n,) whole numbers or booleans, the classes; and, if there, `hashes` (n,), equal for rows of equal
+content, which then never stand on two sides of a split; `names` (n,) texts; `official_test` (n,) booleans, rows held out for
+testing. Every other array of n whole numbers or booleans (such as `groups`) is an annotation that FeatureMatch may use. Classes
+are renumbered 0, 1, ... in order. A relative path is looked for below the data root, then in the caller's folder.
+
+k-means cuts a cluster for every 90 rows, at most 100: about 30 test rows a cluster, from sizes alone; on 40 principal components.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from subpop.datasets.download import MissingData, data_root
+from subpop.types import Array, BadInput, Dataset, Floats, Ints
+
+OWN_KEYS = ("x", "y", "hashes", "names", "official_test")
+ROWS_PER_CLUSTER = 90
+MAX_CLUSTERS = 100
+N_COMPONENTS = 40
+
+
+def load(path: str, root: Path | None = None) -> Dataset:
+    """Load a file of rows: x (n, d) float32; raises MissingData if it is not there, BadInput for one that does not fit."""
+    file = own_path(path, root, "embeddings")
+    arrays = read_arrays(file)
+    lacking = [key for key in ("x", "y") if key not in arrays]
+    if lacking:
+        raise BadInput(f"{file} has keys {', '.join(arrays) or 'none'} and lacks {', '.join(lacking)}; save it with x=..., y=...")
+    x = rows_of(file, arrays["x"])
+    n = len(x)
+    for key, values in arrays.items():
+        if values.shape[:1] != (n,) or (key != "x" and values.ndim != 1):
+            raise BadInput(f"{file}: {key} has shape {values.shape}; {n} rows of x need shape ({n},)")
+    y, classes, notes = class_codes(file, arrays["y"])
+    unused = [key for key, values in arrays.items() if key not in OWN_KEYS and values.dtype.kind not in "iub"]
+    if unused:
+        notes += (f"{', '.join(unused)} not used: only arrays of whole numbers are annotations",)
+    return Dataset(
+        name=f"embeddings:{path}",
+        x=x,
+        y=y,
+        n_classes=len(classes),
+        annotations={k: v.astype(np.int64) for k, v in arrays.items() if k not in OWN_KEYS and k not in unused},
+        official_test=_booleans(file, arrays.get("official_test")),
+        hashes=arrays.get("hashes"),
+        n_clusters=n_clusters(n),
+        n_components=n_components(n, x.shape[1]),
+        notes=notes,
+        names=None if "names" not in arrays else arrays["names"].astype(np.str_),
+        words={"y": classes},
+    )
+
+
+def own_path(path: str, root: Path | None, what: str) -> Path:
+    """A user's path: below the data root if it is there, else in the caller's folder; raises MissingData if in neither."""
+    below_root, here = (root or data_root()) / Path(path).expanduser(), Path.cwd() / Path(path).expanduser()
+    for candidate in (below_root, here):
+        if candidate.exists():
+            return candidate
+    places = dict.fromkeys((str(below_root), str(here)))
+    raise MissingData(f"{what}:{path}: {' and '.join(places)} not found; give a path below the data root or an absolute one")
+
+
+def read_arrays(path: Path) -> Mapping[str, Array]:
+    """All arrays of an `.npz` file, pickles refused; raises BadInput for another file or one that is cut short."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {key: file[key] for key in file.files}
+    # A plain .npy array has no `files`; the rest is what damaged zip files and refused pickles raise.
+    except (AttributeError, TypeError, ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise BadInput(
+            f"{path} cannot be read as an .npz file of plain arrays ({type(error).__name__}: {error}); it is cut short, pickled "
+            "or another kind of file: write it with numpy.savez"
+        ) from error
+
+
+def rows_of(path: Path, x: Array) -> Floats:
+    """The rows as float32, (n, d); raises BadInput for another shape, no rows, or NaN and infinite values."""
+    if x.ndim != 2 or x.dtype.kind not in "fiub" or 0 in x.shape:
+        raise BadInput(f"{path}: x is {x.dtype} of shape {x.shape}; it must hold numbers, (n, d) with n and d at least 1")
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused next
+        rows = np.ascontiguousarray(x, dtype=np.float32)
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if len(bad):
+        raise BadInput(
+            f"{path}: {len(bad)} of {len(x)} rows of x hold NaN, infinite or too large values for float32, the first is row "
+            f"{bad[0]}; remove or impute them"
+        )
+    return rows
+
+
+def class_codes(path: Path, y: Array) -> tuple[Ints, tuple[str, ...], tuple[str, ...]]:
+    """Labels as 0, 1, ..., what each stands for, and a note if they were renumbered; raises BadInput for other than classes."""
+    if y.dtype.kind not in "iub":
+        raise BadInput(f"{path}: y is {y.dtype}; give whole numbers, one for each class")
+    values, codes = np.unique(y, return_inverse=True)
+    if len(values) < 2:
+        raise BadInput(f"{path}: all labels are {values[0]}; nothing can be learned from one class")
+    words = tuple(str(value) for value in values.tolist())
+    renumbered = not np.array_equal(values, np.arange(len(values)))
+    notes = (f"classes {', '.join(words[:10])}{', ...' if len(words) > 10 else ''} renumbered 0 to {len(words) - 1}",)
+    return codes.astype(np.int64), words, notes if renumbered else ()
+
+
+def n_clusters(n_rows: int) -> int:
+    """How many clusters ClusterMatch cuts, from the number of rows alone."""
+    return int(np.clip(n_rows // ROWS_PER_CLUSTER, 2, MAX_CLUSTERS))
+
+
+def n_components(n_rows: int, n_columns: int) -> int | None:
+    """Principal components for ClusterMatch; None where there are no more columns, or rows of D_aux, than components."""
+    return N_COMPONENTS if n_columns > N_COMPONENTS and n_rows // 3 > N_COMPONENTS else None
+
+
+def _booleans(path: Path, mask: Array | None) -> Array | None:
+    if mask is not None and mask.dtype != bool:
+        raise BadInput(f"{path}: official_test is {mask.dtype}; it must be boolean, True for rows held out")
+    return mask

@@ -1,0 +1,183 @@
+"""Pictures of any kind to rows: uint8, (n, 3, size, size), in the order of their names.
+
+Whatever has another shape than a square is cut to its middle square; then it is resized (bilinear, with antialiasing). A JPEG
+that is at least twice too large is decoded at a half, a quarter or an eighth of its size, which JPEG can do by itself. Grey,
+palette, transparent and CMYK pictures become RGB (transparency is dropped). A picture that will not decode is named, counted
+and left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import struct
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from subpop.datasets.archives import files_in
+from subpop.types import BadInput, Ints
+
+SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
+LARGEST_SIZE = 1024
+LIMIT = 0.01
+"""Share of pictures, at most, that may be left out because they will not decode."""
+CHUNK = 64
+SHOWN = 5
+"""Names that a message spells out."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture before it is decoded. name: its path inside the folder or archive, parts divided by `/`."""
+
+    name: str
+    read: Callable[[], bytes]
+
+    @property
+    def file_name(self) -> str:
+        return PurePosixPath(self.name).name
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """Pictures as rows.
+
+    x: (n, 3, size, size) uint8; kept: (n,) which of the given pictures they are; hashes: (n,) md5 of each file's bytes;
+    original_sizes: (n, 2) width and height before resizing; left_out: what would not decode, and why.
+    """
+
+    x: NDArray[np.uint8]
+    kept: Ints
+    hashes: NDArray[np.str_]
+    original_sizes: Ints
+    left_out: tuple[str, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a report should say: nothing where all decoded."""
+        if not self.left_out:
+            return ()
+        return (f"{len(self.left_out)} of {len(self.left_out) + len(self.kept)} left out, unreadable: {shown(self.left_out)}",)
+
+
+def shown(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def is_picture(name: str) -> bool:
+    """Whether a path ends like a picture's; hidden files (`._x.jpg`) and what lies in hidden folders are none."""
+    path = PurePosixPath(name)
+    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts if part != ".")
+
+
+def pictures_below(folder: Path) -> list[Picture]:
+    """All pictures below a folder, by name; none where there is no such folder."""
+    found: dict[str, Path] = {}
+    for base, _, files in os.walk(folder, followlinks=True):
+        inside = Path(base).relative_to(folder)
+        found |= {(inside / file).as_posix(): Path(base, file) for file in files}
+    return [Picture(name, found[name].read_bytes) for name in sorted(found) if is_picture(name)]
+
+
+def pictures_in(archive: Path) -> list[Picture]:
+    """All pictures of a tar or zip archive, by name; raises BadInput for a damaged or dangerous archive."""
+    found = files_in(archive, is_picture)
+    return [Picture(name, partial(found.__getitem__, name)) for name in sorted(found)]
+
+
+def decode(pictures: Sequence[Picture], size: int, what: str, limit: float = LIMIT) -> Decoded:
+    """Decode pictures to `size` pixels a side, in a few threads and with a bar on a terminal; `what` names them in messages.
+
+    Raises BadInput if there is none, or if more than `limit` of them will not decode.
+    """
+    if not 1 <= size <= LARGEST_SIZE:
+        raise BadInput(f"{what}: size {size} is outside 1..{LARGEST_SIZE} pixels")
+    if not pictures:
+        raise BadInput(f"{what}: no pictures (files ending in {' '.join(sorted(SUFFIXES))})")
+    n = len(pictures)
+    job = _Job(pictures, np.empty((n, 3, size, size), np.uint8), np.empty(n, "<U32"), np.zeros((n, 2), np.int64))
+    starts = range(0, n, CHUNK)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, _bar(f"decoding {what}", n) as advance:
+        wrong: dict[int, str] = {}
+        for start, found in zip(starts, pool.map(job.decode_from, starts), strict=True):
+            wrong |= found
+            advance(min(CHUNK, n - start))
+    if len(wrong) > limit * n:
+        raise BadInput(
+            f"{what}: {len(wrong)} of {n} pictures will not decode, more than {limit:.0%}: {shown(list(wrong.values()))}; "
+            "replace or remove them"
+        )
+    kept = np.setdiff1d(np.arange(n), list(wrong)) if wrong else np.arange(n)
+    x, hashes, sizes = (job.x, job.hashes, job.sizes) if not wrong else (job.x[kept], job.hashes[kept], job.sizes[kept])
+    return Decoded(x, kept, hashes, sizes, tuple(wrong.values()))
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """Arrays that threads fill, each its own rows."""
+
+    pictures: Sequence[Picture]
+    x: NDArray[np.uint8]
+    hashes: NDArray[np.str_]
+    sizes: Ints
+
+    def decode_from(self, start: int) -> dict[int, str]:
+        """Fill a chunk of rows; returns those that would not decode, with name and reason."""
+        from PIL import Image, UnidentifiedImageError
+
+        wrong = {}
+        for i in range(start, min(start + CHUNK, len(self.pictures))):
+            try:
+                content = self.pictures[i].read()
+                self.x[i], self.sizes[i] = _pixels(content, self.x.shape[-1])
+                self.hashes[i] = hashlib.md5(content).hexdigest()
+            # What Pillow's decoders are known to raise for damaged files.
+            except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError) as error:
+                reason = "not a picture" if isinstance(error, UnidentifiedImageError) else str(error)
+                wrong[i] = f"{self.pictures[i].name} ({reason})"
+        return wrong
+
+
+def _pixels(content: bytes, size: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """(3, size, size) pixels of a picture's middle square, and its width and height."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(content)) as picture:
+        original = picture.size
+        if picture.mode.startswith(("I", "F")):
+            raise ValueError(f"{picture.mode} pixels have more than 8 bits; convert it to 8 bits")
+        picture.draft(None, (size, size))
+        rgb = picture.convert("RGB")
+    if rgb.size != (size, size):
+        width, height = rgb.size
+        side = min(rgb.size)
+        left, top = (width - side) / 2, (height - side) / 2
+        rgb = rgb.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+    return np.asarray(rgb).transpose(2, 0, 1), original
+
+
+@contextmanager
+def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar with the time that is left, on a terminal only; yields what to call with the pictures done since."""
+    if not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns: tuple[Any, ...] = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.advance(task, done)
