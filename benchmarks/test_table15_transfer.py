@@ -52,8 +52,8 @@ CELLS = [
     *grid(
         tier="paper",
         dataset="cifar10",
-        victim="vgg16_fine_tuned",
-        clusters_on=["vgg16_fine_tuned", "resnet50"],
+        victim="vgg16_fine_tuned_augmented",
+        clusters_on=["vgg16_fine_tuned_augmented", "resnet50"],
         rate=RATES,
         n_seeds=3,
         **COMMON,

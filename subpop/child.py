@@ -91,11 +91,11 @@ def _receive_own(connection: Connection) -> Any:
 
 def _task(n_classes: int, rows: Any, n_poison: int | None, holdout: Any, representation: Model | None, seed: int) -> DefenseTask:
     """The task as the child knows it: ids are positions."""
-    know = Knowledge(n_poison, None if holdout is None else _rows(*holdout, n_classes), representation)
-    return DefenseTask(_rows(*rows, n_classes), know, seed)
+    know = Knowledge(n_poison, None if holdout is None else _rows(n_classes, *holdout), representation)
+    return DefenseTask(_rows(n_classes, *rows), know, seed)
 
 
-def _rows(x: Array, y: Array, n_classes: int) -> TrainingSet:
+def _rows(n_classes: int, x: Array, y: Array) -> TrainingSet:
     x.setflags(write=False)
     return TrainingSet(ArrayRows(x, n_classes), np.arange(len(y)), y)
 

@@ -113,7 +113,12 @@ class Parts:
 
     def victim(self, cell: Cell) -> Victim:
         name = cell.victim if is_frozen(cell.victim) is None else "last_layer"
-        return self._once(("victim", name), lambda: make_victim(name, self.device))
+        return self._once(("victim", name), lambda: make_victim(name, self.device, self._weights))
+
+    @property
+    def _weights(self) -> Path | None:
+        """Where network weights lie: --weights-root, else below the data root."""
+        return self.weights_root or (self.root / "weights" if self.root is not None else None)
 
     def clean_model(self, cell: Cell, seed: int) -> Model:
         """The victim trained on D alone: trained once per (data set, split, victim, seed), shared by all suites."""

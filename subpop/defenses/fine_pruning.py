@@ -32,7 +32,7 @@ METHODS = ("channel_activations", "channel_zeros", "pruned", "fine_tuned")
 def fine_pruning(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) -> Defended:
     """Prune what is least active on the clean holdout while its accuracy stays within 4 points, then fine-tune on it.
 
-    Stages: `attacked` (the undefended model), `pruned` and `finetuned`. BadInput without a holdout, or for a model without channels.
+    Stages: `attacked` (undefended), `pruned` and `finetuned`. BadInput without a holdout, or for a model without channels.
     """
     holdout = clean_holdout(know, "fine_pruning")
     model = channel_model(fit(train), "fine_pruning")

@@ -1,0 +1,87 @@
+"""What the victims that train in batches share: which jobs they take, where their rows lie, and which rows each step sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from subpop.types import Array, BadInput, FleetJob, Ints
+
+
+def present_jobs(jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[FleetJob]:
+    """The jobs in canonical order, without rows of weight 0; refuses what nothing can be trained on and weights but 0 and 1."""
+    from subpop.victims.counts import check_job
+
+    if len(jobs) != len(seeds):
+        raise BadInput(f"{len(jobs)} jobs and {len(seeds)} seeds; give one seed a job")
+    if any(seed < 0 for seed in seeds):
+        raise BadInput(f"seed {min(seeds)} is negative; seeds are 0, 1, 2, ...")
+    for job in jobs:
+        check_job(job, jobs[0].pool)
+    return [_present(job).canonical() for job in jobs]
+
+
+def _present(job: FleetJob) -> FleetJob:
+    if job.weights is None:
+        return job
+    if not np.isin(job.weights, (0, 1)).all():
+        raise BadInput("this victim takes no weights other than 0 and 1; repeat or leave out rows instead")
+    kept = job.weights == 1
+    return replace(job, rows=job.rows[kept], y=job.y[kept], weights=None)
+
+
+def stacked(jobs: Sequence[FleetJob]) -> tuple[Array, list[Ints]]:
+    """The pool's inputs with all inputs outside it behind, and where in them each job's rows lie."""
+    pool = jobs[0].pool
+    parts, places, size = [pool.x], dict[int, int](), len(pool)
+    for job in jobs:
+        if job.extra_x is not None and id(job.extra_x) not in places:
+            parts.append(job.extra_x)
+            places[id(job.extra_x)], size = size, size + len(job.extra_x)
+    x = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    shifts = [0 if job.extra_x is None else places[id(job.extra_x)] - len(pool) for job in jobs]
+    return x, [np.where(job.rows < len(pool), job.rows, job.rows + shift) for job, shift in zip(jobs, shifts, strict=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """What each step of one victim sees. rows, labels: (steps, B) int32, padded where fewer than B rows are left in an epoch.
+
+    counts: (steps,) rows that are there; padding is row 0.
+    """
+
+    rows: NDArray[np.int32]
+    labels: NDArray[np.int32]
+    counts: Ints
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    @classmethod
+    def of(cls, keys: Ints, rows: Ints, y: Ints, seed: int, epochs: int, size: int) -> Batches:
+        """keys: (n,) ascending, what the order depends on besides the seed; rows: (n,) where those rows lie; y: (n,) labels."""
+        from subpop.victims.batch_order import BatchOrder
+
+        orders, each = BatchOrder(seed, keys).epochs(0, epochs), -(-len(keys) // size)
+        padded = np.zeros((2, epochs, each * size), np.int32)
+        padded[0, :, : len(keys)], padded[1, :, : len(keys)] = rows[orders], y[orders]
+        counts = np.full((epochs, each), size)
+        counts[:, -1] = len(keys) - (each - 1) * size
+        rows_of, labels = padded.reshape(2, epochs * each, size)
+        return cls(rows_of, labels, counts.ravel())
+
+
+def longest_first(batches: Sequence[Batches]) -> list[int]:
+    """The order in which a fleet stacks its victims, so that those who are done first stand last."""
+    return sorted(range(len(batches)), key=lambda i: -len(batches[i]))
+
+
+def stretches(batches: Sequence[Batches]) -> Iterator[tuple[int, slice]]:
+    """(members, steps) in which the same victims train: the first `members` of `batches`, which are in the order above."""
+    first = 0
+    for end in sorted({len(own) for own in batches}):
+        yield sum(len(own) >= end for own in batches), slice(first, end)
+        first = end

@@ -1,0 +1,134 @@
+"""VGG-16 trained on from ImageNet weights, all layers: the paper's "FT" victims, one after another.
+
+*Source*: VGG-16's convolutions, global average pooling, a softmax head with the penalty 0.01 * sum(W^2) on its kernel; Adam at
+1e-4 (Keras: epsilon 1e-7), batches of 32, 12 epochs. Faces (UTKFace): pixels / 255, no augmentation. CIFAR-10: pixels / 255 - .5,
+shifts of up to 12.5 % of a side and mirroring, both at random.
+*Deviations*: shifts are by whole pixels, which repeat the border (Keras interpolates between pixels). On a GPU layers run in
+bfloat16 with float32 weights. A row's place in the order and its shift depend on the seed, the epoch and the row alone.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from subpop.networks import NETWORKS
+from subpop.types import BadInput, FleetJob, Model
+from subpop.victims.batched_jobs import present_jobs, stacked
+from subpop.victims.pictures import check_picture_jobs
+from subpop.victims.torch_model import TorchModel
+
+if TYPE_CHECKING:  # torch takes seconds to import, and only training needs it
+    from torch import nn
+
+    from subpop.victims.torch_network import ConvClassifier
+
+PENALTY = 0.01
+SHIFT = 0.125
+FACES: dict[str, Any] = {"offset": 0.0, "augment": False}
+CIFAR: dict[str, Any] = {"offset": 0.5, "augment": True}
+"""How the two data sets of the paper are fed: `FineTuned(**CIFAR)`."""
+
+
+class FineTuned:
+    """A network of `subpop.networks.imagenet`, or one of words without published weights (`pretrained=False`), under a new head.
+
+    offset: subtracted from pixels / 255; augment: random shifts and mirroring; progress: called with (epochs done, epochs) of a
+    fleet. Besides the models a fleet holds one network and the pictures that are trained on; each VGG-16 model takes 59 MB.
+    """
+
+    exact = False
+
+    def __init__(
+        self,
+        body: str = "vgg16",
+        *,
+        weights_root: Path | None = None,
+        pretrained: bool = True,
+        offset: float = 0.0,
+        augment: bool = False,
+        epochs: int = 12,
+        learning_rate: float = 1e-4,
+        batch_size: int = 32,
+        device: str = "cpu",
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        if device.split(":")[0] not in ("cpu", "cuda"):
+            raise BadInput(f"device={device!r} is unknown; give cpu or cuda")
+        self.body, self.weights_root, self.pretrained, self.offset, self.augment = body, weights_root, pretrained, offset, augment
+        self.epochs, self.learning_rate, self.batch_size = epochs, learning_rate, batch_size
+        self.device, self.progress = device, progress
+        self._body: nn.Module | None = None
+
+    def fit_many(self, jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:
+        """Train a `TorchModel` a job; seeds draw head, batch order and augmentation, not what is pretrained. Weights: 0 or 1."""
+        jobs = present_jobs(jobs, seeds)
+        check_picture_jobs(jobs)
+        if not jobs:
+            return []
+        from subpop.victims.torch_training import Recipe, train_on
+
+        self._check_size(jobs[0])
+        recipe = Recipe(self.epochs, self.learning_rate, self.batch_size, SHIFT if self.augment else 0.0, self.augment)
+        x, places = stacked(jobs)
+        models: list[Model] = []
+        for job, rows, seed in zip(jobs, places, seeds, strict=True):
+            network = self.untrained(job.pool.x.shape[1], job.pool.n_classes, seed)
+            told = self._told(len(models), len(jobs))
+            trained = train_on(network, x, job.y, rows, recipe, seed, self.device, told, job.rows)
+            models.append(TorchModel(trained, self.device))
+        return models
+
+    def untrained(self, channels: int, n_classes: int, seed: int) -> ConvClassifier:
+        """The network before its first step: a Glorot uniform head from `seed`, as Keras draws it, on the body."""
+        import torch
+        from torch import nn
+
+        from subpop.victims.torch_network import ConvClassifier
+
+        body = self._fresh_body(channels, seed)
+        width = next(weight for weight in reversed(list(body.parameters())) if weight.ndim == 4).shape[0]
+        with torch.device("meta"):
+            head = nn.Linear(width, n_classes)
+        head.to_empty(device="cpu")
+        bound = np.sqrt(6 / (width + n_classes))
+        drawn = np.random.default_rng([seed, 0]).uniform(-bound, bound, (n_classes, width))
+        with torch.no_grad():
+            head.weight.copy_(torch.from_numpy(drawn))
+            head.bias.zero_()
+        return ConvClassifier(self.body, body, head, self.offset, PENALTY)
+
+    def _fresh_body(self, channels: int, seed: int) -> nn.Module:
+        """A copy of the pretrained body, read once; a random one from each seed otherwise."""
+        from subpop.victims.torch_network import body_named
+
+        if not self.pretrained:
+            return body_named(self.body, channels, seed)
+        if self._body is None:
+            from subpop.networks.imagenet import imagenet_body
+
+            self._body = imagenet_body(self.body, self.weights_root)
+        return copy.deepcopy(self._body)
+
+    def _check_size(self, job: FleetJob) -> None:
+        shape = job.pool.x.shape[1:]
+        smallest = NETWORKS[self.body].smallest if self.body in NETWORKS else 1
+        if self.body in NETWORKS and (shape[0] != 3 or min(shape[1:]) < smallest):
+            raise BadInput(f"pictures of shape {shape}; {self.body} takes 3 channels and sides of at least {smallest} pixels")
+
+    def _told(self, victims_before: int, victims: int) -> Callable[[int, int], None] | None:
+        progress = self.progress
+        if progress is None:
+            return None
+        return lambda done, epochs: progress(victims_before * epochs + done, victims * epochs)
+
+    def flops_per_example(self, height: int, width: int, channels: int = 3, n_classes: int = 2) -> int:
+        """Floating-point operations (2 a multiply-add) of training on one picture once: convolutions and head."""
+        from subpop.victims.torch_network import forward_flops
+
+        layers = forward_flops(self.untrained(channels, n_classes, 0), (channels, height, width))
+        return 3 * sum(layers) - layers[0]  # backwards twice as much, but no gradient of the pixels
