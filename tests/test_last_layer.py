@@ -65,7 +65,7 @@ def test_masked_channels_say_nothing():
         model.channel_zeros(pool.x)
 
 
-def test_training_on_the_head_lowers_the_loss_and_leaves_masked_channels_alone():
+def test_training_on_the_head_lowers_the_loss_and_keeps_masked_channels_masked():
     pool = pool_of(2)
     flipped = FleetJob(pool, np.arange(120), 1 - pool.y)
     model = LastLayer().fit_many([flipped], [0])[0].pruned(np.array([True, False, True, True, True]))
@@ -76,6 +76,8 @@ def test_training_on_the_head_lowers_the_loss_and_leaves_masked_channels_alone()
 
     tuned = model.fine_tuned(train, epochs=20, learning_rate=0.05, batch_size=32, seed=3)
     assert loss(tuned) < loss(model) - 0.1
-    assert tuned.coef[1] == pytest.approx(model.coef[1], rel=1e-6)  # single precision while training
+    other = pool.x.copy()
+    other[:, 1] = 100.0
+    assert np.array_equal(tuned.predict_proba(other), tuned.predict_proba(pool.x))
     same = model.fine_tuned(train, epochs=20, learning_rate=0.05, batch_size=32, seed=3)
     assert np.array_equal(same.coef, tuned.coef)
