@@ -27,7 +27,7 @@ CELLS = [
         victim="conv_net",
         clusters_on=["conv_net", "conv_net_wide"],
         rate=RATES,
-        n_seeds=2,
+        n_seeds=3,
         **COMMON,
     ),
     *grid(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,18 +44,34 @@ def gaussian(n: int, n_classes: int, n_poison: int = 0, n_labels: int | None = N
 
 
 class ToyModel:
-    """scikit-learn's logistic regression, with a column for each class."""
+    """scikit-learn's logistic regression, with a column for each class; each input stands for a channel that can be masked."""
 
-    def __init__(self, x: Array, y: Ints, n_classes: int) -> None:
+    def __init__(self, x: Array, y: Ints, n_classes: int, keep: Bools | None = None) -> None:
         from sklearn.linear_model import LogisticRegression
 
         self._n_classes, self._labels = n_classes, np.unique(y)
-        self._fitted = LogisticRegression(max_iter=1000).fit(x, y) if len(self._labels) > 1 else None
+        self._keep = np.ones(x.shape[1], np.bool_) if keep is None else keep
+        self._fitted = LogisticRegression(max_iter=1000).fit(self.features(x), y) if len(self._labels) > 1 else None
 
     def predict_proba(self, x: Array) -> Floats:
         proba = np.zeros((len(x), self._n_classes), np.float32)
-        proba[:, self._labels] = 1.0 if self._fitted is None else self._fitted.predict_proba(x)
+        proba[:, self._labels] = 1.0 if self._fitted is None else self._fitted.predict_proba(self.features(x))
         return proba
 
     def features(self, x: Array) -> Floats:
-        return np.asarray(x, np.float32)
+        return np.asarray(x * self._keep, np.float32)
+
+    def channel_activations(self, x: Array) -> Floats:
+        return self.features(x)
+
+    def channel_zeros(self, x: Array) -> Floats:
+        return np.asarray(self.features(x) <= 0, np.float32)
+
+    def pruned(self, keep: Bools) -> ToyModel:
+        fewer = copy.copy(self)
+        fewer._keep = self._keep & keep
+        return fewer
+
+    def fine_tuned(self, train: TrainingSet, *, epochs: int, learning_rate: float, batch_size: int, seed: int) -> ToyModel:
+        """Fitted anew on the given rows: there are no steps of which to take a few."""
+        return ToyModel(train.x, train.y, self._n_classes, self._keep)

@@ -1,0 +1,15 @@
+"""The whole folder of tests runs in two processes: half of the time is spent waiting for pytest processes that tests start."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    if "PYTEST_XDIST_WORKER" in os.environ or hasattr(config, "workerinput"):
+        return  # a worker must not start workers
+    whole = [Path(arg).resolve() for arg in config.args] == [Path(__file__).parent]
+    if whole and getattr(config.option, "numprocesses", 0) is None and not config.option.collectonly:
+        config.option.numprocesses = 2
