@@ -29,3 +29,9 @@ def test_damage_grows_with_alpha(sweep, result_of):
     worst = [result_of(cell)["target_damage_worst_5"] for cell in sweep]
     assert worst == sorted(worst), worst
     assert worst[-1] > worst[0] + 0.05, worst
+
+
+@pytest.mark.cells(defense="none", dataset="utkface_mobilenet")
+def test_clean_accuracy_of_a_last_layer_on_faces(sweep, result_of):
+    """On these features it is known to be about .90."""
+    assert result_of(sweep[0])["clean_accuracy"] == pytest.approx(0.9, abs=0.015)

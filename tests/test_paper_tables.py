@@ -1,0 +1,55 @@
+"""Tables laid out as the paper prints them."""
+
+from dataclasses import replace
+
+from subpop.figures.holdouts import accuracy_against_holdout, holdout_groups
+from subpop.report.paper_tables import paper_tables
+from subpop.types import Cell, CellReport, CellResult, Number, Verdict
+
+
+def report(cell, numbers, published=()):
+    verdicts = [Verdict(n, "pass", published=dict(published).get(n.metric)) for n in numbers]
+    return CellReport(cell, CellResult(cell, tuple(numbers)), tuple(verdicts))
+
+
+CELL = Cell("table13_certified_by_defended", "paper", "utkface", "vgg16_last_layer", "cluster_match", "label_flip", 0.5)
+
+
+def test_before_and_after_stand_in_one_row():
+    worst = "target_damage_worst_1"
+    reports = [
+        report(CELL, [Number(worst, -0.071)], [(worst, -0.07)]),
+        report(replace(CELL, defense="label_flip_smoothing"), [Number(worst, 0.34)]),
+        report(replace(CELL, rate=2.0), [Number(worst, 0.2)]),
+    ]
+    title, text = paper_tables(CELL.stem, reports)
+    assert "utkface · vgg16\\_last\\_layer" in title or "utkface · vgg16_last_layer" in title
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    assert rows[0][:3] == ["alpha", "worst-1 before", "worst-1 after"]
+    assert rows[2][:3] == ["0.5", "-7.1 [-7.0]", "34.0"]
+    assert rows[3][:3] == ["2", "20.0", "–"]
+    assert paper_tables("feature_match", reports) == []
+
+
+def stages(holdout):
+    cell = replace(CELL, stem="table12_fine_pruning", defense="fine_pruning", setting=(("holdout", holdout),))
+    names = ("attacked_target_accuracy", "pruned_target_accuracy", "finetuned_target_accuracy")
+    numbers = [Number(name, value, subpopulation="A", std=0.1) for name, value in zip(names, (0.757, 0.508, 0.6), strict=True)]
+    return report(cell, [*numbers, Number("attacked_target_accuracy", 0.9)], [("pruned_target_accuracy", 0.5)])
+
+
+def test_numbers_of_subpopulations_and_not_their_means():
+    _, text = paper_tables("table12_fine_pruning", [stages("0.05"), stages("0.01")])
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[2:]]
+    assert [line[1] for line in lines] == ["0.01", "0.05"]
+    assert "75.7" in lines[0]
+    assert "50.8 [50.0]" in lines[0]
+    assert "90.0" not in text
+
+
+def test_the_figure_has_a_panel_a_subpopulation():
+    groups = holdout_groups([stages("0.2"), stages("0.01")])
+    assert list(groups) == [("vgg16_last_layer", "fine_pruning")]
+    assert [r.cell.option("holdout", "") for r in groups["vgg16_last_layer", "fine_pruning"]] == ["0.01", "0.2"]
+    assert len(accuracy_against_holdout(groups["vgg16_last_layer", "fine_pruning"]).axes) == 1
+    assert holdout_groups([stages("0.2")]) == {}
