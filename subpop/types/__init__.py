@@ -1,0 +1,45 @@
+"""The nouns of the project: what is attacked, what a defense sees, and what a number belongs to.
+
+Everything here is plain data or a Protocol; nothing trains. Row numbers of a `Pool` would tell poison from clean rows
+(poison comes from D_aux), so a defense is handed a `TrainingSet` and never a `Pool` or a `FleetJob`.
+"""
+
+from subpop.types.base import Array, BadInput, Bools, Floats, Ints, Setting
+from subpop.types.data import Dataset, Partition, Splits
+from subpop.types.results import VERDICTS, Cell, CellReport, CellResult, Number, Trial, TrialResult, Verdict
+from subpop.types.roles import Certificate, ChannelModel, Defended, Defense, Fit, Knowledge, Model, StoredModel, Victim
+from subpop.types.rows import ArrayRows, FleetJob, Pool, RowSource, TrainingSet
+
+__all__ = [
+    "Array",
+    "BadInput",
+    "Bools",
+    "Floats",
+    "Ints",
+    "Setting",
+    "ArrayRows",
+    "FleetJob",
+    "Pool",
+    "RowSource",
+    "TrainingSet",
+    "Certificate",
+    "ChannelModel",
+    "Defended",
+    "Defense",
+    "Fit",
+    "Knowledge",
+    "Model",
+    "StoredModel",
+    "Victim",
+    "Dataset",
+    "Partition",
+    "Splits",
+    "Cell",
+    "CellReport",
+    "CellResult",
+    "Number",
+    "Trial",
+    "TrialResult",
+    "VERDICTS",
+    "Verdict",
+]

@@ -1,0 +1,18 @@
+"""Arrays by what is in them, and the one error for input that cannot be used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float32]
+Setting = tuple[tuple[str, str], ...]
+
+
+class BadInput(ValueError):
+    """Input that cannot be used: the message names the value, what is allowed and the fix."""

@@ -1,0 +1,135 @@
+"""What a number belongs to: cells and trials, their results, and how a number stands against its reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from subpop.types.base import Array, Setting
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """All subpopulations and seeds of one set-up. `setting` holds what else tells two cells apart, sorted by name."""
+
+    stem: str
+    tier: str
+    dataset: str
+    victim: str
+    partition: str
+    attack: str
+    rate: float
+    defense: str = "none"
+    setting: Setting = ()
+    n_seeds: int = 5
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rate", float(self.rate))  # 1 and 1.0 are one cell, also by their repr
+
+    @property
+    def setting_text(self) -> str:
+        """`name=value;...`, as baselines and reports write it."""
+        return ";".join(f"{name}={value}" for name, value in self.setting)
+
+    def option(self, name: str, default: str) -> str:
+        return dict(self.setting).get(name, default)
+
+    def with_(self, **changes: Any) -> Cell:
+        """The same cell with other fields; names that are no field go into `setting` (None removes one)."""
+        own = {name: changes.pop(name) for name in list(changes) if name in self.__dataclass_fields__}
+        setting = {**dict(self.setting), **{k: None if v is None else str(v) for k, v in changes.items()}}
+        own.setdefault("setting", tuple(sorted((k, v) for k, v in setting.items() if v is not None)))
+        return replace(self, **own)
+
+    @property
+    def id(self) -> str:
+        """The test id: feature_match reads `feature`, so that `-k feature_match` selects the suite of that name only."""
+        partition = self.partition.removesuffix("_match")
+        parts = [self.tier, self.dataset, self.victim, partition, self.attack, f"{self.rate:g}", self.defense]
+        return "-".join([*parts, *([self.setting_text] if self.setting else [])])
+
+
+@dataclass(frozen=True, order=True)
+class Trial:
+    """One trained victim of a cell. `attacked` False: the defense runs on clean D, told what the attacked trial is told."""
+
+    subpopulation: str
+    seed: int
+    attacked: bool = True
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What one trial leaves behind: numbers by metric name and arrays by name (bits of right test rows, ...)."""
+
+    trial: Trial
+    metrics: Mapping[str, float]
+    arrays: Mapping[str, Array] = field(default_factory=dict)
+    seconds: float = 0.0
+    n_fits: int = 0
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number of a cell: a metric over all subpopulations (subpopulation '') or of one."""
+
+    metric: str
+    value: float
+    std_error: float | None = None
+    subpopulation: str = ""
+    std: float | None = None
+    """Sample deviation over seeds that `std_error` and tolerances rest on; None for exact victims' fixed numbers."""
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """All numbers of a cell, and what they cost. `table` has one row a subpopulation and `arrays` what panels are drawn from."""
+
+    cell: Cell
+    numbers: tuple[Number, ...]
+    table: tuple[Mapping[str, float | str], ...] = ()
+    arrays: Mapping[str, Array] = field(default_factory=dict)
+    knowledge: str = ""
+    exact: bool = True
+    n_subpopulations: int = 0
+    n_fits: int = 0
+    seconds: float = 0.0
+    from_store: bool = False
+    notes: tuple[str, ...] = ()
+
+    def __getitem__(self, metric: str) -> float:
+        """The value of an aggregate metric."""
+        for number in self.numbers:
+            if number.metric == metric and not number.subpopulation:
+                return number.value
+        known = sorted({number.metric for number in self.numbers if not number.subpopulation})
+        raise KeyError(f"{metric!r} is not a metric of {self.cell.id}; it has {known}")
+
+
+VERDICTS = ("pass", "fail", "no_power", "no_reference", "published_only", "skipped", "error")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A number of a run beside its reference."""
+
+    number: Number
+    verdict: str
+    reason: str = ""
+    reference: float | None = None
+    atol: float | None = None
+    published: float | None = None
+    certainty: str = ""
+
+
+@dataclass(frozen=True)
+class CellReport:
+    """What the reporter gets for each cell: its result (None where skipped or in error) and its verdicts."""
+
+    cell: Cell
+    result: CellResult | None
+    verdicts: tuple[Verdict, ...] = ()
+    status: str = "pass"
+    """The worst verdict of the cell, or `skipped` / `error`."""
+    reason: str = ""
