@@ -16,8 +16,9 @@ from subpop.networks.resnet_cifar import Block, CifarResNet, resnet_cifar
 from subpop.networks.weights import read_weights
 from subpop.types import BadInput
 
-WEIGHTS = data_root() / "weights" if os.environ.get("SUBPOP_DATA") else None
-needs_weights = pytest.mark.skipif(not WEIGHTS, reason="SUBPOP_DATA is not set: no weights to read")
+WEIGHTS = data_root() / "weights"
+there = (WEIGHTS / "resnet20_cifar10.safetensors").is_file() and (data_root() / "cifar10_jpeg").is_dir()
+needs_weights = pytest.mark.skipif(not there, reason="SUBPOP_DATA is not set or lacks weights and pictures")
 
 
 @pytest.fixture(scope="module")
