@@ -1,15 +1,16 @@
 """Table 13: target damage before and after the certified label-flip defense, on the subpopulations worst for the defense.
 
-A cell attacks every cluster. `defense=none` is the column "before", `label_flip_smoothing` the column "after"; both are
-means over the k subpopulations with the largest damage under the defense (`ranked_by`). Certified numbers stand beside:
-`certified_damage_*` counts a test row only if no `n_flipped` changed labels could turn its prediction (`:exact` of the
-deployed predictor, `:kl_q*` and `:neyman_pearson_q*` of the smoothed vote at noise q).
+A cell attacks every cluster. `defense=none` is the column "before", `label_flip_smoothing` the column "after"; both are means
+over the k subpopulations with the largest damage under the defense (`ranked_by`). Certified numbers stand beside:
+`certified_damage_*` counts a test row only if no `n_flipped` changed labels could turn its prediction (`:exact` of the deployed
+predictor, `:kl_q*` and `:neyman_pearson_q*` of the smoothed vote at noise q), on the same subpopulations. As published, worst-k
+has no minimum of test rows (`..._all`); the values with the minimum stand beside.
 
 Source: Jagielski et al., CCS 2021, appendix, Table 13 (VGG-LL on UTKFace); Rosenfeld et al., ICML 2020.
 
-Deviations: q, the ridge and the features behind the published numbers are not known, nor against which clean model the
-damage is taken: here always the undefended one. Features and victims differ by tier, so published numbers are shown, not
-gated. Last layers are solved exactly. The poison is drawn with replacement and given the rarest label, as released.
+Deviations: q, the ridge and the features behind the published numbers are not known, nor against which clean model the damage
+is taken: here always the undefended one. Features and victims differ by tier, so published numbers are shown, not gated. Last
+layers are solved exactly. The poison is drawn with replacement and given the rarest label, as released.
 """
 
 import pytest
@@ -40,10 +41,13 @@ def test_cell(cell, measure):
 
 @pytest.mark.cells(defense="label_flip_smoothing")
 def test_the_defense_leaves_high_damage(sweep, result_of):
-    """The paper's claim: the certified defense still permits high target damage for many subpopulations."""
-    worst = [result_of(cell)["target_damage_worst_5"] for cell in sweep]
-    assert worst[-1] > 0.1, worst
-    assert worst[-1] > worst[0], worst
+    """The paper's claim: the certified defense still permits high target damage for many subpopulations.
+
+    Of the attack alone, without what the defense costs when nobody attacks.
+    """
+    effects = [result_of(cell)["attack_effect_worst_5"] for cell in sweep]
+    assert effects[-1] > 0.1, effects
+    assert effects[-1] > effects[0] + 0.05, effects
 
 
 @pytest.mark.cells(defense="label_flip_smoothing")

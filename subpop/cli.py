@@ -40,6 +40,8 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--report-dir", default="runs/report")
     report.add_argument("--baselines", default="baselines", help="folder of reference numbers")
     report.add_argument("--data-root", default=None)
+    report.add_argument("--weights-root", default=None)
+    report.add_argument("--device", default="cpu", help="where the trials were trained: cpu (default) or cuda")
     report.set_defaults(run=_report)
     return parser
 
@@ -88,14 +90,22 @@ def _report(options: argparse.Namespace) -> int:
         )
     store = Store(Path(options.store))
     cache = Path(options.store).parent / "features"
-    experiment = Experiment(store, root=data_root(options.data_root), cache=cache)
+    weights = None if options.weights_root is None else Path(options.weights_root)
+    experiment = Experiment(store, data_root(options.data_root), options.device, cache=cache, weights_root=weights)
     run = Run(experiment, store, Path(options.baselines), special=special_suites(experiment))
     left_out = run.measure_stored()
     if not run.reports:
         raise BadInput(f"--store {options.store} holds no finished cell; run `python -m pytest benchmarks/` first")
     tiers = ", ".join(sorted({cell.tier for cell in run.reports}))
     info = RunInfo(
-        tier=tiers, device="cpu", commit="", command="subpop report", seconds=0.0, started=time.time(), suites={}, **environment()
+        tier=tiers,
+        device=options.device,
+        commit="",
+        command="subpop report",
+        seconds=0.0,
+        started=time.time(),
+        suites={},
+        **environment(),
     )
     run.write(Path(options.report_dir), info)
     print(

@@ -224,7 +224,8 @@ class Experiment(Parts):
         plugin = self.plugins[own].source if own in self.plugins else ""
         trials = [(t.subpopulation, t.seed, t.attacked) for t in chunk]
         spare = cell.n_seeds if cell.defense == RETRAIN else 0
-        return self._key(cell=repr(what), trials=trials, spare=spare, data=self.stage(cell).fingerprint, plugin=plugin)
+        data, weights = self.stage(cell).fingerprint, self.weights_of(cell)
+        return self._key(cell=repr(what), trials=trials, spare=spare, data=data, weights=weights, plugin=plugin)
 
     @property
     def _done_now(self) -> set[str]:

@@ -115,6 +115,11 @@ class Parts:
         name = cell.victim if is_frozen(cell.victim) is None else "last_layer"
         return self._once(("victim", name), lambda: make_victim(name, self.device, self._weights))
 
+    def weights_of(self, cell: Cell) -> str:
+        """Hash of the file of weights that the cell's victim begins with; '' where it begins with none."""
+        told = getattr(self.victim(cell), "weights_fingerprint", None)
+        return "" if told is None else str(self._once(("weights", cell.victim), told))
+
     @property
     def _weights(self) -> Path | None:
         """Where network weights lie: --weights-root, else below the data root."""
@@ -175,7 +180,7 @@ class Parts:
     def _kept(self, cell: Cell, role: str, seed: int, job: FleetJob) -> Model:
         """A model that the store keeps as arrays, where its victim's models can be kept so."""
         identity = self._model_identity(cell, seed)
-        key = self._key(**{role: identity}, data=self.data(cell).fingerprint)
+        key = self._key(**{role: identity}, data=self.data(cell).fingerprint, weights=self.weights_of(cell))
         kind = MODELS.get("last_layer" if is_frozen(cell.victim) else cell.victim)
         state = self.store.get_arrays(key) if kind is not None and not self.fresh else None
         if kind is not None and state is not None:

@@ -79,13 +79,13 @@ class Run:
         return report
 
     def measure_stored(self) -> int:
-        """Measure every cell the store knows whose trials are all there, training nothing; returns how many are not."""
+        """Measure every cell the store knows whose trials are all there; returns how many are not."""
         left_out = 0
         for record in self.store.records().values():
             cell = Cell(**{**record, "setting": tuple(map(tuple, record["setting"]))})
             try:
                 trained = cell.stem not in self.special
-                finished = not self.experiment.missing_chunks(cell) if trained else not cell.stem.startswith("speed_")
+                finished = self._is_finished(cell) if trained else not cell.stem.startswith("speed_")
             except BadInput:  # its data or its plug-in is not at hand
                 finished = False
             if finished:
@@ -93,13 +93,18 @@ class Run:
             left_out += not finished
         return left_out
 
+    def _is_finished(self, cell: Cell) -> bool:
+        """Whether no trial is missing, nor one of the defense whose damages rank the subpopulations."""
+        ranking = cell.with_(defense=cell.option("ranked_by", cell.defense))
+        return not self.experiment.missing_chunks(cell) and not self.experiment.missing_chunks(ranking)
+
     def references(self, stem: str) -> References:
         if stem not in self._references:
             self._references[stem] = References.load(self.baselines / f"{stem}.csv")
         return self._references[stem]
 
     def plan(self, cells: Iterable[Cell]) -> Plan:
-        """Count what a run of these cells has to do; sets up their data, trains nothing."""
+        """Count what a run of these cells has to do; sets up their data, which trains attackers' own models at most."""
         n_cells = n_trials = n_stored = n_fits = 0
         seconds, skipped = 0.0, {}
         for cell in cells:

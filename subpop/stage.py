@@ -1,7 +1,8 @@
 """What all cells of one data set, split and partition share, and the poison of each trial.
 
-Random streams are derived from what they are for, by name: the poison of a trial is the same whatever the victim and the
-defense, so that defenses are compared on the same attacks; the shuffle never derives from the seed a defense is given.
+Random streams are derived from what they are for, by name: the poison of a trial is the same whatever the defense, so that
+defenses are compared on the same attacks, and its rows are the same whatever the victim (so are its labels, but for the rule
+`common`, which asks the victim's own model); the shuffle never derives from the seed a defense is given.
 """
 
 from __future__ import annotations

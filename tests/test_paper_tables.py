@@ -16,7 +16,7 @@ CELL = Cell("table13_certified_by_defended", "paper", "utkface", "vgg16_last_lay
 
 
 def test_before_and_after_stand_in_one_row():
-    worst = "target_damage_worst_1"
+    worst = "target_damage_worst_1_all"
     reports = [
         report(CELL, [Number(worst, -0.071)], [(worst, -0.07)]),
         report(replace(CELL, defense="label_flip_smoothing"), [Number(worst, 0.34)]),

@@ -34,7 +34,7 @@ class Layout:
 def _before_after() -> list[Column]:
     defended = "label_flip_smoothing"
     pairs = [
-        Column(f"worst-{k} {when}", f"target_damage_worst_{k}", defense)
+        Column(f"worst-{k} {when}", f"target_damage_worst_{k}_all", defense)
         for k in (1, 5, 10)
         for when, defense in (("before", "none"), ("after", defended))
     ]
@@ -49,7 +49,7 @@ def _accuracies() -> list[Column]:
 
 
 def _transfer() -> list[Column]:
-    damages = [Column(f"worst-{k}", f"target_damage_worst_{k}") for k in (10, 5, 1)]
+    damages = [Column(f"worst-{k}", f"target_damage_worst_{k}_all") for k in (10, 5, 1)]
     sizes = [Column(f"size, worst-{k}", f"mean_size_worst_{k}") for k in (10, 5, 1)]
     return [*damages, *sizes, Column("collateral, max", "collateral_damage_max"), Column("at 15-16 %", "share_within_published")]
 

@@ -1,6 +1,7 @@
-"""Label-flip certificates of all test rows at all noise levels from one factorisation, against one row and one level at a time.
+"""Certificates of all test rows at all noise levels, factorisation included, against one row and one level at a time.
 
-The other side takes the same weights and minimises the same bound with scipy, on every 50th row; the ratio is of seconds a row.
+The other side is given the factorisation and minimises the same bound with scipy, on every 50th row; the ratio is of seconds a
+row.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ def certificate(cell: Cell, parts: Parts) -> tuple[list[Number], int]:
     """Seconds for the whole test set, their ratio to one at a time, and how far the bounds are apart."""
     data = parts.data(cell)
     train = TrainingSet.of(data.pool.x[: data.pool.n_train], data.pool.y[: data.pool.n_train])
-    model = label_flip_smoothing(train, _no_fit, Knowledge(), seed=0).model
+    model = _ridge(train)
     x, sample = data.test_x, data.test_x[::EVERY]
     all_radii(model, x[:64])  # type: ignore[arg-type]  # compile
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(ROUNDS):
         started = time.perf_counter()
-        ours = all_radii(model, x)  # type: ignore[arg-type]
+        ours = all_radii(_ridge(train), x)  # type: ignore[arg-type]
         seconds[0].append(time.perf_counter() - started)
         started = time.perf_counter()
         theirs = np.array([_one_row(model, row[None]) for row in sample])
@@ -45,6 +46,11 @@ def certificate(cell: Cell, parts: Parts) -> tuple[list[Number], int]:
         Number("n_levels", float(len(NOISE))),
         Number("radii_that_differ", float(sum(differ))),
     ], 0
+
+
+def _ridge(train: TrainingSet) -> Model:
+    """The defense's model: standardising, PCA and one factorisation."""
+    return label_flip_smoothing(train, _no_fit, Knowledge(), seed=0).model
 
 
 def _no_fit(train: TrainingSet) -> Model:

@@ -13,7 +13,7 @@ from subpop.stage import Stage, derived_seed
 from subpop.summary.certified import certified_numbers
 from subpop.summary.ranked import Ranked, damages, over_seeds, worst
 from subpop.summary.stages import stage_numbers
-from subpop.summary.subpopulation import Subpopulation, gather, table_row
+from subpop.summary.subpopulation import Subpopulation, accuracy, gather, table_row
 from subpop.types import Array, Bools, Cell, CellResult, Number, TrialResult
 
 PUBLISHED_RANGE = (0.145, 0.165)
@@ -41,19 +41,19 @@ def summarise(
     seed = derived_seed("summary", cell.dataset, cell.partition)
     by = None if others is None else Ranked(_large(others), seed)
     by_all = None if others is None else Ranked(others, seed)
-    ranked = Ranked(_large(parts), seed, by)
+    ranked, everything = Ranked(_large(parts), seed, by), Ranked(parts, seed, by_all)
     numbers = [
-        over_seeds("clean_accuracy", clean.mean(1)[None]),
+        over_seeds("clean_accuracy", np.stack([accuracy(clean, p.scored) for p in parts])),
         over_seeds("defended_clean_accuracy", np.stack([p.defended_clean_accuracy for p in parts])),
         over_seeds("poisoned_accuracy", np.stack([p.poisoned_accuracy for p in parts])),
         *damages(ranked),
-        *worst(Ranked(parts, seed, by_all), "_all"),
+        *worst(everything, "_all"),
         *_collateral(parts, seed),
         *_filter_numbers(parts),
         *_attack_numbers(parts, len(parts) - len(ranked.parts)),
         *stage_numbers(parts),
-        *certified_numbers(ranked.parts),
-        *_rank_numbers(cell, ranked),
+        *certified_numbers(ranked),
+        *_rank_numbers(cell, everything),
     ]
     residuals = [r.metrics.get("kkt_residual", math.nan) for r in results]
     if np.isfinite(residuals).any():
@@ -113,8 +113,8 @@ def _attack_numbers(parts: Sequence[Subpopulation], n_left_out: int) -> list[Num
 
 
 def _rank_numbers(cell: Cell, ranked: Ranked) -> list[Number]:
-    """What Tables 13 to 15 tell of the ranked subpopulations; only where a suite's cells say what ranks them."""
-    if not cell.option("ranked_by", "") or not ranked.parts:
+    """What Tables 13 to 15 tell of all subpopulations, as published; only where a suite's cells say what ranks them."""
+    if not cell.option("ranked_by", ""):
         return []
     sizes = np.array([part.sizes["n_aux"] for part in ranked.parts], float)
     low, high = PUBLISHED_RANGE

@@ -6,25 +6,26 @@ the same learner on D plus the poison's inputs under their true labels: it says 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from subpop.metrics import Doubles, worst_k
-from subpop.summary.ranked import WORST, over_seeds
-from subpop.summary.subpopulation import Subpopulation
+from subpop.summary.ranked import Ranked, over_seeds
 from subpop.types import Array, Number, TrialResult
 
 PREFIX = "radius:"
 
 
-def certified_numbers(parts: Sequence[Subpopulation]) -> list[Number]:
-    """Of each certificate: mean certified accuracy, median radius and, with a reference, mean and worst-k certified damage."""
+def certified_numbers(ranked: Ranked) -> list[Number]:
+    """Of each certificate: mean certified accuracy, median radius and, with a reference, the mean certified damage.
+
+    And its mean over the k subpopulations that worst-k target damage is about, so that the two stand side by side.
+    """
+    parts = ranked.parts
     names = [key.removeprefix(PREFIX) for key in parts[0].trials[0].arrays if key.startswith(PREFIX)] if parts else []
-    return [number for name in names for number in _of_certificate(name, parts)]
+    return [number for name in names for number in _of_certificate(name, ranked)]
 
 
-def _of_certificate(name: str, parts: Sequence[Subpopulation]) -> list[Number]:
+def _of_certificate(name: str, ranked: Ranked) -> list[Number]:
+    parts = ranked.parts
     suffix = f":{name}" if name else ""
     right = np.stack([[_protected(trial, name, part.members).mean() for trial in part.trials] for part in parts])
     radii = np.concatenate([trial.arrays[PREFIX + name] for part in parts for trial in part.trials])
@@ -35,14 +36,8 @@ def _of_certificate(name: str, parts: Sequence[Subpopulation]) -> list[Number]:
     if all("reference_right" in trial.arrays for part in parts for trial in part.trials):
         lost = np.stack([[trial.arrays["reference_right"].mean() for trial in part.trials] for part in parts]) - right
         numbers.append(over_seeds(f"certified_damage_mean{suffix}", lost))
-        numbers += [_worst(f"certified_damage_worst_{k}{suffix}", lost, k) for k in WORST if k <= len(parts)]
+        numbers += [over_seeds(f"certified_damage_worst_{k}{suffix}", lost[ranked.order[:k]]) for k in ranked.ranks]
     return numbers
-
-
-def _worst(metric: str, lost: Doubles, k: int) -> Number:
-    averaged = lost.mean(1)
-    of_worst = lost[np.argsort(-averaged, kind="stable")[:k]]
-    return Number(metric, worst_k(averaged, k).value, std=over_seeds(metric, of_worst).std)
 
 
 def _protected(trial: TrialResult, name: str, members: Array) -> Array:

@@ -64,6 +64,14 @@ class FineTuned:
         self.device, self.progress = device, progress
         self._body: nn.Module | None = None
 
+    def weights_fingerprint(self) -> str:
+        """Hash of the weights that training begins with, '' without any; raises MissingData where they are not to be had."""
+        if not self.pretrained:
+            return ""
+        from subpop.networks.weights import weights_fingerprint, weights_path
+
+        return weights_fingerprint(weights_path(self.body, self.weights_root))
+
     def fit_many(self, jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:
         """Train a `TorchModel` a job; seeds draw head, batch order and augmentation, not what is pretrained. Weights: 0 or 1."""
         jobs = present_jobs(jobs, seeds)
