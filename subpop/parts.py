@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
+
 from subpop.datasets import load_dataset
 from subpop.fingerprint import data_hash, key_of, source_hash, versions
 from subpop.metrics import MIN_TEST_ROWS
@@ -74,6 +76,31 @@ class Parts:
         return self._once(("stage", *key, cell.victim if first else ""), lambda: self._stage(cell))
 
     def _stage(self, cell: Cell) -> Stage:
+        """Clusters are cut once and kept in the store: they may take a network that has to be loaded or trained."""
+        if cell.partition != "cluster_match":
+            return self._partitioned(cell)
+        key = self._partition_key(cell)
+        kept = None if self.fresh else self.store.get_arrays(key)
+        if kept is not None:
+            return Stage(self.data(cell), partition_of(kept))
+        stage = self._partitioned(cell)
+        self.store.put_arrays(key, arrays_of(stage.partition))
+        return stage
+
+    def _partition_key(self, cell: Cell) -> str:
+        """Hash of all that a cell's clusters depend on."""
+        named, data = cell.option("clusters_on", "inputs"), self.data(cell)
+        attackers = [named] if named in VICTIMS else []
+        attackers += [cell.victim] if cell.option("n_attacked", "") else []
+        return self._key(
+            partition=(cell.partition, cell.option("partition_seed", "0"), named, cell.option("n_attacked", "")),
+            attackers=[(name, self.weights_of(cell.with_(victim=name))) for name in attackers],
+            features=data_hash(self.features(cell, named)) if named in REPRESENTATIONS else "",
+            bounds=(data.dataset.n_clusters, data.dataset.n_components, data.dataset.group_bounds),
+            data=data.fingerprint,
+        )
+
+    def _partitioned(self, cell: Cell) -> Stage:
         stage = build_stage(cell, self.data(cell), self.cluster_features(cell))
         if not cell.option("n_attacked", ""):
             return stage
@@ -217,6 +244,19 @@ class Parts:
             self._memory[key] = make()
         made: T = self._memory[key]
         return made
+
+
+def arrays_of(partition: Partition) -> dict[str, Array]:
+    """A partition as arrays."""
+    attacked = np.array(partition.attacked, np.int64)
+    sides = {"train": partition.train, "aux": partition.aux, "test": partition.test}
+    return {**sides, "names": np.array(partition.names), "attacked": attacked}
+
+
+def partition_of(arrays: Mapping[str, Array]) -> Partition:
+    """The partition that gave these arrays."""
+    names = tuple(map(str, arrays["names"]))
+    return Partition(arrays["train"], arrays["aux"], arrays["test"], names, tuple(arrays["attacked"].tolist()))
 
 
 def _job_key(job: FleetJob) -> str:

@@ -7,6 +7,7 @@ from subpop.cells import grid
 from subpop.executors import NoStore
 from subpop.experiment import Experiment
 from subpop.stage import attack_identity
+from subpop.store import Store
 from subpop.trial import clean_holdout
 from subpop.types import BadInput, Trial
 
@@ -110,3 +111,20 @@ def test_the_same_fleet_is_trained_once(experiment, monkeypatch):
     again, _ = experiment.trials(mlp)  # nothing is stored
     assert sum(calls) == trained
     assert all(np.array_equal(a.arrays["right"], b.arrays["right"]) for a, b in zip(first, again, strict=True))
+
+
+def test_clusters_are_cut_once(tmp_path, monkeypatch):
+    """From the store they come back as they were cut, without the attacker's network; other settings have other clusters."""
+    store = Store(tmp_path / "store.sqlite")
+    target = cell(clusters_on="mlp", n_attacked=3)
+    first = Experiment(store).stage(target).partition
+    again = Experiment(store)
+    monkeypatch.setattr(again, "attacker", lambda cell: pytest.fail("trained again"))
+    second = again.stage(target).partition
+    assert second.names == first.names
+    assert second.attacked == first.attacked
+    for side in ("train", "aux", "test"):
+        assert np.array_equal(getattr(first, side), getattr(second, side))
+    keys = {again._partition_key(cell(**change)) for change in ({}, {"partition_seed": 1}, {"split": 1}, {"n_attacked": 3})}
+    assert len(keys) == 4
+    assert again._partition_key(cell()) == again._partition_key(cell(victim="logistic_regression"))
