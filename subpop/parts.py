@@ -160,9 +160,18 @@ class Parts:
         )
 
     def clean_right(self, cell: Cell, seed: int) -> Bools:
-        """(n_test,) bool: which test rows the clean undefended victim gets right."""
-        data, model = self.data(cell), self.clean_model(cell, seed)
-        return self._once(("right", *self._model_identity(cell, seed)), lambda: right_of(model, data.test_x, data.test_y))
+        """(n_test,) bool: which test rows the clean undefended victim gets right; kept, so that no network is loaded to tell."""
+        return self._once(("right", *self._model_identity(cell, seed)), lambda: self._clean_right(cell, seed))
+
+    def _clean_right(self, cell: Cell, seed: int) -> Bools:
+        data = self.data(cell)
+        key = self._key(right=self._model_identity(cell, seed), data=data.fingerprint, weights=self.weights_of(cell))
+        kept = None if self.fresh else self.store.get_arrays(key)
+        if kept is not None:
+            return kept["right"]
+        right = right_of(self.clean_model(cell, seed), data.test_x, data.test_y)
+        self.store.put_arrays(key, {"right": right})
+        return right
 
     def attacker(self, cell: Cell) -> Model:
         """The cell's victim as the attacker trains it: on D_aux."""

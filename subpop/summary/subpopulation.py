@@ -68,7 +68,7 @@ def gather(n_seeds: int, stage: Stage, by_trial: Mapping[Trial, TrialResult], na
 
 def accuracy(right: Bools, rows: Bools) -> Doubles:
     """(n_seeds,) mean of (n_seeds, n_test) bits over the rows of each seed."""
-    return np.array([own[chosen].mean() for own, chosen in zip(right, rows, strict=True)])
+    return np.asarray((right & rows).sum(axis=1) / rows.sum(axis=1))
 
 
 def _defended_clean(by_trial: Mapping[Trial, TrialResult], name: str, seed: int, clean: Bools) -> Bools:
