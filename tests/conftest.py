@@ -1,6 +1,7 @@
 """The whole folder of tests runs in two processes: half of the time is spent waiting for pytest processes that tests start."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,3 +14,14 @@ def pytest_cmdline_main(config):
     whole = [Path(arg).resolve() for arg in config.args] == [Path(__file__).parent]
     if whole and getattr(config.option, "numprocesses", 0) is None and not config.option.collectonly:
         config.option.numprocesses = 2
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """torch on one thread: sums are rounded alike whatever the number of cores."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

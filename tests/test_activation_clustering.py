@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import silhouette_score
+from toy_poison import Counter, gaussians, with_far_cluster, with_poisoned_subpopulation
 
 from subpop.defenses.activation_clustering import (
     activation_clustering,
@@ -23,59 +24,10 @@ module = importlib.import_module("subpop.defenses.activation_clustering")  # the
 FILTERS = [activation_clustering, activation_clustering_as_released]
 
 
-class Plain:
-    """A model whose features are its inputs; it remembers what it was trained on."""
-
-    def __init__(self, train):
-        self.train = train
-
-    def predict_proba(self, x):
-        return np.full((len(x), 3), 1 / 3, np.float32)
-
-    def features(self, x):
-        return np.asarray(x, np.float32).reshape(len(x), -1)
-
-
-class Counter:
-    def __init__(self):
-        self.models = []
-
-    def __call__(self, train):
-        self.models.append(Plain(train))
-        return self.models[-1]
-
-
 def defend(defense, x, y, seed=0, fit=None):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return defense(TrainingSet.of(x, y), fit or Counter(), Knowledge(), seed=seed)
-
-
-def gaussians(generator, n, n_classes=2, distance=4.0, dimension=5):
-    y = generator.integers(0, n_classes, n)
-    centres = np.zeros((n_classes, dimension))
-    centres[np.arange(n_classes), np.arange(n_classes)] = distance
-    return (centres[y] + generator.standard_normal((n, dimension))).astype(np.float32), y
-
-
-def with_far_cluster(generator, n=400, share=0.08, n_classes=2):
-    """A tight cluster far from everything, all of it labelled 1."""
-    x, y = gaussians(generator, n, n_classes)
-    poison = np.zeros(n, bool)
-    poison[generator.permutation(n)[: int(share * n)]] = True
-    x[poison] = np.array([15, -11, 0, 0, 0]) + 0.3 * generator.standard_normal((poison.sum(), 5))
-    return x.astype(np.float32), np.where(poison, 1, y), poison
-
-
-def with_poisoned_subpopulation(generator, size=30, alpha=2):
-    """Two classes of six groups each, interleaved on a line of centres; one inner group of class 0 is flipped, alpha times."""
-    group = np.repeat(np.arange(12), size)
-    group = np.concatenate([group, np.full(alpha * size, 6)])
-    centres = np.zeros((12, 5))
-    centres[:, 0], centres[:, 1] = 4.0 * np.arange(12), 6.0 * (np.arange(12) % 2)
-    x = (centres[group] + generator.standard_normal((len(group), 5))).astype(np.float32)
-    poison = np.arange(len(group)) >= 12 * size
-    return x, np.where(poison, 1, group % 2), poison
 
 
 def two_clusters(generator, n_small, n_large, gap=10.0):

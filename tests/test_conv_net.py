@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -22,13 +21,7 @@ from subpop.victims.conv_net import ConvNet, initial, network_state
 from subpop.victims.torch_model import TorchModel
 from subpop.victims.torch_network import of_state
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def digits_pool(n_train: int = 600, total: int = 1797, n_classes: int = 2) -> Pool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -17,13 +16,7 @@ from subpop.victims.batch_order import BatchOrder
 from subpop.victims.mlp import MLP
 from subpop.victims.mlp_recipe import Task, Trained
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def digits(n_classes: int = 2) -> tuple[np.ndarray, np.ndarray]:

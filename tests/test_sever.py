@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
+from toy_poison import told, with_far_cluster, with_label_noise
 
 from subpop.defenses.sever import outlier_scores, sever, sever_as_released, sever_per_label
 from subpop.types import BadInput, Knowledge, TrainingSet
@@ -52,34 +53,6 @@ class Counter:
         return Logistic(train, self.n_classes)
 
 
-def told(n_poison):
-    return Knowledge(n_poison=n_poison)
-
-
-def gaussians(generator, n, n_classes=2, distance=6.0):
-    y = generator.integers(0, n_classes, n)
-    centres = np.zeros((n_classes, 5))
-    centres[np.arange(n_classes), np.arange(n_classes)] = distance
-    return (centres[y] + generator.standard_normal((n, 5))).astype(np.float32), y
-
-
-def with_label_noise(generator, n, n_classes=2, share=0.1):
-    x, y = gaussians(generator, n, n_classes)
-    noisy = np.zeros(n, bool)
-    noisy[generator.permutation(n)[: int(share * n)]] = True
-    return x, np.where(noisy, (y + 1) % n_classes, y), noisy
-
-
-def with_outlier_cluster(generator, n=400, share=0.08):
-    """A tight cluster, far out behind class 0 but labelled 1: no linear model fits it, so its gradients are large."""
-    x, y = gaussians(generator, n, distance=4.0)
-    poison = np.zeros(n, bool)
-    poison[generator.permutation(n)[: int(share * n)]] = True
-    x[poison] = np.array([15, -11, 0, 0, 0]) + 0.3 * generator.standard_normal((poison.sum(), 5))
-    y[poison] = 1
-    return x.astype(np.float32), y, poison
-
-
 @pytest.mark.parametrize("defense", FILTERS)
 def test_without_poison_it_is_the_undefended_model(defense):
     x, y, _ = with_label_noise(np.random.default_rng(0), 200)
@@ -102,12 +75,12 @@ def test_finds_random_label_noise(defense, n_classes):
 @pytest.mark.parametrize("defense", [sever, sever_per_label])
 def test_finds_a_far_cluster(defense):
     for seed in range(5):
-        x, y, poison = with_outlier_cluster(np.random.default_rng(seed))
+        x, y, poison = with_far_cluster(np.random.default_rng(seed))
         found = defense(TrainingSet.of(x, y), Counter(), told(int(poison.sum())), seed=0)
         assert (~found.keep & poison).sum() / poison.sum() > 0.99
 
 
-@pytest.mark.parametrize("data", [with_label_noise, with_outlier_cluster])
+@pytest.mark.parametrize("data", [with_label_noise, with_far_cluster])
 def test_released_stand_in_misses_rows_that_the_model_contradicts(data):
     x, y, poison = data(np.random.default_rng(0), 400)
     keep = sever_as_released(TrainingSet.of(x, y), Counter(), told(int(poison.sum())), seed=0).keep

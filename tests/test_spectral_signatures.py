@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toy_poison import Counter, gaussians, told, with_far_cluster, with_poisoned_subpopulation
 
 from subpop.defenses.spectral_signatures import (
     centred,
@@ -16,59 +17,6 @@ from subpop.defenses.spectral_signatures import (
 from subpop.types import BadInput, Knowledge, TrainingSet
 
 FILTERS = [spectral_signatures, spectral_signatures_as_released]
-
-
-class Plain:
-    """A model whose features are its inputs; it remembers what it was trained on."""
-
-    def __init__(self, train):
-        self.train = train
-
-    def predict_proba(self, x):
-        return np.full((len(x), 3), 1 / 3, np.float32)
-
-    def features(self, x):
-        return np.asarray(x, np.float32)
-
-
-class Counter:
-    def __init__(self):
-        self.models = []
-
-    def __call__(self, train):
-        self.models.append(Plain(train))
-        return self.models[-1]
-
-
-def told(n_poison):
-    return Knowledge(n_poison=n_poison)
-
-
-def gaussians(generator, n, n_classes=2, distance=4.0):
-    y = generator.integers(0, n_classes, n)
-    centres = np.zeros((n_classes, 5))
-    centres[np.arange(n_classes), np.arange(n_classes)] = distance
-    return (centres[y] + generator.standard_normal((n, 5))).astype(np.float32), y
-
-
-def with_far_cluster(generator, n=400, share=0.04, n_classes=2):
-    """A tight cluster far from everything, all of it labelled 1."""
-    x, y = gaussians(generator, n, n_classes)
-    poison = np.zeros(n, bool)
-    poison[generator.permutation(n)[: int(share * n)]] = True
-    x[poison] = np.array([15, -11, 0, 0, 0]) + 0.3 * generator.standard_normal((poison.sum(), 5))
-    return x.astype(np.float32), np.where(poison, 1, y), poison
-
-
-def with_poisoned_subpopulation(generator, size=30, alpha=2):
-    """Two classes of six groups each, interleaved on a line of centres; one inner group of class 0 is flipped, alpha times."""
-    group = np.repeat(np.arange(12), size)
-    group = np.concatenate([group, np.full(alpha * size, 6)])
-    centres = np.zeros((12, 5))
-    centres[:, 0], centres[:, 1] = 4.0 * np.arange(12), 6.0 * (np.arange(12) % 2)
-    x = (centres[group] + generator.standard_normal((len(group), 5))).astype(np.float32)
-    poison = np.arange(len(group)) >= 12 * size
-    return x, np.where(poison, 1, group % 2), poison
 
 
 @pytest.mark.parametrize("n", [1, 2, 40])
@@ -111,7 +59,7 @@ def test_scores_equal_an_explicit_decomposition(n, dimension):
 @pytest.mark.parametrize("defense", FILTERS)
 def test_finds_a_far_cluster(defense):
     for seed in range(5):
-        x, y, poison = with_far_cluster(np.random.default_rng(seed))
+        x, y, poison = with_far_cluster(np.random.default_rng(seed), share=0.04)
         found = defense(TrainingSet.of(x, y), Counter(), told(int(poison.sum())), seed=0)
         assert not found.keep[poison].any()
 
@@ -189,7 +137,7 @@ def test_rows_that_do_not_differ_stay(defense):
 
 
 def test_constant_columns_change_nothing():
-    x, y, poison = with_far_cluster(np.random.default_rng(0))
+    x, y, poison = with_far_cluster(np.random.default_rng(0), share=0.04)
     wide = np.hstack([np.full((len(x), 2), 1e6, np.float32), x])
     assert centred(wide).shape == x.shape
     for defense in FILTERS:

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_expit
 from sklearn.linear_model import LogisticRegression
+from toy_poison import told, with_label_noise
 
 from subpop.defenses.trim import given_label_loss, highest, trim
-from subpop.types import BadInput, Knowledge, TrainingSet
+from subpop.types import BadInput, TrainingSet
 
 PENALTY = 1.0
 
@@ -51,25 +52,6 @@ class Recorder:
         self.sets.append(train)
         self.models.append(self.fit(train))
         return self.models[-1]
-
-
-def told(n_poison):
-    return Knowledge(n_poison=n_poison)
-
-
-def gaussians(generator, n, n_classes=2, distance=6.0):
-    """Well separated classes in 5 dimensions."""
-    y = generator.integers(0, n_classes, n)
-    centres = np.zeros((n_classes, 5))
-    centres[np.arange(n_classes), np.arange(n_classes)] = distance
-    return (centres[y] + generator.standard_normal((n, 5))).astype(np.float32), y
-
-
-def with_label_noise(generator, n, n_classes=2, share=0.1):
-    x, y = gaussians(generator, n, n_classes)
-    noisy = np.zeros(n, bool)
-    noisy[generator.permutation(n)[: int(share * n)]] = True
-    return x, np.where(noisy, (y + 1) % n_classes, y), noisy
 
 
 def planted(generator, n, share=0.06):
