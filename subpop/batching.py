@@ -60,7 +60,9 @@ def job_of(pool: Pool, train: TrainingSet) -> FleetJob:
     """The fleet job that trains on `train`: rows of the pool where it came from there, else its inputs as `extra_x`."""
     source = train._source
     if isinstance(source, PoolRows) and source.pool is pool:
-        return FleetJob(pool, source.rows[train.ids], train.y, extra_x=source.extra_x)
+        own = source.rows[train.ids]
+        # Without a row from outside it is a job of the pool: D alone is the clean victim's, bit for bit.
+        return FleetJob(pool, own, train.y, extra_x=source.extra_x if (own >= len(pool)).any() else None)
     rows = len(pool) + np.arange(len(train))
     return FleetJob(pool, rows, train.y, extra_x=_inputs_like(pool.x[:1], train.x))
 

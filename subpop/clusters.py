@@ -10,9 +10,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from subpop.partitions import cluster_space
+from subpop.examples import nearest
 from subpop.parts import Parts
-from subpop.stage import Stage, whole
+from subpop.stage import Stage
 from subpop.types import Array, BadInput, Cell, CellResult, Dataset, Ints, Number
 
 SHOWN = 6
@@ -31,13 +31,13 @@ def describe_clusters(cell: Cell, parts: Parts) -> CellResult:
     aux = stage.data.splits.aux
     shares = {name: _shares(stage.partition.aux, values[aux], len(stage.partition.names)) for name, values in codes.items()}
     shown = _most_distinctive(stage, shares, codes)
-    space = cluster_space(dataset, stage.data.splits, whole(cell, "partition_seed", "0"), parts.cluster_features(cell))[1]
-    table = tuple(_row(stage, i, shares, dataset) for i in shown)
+    space = parts.cluster_space(cell)
+    table, names = tuple(_row(stage, i, shares, dataset) for i in shown), stage.partition.names
     return CellResult(
         cell,
         tuple(_purity(stage, shares)),
         table,
-        {f"pictures:{stage.partition.names[i]}": dataset.x[aux[_nearest(space, stage.partition.aux == i)]] for i in shown},
+        {f"pictures:{names[i]}": dataset.x[aux[nearest(space, stage.partition.aux == i, PICTURES)]] for i in shown},
         n_subpopulations=len(stage.attacked),
         seconds=time.perf_counter() - started,
         notes=dataset.notes,
@@ -66,13 +66,6 @@ def _most_distinctive(stage: Stage, shares: Mapping[str, Array], codes: Mapping[
     if len(large) < SHOWN:
         raise BadInput(f"{len(large)} clusters have {PICTURES} rows in D_aux; {SHOWN} are needed: cut fewer clusters")
     return sorted(large, key=lambda i: (-distance[i], i))[:SHOWN]
-
-
-def _nearest(space: Array, members: Array) -> Ints:
-    """(PICTURES,) positions in D_aux of the members nearest to their mean, which is the centroid."""
-    rows = np.flatnonzero(members)
-    apart = ((space[rows] - space[rows].mean(axis=0)) ** 2).sum(axis=1)
-    return rows[np.argsort(apart, kind="stable")[:PICTURES]]
 
 
 def _row(stage: Stage, group: int, shares: Mapping[str, Array], dataset: Dataset) -> dict[str, float | str]:

@@ -16,15 +16,20 @@ import numpy as np
 
 from subpop.batching import FitMany, job_of, run_wave
 from subpop.defenses import DEFENSES, MATCHED, RETRAIN, matched_random_filter
+from subpop.examples import nearest_texts
+from subpop.metrics import eligible
 from subpop.outcome import Outcome
 from subpop.parts import KeepsArrays, Parts
 from subpop.plugins import DefenseSpec
-from subpop.stage import check_attack
+from subpop.stage import Stage, check_attack, plain
 from subpop.summary import summarise
+from subpop.summary.ranked import seed_std
 from subpop.trial import TOLD, Prepared, grid, panels, prepare, score
-from subpop.types import Array, BadInput, Cell, CellResult, Ints, Model, TrainingSet, Trial, TrialResult
+from subpop.types import Array, BadInput, Cell, CellResult, Ints, Model, Number, TrainingSet, Trial, TrialResult
 
 CHUNK_TRIALS = 256
+SHOWN = 3
+"""Subpopulations whose texts are shown."""
 CHUNK_BYTES = 1 << 30
 """A chunk's gathered training sets stay below this many bytes."""
 
@@ -53,7 +58,7 @@ class Experiment(Parts):
         results, from_store = self.trials(cell)
         clean = np.stack([self.clean_right(cell, seed) for seed in range(cell.n_seeds)])
         seconds = sum(result.seconds for result in results)
-        return summarise(
+        found = summarise(
             cell,
             stage,
             results,
@@ -64,6 +69,17 @@ class Experiment(Parts):
             from_store=from_store,
             ranked_by=self._ranking(cell),
         )
+        if plain(cell) != cell:
+            return replace(found, numbers=(*found.numbers, *gain(cell, stage, results, self.trials(plain(cell))[0])))
+        if stage.dataset.texts is not None and cell.partition == "cluster_match" and cell.defense == "none":
+            return replace(found, arrays={**found.arrays, **self._examples(cell, found)})
+        return found
+
+    def _examples(self, cell: Cell, found: CellResult) -> dict[str, Array]:
+        """The texts nearest to the centroids of the subpopulations that are hurt most."""
+        space = self.cluster_space(cell)
+        hurt = sorted(found.table, key=lambda row: (-float(row["target_damage"]), str(row["subpopulation"])))
+        return nearest_texts(self.stage(cell), space, [str(row["subpopulation"]) for row in hurt[:SHOWN]])
 
     def _ranking(self, cell: Cell) -> list[TrialResult] | None:
         """The trials whose damages rank the cell's subpopulations: those of the defense `ranked_by`; None: its own."""
@@ -169,7 +185,8 @@ class Experiment(Parts):
     def prepare(self, cell: Cell, trial: Trial) -> Prepared:
         """One trial, ready for its defense."""
         attacker = self.label_attacker(cell) if trial.attacked else None
-        return prepare(self.stage(cell), cell, trial, self.needs(cell), attacker, self._secret(cell))
+        optimiser = self.optimiser(cell) if trial.attacked else None
+        return prepare(self.stage(cell), cell, trial, self.needs(cell), attacker, self._secret(cell), optimiser)
 
     def _secret(self, cell: Cell) -> str:
         """What a plug-in would have to know to rebuild its shuffle: drawn once a store, never sent to a child."""
@@ -219,7 +236,7 @@ class Experiment(Parts):
         return {result.trial: np.asarray(result.arrays["removed_per_class"]) for result in results}
 
     def _chunk_key(self, cell: Cell, chunk: Sequence[Trial]) -> str:
-        what = cell.with_(stem="", tier="", n_seeds=0, ranked_by=None, n_attacked=None)
+        what = cell.with_(stem="", tier="", n_seeds=0, ranked_by=None, n_attacked=None, attacked_by=None)
         own = cell.defense.removeprefix(MATCHED)
         plugin = self.plugins[own].source if own in self.plugins else ""
         trials = [(t.subpopulation, t.seed, t.attacked) for t in chunk]
@@ -231,6 +248,22 @@ class Experiment(Parts):
     def _done_now(self) -> set[str]:
         done: set[str] = self._memory.setdefault("done now", set())
         return done
+
+
+def gain(cell: Cell, stage: Stage, results: Sequence[TrialResult], flipped: Sequence[TrialResult]) -> list[Number]:
+    """The damage that moving the rows added to flipping labels, trial by trial: mean over subpopulations that enter worst-k.
+
+    Its standard error is over subpopulations; nothing where none is large enough.
+    """
+    before, after = ({r.trial: r.arrays["right"].astype(float) for r in each} for each in (flipped, results))
+    members = {name: stage.test_members(name) for name in stage.attacked}
+    large = [name for name, own in members.items() if eligible(int(own.sum()))]
+    if not large:
+        return []
+    trials = [[Trial(name, seed) for seed in range(cell.n_seeds)] for name in large]
+    more = np.array([[(before[t] - after[t])[members[t.subpopulation]].mean() for t in own] for own in trials])
+    error = float(more.mean(1).std(ddof=1) / len(large) ** 0.5) if len(large) > 1 else None
+    return [Number("gain_over_label_flip", float(more.mean()), error, std=seed_std(more))]
 
 
 def without_residual(model: Model) -> Model:

@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 from subpop.types import BadInput
 
 PACKAGE = Path(__file__).resolve().parent
-LIBRARIES = ("torch", "numpy", "scikit-learn")
+LIBRARIES = ("torch", "numpy", "scikit-learn", "transformers")
 DIGEST_BYTES = 20
 
 

@@ -9,6 +9,7 @@ ClusterMatch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -96,6 +97,19 @@ def confidence_order(partition: Partition, proba: Array, y: Ints) -> tuple[int, 
     return tuple(partition.attacked[i] for i in np.argsort(confidence, kind="stable"))
 
 
+def attacked_of(order: Sequence[int], count: int, which: str) -> tuple[int, ...]:
+    """`count` of the subpopulations, given least confident first: the first, or a third each of the first, middle and last."""
+    if which == "least_confident":
+        return tuple(order[:count])
+    if which != "low_middle_high" or count % 3:
+        allowed = "use least_confident, or low_middle_high with n_attacked a multiple of 3"
+        raise BadInput(f"attacked_by={which} of n_attacked={count} subpopulations cannot be; {allowed}")
+    third = count // 3
+    middle = (len(order) - third) // 2
+    places = [*range(third), *range(middle, middle + third), *range(len(order) - third, len(order))]
+    return tuple(order[i] for i in dict.fromkeys(places))
+
+
 # --- steps of ClusterMatch --------------------------------------------------------------------------------------------
 
 
@@ -160,3 +174,19 @@ def _partition(dataset: Dataset, sides: Sides, names: tuple[str, ...]) -> Partit
 
 def _count(groups: Ints, n_groups: int) -> NDArray[np.int64]:
     return np.asarray(np.bincount(groups[groups >= 0], minlength=n_groups))
+
+
+# --- to and from a store -----------------------------------------------------------------------------------------------
+
+
+def arrays_of(partition: Partition) -> dict[str, Array]:
+    """A partition as arrays."""
+    attacked = np.array(partition.attacked, np.int64)
+    sides = {"train": partition.train, "aux": partition.aux, "test": partition.test}
+    return {**sides, "names": np.array(partition.names), "attacked": attacked}
+
+
+def partition_of(arrays: Mapping[str, Array]) -> Partition:
+    """The partition that gave these arrays."""
+    names = tuple(map(str, arrays["names"]))
+    return Partition(arrays["train"], arrays["aux"], arrays["test"], names, tuple(arrays["attacked"].tolist()))

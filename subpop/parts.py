@@ -8,15 +8,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
-
+from subpop.attacks import OPTIMISED
+from subpop.attacks.attacker import Attacker
 from subpop.datasets import load_dataset
 from subpop.fingerprint import data_hash, key_of, source_hash, versions
 from subpop.metrics import MIN_TEST_ROWS
-from subpop.partitions import confidence_order
+from subpop.partitions import arrays_of, attacked_of, cluster_space, confidence_order, partition_of
 from subpop.progress import Progress
 from subpop.representations import REPRESENTATIONS, frozen_features, is_frozen
-from subpop.stage import SplitData, Stage, build_stage, derived_seed, label_rule, split_data, whole
+from subpop.stage import SplitData, Stage, box, build_stage, derived_seed, label_rule, split_data, whole
+from subpop.texts import HIDDEN_STATES, Reading, is_text, max_length_of, read, reading_of, state_components
 from subpop.trial import right_of
 from subpop.types import Array, BadInput, Bools, Cell, Dataset, FleetJob, Model, Partition, StoredModel, Victim
 from subpop.victims import MODELS, VICTIMS, make_victim
@@ -52,10 +53,17 @@ class Parts:
     def dataset(self, cell: Cell) -> Dataset:
         """The cell's data as its victim sees it: where the victim trains a head on a frozen network, that network's features."""
         loaded = self._once(("dataset", cell.dataset), lambda: load_dataset(cell.dataset, self.root))
+        if cell.victim and is_text(loaded):
+            reading, place = self.reading(cell), (self._weights, self.cache, self.device)
+            return self._once(("read", cell.dataset, reading), lambda: read(loaded, reading, *place))
         network = is_frozen(cell.victim)
         if network is None:
             return loaded
         return self._once(("inputs", cell.dataset, network), lambda: replace(loaded, x=self.features(cell, network)))
+
+    def reading(self, cell: Cell) -> Reading:
+        """How the cell's victim reads texts; BadInput where it cannot."""
+        return reading_of(cell, self.victim(cell))
 
     def features(self, cell: Cell, network: str) -> Array:
         """(n, d) float32 features of every row of the cell's data set, from a frozen network."""
@@ -71,9 +79,14 @@ class Parts:
 
     def stage(self, cell: Cell) -> Stage:
         """The cell's data, split and partitioned: shared by all cells of that set-up."""
-        clusters_on, first = cell.option("clusters_on", "inputs"), cell.option("n_attacked", "")
-        key = (*self._data_identity(cell), cell.partition, cell.option("partition_seed", "0"), clusters_on, first)
-        return self._once(("stage", *key, cell.victim if first else ""), lambda: self._stage(cell))
+        key = (
+            *self._data_identity(cell),
+            cell.partition,
+            cell.option("partition_seed", "0"),
+            cell.option("clusters_on", "inputs"),
+        )
+        first = cell.victim if chosen(cell)[0] else ""
+        return self._once(("stage", *key, *chosen(cell), first), lambda: self._stage(cell))
 
     def _stage(self, cell: Cell) -> Stage:
         """Clusters are cut once and kept in the store: they may take a network that has to be loaded or trained."""
@@ -93,7 +106,8 @@ class Parts:
         attackers = [named] if named in VICTIMS else []
         attackers += [cell.victim] if cell.option("n_attacked", "") else []
         return self._key(
-            partition=(cell.partition, cell.option("partition_seed", "0"), named, cell.option("n_attacked", "")),
+            partition=(cell.partition, cell.option("partition_seed", "0"), named, *chosen(cell)),
+            reading=self._data_identity(cell),
             attackers=[(name, self.weights_of(cell.with_(victim=name))) for name in attackers],
             features=data_hash(self.features(cell, named)) if named in REPRESENTATIONS else "",
             bounds=(data.dataset.n_clusters, data.dataset.n_components, data.dataset.group_bounds),
@@ -104,23 +118,34 @@ class Parts:
         stage = build_stage(cell, self.data(cell), self.cluster_features(cell))
         if not cell.option("n_attacked", ""):
             return stage
-        return replace(stage, partition=self._least_confident(cell, stage))
+        return replace(stage, partition=self._by_confidence(cell, stage))
 
     def cluster_features(self, cell: Cell) -> Array | None:
         """(n, d) what ClusterMatch clusters; None: the victim's own inputs."""
         named = cell.option("clusters_on", "inputs")
         if named == "inputs":
             return None
+        if named == HIDDEN_STATES:
+            place = (self._weights, self.cache, self.device)
+            make = lambda: state_components(self.dataset(cell), self.data(cell).splits.aux, self.reading(cell), *place)  # noqa: E731
+            return self._once(("state components", *self._data_identity(cell)), make)
         if named in REPRESENTATIONS:
             return self.features(cell, named)
         if named in VICTIMS:
             own = cell.with_(victim=named)
             return self.attacker(own).features(self.dataset(own).x)
-        known = ", ".join(["inputs", *REPRESENTATIONS, *VICTIMS])
+        known = ", ".join(["inputs", HIDDEN_STATES, *REPRESENTATIONS, *VICTIMS])
         raise BadInput(f"clusters_on={named} of {cell.id} is unknown; use one of {known} (a victim is trained on D_aux)")
 
-    def _least_confident(self, cell: Cell, stage: Stage) -> Partition:
-        """Attack the first `n_attacked` subpopulations only: those whose D_aux rows the attacker's model is least sure of.
+    def cluster_space(self, cell: Cell) -> Array:
+        """(|D_aux|, d) the rows of D_aux where the cell's clusters were cut."""
+        key = (*self._data_identity(cell), cell.option("partition_seed", "0"), cell.option("clusters_on", "inputs"))
+        seed, features = whole(cell, "partition_seed", "0"), self.cluster_features(cell)
+        data = self.data(cell)
+        return self._once(("space", *key), lambda: cluster_space(data.dataset, data.splits, seed, features)[1])
+
+    def _by_confidence(self, cell: Cell, stage: Stage) -> Partition:
+        """Attack `n_attacked` subpopulations only, chosen by how sure the attacker's model is of their D_aux rows.
 
         Of those with enough test rows to enter worst-k; no test label has a say.
         """
@@ -131,16 +156,20 @@ class Parts:
         large = [i for i in order if (stage.partition.test == i).sum() >= MIN_TEST_ROWS]
         if not 0 < count <= len(large):
             raise BadInput(f"n_attacked={count} of {cell.id}: {len(large)} subpopulations have {MIN_TEST_ROWS} test rows or more")
-        return replace(stage.partition, attacked=tuple(large[:count]))
+        return replace(stage.partition, attacked=attacked_of(large, count, cell.option("attacked_by", "least_confident")))
 
     def _data_identity(self, cell: Cell) -> tuple[object, ...]:
-        return (cell.dataset, is_frozen(cell.victim), cell.option("split", "0"), cell.option("protocol", "default"))
+        text = cell.victim and is_text(self.dataset(cell.with_(victim="")))
+        rows = self.reading(cell) if text else is_frozen(cell.victim)
+        return (cell.dataset, rows, cell.option("split", "0"), cell.option("protocol", "default"))
 
     # --- victims and their models -------------------------------------------------------------------------------------
 
     def victim(self, cell: Cell) -> Victim:
         name = cell.victim if is_frozen(cell.victim) is None else "last_layer"
-        return self._once(("victim", name), lambda: make_victim(name, self.device, self._weights))
+        encoder, length = cell.option("encoder", ""), max_length_of(cell)
+        make = lambda: make_victim(name, self.device, self._weights, self.cache, encoder=encoder, max_length=length)  # noqa: E731
+        return self._once(("victim", name, encoder, length), make)
 
     def weights_of(self, cell: Cell) -> str:
         """Hash of the file of weights that the cell's victim begins with; '' where it begins with none."""
@@ -181,6 +210,14 @@ class Parts:
     def label_attacker(self, cell: Cell) -> Model | None:
         """The attacker's model where the label rule asks one for the least likely label."""
         return self.attacker(cell) if label_rule(cell, self.data(cell).dataset.n_classes) == "common" else None
+
+    def optimiser(self, cell: Cell) -> Attacker | None:
+        """Whoever moves the poison of an optimised attack; shared by all cells that differ in rate, partition or defense."""
+        if cell.attack not in OPTIMISED:
+            return None
+        pool = self.data(cell).pool
+        make = lambda: Attacker(self.attacker(cell), self.victim(cell), pool, box(cell, pool))  # noqa: E731
+        return self._once(("optimiser", *self._model_identity(cell, 0), cell.option("epsilon", "")), make)
 
     def fit(self, cell: Cell, jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:
         """One model a job, each distinct training set trained once; the clean set's model is the stored clean model."""
@@ -228,19 +265,20 @@ class Parts:
         return model
 
     def _model_identity(self, cell: Cell, seed: int) -> tuple[object, ...]:
-        exact = self.victim(cell).exact
-        return (cell.dataset, cell.victim, cell.option("split", "0"), cell.option("protocol", "default"), 0 if exact else seed)
+        return (*self._data_identity(cell), cell.victim, 0 if self.victim(cell).exact else seed)
 
     def _training_seed(self, cell: Cell, seed: int) -> int:
         return derived_seed("train", cell.dataset, cell.option("split", "0"), seed) % 2**32
 
-    def seconds_per_fit(self, cell: Cell) -> float:
-        """A rough guess for two cores, from the size of D; nothing but the plan rests on it."""
-        name = "last_layer" if is_frozen(cell.victim) else cell.victim
-        # Seconds a value of D.
-        rough = {"logistic_regression": 1e-8, "last_layer": 1e-9, "mlp": 1e-7, "mlp_wide": 1e-6, "conv_net": 3e-7}.get(name, 2e-6)
-        pool = self.data(cell).pool
-        return float(rough * pool.n_train * pool.x[0].size)
+    def kept(self, make: Callable[[], Mapping[str, Array]], **identity: Any) -> tuple[Mapping[str, Array], bool]:
+        """Arrays that the store keeps under a hash of what they depend on, made where it has none; and whether it had them."""
+        key = self._key(**identity)
+        stored = None if self.fresh else self.store.get_arrays(key)
+        if stored is not None:
+            return stored, True
+        made = make()
+        self.store.put_arrays(key, made)
+        return made, False
 
     # --- keys and memory ----------------------------------------------------------------------------------------------
 
@@ -255,17 +293,9 @@ class Parts:
         return made
 
 
-def arrays_of(partition: Partition) -> dict[str, Array]:
-    """A partition as arrays."""
-    attacked = np.array(partition.attacked, np.int64)
-    sides = {"train": partition.train, "aux": partition.aux, "test": partition.test}
-    return {**sides, "names": np.array(partition.names), "attacked": attacked}
-
-
-def partition_of(arrays: Mapping[str, Array]) -> Partition:
-    """The partition that gave these arrays."""
-    names = tuple(map(str, arrays["names"]))
-    return Partition(arrays["train"], arrays["aux"], arrays["test"], names, tuple(arrays["attacked"].tolist()))
+def chosen(cell: Cell) -> tuple[str, str]:
+    """How many of a cell's subpopulations are attacked, and which."""
+    return cell.option("n_attacked", ""), cell.option("attacked_by", "")
 
 
 def _job_key(job: FleetJob) -> str:

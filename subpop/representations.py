@@ -128,7 +128,7 @@ def _computed(
     }
 
     def compute() -> Floats:
-        with _reporting(f"features of {dataset.name} by {name}", progress) as report:
+        with reporting(f"features of {dataset.name} by {name}", progress) as report:
             return _run(name, path.parent, dataset.x, transform, device, rows, report)
 
     return _Job(key_of(key), (len(dataset.x), NETWORKS[name].n_features), compute)
@@ -208,7 +208,7 @@ def _matched(path: Path, names: Array, n_features: int) -> Floats:
 
 
 @contextmanager
-def _reporting(what: str, progress: Progress | None) -> Iterator[Progress]:
+def reporting(what: str, progress: Progress | None) -> Iterator[Progress]:
     """The caller's own report, or a bar with the time that is left, on a terminal only."""
     if progress is not None or not sys.stderr.isatty():
         yield progress or (lambda done, total: None)

@@ -13,8 +13,10 @@ from subpop.datasets.download import MissingData
 from subpop.experiment import Experiment
 from subpop.references import References, cell_status, compare, rebaseline
 from subpop.report import RunInfo, append_summary, write_report
+from subpop.representations import is_frozen
+from subpop.stage import plain
 from subpop.store import Store
-from subpop.types import BadInput, Cell, CellReport, CellResult
+from subpop.types import BadInput, Cell, CellReport, CellResult, Pool
 
 TIERS = ("embedded", "laptop", "paper")
 
@@ -94,9 +96,9 @@ class Run:
         return left_out
 
     def _is_finished(self, cell: Cell) -> bool:
-        """Whether no trial is missing, nor one of the defense whose damages rank the subpopulations."""
-        ranking = cell.with_(defense=cell.option("ranked_by", cell.defense))
-        return not self.experiment.missing_chunks(cell) and not self.experiment.missing_chunks(ranking)
+        """Whether no trial is missing, nor one of the cells that it is ranked by or compared with."""
+        beside = (cell.with_(defense=cell.option("ranked_by", cell.defense)), plain(cell))
+        return not any(self.experiment.missing_chunks(each) for each in (cell, *beside))
 
     def references(self, stem: str) -> References:
         if stem not in self._references:
@@ -121,7 +123,7 @@ class Run:
                 continue  # told where the cell is measured
             fits = missing * rounds(cell)
             n_trials, n_stored, n_fits = n_trials + trials, n_stored + trials - missing, n_fits + fits
-            seconds += fits * self.experiment.seconds_per_fit(cell)
+            seconds += fits * seconds_per_fit(cell, self.experiment.data(cell).pool)
         return Plan(n_cells, n_trials, n_stored, n_fits, seconds, skipped)
 
     def rebaseline(self, hardware: str, commit: str) -> list[Path]:
@@ -140,13 +142,41 @@ class Run:
         append_summary((directory / "README.md").read_text())
 
 
+SPEED_SUITES = ("speed_fleet", "speed_last_layer", "speed_influence", "speed_text")
+
+
 def special_suites(experiment: Experiment) -> dict[str, Callable[[Cell], CellResult]]:
-    """Suites that train no trials: the speed suites, and what the clusters look like."""
+    """Suites that train no trials: the speed suites, what the clusters look like, attacks on sets of targets, two worlds."""
     from subpop.clusters import describe_clusters
     from subpop.speed import measure_speed
+    from subpop.theory import measure_impossibility
+    from subpop.training_set_attack.measure import TargetSuite
 
-    speed = {stem: lambda cell: measure_speed(cell, experiment) for stem in ("speed_fleet", "speed_last_layer")}
-    return {**speed, "figure3_clusters": lambda cell: describe_clusters(cell, experiment)}
+    return {
+        **dict.fromkeys(SPEED_SUITES, lambda cell: measure_speed(cell, experiment)),
+        "figure3_clusters": lambda cell: describe_clusters(cell, experiment),
+        "table16_influence": TargetSuite(experiment).measure,
+        "impossibility": lambda cell: measure_impossibility(cell, experiment),
+    }
+
+
+SECONDS_PER_VALUE = {
+    "logistic_regression": 1e-8,
+    "last_layer": 1e-9,
+    "text_linear": 1e-9,
+    "mlp": 1e-7,
+    "mlp_wide": 1e-6,
+    "conv_net": 3e-7,
+    "tiny_bert_last_layer": 2e-5,
+    "minilm_last_layer": 4e-4,
+}
+"""A victim's seconds on two cores for each value of D; of others 2e-6. Nothing but the plan rests on it."""
+
+
+def seconds_per_fit(cell: Cell, pool: Pool) -> float:
+    """A rough guess from the size of D."""
+    name = "last_layer" if is_frozen(cell.victim) else cell.victim
+    return float(SECONDS_PER_VALUE.get(name, 2e-6) * pool.n_train * pool.x[0].size)
 
 
 def rounds(cell: Cell) -> int:

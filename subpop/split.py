@@ -8,6 +8,8 @@ reserve      D one third and D_aux two thirds of the rows that are not tested: t
              that distinct poison rows suffice up to alpha = 2.
 as_released  the split of the paper's released scripts, with its defect; only for data sets named in `RELEASED`.
 
+Where a data set says `stratified`, each side gets its share of every class.
+
 *Source*: the released Adult script for the order of the draws of balanced data; the released image script for UTKFace.
 *Deviations*: balanced data is drawn from the right class; `as_released` keeps the defect for comparison.
 """
@@ -55,7 +57,12 @@ def _disjoint(dataset: Dataset, seed: int, protocol: str) -> Sides:
     if held_out is not None and dataset.hashes is not None:
         order = order[~np.isin(dataset.hashes[order], dataset.hashes[held_out])]
     sizes = _sizes(dataset, len(order), held_out is not None, protocol)
-    test, train, aux = _cut(order, sizes) if dataset.hashes is None else _cut_by_content(order, sizes, dataset.hashes)
+    if dataset.hashes is not None:
+        test, train, aux = _cut_by_content(order, sizes, dataset.hashes)
+    elif dataset.stratified:
+        test, train, aux = _cut_by_class(order, sizes, dataset.y)
+    else:
+        test, train, aux = _cut(order, sizes)
     return train, aux, test if held_out is None else held_out
 
 
@@ -106,6 +113,20 @@ def _sizes(dataset: Dataset, n_rows: int, has_test: bool, protocol: str) -> tupl
 def _cut(order: Ints, sizes: tuple[int, int, int]) -> Sides:
     first, second, third = np.cumsum(sizes)
     return order[:first], order[first:second], order[second:third]
+
+
+def _cut_by_class(order: Ints, sizes: tuple[int, int, int], y: Ints) -> Sides:
+    """Like `_cut`, but each side has the classes in the shares that they have among all rows, up to rounding.
+
+    Rows are dealt out by how far along their own class they come in the random order, which they keep within a side.
+    """
+    labels = y[order]
+    along = np.empty(len(order))
+    for label in np.unique(labels):
+        own = np.flatnonzero(labels == label)
+        along[own] = (np.arange(len(own)) + 0.5) / len(own)
+    first, second, third = (order[np.sort(positions)] for positions in _cut(np.argsort(along, kind="stable"), sizes))
+    return first, second, third
 
 
 def _cut_by_content(order: Ints, sizes: tuple[int, int, int], hashes: Array) -> Sides:
@@ -162,6 +183,7 @@ def check_dataset(dataset: Dataset) -> None:
         if values is not None and np.shape(values) != (n_rows,):
             raise BadInput(f"{name}: {what} has shape {np.shape(values)}; {n_rows} rows of x need shape ({n_rows},)")
     _check_labels(dataset)
+    _check_texts(dataset)
     if dataset.official_test is not None and dataset.official_test.dtype != bool:
         raise BadInput(f"{name}: official_test is {dataset.official_test.dtype}; it must be a boolean mask")
     if dataset.x.dtype.kind == "f":
@@ -173,6 +195,19 @@ def check_dataset(dataset: Dataset) -> None:
             )
     if dataset.balanced and (dataset.n_classes != 2 or dataset.official_test is None):
         raise BadInput(f"{name}: balanced data needs two classes and an official test set; set balanced=False")
+    if dataset.stratified and dataset.hashes is not None:
+        raise BadInput(f"{name}: `hashes` and equal shares of the classes cannot both be kept; set stratified=False")
+
+
+def _check_texts(dataset: Dataset) -> None:
+    """One text a row, none of them blank."""
+    if dataset.texts is None:
+        return
+    if len(dataset.texts) != len(dataset.x):
+        raise BadInput(f"{dataset.name}: {len(dataset.texts)} texts for {len(dataset.x)} rows of x; give one text a row")
+    blank = next((row for row, text in enumerate(dataset.texts) if not text.strip()), None)
+    if blank is not None:
+        raise BadInput(f"{dataset.name}: the text of row {blank} is blank; leave the row out")
 
 
 def _check_labels(dataset: Dataset) -> None:

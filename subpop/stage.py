@@ -13,8 +13,18 @@ from typing import cast, get_args
 
 import numpy as np
 
-from subpop.attacks import ATTACKS
-from subpop.attacks.label_flip import Poison, Sampling, label_flip, least_likely_label, poison_count, rarest_label
+from subpop.attacks import ATTACKS, OPTIMISED
+from subpop.attacks.attacker import Attacker, Objective, Target
+from subpop.attacks.boxes import Box
+from subpop.attacks.label_flip import (
+    Poison,
+    Sampling,
+    label_flip,
+    least_likely_label,
+    poison_count,
+    poison_labels,
+    rarest_label,
+)
 from subpop.fingerprint import data_hash
 from subpop.partitions import PARTITIONS
 from subpop.split import split
@@ -119,13 +129,23 @@ def build_stage(cell: Cell, data: SplitData, features: Array | None = None) -> S
     return Stage(data, partition)
 
 
-NO_PART_OF_THE_ATTACK = {"n_poison_told", "panels", "holdout", "ranked_by", "n_attacked"}
+NO_PART_OF_THE_ATTACK = {"n_poison_told", "panels", "holdout", "ranked_by", "n_attacked", "attacked_by"}
 """Settings that tell what a defender knows or what is reported: the poison is the same whatever they are."""
 
 
 def attack_identity(cell: Cell) -> tuple[object, ...]:
     """What the attack of a cell is, whoever the victim and the defender are."""
     return (cell.dataset, cell.partition, cell.attack, *(item for item in cell.setting if item[0] not in NO_PART_OF_THE_ATTACK))
+
+
+def plain(cell: Cell) -> Cell:
+    """The cell in which labels are flipped and no row is moved."""
+    return cell.with_(attack="label_flip", objective=None, epsilon=None) if cell.attack in OPTIMISED else cell
+
+
+def draw_identity(cell: Cell) -> tuple[object, ...]:
+    """What random draws derive from: optimised poison begins as the rows that label flipping draws, shuffled alike."""
+    return attack_identity(plain(cell))
 
 
 def base_size(stage: Stage, cell: Cell, name: str) -> float:
@@ -142,8 +162,10 @@ def base_size(stage: Stage, cell: Cell, name: str) -> float:
     raise BadInput(f"alpha_base={base} is unknown; use one of {', '.join(ALPHA_BASES)}")
 
 
-def draw_poison(stage: Stage, cell: Cell, name: str, seed: int, attacker: Model | None) -> Poison:
-    """The poison rows of one trial; `attacker` is needed by the label rule `common` alone."""
+def draw_poison(
+    stage: Stage, cell: Cell, name: str, seed: int, attacker: Model | None, optimiser: Attacker | None = None
+) -> Poison:
+    """The poison rows of one trial; `attacker` is needed by the label rule `common`, `optimiser` by attacks that move rows."""
     members = stage.aux_members(name)
     labels = stage.pool.y[members]
     rule = label_rule(cell, stage.dataset.n_classes)
@@ -152,7 +174,7 @@ def draw_poison(stage: Stage, cell: Cell, name: str, seed: int, attacker: Model 
         target = rarest_label(labels, stage.dataset.n_classes)
     elif rule == "common" and attacker is not None:
         target = least_likely_label(attacker.predict_proba(stage.pool.x[members]))
-    return label_flip(
+    drawn = label_flip(
         members,
         labels,
         poison_count(cell.rate, base_size(stage, cell, name)),
@@ -160,8 +182,34 @@ def draw_poison(stage: Stage, cell: Cell, name: str, seed: int, attacker: Model 
         rule="own" if rule == "own" else "common",
         target=target,
         sampling=sampling(cell),
-        generator=np.random.default_rng(derived_seed("poison", attack_identity(cell), name, seed)),
+        generator=np.random.default_rng(derived_seed("poison", draw_identity(cell), name, seed)),
     )
+    if cell.attack not in OPTIMISED:
+        return drawn
+    if optimiser is None:
+        raise BadInput(f"attack {cell.attack} moves rows by the attacker's model: give draw_poison an optimiser")
+    return OPTIMISED[cell.attack](
+        drawn, Target(members, poison_labels(labels, target), sampling(cell), objective(cell)), optimiser
+    )
+
+
+def box(cell: Cell, pool: Pool) -> Box:
+    """Where the cell's poison rows may move: `epsilon` levels, 255 of which are the range of a pixel or a column."""
+    text = cell.option("epsilon", "")
+    try:
+        epsilon = float(text) if text else None
+    except ValueError:
+        raise BadInput(f"epsilon={text} of {cell.id} must be a number of 8-bit levels, such as 16") from None
+    return Box.of(pool, epsilon)
+
+
+def objective(cell: Cell) -> Objective:
+    """What gradient matching lowers."""
+    named = cell.option("objective", "inner")
+    for known in get_args(Objective):
+        if named == known:
+            return cast(Objective, known)
+    raise BadInput(f"objective={named} is unknown; use one of {', '.join(get_args(Objective))}")
 
 
 def sampling(cell: Cell) -> Sampling:
@@ -185,6 +233,7 @@ def check_attack(stage: Stage, cell: Cell) -> None:
     """Draw every trial's count once, so that a rate that cannot be used is refused before hours are spent."""
     if cell.attack not in ATTACKS:
         raise BadInput(f"no attack is named {cell.attack!r}; there are {', '.join(ATTACKS)}")
+    _check_attack_settings(stage, cell)
     for name in stage.attacked:
         count = poison_count(cell.rate, base_size(stage, cell, name))
         available = len(stage.aux_members(name))
@@ -193,6 +242,17 @@ def check_attack(stage: Stage, cell: Cell) -> None:
                 f"{cell.id}: rate {cell.rate:g} asks for {count} distinct poison rows of {name!r} but D_aux holds {available}; "
                 "use protocol=reserve (a larger D_aux), a lower rate or sampling=with_replacement"
             )
+
+
+def _check_attack_settings(stage: Stage, cell: Cell) -> None:
+    """Settings that an attack does not read would only seem to change it."""
+    takes = {"gradient_match": {"objective", "epsilon"}, "influence": {"epsilon"}}.get(cell.attack, set())
+    for name in {"objective", "epsilon"} - takes:
+        if cell.option(name, ""):
+            raise BadInput(f"{name}={cell.option(name, '')} of {cell.id} means nothing to {cell.attack}; leave it out")
+    if cell.attack in OPTIMISED:
+        objective(cell)
+        box(cell, stage.pool)
 
 
 def whole(cell: Cell, name: str, default: str) -> int:

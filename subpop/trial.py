@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from subpop.attacks.attacker import Attacker
 from subpop.attacks.label_flip import Poison, poison_count
 from subpop.batching import DefenseTask, PoolRows
 from subpop.outcome import Outcome
-from subpop.stage import Stage, attack_identity, base_size, derived_seed, draw_poison
+from subpop.stage import Stage, base_size, derived_seed, draw_identity, draw_poison
 from subpop.types import Array, BadInput, Bools, Cell, Ints, Knowledge, Model, TrainingSet, Trial, TrialResult
 
 TOLD = {"exact": 1.0, "half": 0.5, "twice": 2.0}
@@ -23,6 +24,7 @@ NO_POISON = Poison(np.zeros(0, np.int64), np.zeros(0, np.int64), 0)
 class Prepared:
     """One trial before its defense runs: its rows in the shuffled order that the defense sees them in.
 
+    rows: (n,) numbers of the pool's rows, from len(pool) on of rows that an attack made;
     holdout: (n_test,) bool, test rows that the defender was handed and that are therefore not scored; None if it was not.
     """
 
@@ -35,22 +37,32 @@ class Prepared:
     holdout: Bools | None = None
 
 
-def prepare(stage: Stage, cell: Cell, trial: Trial, needs: Set[str], attacker: Model | None, secret: str = "") -> Prepared:
+def prepare(
+    stage: Stage,
+    cell: Cell,
+    trial: Trial,
+    needs: Set[str],
+    attacker: Model | None,
+    secret: str = "",
+    optimiser: Attacker | None = None,
+) -> Prepared:
     """Poison D, shuffle it, and hand out what the defense may know. A trial on clean data is told what the attacked one is.
 
-    secret: enters the shuffle and the defense's seed, so that code that knows how seeds are derived cannot rebuild them.
+    attacker, optimiser: see `draw_poison`; secret: enters the shuffle and the defense's seed, so that code that knows how seeds
+    are derived cannot rebuild them.
     """
     n, name = stage.pool.n_train, trial.subpopulation
-    poison = draw_poison(stage, cell, name, trial.seed, attacker) if trial.attacked else NO_POISON
+    poison = draw_poison(stage, cell, name, trial.seed, attacker, optimiser) if trial.attacked else NO_POISON
     rows = np.concatenate([np.arange(n), poison.rows])
     y = np.concatenate([stage.pool.y[:n], poison.y])
+    own_y = np.concatenate([stage.pool.y[:n], stage.pool.y[poison.rows if poison.origin is None else poison.origin]])
     member = np.zeros(len(rows), bool)
     member[:n] = stage.train_members(name) if name else False
     order = _shuffle(cell, trial, len(rows), secret)
-    rows, y, member, is_poison = rows[order], y[order], member[order], order >= n
+    rows, y, own_y, member, is_poison = rows[order], y[order], own_y[order], member[order], order >= n
     holdout = clean_holdout(stage, cell, trial) if "clean_holdout" in needs else None
     task = DefenseTask(
-        TrainingSet(PoolRows(stage.pool, rows), np.arange(len(rows)), y),
+        TrainingSet(PoolRows(stage.pool, rows, poison.extra_x), np.arange(len(rows)), y),
         Knowledge(
             n_poison=_told(stage, cell, name) if "n_poison" in needs else None,
             clean_holdout=None if holdout is None else TrainingSet.of(stage.data.test_x[holdout], stage.data.test_y[holdout]),
@@ -59,9 +71,9 @@ def prepare(stage: Stage, cell: Cell, trial: Trial, needs: Set[str], attacker: M
         derived_seed("defense", cell.defense, name, trial.seed, secret) % 2**32,
         f"{name or 'clean data'}, seed {trial.seed}{'' if trial.attacked else ', not attacked'}",
         certify=np.flatnonzero(stage.test_members(name)) if trial.attacked else np.zeros(0, np.int64),
-        reference_y=stage.pool.y[rows] if trial.attacked else None,
+        reference_y=own_y if trial.attacked else None,
     )
-    return Prepared(trial, task, rows, len(poison), is_poison & (y != stage.pool.y[rows]), member, holdout)
+    return Prepared(trial, task, rows, len(poison), is_poison & (y != own_y), member, holdout)
 
 
 def clean_holdout(stage: Stage, cell: Cell, trial: Trial) -> Bools | None:
@@ -77,7 +89,7 @@ def clean_holdout(stage: Stage, cell: Cell, trial: Trial) -> Bools | None:
             f"holdout={text} of {cell.id} asks for {count} of the {len(others)} test rows outside {trial.subpopulation!r}; it "
             "must be at least one row and leave one to be scored"
         )
-    generator = np.random.default_rng(derived_seed("holdout", attack_identity(cell), trial.subpopulation, trial.seed))
+    generator = np.random.default_rng(derived_seed("holdout", draw_identity(cell), trial.subpopulation, trial.seed))
     chosen = np.zeros(n_test, bool)
     chosen[generator.permutation(others)[:count]] = True
     return chosen
@@ -94,7 +106,7 @@ def _share(text: str, cell: Cell) -> float:
 
 
 def _shuffle(cell: Cell, trial: Trial, n_rows: int, secret: str) -> Ints:
-    identity = (attack_identity(cell), cell.rate, trial.subpopulation, trial.seed, trial.attacked)
+    identity = (draw_identity(cell), cell.rate, trial.subpopulation, trial.seed, trial.attacked)
     return np.random.default_rng(derived_seed("shuffle", *identity, secret)).permutation(n_rows)
 
 
@@ -142,7 +154,7 @@ def _certified(stage: Stage, prepared: Prepared, outcome: Outcome) -> dict[str, 
 def _panel_arrays(stage: Stage, prepared: Prepared, outcome: Outcome, on_grid: Array) -> dict[str, Array]:
     """What Figure 2 draws for one trial: points, their roles and the predicted class on a grid."""
     arrays = {
-        "panel_x": np.asarray(stage.pool.x[prepared.rows]),
+        "panel_x": np.asarray(prepared.task.train.x),
         "panel_y": np.asarray(prepared.task.train.y),
         "panel_poison": prepared.rows >= stage.pool.n_train,
         "panel_target": prepared.member,

@@ -15,10 +15,9 @@ from toy_poison import Counter, gaussians, with_far_cluster, with_poisoned_subpo
 from subpop.defenses.activation_clustering import (
     activation_clustering,
     activation_clustering_as_released,
-    content_order,
     silhouette,
 )
-from subpop.types import Knowledge, TrainingSet
+from subpop.types import Knowledge, TrainingSet, content_order
 
 module = importlib.import_module("subpop.defenses.activation_clustering")  # the package has a function of that name
 FILTERS = [activation_clustering, activation_clustering_as_released]

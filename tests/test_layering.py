@@ -7,9 +7,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = """
-_torchvision types fingerprint split datasets feature_cache networks representations victims partitions attacks certificates
-defenses metrics store outcome batching plugins child sandbox stage trial summary progress cells parts experiment clusters speed
-executors theory audit references figures report contracts run pytest_plugin cli
+_torchvision types fingerprint split datasets feature_cache networks representations encoders victims partitions attacks
+certificates defenses metrics store outcome batching plugins child sandbox stage trial summary progress cells texts examples
+parts experiment clusters training_set_attack speed executors theory audit references released figures report contracts run
+pytest_plugin cli
 """.split()  # noqa: SIM905
 
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from subpop.figures.holdouts import accuracy_against_holdout, holdout_groups
+from subpop.report.claims import worth_of_moving
 from subpop.report.paper_tables import paper_tables
 from subpop.types import Cell, CellReport, CellResult, Number, Verdict
 
@@ -53,3 +54,19 @@ def test_the_figure_has_a_panel_a_subpopulation():
     assert [r.cell.option("holdout", "") for r in groups["vgg16_last_layer", "fine_pruning"]] == ["0.01", "0.2"]
     assert len(accuracy_against_holdout(groups["vgg16_last_layer", "fine_pruning"]).axes) == 1
     assert holdout_groups([stages("0.2")]) == {}
+
+
+def moved(rate, gain, error, **setting):
+    cell = Cell("optimised_poison", "laptop", "adult", "logistic_regression", "feature_match", "influence", rate).with_(**setting)
+    return CellReport(cell, CellResult(cell, (Number("gain_over_label_flip", gain, error),)))
+
+
+def test_optimised_poison_is_judged_by_its_mean_over_alphas():
+    told, lines = worth_of_moving([moved(0.5, 0.03, 0.01), moved(1, -0.01, 0.01), moved(2, -0.05, 0.02, epsilon=16)])
+    assert "label flipping at the same budget" in told
+    assert lines.splitlines() == [
+        "- influence: **at least as damaging** (1.0 ± 1.0 %)",
+        "- influence, epsilon=16: **less damaging** (-5.0 ± 2.0 %)",
+    ]
+    assert "within the error" in worth_of_moving([moved(1, -0.01, 0.02)])[1]
+    assert worth_of_moving([]) == []

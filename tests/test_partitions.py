@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from subpop.datasets import load_dataset
 from subpop.datasets.mixture import MixtureSpec, make_mixture
-from subpop.partitions import PARTITIONS, cluster_match, confidence_order, feature_match
+from subpop.partitions import PARTITIONS, attacked_of, cluster_match, confidence_order, feature_match
 from subpop.split import split
 from subpop.types import BadInput, Dataset, Partition, Splits
 
@@ -246,3 +246,15 @@ def test_adult_cluster_match_attacks_about_thirty_of_a_hundred():
     partition = cluster_match(data, split(data, 0, "as_released"), seed=0)
     assert len(partition.names) == 100
     assert 25 <= len(partition.attacked) <= 40
+
+
+def test_attacked_by_confidence():
+    order = list(range(100, 200))
+    assert attacked_of(order, 3, "least_confident") == (100, 101, 102)
+    thirds = attacked_of(order, 30, "low_middle_high")
+    assert thirds == (*range(100, 110), *range(145, 155), *range(190, 200))  # ranks 45 to 54 are the middle
+    assert attacked_of(order[:4], 3, "low_middle_high") == (100, 101, 103)
+    assert len(set(attacked_of(order[:6], 6, "low_middle_high"))) == 6
+    for which, count in (("low_middle_high", 4), ("most_confident", 3)):
+        with pytest.raises(BadInput, match=which):
+            attacked_of(order, count, which)

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import LinearSVC
 
-from subpop.types import BadInput, FleetJob, Pool
+from subpop.types import BadInput, FleetJob, Pool, content_order
 from subpop.victims import make_victim
 from subpop.victims.sklearn_adapter import SklearnVictim
 
@@ -18,8 +19,22 @@ def pool():
 
 def test_it_is_the_estimator_itself(pool):
     model = SklearnVictim(LogisticRegression(C=0.5)).fit_many([pool.clean_job()], [0])[0]
-    own = LogisticRegression(C=0.5).fit(pool.x[:60], pool.y[:60])
+    order = content_order(pool.x[:60], pool.y[:60])
+    own = LogisticRegression(C=0.5).fit(pool.x[order], pool.y[order])
     np.testing.assert_array_equal(model.predict_proba(pool.x), own.predict_proba(pool.x).astype(np.float32))
+
+
+def test_ties_do_not_tell_which_rows_were_added():
+    """Twins with opposite labels: k-NN breaks their tie by row order, which must not depend on which of them is poison."""
+    x = np.repeat(np.arange(12, dtype=np.float32), 2)[:, None]
+    y = np.arange(24) % 2
+    answers = []
+    for first in (0, 1):
+        order = np.concatenate([np.arange(first, 24, 2), np.arange(1 - first, 24, 2)])  # the clean ones first
+        job = Pool(x[order], y[order], 24, 2).clean_job()
+        model = SklearnVictim(KNeighborsClassifier(1)).fit_many([job], [0])[0]
+        answers.append(model.predict_proba(x).argmax(1))
+    np.testing.assert_array_equal(answers[0], answers[1])
 
 
 def test_the_seed_reaches_estimators_that_have_one(pool):

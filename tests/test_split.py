@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from subpop.datasets import load_dataset
+from subpop.fingerprint import data_hash
 from subpop.split import check_dataset, protocols, split
 from subpop.types import BadInput, Dataset, Splits
 
@@ -118,6 +119,93 @@ def test_content_of_an_official_test_set_is_not_trained_on():
     assert set(splits.train) | set(splits.aux) == set(range(50)) - {3, 4, 5}
     sized = split(official(50, 10, hashes=hashes, sizes=(8, 9)), 0)
     assert (len(sized.train), len(sized.aux)) == (8, 9)
+
+
+# --- equal shares of the classes --------------------------------------------------------------------------------------
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    counts=st.lists(st.integers(20, 60), min_size=2, max_size=4),
+    seed=st.integers(0, 1000),
+    protocol=st.sampled_from(["default", "reserve"]),
+    shares=st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(0, 4)),
+)
+def test_stratified_sides_have_their_share_of_every_class(counts, seed, protocol, shares):
+    y = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    n = len(y)
+    sizes = tuple(max(12, n * share // (sum(shares) + 1)) for share in shares[:2])
+    data = table(n, y=y, n_classes=len(counts), sizes=sizes, stratified=True)
+    splits = split(data, seed, protocol)
+    assert_disjoint(splits)
+    assert set.union(*sides(splits)) == set(range(n))
+    assert [len(splits.train) + len(splits.aux), len(splits.test)] == [sum(sizes), n - sum(sizes)]
+    for rows in (splits.train, splits.aux, splits.test):
+        own = np.bincount(y[rows], minlength=len(counts))
+        assert np.abs(own - len(rows) * np.array(counts) / n).max() < 2
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_stratified_halves_halve_each_class_exactly(seed):
+    y = np.arange(1000) % 10 < 3
+    data = official(1000, 50, y=np.concatenate([y, np.ones(50)]).astype(np.int64), sizes=(500, 500), stratified=True)
+    splits = split(data, seed)
+    assert_disjoint(splits)
+    assert [np.bincount(data.y[rows]).tolist() for rows in (splits.train, splits.aux)] == [[350, 150]] * 2
+    assert np.array_equal(splits.test, np.arange(1000, 1050))
+    # Drawn at random within a class, and in random order: a side is neither sorted nor grouped by class.
+    other = split(data, seed + 1)
+    assert 150 < len(set(splits.train.tolist()) & set(other.train.tolist())) < 350
+    steps = np.diff(data.y[splits.train])
+    assert 0.3 < np.mean(steps != 0) < 0.55
+
+
+def test_stratified_rows_are_drawn_evenly():
+    data = table(60, y=np.arange(60) % 3 // 2, stratified=True)
+    drawn = np.zeros(60)
+    for seed in range(600):
+        drawn[split(data, seed).train] += 1
+    # Each row is in D in a third of 600 splits: 200, standard deviation 11.5.
+    assert np.abs(drawn - 200).max() < 4 * 11.5
+
+
+def test_equal_shares_and_equal_content_are_not_both_kept():
+    with pytest.raises(BadInput, match="set stratified=False"):
+        split(table(60, hashes=np.arange(60), stratified=True))
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"), [(("a",) * 59, "59 texts for 60 rows"), (("a",) * 7 + (" \n",) + ("b",) * 52, "text of row 7 is blank")]
+)
+def test_malformed_texts_are_refused(texts, message):
+    with pytest.raises(BadInput, match=message):
+        split(table(60, texts=texts))
+
+
+KNOWN = {
+    ("digits", "default"): "b9e4c3ac167f3cd31f854fefee3b9b8926e675ab",
+    ("digits", "reserve"): "d00c046ad990a68ab2475289d1a99d605c631cc6",
+    ("mixture", "default"): "e7b5721c03c1b5f47a5bc865e9264ccf1fbedecb",
+    ("mixture_multiclass", "reserve"): "8186399366adbc3ace89c4523833981af98e92d3",
+}
+"""Hashes of the three sides at seed 3, as they were before some data could be stratified."""
+
+
+@pytest.mark.parametrize(("name", "protocol"), KNOWN)
+def test_splits_of_other_data_stay_as_they_were(name, protocol):
+    splits = split(load_dataset(name), 3, protocol)
+    assert data_hash(splits.train, splits.aux, splits.test) == KNOWN[name, protocol]
+
+
+def test_hashed_held_out_and_balanced_splits_stay_as_they_were():
+    made = {
+        "b319ecf22275ad7420ffde38c31a9568bc0a7fb8": official(50, 11),
+        "c4cf09f713f606d878fe81dc08b45063b0188dc3": table(61, hashes=np.arange(61) // 2),
+        "981e3a9995db3ec76b1ff5b8f2a93c006450de23": balanced(),
+    }
+    for known, data in made.items():
+        splits = split(data, 3)
+        assert data_hash(splits.train, splits.aux, splits.test) == known
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

@@ -22,11 +22,17 @@ Sampling = Literal["with_replacement", "distinct"]
 
 @dataclass(frozen=True, eq=False)
 class Poison:
-    """Poison as rows of the pool: rows (m,) int64, y (m,) int64 labels; n_flipped: rows whose label is not their own."""
+    """Poison as rows: rows (m,) int64, y (m,) int64 labels; n_flipped: rows whose label is not their own.
+
+    extra_x: (e, ...) in the pool's dtype, rows outside the pool: number len(pool) + i stands for extra_x[i]; origin: (m,) int64
+    rows of the pool that they began as, whose labels are their own (None: `rows` themselves).
+    """
 
     rows: Ints
     y: Ints
     n_flipped: int
+    extra_x: Array | None = None
+    origin: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -70,9 +76,14 @@ def label_flip(
     rows, y = np.asarray(rows), np.asarray(y)
     _check(rows, y, count, n_classes, rule, target)
     chosen = _draw(rows, count, sampling, generator)
-    labels = 1 - y[chosen] if target is None else np.full(count, target)
+    labels = poison_labels(y[chosen], target)
     flipped = int((labels != y[chosen]).sum())
     return Poison(rows[chosen].astype(np.int64), labels.astype(np.int64), flipped)
+
+
+def poison_labels(y: Ints, target: int | None) -> Ints:
+    """(a,) int64 labels that members with true labels y (a,) get as poison: `target`, or without one 1 - y."""
+    return (1 - y if target is None else np.full(len(y), target)).astype(np.int64)
 
 
 def _check(rows: Array, y: Array, count: int, n_classes: int, rule: str, target: int | None) -> None:

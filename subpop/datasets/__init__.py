@@ -7,7 +7,19 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from subpop.datasets import adult, cifar10, digits, embeddings, image_folder, mixture, utkface
+from subpop.datasets import (
+    adult,
+    cifar10,
+    digits,
+    dogfish,
+    embeddings,
+    image_folder,
+    imdb,
+    imdb_minilm,
+    mixture,
+    reviews,
+    utkface,
+)
 from subpop.datasets.download import MissingData, RemoteFile, data_root, describe, fetch, verify
 from subpop.types import BadInput, Dataset
 
@@ -47,6 +59,10 @@ def _utkface(size: int, summary: str) -> DatasetSource:
     )
 
 
+def _part_of_imdb(load: Callable[[Path | None], Dataset], summary: str) -> DatasetSource:
+    return DatasetSource(load, summary, imdb.LICENCE, by_hand=imdb.PART_BY_HAND, folder="imdb", found=imdb.found)
+
+
 DATASETS: dict[str, DatasetSource] = {
     "digits": DatasetSource(digits.load, "8x8 handwritten digits, parity; 1,797 rows", "CC BY 4.0"),
     "mixture": DatasetSource(partial(mixture.load, "mixture"), "Gaussian mixture, 2 classes, 16 subpopulations", "generated"),
@@ -55,6 +71,12 @@ DATASETS: dict[str, DatasetSource] = {
     ),
     "mixture_multiclass": DatasetSource(
         partial(mixture.load, "mixture_multiclass"), "Gaussian mixture, 3 classes, 15 subpopulations", "generated"
+    ),
+    "mixture_cells": DatasetSource(
+        partial(mixture.load, "mixture_cells"), "mixture for local learners, pure labels, 8 subpopulations", "generated"
+    ),
+    "mixture_cells_noisy": DatasetSource(
+        partial(mixture.load, "mixture_cells_noisy"), "the same with an eighth of wrong labels", "generated"
     ),
     "adult": DatasetSource(adult.load, "UCI Adult, income above 50,000; 48,842 rows", "CC BY 4.0", adult.FILES),
     "digits_images": DatasetSource(digits.load_images, "the digits as pictures, 1x8x8", "CC BY 4.0"),
@@ -78,6 +100,32 @@ DATASETS: dict[str, DatasetSource] = {
         cifar10.LICENCE,
         by_hand=cifar10.JPEG_BY_HAND,
         found=cifar10.found_jpeg,
+    ),
+    "dogfish": DatasetSource(
+        dogfish.load_full,
+        "dogs and fish of ImageNet, 299x299, and dogs to attack",
+        dogfish.LICENCE,
+        by_hand=dogfish.RECIPES["dogfish"].by_hand,
+        found=dogfish.found_full,
+    ),
+    "tiny_dogfish": DatasetSource(
+        dogfish.load_tiny,
+        "the same of Tiny ImageNet, 32x32",
+        dogfish.LICENCE,
+        by_hand=dogfish.RECIPES["tiny_dogfish"].by_hand,
+        found=dogfish.found_tiny,
+    ),
+    "reviews": DatasetSource(reviews.load, "generated film reviews, 12 kinds of film; 2,400 texts", "generated"),
+    "imdb": DatasetSource(imdb.load, "film reviews, praise or not; 50,000 texts", imdb.LICENCE, imdb.FILES, found=imdb.found),
+    "imdb_as_released": _part_of_imdb(partial(imdb.load, as_released=True), "the same, cleaned as by the released script"),
+    "imdb_small": _part_of_imdb(imdb.load_small, "a fifth of them, for transformers on a CPU"),
+    "imdb_minilm": DatasetSource(
+        imdb_minilm.load,
+        "all of them as 384 features of all-MiniLM-L6-v2",
+        imdb.LICENCE,
+        by_hand=imdb_minilm.BY_HAND,
+        folder="embeddings",
+        found=imdb_minilm.found,
     ),
 }
 

@@ -5,12 +5,14 @@ centre is the nearest, less a margin: rows of two components are never closer th
 
 *Source*: own construction, after the paper's mixture model of disjoint subpopulations; `mixture_2d` is the set-up of its
 Figure 2: two large components and a small one of class 1 that lies beside them, above the class-0 component. A clean linear
-model tilts far enough to get it right; poison undoes the tilt, and no other row notices.
+model tilts far enough to get it right; poison undoes the tilt, and no other row notices. `mixture_cells` is for learners that
+know the supports: the components lie at the corners of a cube, so that halving three coordinates puts each into a bin of its
+own, and each reaches out along an axis of its own, so that a linear model can label them in any way.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +81,7 @@ def make_mixture(spec: MixtureSpec, name: str = "mixture", group_bounds: tuple[f
     Raises BadInput if the centres are so close that truncation leaves nothing of a component.
     """
     rng = np.random.default_rng(spec.seed)
-    centres = np.array(spec.centres, dtype=np.float64) if spec.centres else _spread_centres(spec, rng)
+    centres = _centres(spec, rng)
     classes = spec.classes or tuple(rng.permutation(np.arange(spec.n_subpopulations) % spec.n_classes).tolist())
     x = np.concatenate([_component_rows(i, n, centres, rng) for i, n in enumerate(spec.row_counts)])
     y = np.concatenate([_component_labels(spec, i, classes[i], rng) for i in range(spec.n_subpopulations)])
@@ -94,6 +96,15 @@ def make_mixture(spec: MixtureSpec, name: str = "mixture", group_bounds: tuple[f
         n_clusters=spec.n_subpopulations,
         notes=(f"generated: {spec}",),
     )
+
+
+def centres_of(spec: MixtureSpec) -> Matrix:
+    """(k, d) centres of a mixture's components, in their order: a row belongs to the nearest one."""
+    return _centres(spec, np.random.default_rng(spec.seed))
+
+
+def _centres(spec: MixtureSpec, rng: np.random.Generator) -> Matrix:
+    return np.array(spec.centres, dtype=np.float64) if spec.centres else _spread_centres(spec, rng)
 
 
 def _spread_centres(spec: MixtureSpec, rng: np.random.Generator) -> Matrix:
@@ -142,6 +153,13 @@ def _component_labels(spec: MixtureSpec, component: int, own_class: int, rng: np
     return labels
 
 
+def _corners(half_side: float, reach: float) -> tuple[tuple[float, ...], ...]:
+    """Eight corners of a cube, each moved out along an axis of its own: points of 3 + 8 numbers."""
+    corner = [[half_side if i >> bit & 1 else -half_side for bit in range(3)] for i in range(8)]
+    return tuple(tuple(corner[i] + [reach * (axis == i) for axis in range(8)]) for i in range(8))
+
+
+CELLS = MixtureSpec(dimension=11, n_subpopulations=8, rows=208, label_noise=0.0, seed=3, centres=_corners(5.0, 4.0))
 SPECS: dict[str, MixtureSpec] = {
     "mixture": MixtureSpec(),
     "mixture_multiclass": MixtureSpec(n_subpopulations=15, n_classes=3, seed=1),
@@ -154,11 +172,16 @@ SPECS: dict[str, MixtureSpec] = {
         centres=((-2.5, 0.0), (2.5, 0.0), (-1.5, 5.0)),
         classes=(0, 1, 1),
     ),
+    "mixture_cells": CELLS,
+    "mixture_cells_noisy": replace(CELLS, label_noise=0.125),
 }
 BOUNDS: dict[str, tuple[float, float]] = {"mixture_2d": (20, 160)}
 """Only the small component of the 2-D mixture is attacked."""
+SIZES: dict[str, tuple[int, int]] = dict.fromkeys(("mixture_cells", "mixture_cells_noisy"), (256, 1024))
+"""|D| and |D_aux| where they are no thirds: an attacker's pool four times as large holds distinct poison for alpha = 2 of D."""
 
 
 def load(name: str, root: Path | None = None) -> Dataset:
     """Generate one of the named mixtures of `SPECS`; `root` is not used."""
-    return make_mixture(SPECS[name], name, BOUNDS.get(name, (0, float("inf"))))
+    generated = make_mixture(SPECS[name], name, BOUNDS.get(name, (0, float("inf"))))
+    return replace(generated, sizes=SIZES.get(name))

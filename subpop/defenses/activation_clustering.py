@@ -21,7 +21,7 @@ from dataclasses import replace
 import numpy as np
 
 from subpop.defenses.spectral_signatures import centred, refitted
-from subpop.types import Array, Bools, Defended, Fit, Ints, Knowledge, TrainingSet
+from subpop.types import Array, Bools, Defended, Fit, Knowledge, TrainingSet, content_order
 
 N_COMPONENTS = 10
 MAX_SHARE, MIN_SILHOUETTE = 0.35, 0.10
@@ -77,12 +77,6 @@ def _filter(train: TrainingSet, fit: Fit, reduce: Reduce, max_share: float) -> D
                 keep[rows[smaller]] = False
             diagnostics |= {f"silhouette_{label}": apart, f"share_{label}": share}
     return refitted(train, fit, model, keep, {**diagnostics, "removed_share": float(1 - keep.mean())})
-
-
-def content_order(x: Array) -> Ints:
-    """(n,) positions of the rows in the order of their bytes: the same rows in the same order, however they were shuffled."""
-    flat = np.ascontiguousarray(x.reshape(len(x), -1))
-    return np.asarray(np.argsort(flat.view(f"V{flat.shape[1] * flat.itemsize}").ravel(), kind="stable"), dtype=np.int64)
 
 
 def _smaller_part(features: Array, reduce: Reduce) -> tuple[Bools, float]:

@@ -23,8 +23,14 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
 from subpop.figures.holdouts import accuracy_against_holdout, holdout_groups
+from subpop.figures.impossibility import ALT, CAPTION, draw_impossibility, is_impossibility
+from subpop.figures.impossibility import STEM as IMPOSSIBILITY
+from subpop.figures.influence import attacked_pictures, attacked_sets, success_against_epsilon, with_pictures
 from subpop.figures.lines import Styles, damage_against_alpha, styles_of
 from subpop.figures.pictures import draw_clusters, has_pictures
+from subpop.figures.released import ALT as RELEASED_ALT
+from subpop.figures.released import CAPTION as RELEASED_CAPTION
+from subpop.figures.released import beside_released, comparable
 from subpop.figures.scatters import DPI, LABELLED, draw_panels, panel_order, panel_title, target_against_collateral
 from subpop.figures.setups import Setup, by_setup, headline, is_control, metric_words, rates_of, summarize, titles_of
 from subpop.types import CellReport
@@ -75,7 +81,8 @@ def draw_all(reports: Iterable[CellReport], directory: Path, made_by: str = "") 
     styles = styles_of(report.cell.defense for report in measured)
     groups: dict[tuple[str, str, str], dict[Setup, list[CellReport]]] = defaultdict(dict)
     for setup, of_setup in by_setup(measured).items():
-        groups[setup.stem, setup.tier, setup.dataset][setup] = of_setup
+        dataset = "all" if setup.stem == IMPOSSIBILITY else setup.dataset
+        groups[setup.stem, setup.tier, dataset][setup] = of_setup
     pictures = []
     for (stem, tier, dataset), of_dataset in groups.items():
         key = content_key((report for of_setup in of_dataset.values() for report in of_setup), made_by + repr(styles))
@@ -137,9 +144,18 @@ def file_name(text: str) -> str:
 
 def _plans(groups: Mapping[Setup, list[CellReport]], styles: Styles) -> Iterator[Plan]:
     """The figures of one data set in one suite."""
+    found = [r for of_setup in groups.values() for r in of_setup]
+    if is_impossibility(found):
+        yield Plan("impossibility", partial(draw_impossibility, found), ALT, CAPTION)
+        return
+    if targets := attacked_sets(found):
+        yield from _influence_plans(targets)
+        return
     swept = {setup: of_setup for setup, of_setup in groups.items() if _n_attacked_rates(of_setup) > 1}
     if swept:
         yield _damage_plan(swept, styles)
+    if beside := comparable(found):
+        yield Plan("released", partial(beside_released, beside), RELEASED_ALT, RELEASED_CAPTION)
     with_panels = [panels for of_setup in groups.values() if (panels := panel_order(of_setup))]
     for i, panels in enumerate(with_panels):
         yield _panels_plan(i, panels)
@@ -209,6 +225,21 @@ def _holdout_plan(i: int, victim: str, defense: str, reports: Sequence[CellRepor
     caption = f"{victim} under {defense}. Bars: sample deviation over {reports[0].cell.n_seeds} runs."
     alt = f"accuracy of attacked, pruned and fine-tuned {victim} against the size of the holdout, a panel a subpopulation"
     return Plan(f"holdout-{i + 1}", partial(accuracy_against_holdout, reports), alt, caption)
+
+
+def _influence_plans(reports: Sequence[CellReport]) -> Iterator[Plan]:
+    n_draws = reports[0].cell.n_seeds
+    bars = f" Bars: sample deviation over {n_draws} draws of the sets." if n_draws > 1 else ""
+    caption = f"Share of a set's targets that one changed training picture has misclassified.{bars}"
+    alt = "success of the attack against epsilon, random sets beside sets from one cluster"
+    yield Plan("success", partial(success_against_epsilon, reports), alt, caption)
+    if shown := with_pictures(reports):
+        caption = (
+            "The changed training picture of the most successful set, at some epsilons. Difference: grey is none, black and "
+            "white are epsilon. Attacked pictures exist in float pixels; here they are rounded, which at half a level restores "
+            "the original."
+        )
+        yield Plan("pictures", partial(attacked_pictures, shown), "training pictures before and after the attack", caption)
 
 
 def _clusters_plan(i: int, report: CellReport) -> Plan:

@@ -25,7 +25,7 @@ HEADLINES = ("target_damage_worst_5", "target_damage_worst_1", "target_damage_me
 NO_VALUE = "–"
 # Told apart by a row (n_poison_told) or averaged (split) inside one set-up, so no part of its name.
 _WITHIN_SETUP = ("n_poison_told", "split")
-_FRACTIONS = {"accuracy", "damage", "cost", "effect", "recall", "precision", "share"}
+_FRACTIONS = {"accuracy", "damage", "cost", "effect", "recall", "precision", "share", "success"}
 
 
 class Setup(NamedTuple):

@@ -9,7 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from subpop.figures.setups import NO_VALUE, quantity
+from subpop.figures.setups import NO_VALUE, is_finite
+from subpop.report.claims import easier_targets, percent_or_plain, worth_of_moving
 from subpop.report.markdown import escape, table
 from subpop.types import Cell, CellReport, Verdict
 
@@ -25,10 +26,14 @@ class Column:
 
 @dataclass(frozen=True)
 class Layout:
-    """rows: what a row is, a field or a setting of its cells or `subpopulation`; columns: its numbers."""
+    """rows: what a row is, a field or a setting of its cells or `subpopulation`; columns: its numbers.
+
+    errors: whether standard errors are printed.
+    """
 
     rows: Mapping[str, str]
     columns: Sequence[Column]
+    errors: bool = False
 
 
 def _before_after() -> list[Column]:
@@ -54,12 +59,32 @@ def _transfer() -> list[Column]:
     return [*damages, *sizes, Column("collateral, max", "collateral_damage_max"), Column("at 15-16 %", "share_within_published")]
 
 
+def _influence() -> list[Column]:
+    return [
+        Column("worst-1", "success_worst_1"),
+        Column("worst-5", "success_worst_5"),
+        Column("iterations", "iterations_successful"),
+        Column("mean", "success_mean"),
+        Column("sets completed", "share_complete"),
+        Column("mean, less random", "success_mean_difference"),
+    ]
+
+
+def _optimised() -> list[Column]:
+    damages = [Column("worst-5", "target_damage_worst_5"), Column("mean", "target_damage_mean")]
+    return [*damages, Column("mean, less label flipping", "gain_over_label_flip")]
+
+
 CERTIFIED = Layout({"rate": "alpha"}, _before_after())
 LAYOUTS: dict[str, Layout] = {
     "table12_fine_pruning": Layout({"subpopulation": "subpopulation", "holdout": "holdout", "defense": "defense"}, _accuracies()),
     "table13_certified_by_defended": CERTIFIED,
     "table14_certified_by_undefended": CERTIFIED,
     "table15_transfer": Layout({"clusters_on": "clusters on", "rate": "alpha"}, _transfer()),
+    "optimised_poison": Layout(
+        {"attack": "attack", "objective": "objective", "epsilon": "epsilon (levels)", "rate": "alpha"}, _optimised(), errors=True
+    ),
+    "table16_influence": Layout({"epsilon": "epsilon (levels)", "partition": "selection"}, _influence(), errors=True),
 }
 Row = tuple[str, ...]
 
@@ -76,6 +101,7 @@ def paper_tables(stem: str, reports: Iterable[CellReport]) -> list[str]:
     blocks = []
     for title, own in groups.items():
         blocks += [f"**{escape(title)}**, in %; in brackets what was published:", _table(layout, own)]
+        blocks += [*easier_targets(own), *worth_of_moving(own)]
     return blocks
 
 
@@ -88,7 +114,7 @@ def _table(layout: Layout, reports: Sequence[CellReport]) -> str:
             if number.metric in places and bool(number.subpopulation) == ("subpopulation" in layout.rows):
                 rows[_row(layout, report.cell, number.subpopulation)][places[number.metric]] = verdict
     lines = [
-        [*map(escape, row), *(_words(found.get(i)) for i in range(len(layout.columns)))]
+        [*map(escape, row), *(_words(found.get(i), layout.errors) for i in range(len(layout.columns)))]
         for row, found in sorted(rows.items(), key=lambda item: _order(item[0]))
     ]
     return table([*layout.rows.values(), *(column.title for column in layout.columns)], lines)
@@ -109,10 +135,12 @@ def _order(row: Row) -> tuple[tuple[int, float, str], ...]:
     return tuple((0, float(text), "") if text.replace(".", "", 1).isdigit() else (1, 0.0, text) for text in row)
 
 
-def _words(verdict: Verdict | None) -> str:
-    """`45.2 [44.0]`."""
+def _words(verdict: Verdict | None, errors: bool = False) -> str:
+    """`45.2 [44.0]`, or `45.2 ± 1.3 [44.0]`; a number that was published and not measured keeps its place."""
     if verdict is None:
         return NO_VALUE
-    metric = verdict.number.metric
-    ours = quantity(metric, verdict.number.value).removesuffix(" %")
-    return ours if verdict.published is None else f"{ours} [{quantity(metric, verdict.published).removesuffix(' %')}]"
+    number = verdict.number
+    ours = percent_or_plain(number.metric, number.value)
+    if errors and is_finite(number.std_error):
+        ours += f" ± {percent_or_plain(number.metric, number.std_error)}"
+    return ours if verdict.published is None else f"{ours} [{percent_or_plain(number.metric, verdict.published)}]"

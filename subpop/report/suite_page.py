@@ -18,9 +18,11 @@ from subpop.figures.setups import (
     rows_of,
     summarize,
 )
+from subpop.report.examples import example_texts
 from subpop.report.markdown import escape, folded, picture, table
 from subpop.report.opening import RunInfo, failures, judged, metric_name, opening, skipped
 from subpop.report.paper_tables import paper_tables
+from subpop.report.released import beside_released_trials
 from subpop.report.scoreboard import sizes, with_spread
 from subpop.types import CellReport, Verdict
 
@@ -69,8 +71,10 @@ def suite_page(stem: str, reports: Sequence[CellReport], run: RunInfo, pictures:
         blocks += [f"### {escape(setup.title)}", f"{escape(setup.details)}; {sizes(of_setup)}.", _references(of_setup)]
         aggregates = _aggregates(of_setup)
         blocks += [folded("All cells: aggregates in %", aggregates)] if aggregates else []
+    blocks += beside_released_trials(reports)
     if pictures:
         blocks += ["## Figures", *(picture(p.name, p.alt, p.caption, run.command) for p in pictures)]
+    blocks += example_texts(reports)
     tables = [block for setup, of_setup in measured.items() for block in _subpopulations(setup, of_setup)]
     if tables:
         blocks += ["## Subpopulations", f"All columns of all cells: [{file_name(stem)}.csv]({file_name(stem)}.csv).", *tables]
@@ -174,7 +178,8 @@ Rows = Mapping[str, Mapping[str, float | str]]
 
 
 def _by_name(report: CellReport) -> Rows:
-    return {str(row.get("subpopulation", i)): row for i, row in enumerate(report.result.table if report.result else ())}
+    rows = report.result.table if report.result else ()
+    return {str(row.get("subpopulation", i)): row for i, row in enumerate(rows) if "target_damage" in row}
 
 
 def _most_hurt(rows: Rows) -> list[str]:

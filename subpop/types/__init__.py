@@ -8,7 +8,7 @@ from subpop.types.base import Array, BadInput, Bools, Floats, Ints, Setting
 from subpop.types.data import Dataset, Partition, Splits
 from subpop.types.results import VERDICTS, Cell, CellReport, CellResult, Number, Trial, TrialResult, Verdict
 from subpop.types.roles import Certificate, ChannelModel, Defended, Defense, Fit, Knowledge, Model, StoredModel, Victim
-from subpop.types.rows import ArrayRows, FleetJob, Pool, RowSource, TrainingSet
+from subpop.types.rows import ArrayRows, FleetJob, Pool, RowSource, TrainingSet, content_order
 
 __all__ = [
     "Array",
@@ -22,6 +22,7 @@ __all__ = [
     "Pool",
     "RowSource",
     "TrainingSet",
+    "content_order",
     "Certificate",
     "ChannelModel",
     "Defended",

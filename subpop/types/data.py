@@ -18,7 +18,9 @@ class Dataset:
     with as many negatives as positives; group_bounds: a subpopulation is attacked if its size in D_aux lies strictly between;
     n_clusters, n_components: k-means clusters and PCA components of ClusterMatch (None: no PCA); notes: what a report
     should say about this copy of the data; names: (n,) str, the file that each row comes from, or None; words: name of an
-    annotation, or "y" -> what its codes mean, in order.
+    annotation, or "y" -> what its codes mean, in order; texts: (n,) one text a row, or None for other data: x is then (n, 1)
+    int64 row numbers, a place for the tokens or features that a victim reads the texts as; stratified: the sides of a split
+    have the same shares of the classes.
     """
 
     name: str
@@ -36,6 +38,8 @@ class Dataset:
     notes: tuple[str, ...] = ()
     names: Array | None = None
     words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    texts: tuple[str, ...] | None = None
+    stratified: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -187,3 +187,11 @@ def _read_only(values: Array, dtype: type) -> Ints:
     out: Ints = np.array(values, dtype=dtype, copy=True)
     out.setflags(write=False)
     return out
+
+
+def content_order(x: Array, y: Ints | None = None) -> Ints:
+    """(n,) positions of the rows in the order of their bytes, then labels: the same order however they were shuffled."""
+    flat = np.ascontiguousarray(x.reshape(len(x), -1))
+    keys = flat.view(f"V{flat.shape[1] * flat.itemsize}").ravel()
+    by_label = np.arange(len(x)) if y is None else np.argsort(y, kind="stable")
+    return np.asarray(by_label[np.argsort(keys[by_label], kind="stable")], dtype=np.int64)

@@ -23,7 +23,7 @@ FAR = 20.0
 """Up to here a slope that ends slightly positive proves a decrease; beyond, only a negative one does."""
 ENOUGH = 0.1
 """A line search ends where the slope has fallen to this share of its start."""
-TRIALS = 40
+TRIALS = 100
 
 
 def _jit(function: _F, inlined: bool = False) -> _F:

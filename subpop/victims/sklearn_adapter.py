@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from subpop.types import Array, BadInput, FleetJob, Floats, Model
+from subpop.types import Array, BadInput, FleetJob, Floats, Model, content_order
 
 
 class SklearnVictim:
@@ -46,8 +46,11 @@ def _fit_one(estimator: Any, job: FleetJob, seed: int) -> SklearnModel:
         return SklearnModel(None, job.pool.n_classes, only_class=int(job.y[0]))
     if "random_state" in estimator.get_params():
         estimator.set_params(random_state=seed % 2**32)
-    weights = {} if job.weights is None else {"sample_weight": job.weights}
-    estimator.fit(job.x.reshape(len(job), -1), job.y, **weights)
+    # Not in canonical order, which puts poison last: who breaks ties by row order (k-NN, trees) would see which rows are poison.
+    x = job.x.reshape(len(job), -1)
+    order = content_order(x, job.y)
+    weights = {} if job.weights is None else {"sample_weight": job.weights[order]}
+    estimator.fit(x[order], job.y[order], **weights)
     return SklearnModel(estimator, job.pool.n_classes)
 
 

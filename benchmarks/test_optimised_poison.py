@@ -1,0 +1,66 @@
+"""Optimised poison beside plain label flipping: rows that move downhill instead of copied ones, at the same budget.
+
+A cell attacks subpopulations as elsewhere; `gradient_match` begins with the rows and labels that `label_flip` draws and moves
+them so that their gradient opposes the target's (inner product or cosine), `influence` chooses rows by influence and moves them
+along its slope. Its numbers are target damages; `gain_over_label_flip` is what moving added to the damage of label flipping,
+subpopulation by subpopulation (mean, standard error over subpopulations), below 0 where it took away. `epsilon` is the largest
+move in 8-bit levels, 255 of which are a column's range; without it a column of a table moves within all of its range.
+
+Source: Jagielski et al., CCS 2021 (the abstract's latest version names optimised attacks in continuous domains); the gradient
+matching of the authors' released image scripts, whose call is commented out; influence functions of Koh and Liang 2017. No number
+is published.
+
+Deviations: see the attacks' own; who wins is reported and not asserted. First-order calculations hold for few rows and small
+moves: in the corners of a wide box poison fits the victim without hurting the target.
+"""
+
+import pytest
+
+from subpop.cells import grid
+
+STEM = "optimised_poison"
+RATES = [0.5, 1.0, 2.0]
+MOVED = {"attack": "gradient_match", "objective": ["inner", "cosine"]}
+CHOSEN = {"attack": "influence"}
+DIGITS = {"tier": "embedded", "dataset": "digits", "victim": "logistic_regression", "partition": "feature_match", "n_seeds": 2}
+PICTURES = {
+    "tier": "embedded",
+    "dataset": "digits_images",
+    "victim": "conv_net",
+    "partition": "feature_match",
+    "rate": 1.0,
+    "n_seeds": 2,
+    "n_attacked": 4,
+}
+ADULT = {"tier": "laptop", "dataset": "adult", "victim": "logistic_regression", "partition": "feature_match", "n_seeds": 3}
+FACES = {
+    "tier": "laptop",
+    "dataset": "utkface_mobilenet",
+    "victim": "last_layer",
+    "partition": "cluster_match",
+    "n_seeds": 1,
+    "n_attacked": 20,
+}
+TABLES = [{"stem": STEM, "rate": RATES, **own} for own in (DIGITS, ADULT, FACES)]
+
+CELLS = [
+    *(cell for own in TABLES for cell in grid(**own)),
+    *(cell for own in TABLES for how in (MOVED, CHOSEN) for cell in grid(epsilon=[None, 16], **how, **own)),
+    *grid(stem=STEM, **PICTURES),
+    *(cell for how in (MOVED, CHOSEN) for cell in grid(stem=STEM, epsilon=16, **how, **PICTURES)),
+]
+
+
+def test_cell(cell, measure):
+    measure(cell)
+
+
+@pytest.mark.cells(attack=["gradient_match", "influence"])
+def test_budgets_are_equal(sweep, result_of):
+    """As many poison rows in every subpopulation as label flipping has; moved ones have its labels too."""
+    for cell in sweep:
+        flipped = result_of(cell.with_(attack="label_flip", objective=None, epsilon=None))
+        for ours, theirs in zip(result_of(cell).table, flipped.table, strict=True):
+            assert ours["subpopulation"] == theirs["subpopulation"]
+            assert ours["n_poison"] == theirs["n_poison"] > 0
+            assert ours["n_flipped"] == theirs["n_flipped"] or cell.attack == "influence"

@@ -1,0 +1,96 @@
+"""What an attacker that optimises poison has at hand: D_aux, its own model taken apart, and the box that rows may move in.
+
+All that does not depend on a trial is computed once: the curvature, the target's directions, and, where rows move
+independently of each other, the moved rows of a whole subpopulation. So a row is the same whoever else is drawn.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, TypeVar
+
+import numpy as np
+
+from subpop.attacks.boxes import Box
+from subpop.attacks.curvature import Curvature, penalty_of
+from subpop.attacks.label_flip import Poison, Sampling
+from subpop.attacks.last_layers import Doubles, NoNetwork, split
+from subpop.types import Array, Ints, Model, Pool, Victim
+
+Objective = Literal["inner", "cosine"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """A subpopulation under attack: rows (a,) of the pool in D_aux, poison_y (a,) the label that each would get as poison."""
+
+    rows: Ints
+    poison_y: Ints
+    sampling: Sampling = "with_replacement"
+    objective: Objective = "inner"
+
+
+class Attacker:
+    """model: trained on D_aux by `victim`; box: where poison may move."""
+
+    def __init__(self, model: Model, victim: Victim, pool: Pool, box: Box) -> None:
+        self._model, self._victim, self.pool, self.box = model, victim, pool, box
+        self.network, self.head = split(model)
+        self._memory: dict[tuple[str, bytes, bytes], object] = {}
+
+    @cached_property
+    def curvature(self) -> Curvature:
+        """H of the model's last layer on D_aux."""
+        x = self.pool.x[self.pool.n_train :]
+        return Curvature(self.head, self.features(x), penalty_of(self._victim, self._model, len(x)))
+
+    def features(self, x: Array) -> Doubles:
+        """(n, d) float64 inputs of the last layer."""
+        return self.network.features(x)[0] if isinstance(self.network, NoNetwork) else self._model.features(x).astype(np.float64)
+
+    def gradient(self, rows: Ints) -> Doubles:
+        """(d + 1, K') gradient of the mean cross-entropy of pool rows with their own labels."""
+        return self.head.mean_gradient(self.features(self.pool.x[rows]), self.pool.y[rows])
+
+    def poison(self, origin: Ints, y: Ints, x: Array) -> Poison:
+        """Rows that began as pool rows `origin` (m,), now x (m, ...), with labels y (m,)."""
+        rows = len(self.pool) + np.arange(len(origin))
+        return Poison(rows, y, int((y != self.pool.y[origin]).sum()), x, origin)
+
+    def apart(self, x: Array, origin: Ints, target: Target) -> Array:
+        """(m, ...) the rows; where poison must be distinct, one that ends where an earlier one did is put back to its origin."""
+        if target.sampling != "distinct":
+            return x
+        first = np.zeros(len(x), bool)
+        first[np.unique(x.reshape(len(x), -1), axis=0, return_index=True)[1]] = True
+        return np.where(first.reshape(len(x), *(1,) * (x.ndim - 1)), x, self.pool.x[origin])
+
+    def once(self, what: str, target: Target, make: Callable[[], T]) -> T:
+        """A result for a whole subpopulation, computed when it is first asked for."""
+        key = (what, target.rows.tobytes(), target.poison_y.tobytes())
+        if key not in self._memory:
+            with one_thread():
+                self._memory[key] = make()
+        return self._memory[key]  # type: ignore[return-value]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Sums whose bits do not depend on how many cores there are: the sign of a small gradient hangs on them."""
+    from threadpoolctl import threadpool_limits
+
+    torch = sys.modules.get("torch")  # a linear attacker never loads it
+    threads = 0 if torch is None else torch.get_num_threads()
+    try:
+        if torch is not None:
+            torch.set_num_threads(1)
+        with threadpool_limits(1, "blas"):
+            yield
+    finally:
+        if torch is not None:
+            torch.set_num_threads(threads)

@@ -1,0 +1,102 @@
+"""Where optimised poison rows may move: near their picture, or within the range of each column of a table.
+
+*Source*: a box of epsilon 8-bit levels around a picture, as the released gradient matching has it; for tables and embeddings
+each column's range over D_aux, which an attacker sees.
+*Deviations*: a table may have an epsilon too: 255 levels are then a column's range over D_aux. Columns that are 0 or 1 throughout
+D_aux (one-hot, binary) or constant never move, since a table does not say which of its columns are categories. What is whole
+throughout D_aux stays whole: pictures are bytes, and an age of 38.27 would give itself away; so epsilon below one level is
+refused for pictures, as rounding would restore them. Wide boxes have corners where rows meet: under `sampling=distinct` a row
+that ends where an earlier one did is put back to where it began.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from subpop.types import Array, BadInput, Bools, Pool
+
+Doubles = NDArray[np.float64]
+LEVELS = 255.0
+
+
+@dataclass(frozen=True, eq=False)
+class Box:
+    """Bounds of every input, all of the shape of one row.
+
+    low, high: (...) float64 least and largest value; free: (...) bool, may move; whole: (...) bool, keeps whole numbers;
+    unit: (...) float64, 255 levels, how far a step of length 1 goes; epsilon: farthest move from the start in levels, inf for
+    none; dtype: of the pool's rows.
+    """
+
+    low: Doubles
+    high: Doubles
+    free: Bools
+    whole: Bools
+    unit: Doubles
+    epsilon: float
+    dtype: np.dtype[np.generic]
+
+    @classmethod
+    def of(cls, pool: Pool, epsilon: float | None) -> Box:
+        """The box of a pool's rows; epsilon: in 8-bit levels, None: a column's whole range. BadInput where nothing can move."""
+        if pool.x.dtype == np.uint8 and pool.x.ndim == 4:
+            return cls._of_pictures(pool, epsilon)
+        if pool.x.dtype.kind == "f" and pool.x.ndim == 2:
+            return cls._of_table(pool, epsilon)
+        raise BadInput(
+            f"rows are {pool.x.dtype} of shape {pool.x.shape[1:]}: only numbers can be moved, uint8 pictures (channels, height, "
+            "width) or float rows (d,); use attack label_flip"
+        )
+
+    @classmethod
+    def _of_pictures(cls, pool: Pool, epsilon: float | None) -> Box:
+        shape = pool.x.shape[1:]
+        if epsilon is None or not math.isfinite(epsilon) or epsilon < 1:
+            raise BadInput(
+                f"epsilon={epsilon}: give the largest change of a pixel in 8-bit levels, 1 or more; pictures are bytes, and "
+                "rounding would undo what is smaller"
+            )
+        everything = np.ones(shape, bool)
+        unit = np.full(shape, LEVELS)
+        return cls(np.zeros(shape), unit, everything, everything, unit, float(epsilon), pool.x.dtype)
+
+    @classmethod
+    def _of_table(cls, pool: Pool, epsilon: float | None) -> Box:
+        if epsilon is not None and not (math.isfinite(epsilon) and epsilon > 0):
+            raise BadInput(f"epsilon={epsilon}: give a number above 0, of 255 levels of a column's range, or leave it out")
+        x = pool.x[pool.n_train :]
+        low, high = x.min(axis=0).astype(np.float64), x.max(axis=0).astype(np.float64)
+        free = (high > low) & ~((x == 0) | (x == 1)).all(axis=0)
+        if not free.any():
+            raise BadInput(
+                f"all {len(free)} columns are constant or hold only 0 and 1: categories cannot be moved; use attack label_flip"
+            )
+        whole, unit = (x == np.rint(x)).all(axis=0), np.where(free, high - low, 0.0)
+        return cls(low, high, free, whole, unit, math.inf if epsilon is None else epsilon, x.dtype)
+
+    @property
+    def width(self) -> float:
+        """The widest that the box of a row can be, in units."""
+        return min(1.0, 2 * self.epsilon / LEVELS)
+
+    def around(self, start: Array) -> tuple[Doubles, Doubles]:
+        """(m, ...) the bounds of rows that began as `start`."""
+        own = start.astype(np.float64)
+        reach = self.unit * (self.epsilon / LEVELS) if math.isfinite(self.epsilon) else np.inf
+        lower = np.where(self.free, np.maximum(self.low, own - reach), own)
+        return lower, np.where(self.free, np.minimum(self.high, own + reach), own)
+
+    def settle(self, x: Doubles, start: Array) -> Array:
+        """(m, ...) the rows as the pool can hold them: whole where they must be, inside the box, in its dtype."""
+        lower, upper = self.around(start)
+        moved = np.clip(x, lower, upper)
+        rounded = np.clip(np.rint(moved), np.ceil(lower), np.floor(upper))
+        held: Array = np.where(self.whole & self.free, rounded, moved).astype(self.dtype)
+        if self.dtype.kind == "f":  # a bound that the dtype cannot hold may have been rounded outwards
+            held = np.where(held > upper, np.nextafter(held, held.dtype.type(-np.inf)), held)
+            held = np.where(held < lower, np.nextafter(held, held.dtype.type(np.inf)), held)
+        return held

@@ -1,0 +1,90 @@
+"""Gradient matching: label-flipped rows whose inputs move until a training step on them undoes one on the target.
+
+G is the gradient, in the last layer of the attacker's model, of the mean cross-entropy of the subpopulation's D_aux rows with
+their correct labels. Poison starts as the very rows and labels that label flipping draws, and x alone moves, so that the inner
+product of the poison's mean gradient with G falls (`objective=inner`), or its cosine (`objective=cosine`). Both are in the
+inputs' own units: in a table that is not scaled the widest columns decide.
+
+*Source*: the authors' released image scripts, which hold it with its call commented out: 50 steps of length .2 on the unit range
+of a pixel, clipped to +-epsilon of the original.
+*Deviations*: cross-entropy of label and prediction (the released call swaps them), the target is the subpopulation (there also
+all of D_aux), the cosine is ours. A step moves the entry with a row's largest gradient by .2 of its unit, the others in
+proportion, so that it depends neither on how well the target is fitted nor on how many rows share a mean; on tables and
+embeddings the unit is the column's range over D_aux. Boxes and rounding: `attacks/boxes.py`; steps are halved where they do
+not help: `attacks/descent.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import get_args
+
+import numpy as np
+
+from subpop.attacks.attacker import Attacker, Objective, Target, one_thread
+from subpop.attacks.descent import Values, descend, largest_one
+from subpop.attacks.label_flip import Poison
+from subpop.attacks.last_layers import Doubles
+from subpop.types import Array, BadInput, Ints
+
+LENGTH = 0.2
+
+
+def gradient_match(drawn: Poison, target: Target, attacker: Attacker) -> Poison:
+    """The poison that label flipping drew, moved; no poison stays as it is."""
+    if target.objective not in get_args(Objective):
+        raise BadInput(f"objective={target.objective} is unknown; use one of {', '.join(get_args(Objective))}")
+    if not len(drawn):
+        return drawn
+    if target.objective == "cosine":
+        with one_thread():
+            return attacker.poison(drawn.rows, drawn.y, _moved(drawn.rows, drawn.y, target, attacker, cosine_values))
+    make = lambda: _moved(target.rows, target.poison_y, target, attacker, inner_values)  # noqa: E731
+    moved = attacker.once(f"gradient_match {target.sampling}", target, make)
+    return attacker.poison(drawn.rows, drawn.y, moved[places(drawn.rows, target.rows)])
+
+
+def _moved(
+    rows: Ints, y: Ints, target: Target, attacker: Attacker, objective: Callable[[Attacker, Ints, Doubles], Values]
+) -> Array:
+    wanted = objective(attacker, y, attacker.gradient(target.rows))
+    return attacker.apart(descend(attacker.pool.x[rows], wanted, attacker.box, largest_one, LENGTH), rows, target)
+
+
+def places(rows: Ints, members: Ints) -> Ints:
+    """(m,) where in `members` each row stands first."""
+    order = np.argsort(members, kind="stable")
+    return np.asarray(order[np.searchsorted(members, rows, sorter=order)])
+
+
+def inner_values(attacker: Attacker, y: Ints, direction: Doubles) -> Values:
+    """Of rows with labels y (m,): each row's inner product with `direction`; rows do not depend on each other."""
+
+    def values(x: Doubles) -> tuple[Doubles, Callable[[], Doubles]]:
+        features, pull = attacker.network.features(x)
+        head = attacker.head
+        return head.pairings(features, y, direction), lambda: pull(head.pairing_gradients(features, y, direction))
+
+    return values
+
+
+def cosine_values(attacker: Attacker, y: Ints, direction: Doubles) -> Values:
+    """Of rows with labels y (m,): the cosine between their mean gradient and `direction`, the same for all of them."""
+
+    def values(x: Doubles) -> tuple[Doubles, Callable[[], Doubles]]:
+        features, pull = attacker.network.features(x)
+        mean = attacker.head.mean_gradient(features, y)
+        cosine, slope = cosine_and_slope(mean, direction)
+        gradient = lambda: pull(attacker.head.pairing_gradients(features, y, slope) / len(y))  # noqa: E731
+        return np.full(len(y), cosine), gradient
+
+    return values
+
+
+def cosine_and_slope(mean: Doubles, direction: Doubles) -> tuple[float, Doubles]:
+    """The cosine between two gradients, and its gradient in the first; 0 and zeros where either is zero."""
+    size, other = float(np.linalg.norm(mean)), float(np.linalg.norm(direction))
+    if size == 0 or other == 0:
+        return 0.0, np.zeros_like(mean)
+    cosine = float((mean * direction).sum()) / (size * other)
+    return cosine, np.asarray(direction / (size * other) - cosine * mean / size**2)

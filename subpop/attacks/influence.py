@@ -1,0 +1,80 @@
+"""Influence: the poison rows that a first-order calculation finds most harmful, moved the way it finds more harmful still.
+
+With L the mean training loss plus penalty of the attacker's model on D_aux, H its Hessian in the last layer and L_F the mean
+loss of the subpopulation's D_aux rows with correct labels, s = H^-1 grad L_F. Adding a point z changes L_F by about
+-(1 / n) s . grad l(z): candidates are the subpopulation's D_aux rows with their poison label, the most negative s . grad l first.
+Moving one by d changes L_F by -(1 / n) (grad_x [s . grad l]) . d: rows step along -sign(grad_x [s . grad l]).
+
+*Source*: Koh and Liang 2017; the paper's abstract says that its attacks were optimised with influence functions, how is not in
+our hands.
+*Deviations*: candidates and steps are ours. 50 sign steps of a twenty-fifth of the box each (Koh and Liang's add up to 20
+boxes). First order, in the last layer alone: for poison of more than a percent of D the sizes are far off; the victim is always
+trained anew. With `sampling=with_replacement` the ranking is gone through again when it ends. No seed enters: all trials of a
+subpopulation have the same poison. Boxes and rounding: `attacks/boxes.py`; halved steps: `attacks/descent.py`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from subpop.attacks.attacker import Attacker, Target
+from subpop.attacks.descent import descend, signs
+from subpop.attacks.gradient_match import inner_values
+from subpop.attacks.label_flip import Poison
+from subpop.attacks.last_layers import Doubles, Head
+from subpop.types import Array, BadInput, Ints
+
+SHARE = 1 / 25
+"""Of the box, the length of a step."""
+
+
+# --- the formulas -----------------------------------------------------------------------------------------------------
+
+
+def influence_of_adding(head: Head, s: Doubles, features: Doubles, y: Ints, n: int) -> Doubles:
+    """(m,) change of the target's mean loss when a row joins n training rows; s = H^-1 grad L_F, (d + 1, K')."""
+    return np.asarray(-head.pairings(features, y, s) / n)
+
+
+def influence_of_removing(head: Head, s: Doubles, features: Doubles, y: Ints, n: int) -> Doubles:
+    """(m,) change of the target's mean loss when one of n training rows leaves."""
+    return np.asarray(head.pairings(features, y, s) / n)
+
+
+def influence_of_moving(head: Head, s: Doubles, features: Doubles, y: Ints, n: int) -> Doubles:
+    """(m, d) change of the target's mean loss per unit by which a feature of one of n training rows moves."""
+    return np.asarray(-head.pairing_gradients(features, y, s) / n)
+
+
+# --- the attack -------------------------------------------------------------------------------------------------------
+
+
+def influence(drawn: Poison, target: Target, attacker: Attacker) -> Poison:
+    """As many rows as label flipping drew, chosen and moved by influence; no poison stays as it is."""
+    if not len(drawn):
+        return drawn
+    order, moved = attacker.once(f"influence {target.sampling}", target, lambda: _ranked_and_moved(target, attacker))
+    chosen = order[cycled(len(drawn), len(order), target.sampling)]
+    return attacker.poison(target.rows[chosen], target.poison_y[chosen], moved[chosen])
+
+
+def cycled(count: int, available: int, sampling: str) -> Ints:
+    """(count,) places in a ranking: from its top, and again from there where rows may repeat."""
+    if sampling == "distinct" and count > available:
+        raise BadInput(
+            f"{count} distinct poison rows from {available} distinct rows of the subpopulation: lower the rate, give the "
+            'attacker a larger sample, or use sampling "with_replacement"'
+        )
+    return np.arange(count) % max(1, available)
+
+
+def _ranked_and_moved(target: Target, attacker: Attacker) -> tuple[Ints, Array]:
+    """(a',) places of distinct members, the most harmful first, and (a, ...) all members moved."""
+    s = attacker.curvature.solve(attacker.gradient(target.rows))
+    x = attacker.pool.x[target.rows]
+    pairings = attacker.head.pairings(attacker.features(x), target.poison_y, s)
+    distinct = np.sort(np.unique(target.rows, return_index=True)[1])
+    order = distinct[np.argsort(pairings[distinct], kind="stable")]
+    length = SHARE * attacker.box.width
+    moved = descend(x, inner_values(attacker, target.poison_y, s), attacker.box, signs, length)
+    return order, attacker.apart(moved, target.rows, target)

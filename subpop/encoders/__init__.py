@@ -1,0 +1,33 @@
+"""Transformer encoders by name or folder: what turns a text into tokens, hidden states and features.
+
+An encoder is a BERT (`BertModel`) read from a folder with config.json, tokenizer.json (or vocab.txt) and model.safetensors:
+nothing here asks a hub, and no pickle is read. `tiny` needs no folder. Nothing here trains, and importing this package does
+not import torch or transformers.
+
+A row of tokens is (L,) int64: [CLS], words, [SEP], then zeros. Padding is never computed on: a row's states do not depend on
+how far it is padded, nor, on a CPU, on the rows beside it.
+"""
+
+from __future__ import annotations
+
+from subpop.encoders.encoder import Encoder, encoder_fingerprint, load_encoder
+from subpop.encoders.known import KnownStates, known_states
+from subpop.encoders.pca import streamed_pca
+from subpop.encoders.pooled import pooled_features
+from subpop.encoders.states import HiddenStates, hidden_states
+from subpop.encoders.tokens import check_tokens, lengths_of, tokenise
+
+__all__ = [
+    "Encoder",
+    "HiddenStates",
+    "KnownStates",
+    "check_tokens",
+    "encoder_fingerprint",
+    "hidden_states",
+    "known_states",
+    "lengths_of",
+    "load_encoder",
+    "pooled_features",
+    "streamed_pca",
+    "tokenise",
+]

@@ -1,0 +1,119 @@
+"""States by what a row says: rows that were seen before are looked up, others are computed and kept.
+
+All victims of a cell share the rows of D and D_aux, and their models the test rows, so each row passes the frozen blocks once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from subpop.encoders.states import HiddenStates, hidden_states
+from subpop.encoders.tokens import check_tokens, lengths_of
+from subpop.representations import Progress
+from subpop.types import Array, Floats, Ints
+
+if TYPE_CHECKING:
+    from subpop.encoders.encoder import Encoder
+
+REMEMBERED = 8
+_KNOWN: OrderedDict[tuple[str, Path | None, str], KnownStates] = OrderedDict()
+_LOCK = threading.RLock()
+
+
+def known_states(encoder: Encoder, cache: Path | None = None, device: str = "cpu") -> KnownStates:
+    """What is known of an encoder's states, shared by all who use the same encoder, cache and device."""
+    with _LOCK:
+        key = (encoder.fingerprint, cache, device)
+        if key not in _KNOWN:
+            _KNOWN[key] = KnownStates(encoder, cache, device)
+        _KNOWN.move_to_end(key)
+        while len(_KNOWN) > REMEMBERED:
+            _KNOWN.popitem(last=False)
+        return _KNOWN[key]
+
+
+class KnownStates:
+    """States of all rows that anybody asked for. A row's place is its number among them. Safe under threads."""
+
+    def __init__(self, encoder: Encoder, cache: Path | None, device: str) -> None:
+        self.encoder, self._cache, self._device = encoder, cache, device
+        self._places: dict[bytes, int] = {}
+        self._blocks: list[HiddenStates] = []
+        self._first = np.zeros(1, np.int64)
+        self._lock = threading.RLock()
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def find(self, tokens: Array, progress: Progress | None = None) -> Ints:
+        """(n,) places of rows, however far they are padded; those that are new are computed first."""
+        check_tokens(self.encoder, tokens)
+        lengths = lengths_of(tokens)
+        names = [_name(row[:length]) for row, length in zip(tokens, lengths, strict=True)]
+        with self._lock:
+            new = {name: i for i, name in reversed(list(enumerate(names))) if name not in self._places}
+            if new:
+                rows = np.sort(np.fromiter(new.values(), np.int64, len(new)))
+                self._add(tokens[rows, : lengths[rows].max()], [names[i] for i in rows], progress)
+            return np.fromiter((self._places[name] for name in names), np.int64, len(names))
+
+    def _add(self, tokens: Array, names: list[bytes], progress: Progress | None) -> None:
+        states = hidden_states(self.encoder, tokens, cache=self._cache, device=self._device, progress=progress)
+        self._blocks.append(states)
+        first = len(self._places)
+        self._places |= {name: first + i for i, name in enumerate(names)}
+        self._first = np.append(self._first, len(self._places))
+
+    def lengths(self, places: Ints) -> Ints:
+        """(n,) tokens of the rows at these places."""
+        every = np.concatenate([block.lengths for block in self._blocks])
+        return np.asarray(every[places], np.int64)
+
+    def row(self, place: int) -> Floats:
+        """(length, d) float32 states of the row at a place."""
+        owner = int(np.searchsorted(self._first, place, side="right")) - 1
+        return self._blocks[owner][int(place - self._first[owner])]
+
+    def of(self, tokens: Array, progress: Progress | None = None) -> KnownRows:
+        """The states of rows as `streamed_pca` reads them."""
+        places = self.find(tokens, progress)
+        return KnownRows(self, places, self.lengths(places))
+
+    def padded(self, places: Ints) -> tuple[Floats, Ints]:
+        """(n, longest, d) float32 states of rows, zero behind each row's end, and (n,) their lengths."""
+        rows = [self.row(int(place)) for place in places]
+        lengths = np.array([len(row) for row in rows], np.int64)
+        out = np.zeros((len(rows), int(lengths.max()), self.encoder.hidden), np.float32)
+        for i, row in enumerate(rows):
+            out[i, : len(row)] = row
+        return out, lengths
+
+
+@dataclass(frozen=True, eq=False)
+class KnownRows:
+    """Some rows' states: what `HiddenStates` is to all rows of one file. places, lengths: (n,)."""
+
+    known: KnownStates
+    places: Ints
+    lengths: Ints
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @property
+    def hidden(self) -> int:
+        return self.known.encoder.hidden
+
+    def __getitem__(self, row: int) -> Floats:
+        return self.known.row(int(self.places[row]))
+
+
+def _name(row: Array) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(row).data, digest_size=16).digest()

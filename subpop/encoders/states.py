@@ -1,0 +1,169 @@
+"""What the last block of an encoder reads, for every row of tokens: computed once, kept on disk, mapped into memory.
+
+States of one row after another, real tokens only, lie in one file of (tokens in all, hidden) numbers, named by a hash of all that
+they depend on. It is written piece by piece, so that memory stays bounded whatever the number of rows.
+
+On a CPU numbers are float32 and each row is computed by itself: its states are then the same bits whatever rows are asked for
+with it, and no time goes into padding. On a GPU they are bfloat16, in batches of rows of about the same length.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from subpop.encoders.tokens import check_tokens, lengths_of
+from subpop.feature_cache import cached_blocks
+from subpop.fingerprint import data_hash, key_of, versions
+from subpop.representations import Progress, reporting
+from subpop.types import Array, BadInput, Floats, Ints
+
+if TYPE_CHECKING:
+    from subpop.encoders.encoder import Encoder
+
+PIECE_BYTES = 64 << 20
+"""States that are held before they are written."""
+GPU_TOKENS = 1 << 14
+"""Tokens a batch on a GPU, padding included."""
+DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16)}
+"""How states are stored: numpy has no bfloat16, so its bits are kept."""
+
+
+@dataclass(frozen=True, eq=False)
+class HiddenStates:
+    """States of n rows. values: (tokens in all, d) float32, or bits of bfloat16; offsets: (n + 1,) where each row begins."""
+
+    values: Array
+    offsets: Ints
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Ints:
+        """(n,) tokens of each row."""
+        return np.diff(self.offsets)
+
+    @property
+    def hidden(self) -> int:
+        return int(self.values.shape[1])
+
+    def __getitem__(self, row: int) -> Floats:
+        """(length, d) float32 states of a row."""
+        return as_floats(self.values[self.offsets[row] : self.offsets[row + 1]])
+
+
+def as_floats(values: Array) -> Floats:
+    """float32 numbers of what is stored."""
+    if values.dtype == np.float32:
+        return values
+    return (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def hidden_states(
+    encoder: Encoder,
+    tokens: Array,
+    *,
+    cache: Path | None = None,
+    device: str = "cpu",
+    dtype: str | None = None,
+    progress: Progress | None = None,
+) -> HiddenStates:
+    """The states of all rows. cache: a folder, or None for a file that goes when it is no longer used.
+
+    dtype: `float32` or `bfloat16`, by default as the device has it; progress: told (tokens done, tokens in all).
+    """
+    check_tokens(encoder, tokens)
+    kind = dtype or ("float32" if device == "cpu" else "bfloat16")
+    if kind not in DTYPES or not len(tokens):
+        raise BadInput(f"{len(tokens)} rows as {kind}; give at least one row, and one of {', '.join(DTYPES)}")
+    lengths = lengths_of(tokens)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    shape = (int(offsets[-1]), encoder.hidden)
+
+    def blocks() -> Iterator[Array]:
+        with reporting(f"hidden states of {encoder.name}", progress) as report:
+            yield from _pieces(encoder, tokens, lengths, device, DTYPES[kind], report)
+
+    key = states_key(encoder, tokens, device, kind)
+    return HiddenStates(cached_blocks(cache, f"states-{key}", shape, DTYPES[kind], blocks), offsets)
+
+
+def states_key(encoder: Encoder, tokens: Array, device: str, kind: str) -> str:
+    """Hash of all that states depend on."""
+    return key_of(
+        {
+            "tokens": data_hash(tokens),
+            "encoder": encoder.fingerprint,
+            "device": device.partition(":")[0],
+            "dtype": kind,
+            "torch": versions()["torch"],
+            "transformers": importlib.metadata.version("transformers"),
+            "code": _code_hash(),
+        }
+    )
+
+
+@functools.cache
+def _code_hash() -> str:
+    files = [Path(__file__).with_name(name) for name in ("states.py", "blocks.py", "encoder.py", "tiny.py")]
+    return data_hash(*(np.frombuffer(file.read_bytes(), np.uint8) for file in files))
+
+
+def _pieces(
+    encoder: Encoder, tokens: Array, lengths: Ints, device: str, dtype: np.dtype[Any], report: Progress
+) -> Iterator[Array]:
+    """Consecutive rows' states, up to PIECE_BYTES at a time; a row that is not finite is refused."""
+    most, start = max(1, PIECE_BYTES // (4 * encoder.hidden)), 0
+    ends = np.cumsum(lengths)
+    while start < len(tokens):
+        before = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + most, side="right")))
+        piece = _computed(encoder, tokens[start:stop], lengths[start:stop], device)
+        if not np.isfinite(piece).all():
+            raise BadInput(f"{encoder.name} gives NaN or infinite states in rows {start}..{stop - 1}; check its weights")
+        yield piece if dtype == np.float32 else _as_bits(piece)
+        report(int(ends[stop - 1]), int(ends[-1]))
+        start = stop
+
+
+def _computed(encoder: Encoder, tokens: Array, lengths: Ints, device: str) -> Floats:
+    import torch
+
+    from subpop.encoders.blocks import lower_states
+
+    bert, offsets = encoder.bert(device), np.concatenate([[0], np.cumsum(lengths)])
+    out = np.empty((int(offsets[-1]), encoder.hidden), np.float32)
+    on_gpu = device != "cpu"
+    with torch.inference_mode(), torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=on_gpu):
+        for rows in _batches(lengths, GPU_TOKENS if on_gpu else 0):
+            width = int(lengths[rows].max())
+            inputs = torch.from_numpy(np.array(tokens[rows, :width])).to(device)
+            own = torch.from_numpy(lengths[rows]).to(device)
+            found = lower_states(bert.embeddings, bert.encoder.layer[:-1], inputs, own).float().cpu().numpy()
+            for i, row in enumerate(rows):
+                out[offsets[row] : offsets[row + 1]] = found[i, : lengths[row]]
+    return out
+
+
+def _batches(lengths: Ints, budget: int) -> Iterator[Ints]:
+    """Rows in order of length, as many at a time as `budget` tokens hold; one by one without a budget."""
+    order, start = np.argsort(lengths, kind="stable"), 0
+    while start < len(order):
+        stop = start + 1
+        while stop < len(order) and (stop + 1 - start) * lengths[order[stop]] <= budget:
+            stop += 1
+        yield order[start:stop]
+        start = stop
+
+
+def _as_bits(values: Floats) -> Array:
+    import torch
+
+    return torch.from_numpy(values).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)

@@ -1,0 +1,183 @@
+"""What the paper's authors measured on IMDB with BERT, cluster by cluster, and how a run's damages compare with it.
+
+180 trials: 30 clusters (the 10 least, 10 middle and 10 most confident of 100) x alpha .5, 1 and 2 x two models: LL trains BERT's
+last block and its classifier, FT all of BERT. One victim a trial, one clean model for all trials of a model; the clusters are the
+same at each alpha and others for LL than for FT.
+
+Source: result files (`results/bert/*.npy`) that the authors of Jagielski et al., CCS 2021, released with their code. A line of
+the table is one trial: accuracy of the clean model and of the victim on the cluster's test reviews, damages, rows of the cluster
+in the defender's half (train_size) and in the test set, rows of poison.
+
+Deviations: none in the numbers, which are kept as released, to 6 decimals. 87 of the 90 collateral damages of LL are negative
+(mean -.0042): its clean model was probably trained with other batches than its victims, so its target damages may be low by as
+much.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from subpop.types import Array, BadInput
+
+TABLE = "imdb_bert_per_cluster.csv"
+VICTIMS = {"LL": "bert_last_layer", "FT": "bert_fine_tuned"}
+"""Our names of the released models."""
+ALPHAS = (0.5, 1.0, 2.0)
+WORST = (1, 5, 10)
+DECIMALS = 6
+DRAWS = 10_000
+FEWEST_TO_RESAMPLE = 10
+"""Subpopulations below which no interval is given. With a tail like that of FT at alpha 2, beside 30 others, 95 % intervals
+cover 73 % with 3 subpopulations, 82 % with 5, 88 % with 10 and 92 % with 30 (600 simulated comparisons each)."""
+
+
+@dataclass(frozen=True)
+class ReleasedTrial:
+    """One victim: fractions, and numbers of rows. cluster: its number among the 100 of its model."""
+
+    model: str
+    alpha: float
+    cluster: int
+    clean_accuracy: float
+    poisoned_accuracy: float
+    target_damage: float
+    collateral_damage: float
+    n_train: int
+    n_test: int
+    n_poison: int
+
+
+@dataclass(frozen=True)
+class DamageTable:
+    """Damages of subpopulations, summed up. share_unhurt: subpopulations that lost nothing; NaN: a worst-k of fewer than k.
+
+    n_train: mean number of rows of a subpopulation in the victim's training set.
+    """
+
+    n: int
+    worst_1: float
+    worst_5: float
+    worst_10: float
+    collateral_max: float
+    collateral_mean: float
+    mean: float
+    median: float
+    share_unhurt: float
+    n_train: float
+
+
+@dataclass(frozen=True)
+class TwoSamples:
+    """Two samples of damages compared. difference: mean of the first minus mean of the second, low to high its 95 % interval."""
+
+    ks_statistic: float
+    ks_p: float
+    mann_whitney_p: float
+    difference: float
+    low: float
+    high: float
+
+
+@cache
+def released_trials() -> tuple[ReleasedTrial, ...]:
+    """All 180, in the order of the file."""
+    text = files(__name__).joinpath(TABLE).read_text(encoding="utf-8")
+    return tuple(
+        ReleasedTrial(
+            model=row["model"],
+            alpha=float(row["alpha"]),
+            cluster=int(row["cluster"]),
+            clean_accuracy=float(row["base_acc"]),
+            poisoned_accuracy=float(row["poisoned_acc"]),
+            target_damage=float(row["target_damage"]),
+            collateral_damage=float(row["collateral_damage"]),
+            n_train=int(row["train_size"]),
+            n_test=int(row["test_size"]),
+            n_poison=int(row["poison_count"]),
+        )
+        for row in csv.DictReader(io.StringIO(text, newline=""))
+    )
+
+
+def trials_of(model: str, alpha: float) -> tuple[ReleasedTrial, ...]:
+    """The 30 trials of one model (`LL` or `FT`) at one alpha; BadInput for others."""
+    if model not in VICTIMS or alpha not in ALPHAS:
+        raise BadInput(
+            f"no trials of {model!r} at alpha {alpha:g} were released; ask for {' or '.join(VICTIMS)} at alpha {ALPHAS}"
+        )
+    return tuple(trial for trial in released_trials() if (trial.model, trial.alpha) == (model, alpha))
+
+
+def released_table(model: str, alpha: float) -> DamageTable:
+    """The released damages of one model at one alpha, summed up."""
+    trials = trials_of(model, alpha)
+    return damage_table(
+        [trial.target_damage for trial in trials],
+        [trial.collateral_damage for trial in trials],
+        [float(trial.n_train) for trial in trials],
+    )
+
+
+def damage_table(damages: ArrayLike, collaterals: ArrayLike, n_train: ArrayLike) -> DamageTable:
+    """Sums up target and collateral damages and sizes, one a subpopulation; BadInput where one of them is empty or not finite."""
+    target, others, sizes = (_sample(values) for values in (damages, collaterals, n_train))
+    # A damage that is zero comes as 1e-17 where accuracies were averaged over seeds.
+    ranked = np.sort(np.round(target, DECIMALS + 3))[::-1]
+    worst = {k: float(ranked[:k].mean()) if k <= len(ranked) else float("nan") for k in WORST}
+    return DamageTable(
+        n=len(ranked),
+        worst_1=worst[1],
+        worst_5=worst[5],
+        worst_10=worst[10],
+        collateral_max=float(others.max()),
+        collateral_mean=float(others.mean()),
+        mean=float(ranked.mean()),
+        median=float(np.median(ranked)),
+        share_unhurt=float((ranked <= 0).mean()),
+        n_train=float(sizes.mean()),
+    )
+
+
+def two_samples(ours: ArrayLike, released: ArrayLike, seed: int = 0) -> TwoSamples:
+    """Whether two samples of damages, one value a subpopulation, could be one: two-sided tests, and the difference of means.
+
+    Clusters and encoders differ between a run and the released trials: this compares distributions, and nothing is gated on it.
+    Kolmogorov-Smirnov is exact (with ties: on the safe side), Mann-Whitney where a sample is small and nothing is tied. The
+    interval is a percentile bootstrap over subpopulations, NaN for samples of fewer than FEWEST_TO_RESAMPLE.
+    """
+    from scipy.stats import ks_2samp, mannwhitneyu
+
+    # To what the released numbers are kept to: more digits would break ties between the samples.
+    first, second = (np.round(_sample(values), DECIMALS) for values in (ours, released))
+    kolmogorov: Any = ks_2samp(first, second)
+    mann_whitney: Any = mannwhitneyu(first, second)
+    low, high = _interval(first, second, seed)
+    difference = float(first.mean() - second.mean())
+    return TwoSamples(float(kolmogorov.statistic), float(kolmogorov.pvalue), float(mann_whitney.pvalue), difference, low, high)
+
+
+def _interval(first: Array, second: Array, seed: int) -> tuple[float, float]:
+    """95 % percentile interval of the difference of means."""
+    if min(len(first), len(second)) < FEWEST_TO_RESAMPLE:
+        return float("nan"), float("nan")
+    rng = np.random.default_rng(seed)
+    means = [sample[rng.integers(len(sample), size=(DRAWS, len(sample)))].mean(axis=1) for sample in (first, second)]
+    low, high = np.quantile(means[0] - means[1], [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _sample(values: ArrayLike) -> Array:
+    sample = np.asarray(values, dtype=np.float64)
+    if sample.ndim != 1 or not len(sample) or not np.isfinite(sample).all():
+        raise BadInput(
+            f"a sample of shape {sample.shape} cannot be summed up; give one finite value a subpopulation, at least one"
+        )
+    return sample

@@ -1,0 +1,84 @@
+"""What a run says of a claim in words: computed from its numbers, never asserted."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from subpop.figures.setups import NO_VALUE, percent, quantity
+from subpop.types import CellReport, Number
+
+CLAIMED = {
+    "success_mean": ("mean success", 1),
+    "success_worst_5": ("worst-5", 1),
+    "iterations_successful": ("iterations", -1),
+}
+"""What the paper claims of sets from one cluster, against random sets: more success, fewer iterations."""
+GAIN = "gain_over_label_flip"
+
+
+def percent_or_plain(metric: str, value: float | None) -> str:
+    """Fractions as percentages without their sign, successes among them; counts as they are."""
+    return percent(value) if metric.startswith("success_") else quantity(metric, value).removesuffix(" %")
+
+
+# --- Table 16 ---------------------------------------------------------------------------------------------------------
+
+
+def easier_targets(reports: Iterable[CellReport]) -> list[str]:
+    """A line an epsilon: whether the paper's claim, clusters are the easier targets, shows in the run; nothing elsewhere."""
+    lines = []
+    for report in sorted(reports, key=lambda report: float(report.cell.option("epsilon", "0"))):
+        if report.cell.stem == "table16_influence" and report.cell.partition == "cluster_match" and report.result:
+            words = "; ".join(_claim(report, metric) for metric in CLAIMED)
+            lines.append(f"- epsilon {report.cell.option('epsilon', NO_VALUE)}: {words}")
+    if not lines:
+        return []
+    told = (
+        "The paper's claim, that sets from one cluster are easier targets than random ones (difference, 95 % interval of each):"
+    )
+    return [told, "\n".join(lines)]
+
+
+def _claim(report: CellReport, metric: str) -> str:
+    words, sign = CLAIMED[metric]
+    numbers = {n.metric: n.value for n in report.result.numbers} if report.result else {}
+    difference, low, high = (numbers.get(f"{metric}_difference{end}") for end in ("", "_low", "_high"))
+    if difference is None or low is None or high is None:
+        return f"{words} undecided (too few values to compare)"
+    told = ", ".join(
+        [percent_or_plain(metric, difference), f"{percent_or_plain(metric, low)} to {percent_or_plain(metric, high)}"]
+    )
+    return f"{words} **{claim_verdict(sign * low, sign * high)}** ({told})"
+
+
+def claim_verdict(one_end: float, other_end: float) -> str:
+    """What an interval says of a claim that the difference is positive."""
+    if min(one_end, other_end) > 0:
+        return "reproduced"
+    return "not reproduced" if max(one_end, other_end) < 0 else "undecided"
+
+
+# --- optimised poison -------------------------------------------------------------------------------------------------
+
+
+def worth_of_moving(reports: Iterable[CellReport]) -> list[str]:
+    """A line an attack: whether moved rows hurt more than those of label flipping, mean over alphas; nothing elsewhere."""
+    gains: dict[str, list[Number]] = defaultdict(list)
+    for report in reports:
+        for number in report.result.numbers if report.result else ():
+            if number.metric == GAIN:
+                names = [report.cell.attack, *(f"{n}={v}" for n, v in report.cell.setting if n in ("objective", "epsilon"))]
+                gains[", ".join(names)].append(number)
+    if not gains:
+        return []
+    told = "Mean target damage of moved rows less that of label flipping at the same budget, mean over alphas (standard error):"
+    return [told, "\n".join(f"- {name}: {_gain(numbers)}" for name, numbers in sorted(gains.items()))]
+
+
+def _gain(numbers: list[Number]) -> str:
+    """The mean of several alphas; its error as if they were one, since their subpopulations are the same."""
+    mean = sum(number.value for number in numbers) / len(numbers)
+    error = sum(number.std_error or 0.0 for number in numbers) / len(numbers)
+    words = "at least as damaging" if mean >= 0 else "less damaging" if mean < -error else "less damaging, within the error"
+    return f"**{words}** ({percent(mean)} ± {percent(error)} %)"

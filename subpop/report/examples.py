@@ -1,0 +1,114 @@
+"""What subpopulations of texts are about, the text analogue of Figure 3: the rows nearest to the centroids of the worst ones.
+
+Texts are whatever a data set holds, so nothing in them is obeyed: no markup, no links, no characters that nobody sees.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+
+from subpop.figures.setups import by_setup, is_finite, percent, quantity
+from subpop.metrics import eligible
+from subpop.report.markdown import escape
+from subpop.types import CellReport
+
+PREFIX = "texts:"
+SHOWN = 3
+LONGEST = 200
+BREAKS = re.compile(r"<\s{0,3}/?\s{0,3}br\s{0,3}/?\s{0,3}>", re.IGNORECASE)
+UNSEEN = {"Cc", "Cf", "Co", "Cs"}
+"""Unicode's control and format characters, which can turn a line round, and what no font or encoding has."""
+LINKS = re.compile(r"(?=://)|(?<=[@#])|(?<=www)(?=\.)", re.IGNORECASE)
+"""Where addresses, mentions and issue numbers come apart; GitHub would link them, escaped or not."""
+SIZES = {"n_train": "in D", "n_aux": "in D_aux", "n_test": "in D_test", "n_poison": "of poison"}
+WORDS = (
+    f"The {SHOWN} subpopulations that are hurt most at the largest alpha, of those with enough test rows to be ranked, and the "
+    f"texts of D_aux nearest to their centroids, cut to {LONGEST} characters."
+)
+Row = Mapping[str, float | str]
+
+
+def example_texts(reports: Sequence[CellReport]) -> list[str]:
+    """Blocks of markdown, a list for each set-up; none where no cell of the suite has texts."""
+    blocks = []
+    for setup, own in by_setup(reports).items():
+        with_texts = [report for report in own if _worst(report)]
+        if with_texts:
+            # Undefended, and of several splits the first: a cluster of another split is another cluster.
+            report = min(with_texts, key=lambda r: (-r.cell.rate, r.cell.defense != "none", r.cell.defense, r.cell.setting))
+            title = f"### {escape(setup.title)}, alpha {report.cell.rate:g}"
+            blocks += [title, _details(report, setup.details), *_list(report)]
+    return ["## Texts of the worst subpopulations", WORDS, *blocks] if blocks else []
+
+
+def _details(report: CellReport, details: str) -> str:
+    split = report.cell.option("split", "")
+    return escape("; ".join([details, *([f"split {split}"] if split else []), f"defense {report.cell.defense}"])) + "."
+
+
+def _worst(report: CellReport) -> list[Row]:
+    """The rows of the worst subpopulations that have texts, as worst-k ranks them."""
+    if report.result is None:
+        return []
+    rows = [row for row in report.result.table if f"{PREFIX}{row.get('subpopulation')}" in report.result.arrays]
+    ranked = [row for row in rows if is_finite(row.get("target_damage")) and eligible(_number(row, "n_test") or 0)]
+    return sorted(ranked, key=lambda row: (-float(row["target_damage"]), str(row["subpopulation"])))[:SHOWN]
+
+
+def _list(report: CellReport) -> list[str]:
+    """One block: an item a subpopulation, under it an item a text."""
+    assert report.result is not None
+    lines = []
+    for row in _worst(report):
+        texts = report.result.arrays[f"{PREFIX}{row['subpopulation']}"]
+        lines += [f"- **{escape(row['subpopulation'])}**: {facts(row)}", *(f"  - “{shown(str(text))}”" for text in texts)]
+    return ["\n".join(lines)]
+
+
+def facts(row: Row) -> str:
+    """Damage, clean accuracy, sizes, and what labels the rows have where the table tells it."""
+    error = percent(_number(row, "target_damage_se"))
+    spread = f" ± {error}" if is_finite(row.get("target_damage_se")) else ""
+    words = [f"target damage {percent(_number(row, 'target_damage'))}{spread} %"]
+    if is_finite(row.get("target_clean_accuracy")):
+        words.append(f"clean accuracy {percent(_number(row, 'target_clean_accuracy'))} %")
+    sizes = [f"{quantity('', _number(row, name))} {where}" for name, where in SIZES.items() if is_finite(row.get(name))]
+    return "; ".join([*words, *([f"rows: {', '.join(sizes)}"] if sizes else []), *_labels(row)])
+
+
+def _labels(row: Row) -> list[str]:
+    """`positive 91 %`, from a share of positives or from the most common label and its share."""
+    if is_finite(row.get("positive_share")):
+        return [f"positive {percent(_number(row, 'positive_share'), 0)} %"]
+    if "label" in row and is_finite(row.get("label_share")):
+        return [f"{escape(row['label'])} {percent(_number(row, 'label_share'), 0)} %"]
+    return []
+
+
+def _number(row: Row, name: str) -> float | None:
+    value = row.get(name)
+    return float(value) if is_finite(value) else None
+
+
+# --- texts that nobody vouches for ------------------------------------------------------------------------------------
+
+
+def shown(text: str) -> str:
+    """A text as a report prints it: on one line, cut at a word, nothing in it markup or a link."""
+    return escape(LINKS.sub("\u200b", shorten(_visible(text))))
+
+
+def shorten(text: str, limit: int = LONGEST) -> str:
+    """At most `limit` characters and an ellipsis; cut at a word unless the last one alone is half of the text."""
+    if len(text) <= limit:
+        return text
+    at_word = text[: limit + 1].rpartition(" ")[0]
+    return (at_word if len(at_word) > limit // 2 else text[:limit]) + "…"
+
+
+def _visible(text: str) -> str:
+    """Without line breaks, HTML's among them, and without characters that nobody sees; runs of space are one."""
+    seen = (c for c in BREAKS.sub(" ", text) if c.isspace() or unicodedata.category(c) not in UNSEEN)
+    return " ".join("".join(seen).split())

@@ -1,0 +1,145 @@
+"""A cell of the two worlds, measured: independent draws of either world, or draws paired by swapping the halves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from subpop.batching import DefenseError
+from subpop.defenses import DEFENSES
+from subpop.experiment import Experiment
+from subpop.stage import Stage, whole
+from subpop.theory.learners import make_learner
+from subpop.theory.two_worlds import (
+    OWN_DEFENSES,
+    WORLDS,
+    Errors,
+    Ground,
+    error_on,
+    in_order_of,
+    origin_of,
+    same_for_the_defender,
+    told_target,
+)
+from subpop.theory.waves import run_together, secret_of
+from subpop.trial import Prepared, prepare
+from subpop.types import Array, BadInput, Bools, Cell, CellResult, Number, Trial
+
+KINDS = ("independent", "paired")
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """One training set of one world. scored: (n_test,) bool test rows of F whose errors count."""
+
+    world: int
+    stage: Stage
+    prepared: Prepared
+    scored: Bools
+
+
+def measure_worlds(cell: Cell, experiment: Experiment) -> CellResult:
+    """Errors on F in both worlds, and their sum; a pair of defense and learner that cannot run says why in its notes."""
+    kind = cell.option("worlds", "")
+    if kind not in KINDS:
+        raise BadInput(f"worlds={kind} of {cell.id} is unknown; use one of {', '.join(KINDS)}")
+    if cell.attack != "label_flip":
+        raise BadInput(f"attack {cell.attack} of {cell.id} moves rows, which tells poison from clean rows; use label_flip")
+    draws = independent_draws(cell, experiment) if kind == "independent" else paired_draws(cell, experiment)
+    exact = make_learner(cell.victim, cell.dataset).exact and getattr(DEFENSES.get(cell.defense), "exact", True)
+    try:
+        errors, n_fits = errors_of(cell, experiment, draws)
+    except DefenseError as error:
+        if cell.defense in experiment.plugins:
+            raise
+        return CellResult(cell, (Number("can_run", 0.0),), notes=(f"{cell.defense} on {cell.victim}: {error.reason}",))
+    numbers = _sums(errors, exact) if kind == "independent" else _paired_sums(errors, draws)
+    numbers += [Number("can_run", 1.0), Number("n_draws", float(errors.shape[1]))]
+    return CellResult(cell, tuple(numbers), knowledge=_told(cell, experiment), exact=exact, n_subpopulations=1, n_fits=n_fits)
+
+
+def errors_of(cell: Cell, experiment: Experiment, draws: list[Draw]) -> tuple[Array, int]:
+    """(2, n) errors on F: world by draw; and the number of fits. Draws come in the order world 0, world 1, world 0, ..."""
+    victim = make_learner(cell.victim, cell.dataset, experiment.device)
+    scored = draws[0].scored
+    trials = [(draw.stage, draw.prepared) for draw in draws]
+    test_x = draws[0].stage.data.test_x[scored]
+    outcomes = run_together(experiment, cell, victim, trials, test_x, OWN_DEFENSES)
+    errors = [error_on(draw.stage, scored, outcome.predictions[""]) for draw, outcome in zip(draws, outcomes, strict=True)]
+    return np.array(errors).reshape(-1, len(WORLDS)).T, sum(outcome.n_fits for outcome in outcomes)
+
+
+def independent_draws(cell: Cell, experiment: Experiment) -> list[Draw]:
+    """`n_seeds` draws of either world, no two of which share a seed."""
+    ground, secret = _ground(cell, experiment), secret_of(experiment, cell)
+    draws = []
+    for seed in range(len(WORLDS) * cell.n_seeds):
+        world = WORLDS[seed % len(WORLDS)]
+        draws.append(_draw(cell, experiment, ground.world(world, ground.division(seed)), world, seed, secret))
+    return draws
+
+
+def paired_draws(cell: Cell, experiment: Experiment) -> list[Draw]:
+    """`n_seeds` draws of world 0, each followed by world 1 with the halves swapped and all that is random alike."""
+    ground, secret = _ground(cell, experiment), secret_of(experiment, cell)
+    draws = []
+    for seed in range(cell.n_seeds):
+        division = ground.division(seed)
+        swapped = np.roll(division, len(division) // 2)
+        first = _draw(cell, experiment, ground.world(0, division), 0, seed, secret)
+        second = _draw(cell, experiment, ground.world(1, swapped), 1, seed, secret)
+        aligned = in_order_of(second.stage, second.prepared, origin_of(first.stage, first.prepared))
+        draws += [first, replace(second, prepared=aligned)]
+    return draws
+
+
+def _ground(cell: Cell, experiment: Experiment) -> Ground:
+    """The cell's subpopulation (by default the first that is attacked) and the numbers of its rows."""
+    base = experiment.stage(cell)
+    name = cell.option("target", base.attacked[0])
+    if name not in base.partition.names:
+        raise BadInput(f"target={name} of {cell.id} is no subpopulation; there are {', '.join(base.partition.names)}")
+    return Ground.of(base, name, whole(cell, "clean_rows", "16"))
+
+
+def _draw(cell: Cell, experiment: Experiment, stage: Stage, world: int, seed: int, secret: str) -> Draw:
+    name = stage.attacked[0]
+    own = OWN_DEFENSES.get(cell.defense)
+    needs = experiment.needs(cell) if own is None else frozenset(getattr(own, "needs", ()))
+    prepared = prepare(stage, cell, Trial(name, seed), needs, None, secret)
+    if cell.option("told", "") == "target":
+        return Draw(world, stage, *told_target(stage, prepared, name))
+    return Draw(world, stage, prepared, stage.test_members(name))
+
+
+def _told(cell: Cell, experiment: Experiment) -> str:
+    """The `knowledge` column."""
+    if cell.defense not in OWN_DEFENSES:
+        return experiment.knowledge(cell)
+    return f"clean_holdout {'with' if cell.option('told', '') == 'target' else 'without'} rows of the subpopulation"
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def _sums(errors: Array, exact: bool) -> list[Number]:
+    found = Errors.of(errors)
+    worlds = [
+        Number(f"error_world_{world}", mean, std / found.n**0.5, std=None if exact else std)
+        for world, mean, std in zip(WORLDS, found.means, found.stds, strict=True)
+    ]
+    total = Number("error_sum", found.total, found.std_error, std=None if exact else found.std)
+    return [total, *worlds, replace(max(worlds, key=lambda number: number.value), metric="error_worst")]
+
+
+def _paired_sums(errors: Array, draws: list[Draw]) -> list[Number]:
+    sums = errors.sum(axis=0)
+    pairs = zip(draws[::2], draws[1::2], strict=True)
+    identical = [same_for_the_defender(first.prepared, second.prepared) for first, second in pairs]
+    return [
+        Number("error_sum_min", float(sums.min())),
+        Number("error_sum_max", float(sums.max())),
+        *(Number(f"error_world_{world}", float(errors[world].mean())) for world in WORLDS),
+        Number("identical_share", float(np.mean(identical))),
+    ]

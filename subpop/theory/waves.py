@@ -1,0 +1,90 @@
+"""Trials of several training sets in one wave: the harness's own steps, without its store.
+
+Draws of the two worlds have a pool each. Their victims are trained as one fleet all the same: the rows of every job are moved,
+in the order in which the harness hands them to a victim, into one pool that holds them all.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+
+import numpy as np
+
+from subpop.batching import DefenseTask, FitMany, job_of, run_wave
+from subpop.defenses import DEFENSES
+from subpop.experiment import Experiment, without_residual
+from subpop.outcome import Outcome
+from subpop.stage import Stage, derived_seed
+from subpop.trial import Prepared
+from subpop.types import Array, BadInput, Cell, Defense, FleetJob, Model, Pool, TrainingSet, Victim
+
+
+def training_seed(cell: Cell, seed: int) -> int:
+    """The seed of a trial's victim, as everywhere in the harness."""
+    return derived_seed("train", cell.dataset, cell.option("split", "0"), seed) % 2**32
+
+
+def gathered(jobs: Sequence[FleetJob]) -> list[FleetJob]:
+    """The same training sets, row by row, as jobs of one pool in which each has rows of its own."""
+    x, y = np.concatenate([job.x for job in jobs]), np.concatenate([job.y for job in jobs])
+    pool = Pool(x, y, len(jobs[0]), jobs[0].pool.n_classes)
+    ends = np.cumsum([len(job) for job in jobs])
+    rows = [np.arange(end - len(job), end) for job, end in zip(jobs, ends, strict=True)]
+    return [FleetJob(pool, own, job.y, job.weights) for own, job in zip(rows, jobs, strict=True)]
+
+
+def run_together(
+    experiment: Experiment,
+    cell: Cell,
+    victim: Victim,
+    trials: Sequence[tuple[Stage, Prepared]],
+    test_x: Array,
+    extra: Mapping[str, Defense] = MappingProxyType({}),
+) -> list[Outcome]:
+    """The cell's defense on every trial, each with its own stage and all with the same test rows.
+
+    extra: defenses that only the caller knows, by name. The certificates of a defense are not asked for.
+    """
+    tasks = [_bare(prepared.task) for _, prepared in trials]
+    n_classes = trials[0][0].dataset.n_classes
+    one_pool = len({id(stage.pool) for stage, _ in trials}) == 1
+
+    def fit_many(requests: list[tuple[int, TrainingSet]]) -> list[Model]:
+        jobs = [job_of(trials[i][0].pool, train).canonical() for i, train in requests]
+        seeds = [training_seed(cell, trials[i][1].trial.seed) for i, _ in requests]
+        return [without_residual(model) for model in victim.fit_many(jobs if one_pool else gathered(jobs), seeds)]
+
+    return _run(experiment, cell, tasks, fit_many, test_x, n_classes, extra)
+
+
+def _bare(task: DefenseTask) -> DefenseTask:
+    return replace(task, certify=np.zeros(0, np.int64), reference_y=None)
+
+
+def _run(
+    experiment: Experiment,
+    cell: Cell,
+    tasks: Sequence[DefenseTask],
+    fit_many: FitMany,
+    test_x: Array,
+    n_classes: int,
+    extra: Mapping[str, Defense],
+) -> list[Outcome]:
+    if cell.defense in experiment.plugins:
+        from subpop.sandbox import run_in_child
+
+        return list(run_in_child(experiment.plugins[cell.defense], tasks, fit_many, test_x, n_classes, experiment.timeout))
+    known = {**DEFENSES, **extra}
+    if cell.defense not in known:
+        raise BadInput(
+            f"no defense is named {cell.defense!r} here; there are {', '.join(known)}; your own: --defense file.py:name"
+        )
+    return list(run_wave(known[cell.defense], tasks, fit_many, test_x, n_classes))
+
+
+def secret_of(experiment: Experiment, cell: Cell) -> str:
+    """What a plug-in would have to know to rebuild its shuffle; nothing for built-in defenses, whose numbers are references."""
+    return secrets.token_hex(16) if cell.defense in experiment.plugins else ""

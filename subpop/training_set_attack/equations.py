@@ -1,0 +1,111 @@
+"""The equations of Newton steps of many top layers, by preconditioned conjugate gradients in lockstep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from subpop.training_set_attack.gram import Gram, Products
+
+CONJUGATE_LIMIT = 300
+KEPT = 0.75
+"""Heads that are done leave when no more than this share of them goes on: to sort out a few costs more than to carry them."""
+FINEST = 1e-5
+"""Relative accuracy that float32 can reach without trouble."""
+EXACT, ROUNDS = 1e-7, 10
+"""Of solutions that are used as they are: an attack's gradients in the pixels then are right to one part in 100,000."""
+
+
+@dataclass(frozen=True, eq=False)
+class Preconditioner:
+    """The inverse of I + root K root with K's leading directions and diagonal alone, for J heads.
+
+    inner: (J, n) inverse of the diagonal part; outer: (J, n) root times that; core: (J, r, r); made_at: (J, n) margins.
+    """
+
+    made_at: Tensor
+    directions: Tensor
+    inner: Tensor
+    outer: Tensor
+    core: Tensor
+
+    @classmethod
+    def of(cls, gram: Gram, products: Products, weight: Tensor, margin: Tensor) -> Preconditioner:
+        """With root the square root of weight (J, n), which margin (J, n) has led to."""
+        places, low = products.images[:, None], gram.low.dtype
+        change = products.more.gather(1, places)
+        rest = gram.rest.repeat(len(weight), 1).scatter_add_(1, places, change).clamp_(min=0)
+        inner = 1 / (1 + weight * rest)
+        # Head by head: all at once would take memory that no cache holds.
+        core = torch.stack([(gram.directions * each[:, None]).T @ gram.directions for each in (weight * inner).to(low)])
+        core.diagonal(dim1=1, dim2=2).add_(1)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(core))
+        return cls(margin.clone(), gram.directions, inner.to(low), (weight.sqrt() * inner).to(low), inverse)
+
+    def some(self, which: Tensor) -> Preconditioner:
+        """Of some heads."""
+        return Preconditioner(self.made_at[which], self.directions, self.inner[which], self.outer[which], self.core[which])
+
+    def times(self, v: Tensor) -> Tensor:
+        """(J, n)."""
+        core = torch.bmm(((self.outer * v) @ self.directions)[:, None], self.core)[:, 0]
+        return torch.addcmul(self.inner * v, self.outer, core @ self.directions.T, value=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class Equations:
+    """(I + root K root) z = b for J heads, K the products of their rows and root (J, n); solved in the precision of K.
+
+    preconditioner: may be that of other equations nearby.
+    """
+
+    products: Products
+    root: Tensor
+    preconditioner: Preconditioner
+
+    def some(self, which: Tensor) -> Equations:
+        """Of some heads."""
+        return Equations(self.products.some(which), self.root[which], self.preconditioner.some(which))
+
+    def times(self, v: Tensor) -> Tensor:
+        """(I + root K root) v."""
+        return torch.addcmul(v, self.root, self.products.times(self.root * v))
+
+    def solve(self, b: Tensor, accuracy: Tensor) -> Tensor:
+        """(J, n) z to a relative accuracy (J,) in the preconditioner's norm, as far as the precision goes."""
+        size = b.norm(dim=1, keepdim=True).clamp(min=torch.finfo(b.dtype).tiny)
+        left = (b / size).to(self.products.shared.dtype)
+        here, found = replace(self, root=self.root.to(left.dtype)), torch.zeros_like(left)
+        live, tiny = torch.arange(len(b), device=b.device), torch.finfo(left.dtype).tiny
+        search = near = self.preconditioner.times(left)
+        norm = (left * near).sum(1)
+        goal = norm * accuracy.clamp(min=FINEST).to(norm.dtype) ** 2
+        for _ in range(CONJUGATE_LIMIT):
+            going = (norm > goal[live]).nonzero()[:, 0]
+            if not len(going):
+                break
+            if len(going) <= KEPT * len(live):
+                here, live, left, search, norm = here.some(going), live[going], left[going], search[going], norm[going]
+            product = here.times(search)
+            length = (norm / (search * product).sum(1).clamp(min=tiny))[:, None]
+            found.index_add_(0, live, length * search)
+            left = torch.addcmul(left, length, product, value=-1)
+            near = here.preconditioner.times(left)
+            before, norm = norm, (left * near).sum(1)
+            search = torch.addcmul(near, (norm / before.clamp(min=tiny))[:, None], search)
+        solution: Tensor = found.double() * size
+        return solution
+
+
+def solve_exactly(products: Products, equations: Equations, root: Tensor, b: Tensor) -> Tensor:
+    """(J, n) z with (I + root K root) z = b to the accuracy `EXACT`, refined in float64 where the equations are coarser."""
+    size, z, left = b.norm(dim=1).clamp(min=torch.finfo(b.dtype).tiny), torch.zeros_like(b), b
+    for _ in range(ROUNDS):
+        share = left.norm(dim=1) / size
+        if not (share > EXACT).any():
+            break
+        z = z + equations.solve(left, EXACT / share.clamp(min=EXACT) / 2)
+        left = b - z - root * products.times(root * z)
+    return z

@@ -1,0 +1,246 @@
+"""Table 16 as cells: sets of targets drawn, attacked all at once, and the outcomes kept draw by draw.
+
+The unit of work is a draw: every kind of set at every epsilon of the set-up, whatever cells were asked for, so that neither
+bits nor what the store holds depend on them; a run that was killed goes on with the draws that are missing. Each set is
+attacked through the one training picture with the largest first-order effect on its loss, found once for all epsilons.
+
+An attacked picture exists in float pixels only: where epsilon is half a level, rounding to 8 bits restores the original.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from subpop.fingerprint import source_hash
+from subpop.parts import Parts
+from subpop.stage import derived_seed, whole
+from subpop.training_set_attack.setups import TARGET_CLASS, Problem, problem_of
+from subpop.training_set_attack.solved import Solved, solve
+from subpop.training_set_attack.success import Sets, differences, numbers_of
+from subpop.training_set_attack.target_sets import CLUSTER, KINDS, ONE_DOG, RANDOM, TargetSet, cluster_sets, random_sets
+from subpop.types import Array, BadInput, Cell, CellResult, Number
+
+Arrays = Mapping[str, Array]
+LEVELS_TO_SIGNED = 2 / 255
+"""Koh and Liang measure distances of pictures with pixels in [-1, 1]."""
+
+
+@dataclass
+class TargetSuite:
+    """Measures cells; holds what they share for as long as a run lasts."""
+
+    parts: Parts
+    _problems: dict[tuple[str, str], Problem] = field(default_factory=dict)
+    _solved: dict[tuple[str, str], Solved] = field(default_factory=dict)
+    _draws: dict[tuple[str, str, int], tuple[Arrays, bool]] = field(default_factory=dict)
+
+    def measure(self, cell: Cell) -> CellResult:
+        """The numbers of one kind of set (the cell's partition) at one epsilon."""
+        problem = self._problem(cell)
+        epsilon = _checked_epsilon(cell, problem)
+        found = [self._draw(cell, problem, draw) for draw in range(cell.n_seeds)]
+        draws = [arrays for arrays, _ in found]
+        own = [_of(arrays, cell.partition, epsilon) for arrays in draws]
+        numbers = [*numbers_of([_sets(each) for each in own]), *_more_numbers(problem, draws[0], own)]
+        if cell.partition == CLUSTER:
+            random = [_sets(_of(arrays, RANDOM, epsilon)) for arrays in draws]
+            numbers += differences([_sets(each) for each in own], random)
+        if cell.partition == ONE_DOG:
+            numbers += _recorded_by_koh(problem, draws[0], own[0])
+        return CellResult(
+            cell,
+            tuple(numbers),
+            _table(own),
+            _strip(problem, own),
+            exact=False,
+            n_subpopulations=sum(len(each["success"]) for each in own),
+            n_fits=int(sum(each["iterations"].sum() for each in own)),
+            seconds=sum(float(a["seconds"]) * len(each["success"]) / len(a["kind"]) for a, each in zip(draws, own, strict=True)),
+            from_store=all(stored for _, stored in found),
+            notes=(*problem.notes, *map(str, draws[0]["notes"])),
+        )
+
+    def _problem(self, cell: Cell) -> Problem:
+        key = _identity(cell)
+        if key not in self._problems:
+            self._problems[key] = problem_of(cell, self.parts)
+        return self._problems[key]
+
+    def _draw(self, cell: Cell, problem: Problem, draw: int) -> tuple[Arrays, bool]:
+        """The outcomes of a draw, and whether the store had them."""
+        key = (*_identity(cell), draw)
+        if key not in self._draws:
+            kept = {
+                "training_set_attack": (problem.setup, *key),
+                "data": problem.fingerprint,
+                "weights": problem.weights,
+                "attack": _source(),
+            }
+            self._draws[key] = self.parts.kept(lambda: self._attacked(cell, problem, draw), **kept)
+        return self._draws[key]
+
+    def _attacked(self, cell: Cell, problem: Problem, draw: int) -> Arrays:
+        key = _identity(cell)
+        started = time.perf_counter()
+        with self.parts.progress.showing(f"{cell.dataset}, draw {draw}"):
+            if key not in self._solved:
+                self._solved[key] = solve(problem)
+            arrays = attacked(problem, self._solved[key], _drawn(problem, self._solved[key], (*key, draw)), self.parts.device)
+        return {**arrays, "seconds": np.array(time.perf_counter() - started)}
+
+
+@functools.cache
+def _source() -> str:
+    """What a kept draw was computed by, beside what the store's keys count already."""
+    return source_hash(["subpop.training_set_attack.measure"])
+
+
+def _identity(cell: Cell) -> tuple[str, str]:
+    return cell.dataset, str(whole(cell, "split", "0"))
+
+
+def _checked_epsilon(cell: Cell, problem: Problem) -> float:
+    """The cell's box; raises BadInput for one that is not attacked, or a kind of set that the data does not have."""
+    from subpop.datasets.dogfish import ONE_DOG_BY_HAND
+    from subpop.datasets.download import MissingData
+
+    text, allowed = cell.option("epsilon", ""), problem.setup.epsilons
+    if text not in {f"{epsilon:g}" for epsilon in allowed}:
+        raise BadInput(f"{cell.id}: epsilon={text} is not attacked; use one of {', '.join(f'{e:g}' for e in allowed)} levels")
+    if cell.partition not in KINDS or cell.rate != 0:
+        raise BadInput(f"{cell.id}: target sets are {', '.join(KINDS)} at rate 0, for nothing is added to D")
+    if cell.partition == ONE_DOG and not len(problem.one_dog):
+        raise MissingData(f"{cell.dataset}: no photos in the folder koh_dog; {ONE_DOG_BY_HAND}, into {cell.dataset}/koh_dog")
+    return float(text)
+
+
+# --- one draw ---------------------------------------------------------------------------------------------------------
+
+
+def _drawn(problem: Problem, solved: Solved, key: tuple[object, ...]) -> list[TargetSet]:
+    """The sets of a draw, kind by kind."""
+
+    def generator(kind: str) -> np.random.Generator:
+        return np.random.default_rng(derived_seed("target_sets", kind, *key))
+
+    setup = problem.setup
+    sets = random_sets(len(problem.targets), setup.set_size, setup.n_sets, generator(RANDOM))
+    sets += cluster_sets(solved.clusters, setup.set_size, setup.n_sets, generator(CLUSTER))
+    return sets + ([TargetSet(ONE_DOG, np.arange(len(problem.one_dog)))] if len(problem.one_dog) else [])
+
+
+def attacked(problem: Problem, solved: Solved, sets: Sequence[TargetSet], device: str = "cpu") -> dict[str, Array]:
+    """Attack every set at every epsilon, as one batch: what became of each, sets in order, epsilons within a set."""
+    from subpop.training_set_attack.ascent import attack, first_order_effects
+
+    setup = problem.setup
+    features = [solved.one_dog[own.rows] if own.kind == ONE_DOG else solved.targets[own.rows] for own in sets]
+    effects = first_order_effects(solved.backbone, solved.top, problem.x, features, TARGET_CLASS)
+    chosen = effects.argmax(axis=1)
+    jobs = [(i, epsilon) for i in range(len(sets)) for epsilon in setup.epsilons]
+    outcomes = attack(
+        solved.backbone,
+        solved.top,
+        problem.x,
+        [features[i] for i, _ in jobs],
+        TARGET_CLASS,
+        np.array([chosen[i] for i, _ in jobs]),
+        [setup.schedule(epsilon) for _, epsilon in jobs],
+        device=device,
+    )
+    never = math.nan
+    return {
+        "kind": np.array([sets[i].kind for i, _ in jobs]),
+        "epsilon": np.array([epsilon for _, epsilon in jobs]),
+        "cluster": np.array([sets[i].cluster for i, _ in jobs]),
+        "success": np.array([outcome.wrong[-1] for outcome in outcomes]),
+        "completed": np.array([never if o.first_complete is None else o.first_complete for o in outcomes], np.float64),
+        "start": np.array([outcome.start_right.mean() for outcome in outcomes]),
+        "n_right": np.array([outcome.start_right.sum() for outcome in outcomes]),
+        "iterations": np.array([len(outcome.wrong) - 1 for outcome in outcomes]),
+        "loss": np.array([(outcome.target_loss[0], outcome.target_loss[-1]) for outcome in outcomes]),
+        **{name: np.array([getattr(outcome, name) for outcome in outcomes]) for name in _PLAIN},
+        **solved.arrays(),
+    }
+
+
+_PLAIN = ("image", "kkt_residual", "train_accuracy", "own_probability", "coefficient_norm", "feature_move", "picture")
+"""Fields of an outcome that are kept as they are."""
+_BY_ATTACK = ("cluster", "success", "completed", "start", "n_right", "iterations", "loss", *_PLAIN)
+
+
+def _of(arrays: Arrays, kind: str, epsilon: float) -> dict[str, Array]:
+    """The attacks of one kind at one epsilon."""
+    chosen = (arrays["kind"] == kind) & (arrays["epsilon"] == epsilon)
+    return {name: arrays[name][chosen] for name in _BY_ATTACK}
+
+
+# --- what a report gets -----------------------------------------------------------------------------------------------
+
+
+def _sets(own: Arrays) -> Sets:
+    return Sets(own["success"], own["completed"], own["start"])
+
+
+def _more_numbers(problem: Problem, first: Arrays, own: Sequence[Arrays]) -> list[Number]:
+    """What holds for all draws alike."""
+    names = ("clean_train_accuracy", "clean_test_accuracy", "target_pool_accuracy")
+    return [
+        Number("iterations_budget", float(problem.setup.iterations), std=0.0),
+        Number("kkt_residual_max", max(float(each["kkt_residual"].max()) for each in own)),
+        *(Number(name, float(first[name]), std=0.0) for name in names),
+    ]
+
+
+def _recorded_by_koh(problem: Problem, first: Arrays, own: Arrays) -> list[Number]:
+    """The constants that Koh and Liang's released output holds, of the attack on the photos of one dog."""
+    moved = np.abs(own["picture"][0].astype(np.float64) - problem.x[own["image"][0]])
+    values = {
+        **{name: float(first[name]) for name in ("clean_train_loss", "clean_objective", "clean_coefficient_norm")},
+        "clean_target_loss": float(own["loss"][0, 0]),
+        "attacked_target_loss": float(own["loss"][0, 1]),
+        "attacked_train_accuracy": float(own["train_accuracy"][0]),
+        "attacked_coefficient_norm": float(own["coefficient_norm"][0]),
+        "clean_own_probability": float(first["own_probabilities"][own["image"][0]]),
+        "attacked_own_probability": float(own["own_probability"][0]),
+        "feature_move": float(own["feature_move"][0]),
+        "picture_move_levels": float(moved.max()),
+        "picture_move_l2": float(np.linalg.norm(moved)) * LEVELS_TO_SIGNED,
+    }
+    return [Number(name, value) for name, value in values.items()]
+
+
+def _table(draws: Sequence[Arrays]) -> tuple[dict[str, float | str], ...]:
+    """One row a set."""
+    return tuple(
+        {
+            "subpopulation": f"draw {draw}, set {i}" + (f", cluster {own['cluster'][i]}" if own["cluster"][i] >= 0 else ""),
+            "n_right": float(own["n_right"][i]),
+            "start_accuracy": float(own["start"][i]),
+            "success": float(own["success"][i]),
+            "first_complete": float(own["completed"][i]),
+            "iterations": float(own["iterations"][i]),
+            "training_picture": float(own["image"][i]),
+        }
+        for draw, own in enumerate(draws)
+        for i in range(len(own["success"]))
+    )
+
+
+def _strip(problem: Problem, draws: Sequence[Arrays]) -> dict[str, Array]:
+    """The picture of the most successful set, as it was and as it became (float32); of equals the fastest, then the first."""
+    candidates = [
+        (-own["success"][i], own["iterations"][i], draw, i)
+        for draw, own in enumerate(draws)
+        for i in range(len(own["success"]))
+        if not math.isnan(own["success"][i])
+    ]
+    draw, i = min(candidates)[2:]
+    best = draws[draw]
+    return {"original": problem.x[best["image"][i]], "attacked": best["picture"][i], "success": best["success"][i : i + 1]}

@@ -1,0 +1,55 @@
+"""All weights of a BERT and a classifier, trained from its published weights: the paper's "BERT-FT", one victim after another.
+
+*Source*: bert-base-uncased on IMDB, rows of 256 tokens; AdamW at 1e-5, falling linearly to 0 without warm-up, 4 epochs, batches
+of 8 for victims (the released clean models: 16; here both are trained alike).
+*Deviations*: dropout is off. Batches hold rows of about the same length, in an order that depends on the seed, the epoch and the
+row. Of the last block only [CLS] is computed. Weight decay is torch's .01. On a GPU layers run in bfloat16.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from subpop.encoders import Encoder
+from subpop.types import FleetJob, Ints
+from subpop.victims.bert_last_layer import TextVictim
+from subpop.victims.transformer_model import TextModel, WholeTextModel
+
+if TYPE_CHECKING:
+    from subpop.victims.transformer_training import Inputs
+
+
+class BertFineTuned(TextVictim):
+    """Victims on tokens, which lie on the device as a whole."""
+
+    def _source(self, x: Any, lengths: Ints) -> Inputs:
+        import torch
+
+        tokens, every = torch.from_numpy(np.array(x)).to(self.device), torch.from_numpy(lengths).to(self.device)
+
+        def inputs(rows: Ints) -> Any:
+            chosen = torch.from_numpy(rows).to(self.device)
+            return tokens[chosen, : int(lengths[rows].max())], every[chosen]
+
+        return inputs
+
+    def _trained(self, job: FleetJob, inputs: Inputs, lengths: Ints, recipe: Any, seed: int, told: Any) -> TextModel:
+        from subpop.victims.transformer_network import new_whole
+        from subpop.victims.transformer_training import train
+
+        whole = new_whole(self.origin.load().bert(), job.pool.n_classes, seed)
+        train(whole, list(whole.parameters()), inputs, lengths, job.y, job.rows, recipe, seed, self.device, told)
+        return WholeTextModel(whole, self.origin)
+
+
+def flops_per_token(encoder: Encoder, length: int) -> float:
+    """Floating-point operations (2 a multiply-add) of training on one token of a row of `length`, of all blocks but the last.
+
+    Forwards, and twice that backwards: projections, feed-forward layers, and attention over the row. What is left out, the last
+    block's [CLS] and the look-up of embeddings, is small.
+    """
+    config = encoder.bert().config
+    d, wide = config.hidden_size, config.intermediate_size
+    return float(3 * (config.num_hidden_layers - 1) * (2 * (4 * d * d + 2 * d * wide) + 4 * length * d))

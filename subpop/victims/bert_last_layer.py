@@ -1,0 +1,144 @@
+"""The last block of a BERT and a classifier, trained on states that frozen blocks computed once: the paper's "BERT-LL".
+
+*Source*: bert-base-uncased on IMDB, rows of 256 tokens; the last encoder block and the classifier train, the pooler and all below
+stay frozen. AdamW at 1e-5, falling linearly to 0 without warm-up, 4 epochs, batches of 8.
+*Deviations*: dropout is off, in frozen and in trained parts, so that frozen states never change and can be kept. Batches hold
+rows of about the same length, in an order that depends on the seed, the epoch and the row. Of the last block only [CLS] is
+computed, the one position that is read; the bias of its keys, which has no effect, gets no gradient. Weight decay is torch's .01,
+which at this rate takes less than a thousandth off any weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from subpop.encoders import check_tokens, encoder_fingerprint, lengths_of
+from subpop.encoders.tokens import check_max_length
+from subpop.types import BadInput, FleetJob, Ints, Model
+from subpop.victims.batched_jobs import present_jobs, stacked
+from subpop.victims.transformer_model import LastLayerTextModel, Origin, TextModel
+
+if TYPE_CHECKING:
+    from subpop.victims.transformer_training import Inputs
+
+
+class TextVictim:
+    """What both kinds of text victims share: encoder, recipe, checks, and one victim after another.
+
+    encoder, weights_root: as `load_encoder` takes them; max_length: tokens a row, for whoever tokenises; cache: folder of hidden
+    states; progress: called with (epochs done, epochs) of a fleet.
+    """
+
+    exact = False
+
+    def __init__(
+        self,
+        encoder: str = "bert-base-uncased",
+        *,
+        max_length: int = 256,
+        weights_root: Path | None = None,
+        cache: Path | None = None,
+        device: str = "cpu",
+        epochs: int = 4,
+        learning_rate: float = 1e-5,
+        batch_size: int = 8,
+        weight_decay: float = 0.01,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        if device.split(":")[0] not in ("cpu", "cuda"):
+            raise BadInput(f"device={device!r} is unknown; give cpu or cuda")
+        self.encoder, self.max_length, self.weights_root = encoder, max_length, weights_root
+        self.cache, self.device, self.progress = cache, device, progress
+        self.epochs, self.learning_rate, self.batch_size, self.weight_decay = epochs, learning_rate, batch_size, weight_decay
+
+    @property
+    def origin(self) -> Origin:
+        return Origin(self.encoder, self.weights_root, self.cache, self.device)
+
+    def weights_fingerprint(self) -> str:
+        """Hash of the encoder that training begins with; raises MissingData where it is not to be had."""
+        return encoder_fingerprint(self.encoder, self.weights_root)
+
+    def fit_many(self, jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:
+        """Train a model a job; seeds draw the classifier and the batch order. Weights: 0 or 1."""
+        jobs = present_jobs(jobs, seeds)
+        if not jobs:
+            return []
+        from subpop.victims.transformer_training import Recipe
+
+        recipe = Recipe(self.epochs, self.learning_rate, self.batch_size, self.weight_decay)
+        encoder = self.origin.load()
+        check_max_length(encoder, self.max_length)
+        x, places = stacked(jobs)
+        check_tokens(encoder, x)
+        lengths = lengths_of(x)
+        source = self._source(x, lengths)
+        models: list[Model] = []
+        for job, rows, seed in zip(jobs, places, seeds, strict=True):
+            told = self._told(len(models), len(jobs))
+            inputs = lambda batch, rows=rows: source(rows[batch])  # noqa: E731
+            models.append(self._trained(job, inputs, lengths[rows], recipe, seed, told))
+        return models
+
+    def _source(self, x: Any, lengths: Ints) -> Inputs:
+        """What the network reads of rows of x."""
+        raise NotImplementedError
+
+    def _trained(self, job: FleetJob, inputs: Inputs, lengths: Ints, recipe: Any, seed: int, told: Any) -> TextModel:
+        raise NotImplementedError
+
+    def _told(self, victims_before: int, victims: int) -> Callable[[int, int], None] | None:
+        progress = self.progress
+        if progress is None:
+            return None
+        return lambda done, epochs: progress(victims_before * epochs + done, victims * epochs)
+
+
+class BertLastLayer(TextVictim):
+    """Victims on hidden states. cached: False computes the frozen blocks anew in each step, for comparison."""
+
+    def __init__(self, encoder: str = "bert-base-uncased", *, cached: bool = True, **options: Any) -> None:
+        super().__init__(encoder, **options)
+        self._cached = cached
+
+    def _source(self, x: Any, lengths: Ints) -> Inputs:
+        import torch
+
+        if not self._cached:
+            return self._recomputing(x, lengths)
+        known = self.origin.states()
+        places = known.find(x)
+
+        def inputs(rows: Ints) -> Any:
+            states, own = known.padded(places[rows])
+            return torch.from_numpy(states).to(self.device), torch.from_numpy(own).to(self.device)
+
+        return inputs
+
+    def _recomputing(self, x: Any, lengths: Ints) -> Inputs:
+        import torch
+
+        from subpop.encoders.blocks import lower_states
+
+        bert = self.origin.load().bert(self.device)
+
+        def inputs(rows: Ints) -> Any:
+            tokens = torch.from_numpy(np.array(x[rows, : lengths[rows].max()])).to(self.device)
+            own = torch.from_numpy(lengths[rows]).to(self.device)
+            with torch.no_grad():
+                return lower_states(bert.embeddings, bert.encoder.layer[:-1], tokens, own), own
+
+        return inputs
+
+    def _trained(self, job: FleetJob, inputs: Inputs, lengths: Ints, recipe: Any, seed: int, told: Any) -> TextModel:
+        from subpop.victims.transformer_network import last_layer_parameters, new_head
+        from subpop.victims.transformer_training import train
+
+        head = new_head(self.origin.load().bert(), job.pool.n_classes, seed)
+        trained = last_layer_parameters(head)
+        train(head, trained, inputs, lengths, job.y, job.rows, recipe, seed, self.device, told)
+        return LastLayerTextModel(head, self.origin)

@@ -1,0 +1,40 @@
+"""Which rows of a text victim make up each step: rows of about the same length, in an order that hardly depends on the others.
+
+Every epoch visits the rows in the order of `BatchOrder`, sorted into classes of length; each class is cut into batches, what is
+left over into batches of neighbouring classes, and a batch stands where its rows stand on average in the epoch's order. So a row
+that joins changes the batches of its own class of length, and moves the others little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from subpop.types import Ints
+from subpop.victims.batch_order import BatchOrder
+
+WIDTH = 16
+"""Tokens a class of length."""
+
+
+def epoch_batches(keys: Ints, lengths: Ints, seed: int, epochs: int, size: int) -> Iterator[list[Ints]]:
+    """For each epoch its batches: (<= size,) positions in `keys`, the row numbers of a canonical training set."""
+    order = BatchOrder(seed, keys)
+    for epoch in range(epochs):
+        yield length_batches(order.epochs(epoch, 1)[0].astype(np.int64), lengths, size)
+
+
+def length_batches(order: Ints, lengths: Ints, size: int) -> list[Ints]:
+    """Batches of `order`, (n,) positions; lengths: (n,) by position. ceil(n / size) in all, one of them perhaps not full."""
+    classes, rest, batches = lengths[order] // WIDTH, list[Ints](), list[Ints]()
+    for each in np.unique(classes):
+        own = order[classes == each]
+        full = len(own) // size * size
+        batches += np.split(own[:full], range(size, full, size)) if full else []
+        rest.append(own[full:])
+    left = np.concatenate(rest)
+    batches += [left[start : start + size] for start in range(0, len(left), size)]
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    return sorted(batches, key=lambda batch: float(place[batch].mean()))

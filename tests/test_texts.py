@@ -1,0 +1,94 @@
+"""Texts as victims read them, the clusters of their hidden states, and the reviews that show what a cluster is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from subpop.cells import grid
+from subpop.examples import nearest
+from subpop.experiment import Experiment
+from subpop.partitions import cluster_match
+from subpop.store import Store
+from subpop.types import BadInput
+
+COMMON = {
+    "stem": "s",
+    "tier": "embedded",
+    "dataset": "reviews",
+    "partition": "cluster_match",
+    "label_rule": "common",
+    "rate": 2.0,
+}
+
+
+def cell_of(victim, **changes):
+    (cell,) = grid(victim=victim, **{**COMMON, "rate": 2.0, **changes})
+    return cell
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("texts")
+    return Experiment(Store(folder / "store.sqlite"), cache=folder / "cache")
+
+
+LINEAR = cell_of("text_linear", encoder="tiny", n_seeds=1)
+LAST = cell_of("tiny_bert_last_layer", clusters_on="hidden_states", n_attacked=3, attacked_by="low_middle_high", n_seeds=1)
+
+
+def test_each_victim_reads_texts_its_own_way(experiment):
+    pooled, tokens = experiment.dataset(LINEAR).x, experiment.dataset(LAST).x
+    assert pooled.dtype == np.float32
+    assert pooled.ndim == 2
+    assert tokens.dtype == np.int64
+    assert tokens.shape == (len(pooled), 64)
+    shorter = experiment.dataset(LAST.with_(max_length=32)).x
+    assert shorter.shape[1] == 32
+    assert not np.array_equal(experiment.data(LAST).pool.x[:5], experiment.data(LINEAR).pool.x[:5])
+
+
+def test_what_cannot_read_texts_is_refused(experiment):
+    with pytest.raises(BadInput, match=r"mlp .* cannot read texts"):
+        experiment.dataset(cell_of("mlp"))
+    with pytest.raises(BadInput, match="encoder=NAME"):
+        experiment.dataset(cell_of("text_linear"))
+    with pytest.raises(BadInput, match="max_length=many"):
+        experiment.dataset(LAST.with_(max_length="many"))
+    with pytest.raises(BadInput, match="needs a victim that reads tokens"):
+        experiment.stage(LINEAR.with_(clusters_on="hidden_states"))
+
+
+def test_clusters_of_hidden_states_are_cut_in_their_components(experiment):
+    data, features = experiment.data(LAST), experiment.cluster_features(LAST)
+    assert features.shape == (len(data.dataset.y), data.dataset.n_components)
+    own = cluster_match(data.dataset, data.splits, 0, features)
+    np.testing.assert_array_equal(experiment.stage(LAST).partition.train, own.train)
+    assert len(experiment.stage(LAST).attacked) == 3
+
+
+def test_settings_that_choose_clusters_do_not_change_trials_of_the_others(experiment):
+    some, more = LAST, LAST.with_(n_attacked=6)
+    assert set(experiment.stage(some).attacked) < set(experiment.stage(more).attacked)
+    first = experiment.list_trials(some)[0]
+    assert experiment._chunk_key(some, [first]) == experiment._chunk_key(more, [first])
+    assert experiment._data_identity(some) != experiment._data_identity(some.with_(max_length=32))
+
+
+def test_the_worst_clusters_are_shown_by_their_nearest_texts(experiment):
+    result = experiment.run(LINEAR)
+    worst = max(result.table, key=lambda row: row["target_damage"])["subpopulation"]
+    shown = {name.removeprefix("texts:"): list(texts) for name, texts in result.arrays.items() if name.startswith("texts:")}
+    assert worst in shown
+    assert len(shown) == 3
+    stage, texts = experiment.stage(LINEAR), experiment.dataset(LINEAR).texts
+    for name, own in shown.items():
+        members = {texts[row] for row in stage.data.splits.aux[stage.partition.aux == stage.partition.names.index(name)]}
+        assert len(set(own)) == 3
+        assert set(own) <= members
+
+
+def test_nearest_by_hand():
+    space = np.array([[0.0], [10.0], [4.0], [6.0], [5.5]])
+    assert nearest(space, np.array([True, True, True, True, False]), 2).tolist() == [2, 3]  # the mean is 5; equal: the first
+    assert nearest(space, np.array([False, True, False, False, False]), 2).tolist() == [1]
