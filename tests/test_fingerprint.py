@@ -123,7 +123,7 @@ def test_the_real_package_is_hashed_without_being_imported() -> None:
 def test_versions_without_importing_torch() -> None:
     code = "import sys; from subpop.fingerprint import versions; print(versions()['numpy'], 'torch' in sys.modules)"
     assert printed(code) == [np.__version__, "False"]
-    assert set(versions()) == {"torch", "numpy", "scikit-learn", "python"}
+    assert set(versions()) == {"torch", "numpy", "scikit-learn", "transformers", "python"}
 
 
 def test_a_missing_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

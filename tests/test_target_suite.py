@@ -25,6 +25,8 @@ def cell_of(partition, epsilon="0.5", **changes):
 class Plain:
     """Features are the pixels themselves, divided by 100."""
 
+    device = "cpu"
+
     def features(self, pictures):
         return pictures.reshape(len(pictures), -1).astype(np.float64) / 100
 

@@ -32,7 +32,7 @@ Progress = Callable[[int, int], None]
 """Told (iterations of all attacks, or chunks of pictures, that are done, and how many there are)."""
 
 AT_ONCE = {"cpu": 10, "gpu": 32}
-"""Attacks in a part at most: bounds memory. They are cut, in order, into parts of nearly equal size, however many cores there are."""
+"""Attacks in a part at most: bounds memory. They are cut, in order, into parts of nearly equal size, however many cores work."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from subpop.training_set_attack.conjugate import conjugate_gradients
 from subpop.training_set_attack.gram import Gram, Products
 
 CONJUGATE_LIMIT = 300
@@ -77,11 +78,23 @@ class Equations:
         """(J, n) z to a relative accuracy (J,) in the preconditioner's norm, as far as the precision goes."""
         size = b.norm(dim=1, keepdim=True).clamp(min=torch.finfo(b.dtype).tiny)
         left = (b / size).to(self.products.shared.dtype)
-        here, found = replace(self, root=self.root.to(left.dtype)), torch.zeros_like(left)
-        live, tiny = torch.arange(len(b), device=b.device), torch.finfo(left.dtype).tiny
+        here, accuracy = replace(self, root=self.root.to(left.dtype)), accuracy.clamp(min=FINEST)
+        found = here._compiled(left, accuracy) if left.device.type == "cpu" else here._conjugate_gradients(left, accuracy)
+        solution: Tensor = found.double() * size
+        return solution
+
+    def _compiled(self, left: Tensor, accuracy: Tensor) -> Tensor:
+        products, near = self.products, self.preconditioner
+        rows = [products.shared, products.own, products.more, products.images, self.root]
+        given = [*rows, near.inner, near.outer, near.core, near.directions, left, accuracy]
+        return torch.from_numpy(conjugate_gradients(CONJUGATE_LIMIT, *(each.contiguous().numpy() for each in given)))
+
+    def _conjugate_gradients(self, left: Tensor, accuracy: Tensor) -> Tensor:
+        here, found = self, torch.zeros_like(left)
+        live, tiny = torch.arange(len(left), device=left.device), torch.finfo(left.dtype).tiny
         search = near = self.preconditioner.times(left)
         norm = (left * near).sum(1)
-        goal = norm * accuracy.clamp(min=FINEST).to(norm.dtype) ** 2
+        goal = norm * accuracy.to(norm.dtype) ** 2
         for _ in range(CONJUGATE_LIMIT):
             going = (norm > goal[live]).nonzero()[:, 0]
             if not len(going):
@@ -95,8 +108,7 @@ class Equations:
             near = here.preconditioner.times(left)
             before, norm = norm, (left * near).sum(1)
             search = torch.addcmul(near, (norm / before.clamp(min=tiny))[:, None], search)
-        solution: Tensor = found.double() * size
-        return solution
+        return found
 
 
 def solve_exactly(products: Products, equations: Equations, root: Tensor, b: Tensor) -> Tensor:
@@ -104,8 +116,9 @@ def solve_exactly(products: Products, equations: Equations, root: Tensor, b: Ten
     size, z, left = b.norm(dim=1).clamp(min=torch.finfo(b.dtype).tiny), torch.zeros_like(b), b
     for _ in range(ROUNDS):
         share = left.norm(dim=1) / size
-        if not (share > EXACT).any():
+        accuracy = EXACT / share.clamp(min=EXACT) / 2
+        z = z + equations.solve(left, accuracy)
+        if not (accuracy < FINEST).any():  # float32 was fine enough to get all the way
             break
-        z = z + equations.solve(left, EXACT / share.clamp(min=EXACT) / 2)
         left = b - z - root * products.times(root * z)
     return z

@@ -25,10 +25,10 @@ FASTER = 1.5
 """Each step's accuracy is the last fall of the residual to this power."""
 FAR = 0.5
 """A preconditioner is made anew where some margin has moved by more."""
-SHORT = 1e-6
+SHORT = 1e-5
 """Steps from residuals below this are so short that products in float32 will do, and that none is too long."""
 ROUNDS = 8
-BISECTIONS = 64
+BISECTIONS = 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,25 +103,25 @@ class Problems:
 def minimise(problems: Problems, start: Optima) -> Optima:
     """The optima, from those of problems whose changed rows were other ones; all residuals are below the tolerance."""
     a, near, tolerance = start.point.a + _first_step(problems, start), start.near, problems.gram.tolerance
-    residual = start.residual
+    residual, coarse = start.residual, problems.products.lowered(problems.gram.low)
     for _ in range(ROUNDS):
         at = Point(a, problems.products.times(a))
-        residual = problems.gradient_norm(at, problems.products)
+        residual = problems.gradient_norm(at, coarse)
         if not (residual > tolerance).any():
             return Optima(at, problems.products.own, near, residual)
-        a, near = _descended(problems, at, near)
+        a, near = _descended(problems, coarse, at, near)
     worst = float(residual.max())
     raise BadInput(f"a top layer's residual stays at {worst:.1e}, above {tolerance:.1e}; scale the features")
 
 
-def _descended(problems: Problems, done: Point, near: Preconditioner) -> tuple[Tensor, Preconditioner]:
+def _descended(problems: Problems, coarse: Products, done: Point, near: Preconditioner) -> tuple[Tensor, Preconditioner]:
     """Near the optima, but for small errors in the margins: short steps and residuals use coarse products."""
     tolerance, residual = problems.gram.tolerance, torch.full_like(done.a[:, 0], torch.inf)
     live, here = torch.arange(len(residual), device=residual.device), problems
     for _ in range(NEWTON_LIMIT):
         if (done.margin - near.made_at).abs().max() > FAR:
             near = problems.preconditioner(done.margin)
-        at, coarse = done.some(live), here.products.lowered(here.gram.low)
+        at = done.some(live)
         before, residual[live] = residual[live], here.gradient_norm(at, coarse)
         going = (residual[live] > tolerance).nonzero()[:, 0]
         if not len(going):

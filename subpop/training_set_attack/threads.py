@@ -29,8 +29,9 @@ def on_cores(n_parts: int, threaded: bool) -> Iterator[Mapped]:
         yield map
         return
     import torch
+    from threadpoolctl import threadpool_limits
 
-    with _ONE_CALL:
+    with _ONE_CALL, threadpool_limits(1, user_api="blas"):
         cores = torch.get_num_threads()
         try:
             with ThreadPoolExecutor(min(cores, n_parts), initializer=torch.set_num_threads, initargs=(1,)) as pool:
