@@ -115,7 +115,7 @@ def test_half_a_level_is_lost_when_pixels_are_rounded(suite_of):
     suite = suite_of(toy())
     small, large = (suite.measure(toy_cell("random", epsilon)).arrays for epsilon in ("0.5", "120"))
     assert small["attacked"].dtype == np.float32
-    assert np.abs(small["attacked"] - small["original"]).max() == 0.5
+    assert 0.4999 < np.abs(small["attacked"] - small["original"]).max() < 0.5  # the next float inside the box
     assert np.array_equal(
         as_eight_bits(np.where(small["attacked"] % 1 == 0.5, small["original"], small["attacked"])), small["original"]
     )

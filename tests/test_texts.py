@@ -12,6 +12,8 @@ from subpop.partitions import cluster_match
 from subpop.store import Store
 from subpop.types import BadInput
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 COMMON = {
     "stem": "s",
     "tier": "embedded",

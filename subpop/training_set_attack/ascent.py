@@ -37,7 +37,7 @@ AT_ONCE = {"cpu": 10, "gpu": 32}
 
 @dataclass(frozen=True)
 class Schedule:
-    """How far a pixel may move (box), how far in one iteration (step), both in 8-bit levels, and how many iterations."""
+    """How far a pixel may move (less than box), how far in one iteration (step), in 8-bit levels, and how many iterations."""
 
     box: float
     step: float
@@ -134,18 +134,12 @@ def attack(
     rows = np.asarray(images)
     if rows.shape != (len(sets),) or len(schedules) != len(sets) or rows.dtype.kind not in "iu":
         raise BadInput(f"{len(sets)} sets of targets, images {rows.tolist()}, {len(schedules)} schedules; give one of each a set")
-    fleet, attacks = top.fleet(rows, device), []
-    for j, schedule in enumerate(schedules):
-        attacks.append(_Attack(top, pictures[rows[j]], int(rows[j]), sets[j], target_y, schedule))
-    # Attacks on the same targets share their rows.
-    known = {id(each): fleet.targets(each) for each in sets}
-    n_parts = -(-len(sets) // AT_ONCE["cpu" if backbone.device == "cpu" else "gpu"])
-    parts = [
-        _Part(backbone, fleet.part(which), [attacks[j] for j in which], [known[id(sets[j])] for j in which])
-        for which in np.array_split(np.arange(len(sets)), n_parts)
-    ]
+    fleet = top.fleet(rows, device)
+    each_with = zip(rows, sets, schedules, strict=True)
+    attacks = [_Attack(top, pictures[row], int(row), own, target_y, schedule) for row, own, schedule in each_with]
+    parts = _parts(backbone, fleet, attacks)
     total, done = sum(schedule.iterations for schedule in schedules), 0
-    with on_cores(n_parts, backbone.device == "cpu" and device == "cpu") as mapped:
+    with on_cores(len(parts), backbone.device == "cpu" and device == "cpu") as mapped:
         while any(part.attacks for part in parts):
             done += sum(mapped(_Part.advance, [part for part in parts if part.attacks]))
             if progress is not None:
@@ -164,9 +158,10 @@ class _Attack:
     def __init__(self, top: TopLayer, picture: Array, image: int, targets: Doubles, target_y: int, schedule: Schedule) -> None:
         self.image, self.targets, self.target_y, self.schedule = image, targets, target_y, schedule
         self.original = picture.astype(np.float32)
-        # Bounds are exact in float32 where the box is: half a level and whole ones are.
+        # The next float inside the box: a pixel that is half a level away to the last digit would be rounded either way.
         box = np.float32(schedule.box)
-        self.low, self.high = np.maximum(self.original - box, 0), np.minimum(self.original + box, np.float32(255))
+        self.low = np.nextafter(self.original - box, self.original).clip(min=0)
+        self.high = np.nextafter(self.original + box, self.original).clip(max=255)
         self.picture = self.original.copy()
         self.start_right = top.right(targets, target_y)
         self.wrong: list[float] = []
@@ -211,6 +206,17 @@ class _Attack:
         return Outcome(self.image, self.start_right, wrong, complete, loss, self.picture, self.residual, **self.last)
 
 
+def _parts(backbone: Backbone, fleet: HeadFleet, attacks: Sequence[_Attack]) -> list[_Part]:
+    # Attacks on the same targets share their rows.
+    targets = {id(each.targets): fleet.targets(each.targets) for each in attacks}
+    n_parts = -(-len(attacks) // AT_ONCE["cpu" if backbone.device == "cpu" else "gpu"])
+    parts = []
+    for which in np.array_split(np.arange(len(attacks)), n_parts):
+        own = [attacks[j] for j in which]
+        parts.append(_Part(backbone, fleet.part(which), own, [targets[id(each.targets)] for each in own]))
+    return parts
+
+
 class _Part:
     """Some of the attacks, which share passes through the network and solves."""
 
@@ -231,7 +237,8 @@ class _Part:
         settled = sum(1 if goes else each.left for each, goes in zip(self.attacks, going, strict=True))
         if going.any():
             slopes = [(expit(margin) - each.target_y) / len(margin) for margin, each in zip(margins, self.attacks, strict=True)]
-            for each, gradient in zip(self.attacks, pullback(heads.cotangents(self.targets, slopes)), strict=True):
+            gradients = pullback(heads.cotangents(self.targets, slopes))
+            for each, gradient in compress(zip(self.attacks, gradients, strict=True), going):
                 each.step(gradient)
         self.fleet.keep(going)
         self.attacks, self.targets = list(compress(self.attacks, going)), list(compress(self.targets, going))

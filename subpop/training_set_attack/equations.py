@@ -16,7 +16,7 @@ KEPT = 0.75
 FINEST = 1e-5
 """Relative accuracy that float32 can reach without trouble."""
 EXACT, ROUNDS = 1e-7, 10
-"""Of solutions that are used as they are: an attack's gradients in the pixels then are right to one part in 100,000."""
+"""Of solutions that are used as they are: an attack's gradients in the pixels then are right to some parts in 100,000."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,8 @@ FAR = 0.5
 """A preconditioner is made anew where some margin has moved by more."""
 SHORT = 1e-5
 """Steps from residuals below this are so short that products in float32 will do, and that none is too long."""
-ROUNDS = 8
+PATIENCE, ROUNDS = 25, 4
+"""Newton steps a head is given in lockstep, and how often all are looked at with exact products."""
 BISECTIONS = 24
 
 
@@ -102,30 +103,33 @@ class Problems:
 
 def minimise(problems: Problems, start: Optima) -> Optima:
     """The optima, from those of problems whose changed rows were other ones; all residuals are below the tolerance."""
-    a, near, tolerance = start.point.a + _first_step(problems, start), start.near, problems.gram.tolerance
-    residual, coarse = start.residual, problems.products.lowered(problems.gram.low)
+    a, near, residual = start.point.a + _first_step(problems, start), start.near, start.residual
+    products, tolerance = problems.products, problems.gram.tolerance
+    coarse, at = products.lowered(problems.gram.low), Point(a, products.times(a))
     for _ in range(ROUNDS):
-        at = Point(a, problems.products.times(a))
+        a, near, stuck = _descended(problems, coarse, at, near)
+        for j in stuck[:, None]:
+            a[j] = _from_scratch(problems.some(j))
+        at = Point(a, products.times(a))
         residual = problems.gradient_norm(at, coarse)
         if not (residual > tolerance).any():
-            return Optima(at, problems.products.own, near, residual)
-        a, near = _descended(problems, coarse, at, near)
+            return Optima(at, products.own, near, residual)
     worst = float(residual.max())
     raise BadInput(f"a top layer's residual stays at {worst:.1e}, above {tolerance:.1e}; scale the features")
 
 
-def _descended(problems: Problems, coarse: Products, done: Point, near: Preconditioner) -> tuple[Tensor, Preconditioner]:
-    """Near the optima, but for small errors in the margins: short steps and residuals use coarse products."""
+def _descended(problems: Problems, coarse: Products, done: Point, near: Preconditioner) -> tuple[Tensor, Preconditioner, Tensor]:
+    """Near the optima, but for small errors in the margins, as short steps and residuals use coarse products; and who is not."""
     tolerance, residual = problems.gram.tolerance, torch.full_like(done.a[:, 0], torch.inf)
     live, here = torch.arange(len(residual), device=residual.device), problems
-    for _ in range(NEWTON_LIMIT):
+    for _ in range(PATIENCE):
         if (done.margin - near.made_at).abs().max() > FAR:
             near = problems.preconditioner(done.margin)
         at = done.some(live)
         before, residual[live] = residual[live], here.gradient_norm(at, coarse)
         going = (residual[live] > tolerance).nonzero()[:, 0]
         if not len(going):
-            break
+            return done.a, near, going
         if len(going) < len(live):
             live, here, at, coarse, before = live[going], here.some(going), at.some(going), coarse.some(going), before[going]
         # Residuals fall ever faster: to solve for much more than the last fall, or than what is asked for, is wasted.
@@ -138,7 +142,23 @@ def _descended(problems: Problems, coarse: Products, done: Point, near: Precondi
         else:
             moved = Point(at.a + step, at.margin + coarse.times(step))
         done.a[live], done.margin[live] = moved.a, moved.margin
-    return done.a, near
+    return done.a, near, live
+
+
+def _from_scratch(problem: Problems) -> Tensor:
+    """(1, n) the optimum of one head whose start was so bad that all losses are straight there: from 0, with whole matrices."""
+    gram, products = problem.gram, problem.products
+    table, image = products.shared.clone(), products.images
+    table[image], table[:, image] = products.own, products.own.T
+    at = Point(torch.zeros_like(products.own), torch.zeros_like(products.own))
+    for _ in range(NEWTON_LIMIT):
+        if problem.gradient_norm(at, products) <= gram.tolerance:
+            break
+        root, rho = problem.weight(at.margin).sqrt(), problem.rho(at)
+        factor = torch.linalg.cholesky(torch.eye(problem.n, dtype=root.dtype, device=root.device) + root.T * table * root)
+        step = root * torch.cholesky_solve((-rho / (gram.decay * root)).T, factor).T
+        at = _searched(problem, at, rho, Point(step, products.times(step)))
+    return at.a
 
 
 def _first_step(problems: Problems, start: Optima) -> Tensor:
