@@ -174,7 +174,7 @@ class Parts:
     def weights_of(self, cell: Cell) -> str:
         """Hash of the file of weights that the cell's victim begins with; '' where it begins with none."""
         told = getattr(self.victim(cell), "weights_fingerprint", None)
-        return "" if told is None else str(self._once(("weights", cell.victim), told))
+        return "" if told is None else str(self._once(("weights", cell.victim, cell.option("encoder", "")), told))
 
     @property
     def _weights(self) -> Path | None:
