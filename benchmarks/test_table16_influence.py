@@ -58,7 +58,6 @@ CELLS = [
 def test_cell(cell, measure):
     result = measure(cell)
     assert result["start_accuracy"] > 0.5, "the targets were wrong before the attack"
-    assert result["success_worst_1"] >= result["success_mean"]
 
 
 @pytest.mark.cells(epsilon="4")
