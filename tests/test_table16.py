@@ -4,28 +4,13 @@ import runpy
 from pathlib import Path
 
 import pytest
+from table16_cells import cell_of
 
-from subpop.cells import grid
 from subpop.report.claims import claim_verdict, easier_targets
 from subpop.report.paper_tables import paper_tables
 from subpop.types import CellReport, CellResult, Number, Verdict
 
 ROOT = Path(__file__).parents[1]
-
-
-def cell_of(partition, epsilon="0.5", **changes):
-    axes = {
-        "stem": "table16_influence",
-        "tier": "paper",
-        "dataset": "dogfish",
-        "victim": "inception_v3_last_layer",
-        "partition": partition,
-        "attack": "influence",
-        "rate": 0.0,
-        "epsilon": epsilon,
-        "n_seeds": 1,
-    }
-    return grid(**{**axes, **changes})[0]
 
 
 def report(partition, numbers, published=(), epsilon="0.5"):

@@ -2,24 +2,9 @@
 
 import numpy as np
 import pytest
+from table16_cells import cell_of
 
-from subpop.cells import grid
 from subpop.types import BadInput
-
-
-def cell_of(partition, epsilon="0.5", **changes):
-    axes = {
-        "stem": "table16_influence",
-        "tier": "paper",
-        "dataset": "dogfish",
-        "victim": "inception_v3_last_layer",
-        "partition": partition,
-        "attack": "influence",
-        "rate": 0.0,
-        "epsilon": epsilon,
-        "n_seeds": 1,
-    }
-    return grid(**{**axes, **changes})[0]
 
 
 class Plain:
