@@ -10,6 +10,7 @@ which at this rate takes less than a thousandth off any weight.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from subpop.victims.transformer_training import Inputs
 
 
-class TextVictim:
+class TextVictim(ABC):
     """What both kinds of text victims share: encoder, recipe, checks, and one victim after another.
 
     encoder, weights_root: as `load_encoder` takes them; max_length: tokens a row, for whoever tokenises; cache: folder of hidden
@@ -84,12 +85,13 @@ class TextVictim:
             models.append(self._trained(job, inputs, lengths[rows], recipe, seed, told))
         return models
 
+    @abstractmethod
     def _source(self, x: Any, lengths: Ints) -> Inputs:
         """What the network reads of rows of x."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _trained(self, job: FleetJob, inputs: Inputs, lengths: Ints, recipe: Any, seed: int, told: Any) -> TextModel:
-        raise NotImplementedError
+        """One victim; told: called with (epochs done, epochs)."""
 
     def _told(self, victims_before: int, victims: int) -> Callable[[int, int], None] | None:
         progress = self.progress

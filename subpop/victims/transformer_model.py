@@ -6,6 +6,7 @@ and the name of the encoder it was trained on, whose files must be the same when
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,7 @@ class Origin:
         return origin
 
 
-class TextModel:
+class TextModel(ABC):
     """What models of both kinds share. `network` must not be changed any more."""
 
     def __init__(self, network: Head | Whole, origin: Origin) -> None:
@@ -75,9 +76,9 @@ class TextModel:
             logits = self._network.classifier(torch.from_numpy(self.features(x)))
             return logits.softmax(1).numpy()  # type: ignore[no-any-return]
 
+    @abstractmethod
     def features(self, x: Array) -> Floats:
         """(n, d) float32: the pooled [CLS], input of the classifier."""
-        raise NotImplementedError
 
     def state(self) -> dict[str, Array]:
         """Plain arrays that `from_state` turns back into this model."""
