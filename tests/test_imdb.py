@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 
 from subpop.contracts import check_dataset
-from subpop.datasets import MissingData, fetch, imdb, load_dataset, verify
+from subpop.datasets import MissingData, fetch, imdb, imdb_minilm, load_dataset, verify
 from subpop.split import split
 from subpop.types import BadInput, Dataset
 
-needs_data = pytest.mark.skipif(not os.environ.get("SUBPOP_DATA"), reason="SUBPOP_DATA is not set: no reviews to read")
+DATA = Path(os.environ.get("SUBPOP_DATA", "nowhere"))
+needs_data = pytest.mark.skipif(
+    imdb.found(DATA) is None or imdb_minilm.found(DATA) is None,
+    reason="SUBPOP_DATA is not set or lacks the reviews or embeddings/imdb_minilm_l6.npz",
+)
 
 Files = dict[str, bytes]
 
