@@ -17,6 +17,7 @@ import numpy as np
 from subpop.batching import FitMany, job_of, run_wave
 from subpop.defenses import DEFENSES, MATCHED, RETRAIN, matched_random_filter
 from subpop.examples import nearest_texts
+from subpop.fingerprint import data_hash
 from subpop.metrics import eligible
 from subpop.outcome import Outcome
 from subpop.parts import KeepsArrays, Parts
@@ -77,9 +78,16 @@ class Experiment(Parts):
 
     def _examples(self, cell: Cell, found: CellResult) -> dict[str, Array]:
         """The texts nearest to the centroids of the subpopulations that are hurt most."""
-        space = self.cluster_space(cell)
+        stage = self.stage(cell)
         hurt = sorted(found.table, key=lambda row: (-float(row["target_damage"]), str(row["subpopulation"])))
-        return nearest_texts(self.stage(cell), space, [str(row["subpopulation"]) for row in hurt[:SHOWN]])
+        names = [str(row["subpopulation"]) for row in hurt[:SHOWN]]
+        said = np.frombuffer("\0".join(stage.dataset.texts or ()).encode("utf-8", "surrogatepass"), np.uint8)
+        kept, _ = self.kept(
+            lambda: nearest_texts(stage, self.cluster_space(cell), names),
+            texts=(names, self._once(("texts", cell.dataset), lambda: data_hash(said))),
+            subpopulations=self.partition_key(cell),
+        )
+        return dict(kept)
 
     def _ranking(self, cell: Cell) -> list[TrialResult] | None:
         """The trials whose damages rank the cell's subpopulations: those of the defense `ranked_by`; None: its own."""

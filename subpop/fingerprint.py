@@ -87,15 +87,23 @@ def _hash_all(names: Iterable[str], trees: list[_Tree], known: Mapping[str, Path
         path = found.get(name) or next((p for p in (tree.find(name) for tree in trees) if p), None)
         if name in dumps or path is None:
             continue
-        parsed = _parse(path)
-        dumps[name] = ast.dump(_without_docstrings(parsed))
-        waiting += _imported_names(parsed, name if path.name == "__init__.py" else name.rpartition(".")[0])
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        dumps[name], imported = _code_of(path, path.read_bytes(), package)
+        waiting += imported
     return _digest("\0".join(f"{name}\0{dumps[name]}" for name in sorted(dumps)).encode("utf-8", "surrogatepass"))
 
 
-def _parse(path: Path) -> ast.Module:
+@functools.cache
+def _code_of(path: Path, source: bytes, package: str) -> tuple[str, tuple[str, ...]]:
+    """What a module says and the names that it imports; parsed once a process."""
+    parsed = _parse(path, source)
+    said = ast.dump(_without_docstrings(parsed))
+    return said, tuple(_imported_names(parsed, package))
+
+
+def _parse(path: Path, source: bytes) -> ast.Module:
     try:
-        return ast.parse(path.read_bytes(), filename=str(path))
+        return ast.parse(source, filename=str(path))
     except (SyntaxError, ValueError) as error:
         raise BadInput(f"{path} is not valid Python ({error}); correct it") from error
 

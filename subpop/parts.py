@@ -89,10 +89,10 @@ class Parts:
         return self._once(("stage", *key, *chosen(cell), first), lambda: self._stage(cell))
 
     def _stage(self, cell: Cell) -> Stage:
-        """Clusters are cut once and kept in the store: they may take a network that has to be loaded or trained."""
-        if cell.partition != "cluster_match":
+        """Clusters are cut, and subpopulations chosen, once and kept in the store: either may take a network to be trained."""
+        if cell.partition != "cluster_match" and not cell.option("n_attacked", ""):
             return self._partitioned(cell)
-        key = self._partition_key(cell)
+        key = self.partition_key(cell)
         kept = None if self.fresh else self.store.get_arrays(key)
         if kept is not None:
             return Stage(self.data(cell), partition_of(kept))
@@ -100,8 +100,8 @@ class Parts:
         self.store.put_arrays(key, arrays_of(stage.partition))
         return stage
 
-    def _partition_key(self, cell: Cell) -> str:
-        """Hash of all that a cell's clusters depend on."""
+    def partition_key(self, cell: Cell) -> str:
+        """Hash of all that a cell's subpopulations depend on."""
         named, data = cell.option("clusters_on", "inputs"), self.data(cell)
         attackers = [named] if named in VICTIMS else []
         attackers += [cell.victim] if cell.option("n_attacked", "") else []
@@ -110,6 +110,7 @@ class Parts:
             reading=self._data_identity(cell),
             attackers=[(name, self.weights_of(cell.with_(victim=name))) for name in attackers],
             features=data_hash(self.features(cell, named)) if named in REPRESENTATIONS else "",
+            annotations=(list(data.dataset.annotations), data_hash(*data.dataset.annotations.values())),
             bounds=(data.dataset.n_clusters, data.dataset.n_components, data.dataset.group_bounds),
             data=data.fingerprint,
         )

@@ -125,6 +125,6 @@ def test_clusters_are_cut_once(tmp_path, monkeypatch):
     assert second.attacked == first.attacked
     for side in ("train", "aux", "test"):
         assert np.array_equal(getattr(first, side), getattr(second, side))
-    keys = {again._partition_key(cell(**change)) for change in ({}, {"partition_seed": 1}, {"split": 1}, {"n_attacked": 3})}
+    keys = {again.partition_key(cell(**change)) for change in ({}, {"partition_seed": 1}, {"split": 1}, {"n_attacked": 3})}
     assert len(keys) == 4
-    assert again._partition_key(cell()) == again._partition_key(cell(victim="logistic_regression"))
+    assert again.partition_key(cell()) == again.partition_key(cell(victim="logistic_regression"))
