@@ -12,13 +12,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from subpop.outcome import Outcome, check_defended, seal
+from subpop.threads import one_thread
 from subpop.types import Array, BadInput, Defense, FleetJob, Ints, Knowledge, Model, Pool, TrainingSet
 
 FitMany = Callable[[list[tuple[int, TrainingSet]]], list[Model]]
@@ -134,7 +134,8 @@ def run_wave(
     live, models, reported = trials, [None] * len(trials), 0
     try:
         while live:
-            with one_blas_thread():
+            # Authors' small matrices: several threads cost up to twenty times as much there.
+            with one_thread("blas"):
                 for position, trial in enumerate(live):
                     on_turn(trial.index, DEFENSE)
                     trial.resume(models[position])
@@ -150,15 +151,6 @@ def run_wave(
                 models = _fitted(fit_many, live)
     finally:
         _cancel(trials)
-
-
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Authors' small matrices on one thread: several cost up to twenty times as much there, and other bits on other machines."""
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(limits=1, user_api="blas"):
-        yield
 
 
 def _fitted(fit_many: FitMany, live: Sequence[_Trial]) -> list[Any]:

@@ -47,8 +47,8 @@ def from_arrays(cell: Cell, arrays: Mapping[str, Array]) -> CellResult:
     plain: dict[str, Any] = json.loads(arrays[PLAIN].tobytes())
     numbers = tuple(Number(**number) for number in plain.pop("numbers"))
     own = {name.removeprefix(ARRAY): array for name, array in arrays.items() if name.startswith(ARRAY)}
-    told = {name: tuple(plain.pop(name)) for name in ("table", "notes")}
-    return CellResult(cell, numbers, arrays=own, **told, **plain)
+    table, notes = tuple(plain.pop("table")), tuple(plain.pop("notes"))
+    return CellResult(cell, numbers, table, own, notes=notes, **plain)
 
 
 @cache

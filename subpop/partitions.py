@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from subpop.threads import one_thread
 from subpop.types import Array, BadInput, Dataset, Ints, Partition, Splits
 
 N_INIT, MAX_ITER = 10, 300
@@ -54,8 +55,6 @@ def cluster_space(
     dataset: Dataset, splits: Splits, seed: int = 0, features: Array | None = None, standardise: bool = False
 ) -> tuple[Array, Array, Array]:
     """D, D_aux and D_test, (n, d) float64 each, where `cluster_match` cuts its clusters: after PCA, fitted on D_aux."""
-    from threadpoolctl import threadpool_limits
-
     values = _representation(dataset, features)
     train, aux, test = (values[rows] for rows in (splits.train, splits.aux, splits.test))
     _check_fit(dataset, aux)
@@ -66,7 +65,7 @@ def cluster_space(
     if dataset.n_components is not None:
         from sklearn.decomposition import PCA
 
-        with threadpool_limits(limits=1):
+        with one_thread():
             pca = PCA(dataset.n_components, random_state=seed).fit(aux)
             train, aux, test = (pca.transform(side) for side in (train, aux, test))
     first, second, third = (np.ascontiguousarray(side, dtype=np.float64) for side in (train, aux, test))
@@ -144,10 +143,9 @@ def _check_fit(dataset: Dataset, aux: Array) -> None:
 def _assign(space: tuple[Array, Array, Array], dataset: Dataset, seed: int) -> Sides:
     """k-means fitted on D_aux; each row gets its nearest centroid."""
     from sklearn.cluster import KMeans
-    from threadpoolctl import threadpool_limits
 
     # Several threads add up the centroids in the order in which they finish, so that rounding would differ from run to run.
-    with threadpool_limits(limits=1):
+    with one_thread():
         kmeans = KMeans(dataset.n_clusters, n_init=N_INIT, max_iter=MAX_ITER, random_state=seed).fit(space[1])
         first, second, third = (kmeans.predict(side).astype(np.int64) for side in space)
     return first, second, third

@@ -19,6 +19,7 @@ from subpop.attacks.boxes import Box
 from subpop.attacks.curvature import Curvature, penalty_of
 from subpop.attacks.label_flip import Poison, Sampling
 from subpop.attacks.last_layers import Doubles, NoNetwork, split
+from subpop.threads import one_thread
 from subpop.types import Array, Ints, Model, Pool, Victim
 
 Objective = Literal["inner", "cosine"]
@@ -74,22 +75,20 @@ class Attacker:
         """A result for a whole subpopulation, computed when it is first asked for."""
         key = (what, target.rows.tobytes(), target.poison_y.tobytes())
         if key not in self._memory:
-            with one_thread():
+            with single_threaded():
                 self._memory[key] = make()
         return self._memory[key]  # type: ignore[return-value]
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
+def single_threaded() -> Iterator[None]:
     """Sums whose bits do not depend on how many cores there are: the sign of a small gradient hangs on them."""
-    from threadpoolctl import threadpool_limits
-
     torch = sys.modules.get("torch")  # a linear attacker never loads it
     threads = 0 if torch is None else torch.get_num_threads()
     try:
         if torch is not None:
             torch.set_num_threads(1)
-        with threadpool_limits(1, "blas"):
+        with one_thread("blas"):
             yield
     finally:
         if torch is not None:

@@ -21,7 +21,7 @@ from typing import get_args
 
 import numpy as np
 
-from subpop.attacks.attacker import Attacker, Objective, Target, one_thread
+from subpop.attacks.attacker import Attacker, Objective, Target, single_threaded
 from subpop.attacks.descent import Values, descend, largest_one
 from subpop.attacks.label_flip import Poison
 from subpop.attacks.last_layers import Doubles
@@ -37,7 +37,7 @@ def gradient_match(drawn: Poison, target: Target, attacker: Attacker) -> Poison:
     if not len(drawn):
         return drawn
     if target.objective == "cosine":
-        with one_thread():
+        with single_threaded():
             return attacker.poison(drawn.rows, drawn.y, _moved(drawn.rows, drawn.y, target, attacker, cosine_values))
     make = lambda: _moved(target.rows, target.poison_y, target, attacker, inner_values)  # noqa: E731
     moved = attacker.once(f"gradient_match {target.sampling}", target, make)

@@ -21,6 +21,7 @@ from dataclasses import replace
 import numpy as np
 
 from subpop.defenses.spectral_signatures import centred, refitted
+from subpop.threads import one_thread
 from subpop.types import Array, Bools, Defended, Fit, Knowledge, TrainingSet, content_order
 
 N_COMPONENTS = 10
@@ -61,14 +62,12 @@ def activation_clustering_as_released(train: TrainingSet, fit: Fit, know: Knowle
 
 
 def _filter(train: TrainingSet, fit: Fit, reduce: Reduce, max_share: float) -> Defended:
-    from threadpoolctl import threadpool_limits
-
     model = fit(train)
     x = train.x
     features, order = model.features(x), content_order(x)
     keep = np.ones(len(train), dtype=np.bool_)
     diagnostics: dict[str, float] = {}
-    with threadpool_limits(limits=1):  # threads of k-means add up in the order in which they finish: other bits each time
+    with one_thread():  # threads of k-means add up in the order in which they finish: other bits each time
         for label in np.unique(train.y).tolist():
             rows = order[train.y[order] == label]
             smaller, apart = _smaller_part(features[rows], reduce)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from subpop.representations import Progress, reporting
+from subpop.threads import one_thread
 from subpop.types import BadInput, Floats, Ints
 
 Doubles = NDArray[np.float64]
@@ -56,11 +57,9 @@ def streamed_pca(
     A component's sign makes its entry of largest size positive. progress: told (rows read, rows to read at most). Warns where
     the components have not settled after MAX_STEPS passes.
     """
-    from threadpoolctl import threadpool_limits
-
     wide, rows = max_length * states.hidden, np.asarray(rows, np.int64)
     _check(states, rows, n_components, max_length)
-    with threadpool_limits(1, "blas"), reporting("principal components", progress) as report:
+    with one_thread("blas"), reporting("principal components", progress) as report:
         reader = _Reader(states, rows, wide, report)
         mean = reader.mean()
         components = _components(reader, mean, n_components, seed)

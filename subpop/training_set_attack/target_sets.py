@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from subpop.threads import one_thread
 from subpop.types import Array, BadInput, Ints
 
 COMPONENTS = 40
@@ -76,7 +77,6 @@ def clusters_of(features: Array, n_clusters: int, seed: int = 0) -> Ints:
     """(n,) the cluster of each row, numbered 0..n_clusters - 1: PCA, then k-means, on one thread, lest bits depend on it."""
     from sklearn.cluster import KMeans
     from sklearn.decomposition import PCA
-    from threadpoolctl import threadpool_limits
 
     n, d = features.shape
     if not 1 <= n_clusters <= n:
@@ -84,7 +84,7 @@ def clusters_of(features: Array, n_clusters: int, seed: int = 0) -> Ints:
     if not np.isfinite(features).all():
         raise BadInput("features of the targets hold NaN or infinite values; check the pictures and the weights of the network")
     values = np.asarray(features, np.float64)
-    with threadpool_limits(limits=1):
+    with one_thread():
         space = PCA(min(COMPONENTS, n, d), random_state=seed).fit_transform(values) if min(n, d) > 1 else values
         kmeans = KMeans(n_clusters, n_init=N_INIT, max_iter=MAX_ITER, random_state=seed).fit(space)
     return np.asarray(kmeans.labels_, np.int64)

@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
+from subpop.threads import one_thread
+
 Part = TypeVar("Part")
 Found = TypeVar("Found")
 _ONE_CALL = threading.Lock()
@@ -29,9 +31,8 @@ def on_cores(n_parts: int, threaded: bool) -> Iterator[Mapped]:
         yield map
         return
     import torch
-    from threadpoolctl import threadpool_limits
 
-    with _ONE_CALL, threadpool_limits(1, user_api="blas"):
+    with _ONE_CALL, one_thread("blas"):
         cores = torch.get_num_threads()
         try:
             with ThreadPoolExecutor(min(cores, n_parts), initializer=torch.set_num_threads, initargs=(1,)) as pool:

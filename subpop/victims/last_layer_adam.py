@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import joblib
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
+from subpop.threads import one_thread
 from subpop.types import Array, BadInput, FleetJob, Floats, Model, TrainingSet
 from subpop.victims.batched_jobs import Batches, longest_first, present_jobs, stacked, stretches
 from subpop.victims.last_layer import KERNEL_PENALTY, LastLayerModel
@@ -61,7 +61,7 @@ class LastLayerAsReleased:
             return train(features, batches, _starts(seeds[chunk], features.shape[1], classes), self.recipe)
 
         chunks = list(self._chunks(len(jobs), features.shape[1], classes))
-        with threadpool_limits(1, "blas"), ThreadPoolExecutor(min(len(chunks), joblib.cpu_count())) as pool:
+        with one_thread("blas"), ThreadPoolExecutor(min(len(chunks), joblib.cpu_count())) as pool:
             return [LastLayerModel(_coef(head)) for heads in pool.map(fleet, chunks) for head in heads]
 
     def _batches(self, job: FleetJob, rows: NDArray[np.int64], seed: int) -> Batches:

@@ -19,8 +19,8 @@ from weakref import WeakKeyDictionary
 import joblib
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
+from subpop.threads import one_thread
 from subpop.types import BadInput, FleetJob, Model, Pool
 from subpop.victims.linear_model import LinearModel
 
@@ -77,7 +77,7 @@ class LogisticRegression:
         if not jobs:
             return []
         # One BLAS thread a chunk: no barriers between cores, and bits that do not depend on how many there are.
-        with _ONE_CALL, threadpool_limits(1, "blas"):
+        with _ONE_CALL, one_thread("blas"):
             clean = self._clean(jobs[0].pool)
             models = [clean.model if _is_clean(job, clean) else None for job in jobs]
             attacked = [i for i, model in enumerate(models) if model is None]

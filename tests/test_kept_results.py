@@ -1,0 +1,92 @@
+"""Results of whole cells in the store: the same to the bit, and measured again where anything they depend on has changed."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from subpop.experiment import Experiment
+from subpop.kept_results import from_arrays, kept_result, to_arrays
+from subpop.store import Store
+from subpop.types import BadInput, Cell, CellResult, Number
+
+CELL = Cell("impossibility", "embedded", "mixture_cells", "cell_majority", "feature_match", "label_flip", 1.0)
+
+
+def result(cell=CELL, value=1 / 3):
+    numbers = (Number("a", value, 0.1, "group=1", 0.2), Number("nothing", float("nan"), None, "", None))
+    table = ({"subpopulation": "group=1", "target_damage": -0.0},)
+    arrays = {"pictures:a": np.arange(6, dtype=np.uint8).reshape(2, 3), "plain": np.array(["x", "yy"])}
+    return CellResult(cell, numbers, table, arrays, "n_poison", False, 4, 7, 1.5, notes=("é",))
+
+
+@pytest.fixture
+def measured():
+    """A measure that counts its calls."""
+    calls = []
+
+    def measure(cell, experiment):
+        calls.append(cell)
+        return result(cell, value=float(len(calls)))
+
+    measure.__module__ = "subpop.theory"
+    return SimpleNamespace(measure=measure, calls=calls)
+
+
+def test_a_result_survives_the_store_to_the_bit(tmp_path):
+    with Store(tmp_path / "s.sqlite") as store:
+        store.put_arrays("key", to_arrays(result()))
+        found = from_arrays(CELL, store.get_arrays("key"))
+    assert repr(found.numbers) == repr(result().numbers)  # NaN is no equal of itself
+    assert str(found.table[0]["target_damage"]) == "-0.0"
+    assert (found.cell, found.knowledge, found.exact, found.n_subpopulations, found.n_fits, found.seconds, found.notes) == (
+        (CELL, "n_poison", False, 4, 7, 1.5, ("é",))
+    )
+    assert list(found.arrays) == ["pictures:a", "plain"]
+    for name, array in result().arrays.items():
+        np.testing.assert_array_equal(found.arrays[name], array)
+        assert found.arrays[name].dtype == array.dtype
+
+
+def test_a_cell_is_measured_once_a_store(tmp_path, measured):
+    for from_store in (False, True):
+        with Store(tmp_path / "s.sqlite") as store:
+            found = kept_result(measured.measure, CELL, Experiment(store=store))
+        assert (found.numbers[0].value, found.from_store) == (1.0, from_store)
+    assert len(measured.calls) == 1
+
+
+@pytest.mark.parametrize(
+    "other", [CELL.with_(rate=2.0), CELL.with_(dataset="mixture"), CELL.with_(n_seeds=9), CELL.with_(partition_seed=1)]
+)
+def test_another_cell_is_another_result(tmp_path, measured, other):
+    with Store(tmp_path / "s.sqlite") as store:
+        experiment = Experiment(store=store)
+        kept_result(measured.measure, CELL, experiment)
+        assert not kept_result(measured.measure, other, experiment).from_store
+
+
+def test_a_plug_in_counts_with_its_source(tmp_path, measured):
+    cell = CELL.with_(defense="mine")
+    with Store(tmp_path / "s.sqlite") as store:
+        for source in ("first", "second"):
+            experiment = Experiment(store=store, plugins={"mine": SimpleNamespace(source=source)})
+            assert not kept_result(measured.measure, cell, experiment).from_store
+            assert kept_result(measured.measure, cell, experiment).from_store
+
+
+def test_a_fresh_run_measures_again(tmp_path, measured):
+    with Store(tmp_path / "s.sqlite") as store:
+        for _ in range(2):
+            assert not kept_result(measured.measure, CELL, Experiment(store=store, fresh=True)).from_store
+
+
+def test_what_raises_leaves_nothing_behind(tmp_path, measured):
+    def fails(cell, experiment):
+        raise BadInput("no")
+
+    fails.__module__ = measured.measure.__module__
+    with Store(tmp_path / "s.sqlite") as store:
+        with pytest.raises(BadInput, match="no"):
+            kept_result(fails, CELL, Experiment(store=store))
+        assert not kept_result(measured.measure, CELL, Experiment(store=store)).from_store
