@@ -1,18 +1,18 @@
 """Adult: the published table, and files that are not it."""
 
-import os
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+from real_data import needs
 
 from subpop.datasets import MissingData, load_dataset
 from subpop.datasets.adult import COLUMNS, LEVELS, load
 from subpop.datasets.download import data_root
 from subpop.types import BadInput, Dataset
 
-needs_adult = pytest.mark.skipif(not os.environ.get("SUBPOP_DATA"), reason="SUBPOP_DATA is not set: no Adult files to read")
+needs_adult = needs("adult")
 
 
 @cache

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from frozen_toys import gaussian, loss_of
+from real_data import needs
 
 from subpop.networks import InputTransform
 from subpop.training_set_attack.ascent import Schedule, attack, first_order_effects
@@ -134,7 +134,7 @@ def test_a_backbone_refuses():
             TopLayer.fit(*gaussian(10, 3)).fleet(np.array([0]), "cuda")
 
 
-@pytest.mark.skipif(not os.environ.get("SUBPOP_DATA"), reason="SUBPOP_DATA is not set: no weights to read")
+@needs("weights")
 def test_published_weights():
     from subpop.datasets.download import data_root
     from subpop.networks import load_network

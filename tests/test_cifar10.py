@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from real_data import needs
 
 from subpop.datasets import MissingData, cifar10, data_root, describe, fetch, load_dataset, verify
 from subpop.datasets.cifar10 import BATCHES, CLASSES, FILES, load, load_jpeg, read_batch
@@ -17,10 +18,7 @@ from subpop.datasets.images import decode, pictures_below
 from subpop.split import split
 from subpop.types import BadInput
 
-needs_jpeg = pytest.mark.skipif(
-    not (os.environ.get("SUBPOP_DATA") and (Path(os.environ["SUBPOP_DATA"]) / "cifar10_jpeg").is_dir()),
-    reason="SUBPOP_DATA is not set or lacks cifar10_jpeg",
-)
+needs_jpeg = needs("cifar10_jpeg")
 N = 20
 """Pictures a batch of the small set that tests write: two of each class."""
 

@@ -1,25 +1,21 @@
 """Dogs and fish: the folders, what is held out, repeated and broken pictures, and the draw of D."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from real_data import needs
 
 from subpop.contracts.datasets import DATASET_CHECKS
-from subpop.datasets import MissingData, load_dataset, source_of
+from subpop.datasets import MissingData, data_root, load_dataset, source_of
 from subpop.datasets.dogfish import ONE_DOG_PHOTOS, RECIPES, SOURCES, evenly_spaced, load
 from subpop.datasets.images import Picture
 from subpop.split import split
 from subpop.training_set_attack.setups import training_rows
 from subpop.types import BadInput
 
-DATA = Path(os.environ.get("SUBPOP_DATA", "nowhere"))
-needs_data = pytest.mark.skipif(
-    not ((DATA / "tiny_dogfish").is_dir() and (DATA / "dogs_vs_cats").is_dir()),
-    reason="SUBPOP_DATA is not set or lacks tiny_dogfish or dogs_vs_cats",
-)
+needs_data = needs("tiny_dogfish", "dogs_vs_cats")
 
 
 def draw(path: Path, seed: int, mode: str = "RGB", size: tuple[int, int] = (32, 32)) -> None:
@@ -147,7 +143,7 @@ def test_d_has_as_many_of_each_class_and_nothing_that_is_tested(root):
 
 @needs_data
 def test_the_stand_in():
-    data = load_dataset("tiny_dogfish", DATA)
+    data = load_dataset("tiny_dogfish", data_root())
     assert np.bincount(data.annotations["source"]).tolist() == [3500, 350, 1001]
     assert np.bincount(data.y[~data.official_test]).tolist() == [3000, 500]
     assert np.bincount(data.y[training_rows(data, 450, 0)]).tolist() == [450, 450]

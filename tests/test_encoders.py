@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from real_data import IMDB_FEATURES, needs
 from small_encoders import CLS, FILM, GOOD, PLOT, SEP, SHOUT, UNK, WORDS, A, S, save_bert
 from small_networks import one_thread  # noqa: F401
 
@@ -234,13 +234,11 @@ def test_pooled_features_are_the_mean_over_real_tokens(saved):
 
 
 @pytest.mark.skipif(not has_minilm, reason="all-MiniLM-L6-v2 is not installed")
-@pytest.mark.skipif(not os.environ.get("SUBPOP_DATA"), reason="SUBPOP_DATA is not set")
+@needs("imdb", IMDB_FEATURES)
 def test_pooled_features_are_the_published_ones():
     from subpop.datasets import load_dataset
 
     data = load_dataset("imdb_minilm")
-    if data.texts is None:
-        pytest.skip("the reviews are not beside their features")
     encoder, rows = load_encoder(MINILM), [0, 1, 13_000, 30_000, 49_999]
     found = pooled_features(encoder, tokenise(encoder, [data.texts[i] for i in rows], 128))
     x = np.asarray(data.x, np.float32)

@@ -1,11 +1,11 @@
 """A user's own folder of pictures: classes, halves, sizes, names, and folders that are not right."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from real_data import needs
 
 from subpop.contracts.datasets import DATASET_CHECKS
 from subpop.datasets import MissingData, data_root, load_dataset
@@ -13,10 +13,7 @@ from subpop.datasets.image_folder import load
 from subpop.split import split
 from subpop.types import BadInput
 
-needs_data = pytest.mark.skipif(
-    not (os.environ.get("SUBPOP_DATA") and (Path(os.environ["SUBPOP_DATA"]) / "tiny_dogfish").is_dir()),
-    reason="SUBPOP_DATA is not set or lacks tiny_dogfish",
-)
+needs_data = needs("tiny_dogfish")
 
 
 def draw(path: Path, seed: int, size: int = 8) -> None:

@@ -1,24 +1,20 @@
 """IMDB: small archives and folders of every kind, and the real reviews where they are at hand."""
 
 import io
-import os
 import tarfile
 from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from real_data import IMDB_FEATURES, needs
 
 from subpop.contracts import check_dataset
-from subpop.datasets import MissingData, fetch, imdb, imdb_minilm, load_dataset, verify
+from subpop.datasets import MissingData, fetch, imdb, load_dataset, verify
 from subpop.split import split
 from subpop.types import BadInput, Dataset
 
-DATA = Path(os.environ.get("SUBPOP_DATA", "nowhere"))
-needs_data = pytest.mark.skipif(
-    imdb.found(DATA) is None or imdb_minilm.found(DATA) is None,
-    reason="SUBPOP_DATA is not set or lacks the reviews or embeddings/imdb_minilm_l6.npz",
-)
+needs_data = needs("imdb", IMDB_FEATURES)
 
 Files = dict[str, bytes]
 

@@ -7,6 +7,7 @@ from importlib import import_module
 
 import numpy as np
 import pytest
+from real_data import UTKFACE_FEATURES, needs
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge, RidgeClassifier
 from sklearn.preprocessing import StandardScaler
@@ -345,9 +346,7 @@ def utkface():
     return archive["x"][order].astype(np.float32), archive["y"][order]
 
 
-@pytest.mark.skipif(
-    not (data_root() / "embeddings" / "utkface_mobilenet_v1.npz").is_file(), reason="SUBPOP_DATA is not set or lacks the features"
-)
+@needs(UTKFACE_FEATURES)
 def test_faces_have_radii_worth_having():
     x, y = utkface()
     found = defend(x[:7000], y[:7000])

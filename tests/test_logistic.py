@@ -1,17 +1,17 @@
 """The exact logistic victim against scikit-learn, against its own optimality conditions, and at the edges."""
 
 import gc
-import os
 import pickle
 import weakref
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from real_data import needs
 from sklearn.linear_model import LogisticRegression as Reference
 
+from subpop.datasets import data_root
 from subpop.types import BadInput, FleetJob, Pool
 from subpop.victims import logistic
 from subpop.victims.linear_model import LinearModel
@@ -338,7 +338,7 @@ def test_bad_pools_and_settings_are_refused():
 # --- Adult, whose optima are known ------------------------------------------------------------------------------------
 
 NUMERIC, CATEGORICAL = [0, 10, 11, 12], [1, 4, 5, 6, 7, 8, 9]
-ADULT = Path(os.environ.get("SUBPOP_DATA", "")) / "adult"
+ADULT = data_root() / "adult"
 
 
 def adult_split(as_released):
@@ -357,7 +357,7 @@ def adult_split(as_released):
     return x, y, rows[: len(rows) // 2]
 
 
-@pytest.mark.skipif(not (ADULT / "adult.data").exists(), reason="set SUBPOP_DATA to a folder that holds adult/adult.data")
+@needs("adult")
 @pytest.mark.parametrize(
     ("as_released", "penalise_intercept", "optimum"),
     [(True, True, 2856.35), (False, True, 2971.38), (True, False, 2842.95), (False, False, 2959.83)],

@@ -1,12 +1,12 @@
 """Partitions: a case by hand, no leak from D and D_test, the counts of Adult, and errors."""
 
-import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from real_data import needs
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -17,7 +17,7 @@ from subpop.partitions import PARTITIONS, attacked_of, cluster_match, confidence
 from subpop.split import split
 from subpop.types import BadInput, Dataset, Partition, Splits
 
-needs_adult = pytest.mark.skipif(not os.environ.get("SUBPOP_DATA"), reason="SUBPOP_DATA is not set: no Adult files to read")
+needs_adult = needs("adult")
 
 
 def six() -> tuple[Dataset, Splits]:

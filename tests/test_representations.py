@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from real_data import UTKFACE_FEATURES, needs
 from safetensors.torch import save_file
 from small_networks import lively, one_thread  # noqa: F401
 
@@ -330,9 +331,7 @@ def test_a_foreign_file_of_features_is_refused(published):
         frozen_features("utkface_mobilenet_v1", pictures(1), data_root=published)
 
 
-@pytest.mark.skipif(
-    not (data_root() / "embeddings" / "utkface_mobilenet_v1.npz").is_file(), reason="SUBPOP_DATA is not set or lacks the features"
-)
+@needs(UTKFACE_FEATURES)
 def test_published_faces_are_found():
     with np.load(data_root() / "embeddings" / "utkface_mobilenet_v1.npz", allow_pickle=False) as file:
         x, names = file["x"], file["name"]

@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from real_data import needs
 from safetensors.torch import save_file
 from small_networks import lively, one_thread  # noqa: F401
 from torch import nn
@@ -17,8 +18,7 @@ from subpop.networks.weights import read_weights
 from subpop.types import BadInput
 
 WEIGHTS = data_root() / "weights"
-there = (WEIGHTS / "resnet20_cifar10.safetensors").is_file() and (data_root() / "cifar10_jpeg").is_dir()
-needs_weights = pytest.mark.skipif(not there, reason="SUBPOP_DATA is not set or lacks weights and pictures")
+needs_weights = needs("weights/resnet20_cifar10.safetensors", "cifar10_jpeg")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The split: disjoint, seeded, complete; balanced and released draws; equal content on one side only."""
 
-import os
 from dataclasses import replace
 from functools import cache
 
@@ -8,13 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from real_data import needs
 
 from subpop.datasets import load_dataset
 from subpop.fingerprint import data_hash
 from subpop.split import check_dataset, protocols, split
 from subpop.types import BadInput, Dataset, Splits
 
-needs_adult = pytest.mark.skipif(not os.environ.get("SUBPOP_DATA"), reason="SUBPOP_DATA is not set: no Adult files to read")
+needs_adult = needs("adult")
 
 
 def table(n: int, **changes: object) -> Dataset:
@@ -36,8 +36,9 @@ def assert_disjoint(splits: Splits) -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(n=st.integers(30, 120), seed=st.integers(0, 1000), protocol=st.sampled_from(["default", "reserve"]))
+@given(n=st.integers(200, 400), seed=st.integers(0, 1000), protocol=st.sampled_from(["default", "reserve"]))
 def test_thirds_are_disjoint_complete_and_deterministic(n, seed, protocol):
+    """Of so many rows that no D is of one class, which would be refused."""
     first, second = split(table(n), seed, protocol), split(table(n), seed, protocol)
     assert_disjoint(first)
     assert set.union(*sides(first)) == set(range(n))
@@ -51,11 +52,11 @@ def test_thirds_are_disjoint_complete_and_deterministic(n, seed, protocol):
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 1000))
 def test_protocols_of_a_seed_share_the_test_rows(seed):
-    data = table(90, sizes=(30, 20))
+    data = table(360, sizes=(120, 80))
     default, reserve = split(data, seed), split(data, seed, "reserve")
     assert np.array_equal(default.test, reserve.test)
-    assert (len(default.train), len(default.aux), len(default.test)) == (30, 20, 40)
-    assert (len(reserve.train), len(reserve.aux)) == (16, 34)
+    assert (len(default.train), len(default.aux), len(default.test)) == (120, 80, 160)
+    assert (len(reserve.train), len(reserve.aux)) == (66, 134)
 
 
 def test_seeds_differ_and_the_global_generator_is_left_alone():
@@ -81,7 +82,7 @@ def test_an_official_test_set_is_the_test_set():
 
 @settings(max_examples=60, deadline=None)
 @given(
-    repeats=st.lists(st.integers(1, 3), min_size=60, max_size=90),
+    repeats=st.lists(st.integers(1, 3), min_size=150, max_size=200),
     seed=st.integers(0, 100),
     protocol=st.sampled_from(["default", "reserve"]),
 )

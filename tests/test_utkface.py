@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from real_data import UTKFACE_FEATURES, needs
 
 from subpop.datasets import MissingData, data_root, describe, fetch, load_dataset, utkface, verify
 from subpop.datasets.images import pictures_below
@@ -19,10 +20,8 @@ from subpop.split import split
 from subpop.types import BadInput, Dataset
 
 DATA = Path(os.environ.get("SUBPOP_DATA") or "no data")
-needs_pictures = pytest.mark.skipif(not (DATA / "utkface").is_dir(), reason="SUBPOP_DATA is not set or lacks utkface")
-needs_features = pytest.mark.skipif(
-    not (DATA / "embeddings" / "utkface_mobilenet_v1.npz").is_file(), reason="SUBPOP_DATA is not set or lacks the features"
-)
+needs_pictures = needs("utkface")
+needs_features = needs(UTKFACE_FEATURES)
 
 
 def face(seed: int, size: int = 20) -> bytes:
