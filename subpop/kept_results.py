@@ -25,10 +25,12 @@ def kept_result(measure: Measure, cell: Cell, experiment: Experiment) -> CellRes
 
     A cell that raises leaves nothing behind and is measured again. Its defense, if a plug-in, counts with its source.
     """
+    dataset = experiment.dataset(cell)
     arrays, stored = experiment.kept(
         lambda: to_arrays(measure(cell, experiment)),
         result=repr(cell.with_(tier="")),
         subpopulations=experiment.partition_key(cell),
+        told={"name": dataset.name, "words": dict(dataset.words), "notes": dataset.notes},
         measured_by=_source(measure.__module__),
         plugin=experiment.plugins[cell.defense].source if cell.defense in experiment.plugins else "",
     )
@@ -53,4 +55,4 @@ def from_arrays(cell: Cell, arrays: Mapping[str, Array]) -> CellResult:
 
 @cache
 def _source(module: str) -> str:
-    return source_hash([module])
+    return source_hash([module, __name__])

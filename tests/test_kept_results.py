@@ -1,5 +1,6 @@
 """Results of whole cells in the store: the same to the bit, and measured again where anything they depend on has changed."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -90,3 +91,14 @@ def test_what_raises_leaves_nothing_behind(tmp_path, measured):
         with pytest.raises(BadInput, match="no"):
             kept_result(fails, CELL, Experiment(store=store))
         assert not kept_result(measured.measure, CELL, Experiment(store=store)).from_store
+
+
+def test_words_of_codes_count(tmp_path, measured, monkeypatch):
+    """A folder that was renamed changes what a report says, though no array."""
+    with Store(tmp_path / "s.sqlite") as store:
+        first = Experiment(store=store)
+        kept_result(measured.measure, CELL, first)
+        dataset = first.dataset(CELL)
+        renamed = Experiment(store=store)
+        monkeypatch.setattr(renamed, "dataset", lambda cell: replace(dataset, words={"group": ("a", "b")}))
+        assert not kept_result(measured.measure, CELL, renamed).from_store
