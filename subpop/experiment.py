@@ -81,10 +81,9 @@ class Experiment(Parts):
         stage = self.stage(cell)
         hurt = sorted(found.table, key=lambda row: (-float(row["target_damage"]), str(row["subpopulation"])))
         names = [str(row["subpopulation"]) for row in hurt[:SHOWN]]
-        said = np.frombuffer("\0".join(stage.dataset.texts or ()).encode("utf-8", "surrogatepass"), np.uint8)
         kept, _ = self.kept(
             lambda: nearest_texts(stage, self.cluster_space(cell), names),
-            texts=(names, self._once(("texts", cell.dataset), lambda: data_hash(said))),
+            texts=(names, self._once(("texts", cell.dataset), lambda: hash_of_texts(stage.dataset.texts or ()))),
             subpopulations=self.partition_key(cell),
         )
         return dict(kept)
@@ -272,6 +271,11 @@ def gain(cell: Cell, stage: Stage, results: Sequence[TrialResult], flipped: Sequ
     more = np.array([[(before[t] - after[t])[members[t.subpopulation]].mean() for t in own] for own in trials])
     error = float(more.mean(1).std(ddof=1) / len(large) ** 0.5) if len(large) > 1 else None
     return [Number("gain_over_label_flip", float(more.mean()), error, std=seed_std(more))]
+
+
+def hash_of_texts(texts: Sequence[str]) -> str:
+    """Content hash of texts, in order."""
+    return data_hash(np.frombuffer("\0".join(texts).encode("utf-8", "surrogatepass"), np.uint8))
 
 
 def without_residual(model: Model) -> Model:
