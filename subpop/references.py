@@ -21,7 +21,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +29,7 @@ from pathlib import Path
 
 from subpop.metrics import MIN_TEST_ROWS
 from subpop.types import BadInput, Cell, CellResult, Number, Verdict
+from subpop.writing import write_atomically
 
 KEY = ("tier", "dataset", "victim", "partition", "attack", "rate", "defense", "setting", "subpopulation", "metric")
 OURS = ("value", "std", "n_seeds", "atol", "hardware", "commit")
@@ -302,9 +302,4 @@ def _write(path: Path, rows: Mapping[Key, Row]) -> None:
     writer.writeheader()
     writer.writerows(rows[key] for key in sorted(rows, key=lambda key: (*key[:5], float(key[5]), *key[6:])))
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_bytes(buffer.getvalue().encode())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_atomically(path, buffer.getvalue())
