@@ -248,8 +248,8 @@ class Experiment(Parts):
         plugin = self.plugins[own].source if own in self.plugins else ""
         trials = [(t.subpopulation, t.seed, t.attacked) for t in chunk]
         spare = cell.n_seeds if cell.defense == RETRAIN else 0
-        data, weights = self.stage(cell).fingerprint, self.weights_of(cell)
-        return self._key(cell=repr(what), trials=trials, spare=spare, data=data, weights=weights, plugin=plugin)
+        data, victim = self.stage(cell).fingerprint, self.victim_identity(cell)
+        return self._key(cell=repr(what), trials=trials, spare=spare, data=data, victim=victim, plugin=plugin)
 
     @property
     def _done_now(self) -> set[str]:

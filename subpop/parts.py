@@ -85,7 +85,7 @@ class Parts:
             cell.option("partition_seed", "0"),
             cell.option("clusters_on", "inputs"),
         )
-        first = cell.victim if chosen(cell)[0] else ""
+        first = self.victim_identity(cell) if chosen(cell)[0] else ()
         return self._once(("stage", *key, *chosen(cell), first), lambda: self._stage(cell))
 
     def _stage(self, cell: Cell) -> Stage:
@@ -108,7 +108,7 @@ class Parts:
         return self._key(
             partition=(cell.partition, cell.option("partition_seed", "0"), named, *chosen(cell)),
             reading=self._data_identity(cell),
-            attackers=[(name, self.weights_of(cell.with_(victim=name))) for name in attackers],
+            attackers=[self.victim_identity(cell.with_(victim=name)) for name in attackers],
             features=data_hash(self.features(cell, named)) if named in REPRESENTATIONS else "",
             annotations=(list(data.dataset.annotations), data_hash(*data.dataset.annotations.values())),
             bounds=(data.dataset.n_clusters, data.dataset.n_components, data.dataset.group_bounds),
@@ -167,15 +167,29 @@ class Parts:
     # --- victims and their models -------------------------------------------------------------------------------------
 
     def victim(self, cell: Cell) -> Victim:
-        name = cell.victim if is_frozen(cell.victim) is None else "last_layer"
-        encoder, length = cell.option("encoder", ""), max_length_of(cell)
-        make = lambda: make_victim(name, self.device, self._weights, self.cache, encoder=encoder, max_length=length)  # noqa: E731
-        return self._once(("victim", name, encoder, length), make)
+        name, encoder, length, device = self._victim_named(cell)
+        make = lambda: make_victim(name, device, self._weights, self.cache, encoder=encoder, max_length=length)  # noqa: E731
+        return self._once(("victim", *self._victim_named(cell)), make)
 
-    def weights_of(self, cell: Cell) -> str:
-        """Hash of the file of weights that the cell's victim begins with; '' where it begins with none."""
-        told = getattr(self.victim(cell), "weights_fingerprint", None)
-        return "" if told is None else str(self._once(("weights", cell.victim, cell.option("encoder", "")), told))
+    def _victim_named(self, cell: Cell) -> tuple[str, str, int | None, str]:
+        """What the cell says of its victim: name, encoder, max_length; and the device."""
+        name = cell.victim if is_frozen(cell.victim) is None else "last_layer"
+        return name, cell.option("encoder", ""), max_length_of(cell), self.device
+
+    def victim_identity(self, cell: Cell) -> tuple[object, ...]:
+        """All that tells the cell's victim from another: every key of a model, in memory and in the store, is made of this.
+
+        Its name, its encoder and number of tokens as it was made, the network or file of weights that it begins with, the
+        device, and the versions of the libraries that train it.
+        """
+        return self._once(("victim identity", cell.victim, *self._victim_named(cell)), lambda: self._identity_of(cell))
+
+    def _identity_of(self, cell: Cell) -> tuple[object, ...]:
+        victim = self.victim(cell)
+        told = getattr(victim, "weights_fingerprint", None)
+        reads = (getattr(victim, "encoder", ""), getattr(victim, "max_length", None))
+        weights = "" if told is None else str(told())
+        return (cell.victim, *reads, weights, self.device.split(":")[0], tuple(sorted(versions().items())))
 
     @property
     def _weights(self) -> Path | None:
@@ -195,7 +209,7 @@ class Parts:
 
     def _clean_right(self, cell: Cell, seed: int) -> Bools:
         data = self.data(cell)
-        key = self._key(right=self._model_identity(cell, seed), data=data.fingerprint, weights=self.weights_of(cell))
+        key = self._key(right=self._model_identity(cell, seed), data=data.fingerprint)
         kept = None if self.fresh else self.store.get_arrays(key)
         if kept is not None:
             return kept["right"]
@@ -238,7 +252,7 @@ class Parts:
 
         The whole fleet must be the same, since the bits of a victim depend on its company.
         """
-        key = key_of({"victim": cell.victim, "data": self.data(cell).fingerprint, "jobs": list(keys)})
+        key = key_of({"victim": self.victim_identity(cell), "data": self.data(cell).fingerprint, "jobs": list(keys)})
         if key in self._fleets:
             self._fleets.move_to_end(key)
             return self._fleets[key]
@@ -254,7 +268,7 @@ class Parts:
     def _kept(self, cell: Cell, role: str, seed: int, job: FleetJob) -> Model:
         """A model that the store keeps as arrays, where its victim's models can be kept so."""
         identity = self._model_identity(cell, seed)
-        key = self._key(**{role: identity}, data=self.data(cell).fingerprint, weights=self.weights_of(cell))
+        key = self._key(**{role: identity}, data=self.data(cell).fingerprint)
         kind = MODELS.get("last_layer" if is_frozen(cell.victim) else cell.victim)
         state = self.store.get_arrays(key) if kind is not None and not self.fresh else None
         if kind is not None and state is not None:
@@ -266,7 +280,7 @@ class Parts:
         return model
 
     def _model_identity(self, cell: Cell, seed: int) -> tuple[object, ...]:
-        return (*self._data_identity(cell), cell.victim, 0 if self.victim(cell).exact else seed)
+        return (*self._data_identity(cell), *self.victim_identity(cell), 0 if self.victim(cell).exact else seed)
 
     def _training_seed(self, cell: Cell, seed: int) -> int:
         return derived_seed("train", cell.dataset, cell.option("split", "0"), seed) % 2**32

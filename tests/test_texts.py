@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from small_encoders import save_bert
 
 from subpop.cells import grid
 from subpop.examples import nearest
+from subpop.executors import NoStore
 from subpop.experiment import Experiment
 from subpop.partitions import cluster_match
 from subpop.store import Store
-from subpop.types import BadInput
+from subpop.types import BadInput, FleetJob
+from subpop.victims.bert_fine_tuned import BertFineTuned
+from subpop.victims.bert_last_layer import BertLastLayer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -94,3 +98,35 @@ def test_nearest_by_hand():
     space = np.array([[0.0], [10.0], [4.0], [6.0], [5.5]])
     assert nearest(space, np.array([True, True, True, True, False]), 2).tolist() == [2, 3]  # the mean is 5; equal: the first
     assert nearest(space, np.array([False, True, False, False, False]), 2).tolist() == [1]
+
+
+def test_victims_of_two_encoders_share_no_model(tmp_path, experiment):
+    """Both encoders are uncased and read the same tokens: only what the victim is tells their fleets apart."""
+    folders = [str(save_bert(tmp_path / name, seed)) for seed, name in enumerate(("first", "second"))]
+    cells = [cell_of("tiny_bert_last_layer", encoder=folder, max_length=16, n_seeds=1) for folder in folders]
+    pools = [experiment.data(cell).pool for cell in cells]
+    np.testing.assert_array_equal(pools[0].x, pools[1].x)
+    rows = np.arange(40)
+    fits = [experiment.fit(cell, [FleetJob(pool, rows, pool.y[rows])], [0]) for cell, pool in zip(cells, pools, strict=True)]
+    first, second = (models[0].state() for models in fits)
+    assert any(not np.array_equal(first[name], second[name]) for name in first if name.startswith("weights."))
+    again = experiment.fit(cells[0], [FleetJob(pools[0], rows, pools[0].y[rows])], [0])
+    assert again[0] is fits[0][0]
+
+
+@pytest.mark.parametrize("change", [{"encoder": "other"}, {"max_length": 32}, {"victim": "tiny_bert_fine_tuned"}])
+def test_one_function_says_what_identifies_a_victim(monkeypatch, change):
+    """Each of the fields tells two victims apart, in every key: that of clean models, of fleets and of chunks."""
+    experiment = Experiment(NoStore())
+    for kind in (BertLastLayer, BertFineTuned):
+        monkeypatch.setattr(kind, "weights_fingerprint", lambda self: "of one file")
+    plain = cell_of("tiny_bert_last_layer", n_seeds=1)
+    assert experiment.victim_identity(plain) == experiment.victim_identity(plain.with_(encoder="tiny", max_length=64))
+    assert experiment.victim_identity(plain) != experiment.victim_identity(plain.with_(**change))
+
+
+def test_the_file_of_weights_and_the_device_identify_a_victim(monkeypatch):
+    plain, told = cell_of("tiny_bert_last_layer"), iter(["one", "another", "another"])
+    monkeypatch.setattr(BertLastLayer, "weights_fingerprint", lambda self: next(told))
+    found = [Experiment(NoStore(), device=device).victim_identity(plain) for device in ("cpu", "cpu", "cuda:0")]
+    assert len(set(found)) == 3
