@@ -18,7 +18,7 @@ from subpop.batching import FitMany, job_of, run_wave
 from subpop.defenses import DEFENSES, MATCHED, RETRAIN, matched_random_filter
 from subpop.examples import nearest_texts
 from subpop.fingerprint import data_hash
-from subpop.metrics import eligible
+from subpop.metrics import Doubles, eligible
 from subpop.outcome import Outcome
 from subpop.parts import KeepsArrays, Parts
 from subpop.plugins import DefenseSpec
@@ -43,6 +43,18 @@ class KeepsTrials(KeepsArrays, Protocol):
     def put_chunk(self, key: str, cell: Cell, results: Sequence[TrialResult], device: str, *, replace: bool = False) -> None: ...
 
 
+class Observer(Protocol):
+    """Sees what the trials of a plug-in ask of `fit`, and what came of them."""
+
+    def watch(self, cell: Cell, prepared: Sequence[Prepared], fit_many: FitMany) -> FitMany:
+        """The `fit_many` that the wave shall use instead."""
+        ...
+
+    def note(self, cell: Cell, outcomes: Sequence[Outcome]) -> None:
+        """The outcomes of the wave that was watched last, once its child has ended."""
+        ...
+
+
 @dataclass
 class Experiment(Parts):
     """Runs cells against one store. `plugins`: defenses from other people's files, by the name reports use."""
@@ -50,6 +62,7 @@ class Experiment(Parts):
     store: KeepsTrials
     timeout: float = 300.0
     plugins: Mapping[str, DefenseSpec] = field(default_factory=dict)
+    observer: Observer | None = None
 
     # --- the whole cell -----------------------------------------------------------------------------------------------
 
@@ -164,17 +177,23 @@ class Experiment(Parts):
         prepared = [self.prepare(cell, trial) for trial in chunk]
         residuals = np.full(len(chunk), np.nan)
         test_x = stage.data.test_x if not panels(cell) else np.concatenate([stage.data.test_x, grid(stage)[0]])
+        outcomes = self._defend(cell, prepared, self.fleet_of(cell, [trial.seed for trial in chunk], residuals), test_x)
+        return [score(stage, p, o, float(r), panels(cell)) for p, o, r in zip(prepared, outcomes, residuals, strict=True)]
+
+    def fleet_of(self, cell: Cell, seeds: Sequence[int], residuals: Doubles | None = None) -> FitMany:
+        """How the trials of a wave get their models; seeds: one a trial; residuals: (n,) where each one's largest is noted."""
+        pool = self.data(cell).pool
 
         def fit_many(requests: list[tuple[int, TrainingSet]]) -> list[Model]:
-            jobs = [job_of(stage.pool, train).canonical() for _, train in requests]
-            models = self.fit(cell, jobs, [prepared[i].trial.seed for i, _ in requests])
+            jobs = [job_of(pool, train).canonical() for _, train in requests]
+            models = self.fit(cell, jobs, [seeds[i] for i, _ in requests])
             for (i, _), model in zip(requests, models, strict=True):
-                residuals[i] = np.fmax(residuals[i], getattr(model, "kkt_residual", np.nan))
+                if residuals is not None:
+                    residuals[i] = np.fmax(residuals[i], getattr(model, "kkt_residual", np.nan))
             self.progress.advance(len(requests))
             return [without_residual(model) for model in models]
 
-        outcomes = self._defend(cell, prepared, fit_many, test_x)
-        return [score(stage, p, o, float(r), panels(cell)) for p, o, r in zip(prepared, outcomes, residuals, strict=True)]
+        return fit_many
 
     def _defend(self, cell: Cell, prepared: Sequence[Prepared], fit_many: FitMany, test_x: Array) -> list[Outcome]:
         tasks = [p.task for p in prepared]
@@ -182,7 +201,11 @@ class Experiment(Parts):
         if cell.defense in self.plugins:
             from subpop.sandbox import run_in_child
 
-            return list(run_in_child(self.plugins[cell.defense], tasks, fit_many, test_x, n_classes, self.timeout))
+            seen = fit_many if self.observer is None else self.observer.watch(cell, prepared, fit_many)
+            outcomes = list(run_in_child(self.plugins[cell.defense], tasks, seen, test_x, n_classes, self.timeout))
+            if self.observer is not None:
+                self.observer.note(cell, outcomes)
+            return outcomes
         if cell.defense.startswith(MATCHED):
             counts = self._removed_per_class(cell)
             defenses = [matched_random_filter(dict(enumerate(counts[p.trial].tolist()))) for p in prepared]

@@ -28,7 +28,8 @@ class DefenseSpec:
     """A defense that has been found but not imported.
 
     name: as reports show it; module: its dotted name, '' for a loose file; folder: what goes on `sys.path` when it is
-    imported; needs: names of Knowledge fields; source: hash of the file and of the local modules that it imports.
+    imported; needs: names of Knowledge fields; source: hash of the file and of the local modules that it imports; deterministic:
+    whether the same trial always ends the same way, True unless the file says `function.deterministic = False`.
     """
 
     name: str
@@ -38,6 +39,7 @@ class DefenseSpec:
     folder: Path
     needs: frozenset[str]
     source: str
+    deterministic: bool = True
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -65,6 +67,7 @@ def parse_defense(spec: str, base_dir: Path) -> DefenseSpec:
         folder=folder or path.parent,
         needs=_checked_needs(_needs_of(tree, function, path), function, path),
         source=plugin_hash(path),
+        deterministic=_is_deterministic(tree, function, path),
     )
 
 
@@ -147,29 +150,48 @@ def _takes_a_defense_call(args: ast.arguments) -> bool:
 # --- needs ------------------------------------------------------------------------------------------------------------
 
 
-def _needs_of(tree: ast.Module, function: str, path: Path) -> list[str]:
-    """Names from `function.needs = {...}`, or from `needs = {...}` in the class that `function` is an instance of."""
+def _declared(tree: ast.Module, function: str, name: str) -> ast.expr | None:
+    """The value in `function.name = value`, or in `name = value` of the class that `function` is an instance of; else None."""
     holder = getattr(_defined(tree).get(function), "value", None)
     class_name = holder.func.id if isinstance(holder, ast.Call) and isinstance(holder.func, ast.Name) else None
     owner = _defined(tree).get(class_name) if class_name else None
-    names: list[str] = []
+    found: ast.expr | None = None
     for node in owner.body if isinstance(owner, ast.ClassDef) else []:
-        if any(isinstance(target, ast.Name) and target.id == "needs" for target in _targets(node)):
-            names = _literal_names(node, function, path)
+        if any(isinstance(target, ast.Name) and target.id == name for target in _targets(node)):
+            found = node.value  # type: ignore[attr-defined]
     for node in _top_level(tree.body):
-        if any(ast.unparse(target) == f"{function}.needs" for target in _targets(node)):
-            names = _literal_names(node, function, path)
-    return names
+        if any(ast.unparse(target) == f"{function}.{name}" for target in _targets(node)):
+            found = node.value  # type: ignore[attr-defined]
+    return found
 
 
-def _literal_names(node: ast.stmt, function: str, path: Path) -> list[str]:
-    value: ast.expr = node.value  # type: ignore[attr-defined]
+def _needs_of(tree: ast.Module, function: str, path: Path) -> list[str]:
+    """Names from `function.needs = {...}`."""
+    value = _declared(tree, function, "needs")
+    return [] if value is None else _literal_names(value, function, path)
+
+
+def _is_deterministic(tree: ast.Module, function: str, path: Path) -> bool:
+    """What `function.deterministic = False` says; True where nothing is said."""
+    value = _declared(tree, function, "deterministic")
+    if value is None:
+        return True
+    if not isinstance(value, ast.Constant) or not isinstance(value.value, bool):
+        raise BadInput(
+            f"{path}, line {value.lineno}: deterministic of {function!r} is {ast.unparse(value)}; it is read without running "
+            "the file, so write True or False"
+        )
+    return value.value
+
+
+def _literal_names(value: ast.expr, function: str, path: Path) -> list[str]:
+    line = value.lineno
     if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id in ("set", "frozenset"):
         value = value.args[0] if value.args else ast.Tuple([])
     items = value.elts if isinstance(value, ast.Set | ast.List | ast.Tuple) else None
     if items is None or not all(isinstance(item, ast.Constant) and isinstance(item.value, str) for item in items):
         raise BadInput(
-            f"{path}, line {node.lineno}: needs of {function!r} is {ast.unparse(value)}; it is read without running the file, "
+            f"{path}, line {line}: needs of {function!r} is {ast.unparse(value)}; it is read without running the file, "
             'so write the names out: {"n_poison"}'
         )
     return [str(item.value) for item in items if isinstance(item, ast.Constant)]

@@ -157,6 +157,26 @@ def test_needs_are_read_from_the_file(tmp_path, write, text, needs):
 
 
 @pytest.mark.parametrize(
+    ("text", "deterministic"),
+    [
+        (DEF, True),
+        (DEF + "f.deterministic = False", False),
+        (DEF + "f.deterministic = True", True),
+        ("class D:\n    deterministic = False\nf = D()", False),
+    ],
+)
+def test_whether_a_defense_repeats_itself_is_read_from_the_file(tmp_path, write, text, deterministic):
+    write("d.py", text)
+    assert parse_defense("d.py:f", tmp_path).deterministic is deterministic
+
+
+def test_determinism_that_only_running_the_file_would_tell_is_refused(tmp_path, write):
+    write("d.py", DEF + "f.deterministic = bool(0)")
+    with pytest.raises(BadInput, match="line 2: deterministic of 'f' is bool\\(0\\); it is read without running the file"):
+        parse_defense("d.py:f", tmp_path)
+
+
+@pytest.mark.parametrize(
     ("needs", "message"),
     [
         ("{'poison_mask'}", "needs poison_mask, which no plug-in is told; it may need n_poison, clean_holdout, representation"),
