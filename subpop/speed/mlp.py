@@ -64,7 +64,8 @@ def _classifier(x: Array, y: Array, n_classes: int, seed: int) -> SklearnModel:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # both sides stop at the same number of epochs
-        return SklearnModel(MLPClassifier(hidden_layer_sizes=(10,), random_state=seed).fit(x, y), n_classes)
+        fitted = MLPClassifier(hidden_layer_sizes=(10,), random_state=seed).fit(x, y)
+    return SklearnModel(fitted, n_classes, np.arange(n_classes))
 
 
 def _damages(stage: Stage, names: Sequence[str], clean: Sequence[Model], poisoned: Sequence[Model]) -> Array:

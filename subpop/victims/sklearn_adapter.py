@@ -1,88 +1,210 @@
 """Any scikit-learn classifier as a victim, one at a time on all cores through joblib.
 
+An estimator is told labels 0 to K-1, those that its training set has, and its answers are put back into a column for each class
+of the data. Each fit and each prediction runs on one thread, so that the same rows and the same seed give the same bits.
+
 Deviations: no fleet, so a table costs as much as it always did. `features` are the inputs themselves: a defense that reads
 the last layer's input (SEVER) sees rows, as it would for a linear model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from subpop.types import Array, BadInput, FleetJob, Floats, Model, content_order
+from subpop.threads import one_thread
+from subpop.types import Array, BadInput, FleetJob, Floats, Ints, Model, content_order
+from subpop.victims.sklearn_parameters import fit_weighted, is_random, prepare
+
+SUM_TOLERANCE = 1e-3
+"""How far the probabilities of a row may be from a sum of one."""
+LOWEST = -1e-6
+"""Probabilities below 0 by rounding count as 0."""
 
 
 class SklearnVictim:
-    """A victim from a scikit-learn estimator or its class: `SklearnVictim(RandomForestClassifier(50))`.
+    """A victim from a scikit-learn classifier, its class or a function that makes it: `SklearnVictim(KNeighborsClassifier(1))`.
 
-    A `random_state` parameter, where there is one, is set to the trial's seed. `exact`: the result does not depend on it.
+    Every `random_state`, nested ones too, is set from the trial's seed. `exact`: the result does not depend on that seed. By
+    default that is said only of estimators that have no `random_state` anywhere, though some that have one never use it.
     """
 
     def __init__(self, estimator: Any, exact: bool | None = None, n_jobs: int = -1) -> None:
-        self._make = estimator if isinstance(estimator, type) else _cloner(estimator)
+        self._template = _template(estimator)
         self._n_jobs = n_jobs
-        parameters = self._make().get_params()
-        self.exact = "random_state" not in parameters if exact is None else exact
+        self.exact = not is_random(self._template) if exact is None else exact
 
     def fit_many(self, jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:
-        """One estimator a job, in parallel processes; refuses estimators without `predict_proba` or `decision_function`."""
+        """One estimator a job, in parallel processes; raises BadInput for one that cannot be trained or does not classify."""
         from joblib import Parallel, delayed
 
-        tasks = [delayed(_fit_one)(self._make(), job.canonical(), seed) for job, seed in zip(jobs, seeds, strict=True)]
+        tasks = [delayed(_fit_one)(self._template, job.canonical(), seed) for job, seed in zip(jobs, seeds, strict=True)]
         models: list[Model] = Parallel(n_jobs=self._n_jobs)(tasks)
         return models
 
 
-def _cloner(estimator: Any) -> Callable[[], Any]:
+def _template(estimator: Any) -> Any:
+    """An unfitted estimator from an instance, its class or a function."""
+    from sklearn.base import BaseEstimator, is_outlier_detector, is_regressor
+
+    name = getattr(estimator, "__name__", type(estimator).__name__)
+    makes = isinstance(estimator, type) or (callable(estimator) and not hasattr(estimator, "fit"))
+    try:
+        made = _unfitted(estimator() if makes else estimator)
+        other = isinstance(made, BaseEstimator) and (is_regressor(made) or is_outlier_detector(made))
+    except Exception as error:  # of somebody else's code
+        raise BadInput(
+            f"no estimator can be made of {name} ({_reason(error)}); give a classifier whose parameters have defaults, an "
+            "instance of one or a function without parameters that returns one"
+        ) from error
+    if not callable(getattr(made, "fit", None)) or isinstance(made, type):
+        raise BadInput(f"{name} gives {type(made).__name__}, which cannot be fitted; a victim is a scikit-learn classifier")
+    if other:
+        raise BadInput(f"{type(made).__name__} does not predict classes; a victim is a scikit-learn classifier")
+    return made
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _unfitted(estimator: Any) -> Any:
     from sklearn.base import clone
 
-    return lambda: clone(estimator)
+    return clone(estimator, safe=False)
 
 
-def _fit_one(estimator: Any, job: FleetJob, seed: int) -> SklearnModel:
-    if len(np.unique(job.y)) == 1:  # many estimators refuse one class; the answer is known
-        return SklearnModel(None, job.pool.n_classes, only_class=int(job.y[0]))
-    if "random_state" in estimator.get_params():
-        estimator.set_params(random_state=seed % 2**32)
+def _fit_one(template: Any, job: FleetJob, seed: int) -> SklearnModel:
+    weights, n_classes = job.weights, job.pool.n_classes
+    used = np.arange(len(job)) if weights is None else np.flatnonzero(weights)
+    if not len(used):
+        raise BadInput("a training set has no rows, or none with a weight above 0")
+    present = np.unique(job.y[used])
+    if len(present) == 1:  # many estimators refuse one class; the answer is known
+        return SklearnModel(None, n_classes, present)
+    x, y = job.x.reshape(len(job), -1)[used], job.y[used]
     # Not in canonical order, which puts poison last: who breaks ties by row order (k-NN, trees) would see which rows are poison.
-    x = job.x.reshape(len(job), -1)
-    order = content_order(x, job.y)
-    weights = {} if job.weights is None else {"sample_weight": job.weights[order]}
-    estimator.fit(x[order], job.y[order], **weights)
-    return SklearnModel(estimator, job.pool.n_classes)
+    order = content_order(x, y)
+    estimator = prepare(_unfitted(template), seed, present.tolist())
+    codes = np.searchsorted(present, y[order])
+    try:
+        with one_thread():
+            fit_weighted(estimator, x[order], codes, None if weights is None else weights[used][order])
+    except BadInput:
+        raise
+    except Exception as error:  # of somebody else's code
+        name = type(template).__name__
+        raise BadInput(f"{name} could not be trained on {len(x)} rows of {len(present)} classes ({_reason(error)})") from error
+    return SklearnModel(estimator, n_classes, present)
 
 
 class SklearnModel:
-    """A fitted scikit-learn classifier behind the Model protocol."""
+    """A fitted scikit-learn classifier behind the Model protocol. present: (K,) the classes that it was trained on, sorted.
 
-    def __init__(self, estimator: Any, n_classes: int, only_class: int | None = None) -> None:
-        if estimator is not None and not hasattr(estimator, "predict_proba") and not hasattr(estimator, "decision_function"):
-            name = type(estimator).__name__
-            raise BadInput(f"{name} has neither predict_proba nor decision_function; wrap it in CalibratedClassifierCV")
-        self._estimator, self._n_classes, self._only_class = estimator, n_classes, only_class
+    estimator: None where that is a single class.
+    """
+
+    def __init__(self, estimator: Any, n_classes: int, present: Ints) -> None:
+        self._estimator, self._n_classes, self._present = estimator, n_classes, present
+        self._answer = "" if estimator is None else _answer(estimator)
 
     def predict_proba(self, x: Array) -> Floats:
-        """(n, C) float32; decision values pass through a logistic or softmax where the estimator has no probabilities."""
-        flat = np.asarray(x).reshape(len(x), -1)
+        """(n, C) float32, rows that sum to one.
+
+        Decision values pass through a logistic or softmax where the estimator has no probabilities; where it only predicts, the
+        predicted class has probability one. A row for which the estimator has no probability above 0 gets equal ones.
+        """
+        flat = np.asarray(x).reshape(len(x), int(np.prod(np.shape(x)[1:])))
         out = np.zeros((len(flat), self._n_classes), np.float32)
-        if self._only_class is not None:
-            out[:, self._only_class] = 1
-            return out
-        out[:, self._estimator.classes_] = self._class_probabilities(flat)
+        if self._estimator is None:
+            out[:, self._present[0]] = 1
+        elif len(flat):
+            out[:, self._present[self._codes()]] = self._probabilities(self._asked(flat))
         return out
-
-    def _class_probabilities(self, flat: Array) -> Array:
-        if hasattr(self._estimator, "predict_proba"):
-            return np.asarray(self._estimator.predict_proba(flat))
-        from scipy.special import expit, softmax
-
-        decision = np.asarray(self._estimator.decision_function(flat))
-        if decision.ndim == 1:
-            return np.column_stack([expit(-decision), expit(decision)])
-        return np.asarray(softmax(decision, axis=1))
 
     def features(self, x: Array) -> Floats:
         """(n, d) float32: the inputs, flattened."""
         return np.asarray(x, np.float32).reshape(len(x), -1)
+
+    def _asked(self, flat: Array) -> Array:
+        try:
+            with one_thread():
+                found = np.asarray(getattr(self._estimator, self._answer)(flat))
+        except Exception as error:  # of somebody else's code
+            raise self._wrong(f"it raised {_reason(error)}") from error
+        if found.ndim == 0 or len(found) != len(flat) or found.dtype.kind not in "fiub" + "OUS" * (self._answer == "predict"):
+            raise self._wrong(f"it returned {found.dtype} of shape {found.shape} for {len(flat)} rows")
+        return found
+
+    def _codes(self) -> Ints:
+        """The class, among those present, of each column of an answer."""
+        width = len(self._present)
+        own = getattr(self._estimator, "classes_", None) if self._answer != "predict" else None
+        if own is None:
+            return np.arange(width)
+        codes = _whole(own, width)
+        if codes is None or len(np.unique(codes)) != len(codes):
+            raise self._wrong(f"it has classes_ {own!r} after it was trained on labels 0 to {width - 1}")
+        return codes
+
+    def _probabilities(self, found: Array) -> Array:
+        if self._answer == "predict":
+            return self._one_hot(found)
+        proba = _from_decision(found) if self._answer == "decision_function" else found
+        width = len(self._codes())
+        if proba.shape != (len(found), width):
+            raise self._wrong(f"it returned an array of shape {found.shape} for {len(found)} rows and {width} classes")
+        undecided = (proba == 0).all(axis=1)
+        right = (np.abs(proba.sum(axis=1) - 1) <= SUM_TOLERANCE) & (proba.min(axis=1) >= LOWEST)
+        if not (right | undecided).all():
+            row = int(np.flatnonzero(~right & ~undecided)[0])
+            raise self._wrong(f"its probabilities of row {row} are {proba[row].tolist()}, not numbers from 0 to 1 with sum 1")
+        return np.where(undecided[:, None], 1 / width, np.where(proba < 0, 0, proba))
+
+    def _one_hot(self, labels: Array) -> Array:
+        codes = _whole(labels, len(self._present))
+        if codes is None:
+            raise self._wrong(f"it returned {labels!r}, not labels 0 to {len(self._present) - 1}")
+        return np.eye(len(self._present))[codes]
+
+    def _wrong(self, found: str) -> BadInput:
+        name = type(self._estimator).__name__
+        return BadInput(f"{name}.{self._answer} cannot be used: {found}; correct the estimator or wrap it in one that classifies")
+
+
+def _answer(estimator: Any) -> str:
+    """The method that a fitted estimator is asked with."""
+    from sklearn.base import BaseEstimator, is_classifier
+    from sklearn.model_selection import FixedThresholdClassifier, TunedThresholdClassifierCV
+
+    thresholds = isinstance(estimator, FixedThresholdClassifier | TunedThresholdClassifierCV)
+    for name in ("predict_proba", "decision_function"):
+        if hasattr(estimator, name) and not thresholds:  # a threshold of its own is known to `predict` alone
+            return name
+    if hasattr(estimator, "predict") and (is_classifier(estimator) or not isinstance(estimator, BaseEstimator)):
+        return "predict"
+    raise BadInput(
+        f"{type(estimator).__name__} has neither predict_proba nor decision_function, nor is it a classifier that predicts; give "
+        "a classifier (of a search: with refit=True)"
+    )
+
+
+def _whole(values: Any, below: int) -> Ints | None:
+    """Labels as (n,) int64, whatever their type; None for others than whole numbers in 0..below-1."""
+    try:
+        numbers = np.asarray(values).astype(np.float64)
+    except (TypeError, ValueError):
+        return None
+    if numbers.ndim != 1 or not np.isin(numbers, np.arange(below)).all():
+        return None
+    return numbers.astype(np.int64)
+
+
+def _from_decision(decision: Array) -> Array:
+    from scipy.special import expit, softmax
+
+    if decision.ndim == 1 or decision.shape[1:] == (1,):
+        return np.column_stack([expit(-decision), expit(decision)])
+    return np.asarray(softmax(decision, axis=1))

@@ -1,0 +1,158 @@
+"""What must be set in a scikit-learn estimator, however deeply it is nested, before it is trained.
+
+Nested are the steps of a pipeline, the members of an ensemble, the model inside a search or a calibration, the candidates of
+a search grid, and a cross-validation splitter. A fitted estimator must depend on its rows and on the seed alone:
+
+* every `random_state` is set, the outermost one to the seed itself and each other one to a seed of its own;
+* every `n_jobs` is one, because threads add the trees of a forest in any order, which changes the last bits;
+* a `class_weight` for labels 0, 1, ... is given to the labels that the training set has, in their new numbering;
+* `decision_function_shape` is "ovr": one column a class, which training does not depend on.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from subpop.types import Array, BadInput
+
+Path = tuple[str | int, ...]
+Change = Callable[[Path, Any], Any]
+MOST_REPEATS = 100
+"""Rows a row, on average, that weights may be turned into."""
+
+
+def prepare(estimator: Any, seed: int, present: Sequence[int]) -> Any:
+    """Set an estimator's parameters for one training. present: the labels of the training set, which become 0, 1, ..."""
+    codes = {label: code for code, label in enumerate(present)}
+
+    def change(path: Path, value: Any) -> Any:
+        name = _name(path)
+        if name == "random_state":
+            return _seed_at(path, seed)
+        if name == "n_jobs":
+            return None if value is None else 1
+        if name == "class_weight" and isinstance(value, Mapping):
+            return {codes[label]: weight for label, weight in value.items() if label in codes}
+        return "ovr" if name == "decision_function_shape" else value
+
+    return _rebuilt(estimator, change, ())
+
+
+def is_random(estimator: Any) -> bool:
+    """Whether anything in an estimator takes a random state, or it does not tell its parameters."""
+    found: list[Path] = []
+
+    def look(path: Path, value: Any) -> Any:
+        found.extend([path] if _name(path) == "random_state" else [])
+        return value
+
+    _rebuilt(estimator, look, ())
+    return bool(found) or not _has_parameters(estimator)
+
+
+def fit_weighted(estimator: Any, x: Array, y: Array, weights: Array | None) -> None:
+    """Fit with weights where the estimator and all inside it take them; else whole weights become that many equal rows.
+
+    A pipeline whose last step takes weights passes other weights to those steps that take them: its other steps see each row
+    once. Raises BadInput where weights can be passed in neither way.
+    """
+    if weights is None:
+        estimator.fit(x, y)
+        return
+    parameters, complete = _weight_parameters(estimator, weights)
+    if not complete and np.array_equal(weights, np.round(weights)) and weights.sum() <= MOST_REPEATS * len(weights):
+        rows = np.repeat(np.arange(len(x)), weights.astype(np.int64))
+        estimator.fit(x[rows], y[rows])
+    elif parameters:
+        estimator.fit(x, y, **parameters)
+    else:
+        raise BadInput(
+            f"{type(estimator).__name__} takes no sample weights, and weights up to {weights.max():g} cannot stand for that many "
+            f"equal rows: whole numbers of at most {MOST_REPEATS} on average can; give such weights or another victim"
+        )
+
+
+def _weight_parameters(estimator: Any, weights: Array) -> tuple[dict[str, Array], bool]:
+    """What `fit` is given, and whether every part of the estimator gets its weights by that."""
+    from sklearn.pipeline import Pipeline
+
+    if not isinstance(estimator, Pipeline):
+        taken = _takes_weights(estimator)
+        return ({"sample_weight": weights} if taken else {}), taken
+    steps = [(name, step) for name, step in estimator.steps if step is not None and step != "passthrough"]
+    taking = {name: _takes_weights(step) for name, step in steps}
+    if not steps or not taking[steps[-1][0]]:
+        return {}, False
+    return {f"{name}__sample_weight": weights for name, taken in taking.items() if taken}, all(taking.values())
+
+
+def _takes_weights(estimator: Any) -> bool:
+    from sklearn.utils.validation import has_fit_parameter
+
+    return all(has_fit_parameter(each, "sample_weight") for each in (estimator, *_inside(estimator)))
+
+
+def _inside(value: Any) -> Iterator[Any]:
+    """All estimators among an estimator's parameters, and theirs."""
+    for _, each in _items(value):
+        if hasattr(each, "fit"):
+            yield each
+        yield from _inside(each)
+
+
+# --- nested parameters ------------------------------------------------------------------------------------------------
+
+
+def _rebuilt(value: Any, change: Change, path: Path) -> Any:
+    """A value whose nested parameters went through `change`; estimators are changed in place, all else is copied."""
+    if not _is_nested(value) or (_name(path) == "class_weight" and isinstance(value, dict)):
+        return change(path, value)
+    new = {key: _rebuilt(each, change, (*path, key)) for key, each in _items(value)}
+    changed = {key: new[key] for key, each in _items(value) if new[key] is not each}
+    if not changed:
+        return value
+    if _has_parameters(value):
+        return value.set_params(**changed)
+    if type(value) in (list, tuple):
+        return type(value)(new.values())
+    if isinstance(value, dict):
+        return new
+    other = copy.copy(value)  # a splitter, or an estimator that does not tell its parameters
+    other.random_state = changed["random_state"]
+    return other
+
+
+def _items(value: Any) -> list[tuple[Any, Any]]:
+    """Names and values of what is directly inside a value."""
+    if _has_parameters(value):
+        return sorted(value.get_params(deep=False).items())
+    if type(value) in (list, tuple):
+        return list(enumerate(value))
+    if isinstance(value, dict):
+        return list(value.items())
+    return [("random_state", value.random_state)] if hasattr(value, "random_state") else []
+
+
+def _is_nested(value: Any) -> bool:
+    return _has_parameters(value) or type(value) in (list, tuple, dict) or hasattr(value, "random_state")
+
+
+def _has_parameters(value: Any) -> bool:
+    return hasattr(value, "get_params") and hasattr(value, "set_params") and not isinstance(value, type)
+
+
+def _name(path: Path) -> str:
+    """The parameter that a path leads to: a grid names it `step__parameter` and lists values of it."""
+    names = [part for part in path if isinstance(part, str)]
+    return names[-1].rpartition("__")[2] if names else ""
+
+
+def _seed_at(path: Path, seed: int) -> int:
+    if path == ("random_state",):
+        return seed % 2**32
+    words = "/".join(map(str, path)).encode()
+    return int(np.random.SeedSequence([seed % 2**64, *words]).generate_state(1)[0])
