@@ -11,12 +11,16 @@ import os
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 
+from subpop.fit_log import kept_key, rows_key
 from subpop.outcome import Outcome, check_defended, seal
 from subpop.threads import one_thread
 from subpop.types import Array, BadInput, Defense, FleetJob, Ints, Knowledge, Model, Pool, TrainingSet
@@ -26,6 +30,9 @@ OnTurn = Callable[[int, str], None]
 
 DEFENSE, PREDICTIONS, HARNESS = "defense", "predictions", "harness"
 """Whose turn it is: a trial's own code, the predictions of what it returned, or neither (`fit_many`)."""
+
+FIT, INPUTS, DONE, ERROR, CANCEL = "fit", "inputs", "done", "error", "cancel"
+"""What a trial's thread says as it hands the baton back, and what tells it that nobody waits any more."""
 
 CANCEL_SECONDS = 5.0
 
@@ -129,8 +136,7 @@ def run_wave(
     DefenseError and ends the wave; what `fit_many` raises passes through. No thread outlives the iterator.
     """
     defenses = [defense] * len(tasks) if callable(defense) else list(defense)
-    judge = _Judge(test_x, n_classes, on_turn)
-    trials = [_Trial(i, task, own, judge) for i, (task, own) in enumerate(zip(tasks, defenses, strict=True))]
+    trials = [_Trial(i, task, own, n_classes) for i, (task, own) in enumerate(zip(tasks, defenses, strict=True))]
     live, models, reported = trials, [None] * len(trials), 0
     try:
         while live:
@@ -138,10 +144,11 @@ def run_wave(
             with one_thread("blas"):
                 for position, trial in enumerate(live):
                     on_turn(trial.index, DEFENSE)
-                    trial.resume(models[position])
+                    kind = trial.resume(models[position])
                     models[position] = None  # from here on the model is the trial's alone
-                    if trial.error is not None:
-                        raise trial.error
+                    if kind == INPUTS:
+                        on_turn(trial.index, PREDICTIONS)
+                        trial.judge(_read_only_view(test_x))
                     while reported < len(trials) and (outcome := trials[reported].outcome) is not None:
                         yield outcome
                         reported += 1
@@ -160,116 +167,159 @@ def _fitted(fit_many: FitMany, live: Sequence[_Trial]) -> list[Any]:
     return models
 
 
+def _read_only_view(test_x: Array | Callable[[], Array]) -> Array:
+    x = (test_x() if callable(test_x) else test_x).view()
+    x.setflags(write=False)
+    return x
+
+
 def _cancel(trials: Sequence[_Trial]) -> None:
     """End the threads that still wait, one after another; code that refuses to end is left behind as a daemon thread."""
-    for trial in trials:
-        trial.cancelled = True
     deadline = time.monotonic() + CANCEL_SECONDS
     for trial in trials:
         trial.end(deadline)
 
 
-@dataclass(frozen=True, eq=False)
-class _Judge:
-    """Turns what a defense returned into an outcome."""
+# --- a trial, as the wave holds it ------------------------------------------------------------------------------------
 
-    test_x: Array | Callable[[], Array]
-    n_classes: int
-    on_turn: OnTurn
 
-    def inputs(self) -> Array:
-        x = (self.test_x() if callable(self.test_x) else self.test_x).view()
-        x.setflags(write=False)
-        return x
+class _Trial:
+    """One task on a thread of its own, which runs only between `resume` and its next call of `fit`, or its end."""
+
+    def __init__(self, index: int, task: DefenseTask, defense: Defense, n_classes: int) -> None:
+        self.index, self._task = index, task
+        self.waits_for: TrainingSet | None = None
+        self.outcome: Outcome | None = None
+        self._made: list[tuple[Callable[[], object], bytes | None]] = []
+        self._n_fits, self._seconds = 0, 0.0
+        self._asks, self._answers = SimpleQueue[tuple[str, Any]](), SimpleQueue[Any]()
+        fit = _Fit(self._asks, self._answers, task, n_classes)
+        self._thread = _Worker(index, partial(_live, defense, task, fit, n_classes))
+
+    def resume(self, model: Model | None) -> str:
+        """Hand the baton over and wait until it comes back; returns FIT, INPUTS or DONE."""
+        if model is not None and self.waits_for is not None:
+            self._made.append((_weakly(model), rows_key(self.waits_for, self._task.train)))
+        since = time.perf_counter()
+        kind = self._run(model)
+        if self.outcome is None:
+            self._seconds += time.perf_counter() - since
+        return kind
+
+    def judge(self, inputs: Array) -> None:
+        """Let the trial predict and be checked, now that its defense has returned."""
+        self._run(inputs)
+
+    def _run(self, value: Any) -> str:
+        self.waits_for = None
+        if self._thread.ident is None:
+            self._thread.start()
+        else:
+            self._answers.put(value)
+        kind, said = self._asks.get()
+        if kind == FIT:
+            self.waits_for, self._n_fits = said, self._n_fits + 1
+        elif kind == DONE:
+            outcome, model = said
+            self.outcome = replace(outcome, n_fits=self._n_fits, seconds=self._seconds, **self._origin(outcome, model))
+        elif kind == ERROR:
+            reason, details = said
+            raise DefenseError(self.index, reason, details, self._task.name)
+        return kind
+
+    def _origin(self, outcome: Outcome, model: object) -> dict[str, bool]:
+        own = [key for made, key in self._made if made() is model]
+        kept = None if outcome.keep is None else kept_key(outcome.keep, self._task.train)
+        return {"made_by_fit": bool(own), "keep_checked": kept is not None and kept in own}
+
+    def end(self, deadline: float) -> None:
+        if self._thread.is_alive():
+            self._answers.put(CANCEL)
+            self._thread.join(max(0.0, deadline - time.monotonic()))
+
+
+class _Worker(threading.Thread):
+    """The thread of one trial. It lets go of its work as it begins, so that the list of threads leads to no trial."""
+
+    def __init__(self, index: int, work: Callable[[], None]) -> None:
+        super().__init__(name=f"trial {index}", daemon=True)
+        self._work: list[Callable[[], None]] = [work]
+
+    def run(self) -> None:
+        self._work.pop()()
+
+
+def _weakly(thing: object) -> Callable[[], object]:
+    """A reference that keeps nothing alive, where the thing allows one."""
+    try:
+        return weakref.ref(thing)
+    except TypeError:
+        return lambda: thing
+
+
+# --- a trial, on its own thread ---------------------------------------------------------------------------------------
 
 
 class _Cancelled(BaseException):
     """Raised inside `fit` when nobody waits for the trial any more."""
 
 
-class _Trial:
-    """One task on a thread of its own, which runs only between `resume` and its next call of `fit`, or its end."""
+class _Fit:
+    """`fit` as a defense holds it: two queues and what the defense knows anyhow; it leads to no other trial and no test row."""
 
-    def __init__(self, index: int, task: DefenseTask, defense: Defense, judge: _Judge) -> None:
-        self.index, self.task, self._defense, self._judge = index, task, defense, judge
-        self.waits_for: TrainingSet | None = None
-        self.outcome: Outcome | None = None
-        self.error: DefenseError | None = None
-        self.cancelled = False
-        self._model: Model | None = None
-        self._n_fits, self._seconds, self._since = 0, 0.0, 0.0
-        self._go, self._back = _closed_gate(), _closed_gate()
-        self._thread = threading.Thread(target=self._run, name=f"trial {index}", daemon=True)
-        self._process = os.getpid()
+    __slots__ = ("_answers", "_asks", "_holdout", "_n_classes", "_over", "_owner", "_train")
 
-    # Called by the wave.
+    def __init__(self, asks: SimpleQueue[tuple[str, Any]], answers: SimpleQueue[Any], task: DefenseTask, n_classes: int) -> None:
+        self._asks, self._answers, self._n_classes = asks, answers, n_classes
+        self._train, self._holdout = task.train, task.know.clean_holdout
+        self._owner, self._over = (0, 0), False
 
-    def resume(self, model: Model | None) -> None:
-        """Hand the baton over and wait until it comes back."""
-        self._model, self.waits_for = model, None
-        self._since = time.perf_counter()
-        if self._thread.ident is None:
-            self._thread.start()
-        else:
-            self._go.release()
-        self._back.acquire()
+    def own(self) -> None:
+        """Belong to the thread that calls this."""
+        self._owner = (os.getpid(), threading.get_ident())
 
-    def end(self, deadline: float) -> None:
-        if self._thread.is_alive():
-            self._go.release()
-            self._thread.join(max(0.0, deadline - time.monotonic()))
-
-    # Called on the trial's own thread.
-
-    def fit(self, train: TrainingSet) -> Model:
+    def __call__(self, train: TrainingSet) -> Model:
         """Train the victim on `train`: the one way a defense gets a model."""
-        if (os.getpid(), threading.get_ident()) != (self._process, self._thread.ident):
+        if (os.getpid(), threading.get_ident()) != self._owner:
             raise BadInput(
                 "fit was called from a thread or process that the defense started; call it from the defense's own thread, one "
                 "call after another: the harness trains the victims of all trials together"
             )
-        if self.cancelled:
-            raise _Cancelled
-        asked = _checked_request(train, self.task, self._judge.n_classes)
-        self._seconds += time.perf_counter() - self._since
-        self._n_fits += 1
-        self.waits_for = asked
-        self._back.release()
-        self._go.acquire()
-        model, self._model = self._model, None
-        if self.cancelled or model is None:
-            raise _Cancelled
+        model: Model = self.wait(FIT, _checked_request(train, self._train, self._holdout, self._n_classes))
         return model
 
-    def _run(self) -> None:
-        try:
-            self.outcome = self._defend()
-        except _Cancelled:
-            pass
-        except BaseException as error:  # sys.exit() in a defense must end this trial, not the harness
-            self.error = DefenseError(self.index, _reason(error), _author_traceback(error), self.task.name)
-        finally:
-            self._back.release()
+    def wait(self, kind: str, said: Any) -> Any:
+        """Pass the baton on and wait until it comes back with an answer."""
+        if self._over:
+            raise _Cancelled
+        self._asks.put((kind, said))
+        answer = self._answers.get()
+        if answer is CANCEL:
+            self._over = True
+            raise _Cancelled
+        return answer
 
-    def _defend(self) -> Outcome:
-        sealed = seal(self.task.train)
-        defended = self._defense(self.task.train, self.fit, self.task.know, seed=self.task.seed)
-        seconds = self._seconds + time.perf_counter() - self._since
-        self._judge.on_turn(self.index, PREDICTIONS)
-        task = self.task
-        inputs = self._judge.inputs()
-        outcome = check_defended(defended, task.train, sealed, inputs, self._judge.n_classes, task.certify, task.reference_y)
-        return replace(outcome, n_fits=self._n_fits, seconds=seconds)
+    def say(self, kind: str, said: Any) -> None:
+        """Pass the baton on for the last time."""
+        self._asks.put((kind, said))
 
 
-def _closed_gate() -> threading.Lock:
-    """A lock that one thread waits for and another opens; a Semaphore is Python code and slower."""
-    gate = threading.Lock()
-    gate.acquire()
-    return gate
+def _live(defense: Defense, task: DefenseTask, fit: _Fit, n_classes: int) -> None:
+    """The whole life of a trial's thread."""
+    fit.own()
+    try:
+        sealed = seal(task.train)
+        defended = defense(task.train, fit, task.know, seed=task.seed)
+        inputs = fit.wait(INPUTS, None)
+        outcome = check_defended(defended, task.train, sealed, inputs, n_classes, task.certify, task.reference_y)
+        fit.say(DONE, (outcome, defended.model))
+    except _Cancelled as error:
+        fit.say(ERROR, ("the defense went on after it was cancelled", _author_traceback(error)))
+    except BaseException as error:  # sys.exit() in a defense must end this trial, not the harness
+        fit.say(ERROR, (_reason(error), _author_traceback(error)))
 
 
-def _checked_request(train: object, task: DefenseTask, n_classes: int) -> TrainingSet:
+def _checked_request(train: object, own: TrainingSet, holdout: TrainingSet | None, n_classes: int) -> TrainingSet:
     """What `fit` was asked for, checked where the author's traceback points at the call."""
     if not isinstance(train, TrainingSet):
         raise BadInput(f"fit takes a TrainingSet, not {type(train).__name__}: use fit(train[keep]) or fit(TrainingSet.of(x, y))")
@@ -278,10 +328,9 @@ def _checked_request(train: object, task: DefenseTask, n_classes: int) -> Traini
     if not 0 <= train.y.min() <= train.y.max() < n_classes:
         wrong = train.y[(train.y < 0) | (train.y >= n_classes)][0]
         raise BadInput(f"fit was given the label {wrong}; labels are 0 to {n_classes - 1}: correct the call of relabel or of")
-    holdout = task.know.clean_holdout
-    if train._source is task.train._source or (holdout is not None and train._source is holdout._source):
+    if train._source is own._source or (holdout is not None and train._source is holdout._source):
         return train
-    return TrainingSet.of(_inputs_like(task.train._source.gather(task.train.ids[:1]), train.x), train.y)
+    return TrainingSet.of(_inputs_like(own._source.gather(own.ids[:1]), train.x), train.y)
 
 
 def _reason(error: BaseException) -> str:

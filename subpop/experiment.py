@@ -138,6 +138,7 @@ class Experiment(Parts):
     def _cut(self, cell: Cell) -> list[list[Trial]]:
         stage = self.stage(cell)
         check_attack(stage, cell)
+        self._check_granted(cell)
         trials = self.list_trials(cell)
         row_bytes = stage.pool.x[:1].nbytes
         size = max(1, min(CHUNK_TRIALS, CHUNK_BYTES // (2 * stage.pool.n_train * row_bytes)))
@@ -244,7 +245,9 @@ class Experiment(Parts):
         return frozenset(getattr(DEFENSES[cell.defense], "needs", ()))
 
     def knowledge(self, cell: Cell) -> str:
-        """The `knowledge` column: what the defender was told."""
+        """The `knowledge` column: what the defender was told, and what the number of its rows gives away."""
+        if cell.defense == RETRAIN:
+            return ""
         if cell.defense.startswith(MATCHED):
             return "the filter's counts"
         granted = {"n_poison", "poison_mask"} | ({"clean_holdout"} if cell.option("holdout", "") else set())
@@ -253,7 +256,17 @@ class Experiment(Parts):
         words = {"clean_holdout": f"clean_holdout of {cell.option('holdout', '')} of the test rows"}
         if variant != "exact":
             words["n_poison"] = f"n_poison x {TOLD[variant]:g}"
-        return ", ".join(words.get(name, name) for name in told)
+        knows_count = "poison_mask" in told or ("n_poison" in told and variant == "exact")
+        inferable = ["n_poison (inferable)"] if cell.rate > 0 and not knows_count else []
+        return ", ".join([*(words.get(name, name) for name in told), *inferable])
+
+    def _check_granted(self, cell: Cell) -> None:
+        """Refuse a cell that cannot hand out what its defense needs, before anything is trained."""
+        if "clean_holdout" in self.needs(cell) and not cell.option("holdout", ""):
+            raise BadInput(
+                f"{cell.defense} needs clean_holdout, and {cell.id} grants none: its setting has no holdout. Choose cells whose "
+                "setting names one, such as holdout=0.05 (-k holdout), or take clean_holdout out of the defense's needs"
+            )
 
     def _retrained(self, cell: Cell, trial: Trial) -> TrialResult:
         """The noise floor: the clean victim of another seed stands where the poisoned one would."""

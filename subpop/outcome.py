@@ -22,7 +22,8 @@ class Outcome:
     predictions: (n_test,) predicted classes, ties to the lowest, of the final model under '' and of each stage under its
     name; keep: (n,) bool or None; certified_radii: int64 by the certificate's name ('' where there is one without a name), one
     for each test row that was to be certified; reference: (n_test,) classes predicted by the same learner on the labels that
-    the harness named, or None; seconds: the defense's own time, without `fit` and predictions.
+    the harness named, or None; seconds: the defense's own time, without `fit` and predictions; made_by_fit: whether the final
+    model is one that `fit` made in this trial (None: not known); keep_checked: whether `fit` made it from exactly the kept rows.
     """
 
     predictions: Mapping[str, Ints]
@@ -32,6 +33,8 @@ class Outcome:
     diagnostics: Mapping[str, float] = field(default_factory=dict)
     n_fits: int = 0
     seconds: float = 0.0
+    made_by_fit: bool | None = None
+    keep_checked: bool = False
 
 
 def seal(train: TrainingSet) -> int:
@@ -74,6 +77,8 @@ def _checked_keep(keep: object, n: int) -> Bools | None:
     if not isinstance(keep, np.ndarray) or keep.dtype != np.bool_ or keep.shape != (n,):
         shape = f"{keep.dtype} of shape {keep.shape}" if isinstance(keep, np.ndarray) else type(keep).__name__
         raise BadInput(f"keep is {shape}; it must be a boolean array of shape ({n},), True for the rows of `train` that stay")
+    if not keep.any():
+        raise BadInput(f"keep drops all {n} rows, which leaves nothing to train on; keep at least one row, or return keep=None")
     return keep.copy()
 
 

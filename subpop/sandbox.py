@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 
 from subpop.batching import DEFENSE, HARNESS, DefenseError, DefenseTask, FitMany, PoolRows
 from subpop.child import Message, child_main, receive_message
+from subpop.fit_log import FitLog
 from subpop.outcome import Outcome, check_outcome
 from subpop.plugins import DefenseSpec
 from subpop.types import Array, BadInput, FleetJob, Pool, TrainingSet
@@ -60,7 +61,7 @@ def run_in_child(
         raise BadInput(f"--defense-timeout {timeout} is not a number of seconds above 0; give one such as 300")
     if multiprocessing.current_process().daemon:
         raise BadInput("a plug-in defense needs a child process, which a daemonic worker cannot start; use --executor here")
-    child = _Child(spec, tasks, timeout)
+    child, log = _Child(spec, tasks, timeout), FitLog([task.train for task in tasks], test_x)
     try:
         child.send((spec, n_classes, len(tasks)))
         child.receive("ready")
@@ -68,9 +69,16 @@ def run_in_child(
             child.send(_handed_out(task, spec))
         for i, task in enumerate(tasks):
             while (message := child.receive("fit", "inputs", "outcome"))[0]["kind"] != "outcome":
-                is_fit = message[0]["kind"] == "fit"
-                child.send(fit_many(child.trusted(_requests, message, tasks, n_classes)) if is_fit else test_x)
-            yield child.trusted(_outcome, message, i, task, len(test_x), n_classes)
+                if message[0]["kind"] == "inputs":
+                    child.send(test_x)
+                    continue
+                requests = child.trusted(_requests, message, tasks, n_classes)
+                models = fit_many(requests)
+                child.send(models)
+                log.note(requests, models)
+                child.restart_clock()
+            outcome = child.trusted(_outcome, message, i, task, len(test_x), n_classes)
+            yield log.checked(i, outcome)
             child.restart_clock()  # what the caller did meanwhile is nobody's own time
     finally:
         child.end()

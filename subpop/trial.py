@@ -12,7 +12,20 @@ from subpop.attacks.label_flip import Poison, poison_count
 from subpop.batching import DefenseTask, PoolRows
 from subpop.outcome import Outcome
 from subpop.stage import Stage, base_size, derived_seed, draw_identity, draw_poison
-from subpop.types import Array, BadInput, Bools, Cell, Ints, Knowledge, Model, TrainingSet, Trial, TrialResult
+from subpop.types import (
+    KEEP_UNCHECKED,
+    OWN_LEARNER,
+    Array,
+    BadInput,
+    Bools,
+    Cell,
+    Ints,
+    Knowledge,
+    Model,
+    TrainingSet,
+    Trial,
+    TrialResult,
+)
 
 TOLD = {"exact": 1.0, "half": 0.5, "twice": 2.0}
 """What a defense that is told the number of poison rows may be told instead of it."""
@@ -132,9 +145,14 @@ def score(stage: Stage, prepared: Prepared, outcome: Outcome, kkt_residual: floa
         removed = ~outcome.keep
         y = prepared.task.train.y[removed]
         arrays["removed_per_class"] = np.bincount(y, minlength=stage.dataset.n_classes).astype(np.int64)
-        metrics["removed"] = float(removed.sum())
-        metrics["removed_flipped"] = float((removed & prepared.flipped).sum())
-        metrics["removed_target_clean"] = float((removed & prepared.member).sum())
+        if outcome.keep_checked:
+            metrics["removed"] = float(removed.sum())
+            metrics["removed_flipped"] = float((removed & prepared.flipped).sum())
+            metrics["removed_target_clean"] = float((removed & prepared.member).sum())
+        else:
+            metrics[KEEP_UNCHECKED] = 1.0
+    if outcome.made_by_fit is False:
+        metrics[OWN_LEARNER] = 1.0
     metrics |= {f"diagnostic:{name}": float(value) for name, value in outcome.diagnostics.items()}
     if draw:
         arrays |= _panel_arrays(stage, prepared, outcome, predicted[n_test:])
@@ -161,7 +179,7 @@ def _panel_arrays(stage: Stage, prepared: Prepared, outcome: Outcome, on_grid: A
         "panel_proba": on_grid.reshape(GRID, GRID).astype(np.float32),
         "panel_extent": grid(stage)[1],
     }
-    return arrays if outcome.keep is None else {**arrays, "panel_keep": outcome.keep}
+    return {**arrays, "panel_keep": outcome.keep} if outcome.keep is not None and outcome.keep_checked else arrays
 
 
 def grid(stage: Stage) -> tuple[Array, Array]:

@@ -217,7 +217,10 @@ def half_a_second(train, fit, know, *, seed):
 def speaks_out_of_turn(train, fit, know, *, seed):
     """Misuse the line to the harness: what comes from the child must be harmless."""
     send_message = sys.modules["subpop"].child.send_message
-    connection = fit.__self__._judge.on_turn.__self__._connection
+    import gc
+
+    desk = next(thing for thing in gc.get_objects() if type(thing).__name__ == "_Desk")
+    connection = desk._connection
     speech = (HERE / "speech").read_text()
     exec(speech)
     time.sleep(30)

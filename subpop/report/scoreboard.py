@@ -42,8 +42,11 @@ LEGEND = {
     "worst-k": "mean of the k largest target damages, ranked anew for each alpha, over subpopulations with at least 20 test rows",
     "collateral damage": "the same accuracy lost on all other test rows; the largest over subpopulations",
     "recall / precision": "share of the flipped poison rows that a filter removed / share of what it removed that was such a row",
+    "keep not checked": "the returned model is not one that `fit` trained on exactly the rows that `keep` names; the mask is not "
+    "scored",
     "±": "one split: standard error (bootstrap over seeds and test rows); several: their mean and sample deviation",
-    "knowledge": "what the defense knows beyond its training rows",
+    "knowledge": "what the defense is told beyond its training rows; `inferable`: the number of its rows less the public size of "
+    "D gives it away",
     "seconds": "of all cells of the row; `stored`: recorded when they were computed, now read from the store",
     "pass, fail": "within the tolerance of the stored reference, or not",
     "no_power": "the tolerance is too wide (above 10 %) for a pass to mean anything",
@@ -158,7 +161,8 @@ def _others(row: Row, rate: float) -> str:
     if collateral is None:
         return NO_VALUE
     filtered = f"; {percent(recall.value)} / {percent(precision.value if precision else None)}" if recall else ""
-    return percent(collateral.value) + filtered
+    unchecked = any(report.result and report.result.n_keep_unchecked for report in reports)
+    return percent(collateral.value) + ("; keep not checked" if unchecked else filtered)
 
 
 def _knowledge(row: Row, run: RunInfo) -> str:

@@ -14,7 +14,7 @@ from subpop.summary.certified import certified_numbers
 from subpop.summary.ranked import Ranked, damages, over_seeds, worst
 from subpop.summary.stages import stage_numbers
 from subpop.summary.subpopulation import Subpopulation, accuracy, gather, table_row
-from subpop.types import Array, Bools, Cell, CellResult, Number, TrialResult
+from subpop.types import KEEP_UNCHECKED, OWN_LEARNER, Array, Bools, Cell, CellResult, Number, TrialResult
 
 PUBLISHED_RANGE = (0.145, 0.165)
 """Beside Table 15 the paper says that most subpopulations lose 15-16 %, to the nearest percent."""
@@ -70,6 +70,8 @@ def summarise(
         seconds,
         from_store,
         stage.dataset.notes,
+        sum(OWN_LEARNER in r.metrics for r in results),
+        sum(KEEP_UNCHECKED in r.metrics for r in results),
     )
 
 

@@ -6,7 +6,18 @@ Everything here is plain data or a Protocol; nothing trains. Row numbers of a `P
 
 from subpop.types.base import Array, BadInput, Bools, Floats, Ints, Setting
 from subpop.types.data import Dataset, Partition, Splits
-from subpop.types.results import VERDICTS, Cell, CellReport, CellResult, Number, Trial, TrialResult, Verdict
+from subpop.types.results import (
+    KEEP_UNCHECKED,
+    OWN_LEARNER,
+    VERDICTS,
+    Cell,
+    CellReport,
+    CellResult,
+    Number,
+    Trial,
+    TrialResult,
+    Verdict,
+)
 from subpop.types.roles import Certificate, ChannelModel, Defended, Defense, Fit, Knowledge, Model, StoredModel, Victim
 from subpop.types.rows import ArrayRows, FleetJob, Pool, RowSource, TrainingSet, content_order
 
@@ -41,6 +52,8 @@ __all__ = [
     "Number",
     "Trial",
     "TrialResult",
+    "KEEP_UNCHECKED",
+    "OWN_LEARNER",
     "VERDICTS",
     "Verdict",
 ]

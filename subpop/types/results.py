@@ -59,6 +59,10 @@ class Trial:
     attacked: bool = True
 
 
+OWN_LEARNER, KEEP_UNCHECKED = "own_learner", "keep_unchecked"
+"""Metrics of a trial, 1 where they are there: `fit` did not make its model; its mask is not what the model was trained on."""
+
+
 @dataclass(frozen=True)
 class TrialResult:
     """What one trial leaves behind: numbers by metric name and arrays by name (bits of right test rows, ...)."""
@@ -97,6 +101,10 @@ class CellResult:
     seconds: float = 0.0
     from_store: bool = False
     notes: tuple[str, ...] = ()
+    n_own_learner: int = 0
+    """Trials whose returned model is none that `fit` made."""
+    n_keep_unchecked: int = 0
+    """Trials whose mask is not that of the rows on which `fit` made the returned model."""
 
     def __getitem__(self, metric: str) -> float:
         """The value of an aggregate metric."""
