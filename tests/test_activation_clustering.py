@@ -9,15 +9,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.distance import pdist
+from sklearn.cluster import KMeans
+from sklearn.decomposition import FastICA
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import silhouette_score
-from toy_poison import Counter, gaussians, with_far_cluster, with_poisoned_subpopulation
+from toy_poison import Counter, Plain, gaussians, with_far_cluster, with_poisoned_subpopulation
 
 from subpop.defenses.activation_clustering import (
     activation_clustering,
     activation_clustering_as_released,
     silhouette,
 )
-from subpop.types import Knowledge, TrainingSet, content_order
+from subpop.defenses.spectral_signatures import centred
+from subpop.types import BadInput, Knowledge, TrainingSet, content_order
 
 module = importlib.import_module("subpop.defenses.activation_clustering")  # the package has a function of that name
 FILTERS = [activation_clustering, activation_clustering_as_released]
@@ -46,16 +51,18 @@ def test_where_nothing_is_suspicious_it_is_the_undefended_model():
     assert found.diagnostics["removed_share"] == 0
 
 
-@pytest.mark.parametrize("defense", FILTERS)
-def test_finds_a_far_cluster_and_refits_once(defense):
+@pytest.mark.parametrize(("defense", "n_columns"), [(activation_clustering, 5), (activation_clustering_as_released, 2)])
+def test_finds_a_far_cluster_and_refits_once(defense, n_columns):
+    """Of whitened components each counts alike, so that the far cluster must show in most of them."""
     for seed in range(3):
         x, y, poison = with_far_cluster(np.random.default_rng(seed))
+        x = x[:, :n_columns]
         fit = Counter()
         found = defend(defense, x, y, fit=fit)
         assert not found.keep[poison].any()
         assert len(fit.models) == 2
         np.testing.assert_array_equal(fit.models[1].train.ids, np.flatnonzero(found.keep))
-    np.testing.assert_array_equal(~defend(activation_clustering, x, y).keep, poison)
+        np.testing.assert_array_equal(~found.keep & (y == 1), poison)
 
 
 def test_misses_a_subpopulation_that_is_one_group_of_many():
@@ -143,30 +150,120 @@ def test_principal_components_equal_an_explicit_decomposition():
     assert module._principal(columns[:, :3], 10).shape == (90, 3)
 
 
-def test_independent_components_find_the_sources():
-    """Uniform sources, mixed: each component is one of them, up to sign and order."""
+def fast_ica(x):
+    """The released reduction, and whether it converged."""
+    ica = FastICA(15, whiten="unit-variance", max_iter=1000, tol=0.005, random_state=0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        points = ica.fit_transform(x.astype(np.float64))
+    return points, not any(issubclass(one.category, ConvergenceWarning) for one in caught)
+
+
+def bimodal(seed, gaussian=True):
+    """One label, 20 columns: one with two humps, the others Gaussian or uniform."""
+    generator = np.random.default_rng(seed)
+    x = generator.standard_normal((200, 20)) if gaussian else generator.uniform(-2, 2, (200, 20))
+    x *= np.linspace(1, 2, 20)
+    x[:, 0] = np.where(generator.random(200) < 0.3, 8, 0) + generator.standard_normal(200)
+    return x.astype(np.float32)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("converges", [True, False])
+def test_released_variant_does_what_fast_ica_does_even_if_that_does_not_converge(seed, converges):
+    """Its components are a rotation of ours, so that all distances agree, and with them the split and its silhouette."""
+    x = bimodal(seed, gaussian=not converges)
+    points, converged = fast_ica(x)
+    assert converged == converges
+    found = defend(activation_clustering_as_released, x, np.zeros(200, int))
+    in_order = points[content_order(x)]
+    part = KMeans(2, n_init=10, random_state=0).fit(in_order).labels_
+    expected = silhouette_score(in_order, part)
+    assert found.diagnostics["silhouette_0"] == pytest.approx(expected, abs=1e-4)
+    assert found.diagnostics["share_0"] == np.bincount(part).min() / 200
+    assert expected < 0.1  # principal components that are not whitened have .4 here, and would lose rows
+    assert found.keep.all()
+    np.testing.assert_allclose(pdist(module._whitened(centred(x), 15)), pdist(points), rtol=1e-5)
+
+
+def test_whitened_components_equal_an_explicit_decomposition():
     generator = np.random.default_rng(0)
-    sources = generator.uniform(-1, 1, (2000, 4))
-    columns = sources @ generator.standard_normal((4, 12))
-    found = module._independent(module._principal(columns - columns.mean(axis=0), 4))
-    np.testing.assert_allclose(found.var(axis=0), 1, rtol=1e-4)
-    match = np.abs(np.corrcoef(found.T, sources.T)[:4, 4:])
-    np.testing.assert_allclose(np.sort(match.max(axis=1)), 1, atol=0.02)
-    assert sorted(match.argmax(axis=1)) == [0, 1, 2, 3]
+    for shape in ((90, 30), (20, 60)):
+        columns = generator.standard_normal(shape) * np.logspace(0, 3, shape[1])
+        columns -= columns.mean(axis=0)
+        u = np.linalg.svd(columns, full_matrices=False)[0][:, :15] * np.sqrt(len(columns))
+        found = module._whitened(columns, 15)
+        np.testing.assert_allclose(found @ found.T, u @ u.T, atol=1e-4)
 
 
-def test_released_variant_falls_back_to_pca(monkeypatch):
-    x = np.random.default_rng(0).uniform(-1, 1, (400, 5)).astype(np.float32)
-    x[:40, 0] += 20
-    y = np.repeat([1, 0], 200)
-    found = defend(activation_clustering_as_released, x, y)
-    assert found.diagnostics["pca_instead"] == 0
-    assert not found.keep[:40].any()
-    twice = defend(activation_clustering_as_released, np.hstack([x, x]), y)  # ten columns of rank five
-    assert twice.diagnostics["pca_instead"] == 2
-    assert not twice.keep[:40].any()
-    monkeypatch.setattr(module, "RELEASED_ITERATIONS", 1)
-    assert defend(activation_clustering_as_released, x, y).diagnostics["pca_instead"] == 2
+def test_components_without_variance_are_left_out():
+    x = bimodal(0)[:, :5]
+    columns = centred(np.hstack([x, x, x @ np.ones((5, 3), np.float32)]))  # 13 columns of rank five
+    found = module._whitened(columns, 15)
+    assert found.shape == (200, 5)
+    np.testing.assert_allclose(found.var(axis=0), 1, rtol=1e-5)
+
+
+def test_components_that_tie_with_the_last_are_kept_together():
+    """Of 20 equal cells, one-hot, no 15 directions are better than the other four."""
+    assert module._whitened(centred(np.repeat(np.eye(20), 4, axis=0)), 15).shape == (80, 19)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 1000), st.booleans())
+def test_released_variant_does_not_depend_on_how_features_are_turned(seed, one_hot):
+    """Another CPU finds components with other signs, and other ones where variances are equal, as of one-hot cells."""
+    generator = np.random.default_rng(seed)
+    features = np.repeat(np.eye(5), 16, axis=0) if one_hot else bimodal(seed)[:, :8].astype(np.float64)
+    turn = np.linalg.qr(generator.standard_normal((features.shape[1],) * 2))[0]
+    x = np.arange(len(features), dtype=np.float32)[:, None]
+
+    def keep(values):
+        class Turned(Plain):
+            def features(self, x):
+                return values[x[:, 0].astype(int)]
+
+        return defend(activation_clustering_as_released, x, np.zeros(len(x), int), fit=Turned).keep
+
+    np.testing.assert_array_equal(keep(features @ turn), keep(features))
+
+
+@pytest.mark.parametrize("defense", FILTERS)
+def test_of_two_clusters_of_one_size_the_one_without_the_first_row_goes(defense, monkeypatch):
+    monkeypatch.setattr(module, "MAX_SHARE", 1.0)
+    x, y = two_clusters(np.random.default_rng(0), 30, 60)
+    x = x[:60]
+    keep = defend(defense, x, y[:60]).keep
+    assert (~keep).sum() == 30
+    assert keep[content_order(x)[0]]
+
+
+@pytest.mark.parametrize("defense", FILTERS)
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_units_of_the_features_change_nothing(defense, scale):
+    """Squares of 1e30 are infinite in float32, those of 1e-30 are 0."""
+    x, y, _ = with_far_cluster(np.random.default_rng(0))
+
+    class Scaled(Plain):
+        def features(self, x):
+            return super().features(x) * np.float32(scale)
+
+    np.testing.assert_array_equal(defend(defense, x, y, fit=Scaled).keep, defend(defense, x, y).keep)
+
+
+@pytest.mark.parametrize("defense", FILTERS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_features_that_are_no_numbers_are_refused(defense, bad):
+    x, y, _ = with_far_cluster(np.random.default_rng(0))
+
+    class Broken(Plain):
+        def features(self, x):
+            values = np.array(super().features(x))
+            values[3, 1] = bad
+            return values
+
+    with pytest.raises(BadInput, match="features of the model hold NaN or infinite values in 1 of"):
+        defend(defense, x, y, fit=Broken)
 
 
 @pytest.mark.parametrize("defense", FILTERS)

@@ -2,21 +2,23 @@
 
 *Source*: Chen et al. 2018. For each given label: features of the model trained on the poisoned set, reduced to 10 dimensions,
 2-means; the smaller cluster is poison if it holds less than .35 of the label (relative size) and the silhouette of the split is
-at least .10. `activation_clustering_as_released` is what the paper's authors ran on images: 15 independent components, and the
+at least .10. `activation_clustering_as_released` is what the paper's authors ran on images: FastICA with 15 components, and the
 smaller cluster goes wherever the silhouette is at least .1, whatever its size. Neither is told anything.
-*Deviations*: PCA where the paper uses ICA: centred, not scaled, columns that do not vary left out; ICA, whose components all
-have variance 1, belongs to the released variant. Both rules, size and silhouette, must hold: with the size alone, labels without
-poison would lose rows too. Exclusionary retraining is left out. A share is not rounded to two digits before it is compared.
+*Deviations*: PCA where the paper uses ICA: centred, not scaled, columns that do not vary left out. The released variant uses
+whitened PCA, components of variance 1, and leaves ICA out, which changes nothing: FastICA whitens first and then looks for an
+orthogonal matrix, so that its components are the whitened ones rotated, whether or not it has converged, and neither 2-means nor
+silhouettes change under a rotation. Components without variance are left out instead of being divided by 0.
+Both rules, size and silhouette, must hold: with the size alone, labels without poison would lose rows too. Exclusionary
+retraining is left out. A share is not rounded to two digits before it is compared. The silhouette is the mean over at most 1,000
+rows of a label, each against all rows.
 Everything random is seeded by constants and rows are put in order of their content first, so that the answer depends neither on
-`seed` nor on the order of rows. The silhouette is the mean over at most 1,000 rows of a label, each against all rows.
-ICA falls back to PCA where it does not converge or where fewer than its components vary; the diagnostic `pca_instead` counts it.
+`seed` nor on the order of rows. Nor does rounding decide: whitened points whose distances tie are moved by next to nothing, and
+of two clusters of one size the one without the first row goes.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 
@@ -26,13 +28,17 @@ from subpop.types import Array, Bools, Defended, Fit, Knowledge, TrainingSet, co
 
 N_COMPONENTS = 10
 MAX_SHARE, MIN_SILHOUETTE = 0.35, 0.10
-RELEASED_COMPONENTS, RELEASED_ITERATIONS, RELEASED_TOLERANCE = 15, 1000, 0.005
+RELEASED_COMPONENTS = 15
 N_INIT = 10
 SILHOUETTE_ROWS = 1000
 MIN_ROWS = 3
 """Of fewer rows every split is a tie."""
 NO_VARIANCE = 1e-10
 """Share of the first component's variance below which another is rounding of float32."""
+SAME_VARIANCE = 1e-6
+"""Components whose variances differ by a smaller share are one eigenspace, in which every direction is as good as another."""
+SHIFT = 1e-7
+"""Standard deviations by which whitened points are moved so that no two distances tie: far above rounding, far below the data."""
 
 Reduce = Callable[[Array], Array]
 """(n, d) centred columns -> (n, k) components."""
@@ -47,18 +53,8 @@ def activation_clustering(train: TrainingSet, fit: Fit, know: Knowledge, *, seed
 
 
 def activation_clustering_as_released(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) -> Defended:
-    """Drop the smaller cluster of independent components of each label if it is apart, however large it is."""
-    n_fallbacks = 0
-
-    def reduce(columns: Array) -> Array:
-        nonlocal n_fallbacks
-        principal = _principal(columns, RELEASED_COMPONENTS)
-        independent = _independent(principal)
-        n_fallbacks += independent is None
-        return principal if independent is None else independent
-
-    found = _filter(train, fit, reduce, max_share=1.0)
-    return replace(found, diagnostics={**found.diagnostics, "pca_instead": float(n_fallbacks)})
+    """Drop the smaller cluster of the whitened components of each label if it is apart, however large it is."""
+    return _filter(train, fit, lambda columns: _whitened(columns, RELEASED_COMPONENTS), max_share=1.0)
 
 
 def _filter(train: TrainingSet, fit: Fit, reduce: Reduce, max_share: float) -> Defended:
@@ -80,14 +76,16 @@ def _filter(train: TrainingSet, fit: Fit, reduce: Reduce, max_share: float) -> D
 
 def _smaller_part(features: Array, reduce: Reduce) -> tuple[Bools, float]:
     """(n,) bool: the smaller of two clusters, and their silhouette; nothing and 0 where rows do not differ or are too few."""
+    from sklearn.cluster import KMeans
+
     columns = centred(features)
     if len(columns) < MIN_ROWS or not columns.shape[1]:
         return np.zeros(len(features), dtype=np.bool_), 0.0
-    from sklearn.cluster import KMeans
-
-    points = reduce(columns)
-    cluster = KMeans(2, n_init=N_INIT, random_state=0).fit(points).labels_
-    smaller = cluster == np.bincount(cluster, minlength=2).argmin()
+    points = reduce(columns * np.ldexp(1.0, -int(np.frexp(np.abs(columns).max())[1])))  # float32 holds squares up to 1e38
+    part = KMeans(2, n_init=N_INIT, random_state=0).fit(points).labels_ == 1
+    n_part = int(part.sum())
+    goes = not part[0] if 2 * n_part == len(part) else 2 * n_part < len(part)
+    smaller = np.asarray(part if goes else ~part)
     return smaller, silhouette(points, smaller)
 
 
@@ -119,21 +117,27 @@ def _principal(columns: Array, n_components: int) -> Array:
     return np.asarray(pca.fit_transform(columns.astype(np.float32)), dtype=np.float64)  # half the time; features are float32
 
 
-def _independent(principal: Array) -> Array | None:
-    """(n, k) independent components of variance 1, from as many principal ones; None where that fails.
+def _whitened(columns: Array, n_components: int) -> Array:
+    """(n, k) principal components of variance 1: as many as asked, fewer where fewer vary, more where the last ones tie."""
+    from scipy.linalg import eigh
 
-    ICA whitens first, so that all it sees of the features are their principal components: these are cheaper to hand over.
+    n, d = columns.shape
+    products = columns.T @ columns if d <= n else columns @ columns.T
+    size = len(products)
+    values, vectors = eigh(products, subset_by_index=(max(0, size - 2 * n_components), size - 1))
+    last = values[-min(n_components, len(values))]
+    chosen = values > max(NO_VARIANCE * values[-1], (1 - SAME_VARIANCE) * last)
+    found = columns @ vectors[:, chosen] / np.sqrt(values[chosen]) if d <= n else vectors[:, chosen]
+    return _in_place(found * np.sqrt(n))
+
+
+def _in_place(points: Array) -> Array:
+    """The points (n, k) in a rotation that their distances and order determine, each moved by next to nothing.
+
+    Eigenvectors have any sign, and of equal eigenvalues any direction; and where distances tie, as between rows of one-hot
+    features, rounding would choose the split. Both would differ from one CPU to another.
     """
-    from sklearn.decomposition import FastICA
-    from sklearn.exceptions import ConvergenceWarning
-
-    variance = principal.var(axis=0)
-    if variance[-1] <= NO_VARIANCE * variance[0]:
-        return None
-    ica = FastICA(whiten="unit-variance", max_iter=RELEASED_ITERATIONS, tol=RELEASED_TOLERANCE, random_state=0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", ConvergenceWarning)
-        try:
-            return np.asarray(ica.fit_transform(principal.astype(np.float32)), dtype=np.float64)
-        except ConvergenceWarning:
-            return None
+    generator = np.random.default_rng(0)
+    q, r = np.linalg.qr(points.T @ generator.standard_normal(points.shape))
+    moved = points @ (q * np.where(np.diag(r) < 0, -1.0, 1.0)) + SHIFT * generator.standard_normal(points.shape)
+    return np.asarray(moved)

@@ -20,7 +20,7 @@ import numpy as np
 from subpop.defenses.controls import told_poison
 from subpop.defenses.sever import DIRECT_SIZE, top_eigenvector
 from subpop.defenses.trim import highest
-from subpop.types import Array, Bools, Defended, Fit, Floats, Ints, Knowledge, Model, TrainingSet
+from subpop.types import Array, BadInput, Bools, Defended, Fit, Floats, Ints, Knowledge, Model, TrainingSet
 
 ROUNDING = 1e-7
 """A column whose deviation is below this share of its largest value is constant: less is rounding of float32."""
@@ -83,7 +83,16 @@ def _top_direction(columns: Array) -> Array:
 
 
 def centred(features: Floats) -> Array:
-    """(n, d') float64 features less their mean; columns that are constant but for rounding are left out."""
+    """(n, d') float64 features less their mean; columns that are constant but for rounding are left out.
+
+    BadInput for NaN and infinite features.
+    """
+    if not np.isfinite(features).all():
+        n_bad = int((~np.isfinite(features)).any(axis=1).sum())
+        raise BadInput(
+            f"features of the model hold NaN or infinite values in {n_bad} of {len(features)} rows of a label; standardise or "
+            "clip the inputs, or use another victim"
+        )
     columns = np.array(features, dtype=np.float64)
     columns -= columns.mean(axis=0)
     deviation = np.sqrt(np.einsum("ij,ij->j", columns, columns) / len(columns))
