@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 RUN = pytest.StashKey["Run"]()
 PLUGINS = pytest.StashKey[Any]()
+MISTAKES = pytest.StashKey[list[str]]()
+"""What is wrong with marks; told once everything is collected."""
+MEASURING = pytest.StashKey[set[str]]()
+"""Tests that measure cells, by node id."""
 CLOCK_OFFSET = [0.0]
 """Seconds that cells served from the store took when they were trained: the benchmark clock counts them."""
 
@@ -55,8 +59,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "cells(**fields): the cells a claim is about, by field or setting")
     from subpop.types import BadInput
 
-    if not config.getoption("benchmark_compare", None) and not config.getoption("benchmark_verbose", False):
-        config.option.benchmark_quiet = True  # a row a cell would bury the scoreboard; --benchmark-json has them all
     try:
         _check_options(config)
     except BadInput as error:
@@ -67,7 +69,6 @@ def _check_options(config: pytest.Config) -> None:
     from subpop.defenses import is_built_in
     from subpop.executors import check_executor
     from subpop.plugins import parse_defense
-    from subpop.report import check_report_directory
     from subpop.run import check_tier
     from subpop.types import BadInput
 
@@ -75,7 +76,6 @@ def _check_options(config: pytest.Config) -> None:
     check_executor(config.getoption("--executor"))
     if not config.getoption("--defense-timeout") > 0:
         raise BadInput(f"--defense-timeout {config.getoption('--defense-timeout'):g} must be a number of seconds > 0")
-    check_report_directory(config.rootpath / config.getoption("--report-dir"))
     specs = [parse_defense(text, config.invocation_params.dir) for text in config.getoption("--defense")]
     names = [spec.name for spec in specs]
     if len(set(names)) < len(names):
@@ -96,12 +96,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if cells is None or not wanted:
         return
     from subpop.cells import sweep_id, sweeps
+    from subpop.collecting import chosen
     from subpop.run import select
+    from subpop.types import BadInput
 
     config = metafunc.config
     own = select(cells, config.getoption("--tier"), config.stash[PLUGINS], getattr(metafunc.module, "open_to_defenses", False))
-    for mark in metafunc.definition.iter_markers("cells"):
-        own = [cell for cell in own if _matches(cell, mark.kwargs)]
+    try:
+        for mark in metafunc.definition.iter_markers("cells"):
+            own = chosen(own, cells, mark.kwargs, metafunc.definition.nodeid)
+    except BadInput as error:  # raised here it would be one module's collection error
+        told: list[str] = config.stash.setdefault(MISTAKES, [])
+        told.append(str(error))
     if "cell" in wanted:
         metafunc.parametrize("cell", own, ids=[cell.id for cell in own])
     else:
@@ -109,27 +115,33 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("sweep", groups, ids=[sweep_id(group) for group in groups])
 
 
-def _matches(cell: Cell, fields: Mapping[str, Any]) -> bool:
-    def one(name: str, allowed: Any) -> bool:
-        value = getattr(cell, name, None) if name in cell.__dataclass_fields__ else cell.option(name, "")
-        return value in allowed if isinstance(allowed, (list, tuple, set)) else value == allowed
-
-    return all(one(name, allowed) for name, allowed in fields.items())
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Drop tests left without cells, and speed suites unless they are named; give cells the clock that counts stored seconds."""
+    """Drop suites' tests that are left without cells, and speed suites unless they are named; no other project's tests."""
+    from subpop.collecting import is_of_suite, is_speed_suite, without_cells
+
+    if config.stash.get(MISTAKES, []):
+        raise pytest.UsageError("\n".join(config.stash[MISTAKES]))
     named = "speed" in (config.getoption("keyword") or "") or any("speed" in str(arg) for arg in config.args)
-    kept = [item for item in items if "NOTSET" not in item.nodeid and (named or not item.path.name.startswith("test_speed_"))]
-    items[:] = kept
-    for item in items:
-        if "measure" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.benchmark(timer=clock))
+    dropped = [item for item in items if without_cells(item) or (is_speed_suite(item) and not named)]
+    if dropped:
+        items[:] = [item for item in items if item not in set(dropped)]
+        config.hook.pytest_deselected(items=dropped)
+    own = [item for item in items if is_of_suite(item) and "measure" in getattr(item, "fixturenames", ())]
+    for item in own:
+        item.add_marker(pytest.mark.benchmark(timer=clock))  # counts stored seconds
+    config.stash[MEASURING] = {item.nodeid for item in own}
 
 
-def _cells_of(items: list[pytest.Item]) -> list[Cell]:
-    parameters = [getattr(getattr(item, "callspec", None), "params", {}) for item in items]
-    return list(dict.fromkeys(found["cell"] for found in parameters if "cell" in found))
+@pytest.hookimpl(optionalhook=True, wrapper=True)
+def pytest_benchmark_group_stats(
+    config: pytest.Config, benchmarks: list[dict[str, Any]], group_by: str
+) -> Generator[None, list[Any], list[Any]]:
+    """Keep cells out of pytest-benchmark's table, where a row a cell would bury the scoreboard; --benchmark-json has them all."""
+    asked = ("compare", "compare_fail", "verbose", "histogram", "cprofile")
+    if not any(config.getoption(f"benchmark_{name}", None) for name in asked):
+        cells = config.stash.get(MEASURING, set())
+        benchmarks[:] = [each for each in benchmarks if each["fullname"] not in cells]
+    return (yield)
 
 
 # --- the run ----------------------------------------------------------------------------------------------------------
@@ -161,36 +173,63 @@ def _make_run(config: pytest.Config) -> Run:
     return Run(experiment, store, config.rootpath / "baselines", special=special_suites(experiment))
 
 
+def _report_directory(config: pytest.Config) -> Path:
+    return Path(config.rootpath / config.getoption("--report-dir"))
+
+
 def _weights_root(config: pytest.Config) -> Path | None:
     chosen = config.getoption("--weights-root")
     return None if chosen is None else Path(chosen).expanduser()
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Print the plan before anything is trained, and train ahead where an executor was named."""
-    cells = _cells_of(session.items)
+    """Say which suites there are where -k matches nothing."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if not session.items and session.config.getoption("keyword") and reporter is not None:
+    if not session.items and session.config.getoption("keyword") and reporter is not None and _suites(session.config):
         reporter.write_line(f"nothing matches -k {session.config.getoption('keyword')!r}; suites are {_suites(session.config)}")
-    if not cells or session.config.getoption("collectonly"):
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Before the first test: print the plan, and train ahead where an executor was named. Listings come without this hook."""
+    from subpop.collecting import needed_cells
+
+    config, cells = session.config, needed_cells(session.items)
+    if (
+        not cells
+        or config.getoption("collectonly")
+        or config.getoption("setuponly", False)
+        or config.getoption("setupplan", False)
+    ):
         return
+    if session.testsfailed and not config.getoption("continue_on_collection_errors"):
+        return  # pytest stops here
+    run = _begin(config, cells)
+    with _on_screen(config):  # pictures are decoded and features computed here, with bars of their own
+        plan = run.plan(cells)
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        reporter.write_line(str(plan))
+    _start_progress(config, run, plan.n_fits)
+    if config.getoption("--executor") != "here":
+        from subpop.executors import prefill
+
+        prefill(run.experiment, [cell for cell in cells if cell.stem not in run.special], config.getoption("--executor"))
+
+
+def _begin(config: pytest.Config, cells: list[Cell]) -> Run:
+    """The run, its references read: what is wrong with either is told before anything is trained."""
+    from subpop.report import check_report_directory
     from subpop.types import BadInput
 
     try:
-        run = _run_of(session.config)
+        check_report_directory(_report_directory(config))
+        run = _run_of(config)
         for stem in {cell.stem for cell in cells}:
             run.references(stem)
     except BadInput as error:
         raise pytest.UsageError(str(error)) from None
-    with _on_screen(session.config):  # pictures are decoded and features computed here, with bars of their own
-        plan = run.plan(cells)
-    if reporter is not None:
-        reporter.write_line(str(plan))
-    _start_progress(session.config, run, plan.n_fits)
-    if session.config.getoption("--executor") != "here":
-        from subpop.executors import prefill
-
-        prefill(run.experiment, [cell for cell in cells if cell.stem not in run.special], session.config.getoption("--executor"))
+    return run
 
 
 def _suites(config: pytest.Config) -> str:
@@ -299,7 +338,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if config.getoption("--rebaseline"):
         run.rebaseline(_environment()["hardware"], _commit(config.rootpath))
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-    run.write(config.rootpath / config.getoption("--report-dir"), _run_info(config, run))
+    run.write(_report_directory(config), _run_info(config, run))
     if all(report.status == "skipped" for report in run.reports.values()) or any(
         r.status == "error" for r in run.reports.values()
     ):

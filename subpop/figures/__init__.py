@@ -89,6 +89,7 @@ def draw_all(reports: Iterable[CellReport], directory: Path, made_by: str = "") 
         for plan in _plans(of_dataset, styles):
             path = directory / file_name(f"{stem}-{tier}-{dataset}-{plan.kind}")
             if not _is_drawn(path, key):
+                directory.mkdir(exist_ok=True)
                 with style.context(["default", STYLE]):  # not the reader's own matplotlibrc
                     save(plan.draw(), path, made_by, key)
             pictures.append(Picture(path.name, plan.kind, stem, tier, dataset, f"{dataset}: {plan.alt}", plan.caption))

@@ -27,7 +27,7 @@ SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
 
 def write_report(reports: Sequence[CellReport], directory: Path, run: RunInfo) -> None:
     """Write README.md, results.json, figures, and a page and a table for each suite; BadInput where the directory cannot be."""
-    check_report_directory(directory)
+    make_report_directory(directory)
     reports = sorted(reports, key=lambda report: report.cell)
     (directory / "results.json").write_text(results_json(reports, run), encoding="utf-8")
     pictures = draw_all(reports, directory / "figures", run.command)
@@ -42,19 +42,32 @@ def write_report(reports: Sequence[CellReport], directory: Path, run: RunInfo) -
 
 
 def check_report_directory(path: Path) -> None:
-    """Make the report's directory and its `figures`; BadInput, before hours are spent, where that is not possible."""
+    """BadInput, before hours are spent, where the report could not be written; makes no folder."""
+    blocking = next((p for p in (path / "figures", path, *path.parents) if p.exists() and not p.is_dir()), None)
+    if blocking is not None:
+        raise _unusable(path, f"{blocking} is a file")
+    for folder in (next(p for p in (path, *path.parents) if p.is_dir()), path / "figures"):
+        try:
+            if folder.is_dir():
+                tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise _unusable(path, f"{error.strerror}: {folder}") from error
+
+
+def make_report_directory(path: Path) -> None:
+    """The report's folder, once there is something to write into it."""
+    check_report_directory(path)
     try:
-        (path / "figures").mkdir(parents=True, exist_ok=True)
-        for folder in (path, path / "figures"):
-            with tempfile.TemporaryFile(dir=folder):
-                pass
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        blocking = next((p for p in (path / "figures", path, *path.parents) if p.exists() and not p.is_dir()), None)
-        why = f"{blocking} is a file" if blocking else f"{error.strerror}: {error.filename}"
-        raise BadInput(
-            f"the report directory {path} cannot be used ({why}); it must be a folder that can be written to: "
-            "remove what is in the way or name another with --report-dir"
-        ) from error
+        raise _unusable(path, f"{error.strerror}: {error.filename}") from error
+
+
+def _unusable(path: Path, why: str) -> BadInput:
+    return BadInput(
+        f"the report directory {path} cannot be used ({why}); it must be a folder that can be written to: "
+        "remove what is in the way or name another with --report-dir"
+    )
 
 
 def append_summary(text: str) -> None:

@@ -1,0 +1,119 @@
+"""Which tests belong to a suite, and which of its cells each of them gets. A suite is a module that defines CELLS.
+
+Whatever else pytest collects (another project's tests, say) is left alone.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from subpop.types import BadInput, Cell
+
+# --- the cells of one test --------------------------------------------------------------------------------------------
+
+
+def chosen(cells: Sequence[Cell], everything: Sequence[Cell], fields: Mapping[str, Any], where: str) -> list[Cell]:
+    """The cells that a mark `cells(**fields)` names.
+
+    everything: the suite's cells of all tiers. BadInput where a field is none of theirs, or where no cell of any tier can
+    match: either would delete the test without a word.
+    """
+    settings = {name for cell in everything for name, _ in cell.setting}
+    known = [*Cell.__dataclass_fields__, *sorted(settings)]
+    for name in fields:
+        if name not in known and everything:
+            near = get_close_matches(name, known, 1, 0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(known)}"
+            raise BadInput(f"{where}: pytest.mark.cells names {name!r}, which no cell of this suite has; {hint}")
+    if everything and not any(_matches(cell, fields) for cell in everything):
+        named = ", ".join(f"{name}={value!r}" for name, value in fields.items())
+        raise BadInput(f"{where}: pytest.mark.cells({named}) matches no cell of this suite in any tier; correct its values")
+    return [cell for cell in cells if _matches(cell, fields)]
+
+
+def _matches(cell: Cell, fields: Mapping[str, Any]) -> bool:
+    def one(name: str, allowed: Any) -> bool:
+        value = getattr(cell, name, None) if name in Cell.__dataclass_fields__ else cell.option(name, "")
+        return value in allowed if isinstance(allowed, (list, tuple, set, frozenset)) else value == allowed
+
+    return all(one(name, allowed) for name, allowed in fields.items())
+
+
+# --- the tests of a session -------------------------------------------------------------------------------------------
+
+
+def is_of_suite(item: Any) -> bool:
+    """Whether a test belongs to a module that defines CELLS."""
+    return getattr(getattr(item, "module", None), "CELLS", None) is not None
+
+
+def parameters(item: Any) -> Mapping[str, Any]:
+    return getattr(getattr(item, "callspec", None), "params", None) or {}
+
+
+def without_cells(item: Any) -> bool:
+    """Whether a suite's test got no cell: none of its cells is of the tier that runs."""
+    kinds = {"cell": Cell, "sweep": tuple}
+    return is_of_suite(item) and any(not isinstance(value, kinds.get(name, object)) for name, value in parameters(item).items())
+
+
+def is_speed_suite(item: Any) -> bool:
+    return is_of_suite(item) and item.path.name.startswith("test_speed_")
+
+
+def measured_cells(items: Iterable[Any]) -> list[Cell]:
+    """The cells that tests will measure, each once, in the order of the tests."""
+    own = [item for item in items if is_of_suite(item) and "measure" in getattr(item, "fixturenames", ())]
+    return list(dict.fromkeys(cell for item in own for cell in _cells_of(item)))
+
+
+def needed_cells(items: Iterable[Any]) -> list[Cell]:
+    """The cells that tests will measure or make claims about, each once, in the order of the tests."""
+    return list(dict.fromkeys(cell for item in items if is_of_suite(item) for cell in _cells_of(item)))
+
+
+def _cells_of(item: Any) -> list[Cell]:
+    found = parameters(item)
+    of_sweep = found.get("sweep", ())
+    candidates = [found.get("cell"), *(of_sweep if isinstance(of_sweep, tuple) else ())]
+    return [cell for cell in candidates if isinstance(cell, Cell)]
+
+
+# --- before anything is imported --------------------------------------------------------------------------------------
+
+
+def names_suites(arguments: Iterable[str], folder: Path, patterns: Sequence[str]) -> bool:
+    """Whether any of pytest's arguments leads to a suite: files are parsed, not imported."""
+    for argument in arguments:
+        path = folder / argument.partition("::")[0]
+        files = [path] if path.is_file() else sorted({file for pattern in patterns for file in path.rglob(pattern)})
+        if any(declares_cells(file) for file in files if file.suffix == ".py"):
+            return True
+    return False
+
+
+def declares_cells(path: Path) -> bool:
+    """Whether a module defines CELLS and has a test that takes one of them."""
+    try:
+        source = path.read_bytes()
+        body = ast.parse(source).body if b"CELLS" in source else []
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return any(_binds_cells(each) for each in body) and any(_takes_cells(node) for each in body for node in ast.walk(each))
+
+
+def _binds_cells(statement: ast.stmt) -> bool:
+    if isinstance(statement, ast.ImportFrom):
+        return any((alias.asname or alias.name) == "CELLS" for alias in statement.names)
+    targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+    return any(isinstance(target, ast.Name) and target.id == "CELLS" for target in targets)
+
+
+def _takes_cells(node: ast.AST) -> bool:
+    if not isinstance(node, ast.FunctionDef) or not node.name.startswith("test"):
+        return False
+    return not {"cell", "sweep"}.isdisjoint(argument.arg for argument in node.args.args)
