@@ -10,7 +10,8 @@ ORDER = """
 printable writing
 _torchvision types threads fingerprint split datasets feature_cache networks representations encoders victims partitions attacks
 certificates defenses metrics store outcome fit_log batching plugins child sandbox stage trial summary progress cells texts
-collecting examples parts experiment kept_results clusters training_set_attack speed executors theory audit references released figures
+collecting examples
+parts experiment kept_results clusters training_set_attack speed executors theory audit references released figures
 report contracts run pytest_plugin cli
 """.split()  # noqa: SIM905
 
