@@ -106,8 +106,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         for mark in metafunc.definition.iter_markers("cells"):
             own = chosen(own, cells, mark.kwargs, metafunc.definition.nodeid)
     except BadInput as error:  # raised here it would be one module's collection error
-        told: list[str] = config.stash.setdefault(MISTAKES, [])
-        told.append(str(error))
+        if MISTAKES not in config.stash:
+            config.stash[MISTAKES] = []
+        config.stash[MISTAKES].append(str(error))
     if "cell" in wanted:
         metafunc.parametrize("cell", own, ids=[cell.id for cell in own])
     else:
@@ -119,7 +120,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Drop suites' tests that are left without cells, and speed suites unless they are named; no other project's tests."""
     from subpop.collecting import is_of_suite, is_speed_suite, without_cells
 
-    if config.stash.get(MISTAKES, []):
+    if MISTAKES in config.stash:
         raise pytest.UsageError("\n".join(config.stash[MISTAKES]))
     named = "speed" in (config.getoption("keyword") or "") or any("speed" in str(arg) for arg in config.args)
     dropped = [item for item in items if without_cells(item) or (is_speed_suite(item) and not named)]
