@@ -120,8 +120,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Drop suites' tests that are left without cells, and speed suites unless they are named; no other project's tests."""
     from subpop.collecting import is_of_suite, is_speed_suite, without_cells
 
-    if MISTAKES in config.stash:
-        raise pytest.UsageError("\n".join(config.stash[MISTAKES]))
+    mistakes = config.stash.get(MISTAKES, None)
+    if mistakes:
+        raise pytest.UsageError("\n".join(mistakes))
     named = "speed" in (config.getoption("keyword") or "") or any("speed" in str(arg) for arg in config.args)
     dropped = [item for item in items if without_cells(item) or (is_speed_suite(item) and not named)]
     if dropped:
