@@ -22,6 +22,7 @@ import numpy as np
 
 from subpop.fit_log import kept_key, rows_key
 from subpop.outcome import Outcome, check_defended, seal
+from subpop.printable import described, printable, said_by
 from subpop.threads import one_thread
 from subpop.types import Array, BadInput, Defense, FleetJob, Ints, Knowledge, Model, Pool, TrainingSet
 
@@ -110,6 +111,7 @@ class DefenseError(RuntimeError):
     """A defense that failed. task: its number in the wave, None if it never came to a trial; details: traceback or output."""
 
     def __init__(self, task: int | None, reason: str, details: str = "", name: str = "") -> None:
+        reason, details, name = printable(reason), printable(details), printable(name)  # a defense may say anything
         super().__init__(task, reason, details, name)  # all of them, or the error could not travel between processes
         self.task, self.reason, self.details, self.name = task, reason, details, name
 
@@ -335,10 +337,10 @@ def _checked_request(train: object, own: TrainingSet, holdout: TrainingSet | Non
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, BadInput):
-        return str(error)
+        return said_by(error)
     if isinstance(error, SystemExit):
-        return f"the defense called sys.exit({error.code!r}); return a Defended instead"
-    return f"{type(error).__name__}: {error}"
+        return f"the defense called sys.exit({said_by(error)}); return a Defended instead"
+    return described(error)
 
 
 def _author_traceback(error: BaseException) -> str:

@@ -10,6 +10,7 @@ import faulthandler
 import fcntl
 import io
 import json
+import math
 import multiprocessing
 import os
 import pickle
@@ -26,10 +27,15 @@ import numpy as np
 from subpop.batching import DefenseError, DefenseTask, run_wave
 from subpop.outcome import Outcome
 from subpop.plugins import load
+from subpop.printable import described
 from subpop.types import Array, ArrayRows, BadInput, Knowledge, Model, TrainingSet
 
 Arrays = Mapping[str, Array]
 Message = tuple[dict[str, Any], dict[str, Array]]
+
+VALUES_BYTES = 1 << 24
+ARRAYS_BYTES = 1 << 32
+"""What a message may hold at most: its JSON, and all of its arrays (eight times the training sets of the largest chunk)."""
 
 # --- messages: JSON, then arrays --------------------------------------------------------------------------------------
 
@@ -44,12 +50,39 @@ def send_message(connection: Connection, kind: str, arrays: Arrays | None = None
 
 
 def receive_message(connection: Connection) -> Message:
-    """(values, arrays) of one message; ValueError where it is no such message."""
-    values = json.loads(connection.recv_bytes())
+    """(values, arrays) of one message; ValueError where it is no such message or larger than any that is needed."""
+    values = json.loads(_receive_bytes(connection, VALUES_BYTES))
     if not isinstance(values, dict) or not isinstance(values.get("kind"), str) or not isinstance(values.get("arrays"), list):
         raise ValueError("a message without a kind")
-    arrays = {str(name): np.load(io.BytesIO(connection.recv_bytes()), allow_pickle=False) for name in values["arrays"]}
+    arrays, left = {}, ARRAYS_BYTES
+    for name in values["arrays"]:
+        content = _receive_bytes(connection, left)
+        left -= len(content)
+        arrays[str(name)] = _array(content)
     return values, arrays
+
+
+def _receive_bytes(connection: Connection, limit: int) -> bytes:
+    try:
+        return connection.recv_bytes(limit)
+    except OSError as error:
+        if error.errno is None:  # not the operating system's error: multiprocessing's own, of a length above the limit
+            raise ValueError(f"a message of more than {limit:,} bytes") from error
+        raise
+
+
+def _array(content: bytes) -> Array:
+    """The array of an .npy message. Its header must ask for the bytes that came: otherwise it could claim all memory."""
+    file = io.BytesIO(content)
+    version = np.lib.format.read_magic(file)
+    if version != (1, 0):
+        raise ValueError(f"an array in version {version} of the format; only 1.0 is read")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    came = len(content) - file.tell()
+    if dtype.kind not in "biuf" or math.prod(shape) * dtype.itemsize != came:
+        raise ValueError(f"an array whose header says {dtype} of shape {shape} with {came:,} bytes behind it")
+    flat = np.frombuffer(content, dtype, offset=file.tell())
+    return flat.reshape(shape, order="F" if fortran else "C").copy()
 
 
 # --- the child's side -------------------------------------------------------------------------------------------------
@@ -67,7 +100,7 @@ def child_main(connection: Connection, output: Connection) -> None:
     except DefenseError as error:
         send_message(connection, "error", task=error.task, reason=error.reason, details=error.details)
     except BaseException as error:
-        send_message(connection, "error", task=None, reason=f"{type(error).__name__}: {error}", details="")
+        send_message(connection, "error", task=None, reason=described(error), details="")
     sys.stdout.flush()
     os._exit(0)  # threads that the defense left behind end here
 
@@ -148,7 +181,7 @@ def _redirect_output(output: Connection) -> None:
         os.dup2(output.fileno(), stream)
     output.close()
     # Streams of its own: those inherited from the fork server may be missing or held by somebody's capture.
-    sys.stdout, sys.stderr = (os.fdopen(stream, "w", 1, errors="replace", closefd=False) for stream in (1, 2))
+    sys.stdout, sys.stderr = (os.fdopen(stream, "w", 1, "utf-8", "backslashreplace", closefd=False) for stream in (1, 2))
     faulthandler.enable(all_threads=False)  # a segmentation fault leaves a traceback
 
 

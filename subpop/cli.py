@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from io import TextIOWrapper
 from pathlib import Path
 
 
@@ -13,6 +14,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     from subpop.types import BadInput
 
+    if isinstance(sys.stdout, TextIOWrapper):  # a terminal that cannot show a letter gets its number
+        sys.stdout.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))
@@ -79,23 +82,25 @@ def _check(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> int:
     from subpop.datasets.download import data_root
     from subpop.experiment import Experiment
-    from subpop.report import RunInfo
+    from subpop.options import check_device_name, place
+    from subpop.report import RunInfo, check_report_directory
     from subpop.run import Run, environment, special_suites
     from subpop.store import Store
     from subpop.types import BadInput
 
-    if not Path(options.store).exists():
-        raise BadInput(
-            f"--store {options.store} does not exist; run `python -m pytest benchmarks/` first, or name the store it wrote"
-        )
-    store = Store(Path(options.store))
-    cache = Path(options.store).parent / "features"
-    weights = None if options.weights_root is None else Path(options.weights_root)
+    check_device_name(options.device)
+    path, directory = place(options.store, Path.cwd()), place(options.report_dir, Path.cwd())
+    if not path.exists():
+        raise BadInput(f"--store {path} does not exist; run `python -m pytest benchmarks/` first, or name the store it wrote")
+    check_report_directory(directory)
+    store = Store(path)
+    cache = path.parent / "features"
+    weights = None if options.weights_root is None else place(options.weights_root, Path.cwd())
     experiment = Experiment(store, data_root(options.data_root), options.device, cache=cache, weights_root=weights)
-    run = Run(experiment, store, Path(options.baselines), special=special_suites(experiment))
+    run = Run(experiment, store, place(options.baselines, Path.cwd()), special=special_suites(experiment))
     left_out = run.measure_stored()
     if not run.reports:
-        raise BadInput(f"--store {options.store} holds no finished cell; run `python -m pytest benchmarks/` first")
+        raise BadInput(f"--store {path} holds no finished cell; run `python -m pytest benchmarks/` first")
     tiers = ", ".join(sorted({cell.tier for cell in run.reports}))
     info = RunInfo(
         tier=tiers,
@@ -107,8 +112,10 @@ def _report(options: argparse.Namespace) -> int:
         suites={},
         **environment(),
     )
-    run.write(Path(options.report_dir), info)
-    print(
-        f"{len(run.reports)} cells, {left_out} not finished or made by another version: {Path(options.report_dir) / 'README.md'}"
-    )
+    run.write(directory, info)
+    print(f"{len(run.reports)} cells, {left_out} not finished or made by another version: {directory / 'README.md'}")
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

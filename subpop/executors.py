@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from subpop.experiment import Experiment
 from subpop.types import Array, BadInput, Cell, Trial, TrialResult
 
 EXECUTORS = ("here", "loky", "dask", "ray")
+NEEDED_PACKAGE = {"dask": "distributed", "ray": "ray"}
 
 
 class NoStore:
@@ -66,9 +68,15 @@ def prefill(experiment: Experiment, cells: Sequence[Cell], executor: str) -> Non
 
 
 def check_executor(name: str) -> None:
-    """Refuse an unknown executor by name."""
+    """Refuse, by name, an executor that is unknown or whose package is not installed."""
     if name not in EXECUTORS:
         raise BadInput(f"--executor {name} is unknown; use one of {', '.join(EXECUTORS)}")
+    package = NEEDED_PACKAGE.get(name)
+    if package and find_spec(package) is None:
+        raise BadInput(
+            f"--executor {name} needs the package {package}, which is not installed; run `python -m pip install -e '.[{name}]'` "
+            "in the clone, or use here or loky"
+        )
 
 
 def _can_travel(experiment: Experiment, cell: Cell) -> bool:

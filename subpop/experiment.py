@@ -22,6 +22,7 @@ from subpop.metrics import Doubles, eligible
 from subpop.outcome import Outcome
 from subpop.parts import KeepsArrays, Parts
 from subpop.plugins import DefenseSpec
+from subpop.settings import check_settings
 from subpop.stage import Stage, check_attack, plain
 from subpop.summary import summarise
 from subpop.summary.ranked import seed_std
@@ -136,6 +137,7 @@ class Experiment(Parts):
         return self._once(("chunks", cell), lambda: self._cut(cell))
 
     def _cut(self, cell: Cell) -> list[list[Trial]]:
+        check_settings(cell)
         stage = self.stage(cell)
         check_attack(stage, cell)
         self._check_granted(cell)

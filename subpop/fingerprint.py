@@ -104,7 +104,7 @@ def _code_of(path: Path, source: bytes, package: str) -> tuple[str, tuple[str, .
 def _parse(path: Path, source: bytes) -> ast.Module:
     try:
         return ast.parse(source, filename=str(path))
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise BadInput(f"{path} is not valid Python ({error}); correct it") from error
 
 

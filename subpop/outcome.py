@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from subpop.printable import printable
 from subpop.types import Array, BadInput, Bools, Defended, Ints, TrainingSet
 
 SUM_TOLERANCE = 1e-3
 SEALED_ROWS = 256
+NAME_LENGTH = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +87,18 @@ def _checked_keep(keep: object, n: int) -> Bools | None:
 def _named(values: object, what: str, allowed: str) -> dict[str, Any]:
     if not isinstance(values, Mapping) or not all(isinstance(name, str) and name for name in values):
         raise BadInput(f"{what} is {values!r}; it must be a mapping with {allowed}, under names that are not empty")
+    for name in values:
+        _check_name(name, what)
     return dict(values)
+
+
+def _check_name(name: str, what: str) -> None:
+    """Names stand in reports, file names and the store."""
+    if len(name) > NAME_LENGTH or name != printable(name) or name != " ".join(name.split()):
+        raise BadInput(
+            f"{what} has the name {name[:NAME_LENGTH]!r}; a name is one line of at most {NAME_LENGTH} characters without control "
+            "characters"
+        )
 
 
 def _predictions(model: Any, name: str, x: Array, n_classes: int) -> Ints:
@@ -158,6 +171,8 @@ def check_outcome(outcome: Outcome, n_rows: int, n_test: int, n_classes: int) ->
     if "" not in outcome.predictions:
         raise BadInput("there are no predictions of the final model")
     _checked_keep(outcome.keep, n_rows)
+    for name in filter(None, [*outcome.predictions, *outcome.certified_radii]):
+        _check_name(name, "the outcome")
     for radius in outcome.certified_radii.values():
         _checked_radius(radius, n_test)
     for name, value in _named(outcome.diagnostics, "diagnostics", "a number for each name").items():

@@ -9,11 +9,14 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from subpop.fingerprint import plugin_hash
+from subpop.options import place
+from subpop.printable import described, said_by
 from subpop.types import BadInput, Defense
 
 GRANTED = ("n_poison", "clean_holdout", "representation")
@@ -51,11 +54,9 @@ def parse_defense(spec: str, base_dir: Path) -> DefenseSpec:
     if not where or not function.isidentifier():
         raise BadInput(f"--defense {spec!r} names no function; {_USAGE}")
     if where.endswith(".py") or "/" in where:
-        path, module, folder = (base_dir / Path(where).expanduser()).resolve(), "", None
+        path, module, folder = _file(spec, where, base_dir), "", None
     else:
         path, module, folder = _find_module(where, base_dir), where, base_dir.resolve()
-    if not path.is_file():
-        raise BadInput(f"--defense {spec!r}: there is no file {path}; {_USAGE}, relative to {base_dir}")
     tree = _parsed(path)
     _check_function(tree, function, path)
     stem = where.rpartition(".")[2] if module else path.stem
@@ -71,13 +72,31 @@ def parse_defense(spec: str, base_dir: Path) -> DefenseSpec:
     )
 
 
+def _file(spec: str, where: str, base_dir: Path) -> Path:
+    """The file that a path leads to; a folder, a pipe or a circle of links is none, and none is opened to find out."""
+    path = place(where, base_dir)
+    try:
+        kind = path.stat().st_mode
+        if stat.S_ISREG(kind):
+            return path.resolve()
+        found = f"{path} is {'a folder' if stat.S_ISDIR(kind) else 'no regular file'}"
+    except FileNotFoundError:
+        found = f"there is no file {path}"
+    except (OSError, ValueError) as error:
+        found = f"{path} cannot be read ({getattr(error, 'strerror', None) or error})"
+    raise BadInput(f"--defense {spec!r}: {found}; {_USAGE}, relative to {base_dir}")
+
+
 def _find_module(name: str, base_dir: Path) -> Path:
     """The file of a dotted module name, found without running any package on the way."""
     parts = name.split(".")
     if not all(part.isidentifier() for part in parts):
         raise BadInput(f"--defense: {name!r} is no module name; {_USAGE}")
     roots = [base_dir.resolve(), *(Path(entry or ".") for entry in sys.path)]
-    top = importlib.util.find_spec(parts[0])  # finds editable installs; of a top-level name it runs nothing
+    try:
+        top = importlib.util.find_spec(parts[0])  # finds editable installs; of a top-level name it runs nothing
+    except ValueError:  # __main__
+        top = None
     if top is not None and top.submodule_search_locations is not None:
         roots += [Path(location).parent for location in top.submodule_search_locations]
     for root in roots:
@@ -91,7 +110,9 @@ def _find_module(name: str, base_dir: Path) -> Path:
 def _parsed(path: Path) -> ast.Module:
     try:
         return ast.parse(path.read_bytes(), filename=str(path))
-    except (SyntaxError, ValueError) as error:
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read ({error.strerror}); give read access to it") from error
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two: nested too deeply
         line = getattr(error, "lineno", None)
         raise BadInput(f"{path}{f', line {line}' if line else ''}: not valid Python ({error}); correct the file") from error
 
@@ -217,7 +238,7 @@ def load(spec: DefenseSpec) -> Defense:
         module = importlib.import_module(spec.module) if spec.module else _import_file(spec.path)
         function: Defense = getattr(module, spec.function)
     except (Exception, SystemExit) as error:
-        reason = f"sys.exit({error.code!r})" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
+        reason = f"sys.exit({said_by(error)})" if isinstance(error, SystemExit) else described(error)
         raise BadInput(f"{_place(error, spec.path)}: importing it failed with {reason}; correct the file") from error
     if not callable(function):
         raise BadInput(

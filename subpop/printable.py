@@ -27,7 +27,10 @@ def printable(text: object) -> str:
     Escape sequences are dropped, other control characters and lone surrogates are written out (`\\x07`, `\\ud800`), and lines
     that a CI service would read as commands get a space. The result is valid UTF-8, and the same if it is passed in again.
     """
-    lines = _ESCAPE_SEQUENCE.sub("", str(text)).replace("\r\n", "\n").replace("\r", "\n")
+    said = str(text)
+    if said.isprintable() and "::" not in said and "##" not in said:
+        return said
+    lines = _ESCAPE_SEQUENCE.sub("", said).replace("\r\n", "\n").replace("\r", "\n")
     seen = _UNSEEN.sub(lambda found: found.group().encode("unicode_escape").decode("ascii"), lines)
     return _OLD_COMMAND.sub("# ", _COMMAND.sub(r"\1: ", seen))
 
@@ -38,3 +41,8 @@ def said_by(error: BaseException) -> str:
         return printable(error)
     except Exception:
         return "(its message cannot be read)"
+
+
+def described(error: BaseException) -> str:
+    """The kind of an exception and its message: `KeyError: 'no such thing'`."""
+    return f"{printable(type(error).__name__)}: {said_by(error)}"

@@ -25,7 +25,8 @@ class Progress:
         from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
-        stream = os.fdopen(os.dup(sys.stderr.fileno()), "w")  # stays the terminal when pytest redirects descriptor 2
+        terminal = os.dup(sys.stderr.fileno())  # stays the terminal when pytest redirects descriptor 2
+        stream = os.fdopen(terminal, "w", encoding=sys.stderr.encoding, errors="backslashreplace")
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),

@@ -68,14 +68,15 @@ def pytest_configure(config: pytest.Config) -> None:
 def _check_options(config: pytest.Config) -> None:
     from subpop.defenses import is_built_in
     from subpop.executors import check_executor
+    from subpop.options import check_device, check_timeout
     from subpop.plugins import parse_defense
     from subpop.run import check_tier
     from subpop.types import BadInput
 
     check_tier(config.getoption("--tier"))
     check_executor(config.getoption("--executor"))
-    if not config.getoption("--defense-timeout") > 0:
-        raise BadInput(f"--defense-timeout {config.getoption('--defense-timeout'):g} must be a number of seconds > 0")
+    check_timeout(config.getoption("--defense-timeout"))
+    check_device(config.getoption("--device"))
     specs = [parse_defense(text, config.invocation_params.dir) for text in config.getoption("--defense")]
     names = [spec.name for spec in specs]
     if len(set(names)) < len(names):
@@ -161,27 +162,33 @@ def _make_run(config: pytest.Config) -> Run:
     from subpop.run import Run, special_suites
     from subpop.store import Store
 
-    store = Store(config.rootpath / config.getoption("--store"))
+    store = Store(_place(config, "--store"))
     experiment = Experiment(
         store,
-        root=data_root(config.getoption("--data-root")),
+        root=data_root(_place_or_none(config, "--data-root")),
         device=config.getoption("--device"),
         timeout=config.getoption("--defense-timeout"),
         plugins=config.stash[PLUGINS],
         fresh=config.getoption("--fresh"),
         cache=store.path.parent / "features",
-        weights_root=_weights_root(config),
+        weights_root=_place_or_none(config, "--weights-root"),
     )
     return Run(experiment, store, config.rootpath / "baselines", special=special_suites(experiment))
 
 
 def _report_directory(config: pytest.Config) -> Path:
-    return Path(config.rootpath / config.getoption("--report-dir"))
+    return _place(config, "--report-dir")
 
 
-def _weights_root(config: pytest.Config) -> Path | None:
-    chosen = config.getoption("--weights-root")
-    return None if chosen is None else Path(chosen).expanduser()
+def _place(config: pytest.Config, option: str) -> Path:
+    """The absolute path that an option names; relative ones begin in the folder in which pytest was started."""
+    from subpop.options import place
+
+    return place(config.getoption(option), config.invocation_params.dir)
+
+
+def _place_or_none(config: pytest.Config, option: str) -> Path | None:
+    return None if config.getoption(option) is None else _place(config, option)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -221,12 +228,17 @@ def pytest_runtestloop(session: pytest.Session) -> None:
 
 def _begin(config: pytest.Config, cells: list[Cell]) -> Run:
     """The run, its references read: what is wrong with either is told before anything is trained."""
-    from subpop.report import check_report_directory
+    from subpop.report import check_report_directory, check_summary
+    from subpop.settings import check_settings
     from subpop.types import BadInput
 
     try:
         check_report_directory(_report_directory(config))
+        check_summary()
         run = _run_of(config)
+        for cell in cells:
+            if cell.stem not in run.special:
+                check_settings(cell)
         for stem in {cell.stem for cell in cells}:
             run.references(stem)
     except BadInput as error:
@@ -360,12 +372,13 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line("every cell was skipped: nothing was measured, so this run does not pass")
     if config.getoption("--rebaseline"):
         terminalreporter.write_line("references were rewritten: read the change of baselines/ and run again without --rebaseline")
-    terminalreporter.write_line(f"report: {Path(config.getoption('--report-dir')) / 'README.md'}")
+    terminalreporter.write_line(f"report: {_report_directory(config) / 'README.md'}")
 
 
 def _run_info(config: pytest.Config, run: Run) -> Any:
     import shlex
 
+    from subpop.printable import printable
     from subpop.report import RunInfo
 
     suites = {}
@@ -376,7 +389,7 @@ def _run_info(config: pytest.Config, run: Run) -> Any:
         tier=config.getoption("--tier"),
         device=config.getoption("--device"),
         commit=_commit(config.rootpath),
-        command=shlex.join(["python", "-m", "pytest", *map(str, config.invocation_params.args)]),
+        command=printable(shlex.join(["python", "-m", "pytest", *map(str, config.invocation_params.args)])),
         seconds=time.time() - run.started,
         started=run.started,
         suites=suites,
@@ -387,7 +400,9 @@ def _run_info(config: pytest.Config, run: Run) -> Any:
 def _docstring(path: Path) -> str:
     import ast
 
-    return ast.get_docstring(ast.parse(path.read_text())) or ""
+    from subpop.printable import printable
+
+    return printable(ast.get_docstring(ast.parse(path.read_bytes())) or "")
 
 
 def _environment() -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 from subpop.batching import DefenseError
 from subpop.datasets.download import MissingData
 from subpop.experiment import Experiment
+from subpop.printable import described, printable
 from subpop.references import References, cell_status, compare, rebaseline
 from subpop.report import RunInfo, append_summary, write_report
 from subpop.representations import is_frozen
@@ -71,12 +72,12 @@ class Run:
         except (BadInput, DefenseError) as error:
             report = CellReport(cell, None, status="error", reason=str(error))
         except Exception as error:
-            self.reports[cell] = CellReport(cell, None, status="error", reason=f"{type(error).__name__}: {error}")
+            self.reports[cell] = CellReport(cell, None, status="error", reason=described(error))
             raise
         else:
             verdicts = compare(result, self.references(cell.stem), plugin=cell.defense in self.experiment.plugins)
             report = CellReport(cell, result, verdicts, cell_status(verdicts))
-            self.store.put_record(f"{cell.stem} {cell.id}", asdict(cell))
+            self.store.put_record(printable(f"{cell.stem} {cell.id}"), asdict(cell))
         self.reports[cell] = report
         return report
 
@@ -139,7 +140,7 @@ class Run:
     def write(self, directory: Path, info: RunInfo) -> None:
         """Write the report and, in a CI job, its summary."""
         write_report(list(self.reports.values()), directory, info)
-        append_summary((directory / "README.md").read_text())
+        append_summary((directory / "README.md").read_text(encoding="utf-8"))
 
 
 SPEED_SUITES = ("speed_fleet", "speed_last_layer", "speed_influence", "speed_text")

@@ -26,8 +26,10 @@ from typing import Any, NoReturn
 from subpop.batching import DEFENSE, HARNESS, DefenseError, DefenseTask, FitMany, PoolRows
 from subpop.child import Message, child_main, receive_message
 from subpop.fit_log import FitLog
+from subpop.options import check_timeout
 from subpop.outcome import Outcome, check_outcome
 from subpop.plugins import DefenseSpec
+from subpop.printable import described
 from subpop.types import Array, BadInput, FleetJob, Pool, TrainingSet
 
 PRELOADED = ("subpop.child", "subpop.victims")
@@ -57,8 +59,7 @@ def run_in_child(
     timeout: seconds of own time of one trial, without start, `fit` and predictions, and the same again for its
     predictions. Whatever goes wrong in the child is a DefenseError; what `fit_many` raises passes through.
     """
-    if not 0 < timeout < float("inf"):
-        raise BadInput(f"--defense-timeout {timeout} is not a number of seconds above 0; give one such as 300")
+    check_timeout(timeout)
     if multiprocessing.current_process().daemon:
         raise BadInput("a plug-in defense needs a child process, which a daemonic worker cannot start; use --executor here")
     child, log = _Child(spec, tasks, timeout), FitLog([task.train for task in tasks], test_x)
@@ -199,8 +200,8 @@ class _Child:
             return read(*args)
         except (EOFError, OSError):
             self._fail_dead()
-        except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-            self._fail(f"sent something that cannot be used ({type(error).__name__}: {error})")
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, MemoryError) as error:
+            self._fail(f"sent something that cannot be used ({described(error)})")
 
     def _note_turn(self, values: dict[str, Any]) -> None:
         """Book the time since the last turn; `at` is the child's reading of the clock that all processes share."""
@@ -231,7 +232,7 @@ class _Child:
             self._fail("its process stopped reading and writing")
         if code < 0:
             hint = " (out of memory?)" if -code == signal.SIGKILL else ""
-            self._fail(f"its process was ended by {signal.Signals(-code).name}{hint}")
+            self._fail(f"its process was ended by {_signal_name(-code)}{hint}")
         self._fail(f"its process ended itself with exit code {code}, as os._exit does; return a Defended instead")
 
     def _fail(self, reason: str) -> NoReturn:
@@ -263,6 +264,14 @@ class _Child:
         self._process.close()
         self._connection.close()
         self._output.close()
+
+
+def _signal_name(number: int) -> str:
+    """SIGKILL, SIGSEGV, ...; real-time signals between the first and the last have no name of their own."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 class _Output:

@@ -8,6 +8,7 @@ defenses are compared on the same attacks, and its rows are the same whatever th
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import cast, get_args
 
@@ -32,11 +33,13 @@ from subpop.types import Array, BadInput, Bools, Cell, Dataset, FleetJob, Ints, 
 
 LABEL_RULES = ("own", "common", "rarest")
 ALPHA_BASES = ("aux", "train")
+MOST_POISON = 10
+"""Poison rows for each row of D that a trial may have; more would only fill the memory."""
 
 
 def derived_seed(*purpose: object) -> int:
     """A 63-bit seed that belongs to one purpose: equal parts give equal seeds, anything else an unrelated one."""
-    digest = hashlib.blake2b("\x1f".join(map(str, purpose)).encode(), digest_size=8).digest()
+    digest = hashlib.blake2b("\x1f".join(map(str, purpose)).encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
@@ -195,12 +198,19 @@ def draw_poison(
 
 def box(cell: Cell, pool: Pool) -> Box:
     """Where the cell's poison rows may move: `epsilon` levels, 255 of which are the range of a pixel or a column."""
+    return Box.of(pool, epsilon(cell))
+
+
+def epsilon(cell: Cell) -> float | None:
+    """The setting `epsilon`, None where there is none."""
     text = cell.option("epsilon", "")
     try:
-        epsilon = float(text) if text else None
+        levels = float(text) if text else None
     except ValueError:
-        raise BadInput(f"epsilon={text} of {cell.id} must be a number of 8-bit levels, such as 16") from None
-    return Box.of(pool, epsilon)
+        levels = float("nan")
+    if levels is not None and not 0 < levels < float("inf"):
+        raise BadInput(f"epsilon={text} of {cell.id} must be a number of 8-bit levels above 0, such as 16")
+    return levels
 
 
 def objective(cell: Cell) -> Objective:
@@ -237,6 +247,11 @@ def check_attack(stage: Stage, cell: Cell) -> None:
     for name in stage.attacked:
         count = poison_count(cell.rate, base_size(stage, cell, name))
         available = len(stage.aux_members(name))
+        if count > MOST_POISON * stage.pool.n_train:
+            raise BadInput(
+                f"{cell.id}: rate {cell.rate:g} asks for {count} poison rows of {name!r}, more than {MOST_POISON} times the "
+                f"{stage.pool.n_train} rows of D; use a lower rate"
+            )
         if sampling(cell) == "distinct" and count > available:
             raise BadInput(
                 f"{cell.id}: rate {cell.rate:g} asks for {count} distinct poison rows of {name!r} but D_aux holds {available}; "
@@ -247,6 +262,12 @@ def check_attack(stage: Stage, cell: Cell) -> None:
 def _check_attack_settings(stage: Stage, cell: Cell) -> None:
     """Settings that an attack does not read would only seem to change it."""
     takes = {"gradient_match": {"objective", "epsilon"}, "influence": {"epsilon"}}.get(cell.attack, set())
+    rule = label_rule(cell, stage.dataset.n_classes)
+    if rule == "own" and stage.dataset.n_classes != 2:
+        raise BadInput(
+            f"label_rule=own of {cell.id} flips between two classes, and {stage.dataset.name} has {stage.dataset.n_classes}; use "
+            "common or rarest"
+        )
     for name in {"objective", "epsilon"} - takes:
         if cell.option(name, ""):
             raise BadInput(f"{name}={cell.option(name, '')} of {cell.id} means nothing to {cell.attack}; leave it out")
@@ -258,6 +279,6 @@ def _check_attack_settings(stage: Stage, cell: Cell) -> None:
 def whole(cell: Cell, name: str, default: str) -> int:
     """A setting that is a whole number."""
     text = cell.option(name, default)
-    if not text.isdigit():
-        raise BadInput(f"{name}={text} in the setting of {cell.id} must be a whole number >= 0")
+    if not re.fullmatch("[0-9]{1,9}", text):  # str.isdigit takes superscripts too
+        raise BadInput(f"{name}={text} in the setting of {cell.id} must be a whole number >= 0 of at most nine digits")
     return int(text)

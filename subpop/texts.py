@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from subpop.stage import whole
 from subpop.types import Array, BadInput, Cell, Dataset, Ints, Victim
 from subpop.victims.bert_last_layer import TextVictim
 from subpop.victims.text_linear import TextLinear
@@ -43,10 +44,12 @@ def reading_of(cell: Cell, victim: Victim) -> Reading:
 
 def max_length_of(cell: Cell) -> int | None:
     """The cell's setting `max_length`, tokens a row; None where it names none."""
-    text = cell.option("max_length", "")
-    if text and not (text.isdigit() and int(text)):
-        raise BadInput(f"max_length={text} in the setting of {cell.id} must be a whole number of tokens above 0")
-    return int(text) if text else None
+    if not cell.option("max_length", ""):
+        return None
+    length = whole(cell, "max_length", "")
+    if not length:
+        raise BadInput(f"max_length={length} in the setting of {cell.id} must be a whole number of tokens above 0")
+    return length
 
 
 def read(dataset: Dataset, reading: Reading, weights_root: Path | None, cache: Path | None, device: str) -> Dataset:

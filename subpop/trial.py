@@ -96,7 +96,7 @@ def clean_holdout(stage: Stage, cell: Cell, trial: Trial) -> Bools | None:
         return None
     n_test = len(stage.data.test_y)
     others = np.flatnonzero(~stage.test_members(trial.subpopulation)) if trial.subpopulation else np.arange(n_test)
-    count = round(_share(text, cell) * n_test)
+    count = round(holdout_share(cell) * n_test)
     if not 0 < count < len(others):
         raise BadInput(
             f"holdout={text} of {cell.id} asks for {count} of the {len(others)} test rows outside {trial.subpopulation!r}; it "
@@ -108,7 +108,9 @@ def clean_holdout(stage: Stage, cell: Cell, trial: Trial) -> Bools | None:
     return chosen
 
 
-def _share(text: str, cell: Cell) -> float:
+def holdout_share(cell: Cell) -> float:
+    """The setting `holdout`: the share of the test rows that a defender is handed."""
+    text = cell.option("holdout", "")
     try:
         share = float(text)
     except ValueError:

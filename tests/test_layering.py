@@ -8,11 +8,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = """
 printable writing
-_torchvision types threads fingerprint split datasets feature_cache networks representations encoders victims partitions attacks
+_torchvision types options
+threads fingerprint split datasets feature_cache networks representations encoders victims partitions attacks
 certificates defenses metrics store outcome fit_log batching plugins child sandbox stage trial summary progress cells texts
-collecting examples
-parts experiment kept_results clusters training_set_attack speed executors theory audit references released figures
-report contracts run pytest_plugin cli
+settings collecting examples parts experiment
+kept_results clusters training_set_attack speed executors theory audit references released figures report
+contracts run pytest_plugin cli __main__
 """.split()  # noqa: SIM905
 
 

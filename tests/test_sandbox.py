@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from subpop import sandbox
+from subpop import child, sandbox
 from subpop.batching import DefenseError, DefenseTask, PoolRows, job_of, run_wave
 from subpop.child import receive_message, send_message
 from subpop.plugins import load, parse_defense
@@ -582,8 +582,22 @@ def test_a_message_is_json_and_plain_arrays():
     np.save(buffer, np.array([{}], object), allow_pickle=True)
     theirs.send_bytes(json.dumps({"kind": "hello", "arrays": ["a"]}).encode())
     theirs.send_bytes(buffer.getvalue())
-    with pytest.raises(ValueError, match="allow_pickle=False"):
+    with pytest.raises(ValueError, match="header says object"):
         receive_message(ours)
+
+
+def test_an_array_may_not_claim_more_memory_than_was_sent():
+    ours, theirs = multiprocessing.Pipe()
+    for shape in ((1 << 40,), (1 << 20, 1 << 20), (-1,), (3,)):
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": shape})
+        theirs.send_bytes(json.dumps({"kind": "hello", "arrays": ["a"]}).encode())
+        theirs.send_bytes(header.getvalue() + bytes(16))
+        with pytest.raises(ValueError, match="with 16 bytes behind it"):
+            receive_message(ours)
+    theirs.send_bytes(bytes(8))
+    with pytest.raises(ValueError, match="more than 4 bytes"):
+        child._receive_bytes(ours, 4)
 
 
 class Talkative(LinearModel):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from subpop.printable import described, printable, said_by
 from subpop.types import BadInput
 
 
@@ -51,10 +52,9 @@ def _run_one(name: str, check: Callable[[Any], None], subject: Any) -> CheckResu
         try:
             check(subject)
         except Exception as error:
-            kind = "" if isinstance(error, ContractError | BadInput) else f"{type(error).__name__}: "
-            status, message = "failed", f"{kind}{error}"
+            status, message = "failed", said_by(error) if isinstance(error, ContractError | BadInput) else described(error)
     if status == "ok" and caught:
-        status, message = "warning", "; ".join(str(warning.message) for warning in caught)
+        status, message = "warning", printable("; ".join(str(warning.message) for warning in caught))
     return CheckResult(name, status, message, time.perf_counter() - started)
 
 

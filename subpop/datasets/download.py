@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from subpop.options import place
 from subpop.types import BadInput
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def data_root(option: str | Path | None = None) -> Path:
     import pooch
 
     chosen = option or os.environ.get("SUBPOP_DATA") or pooch.os_cache("subpop")
-    root = Path(chosen).expanduser()
+    root = place(str(chosen), Path.cwd())
     if root.exists() and not root.is_dir():
         raise BadInput(f"the data root {root} is a file; name a folder with --data-root or SUBPOP_DATA")
     return root

@@ -137,7 +137,9 @@ def _is_drawn(path: Path, key: str) -> bool:
 def file_name(text: str) -> str:
     """A name that every file system takes; what had to be changed to get it is told apart by a hash."""
     plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip(".-")
-    return plain if plain == text else f"{plain}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
+    return (
+        plain if plain == text else f"{plain}-{hashlib.blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=4).hexdigest()}"
+    )
 
 
 # --- which figures there are ------------------------------------------------------------------------------------------

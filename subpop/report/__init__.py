@@ -13,13 +13,14 @@ from typing import Any
 
 from subpop.figures import draw_all, file_name
 from subpop.figures.setups import is_finite
+from subpop.printable import printable
 from subpop.report.markdown import without_files
 from subpop.report.opening import RunInfo, judged
 from subpop.report.scoreboard import scoreboard
 from subpop.report.suite_page import subpopulation_csv, suite_page
 from subpop.types import BadInput, CellReport, Number, Verdict
 
-__all__ = ["RunInfo", "append_summary", "check_report_directory", "results_json", "write_report"]
+__all__ = ["RunInfo", "append_summary", "check_report_directory", "check_summary", "results_json", "write_report"]
 
 SCHEMA = 1
 SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
@@ -70,6 +71,11 @@ def _unusable(path: Path, why: str) -> BadInput:
     )
 
 
+def check_summary() -> None:
+    """BadInput, before hours are spent, where $GITHUB_STEP_SUMMARY names a file that cannot be written to."""
+    append_summary("")
+
+
 def append_summary(text: str) -> None:
     """Append a page, without its figures, to the job summary that $GITHUB_STEP_SUMMARY names; does nothing if unset."""
     target = os.environ.get(SUMMARY_VARIABLE, "")
@@ -77,10 +83,12 @@ def append_summary(text: str) -> None:
         return
     try:
         with Path(target).open("a", encoding="utf-8") as file:
-            file.write(without_files(text).rstrip() + "\n\n")
+            if text:
+                file.write(without_files(text).rstrip() + "\n\n")
     except OSError as error:
         raise BadInput(
-            f"${SUMMARY_VARIABLE} names {target}, which cannot be written to ({error.strerror}); unset it or fix it"
+            f"${SUMMARY_VARIABLE} names {target}, which cannot be written to ({error.strerror}); it must be a file in a folder "
+            "that can be written to: unset the variable or name another file"
         ) from error
 
 
@@ -105,7 +113,8 @@ def results_json(reports: Sequence[CellReport], run: RunInfo) -> str:
 
 
 def _json(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, allow_nan=False, ensure_ascii=False)
+    safe = {name: printable(each) if isinstance(each, str) else each for name, each in value.items()}
+    return json.dumps(safe, allow_nan=False, ensure_ascii=False)
 
 
 def _rows(report: CellReport) -> Iterator[dict[str, Any]]:

@@ -8,13 +8,15 @@ from collections.abc import Iterable, Sequence
 
 from tabulate import tabulate
 
+from subpop.printable import printable
+
 SUMMARY_BYTES = 1_000_000
 """GitHub drops a job summary of more than a mebibyte."""
 
 
 def escape(text: object) -> str:
     """Text on one line in which nothing is markup: no pipe ends a cell, no star, bracket or tag is obeyed."""
-    line = " ".join(str(text).split())
+    line = " ".join(printable(text).split())
     line = re.sub(r"([\\`*\[\]|~$])", r"\\\1", line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
     # Inside a word GitHub takes an underscore as it is; at its ends it would start emphasis.
     return re.sub(r"(?<!\w)_+|_+(?!\w)", lambda found: "\\_" * len(found.group()), line)
@@ -22,7 +24,7 @@ def escape(text: object) -> str:
 
 def code(text: object) -> str:
     """Text as code, outside tables; a fence longer than any run of backticks inside."""
-    line = " ".join(str(text).split())
+    line = " ".join(printable(text).split())
     if not line:
         return ""
     fence = "`" * (max((len(run) for run in re.findall(r"`+", line)), default=0) + 1)
@@ -38,7 +40,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) 
 
 def folded(title: str, text: str) -> str:
     """A block that opens at a click; the title is plain text."""
-    return f"<details><summary>{html.escape(title)}</summary>\n\n{text}\n\n</details>"
+    return f"<details><summary>{html.escape(printable(title))}</summary>\n\n{text}\n\n</details>"
 
 
 def picture(name: str, alt: str, caption: str, command: str) -> str:

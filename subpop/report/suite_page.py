@@ -18,6 +18,7 @@ from subpop.figures.setups import (
     rows_of,
     summarize,
 )
+from subpop.printable import printable
 from subpop.report.examples import example_texts
 from subpop.report.markdown import escape, folded, picture, table
 from subpop.report.opening import RunInfo, failures, judged, metric_name, opening, skipped
@@ -89,7 +90,8 @@ def subpopulation_csv(reports: Sequence[CellReport]) -> str:
         key = {name: getattr(cell, name) for name in ("tier", "dataset", "victim", "partition", "attack", "rate", "defense")}
         for row in report.result.table if report.result else ():
             values = {name: value if isinstance(value, str) or is_finite(value) else "" for name, value in row.items()}
-            lines.append({**key, "setting": cell.setting_text, **values})
+            line = {**key, "setting": cell.setting_text, **values}
+            lines.append({name: printable(value) if isinstance(value, str) else value for name, value in line.items()})
     file = io.StringIO()
     writer = csv.DictWriter(file, list(dict.fromkeys(name for line in lines for name in line)), restval="", lineterminator="\n")
     writer.writeheader()

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from subpop.printable import printable
+
 Array = NDArray[Any]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -15,4 +17,10 @@ Setting = tuple[tuple[str, str], ...]
 
 
 class BadInput(ValueError):
-    """Input that cannot be used: the message names the value, what is allowed and the fix."""
+    """Input that cannot be used: the message names the value, what is allowed and the fix.
+
+    The value may be anybody's text, so the message is made printable here.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(printable(arg) if isinstance(arg, str) else arg for arg in args))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from subpop.printable import printable
 from subpop.types.base import Array, Bools, Ints
 
 
@@ -40,6 +41,15 @@ class Dataset:
     words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     texts: tuple[str, ...] | None = None
     stratified: bool = False
+
+    def __post_init__(self) -> None:
+        """Names of files, folders and columns are other people's text, and stand in reports and in the store."""
+        for name, made in (
+            ("notes", tuple(map(printable, self.notes))),
+            ("annotations", {printable(name): codes for name, codes in self.annotations.items()}),
+            ("words", {printable(name): tuple(map(printable, said)) for name, said in self.words.items()}),
+        ):
+            object.__setattr__(self, name, made)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,7 @@
+"""`python -m subpop` is the `subpop` command."""
+
+import sys
+
+from subpop.cli import main
+
+sys.exit(main())

@@ -1,0 +1,52 @@
+"""What the commands are told, checked before anything runs: devices, time limits, and places on the disk."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from subpop.types import BadInput
+
+LONGEST_TIMEOUT = 7 * 24 * 3600.0
+"""A week. Limits of many years do not fit what operating systems count waiting in."""
+
+
+def check_timeout(seconds: float) -> float:
+    """BadInput unless that is a number of seconds that a trial may be given."""
+    if not 0 < seconds <= LONGEST_TIMEOUT:
+        raise BadInput(
+            f"--defense-timeout {seconds:g} must be a number of seconds > 0 and at most {LONGEST_TIMEOUT:,.0f} (a week); give "
+            "one such as 300"
+        )
+    return seconds
+
+
+def check_device(name: str) -> None:
+    """BadInput for the name of a device that is unknown or not there. torch is imported only if a GPU is asked for."""
+    check_device_name(name)
+    if name == "cpu":
+        return
+    import torch
+
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(name.partition(":")[2] or "0") >= n_gpus:
+        there = f"finds {n_gpus} of them" if n_gpus else "finds no GPU that it can use"
+        raise BadInput(
+            f"--device {name} needs an NVIDIA GPU, and torch {torch.__version__} {there}; use --device cpu, or install the GPU's "
+            "driver and a CUDA build of torch"
+        )
+
+
+def check_device_name(name: str) -> None:
+    """BadInput for a device that no machine has."""
+    if name != "cpu" and not re.fullmatch(r"cuda(:[0-9]{1,3})?", name):
+        raise BadInput(f"--device {name} is unknown; use cpu, cuda, or cuda:N for one GPU of several")
+
+
+def place(text: str, folder: Path) -> Path:
+    """The absolute path that an option names: `~` is the user's home, and relative paths begin in `folder`, the caller's."""
+    try:
+        return Path(os.path.abspath(folder / Path(text).expanduser()))
+    except RuntimeError as error:  # ~nobody
+        raise BadInput(f"the path {text} cannot be found ({error}); write it without ~") from error
