@@ -14,7 +14,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from subpop.batching import DefenseError
 from subpop.defenses import MATCHED
 from subpop.experiment import Experiment
 from subpop.types import Array, BadInput, Cell, Trial, TrialResult
@@ -87,7 +86,7 @@ def _missing(experiment: Experiment, cell: Cell) -> list[tuple[Cell, list[Trial]
     """A cell that cannot run has nothing to send: its own test will tell why."""
     try:
         return experiment.missing_chunks(cell)
-    except BadInput:
+    except Exception:
         return []
 
 
@@ -98,7 +97,7 @@ def _train(settings: Settings, number: int, cell: Cell, chunk: list[Trial]) -> t
     """A chunk trained in a worker; None where it failed, which its own test will find again and report."""
     try:
         return number, _worker_experiment(*settings).timed_chunk(cell, chunk)
-    except (BadInput, DefenseError):
+    except Exception:
         return number, None
 
 

@@ -39,10 +39,15 @@ def said_by(error: BaseException) -> str:
     """The message of an exception, whose own code may fail while it is asked."""
     try:
         return printable(error)
-    except Exception:
+    except (Exception, SystemExit):
         return "(its message cannot be read)"
 
 
 def described(error: BaseException) -> str:
     """The kind of an exception and its message: `KeyError: 'no such thing'`."""
     return f"{printable(type(error).__name__)}: {said_by(error)}"
+
+
+def in_one_line(error: BaseException) -> str:
+    """`described`, without line ends."""
+    return " ".join(described(error).split())

@@ -11,7 +11,7 @@ from typing import Any
 from subpop.batching import DefenseError
 from subpop.datasets.download import MissingData
 from subpop.experiment import Experiment
-from subpop.printable import described, printable
+from subpop.printable import described, in_one_line, printable
 from subpop.references import References, cell_status, compare, rebaseline
 from subpop.report import RunInfo, append_summary, write_report
 from subpop.representations import is_frozen
@@ -32,6 +32,7 @@ class Plan:
     n_fits: int
     seconds: float
     skipped: Mapping[str, str]
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         lines = [
@@ -39,7 +40,8 @@ class Plan:
             f"about {self.n_fits} fits to do, roughly {readable_seconds(self.seconds)}"
         ]
         reasons = sorted(set(self.skipped.values()))
-        return "\n".join(lines + [f"  {list(self.skipped.values()).count(r)} cells will be skipped: {r}" for r in reasons])
+        lines += [f"  {list(self.skipped.values()).count(r)} cells will be skipped: {r}" for r in reasons]
+        return "\n".join(lines + [f"  {name} cannot run: {reason}" for name, reason in self.refused.items()])
 
 
 @dataclass
@@ -109,7 +111,7 @@ class Run:
     def plan(self, cells: Iterable[Cell]) -> Plan:
         """Count what a run of these cells has to do; sets up their data, which trains attackers' own models at most."""
         n_cells = n_trials = n_stored = n_fits = 0
-        seconds, skipped = 0.0, {}
+        seconds, skipped, refused = 0.0, {}, {}
         for cell in cells:
             n_cells += 1
             if cell.stem in self.special:
@@ -120,12 +122,13 @@ class Run:
             except MissingData as error:
                 skipped[cell.id] = str(error)
                 continue
-            except BadInput:
-                continue  # told where the cell is measured
+            except Exception as error:  # told again where the cell is measured, with its traceback if it is no BadInput
+                refused[cell.id] = str(error) if isinstance(error, BadInput) else in_one_line(error)
+                continue
             fits = missing * rounds(cell)
             n_trials, n_stored, n_fits = n_trials + trials, n_stored + trials - missing, n_fits + fits
             seconds += fits * seconds_per_fit(cell, self.experiment.data(cell).pool)
-        return Plan(n_cells, n_trials, n_stored, n_fits, seconds, skipped)
+        return Plan(n_cells, n_trials, n_stored, n_fits, seconds, skipped, refused)
 
     def rebaseline(self, hardware: str, commit: str) -> list[Path]:
         """Rewrite our columns of the baselines of every cell that ran."""

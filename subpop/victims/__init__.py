@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from subpop.printable import in_one_line
 from subpop.types import BadInput, StoredModel, Victim
 from subpop.victims.bert_fine_tuned import BertFineTuned
 from subpop.victims.bert_last_layer import BertLastLayer, TextVictim
@@ -96,8 +97,8 @@ def _imported(name: str) -> Callable[[], object]:
     module_name, _, class_name = name.partition(":")
     try:
         found: Callable[[], object] = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
+    except (Exception, SystemExit) as error:  # the module is somebody else's code, which may do anything
         raise BadInput(
-            f"victim {name!r} cannot be imported ({error}); write it as module:Class, e.g. sklearn.svm:LinearSVC"
+            f"victim {name!r} cannot be imported ({in_one_line(error)}); write it as module:Class, e.g. sklearn.svm:LinearSVC"
         ) from error
     return found

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from subpop.printable import in_one_line
 from subpop.threads import one_thread
 from subpop.types import Array, BadInput, FleetJob, Floats, Ints, Model, content_order
 from subpop.victims.sklearn_parameters import fit_weighted, is_random, prepare
@@ -54,9 +55,9 @@ def _template(estimator: Any) -> Any:
     try:
         made = _unfitted(estimator() if makes else estimator)
         other = isinstance(made, BaseEstimator) and (is_regressor(made) or is_outlier_detector(made))
-    except Exception as error:  # of somebody else's code
+    except (Exception, SystemExit) as error:  # of somebody else's code
         raise BadInput(
-            f"no estimator can be made of {name} ({_reason(error)}); give a classifier whose parameters have defaults, an "
+            f"no estimator can be made of {name} ({in_one_line(error)}); give a classifier whose parameters have defaults, an "
             "instance of one or a function without parameters that returns one"
         ) from error
     if not callable(getattr(made, "fit", None)) or isinstance(made, type):
@@ -64,10 +65,6 @@ def _template(estimator: Any) -> Any:
     if other:
         raise BadInput(f"{type(made).__name__} does not predict classes; a victim is a scikit-learn classifier")
     return made
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _unfitted(estimator: Any) -> Any:
@@ -94,9 +91,11 @@ def _fit_one(template: Any, job: FleetJob, seed: int) -> SklearnModel:
             fit_weighted(estimator, x[order], codes, None if weights is None else weights[used][order])
     except BadInput:
         raise
-    except Exception as error:  # of somebody else's code
+    except (Exception, SystemExit) as error:  # of somebody else's code
         name = type(template).__name__
-        raise BadInput(f"{name} could not be trained on {len(x)} rows of {len(present)} classes ({_reason(error)})") from error
+        raise BadInput(
+            f"{name} could not be trained on {len(x)} rows of {len(present)} classes ({in_one_line(error)})"
+        ) from error
     return SklearnModel(estimator, n_classes, present)
 
 
@@ -132,8 +131,8 @@ class SklearnModel:
         try:
             with one_thread():
                 found = np.asarray(getattr(self._estimator, self._answer)(flat))
-        except Exception as error:  # of somebody else's code
-            raise self._wrong(f"it raised {_reason(error)}") from error
+        except (Exception, SystemExit) as error:  # of somebody else's code
+            raise self._wrong(f"it raised {in_one_line(error)}") from error
         if found.ndim == 0 or len(found) != len(flat) or found.dtype.kind not in "fiub" + "OUS" * (self._answer == "predict"):
             raise self._wrong(f"it returned {found.dtype} of shape {found.shape} for {len(flat)} rows")
         return found
