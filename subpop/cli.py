@@ -99,6 +99,8 @@ def _report(options: argparse.Namespace) -> int:
     experiment = Experiment(store, data_root(options.data_root), options.device, cache=cache, weights_root=weights)
     run = Run(experiment, store, place(options.baselines, Path.cwd()), special=special_suites(experiment))
     left_out = run.measure_stored()
+    for note in store.untold_notes():
+        print(f"subpop: {note}", file=sys.stderr)
     if not run.reports:
         raise BadInput(f"--store {path} holds no finished cell; run `python -m pytest benchmarks/` first")
     tiers = ", ".join(sorted({cell.tier for cell in run.reports}))

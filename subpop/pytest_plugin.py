@@ -218,7 +218,8 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         plan = run.plan(cells)
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None:
-        reporter.write_line(str(plan))
+        for line in [*run.store.untold_notes(), str(plan)]:
+            reporter.write_line(line)
     _start_progress(config, run, plan.n_fits)
     if config.getoption("--executor") != "here":
         from subpop.executors import prefill
@@ -361,6 +362,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     run = config.stash.get(RUN, None)
+    for note in run.store.untold_notes() if run is not None else []:
+        terminalreporter.write_line(f"subpop: {note}")
     if run is None or not run.reports:
         return
     from collections import Counter

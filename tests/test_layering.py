@@ -10,7 +10,9 @@ ORDER = """
 printable writing
 _torchvision types options
 threads fingerprint split datasets feature_cache networks representations encoders victims partitions attacks
-certificates defenses metrics store outcome fit_log batching plugins child sandbox stage trial summary progress cells texts
+certificates defenses metrics
+blobs store_rows store_rescue
+store outcome fit_log batching plugins child sandbox stage trial summary progress cells texts
 settings collecting examples parts experiment
 kept_results clusters training_set_attack speed executors theory audit references released figures report
 contracts run pytest_plugin cli __main__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import signal
@@ -279,7 +280,7 @@ def test_a_store_from_a_newer_schema_is_refused_and_left_alone(path: Path) -> No
         connection.execute("PRAGMA user_version = 7")
     connection.close()
     before = path.read_bytes()
-    with pytest.raises(BadInput, match=r"schema 7.*reads schema 1.*upgrade subpop.*--store"):
+    with pytest.raises(BadInput, match=r"schema 7.*reads schema 2.*upgrade subpop.*--store"):
         Store(path)
     assert path.read_bytes() == before
 
@@ -302,38 +303,138 @@ def filled(path: Path) -> bytes:
     return path.read_bytes()
 
 
-@pytest.mark.parametrize("damage", ["text", "truncated", "page", "header"])
-def test_a_damaged_store_is_refused_and_left_alone(path: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["truncated", "page", "header", "tables", "version"])
+def test_a_damaged_store_is_rescued_and_kept(path: Path, damage: str) -> None:
+    """What can be verified is in the new file, to the bit; the damaged file lies beside it, as it was, and is named."""
     content = filled(path)
     damaged = {
-        "text": b"not a database at all, " * 100,
-        "truncated": content[: len(content) // 2],
-        "page": content[:4096] + b"\xff" * 8192 + content[4096 + 8192 :],
+        "truncated": content[:-4096],
+        "page": content[:-8192] + b"\xff" * 4096 + content[-4096:],
         "header": b"\0" * 100 + content[100:],
+        "tables": content.replace(b"CREATE TABLE trials", b"CREATE TABLE trjals"),
+        "version": content[:60] + b"\0" * 4 + content[64:],
     }[damage]
     path.write_bytes(damaged)
+    with Store(path) as store:
+        chunks = {number: store.get_chunk(f"k{number}") for number in range(4)}
+        assert sum(f"kept as {path.with_name('store.damaged.sqlite')}" in note for note in store.notes) == 1
+        for number in range(4):
+            store.put_chunk(f"k{number}", CELL, chunk(number), "cpu")
+    whole = {number: found for number, found in chunks.items() if found is not None}
+    for number, found in whole.items():
+        assert_same(found, chunk(number))
+    assert whole
+    assert len(whole) == 4 or damage in ("truncated", "page")
+    assert path.with_name("store.damaged.sqlite").read_bytes() == damaged
+    with Store(path) as store:
+        assert not store.notes
+        for number in range(4):
+            assert_same(store.get_chunk(f"k{number}"), chunk(number))
+
+
+def test_what_is_no_store_is_refused_and_left_alone(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"not a database at all, " * 100)
     with pytest.raises(BadInput, match=r"damaged or is no store.*move it away.*--store"):
         Store(path)
-    assert path.read_bytes() == damaged
+    assert path.read_bytes() == b"not a database at all, " * 100
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_a_flipped_byte_inside_an_array_is_found(path: Path) -> None:
+def test_a_flipped_byte_inside_an_array_costs_that_array(path: Path) -> None:
     secret = np.random.default_rng(0).integers(0, 256, 3000, dtype=np.uint8)
     with Store(path) as store:
         store.put_arrays("a", {"x": secret})
+        store.put_arrays("b", {"y": np.ones(3)})
     content = bytearray(path.read_bytes())
     content[content.find(secret.tobytes()[:50])] ^= 1
     path.write_bytes(content)
-    with Store(path) as store, pytest.raises(BadInput, match=r"does not match its content.*move it away"):
-        store.get_arrays("a")
+    with Store(path) as store:
+        assert store.get_arrays("a") is None
+        assert store.get_arrays("b") is not None
+        assert [note for note in store.notes if "the arrays a" in note] == store.notes
+        store.put_arrays("a", {"x": secret})
+        found = store.get_arrays("a")
+    assert found is not None
+    assert np.array_equal(found["x"], secret)
 
 
-def test_rows_that_were_deleted_by_hand_are_found(path: Path) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DELETE FROM trials WHERE id = 3",
+        "UPDATE trials SET attacked = 1 - attacked WHERE id = 3",
+        "UPDATE trials SET seconds = seconds + 1 WHERE id = 3",
+        "UPDATE trials SET seed = 77 WHERE id = 3",
+        "UPDATE metrics SET value = 24 WHERE trial = 3 AND position = 2",
+        "UPDATE metrics SET metric = 'other' WHERE trial = 3 AND position = 2",
+        "DELETE FROM metrics WHERE trial = 3",
+        "UPDATE trial_arrays SET sha = (SELECT min(sha) FROM trial_arrays) WHERE trial = 3 AND position = 0",
+        "UPDATE trial_arrays SET name = 'wrong' WHERE trial = 3 AND position = 0",
+        "UPDATE blobs SET shape = '[11, 9]' WHERE sha = (SELECT sha FROM trial_arrays WHERE trial = 3 AND position = 0)",
+        "UPDATE chunks SET device = 'cuda' WHERE key = 'k0'",
+        "UPDATE chunks SET cell = replace(cell, 'digits', 'adult') WHERE key = 'k0'",
+        "UPDATE chunks SET key = 'k9' WHERE key = 'k0'",
+    ],
+)
+def test_a_changed_row_costs_its_chunk_alone(path: Path, change: str) -> None:
+    """Every column counts; the chunk is dropped and said so once, and what is put in its place is whole."""
     filled(path)
-    with sqlite3.connect(path) as connection:
-        connection.execute("DELETE FROM trials WHERE id = 3")
-    with Store(path) as store, pytest.raises(BadInput, match="119 of 120 trials"):
-        store.get_chunk("k0")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        assert connection.execute(change).rowcount > 0
+    with Store(path) as store:
+        assert store.get_chunk("k9" if "k9" in change else "k0") is None
+        assert len(store.notes) == 1
+        for number in (1, 2, 3):
+            assert_same(store.get_chunk(f"k{number}"), chunk(number))
+        store.put_chunk("k0", CELL, chunk(0), "cpu")
+        assert_same(store.get_chunk("k0"), chunk(0))
+
+
+@pytest.mark.parametrize("change", ["record = '{\"value\": 2}'", "updated = 'today'", "key = 'b'", "kind = 'cell'"])
+def test_a_changed_record_is_dropped(path: Path, change: str) -> None:
+    with Store(path) as store:
+        store.put_record("a", {"value": 1}, kind="made")
+        store.put_record("kept", {"value": 3}, kind="made")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(f"UPDATE records SET {change} WHERE key = 'a'")
+    with Store(path) as store:
+        assert store.records("made") == {"kept": {"value": 3}}
+        assert store.records() == {}
+        assert store.get_record("a", "made") is None
+        assert len(store.notes) == 1
+
+
+# A store as the last version without digests made it.
+SCHEMA_1 = """
+CREATE TABLE chunks (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, cell TEXT NOT NULL, n_trials INTEGER NOT NULL,
+    device TEXT NOT NULL, created TEXT NOT NULL, versions TEXT NOT NULL);
+CREATE TABLE trials (id INTEGER PRIMARY KEY, chunk INTEGER NOT NULL REFERENCES chunks, position INTEGER NOT NULL,
+    subpopulation TEXT NOT NULL, seed INTEGER NOT NULL, attacked INTEGER NOT NULL, seconds REAL NOT NULL, n_fits INTEGER NOT NULL,
+    UNIQUE (chunk, position));
+INSERT INTO chunks VALUES (1, 'k', '{}', 1, 'cpu', '', '{}');
+INSERT INTO trials VALUES (1, 1, 0, 'group 1', 0, 1, 0.5, 1);
+PRAGMA application_id = 0x73627070;
+PRAGMA user_version = 1;
+"""
+
+
+def test_a_store_of_schema_1_is_set_aside_and_named(path: Path) -> None:
+    """Its numbers cannot be verified, so none is served; none is deleted either."""
+    path.parent.mkdir(parents=True)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(SCHEMA_1)
+    before, kept = path.read_bytes(), path.with_name("store.schema-1.sqlite")
+    with Store(path) as store:
+        assert store.get_chunk("k") is None
+        (note,) = store.notes
+        assert "schema 1" in note
+        assert str(kept) in note
+        store.put_chunk("k", CELL, chunk(1, 2), "cpu")
+    assert kept.read_bytes() == before
+    with Store(path) as store:
+        assert not store.notes
+        assert_same(store.get_chunk("k"), chunk(1, 2))
 
 
 def test_a_store_that_stays_locked_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,60 @@
+"""Arrays as rows of a database: named by a hash of exactly what is written, so that a flipped bit is found before it is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from subpop.types import Array, BadInput
+
+ZLIB_PAYS = 0.9
+ZLIB_SAMPLE = 1 << 16
+
+Blob = tuple[str, str, str, str, bytes]
+"""Hash of the other four; dtype; shape as JSON; codec; content, booleans packed to bits and zlib where it pays."""
+
+
+def encode_all(arrays: Mapping[str, Array]) -> list[tuple[str, Blob]]:
+    """A blob for each array, by name; BadInput for arrays of objects."""
+    for name, array in arrays.items():
+        if np.asarray(array).dtype.kind not in "biufcSUmM":
+            raise BadInput(f"array {name!r} of {np.asarray(array).dtype} cannot be kept; give numbers, booleans or strings")
+    return [(name, _encode(np.asarray(array))) for name, array in arrays.items()]
+
+
+def _encode(array: Array) -> Blob:
+    dtype, shape = array.dtype.str, json.dumps(array.shape)
+    packed = np.packbits(array).tobytes() if array.dtype == np.bool_ else array.tobytes()
+    # A sample decides: compressing a large array of random bits to no end would take seconds.
+    sample = packed[:ZLIB_SAMPLE]
+    pays = len(zlib.compress(sample, 1)) < ZLIB_PAYS * len(sample)
+    codec, content = ("zlib", zlib.compress(packed, 1)) if pays else ("raw", packed)
+    return _sha(dtype, shape, codec, content), dtype, shape, codec, content
+
+
+def is_intact(blob: tuple[object, ...]) -> bool:
+    """Whether a row of the table `blobs` is, to the bit and to the type, what was written."""
+    sha, dtype, shape, codec, content = blob
+    texts = isinstance(dtype, str) and isinstance(shape, str) and isinstance(codec, str) and isinstance(content, bytes)
+    return texts and _sha(dtype, shape, codec, content) == sha  # type: ignore[arg-type]
+
+
+def decode(blob: Blob) -> Array:
+    """The array of an intact blob: C-contiguous and writable."""
+    _, dtype, text, codec, content = blob
+    shape = json.loads(text)
+    plain = zlib.decompress(content) if codec == "zlib" else content
+    if np.dtype(dtype) == np.bool_:
+        plain = np.unpackbits(np.frombuffer(plain, np.uint8), count=math.prod(shape)).tobytes()
+    return np.frombuffer(bytearray(plain), dtype).reshape(shape)
+
+
+def _sha(dtype: str, shape: str, codec: str, content: bytes) -> str:
+    digest = hashlib.sha256("\0".join([dtype, shape, codec, ""]).encode("utf-8", "surrogatepass"))
+    digest.update(content)
+    return digest.hexdigest()
