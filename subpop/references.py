@@ -41,6 +41,8 @@ ROUNDING = 1e-9
 SPEED_RATIO = "speed_ratio"
 SAME_SETUP = "same set-up"
 SEVERITY = ("error", "fail", "no_reference", "pass", "no_power", "published_only")
+SCHEMA, SCHEMA_FILE = 1, "SCHEMA"
+"""What the columns of a baselines folder mean: a number in a file beside the tables. Without the file it is 1."""
 AS_MEANT = "if this is meant, record it with --rebaseline"
 
 Key = tuple[str, ...]
@@ -60,6 +62,7 @@ class References:
     @classmethod
     def load(cls, path: Path) -> References:
         """Read and check a file; a missing one is empty. BadInput names the file and the line."""
+        check_schema(path.parent)
         rows: dict[Key, dict[Key, Row]] = defaultdict(dict)
         lines: dict[Key, int] = {}
         for line, row in _lines(path):
@@ -70,6 +73,15 @@ class References:
                 raise BadInput(f"{path}: lines {lines[key]} and {line} have the same key ({name}); delete one of them")
             rows[key[:8]][key[8:]] = row
         return cls(path, dict(rows))
+
+
+def check_schema(folder: Path) -> None:
+    """Refuse baselines of a schema that this subpop does not know, by name."""
+    path = folder / SCHEMA_FILE
+    text = path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else str(SCHEMA)
+    if text != str(SCHEMA):
+        fix = "upgrade subpop" if text.isdecimal() else f"write {SCHEMA} into it, or restore the file"
+        raise BadInput(f"{path} says that the baselines have schema {text[:40]!r}; this subpop reads schema {SCHEMA}: {fix}")
 
 
 def cell_key(cell: Cell) -> Key:
@@ -303,3 +315,4 @@ def _write(path: Path, rows: Mapping[Key, Row]) -> None:
     writer.writerows(rows[key] for key in sorted(rows, key=lambda key: (*key[:5], float(key[5]), *key[6:])))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, buffer.getvalue())
+    write_atomically(path.parent / SCHEMA_FILE, f"{SCHEMA}\n")

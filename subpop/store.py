@@ -37,6 +37,7 @@ from subpop.store_rows import (
     Damaged,
     Item,
     RecordRow,
+    is_text,
     now,
     results_of,
     rows_of,
@@ -133,7 +134,7 @@ class Store:
         """All records of a kind, by key, sorted; of kind `cell`, the last report of every cell."""
         names = "SELECT key FROM records WHERE kind = ? ORDER BY key"
         keys = self._in_transaction("BEGIN", lambda c: [row[0] for row in c.execute(names, (kind,))])
-        found = {key: self.get_record(key, kind) for key in keys if isinstance(key, str)}
+        found = {key: self.get_record(key, kind) for key in keys if is_text(key)}
         return {key: record for key, record in found.items() if record is not None}
 
     def untold_notes(self) -> list[str]:

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from subpop.store_rows import ARRAYS, CHUNK, RECORD, TABLES, Damaged, Item
+from subpop.store_rows import ARRAYS, CHUNK, RECORD, TABLES, Damaged, Item, is_text
 
 APPLICATION_ID = 0x73627070
 SCHEMA = 2
@@ -130,7 +130,7 @@ def _keys(source: sqlite3.Connection, item: Item) -> set[tuple[str, ...]]:
     for order in ("rowid", "rowid DESC", columns, ", ".join(f"{column} DESC" for column in item.columns)):
         with contextlib.suppress(sqlite3.Error, MemoryError):
             for key in source.execute(f"SELECT {columns} FROM {item.table} ORDER BY {order}"):
-                if all(isinstance(part, str) for part in key):
+                if all(map(is_text, key)):
                     keys.add(key)
     return keys
 

@@ -80,6 +80,14 @@ def digest_of(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, default=repr).encode()).hexdigest()
 
 
+def is_text(value: object) -> bool:
+    """Whether a value is text that can have been written; other bytes come back as lone surrogates."""
+    try:
+        return bool(value.encode("utf-8")) if isinstance(value, str) else False
+    except UnicodeEncodeError:
+        return False
+
+
 def _bits(value: object) -> str:
     if value is None or value != value:
         return "nan"

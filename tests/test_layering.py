@@ -14,7 +14,9 @@ certificates defenses metrics
 blobs store_rows store_rescue
 store outcome fit_log batching plugins child sandbox stage trial summary progress cells texts
 settings collecting examples parts experiment
-kept_results clusters training_set_attack speed executors theory audit references released figures report
+kept_results clusters training_set_attack speed executors theory audit references released
+results_file
+figures report
 contracts run pytest_plugin cli __main__
 """.split()  # noqa: SIM905
 

@@ -18,11 +18,11 @@ from subpop.report.markdown import without_files
 from subpop.report.opening import RunInfo, judged
 from subpop.report.scoreboard import scoreboard
 from subpop.report.suite_page import subpopulation_csv, suite_page
+from subpop.results_file import RESULTS_SCHEMA
 from subpop.types import BadInput, CellReport, Number, Verdict
 
 __all__ = ["RunInfo", "append_summary", "check_report_directory", "check_summary", "results_json", "write_report"]
 
-SCHEMA = 1
 SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
 
 
@@ -98,7 +98,7 @@ def append_summary(text: str) -> None:
 def results_json(reports: Sequence[CellReport], run: RunInfo) -> str:
     """The run for other programs: a row a number; a cell without numbers has one row with metric "" and its reason."""
     run_facts = {
-        "schema": SCHEMA,
+        "schema": RESULTS_SCHEMA,
         "tier": run.tier,
         "device": run.device,
         "versions": dict(run.versions),

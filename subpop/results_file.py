@@ -1,0 +1,34 @@
+"""Reading `results.json`, for programs that compare runs: a file of another schema is refused by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from subpop.types import BadInput
+
+RESULTS_SCHEMA = 1
+"""Raised when a field changes its meaning or goes; fields are added without that."""
+ADDED = ("planned", "measured", "complete")
+"""Fields of the run that files of schema 1 may lack, written before there were any."""
+ADDED_TO_CELLS = ("integrity",)
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """The content of a results.json; fields that were added after it was written are there, as None.
+
+    BadInput for a file that is unfinished or no results.json, and for a schema that this subpop does not know.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path} cannot be read as results.json ({error}); name one that a run wrote") from error
+    schema = found.get("schema") if isinstance(found, dict) else None
+    if not isinstance(schema, int) or isinstance(schema, bool) or not isinstance(found.get("cells"), list):
+        raise BadInput(f"{path} is no results.json: it names no schema, or has no cells; name one that a run wrote")
+    if schema != RESULTS_SCHEMA:
+        fix = "upgrade subpop" if schema > RESULTS_SCHEMA else "run again"
+        raise BadInput(f"{path} has schema {schema}; this subpop reads schema {RESULTS_SCHEMA}: {fix}")
+    cells = [{**dict.fromkeys(ADDED_TO_CELLS), **row} for row in found["cells"]]
+    return {**dict.fromkeys(ADDED), **found, "cells": cells}
