@@ -14,7 +14,8 @@ from real_data import needs
 
 from subpop.datasets import MissingData, cifar10, data_root, describe, fetch, load_dataset, verify
 from subpop.datasets.cifar10 import BATCHES, CLASSES, FILES, load, load_jpeg, read_batch
-from subpop.datasets.images import decode, pictures_below
+from subpop.datasets.images import decode
+from subpop.datasets.picture_files import pictures_below
 from subpop.split import split
 from subpop.types import BadInput
 

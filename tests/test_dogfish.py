@@ -10,7 +10,7 @@ from real_data import needs
 from subpop.contracts.datasets import DATASET_CHECKS
 from subpop.datasets import MissingData, data_root, load_dataset, source_of
 from subpop.datasets.dogfish import ONE_DOG_PHOTOS, RECIPES, SOURCES, evenly_spaced, load
-from subpop.datasets.images import Picture
+from subpop.datasets.picture_files import Picture
 from subpop.split import split
 from subpop.training_set_attack.setups import training_rows
 from subpop.types import BadInput

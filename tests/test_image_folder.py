@@ -1,5 +1,7 @@
 """A user's own folder of pictures: classes, halves, sizes, names, and folders that are not right."""
 
+import os
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -45,14 +47,14 @@ def test_classes_are_folders_and_rows_are_in_the_order_of_names(tmp_path):
     assert data.names.tolist() == [f"{name}/{i}.png" for name in ("cat", "dog") for i in range(6)]
     first = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     assert np.array_equal(data.x[0], first.transpose(2, 0, 1))
-    assert (data.official_test, data.notes) == (None, ())
+    assert (data.official_test, data.notes) == (None, ("2 classes: cat (6 pictures), dog (6 pictures)",))
 
 
 def test_the_size_is_64_unless_named(tmp_path):
     plain(tmp_path)
     data = load_dataset("image_folder:pets", tmp_path)
     assert data.x.shape == (12, 3, 64, 64)
-    assert data.notes == ("12 of 12 pictures were resized to 64x64",)
+    assert data.notes[1:] == ("12 of 12 pictures were resized to 64x64",)
     with pytest.raises(BadInput, match="size 0"):
         load_dataset("image_folder:pets@0", tmp_path)
 
@@ -96,6 +98,115 @@ def test_two_classes_named_train_and_other_are_classes(tmp_path):
     assert (data.words["y"], data.official_test) == (("plane", "train"), None)
 
 
+def parts(root: Path, *names: str) -> Path:
+    """`pets/NAME/cat/0.png`, ...: three pictures of cats and of dogs in each part."""
+    for start, part in enumerate(names):
+        for code, name in enumerate(("cat", "dog")):
+            for i in range(3):
+                draw(root / "pets" / part / name / f"{i}.png", 100 * start + 10 * code + i)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("names", "held_out"),
+    [
+        (("train", "val"), "val"),
+        (("Train", "Test"), "Test"),
+        (("TRAINING", "testing"), "testing"),
+        (("train", "valid"), "valid"),
+        (("dev", "train"), "dev"),
+        (("train", "validation", "test"), "test"),
+    ],
+)
+def test_parts_of_a_split_are_no_classes(tmp_path, names, held_out):
+    data = load("pets@8", parts(tmp_path, *names))
+    assert data.words == {"y": ("cat", "dog")}
+    assert data.official_test.tolist() == [name.startswith(f"{held_out}/") for name in data.names.tolist()]
+    assert np.bincount(data.y).tolist() == [6, 6]
+    unused = [note for note in data.notes if "left aside" in note]
+    told = ["6 pictures of validation left aside: test is held out and train is trained on"]
+    assert unused == (told if len(names) == 3 else [])
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("train", "test", "extra"), ("val", "test"), ("train", "Train"), ("train",), ("test", "testing", "train"), ("val", "cats")],
+)
+def test_folders_that_are_neither_classes_nor_one_split_are_refused(tmp_path, names):
+    with pytest.raises(BadInput, match=rf"pets holds {', '.join(sorted(names))}, which are neither classes nor one split"):
+        load("pets@8", parts(tmp_path, *names))
+
+
+def test_parts_without_class_folders_are_refused(tmp_path):
+    for name in ("train", "val"):
+        draw(tmp_path / "pets" / name / "0.png", 1)
+    with pytest.raises(BadInput, match="2 pictures lie in no class folder"):
+        load("pets@8", tmp_path)
+
+
+def test_what_systems_put_there_is_skipped_and_what_is_no_picture_counted(tmp_path):
+    plain(tmp_path)
+    pets = tmp_path / "pets"
+    for name in ("@eaDir", "__MACOSX", "$RECYCLE.BIN", "cat/@eaDir", "dog/.thumbnails", "cat/thumbs"):
+        draw(pets / name / "cat" / "0.png", 5)
+    for name in ("cat/Thumbs.db", "dog/notes.txt", "dog/b.TXT", "readme", "cat/.DS_Store", "cat/film.mp4"):
+        (pets / name).write_bytes(b"no picture")
+    draw(pets / "cat" / "6.jfif.png", 6)
+    (pets / "cat" / "6.jfif.png").rename(pets / "cat" / "6.jfif")
+    data = load("pets@8", tmp_path)
+    assert data.words == {"y": ("cat", "dog")}
+    assert data.notes == (
+        "2 classes: cat (7 pictures), dog (6 pictures)",
+        "5 files left aside, which are not known as pictures: 1 without a suffix, 1 .db, 1 .mp4, 2 .txt",
+        "6 system folders skipped: $RECYCLE.BIN, @eaDir, __MACOSX, cat/@eaDir, cat/thumbs and 1 more",
+    )
+
+
+def test_links_add_no_picture_twice(tmp_path):
+    """16 pictures stay 16, however links lead around."""
+    plain(tmp_path, 8)
+    pets = tmp_path / "pets"
+    (pets / "cat" / "up").symlink_to("..")
+    (pets / "cat" / "far up").symlink_to("../../..")
+    (pets / "cat" / "itself").symlink_to(".")
+    (pets / "a cat").symlink_to("cat")
+    (pets / "dog" / "a.png").symlink_to("0.png")
+    (pets / "dog" / "nowhere.png").symlink_to("gone.png")
+    (pets / "dog" / "circle").symlink_to("circle")
+    data = load("pets@8", tmp_path)
+    assert (len(data.x), data.words["y"]) == (16, ("cat", "dog"))
+    assert data.notes[1].startswith("7 links not followed")
+
+
+def test_links_to_pictures_elsewhere_are_followed(tmp_path):
+    plain(tmp_path, 2)
+    for i in range(3):
+        draw(tmp_path / "elsewhere" / "more" / f"{i}.png", i)
+    draw(tmp_path / "one.png", 9)
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "pets").symlink_to(tmp_path / "pets")
+    (tmp_path / "pets" / "bird").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "pets" / "cat" / "2.png").symlink_to(tmp_path / "one.png")
+    (tmp_path / "a link").symlink_to(tmp_path / "pets")
+    for name in ("pets", "a link"):
+        data = load(f"{name}@8", tmp_path)
+        assert data.words["y"] == ("bird", "cat", "dog")
+        assert [name for name in data.names.tolist() if name.startswith("bird")] == [f"bird/more/{i}.png" for i in range(3)]
+        assert np.bincount(data.y).tolist() == [3, 3, 2]
+
+
+def test_pipes_and_sockets_are_never_opened(tmp_path, monkeypatch):
+    plain(tmp_path)
+    os.mkfifo(tmp_path / "pets" / "cat" / "pipe.png")
+    (tmp_path / "pets" / "dog" / "link.png").symlink_to("../cat/pipe.png")
+    with socket.socket(socket.AF_UNIX) as own:
+        monkeypatch.chdir(tmp_path)  # names of sockets are short
+        own.bind("pets/dog/socket.png")
+        data = load("pets@8", tmp_path)
+    assert len(data.x) == 12
+    assert data.notes[1:] == ("3 pipes, sockets or devices left aside: cat/pipe.png, dog/link.png, dog/socket.png",)
+
+
 def test_it_keeps_the_contract(tmp_path):
     plain(tmp_path, 30)
     for _, check in DATASET_CHECKS:
@@ -106,7 +217,7 @@ def test_an_unreadable_picture_is_named_in_the_notes(tmp_path):
     plain(tmp_path, 60)
     (tmp_path / "pets" / "dog" / "7.png").write_bytes(b"no picture")
     data = load("pets@8", tmp_path)
-    assert (len(data.x), data.notes) == (119, ("1 of 120 left out, unreadable: dog/7.png (not a picture)",))
+    assert (len(data.x), data.notes[1:]) == (119, ("1 of 120 left out, unreadable: dog/7.png (not a picture)",))
     assert np.bincount(data.y).tolist() == [60, 59]
     assert "dog/7.png" not in data.names
 
@@ -185,4 +296,4 @@ def test_a_folder_of_dogs_and_fish():
     assert np.bincount(data.y[~data.official_test]).tolist() == [3000, 500]
     assert np.bincount(data.y[data.official_test]).tolist() == [300, 50]
     assert data.x.shape == (3850, 3, 64, 64)
-    assert data.notes == ()
+    assert data.notes == ("2 classes: dog (3300 pictures), fish (550 pictures)",)

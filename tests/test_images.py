@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from subpop.datasets.images import LIMIT, Picture, decode, is_picture, pictures_below
+from subpop.datasets.images import LIMIT, decode
+from subpop.datasets.picture_files import SUFFIXES, Picture, is_picture, pictures_below
 from subpop.types import BadInput
 
 
@@ -89,6 +90,48 @@ def test_every_kind_becomes_rgb(kind):
     assert np.abs(x - np.array(expected)[:, None, None]).max() <= 3
 
 
+MIRRORED = Image.Transpose.FLIP_LEFT_RIGHT
+STORED = {  # how an upright picture is stored under each EXIF orientation
+    1: (), 2: (MIRRORED,), 3: (Image.Transpose.ROTATE_180,), 4: (Image.Transpose.FLIP_TOP_BOTTOM,),
+    5: (Image.Transpose.TRANSPOSE,), 6: (Image.Transpose.ROTATE_90,), 7: (Image.Transpose.TRANSVERSE,),
+    8: (Image.Transpose.ROTATE_270,),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", STORED)
+def test_pictures_are_put_upright(orientation, kind):
+    upright, exif = random_image(3, 16, 8), Image.Exif()
+    exif[0x0112], stored = orientation, upright
+    for step in STORED[orientation]:
+        stored = stored.transpose(step)
+    decoded = decode(pictures(png(stored, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))), 8, "toy")
+    assert np.array_equal(decoded.x[0], np.asarray(upright)[:, 4:12].transpose(2, 0, 1))
+    assert decoded.original_sizes.tolist() == [[16, 8]]
+
+
+def test_a_turned_jpeg_is_put_upright_although_it_is_decoded_small():
+    pixels, exif = np.zeros((256, 256, 3), np.uint8), Image.Exif()
+    pixels[:128] = 200
+    exif[0x0112] = 6
+    small = decode(pictures(png(Image.fromarray(pixels).transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif)), 32, "toy").x[0]
+    assert small[:, :15].min() > 190
+    assert small[:, 17:].max() < 10
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize("exif", [b"Exif\x00\x00MM", b"Exif\x00\x00nonsense of no kind", b"Exif\x00\x00II*\x00\xff\xff\xff\xff"])
+def test_tags_that_cannot_be_read_cost_no_picture(exif):
+    image = random_image(4)
+    assert np.array_equal(decode(pictures(png(image, exif=exif)), 8, "toy").x[0], np.asarray(image).transpose(2, 0, 1))
+
+
+def test_every_suffix_is_one_that_pillow_opens():
+    Image.init()
+    opened = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    assert SUFFIXES - {".mpo", ".avif", ".avifs", ".qoi"} <= opened  # an .mpo is opened as a JPEG; the rest by later versions
+
+
 GOOD = png(random_image(0))
 BROKEN = {
     "cut short": GOOD[: len(GOOD) // 2],
@@ -150,6 +193,14 @@ def test_a_folder_lists_pictures_by_name(tmp_path):
     assert pictures_below(tmp_path / "nowhere") == pictures_below(Path(tmp_path / "a.png")) == []
     assert is_picture("./a.png")
     assert not is_picture("a")
+
+
+def test_a_file_beyond_all_bounds_is_not_read(tmp_path):
+    with (tmp_path / "huge.png").open("wb") as file:
+        file.truncate(1 << 40)
+    [picture] = pictures_below(tmp_path)
+    with pytest.raises(BadInput, match=r"huge\.png \(1099511627776 bytes, more than"):
+        decode([picture], 8, "toy")
 
 
 def test_the_bar_is_for_terminals_only(monkeypatch, capsys):

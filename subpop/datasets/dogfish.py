@@ -31,7 +31,8 @@ from pathlib import Path
 import numpy as np
 
 from subpop.datasets.download import data_root, missing_by_hand
-from subpop.datasets.images import Decoded, Picture, decode, pictures_below, shown
+from subpop.datasets.images import Decoded, decode
+from subpop.datasets.picture_files import Picture, pictures_below, shown
 from subpop.types import Array, BadInput, Dataset, Ints
 
 LICENCE = "ImageNet's and Kaggle's terms: research only"

@@ -1,25 +1,36 @@
 """A user's own pictures in a folder of classes, named `image_folder:PATH`, or `image_folder:PATH@32` for 32 pixels a side.
 
-`PATH/CLASS/.../picture.jpg`, or `PATH/train/CLASS/...` and `PATH/test/CLASS/...`, whose test pictures are then held out. Classes
-are numbered in the order of their names. Pictures are made square (64 pixels a side unless named) as `subpop.datasets.images`
-says; two files of equal bytes never stand on two sides of a split. A relative path is looked for below the data root, then in
-the caller's folder. Clusters as in `subpop.datasets.embeddings`.
+`PATH/CLASS/.../picture.jpg`, or with a split of its own `PATH/train/CLASS/...` beside `PATH/test/CLASS/...`, whose pictures are
+then held out. These two may be called `training` and `testing`, in any case of letters. Beside `train` alone, `val` (or `valid`,
+`validation`, `dev`) is what is held out; beside `train` and `test` its pictures are left aside, and the notes say so. Any other
+folder beside them is refused, because it could be a class or a part.
+
+Classes are numbered in the order of their names, which the notes list with the number of their pictures. The notes also tell
+what is no picture and was left aside (`subpop.datasets.picture_files`). Pictures are made square (64 pixels a side unless
+named) as `subpop.datasets.images` says; two files of equal bytes never stand on two sides of a split. A relative path is looked
+for below the data root, then in the caller's folder. Clusters as in `subpop.datasets.embeddings`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from subpop.datasets.embeddings import n_clusters, n_components, own_path
-from subpop.datasets.images import Decoded, Picture, decode, pictures_below, shown
-from subpop.types import BadInput, Bools, Dataset, Ints
+from subpop.datasets.images import Decoded, decode
+from subpop.datasets.picture_files import Listing, Picture, list_below, shown
+from subpop.types import BadInput, Dataset, Ints
 
 SIZE = 64
-_HALVES = ("test", "train")
+ROLES = {
+    "train": "train", "training": "train", "test": "test", "testing": "test",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+}  # fmt: skip
+"""Names of folders, in small letters, that hold a part of the rows rather than a class."""
 
 
 def load(path: str, root: Path | None = None) -> Dataset:
@@ -27,7 +38,10 @@ def load(path: str, root: Path | None = None) -> Dataset:
     named = re.fullmatch(r"(.+)@(\d+)", path)
     place, size = (named[1], int(named[2])) if named else (path, SIZE)
     folder = own_path(place, root, "image_folder")
-    return read_folder(folder, size, f"image_folder:{path}")
+    data = read_folder(folder, size, f"image_folder:{path}")
+    counts = np.bincount(data.y, minlength=data.n_classes)
+    found = [f"{name} ({count} pictures)" for name, count in zip(data.words["y"], counts, strict=True)]
+    return replace(data, notes=(f"{data.n_classes} classes: {shown(found)}", *data.notes))
 
 
 def read_folder(folder: Path, size: int, name: str) -> Dataset:
@@ -36,62 +50,97 @@ def read_folder(folder: Path, size: int, name: str) -> Dataset:
     Raises BadInput for fewer than two classes, a class without pictures, a test class that is not trained on, or more
     undecodable pictures than may be left out.
     """
-    pictures = _below_classes(folder)
-    halved = _is_halved(folder)
-    depth = 1 if halved else 0
-    classes = _classes(folder, halved)
-    code = {each: i for i, each in enumerate(classes)}
+    if not folder.is_dir():
+        raise BadInput(f"{folder} is a file; image_folder needs a folder that holds a folder of pictures for each class")
+    listing = list_below(folder)
+    parts = _parts(folder, listing)
+    pictures = _used(folder, listing, parts)
+    classes = _classes(folder, listing, parts)
     decoded = decode(pictures, size, name)
-    parts = [pictures[i].name.split("/") for i in decoded.kept]
-    y = np.array([code[part[depth]] for part in parts], dtype=np.int64)
-    _check_classes(folder, y, classes)
-    n = len(y)
+    names = [pictures[i].name.split("/") for i in decoded.kept]
+    code = {each: i for i, each in enumerate(classes)}
+    y = np.array([code[own[1 if parts else 0]] for own in names], dtype=np.int64)
+    test = np.array([own[0] == parts.test for own in names]) if parts else None
+    _check_classes(folder / parts.train if parts else folder, y if test is None else y[~test], classes)
+    if test is not None and not test.any():
+        raise BadInput(f"{folder}/{parts.test} holds no readable picture; fill it, or put the classes into {folder} itself")
     return Dataset(
         name=name,
         x=decoded.x,
         y=y,
         n_classes=len(classes),
-        official_test=_held_out(folder, parts, y, classes) if halved else None,
+        official_test=test,
         hashes=decoded.hashes,
-        n_clusters=n_clusters(n),
-        n_components=n_components(n, decoded.x[0].size),
-        notes=(*decoded.notes, *_size_note(decoded, size)),
+        n_clusters=n_clusters(len(y)),
+        n_components=n_components(len(y), decoded.x[0].size),
+        notes=(*_unused_note(listing, pictures, parts), *decoded.notes, *_size_note(decoded, size), *listing.notes),
         names=np.array([pictures[i].name for i in decoded.kept]),
         words={"y": classes},
     )
 
 
-def _below_classes(folder: Path) -> list[Picture]:
-    pictures, depth = pictures_below(folder), 2 if _is_halved(folder) else 1
-    loose = [picture.name for picture in pictures if picture.name.count("/") < depth]
+@dataclass(frozen=True)
+class _Parts:
+    """The folders of a split: what is trained on, what is held out, and what is left aside or ''. False if there is none."""
+
+    train: str = ""
+    test: str = ""
+    unused: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.train)
+
+
+def _parts(folder: Path, listing: Listing) -> _Parts:
+    """The split that a folder holds, or none; raises BadInput for one that is not whole or stands beside other folders."""
+    own = _subfolders(listing)
+    named = [name for name in own if name.lower() in ROLES]
+    if len(named) < len(own):  # a class may be called train, unless it holds classes itself
+        named = [name for name in named if _subfolders(listing, name) and not _holds_pictures(listing, name)]
+    if not named:
+        return _Parts()
+    roles = {ROLES[name.lower()]: name for name in named}
+    if len(named) < len(own) or len(roles) < len(named) or "train" not in roles or len(roles) == 1:
+        raise BadInput(
+            f"{folder} holds {', '.join(own)}, which are neither classes nor one split: a folder `train` of classes beside a "
+            "`test` or `val` of the same classes, and nothing else; move away what does not belong there, or name one of them "
+            f"as the data, e.g. image_folder:{folder}/{named[0]}"
+        )
+    test = roles.get("test", roles.get("val", ""))
+    return _Parts(roles["train"], test, roles.get("val", "") if "test" in roles else "")
+
+
+def _subfolders(listing: Listing, inside: str = "") -> tuple[str, ...]:
+    """Names of the folders directly in a folder."""
+    start = f"{inside}/" if inside else ""
+    below = [name.removeprefix(start) for name in listing.folders if name.startswith(start)]
+    return tuple(name for name in below if "/" not in name)
+
+
+def _holds_pictures(listing: Listing, inside: str) -> bool:
+    return any(picture.name.rpartition("/")[0] == inside for picture in listing.pictures)
+
+
+def _classes(folder: Path, listing: Listing, parts: _Parts) -> tuple[str, ...]:
+    base = folder / parts.train
+    classes = _subfolders(listing, parts.train)
+    if len(classes) < 2:
+        raise BadInput(f"{base} holds {len(classes)} class folders ({', '.join(classes)}); at least two are needed")
+    unknown = set(_subfolders(listing, parts.test)) - set(classes) if parts else set()
+    if unknown:
+        raise BadInput(f"{folder / parts.test} has classes that {base} lacks: {shown(sorted(unknown))}; remove or add them")
+    return classes
+
+
+def _used(folder: Path, listing: Listing, parts: _Parts) -> list[Picture]:
+    """The pictures of classes that are trained on or held out; raises BadInput for pictures in no class folder."""
+    loose = [picture.name for picture in listing.pictures if picture.name.count("/") < (2 if parts else 1)]
     if loose:
         raise BadInput(
             f"{folder}: {len(loose)} pictures lie in no class folder: {shown(loose)}; sort them into {folder}/CLASS/ or "
             f"{folder}/train/CLASS/ and {folder}/test/CLASS/"
         )
-    return pictures
-
-
-def _is_halved(folder: Path) -> bool:
-    """Whether the folder holds `train` and `test` and nothing else: then classes lie one level below."""
-    return _subfolders(folder) == _HALVES
-
-
-def _subfolders(folder: Path) -> tuple[str, ...]:
-    if not folder.is_dir():
-        raise BadInput(f"{folder} is a file; image_folder needs a folder that holds a folder of pictures for each class")
-    return tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")))
-
-
-def _classes(folder: Path, halved: bool) -> tuple[str, ...]:
-    base = folder / "train" if halved else folder
-    classes = _subfolders(base)
-    if len(classes) < 2:
-        raise BadInput(f"{base} holds {len(classes)} class folders ({', '.join(classes)}); at least two are needed")
-    unknown = set(_subfolders(folder / "test")) - set(classes) if halved else set()
-    if unknown:
-        raise BadInput(f"{folder}/test has classes that {base} lacks: {shown(sorted(unknown))}; remove or add them")
-    return classes
+    return [picture for picture in listing.pictures if not parts.unused or picture.name.partition("/")[0] != parts.unused]
 
 
 def _check_classes(folder: Path, y: Ints, classes: Sequence[str]) -> None:
@@ -100,12 +149,11 @@ def _check_classes(folder: Path, y: Ints, classes: Sequence[str]) -> None:
         raise BadInput(f"{folder}: no readable pictures of class {shown(empty)}; fill or remove those folders")
 
 
-def _held_out(folder: Path, parts: Sequence[Sequence[str]], y: Ints, classes: Sequence[str]) -> Bools:
-    test = np.array([part[0] == "test" for part in parts])
-    _check_classes(folder / "train", y[~test], classes)
-    if not test.any():
-        raise BadInput(f"{folder}/test holds no readable picture; fill it, or put the classes into {folder} itself")
-    return test
+def _unused_note(listing: Listing, used: Sequence[Picture], parts: _Parts) -> tuple[str, ...]:
+    if not parts.unused:
+        return ()
+    count = len(listing.pictures) - len(used)
+    return (f"{count} pictures of {parts.unused} left aside: {parts.test} is held out and {parts.train} is trained on",)
 
 
 def _size_note(decoded: Decoded, size: int) -> tuple[str, ...]:

@@ -1,9 +1,9 @@
 """Pictures of any kind to rows: uint8, (n, 3, size, size), in the order of their names.
 
-Whatever has another shape than a square is cut to its middle square; then it is resized (bilinear, with antialiasing). A JPEG
-that is at least twice too large is decoded at a half, a quarter or an eighth of its size, which JPEG can do by itself. Grey,
-palette, transparent and CMYK pictures become RGB (transparency is dropped). A picture that will not decode is named, counted
-and left out.
+A picture that its EXIF orientation calls turned or mirrored is put upright. Whatever has another shape than a square is cut to
+its middle square; then it is resized (bilinear, with antialiasing). A JPEG that is at least twice too large is decoded at a half,
+a quarter or an eighth of its size, which JPEG can do by itself. Grey, palette, transparent and CMYK pictures become RGB
+(transparency is dropped). A picture that will not decode is named, counted and left out.
 """
 
 from __future__ import annotations
@@ -17,35 +17,21 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from subpop.datasets.archives import files_in
+from subpop.datasets.picture_files import SUFFIXES, Picture, shown
 from subpop.types import BadInput, Ints
 
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
+if TYPE_CHECKING:
+    from PIL.Image import Image as PillowImage
+
 LARGEST_SIZE = 1024
 LIMIT = 0.01
 """Share of pictures, at most, that may be left out because they will not decode."""
 CHUNK = 64
-SHOWN = 5
-"""Names that a message spells out."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture before it is decoded. name: its path inside the folder or archive, parts divided by `/`."""
-
-    name: str
-    read: Callable[[], bytes]
-
-    @property
-    def file_name(self) -> str:
-        return PurePosixPath(self.name).name
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,33 +54,6 @@ class Decoded:
         if not self.left_out:
             return ()
         return (f"{len(self.left_out)} of {len(self.left_out) + len(self.kept)} left out, unreadable: {shown(self.left_out)}",)
-
-
-def shown(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
-
-
-def is_picture(name: str) -> bool:
-    """Whether a path ends like a picture's; hidden files (`._x.jpg`) and what lies in hidden folders are none."""
-    path = PurePosixPath(name)
-    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts if part != ".")
-
-
-def pictures_below(folder: Path) -> list[Picture]:
-    """All pictures below a folder, by name; none where there is no such folder."""
-    found: dict[str, Path] = {}
-    for base, _, files in os.walk(folder, followlinks=True):
-        inside = Path(base).relative_to(folder)
-        found |= {(inside / file).as_posix(): Path(base, file) for file in files}
-    return [Picture(name, found[name].read_bytes) for name in sorted(found) if is_picture(name)]
-
-
-def pictures_in(archive: Path) -> list[Picture]:
-    """All pictures of a tar or zip archive, by name; raises BadInput for a damaged or dangerous archive."""
-    found = files_in(archive, is_picture)
-    return [Picture(name, partial(found.__getitem__, name)) for name in sorted(found)]
 
 
 def decode(pictures: Sequence[Picture], size: int, what: str, limit: float = LIMIT) -> Decoded:
@@ -151,21 +110,33 @@ class _Job:
 
 
 def _pixels(content: bytes, size: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """(3, size, size) pixels of a picture's middle square, and its width and height."""
-    from PIL import Image
+    """(3, size, size) pixels of a picture's middle square, and its width and height when upright."""
+    from PIL import Image, ImageOps
 
     with Image.open(io.BytesIO(content)) as picture:
         original = picture.size
         if picture.mode.startswith(("I", "F")):
             raise ValueError(f"{picture.mode} pixels have more than 8 bits; convert it to 8 bits")
         picture.draft(None, (size, size))
-        rgb = picture.convert("RGB")
+        rgb = (ImageOps.exif_transpose(picture) if _is_turned(picture) else picture).convert("RGB")
+    if (original[0] < original[1]) != (rgb.width < rgb.height):
+        original = original[::-1]
     if rgb.size != (size, size):
         width, height = rgb.size
         side = min(rgb.size)
         left, top = (width - side) / 2, (height - side) / 2
         rgb = rgb.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
     return np.asarray(rgb).transpose(2, 0, 1), original
+
+
+def _is_turned(picture: PillowImage) -> bool:
+    """Whether its tags say that it is stored turned or mirrored; tags that cannot be read say nothing."""
+    from PIL import ExifTags
+
+    try:
+        return picture.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
+    except (OSError, SyntaxError, ValueError, LookupError, EOFError, struct.error):
+        return False
 
 
 @contextmanager

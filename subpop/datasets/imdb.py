@@ -30,7 +30,7 @@ import numpy as np
 
 from subpop.datasets.archives import files_in
 from subpop.datasets.download import MissingData, RemoteFile, data_root, fetch_command, md5
-from subpop.datasets.images import shown
+from subpop.datasets.picture_files import shown
 from subpop.types import Array, BadInput, Dataset
 
 LICENCE = "no licence stated; cite Maas et al. (2011)"

@@ -33,7 +33,8 @@ from numpy.typing import NDArray
 from subpop.datasets.archives import is_archive
 from subpop.datasets.download import data_root, missing_by_hand
 from subpop.datasets.embeddings import read_arrays, rows_of
-from subpop.datasets.images import Picture, decode, pictures_below, pictures_in, shown
+from subpop.datasets.images import decode
+from subpop.datasets.picture_files import Picture, pictures_below, pictures_in, shown
 from subpop.types import Array, BadInput, Dataset, Ints
 
 LICENCE = "non-commercial research only"
