@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 
 from subpop.cli import main
@@ -60,3 +64,28 @@ def test_a_report_of_a_store_trains_nothing(tmp_path, capsys, monkeypatch):
         == 0
     )
     assert "digits" in (tmp_path / "report" / "README.md").read_text()
+
+
+def test_the_command_runs_as_a_module_and_unknown_commands_are_usage_errors():
+    runs = [(["-m", "subpop", "nonsense"], 2), (["-m", "subpop.cli", "nonsense"], 2), (["-m", "subpop.cli"], 2)]
+    runs += [(["-m", "subpop", "data", "list"], 0), (["-m", "subpop.cli", "data", "list"], 0)]
+    for arguments, status in runs:
+        done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == status, (arguments, done.stderr)
+        assert ("digits" in done.stdout) == (status == 0)
+        assert ("usage: subpop" in done.stderr) == (status == 2)
+        assert "RuntimeWarning" not in done.stderr
+
+
+def test_the_package_lists_what_it_exports():
+    told = "import subpop, sys; print([n for n in dir(subpop) if n[0] != '_']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines() == ["['BadInput', 'Defended', 'Fit', 'Knowledge', 'Model', 'TrainingSet']", "False"]
+
+
+def test_output_reaches_a_terminal_that_knows_ascii_only(tmp_path):
+    env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii", "SUBPOP_DATA": str(tmp_path / "größe")}
+    command = [sys.executable, "-m", "subpop", "data", "list"]
+    done = subprocess.run(command, env=env, capture_output=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert b"gr\\udcc3" in done.stdout or b"gr\\xf6" in done.stdout
