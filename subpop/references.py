@@ -10,10 +10,11 @@ What a metric is called decides how it is compared:
   .1 bound a tolerance below, they are multiplied by the scale. `published` is held to the same atol where `certainty` says
   `same set-up`, and is only shown elsewhere.
 
-`rebaseline` sets each tolerance. Exact victims, and numbers of stochastic ones whose `std` is absent or 0: the larger of .01 and
-one flipped test row. With `std`: t * s * sqrt(1/n_base + 1/n_run), where n_run = n_base, s is pooled over the rows of the file
-with the same metric, victim and tier (single subpopulations apart from aggregates) and t is the two-sided Student quantile at
-.05 / number of such rows in the file. So a part of a file that is recorded anew keeps the power of the whole file.
+`rebaseline` sets each tolerance. Exact victims, and numbers of stochastic ones whose `std` is absent or 0: the largest of .01,
+one flipped test row, and the number's own `tolerance` (a mean of draws that another run repeats: its standard error). With `std`:
+t * s * sqrt(1/n_base + 1/n_run), where n_run = n_base, s is pooled over the rows of the file with the same metric, victim and
+tier (single subpopulations apart from aggregates) and t is the two-sided Student quantile at .05 / number of such rows in the
+file. So a part of a file that is recorded anew keeps the power of the whole file.
 """
 
 from __future__ import annotations
@@ -286,7 +287,7 @@ def rebaseline(path: Path, results: Sequence[CellResult], *, hardware: str = "",
 
 def _recorded(result: CellResult, number: Number, before: Row) -> dict[str, str]:
     """A row with our columns set anew; `std` is empty where there is no noise, nan where one seed cannot tell it."""
-    std, atol = "", _text(max(SMALLEST_ATOL * _scale(number.value), one_row(result, number)))
+    std, atol = "", _text(max(SMALLEST_ATOL * _scale(number.value), one_row(result, number), number.tolerance or 0.0))
     if "residual" in number.metric:
         atol = before.get("atol") or _text(RESIDUAL_BOUND)
     elif not result.exact and (number.std != 0 if number.std is not None else result.cell.n_seeds < 2):

@@ -222,7 +222,8 @@ def test_rows_are_computed_once_however_they_come(encoder, tmp_path, monkeypatch
     assert (states[1, 3:] == 0).all()
     some, every = known.of(tokens[::-1]), hidden_states(encoder, tokens)
     assert (len(some), some.lengths.tolist()) == (6, LENGTHS[::-1])
-    np.testing.assert_array_equal(streamed_pca(some, np.arange(6), 2, 20)[::-1], streamed_pca(every, np.arange(6)[::-1], 2, 20))
+    backwards = streamed_pca(some, np.arange(6), 2, 20)[::-1]  # adds up in another order
+    np.testing.assert_allclose(backwards, streamed_pca(every, np.arange(6)[::-1], 2, 20), rtol=1e-10, atol=1e-10)
     assert known_states(encoder, tmp_path) is known
     assert known_states(encoder, None) is not known
     with pytest.raises(BadInput, match="not all in"):

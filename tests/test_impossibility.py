@@ -4,16 +4,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import hypergeom
 
 from subpop.batching import job_of
 from subpop.cells import grid
 from subpop.datasets.mixture import SPECS, centres_of
 from subpop.experiment import Experiment
 from subpop.plugins import parse_defense
+from subpop.references import References, cell_key, rebaseline
 from subpop.store import Store
 from subpop.theory import measure_impossibility
 from subpop.theory.learners import LOCAL, CellModel, NearestCentre
-from subpop.theory.measure import errors_of, independent_draws, paired_draws
+from subpop.theory.measure import TIE_BREAKS, errors_of, independent_draws, paired_draws
 from subpop.theory.two_worlds import OWN_DEFENSES, Errors, Ground, distance_allowed, origin_of, same_for_the_defender, sums_to_one
 from subpop.theory.waves import gathered
 from subpop.types import BadInput, Defended, FleetJob, Pool
@@ -167,6 +169,53 @@ def test_numbers_of_a_cell(experiment):
     assert not result.exact
     (total,) = (number for number in result.numbers if number.metric == "error_sum")
     assert total.std_error == pytest.approx(total.std / 2)
+
+
+def chance_of_an_error(draw):
+    """Of spectral signatures with a learner that counts, in the draw's world: 24 rows of each label go at random.
+
+    All rows of a label tie, since each of its cells holds 16. The cell of F keeps those of its 16 + 16 rows that do not go.
+    """
+    y = draw.prepared.task.train.y
+    kept = np.arange(17)
+    left = [hypergeom(int((y == label).sum()), 16, 24).pmf(16 - kept) for label in (0, 1)]
+    zero = kept[:, None] >= kept  # of equal counts the lowest class
+    p_zero = float((left[0][:, None] * left[1] * zero).sum())
+    true = draw.stage.data.test_y[draw.scored]
+    return float((true == 1).mean() * p_zero + (true == 0).mean() * (1 - p_zero))
+
+
+def test_where_all_scores_tie_the_error_is_a_mean_over_tie_breaks_at_random(experiment):
+    for kind in ("independent", "paired"):
+        cell = cell_of(defense="spectral_signatures", worlds=kind, n_seeds=3)
+        result = measure_impossibility(cell, experiment)
+        assert (result["tied"], result["n_draws"]) == (1, TIE_BREAKS)
+        for draw in independent_draws(cell.with_(n_seeds=1), experiment):
+            name = f"error_world_{draw.world}"
+            (number,) = (number for number in result.numbers if number.metric == name)
+            assert number.tolerance == number.std_error > 0
+            assert abs(number.value - chance_of_an_error(draw)) < 3 * number.std_error
+
+
+def test_where_nothing_ties_no_draw_is_added(experiment):
+    for kind in ("independent", "paired"):
+        for changes in ({"defense": "none"}, {"victim": "logistic_regression", "defense": "spectral_signatures"}):
+            result = measure_impossibility(cell_of(worlds=kind, n_seeds=3, **changes), experiment)
+            assert result["n_draws"] == 3
+            assert "tied" not in {number.metric for number in result.numbers}
+
+
+def test_means_of_draws_are_held_to_their_standard_error(experiment, tmp_path):
+    cell = cell_of("logistic_regression", defense="trim")
+    result = measure_impossibility(cell, experiment)
+    rebaseline(tmp_path / "impossibility.csv", [result])
+    rows = References.load(tmp_path / "impossibility.csv").rows[cell_key(cell)]
+    for number in result.numbers:
+        atol = float(rows["", number.metric]["atol"])
+        if number.metric.startswith("error_"):
+            assert atol == number.std_error > 0.01
+        else:
+            assert atol == pytest.approx(0.01 * max(1, number.value))
 
 
 def test_telling_labels_or_poison_ends_the_argument(experiment):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
-from toy_poison import told, with_far_cluster, with_label_noise
+from toy_poison import gaussians, told, with_far_cluster, with_label_noise
 
 from subpop.defenses.sever import outlier_scores, sever, sever_as_released, sever_per_label
 from subpop.types import BadInput, Knowledge, TrainingSet
@@ -154,6 +154,54 @@ def test_scores_equal_an_explicit_decomposition(n_classes, dimension):
     x = np.arange(300, dtype=np.float32)[:, None]
     found = outlier_scores(Fixed(proba, features), TrainingSet.of(x, y))
     np.testing.assert_allclose(found, explicit_scores(proba, features, y), rtol=1e-3, atol=1e-3 * found.max())
+
+
+@pytest.mark.parametrize(("n_classes", "n_cells"), [(2, 5), (2, 300), (3, 5)])
+def test_scores_where_singular_vectors_tie(n_classes, n_cells):
+    """One-hot cells of one size and one prediction: gradients of a label tie in all directions, and so do their rows."""
+    generator = np.random.default_rng(0)
+    features = np.repeat(np.eye(n_cells), 2 * n_classes, axis=0)
+    y = np.tile(np.arange(n_classes), 2 * n_cells)
+    proba = np.full((len(y), n_classes), 1 / n_classes)
+    x = np.arange(len(y), dtype=np.float32)[:, None]
+    found = outlier_scores(Fixed(proba, features), TrainingSet.of(x, y))
+    assert found[0] > 0
+    assert len(set(found.tolist())) == 1
+    shuffled = features[:, generator.permutation(n_cells)]  # another basis of the same space
+    np.testing.assert_allclose(outlier_scores(Fixed(proba, shuffled), TrainingSet.of(x, y)), found, rtol=1e-6)
+
+
+def test_a_cut_between_equal_scores_is_marked():
+    y = np.tile([0, 1], 20)
+    x = np.arange(40, dtype=np.float32)[:, None]
+    alike = Fixed(np.full((40, 2), 0.5), np.repeat(np.eye(5), 8, axis=0))
+    for defense in (sever, sever_per_label):
+        assert defense(TrainingSet.of(x, y), lambda t: alike, told(4), seed=0).diagnostics["tied"] == 1
+        assert defense(TrainingSet.of(x, y), lambda t: alike, told(0), seed=0).diagnostics["tied"] == 0
+    x, y, _ = with_label_noise(np.random.default_rng(4), 300)
+    for defense in FILTERS:
+        assert defense(TrainingSet.of(x, y), Counter(), told(20), seed=0).diagnostics["tied"] == 0
+
+
+def test_a_rare_label_does_not_cost_the_others_more_than_half():
+    """5 poison rows and a label of 3 rows: five thirds of every label would go."""
+    generator = np.random.default_rng(0)
+    x, _ = gaussians(generator, 121)
+    y = (np.arange(121) < 3).astype(int)
+    removed = ~sever_per_label(TrainingSet.of(x, y), Counter(), told(5), seed=0).keep
+    assert (removed & (y == 0)).sum() == 59
+    assert (removed & (y == 1)).sum() <= 1
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_features_that_are_no_numbers_are_refused(bad):
+    features = np.ones((40, 3))
+    features[7, 1] = bad
+    broken = Fixed(np.full((40, 2), 0.5), features)
+    train = TrainingSet.of(np.arange(40, dtype=np.float32)[:, None], np.tile([0, 1], 20))
+    for defense in FILTERS:
+        with pytest.raises(BadInput, match="features of the model hold NaN or infinite values in 1 of 40 rows"):
+            defense(train, lambda t: broken, told(4), seed=0)
 
 
 def test_scores_do_not_depend_on_units_or_constant_columns():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_poison import Counter, gaussians, told, with_far_cluster, with_poisoned_subpopulation
+from toy_poison import Counter, Plain, gaussians, told, with_far_cluster, with_poisoned_subpopulation
 
 from subpop.defenses.spectral_signatures import (
     centred,
@@ -116,6 +116,49 @@ def test_permuting_the_rows_permutes_the_mask(seed, defense, n_classes):
     keep = defense(TrainingSet.of(x, y), Counter(), told(12), seed=0).keep
     permuted = TrainingSet.of(x[order], y[order])
     np.testing.assert_array_equal(defense(permuted, Counter(), told(12), seed=1).keep, keep[order])
+
+
+@pytest.mark.parametrize("n_cells", [4, 300])
+def test_one_hot_features_of_groups_of_one_size_score_alike(n_cells):
+    """All directions tie, so that every row has the squared length of its centred features, however the space is turned."""
+    generator = np.random.default_rng(0)
+    turn = np.linalg.qr(generator.standard_normal((n_cells, n_cells)))[0]
+    for features in (np.repeat(np.eye(n_cells), 2, axis=0), np.repeat(np.eye(n_cells) @ turn, 2, axis=0)):
+        scores, along = signature_scores(features, np.zeros(2 * n_cells, int))
+        np.testing.assert_allclose(scores, 1 - 1 / n_cells, rtol=1e-9)
+        assert len(set(scores.tolist())) == 1
+        assert along[0] == pytest.approx(1)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), st.sampled_from(FILTERS), st.sampled_from([6, 260]))
+def test_turning_the_features_changes_nothing_even_where_directions_tie(seed, defense, dimension):
+    """A cross of two equal arms: either of them, or any mixture, is a top singular vector."""
+    generator = np.random.default_rng(seed)
+    features = np.zeros((80, dimension))
+    features[:40, 0] = np.concatenate([arm := generator.uniform(1, 2, 20), -arm])
+    features[40:, 1] = features[:40, 0]
+    features[:, 2] = 0.1 * np.tile([1, -1], 40)
+    turn = np.linalg.qr(generator.standard_normal((dimension, dimension)))[0]
+    x = np.arange(80, dtype=np.float32)[:, None]
+
+    def keep(values):
+        class Turned(Plain):
+            def features(self, x):
+                return values[x[:, 0].astype(int)]
+
+        return defense(TrainingSet.of(x, np.zeros(80, int)), Turned, told(5), seed=0).keep
+
+    np.testing.assert_array_equal(keep(features @ turn), keep(features))
+
+
+def test_a_cut_between_equal_scores_is_marked():
+    x = np.array([[-1.0], [1.0], [-1.0], [1.0], [0.0], [0.0]])
+    train = TrainingSet.of(x, np.zeros(6, int))
+    assert spectral_signatures(train, Counter(), told(1), seed=0).diagnostics["tied"] == 1  # two of four rows that tie
+    assert spectral_signatures_as_released(train, Counter(), Knowledge(), seed=0).diagnostics["tied"] == 0
+    far = TrainingSet.of(np.append(x, [[9.0]], axis=0), np.zeros(7, int))
+    assert spectral_signatures(far, Counter(), told(0), seed=0).diagnostics["tied"] == 0
 
 
 def test_equal_scores_go_by_row_id():

@@ -71,7 +71,7 @@ def test_without_poison_it_is_the_undefended_model():
     assert found.keep.all()
     assert len(fit.sets) == 1
     np.testing.assert_array_equal(found.model.predict_proba(x), Logistic(TrainingSet.of(x, y)).predict_proba(x))
-    assert dict(found.diagnostics) == {"rounds": 1, "converged": 1}
+    assert dict(found.diagnostics) == {"rounds": 1, "converged": 1, "tied": 0}
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])

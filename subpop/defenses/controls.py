@@ -82,6 +82,17 @@ def told_poison(know: Knowledge, train: TrainingSet, defense: str) -> int:
     return know.n_poison
 
 
+def finite(features: Array) -> Array:
+    """The features of a model as they are; BadInput for NaN and infinite ones."""
+    if not np.isfinite(features).all():
+        n_bad = int((~np.isfinite(features)).any(axis=1).sum())
+        raise BadInput(
+            f"features of the model hold NaN or infinite values in {n_bad} of {len(features)} rows; standardise or clip the "
+            "inputs, or use another victim"
+        )
+    return features
+
+
 def twin_counts(x: Array, y: Ints) -> Ints:
     """(n,) how many rows, itself included, have the same input and the same label; 0.0 and -0.0 are the same."""
     flat = np.ascontiguousarray(x.reshape(len(x), -1))

@@ -8,23 +8,24 @@ the rows left and a column of ones for the bias: unscaled, the singular vector i
 the bias an average row has no gradient however wrong it is (the official runs use the weights alone). `sever` removes n_poison
 rows in all, as other filters do: equal shares a round, the highest scores of all labels together. The official budget is one
 fraction of every label, n_poison / (rows of the smallest label) in all, enough wherever the poison is; it removes n_poison
-times the number of labels, or more, and is `sever_per_label`.
+times the number of labels, or more, and is `sever_per_label`. There at least half of every label stays, as for spectral
+signatures; the official runs are on two classes of similar size and have no such limit. Where several singular vectors belong to
+the largest singular value, the projection is on the space of all of them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from subpop.defenses.controls import told_poison
+from subpop.defenses.controls import finite, told_poison
+from subpop.defenses.eigenspaces import steady, tie_decides, top_eigenspace, top_eigenspace_of
 from subpop.defenses.trim import highest, keep_lowest
 from subpop.types import Array, Bools, Defended, Fit, Knowledge, Model, TrainingSet
 
 N_ROUNDS = 2
-DIRECT_SIZE = 256
-LANCZOS_STEPS = 100
 RELEASED_ROUNDS = 5
 
 
@@ -35,27 +36,31 @@ def sever(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) -> Defend
     def choose(scores: Array, round_: int) -> Bools:
         return _positive_highest(scores, train, n_poison * (round_ + 1) // N_ROUNDS - n_poison * round_ // N_ROUNDS)
 
-    return _rounds(train, fit, choose)
+    return _rounds(train, fit, choose, [np.ones(len(train), dtype=np.bool_)])
 
 
 sever.needs = {"n_poison"}  # type: ignore[attr-defined]
 
 
 def sever_per_label(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) -> Defended:
-    """Remove the same fraction of every label, so many that poison would go even if all of it had the rarest label."""
+    """Remove the same fraction of every label, so many that poison would go even if all of it had the rarest label.
+
+    Never more than half of a label: a rare label would otherwise cost nearly all rows of the others.
+    """
     n_poison = told_poison(know, train, "sever_per_label")
     labels, sizes = np.unique(train.y, return_counts=True)
     fraction = n_poison / int(sizes.min()) / N_ROUNDS
 
     def choose(scores: Array, round_: int) -> Bools:
         chosen = np.zeros(len(train), dtype=np.bool_)
-        for label in labels:
+        for label, size in zip(labels, sizes, strict=True):
             members = (train.y == label) & (scores >= 0)
-            count = min(round(fraction * members.sum()), int(members.sum()) - 1)  # a label never disappears
+            left = int(members.sum())
+            count = min(round(fraction * left), left - int(size + 1) // 2)
             chosen |= _positive_highest(np.where(members, scores, -1.0), train, count)
         return chosen
 
-    return _rounds(train, fit, choose)
+    return _rounds(train, fit, choose, [train.y == label for label in labels])
 
 
 sever_per_label.needs = {"n_poison"}  # type: ignore[attr-defined]
@@ -71,7 +76,7 @@ def sever_as_released(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: in
 
     def score(model: Model) -> Array:
         if not lengths:
-            lengths.append(np.linalg.norm(_doubles((know.representation or model).features(train.x)), axis=1))
+            lengths.append(np.linalg.norm(_doubles(finite((know.representation or model).features(train.x))), axis=1))
         own = _doubles(model.predict_proba(train.x))[np.arange(len(train)), train.y]
         return np.asarray((own * (1 - own) * lengths[0]) ** 2)
 
@@ -81,18 +86,23 @@ def sever_as_released(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: in
 sever_as_released.needs = {"n_poison", "representation"}  # type: ignore[attr-defined]
 
 
-def _rounds(train: TrainingSet, fit: Fit, choose: Callable[[Array, int], Bools]) -> Defended:
-    """Score, remove, refit; a round that removes nothing refits nothing. choose: (scores, round) -> (n,) bool to remove."""
-    keep = np.ones(len(train), dtype=np.bool_)
+def _rounds(train: TrainingSet, fit: Fit, choose: Callable[[Array, int], Bools], groups: Sequence[Bools]) -> Defended:
+    """Score, remove, refit; a round that removes nothing refits nothing.
+
+    choose: (scores, round) -> (n,) bool to remove; groups: (n,) bool each, the rows that compete with each other.
+    Diagnostics: tied, 1 where equal scores stood on both sides of a cut, so that the order of rows decided.
+    """
+    keep, tied = np.ones(len(train), dtype=np.bool_), False
     model = fit(train)
     for round_ in range(N_ROUNDS):
         scores = np.full(len(train), -1.0)  # -1: already removed
         scores[keep] = outlier_scores(model, train[keep])
         worst = choose(scores, round_)
         if worst.any():
+            tied |= any(tie_decides(scores[group & keep], worst[group & keep]) for group in groups)
             keep = keep & ~worst
             model = fit(train[keep])
-    return Defended(model, keep)
+    return Defended(model, keep, diagnostics={"tied": float(tied)})
 
 
 def _positive_highest(scores: Array, train: TrainingSet, count: int) -> Bools:
@@ -101,17 +111,20 @@ def _positive_highest(scores: Array, train: TrainingSet, count: int) -> Bools:
 
 
 def outlier_scores(model: Model, train: TrainingSet) -> Array:
-    """(n,) how far each row's gradient lies from its label's mean along the label's top singular vector: >= 0, 0 for noise."""
+    """(n,) how far each row's gradient lies from its label's mean along the label's top singular vector: >= 0, 0 for noise.
+
+    Where several vectors tie, the length of the projection on the space of all of them.
+    """
     x, y = train.x, train.y
     residual = _doubles(model.predict_proba(x))
     residual[np.arange(len(y)), y] -= 1
-    design = _standardised(model.features(x))
+    design = _standardised(finite(model.features(x)))
     norms = np.linalg.norm(residual, axis=1) * np.linalg.norm(design, axis=1)
     scores = np.zeros(len(y))
     for label in np.unique(y):
         members = y == label
-        scores[members] = np.abs(_along_top_direction(residual[members], design[members]))
-    return np.where(scores > 1e-9 * norms.max(), scores, 0.0)
+        scores[members] = _along_top_directions(residual[members], design[members])
+    return steady(np.where(scores > 1e-9 * norms.max(), scores, 0.0))
 
 
 def _standardised(features: Array) -> Array:
@@ -125,8 +138,8 @@ def _standardised(features: Array) -> Array:
     return design
 
 
-def _along_top_direction(residual: Array, design: Array) -> Array:
-    """(n,) (g_i - mean g) . v for the gradients g_i = outer(residual_i, design_i); v up to its sign.
+def _along_top_directions(residual: Array, design: Array) -> Array:
+    """(n,) length of the projection of g_i - mean g on the top eigenspace, for the gradients g_i = outer(residual_i, design_i).
 
     Two classes: the columns of residual are each other's negative, so (n, d) gradients hold all. More: they are never formed.
     """
@@ -134,9 +147,7 @@ def _along_top_direction(residual: Array, design: Array) -> Array:
     if shape[0] == 2:
         gradients = design * (math.sqrt(2) * residual[:, 1:])
         gradients -= gradients.mean(axis=0)
-        if shape[1] <= DIRECT_SIZE:
-            return np.asarray(gradients @ np.linalg.eigh(gradients.T @ gradients)[1][:, -1])
-        return np.asarray(gradients @ top_eigenvector(lambda v: gradients.T @ (gradients @ v), shape[1]))
+        return np.asarray(np.linalg.norm(gradients @ top_eigenspace(gradients), axis=1))
 
     def project(direction: Array) -> Array:
         along = ((design @ direction.reshape(shape).T) * residual).sum(axis=1)
@@ -145,28 +156,8 @@ def _along_top_direction(residual: Array, design: Array) -> Array:
     def covariance(direction: Array) -> Array:
         return ((residual * project(direction)[:, None]).T @ design).ravel()
 
-    return project(top_eigenvector(covariance, shape[0] * shape[1]))
-
-
-def top_eigenvector(multiply: Callable[[Array], Array], size: int) -> Array:
-    """(size,) eigenvector of the largest eigenvalue: Lanczos from a fixed start, so the same bits each time."""
-    start = np.random.default_rng(0).standard_normal(size)
-    n_steps = min(size, LANCZOS_STEPS)
-    basis, tridiagonal = np.zeros((n_steps, size)), np.zeros((n_steps, n_steps))
-    basis[0] = start / np.linalg.norm(start)
-    for step in range(n_steps):
-        new = multiply(basis[step])
-        tridiagonal[step, step] = new @ basis[step]
-        for _ in range(2):  # once is not enough to stay orthogonal
-            new = new - basis[: step + 1].T @ (basis[: step + 1] @ new)
-        length = np.linalg.norm(new)
-        values, vectors = np.linalg.eigh(tridiagonal[: step + 1, : step + 1])
-        residual = length * abs(vectors[-1, -1])  # of the top eigenpair found so far
-        if step + 1 == n_steps or residual <= 1e-8 * values[-1]:
-            break
-        tridiagonal[step, step + 1] = tridiagonal[step + 1, step] = length
-        basis[step + 1] = new / length
-    return np.asarray(basis[: step + 1].T @ vectors[:, -1])
+    directions = top_eigenspace_of(covariance, shape[0] * shape[1])
+    return np.asarray(np.linalg.norm([project(direction) for direction in directions.T], axis=0))
 
 
 def _doubles(values: Array) -> Array:

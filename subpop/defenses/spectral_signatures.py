@@ -6,7 +6,9 @@ eps bounds the poison share of a label, and train again. `spectral_signatures_as
 subpopulation attacks: what lies above the 85th percentile of every label goes, and it is told nothing.
 *Deviations*: eps n_c is n_poison, which the defense is told: all poison may carry one label, nobody says which. So 1.5 n_poison
 rows of *every* label go, half up, but never more than half of a label: 1.5 x labels times as many rows as there is poison, more
-than any filter that removes n_poison in all. Equal scores go by row id; a label whose features are all the same loses nothing.
+than any filter that removes n_poison in all. Equal scores go by row id, which is random, and are marked by the diagnostic `tied`;
+a label whose features are all the same loses nothing. Where several singular vectors belong to the largest singular value, as of
+one-hot features of groups of one size, the score is the squared length of the projection on the space of all of them.
 The official code projects the features uncentred; the paper and the released runs centre them, and so does this file. Features
 are not rescaled: columns of larger spread weigh more, as in the paper.
 """
@@ -17,10 +19,10 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from subpop.defenses.controls import told_poison
-from subpop.defenses.sever import DIRECT_SIZE, top_eigenvector
+from subpop.defenses.controls import finite, told_poison
+from subpop.defenses.eigenspaces import steady, tie_decides, top_eigenspace
 from subpop.defenses.trim import highest
-from subpop.types import Array, BadInput, Bools, Defended, Fit, Floats, Ints, Knowledge, Model, TrainingSet
+from subpop.types import Array, Bools, Defended, Fit, Floats, Ints, Knowledge, Model, TrainingSet
 
 ROUNDING = 1e-7
 """A column whose deviation is below this share of its largest value is constant: less is rounding of float32."""
@@ -44,20 +46,23 @@ def spectral_signatures_as_released(train: TrainingSet, fit: Fit, know: Knowledg
 def _filter(train: TrainingSet, fit: Fit, choose: Callable[[Array, Ints], Bools]) -> Defended:
     """choose: scores and ids of a label's rows -> which of them go.
 
-    Diagnostics: the share of each label's variance along its top direction, and how much of the set was removed.
+    Diagnostics: the share of each label's variance along its top directions, how much of the set was removed, and tied, 1 where
+    equal scores stood on both sides of a cut, so that the order of rows decided.
     """
     model = fit(train)
     scores, along = signature_scores(model.features(train.x), train.y)
-    keep = np.ones(len(train), dtype=np.bool_)
+    keep, tied = np.ones(len(train), dtype=np.bool_), False
     for label in along:
         members = np.flatnonzero(train.y == label)
-        keep[members] = ~choose(scores[members], train.ids[members])
+        chosen = choose(scores[members], train.ids[members])
+        tied |= tie_decides(scores[members], chosen)
+        keep[members] = ~chosen
     diagnostics = {f"along_top_{label}": share for label, share in along.items()}
-    return refitted(train, fit, model, keep, {**diagnostics, "removed_share": float(1 - keep.mean())})
+    return refitted(train, fit, model, keep, {**diagnostics, "removed_share": float(1 - keep.mean()), "tied": float(tied)})
 
 
 def signature_scores(features: Floats, y: Ints) -> tuple[Array, dict[int, float]]:
-    """(n,) squared projection of each row on its label's top direction, and their share of each label's variance.
+    """(n,) squared length of each row's projection on its label's top directions, and their share of each label's variance.
 
     0 throughout a label whose features do not vary.
     """
@@ -66,20 +71,11 @@ def signature_scores(features: Floats, y: Ints) -> tuple[Array, dict[int, float]
     for label in np.unique(y).tolist():
         members = y == label
         columns = centred(features[members])
-        scores[members] = (columns @ _top_direction(columns)) ** 2
+        projected = columns @ top_eigenspace(columns)
+        scores[members] = steady(np.einsum("ij,ij->i", projected, projected))
         total = float(np.einsum("ij,ij->", columns, columns))
         along[label] = float(scores[members].sum() / total) if total else 0.0
     return scores, along
-
-
-def _top_direction(columns: Array) -> Array:
-    """(d,) right singular vector of the largest singular value, up to its sign; the same bits each time."""
-    size = columns.shape[1]
-    if not size:
-        return np.zeros(0)
-    if size > DIRECT_SIZE:
-        return top_eigenvector(lambda vector: columns.T @ (columns @ vector), size)
-    return np.asarray(np.linalg.eigh(columns.T @ columns)[1][:, -1])
 
 
 def centred(features: Floats) -> Array:
@@ -87,13 +83,7 @@ def centred(features: Floats) -> Array:
 
     BadInput for NaN and infinite features.
     """
-    if not np.isfinite(features).all():
-        n_bad = int((~np.isfinite(features)).any(axis=1).sum())
-        raise BadInput(
-            f"features of the model hold NaN or infinite values in {n_bad} of {len(features)} rows of a label; standardise or "
-            "clip the inputs, or use another victim"
-        )
-    columns = np.array(features, dtype=np.float64)
+    columns = np.array(finite(features), dtype=np.float64)
     columns -= columns.mean(axis=0)
     deviation = np.sqrt(np.einsum("ij,ij->j", columns, columns) / len(columns))
     varies = deviation > ROUNDING * np.abs(features).max(axis=0)

@@ -13,13 +13,14 @@ from collections.abc import Callable
 import numpy as np
 
 from subpop.defenses.controls import told_poison
+from subpop.defenses.eigenspaces import tie_decides
 from subpop.types import Array, Bools, Defended, Fit, Ints, Knowledge, Model, TrainingSet
 
 MAX_ROUNDS = 20
 
 
 def trim(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int, max_rounds: int = MAX_ROUNDS) -> Defended:
-    """Keep the n - n_poison rows that fit best; diagnostics: rounds, and converged (1 or 0)."""
+    """Keep the n - n_poison rows that fit best."""
     n_drop = told_poison(know, train, "trim")
     x = train.x
     return keep_lowest(train, fit, n_drop, lambda model: given_label_loss(model.predict_proba(x), train.y), max_rounds)
@@ -32,20 +33,24 @@ def keep_lowest(train: TrainingSet, fit: Fit, n_drop: int, score: Callable[[Mode
     """Refit on the n - n_drop rows of lowest score, (n,) under the last model, until a set repeats.
 
     `keep` is the set that the returned model was trained on. With n_drop = 0 that is the undefended model.
+    Diagnostics: rounds; converged, 1 or 0; tied, 1 where in some round equal scores stood on both sides of the cut.
     """
+    tied = False
     following = np.ones(len(train), dtype=np.bool_)
     seen: set[bytes] = set()
     while following.tobytes() not in seen and len(seen) < max_rounds:
         keep = following
         seen.add(keep.tobytes())
         model = fit(train[keep])
-        following = ~highest(score(model), train.ids, n_drop)
+        scores = score(model)
+        following = ~highest(scores, train.ids, n_drop)
+        tied |= tie_decides(scores, ~following)
     converged = float(np.array_equal(following, keep))
-    return Defended(model, keep, diagnostics={"rounds": float(len(seen)), "converged": converged})
+    return Defended(model, keep, diagnostics={"rounds": float(len(seen)), "converged": converged, "tied": float(tied)})
 
 
 def highest(score: Array, ids: Ints, count: int) -> Bools:
-    """(n,) bool: the `count` rows of highest score; of equal scores the higher ids."""
+    """(n,) bool: the `count` rows of highest score; of equal scores the higher ids, which the shuffle of rows makes random."""
     if count == 0:
         return np.zeros(len(score), dtype=np.bool_)
     limit = np.partition(score, len(score) - count)[len(score) - count]

@@ -84,6 +84,8 @@ class Number:
     subpopulation: str = ""
     std: float | None = None
     """Sample deviation over seeds that `std_error` and tolerances rest on; None for exact victims' fixed numbers."""
+    tolerance: float | None = None
+    """How far a rerun may lie off, at least, where the number itself knows: a mean of draws knows its standard error."""
 
 
 @dataclass(frozen=True)
