@@ -80,6 +80,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
+    from subpop.attack_sets import FOLDER
     from subpop.datasets.download import data_root
     from subpop.experiment import Experiment
     from subpop.options import check_device_name, place
@@ -94,10 +95,11 @@ def _report(options: argparse.Namespace) -> int:
         raise BadInput(f"--store {path} does not exist; run `python -m pytest benchmarks/` first, or name the store it wrote")
     check_report_directory(directory)
     store = Store(path)
-    cache = path.parent / "features"
     weights = None if options.weights_root is None else place(options.weights_root, Path.cwd())
-    experiment = Experiment(store, data_root(options.data_root), options.device, cache=cache, weights_root=weights)
-    run = Run(experiment, store, place(options.baselines, Path.cwd()), special=special_suites(experiment))
+    baselines = place(options.baselines, Path.cwd())
+    experiment = Experiment(store, data_root(options.data_root), options.device, cache=path.parent / "features")
+    experiment.weights_root, experiment.partitions = weights, baselines / FOLDER
+    run = Run(experiment, store, baselines, special=special_suites(experiment))
     left_out = run.measure_stored()
     for note in store.untold_notes():
         print(f"subpop: {note}", file=sys.stderr)

@@ -55,7 +55,7 @@ def prefill(experiment: Experiment, cells: Sequence[Cell], executor: str) -> Non
     from joblib import Parallel, delayed
 
     work = [item for cell in cells if _can_travel(experiment, cell) for item in _missing(experiment, cell)]
-    settings = (experiment.root, experiment.device, experiment.cache, experiment.weights_root)
+    settings = (experiment.root, experiment.device, experiment.cache, experiment.weights_root, experiment.partitions)
     with _backend(executor):
         returned = Parallel(return_as="generator_unordered")(
             delayed(_train)(settings, number, *item) for number, item in enumerate(work)
@@ -90,7 +90,7 @@ def _missing(experiment: Experiment, cell: Cell) -> list[tuple[Cell, list[Trial]
         return []
 
 
-Settings = tuple[Path | None, str, Path | None, Path | None]
+Settings = tuple[Path | None, str, Path | None, Path | None, Path | None]
 
 
 def _train(settings: Settings, number: int, cell: Cell, chunk: list[Trial]) -> tuple[int, list[TrialResult] | None]:
@@ -102,9 +102,11 @@ def _train(settings: Settings, number: int, cell: Cell, chunk: list[Trial]) -> t
 
 
 @lru_cache(maxsize=1)
-def _worker_experiment(root: Path | None, device: str, cache: Path | None, weights_root: Path | None) -> Experiment:
+def _worker_experiment(
+    root: Path | None, device: str, cache: Path | None, weights_root: Path | None, partitions: Path | None
+) -> Experiment:
     """One a worker process, so that data is split and clustered once."""
-    return Experiment(NoStore(), root, device, cache=cache, weights_root=weights_root)
+    return Experiment(NoStore(), root, device, cache=cache, weights_root=weights_root, partitions=partitions)
 
 
 @contextmanager

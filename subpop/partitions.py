@@ -47,7 +47,11 @@ def cluster_match(
     features: (rows of the data set, ...) a representation, or None for x; either is flattened. standardise: columns are
     centred and divided by their deviation in D_aux first. Names read `cluster 17`.
     """
-    sides = _assign(cluster_space(dataset, splits, seed, features, standardise), dataset, seed)
+    return clusters_partition(dataset, _assign(cluster_space(dataset, splits, seed, features, standardise), dataset, seed))
+
+
+def clusters_partition(dataset: Dataset, sides: Sides) -> Partition:
+    """The partition of which each row's cluster is known already; sides: those of D, D_aux and D_test."""
     return _partition(dataset, sides, tuple(f"cluster {i}" for i in range(dataset.n_clusters)))
 
 

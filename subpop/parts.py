@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from subpop.attack_sets import AttackSets, Recorded, choice_name, chosen, clusters_name, content_of, file_name
 from subpop.attacks import OPTIMISED
 from subpop.attacks.attacker import Attacker
 from subpop.datasets import load_dataset
 from subpop.fingerprint import data_hash, key_of, source_hash, versions
 from subpop.metrics import MIN_TEST_ROWS
-from subpop.partitions import arrays_of, attacked_of, cluster_space, confidence_order, partition_of
+from subpop.partitions import arrays_of, attacked_of, cluster_space, clusters_partition, confidence_order, partition_of
 from subpop.progress import Progress
 from subpop.representations import REPRESENTATIONS, frozen_features, is_frozen
 from subpop.stage import SplitData, Stage, box, build_stage, derived_seed, label_rule, split_data, whole
@@ -36,7 +37,10 @@ class KeepsArrays(Protocol):
 
 @dataclass
 class Parts:
-    """Builds what cells name. cache: folder of frozen features; weights_root: folder of network weights."""
+    """Builds what cells name. cache: folder of frozen features; weights_root: folder of network weights.
+
+    partitions: folder of the attack sets that stored references belong to; None: all are cut anew.
+    """
 
     store: KeepsArrays
     root: Path | None = None
@@ -45,6 +49,7 @@ class Parts:
     progress: Progress = field(default_factory=Progress)
     cache: Path | None = None
     weights_root: Path | None = None
+    partitions: Path | None = None
     _memory: dict[Any, Any] = field(default_factory=dict, repr=False)
     _fleets: OrderedDict[str, list[Model]] = field(default_factory=OrderedDict, repr=False)
 
@@ -89,37 +94,69 @@ class Parts:
         return self._once(("stage", *key, *chosen(cell), first), lambda: self._stage(cell))
 
     def _stage(self, cell: Cell) -> Stage:
-        """Clusters are cut, and subpopulations chosen, once and kept in the store: either may take a network to be trained."""
+        """Clusters are cut, and subpopulations chosen, once and kept: either may take a network to be trained.
+
+        What is recorded beside the baselines comes first, the store next; what is cut without a record is noted for one.
+        """
         if cell.partition != "cluster_match" and not cell.option("n_attacked", ""):
+            return self._partitioned(cell)
+        if self.recorded(cell).complete:
             return self._partitioned(cell)
         key = self.partition_key(cell)
         kept = None if self.fresh else self.store.get_arrays(key)
-        if kept is not None:
-            return Stage(self.data(cell), partition_of(kept))
-        stage = self._partitioned(cell)
-        self.store.put_arrays(key, arrays_of(stage.partition))
+        stage = self._partitioned(cell) if kept is None else Stage(self.data(cell), partition_of(kept))
+        if kept is None:
+            self.store.put_arrays(key, arrays_of(stage.partition))
+        self.attack_sets.note(self.recorded(cell), stage.partition)
         return stage
 
     def partition_key(self, cell: Cell) -> str:
-        """Hash of all that a cell's subpopulations depend on."""
-        named, data = cell.option("clusters_on", "inputs"), self.data(cell)
-        attackers = [named] if named in VICTIMS else []
-        attackers += [cell.victim] if cell.option("n_attacked", "") else []
+        """Hash of all that a cell's subpopulations depend on: where they are recorded, of the record."""
+        named, data, recorded = cell.option("clusters_on", "inputs"), self.data(cell), self.recorded(cell)
+        attackers = [named] if named in VICTIMS and recorded.clusters is None else []
+        attackers += [cell.victim] if cell.option("n_attacked", "") and recorded.choice is None else []
+        cut_on_features = named in REPRESENTATIONS and recorded.clusters is None
         return self._key(
             partition=(cell.partition, cell.option("partition_seed", "0"), named, *chosen(cell)),
+            recorded=recorded.digests,
             reading=self._data_identity(cell),
             attackers=[self.victim_identity(cell.with_(victim=name)) for name in attackers],
-            features=data_hash(self.features(cell, named)) if named in REPRESENTATIONS else "",
+            features=data_hash(self.features(cell, named)) if cut_on_features else "",
             annotations=(list(data.dataset.annotations), data_hash(*data.dataset.annotations.values())),
             bounds=(data.dataset.n_clusters, data.dataset.n_components, data.dataset.group_bounds),
             data=data.fingerprint,
         )
 
     def _partitioned(self, cell: Cell) -> Stage:
-        stage = build_stage(cell, self.data(cell), self.cluster_features(cell))
+        recorded = self.recorded(cell)
+        if recorded.clusters is None:
+            stage = build_stage(cell, self.data(cell), self.cluster_features(cell))
+        else:
+            stage = Stage(self.data(cell), clusters_partition(self.data(cell).dataset, recorded.sides))
         if not cell.option("n_attacked", ""):
             return stage
-        return replace(stage, partition=self._by_confidence(cell, stage))
+        if recorded.choice is None:
+            return replace(stage, partition=self._by_confidence(cell, stage))
+        return replace(stage, partition=replace(stage.partition, attacked=recorded.attacked))
+
+    @property
+    def attack_sets(self) -> AttackSets:
+        """The records of the folder `partitions`, and what this run cut that has none."""
+        return self._once(("attack sets",), lambda: AttackSets(self.partitions))
+
+    def recorded(self, cell: Cell) -> Recorded:
+        """What is recorded beside the baselines of a cell's subpopulations."""
+        if self.partitions is None:
+            return Recorded()
+        rows_of = lambda own: self._data_identity(own)[1]  # noqa: E731
+        names = clusters_name(cell, rows_of), choice_name(cell, rows_of)
+        if not any(names):
+            return Recorded()
+        return self._once(("recorded", *map(file_name, names)), lambda: self.attack_sets.find(*names, self._content(cell)))
+
+    def _content(self, cell: Cell) -> str:
+        key = ("content", cell.dataset, cell.option("split", "0"), cell.option("protocol", "default"))
+        return self._once(key, lambda: content_of(self.dataset(cell.with_(victim="")), self.data(cell).splits))
 
     def cluster_features(self, cell: Cell) -> Array | None:
         """(n, d) what ClusterMatch clusters; None: the victim's own inputs."""
@@ -306,11 +343,6 @@ class Parts:
             self._memory[key] = make()
         made: T = self._memory[key]
         return made
-
-
-def chosen(cell: Cell) -> tuple[str, str]:
-    """How many of a cell's subpopulations are attacked, and which."""
-    return cell.option("n_attacked", ""), cell.option("attacked_by", "")
 
 
 def _job_key(job: FleetJob) -> str:

@@ -157,6 +157,7 @@ def _run_of(config: pytest.Config) -> Run:
 
 
 def _make_run(config: pytest.Config) -> Run:
+    from subpop.attack_sets import FOLDER as PARTITIONS_FOLDER
     from subpop.datasets.download import data_root
     from subpop.experiment import Experiment
     from subpop.run import Run, special_suites
@@ -172,6 +173,7 @@ def _make_run(config: pytest.Config) -> Run:
         fresh=config.getoption("--fresh"),
         cache=store.path.parent / "features",
         weights_root=_place_or_none(config, "--weights-root"),
+        partitions=config.rootpath / "baselines" / PARTITIONS_FOLDER,
     )
     return Run(experiment, store, config.rootpath / "baselines", special=special_suites(experiment))
 
@@ -374,6 +376,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if set(counts) == {"skipped"}:
         terminalreporter.write_line("every cell was skipped: nothing was measured, so this run does not pass")
     if config.getoption("--rebaseline"):
+        for line in run.recorded:
+            terminalreporter.write_line(line)
         terminalreporter.write_line("references were rewritten: read the change of baselines/ and run again without --rebaseline")
     terminalreporter.write_line(f"report: {_report_directory(config) / 'README.md'}")
 

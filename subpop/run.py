@@ -54,6 +54,8 @@ class Run:
     results: dict[Cell, CellResult] = field(default_factory=dict)
     reports: dict[Cell, CellReport] = field(default_factory=dict)
     started: float = field(default_factory=time.time)
+    recorded: list[str] = field(default_factory=list)
+    """What `rebaseline` says of the attack sets that it recorded."""
     special: Mapping[str, Callable[[Cell], CellResult]] = field(default_factory=dict)
     """Suites whose cells are measured by a function of their own, by stem: see `special_suites`."""
     _references: dict[str, References] = field(default_factory=dict, repr=False)
@@ -131,7 +133,10 @@ class Run:
         return Plan(n_cells, n_trials, n_stored, n_fits, seconds, skipped, refused)
 
     def rebaseline(self, hardware: str, commit: str) -> list[Path]:
-        """Rewrite our columns of the baselines of every cell that ran."""
+        """Rewrite our columns of the baselines of every cell that ran, and record attack sets that have no record yet."""
+        written, left = self.experiment.attack_sets.record()
+        self.recorded += [f"attack set recorded: {path}" for path in written]
+        self.recorded += [f"{path} belongs to other data and was left; delete it to have it recorded anew" for path in left]
         results = [r.result for r in self.reports.values() if r.result and r.cell.defense not in self.experiment.plugins]
         stems = sorted({result.cell.stem for result in results})
         n_noisy = sum(number.std is not None for result in results if not result.exact for number in result.numbers)

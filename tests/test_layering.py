@@ -13,7 +13,7 @@ threads fingerprint split datasets feature_cache networks representations encode
 certificates defenses metrics
 blobs store_rows store_rescue
 store outcome fit_log batching plugins child sandbox stage trial summary progress cells texts
-settings collecting examples parts experiment
+settings collecting examples attack_sets parts experiment
 kept_results clusters training_set_attack speed executors theory audit references released
 results_file
 figures report

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from subpop.attack_sets import Entry
 from subpop.fingerprint import source_hash
 from subpop.parts import Parts
 from subpop.stage import derived_seed, whole
@@ -76,21 +77,35 @@ class TargetSuite:
         """The outcomes of a draw, and whether the store had them."""
         key = (*_identity(cell), draw)
         if key not in self._draws:
+            recorded = self._recorded(cell, problem)
             kept = {
                 "training_set_attack": (problem.setup, *key),
                 "data": problem.fingerprint,
                 "weights": problem.weights,
+                "clusters": recorded.digest if recorded else "",
                 "attack": _source(),
             }
             self._draws[key] = self.parts.kept(lambda: self._attacked(cell, problem, draw), **kept)
         return self._draws[key]
+
+    def _recorded(self, cell: Cell, problem: Problem) -> Entry | None:
+        """The clusters of the targets that are recorded beside the baselines."""
+        return self.parts.attack_sets.get(_clusters_name(cell, problem), problem.fingerprint)
+
+    def _solve(self, cell: Cell, problem: Problem) -> Solved:
+        recorded = self._recorded(cell, problem)
+        if recorded is not None:
+            return solve(problem, recorded.arrays["clusters"])
+        solved = solve(problem)
+        self.parts.attack_sets.add(_clusters_name(cell, problem), problem.fingerprint, {"clusters": solved.clusters})
+        return solved
 
     def _attacked(self, cell: Cell, problem: Problem, draw: int) -> Arrays:
         key = _identity(cell)
         started = time.perf_counter()
         with self.parts.progress.showing(f"{cell.dataset}, draw {draw}"):
             if key not in self._solved:
-                self._solved[key] = solve(problem)
+                self._solved[key] = self._solve(cell, problem)
             arrays = attacked(problem, self._solved[key], _drawn(problem, self._solved[key], (*key, draw)), self.parts.device)
         return {**arrays, "seconds": np.array(time.perf_counter() - started)}
 
@@ -103,6 +118,12 @@ def _source() -> str:
 
 def _identity(cell: Cell) -> tuple[str, str]:
     return cell.dataset, str(whole(cell, "split", "0"))
+
+
+def _clusters_name(cell: Cell, problem: Problem) -> dict[str, str]:
+    """What names the clusters of the targets beside the baselines."""
+    dataset, split = _identity(cell)
+    return {"dataset": dataset, "split": split, "partition": "targets", "clusters_on": problem.setup.network}
 
 
 def _checked_epsilon(cell: Cell, problem: Problem) -> float:

@@ -43,12 +43,12 @@ class Solved:
         return {**{k: np.array(v) for k, v in numbers.items()}, "own_probabilities": own, "notes": np.array(self.notes)}
 
 
-def solve(problem: Problem) -> Solved:
-    """Features of every picture, the exact top layer on those of D, and the clusters of the targets' features."""
+def solve(problem: Problem, clusters: Ints | None = None) -> Solved:
+    """Features of every picture, the exact top layer on those of D, and the clusters of the targets' features, if not given."""
     backbone, setup = problem.backbone(), problem.setup
     top = TopLayer.fit(backbone.features(problem.x), problem.y, setup.decay)
     targets = backbone.features(problem.targets)
-    clusters = clusters_of(targets, setup.n_clusters)
+    clusters = clusters_of(targets, setup.n_clusters) if clusters is None else clusters
     one_dog = backbone.features(problem.one_dog) if len(problem.one_dog) else targets[:0]
     test_accuracy = float(top.right(backbone.features(problem.test_x), problem.test_y).mean())
     notes = cluster_notes(clusters, setup.set_size, setup.n_sets)
