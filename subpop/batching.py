@@ -24,7 +24,7 @@ from subpop.fit_log import kept_key, rows_key
 from subpop.outcome import Outcome, check_defended, seal
 from subpop.printable import described, printable, said_by
 from subpop.threads import one_thread
-from subpop.types import Array, BadInput, Defense, FleetJob, Ints, Knowledge, Model, Pool, TrainingSet
+from subpop.types import Array, BadInput, Defense, FleetJob, Ints, Knowledge, Model, Pool, TrainingSet, Unsolved
 
 FitMany = Callable[[list[tuple[int, TrainingSet]]], list[Model]]
 OnTurn = Callable[[int, str], None]
@@ -157,13 +157,23 @@ def run_wave(
             live = [trial for trial in live if trial.waits_for is not None]
             if live:
                 on_turn(-1, HARNESS)
-                models = _fitted(fit_many, live)
+                models = _fitted(fit_many, live, tasks)
     finally:
         _cancel(trials)
 
 
-def _fitted(fit_many: FitMany, live: Sequence[_Trial]) -> list[Any]:
-    models = list(fit_many([(trial.index, trial.waits_for) for trial in live if trial.waits_for is not None]))
+def fit_or_name(fit_many: FitMany, requests: list[tuple[int, TrainingSet]], tasks: Sequence[DefenseTask]) -> list[Model]:
+    """What `fit_many` makes of the requests; a training set that cannot be solved is a DefenseError that names its trial."""
+    try:
+        return list(fit_many(requests))
+    except Unsolved as error:
+        index = requests[error.jobs[0]][0]
+        raise DefenseError(index, f"fit could not train on what it was given: {error}", name=tasks[index].name) from error
+
+
+def _fitted(fit_many: FitMany, live: Sequence[_Trial], tasks: Sequence[DefenseTask]) -> list[Any]:
+    requests = [(trial.index, trial.waits_for) for trial in live if trial.waits_for is not None]
+    models: list[Any] = [*fit_or_name(fit_many, requests, tasks)]
     if len(models) != len(live):
         raise BadInput(f"fit_many returned {len(models)} models for {len(live)} training sets; it must return one for each")
     return models

@@ -189,7 +189,7 @@ class Experiment(Parts):
 
         def fit_many(requests: list[tuple[int, TrainingSet]]) -> list[Model]:
             jobs = [job_of(pool, train).canonical() for _, train in requests]
-            models = self.fit(cell, jobs, [seeds[i] for i, _ in requests])
+            models = self.fit(cell, jobs, [seeds[i] for i, _ in requests], blindly=cell.defense in self.plugins)
             for (i, _), model in zip(requests, models, strict=True):
                 if residuals is not None:
                     residuals[i] = np.fmax(residuals[i], getattr(model, "kkt_residual", np.nan))

@@ -20,8 +20,8 @@ from subpop.representations import REPRESENTATIONS, frozen_features, is_frozen
 from subpop.stage import SplitData, Stage, box, build_stage, derived_seed, label_rule, split_data, whole
 from subpop.texts import HIDDEN_STATES, Reading, is_text, max_length_of, read, reading_of, state_components
 from subpop.trial import right_of
-from subpop.types import Array, BadInput, Bools, Cell, Dataset, FleetJob, Model, Partition, StoredModel, Victim
-from subpop.victims import MODELS, VICTIMS, make_victim
+from subpop.types import Array, BadInput, Bools, Cell, Dataset, FleetJob, Model, Partition, StoredModel, Unsolved, Victim
+from subpop.victims import MODELS, VICTIMS, blind, make_victim
 
 T = TypeVar("T")
 REMEMBERED_FLEETS = 4
@@ -271,20 +271,30 @@ class Parts:
         make = lambda: Attacker(self.attacker(cell), self.victim(cell), pool, box(cell, pool))  # noqa: E731
         return self._once(("optimiser", *self._model_identity(cell, 0), cell.option("epsilon", "")), make)
 
-    def fit(self, cell: Cell, jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:
-        """One model a job, each distinct training set trained once; the clean set's model is the stored clean model."""
-        victim = self.victim(cell)
-        keys = [(_job_key(job), 0 if victim.exact else seed) for job, seed in zip(jobs, seeds, strict=True)]
-        clean = _job_key(self.data(cell).pool.clean_job())
+    def fit(self, cell: Cell, jobs: Sequence[FleetJob], seeds: Sequence[int], *, blindly: bool = False) -> list[Model]:
+        """One model a job, each distinct training set trained once; the clean set's model is the stored clean model.
+
+        blindly: for defenses that nobody vouches for: clean D is trained like any other set (see `victims.blind`).
+        """
+        exact = self.victim(cell).exact
+        keys = [(_job_key(job), 0 if exact else seed) for job, seed in zip(jobs, seeds, strict=True)]
+        clean = None if blindly else _job_key(self.data(cell).pool.clean_job())
         known = {key: self.clean_model(cell, key[1]) for key in set(keys) if key[0] == clean}
         first = {key: i for i, key in reversed(list(enumerate(keys)))}
         fresh = sorted(i for key, i in first.items() if key not in known)
         if fresh:
-            trained = self._fleet(cell, [keys[i] for i in fresh], [jobs[i] for i in fresh], [seeds[i] for i in fresh])
+            try:
+                trained = self._fleet(
+                    cell, [keys[i] for i in fresh], [jobs[i] for i in fresh], [seeds[i] for i in fresh], blindly
+                )
+            except Unsolved as error:
+                raise Unsolved(tuple(fresh[j] for j in error.jobs), error.reason) from error
             known |= {keys[i]: model for i, model in zip(fresh, trained, strict=True)}
         return [known[key] for key in keys]
 
-    def _fleet(self, cell: Cell, keys: Sequence[Any], jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:
+    def _fleet(
+        self, cell: Cell, keys: Sequence[Any], jobs: Sequence[FleetJob], seeds: Sequence[int], blindly: bool
+    ) -> list[Model]:
         """Train a fleet, unless the very same one was among the last few: defenses of one attack begin with the same victims.
 
         The whole fleet must be the same, since the bits of a victim depend on its company.
@@ -293,7 +303,8 @@ class Parts:
         if key in self._fleets:
             self._fleets.move_to_end(key)
             return self._fleets[key]
-        models = list(self.victim(cell).fit_many(jobs, [self._training_seed(cell, seed) for seed in seeds]))
+        victim = blind(self.victim(cell)) if blindly else self.victim(cell)
+        models = list(victim.fit_many(jobs, [self._training_seed(cell, seed) for seed in seeds]))
         if not self.victim(cell).exact and isinstance(models[0], StoredModel):
             size = sum(array.nbytes for array in models[0].state().values()) * len(models)
             if size <= REMEMBERED_BYTES:

@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection, wait
 from types import ModuleType
 from typing import Any, NoReturn
 
-from subpop.batching import DEFENSE, HARNESS, DefenseError, DefenseTask, FitMany, PoolRows
+from subpop.batching import DEFENSE, HARNESS, DefenseError, DefenseTask, FitMany, PoolRows, fit_or_name
 from subpop.child import Message, child_main, receive_message
 from subpop.fit_log import FitLog
 from subpop.options import check_timeout
@@ -74,7 +74,7 @@ def run_in_child(
                     child.send(test_x)
                     continue
                 requests = child.trusted(_requests, message, tasks, n_classes)
-                models = fit_many(requests)
+                models = fit_or_name(fit_many, requests, tasks)
                 child.send(models)
                 log.note(requests, models)
                 child.restart_clock()

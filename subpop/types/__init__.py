@@ -4,7 +4,7 @@ Everything here is plain data or a Protocol; nothing trains. Row numbers of a `P
 (poison comes from D_aux), so a defense is handed a `TrainingSet` and never a `Pool` or a `FleetJob`.
 """
 
-from subpop.types.base import Array, BadInput, Bools, Floats, Ints, Setting
+from subpop.types.base import Array, BadInput, Bools, Floats, Ints, Setting, Unsolved
 from subpop.types.data import Dataset, Partition, Splits
 from subpop.types.results import (
     KEEP_UNCHECKED,
@@ -28,6 +28,7 @@ __all__ = [
     "Floats",
     "Ints",
     "Setting",
+    "Unsolved",
     "ArrayRows",
     "FleetJob",
     "Pool",

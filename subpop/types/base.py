@@ -24,3 +24,14 @@ class BadInput(ValueError):
 
     def __init__(self, *args: object) -> None:
         super().__init__(*(printable(arg) if isinstance(arg, str) else arg for arg in args))
+
+
+class Unsolved(BadInput):
+    """Training sets on which an exact victim cannot be trained. jobs: their positions in the list that was given."""
+
+    def __init__(self, jobs: tuple[int, ...], reason: str) -> None:
+        super().__init__(jobs, reason)
+        self.jobs, self.reason = jobs, reason
+
+    def __str__(self) -> str:
+        return self.reason

@@ -69,6 +69,12 @@ MODELS: dict[str, type[StoredModel]] = {
 """What each victim's models are restored from; a victim without an entry trains its clean model anew in each session."""
 
 
+def blind(victim: Victim) -> Victim:
+    """The victim as plug-in defenses meet it: exact ones tell nothing of clean D; others are as they are."""
+    make: Callable[[], Victim] | None = getattr(victim, "blind", None)
+    return victim if make is None else make()
+
+
 def make_victim(
     name: str,
     device: str = "cpu",

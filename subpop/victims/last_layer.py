@@ -71,6 +71,12 @@ class LastLayer:
     def __init__(self) -> None:
         self._solvers = {two: LogisticRegression(penalty, "mean", False) for two, penalty in _PENALTIES.items()}
 
+    def blind(self) -> LastLayer:
+        """See `LogisticRegression.blind`."""
+        other = LastLayer()
+        other._solvers = {two: solver.blind() for two, solver in self._solvers.items()}
+        return other
+
     def fit_many(self, jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:
         """One LastLayerModel a job; seeds do not matter."""
         if not jobs:

@@ -8,8 +8,8 @@ with a column a class, all penalised. Solved by Newton's method with conjugate g
 
 from __future__ import annotations
 
+import copy
 import threading
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from subpop.threads import one_thread
-from subpop.types import BadInput, FleetJob, Model, Pool
-from subpop.victims.linear_model import LinearModel
+from subpop.types import BadInput, FleetJob, Model, Pool, Unsolved
+from subpop.victims.linear_model import LinearModel, flat
 
 if TYPE_CHECKING:  # compiled code, loaded at the first fit only
     from subpop.victims.counts import Columns, Design
@@ -32,8 +32,13 @@ Doubles = NDArray[np.float64]
 TOLERANCE = 1e-8
 WIDE = 128
 """From so many features on a fleet is solved in float32 first, and in larger chunks."""
+FARTHEST = 1e6
+"""New inputs may be so many times as large as the pool's."""
 _CLEAN: WeakKeyDictionary[Pool, dict[tuple[float, str, bool], _Clean]] = WeakKeyDictionary()
 _ONE_CALL = threading.Lock()
+GRID = 2.0**-20
+"""Blind parameters are rounded to this share of the largest: a hundred times what solves from two starting points differ by,
+while margins move by some 1e-5 and predictions do not."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,10 +69,19 @@ class LogisticRegression:
         if penalty_form not in ("sum", "mean"):
             raise BadInput(f"penalty_form={penalty_form!r} is neither 'sum' (scikit-learn's 1 / C) nor 'mean' (lambda)")
         self.penalty, self.penalty_form, self.penalise_intercept = float(penalty), penalty_form, bool(penalise_intercept)
-        self.memory_bytes = memory_bytes
+        self.memory_bytes, self._blind = memory_bytes, False
+
+    def blind(self) -> LogisticRegression:
+        """The same victim, whose answers do not tell how near a training set is to clean D.
+
+        Every solve, that of D included, starts at zero, and parameters are rounded well above what is left of solver error.
+        """
+        other = copy.copy(self)
+        other._blind = True
+        return other
 
     def fit_many(self, jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:
-        """One LinearModel a job; seeds do not matter. Warns where a `kkt_residual` stays above 1e-8."""
+        """One LinearModel a job; seeds do not matter. Raises Unsolved where a `kkt_residual` stays above 1e-8."""
         from subpop.victims.counts import check_job
 
         if len(jobs) != len(seeds):
@@ -76,15 +90,16 @@ class LogisticRegression:
             check_job(job, jobs[0].pool)
         if not jobs:
             return []
+        _check_scale(jobs)
         # One BLAS thread a chunk: no barriers between cores, and bits that do not depend on how many there are.
         with _ONE_CALL, one_thread("blas"):
             clean = self._clean(jobs[0].pool)
-            models = [clean.model if _is_clean(job, clean) else None for job in jobs]
+            models = [clean.model if not self._blind and _is_clean(job, clean) else None for job in jobs]
             attacked = [i for i, model in enumerate(models) if model is None]
             for i, model in zip(attacked, self._solve([jobs[i] for i in attacked], clean), strict=True):
                 models[i] = model
         fitted = [model for model in models if model is not None]
-        _warn([model.kkt_residual for model in fitted])
+        _check_solved(fitted, jobs)
         return [*fitted]
 
     def _solve(self, jobs: list[FleetJob], clean: _Clean) -> list[LinearModel]:
@@ -106,26 +121,52 @@ class LogisticRegression:
     def _solve_chunk(self, jobs: list[FleetJob], design: Design, clean: _Clean) -> list[LinearModel]:
         from subpop.victims.newton import DOUBLE, MIXED, solve
 
-        w = np.repeat(clean.w, len(jobs), axis=0)
+        w = np.zeros((len(jobs), *clean.w.shape[1:])) if self._blind else np.repeat(clean.w, len(jobs), axis=0)
         fleet = design.fleet(jobs, self.penalty, self.penalty_form == "mean")
-        residual = solve(fleet, w, clean.inverse, MIXED if len(design.dtypes) > 1 else DOUBLE)
-        return [self._model(own, clean.columns, value) for own, value in zip(w, residual, strict=True)]
+        with np.errstate(over="ignore", invalid="ignore"):  # what comes out not finite is solved alone
+            residual = solve(fleet, w, clean.inverse, MIXED if len(design.dtypes) > 1 else DOUBLE)
+        if self._blind:
+            w = np.stack([_rounded(own, _spread(job, clean.columns)) for job, own in zip(jobs, w, strict=True)])
+        solved = zip(jobs, w, residual, strict=True)
+        return [self._model(own, clean.columns, r) if r <= TOLERANCE else self._solve_alone(job, clean) for job, own, r in solved]
+
+    def _solve_alone(self, job: FleetJob, clean: _Clean) -> LinearModel:
+        """A training set far from the pool's scale: solved in units and with curvature of its own.
+
+        A gradient grows with the inputs, so its residual is told as if the largest feature had the pool's scale.
+        """
+        from subpop.victims.counts import Design
+        from subpop.victims.newton import DOUBLE, Newton
+
+        own = FleetJob(Pool(job.x, job.y, len(job), job.pool.n_classes), np.arange(len(job)), job.y, job.weights)
+        residual = np.array([np.inf])
+        try:
+            with np.errstate(all="ignore"):
+                found = self._solve_clean(own)
+                larger = max(1.0, found.columns.scale[:-1].max(initial=1) / clean.columns.scale[:-1].max(initial=1))
+                bound = DOUBLE[0]._replace(residual=TOLERANCE * larger)
+                fleet = Design([own], found.columns, (np.float64,)).fleet([own], self.penalty, self.penalty_form == "mean")
+                if not len(Newton(fleet, found.inverse, bound).run(found.w, np.arange(1), residual)):
+                    w = _rounded(found.w[0], np.ones(found.w.shape[2])) if self._blind else found.w[0]
+                    return self._model(w, found.columns, residual[0] / larger)
+        except (np.linalg.LinAlgError, ZeroDivisionError):
+            pass
+        return LinearModel(np.full((len(clean.columns.scale), clean.w.shape[1]), np.nan))
 
     def _clean(self, pool: Pool) -> _Clean:
         """Solved once for each pool and kept as long as the pool lives."""
         settings = (self.penalty, self.penalty_form, self.penalise_intercept)
         kept = _CLEAN.setdefault(pool, {})
         if settings not in kept:
-            kept[settings] = self._solve_clean(pool)
+            kept[settings] = LogisticRegression(*settings)._solve_clean(pool.clean_job())
         return kept[settings]
 
-    def _solve_clean(self, pool: Pool) -> _Clean:
+    def _solve_clean(self, job: FleetJob) -> _Clean:
         from subpop.victims.counts import Columns, Design, check_job, count
         from subpop.victims.newton import TIGHT, inverse_hessian, solve
 
-        job = pool.clean_job()
-        check_job(job, pool)
-        columns = Columns.of(pool, self.penalise_intercept)
+        check_job(job, job.pool)
+        columns = Columns.of(job.pool, self.penalise_intercept)
         design = Design([job], columns, (np.float64,))
         fleet = design.fleet([job], self.penalty, self.penalty_form == "mean")
         w, residual = np.zeros((1, design.n_columns, len(columns.scale))), np.array([np.inf])
@@ -152,9 +193,48 @@ def _is_clean(job: FleetJob, clean: _Clean) -> bool:
     return np.array_equal(count(job), clean.counts)
 
 
-def _warn(residuals: Sequence[float]) -> None:
-    far = [residual for residual in residuals if not residual <= TOLERANCE]
-    if far:
-        what = f"{len(far)} of {len(residuals)} logistic regressions miss their optimum: residual {max(far):.1e} > {TOLERANCE:g}"
-        fix = "raise the penalty or rescale the features (each model tells its kkt_residual)"
-        warnings.warn(f"{what}; {fix}", RuntimeWarning, stacklevel=3)
+def _spread(job: FleetJob, columns: Columns) -> Doubles:
+    """(d',) root mean square of a training set's scaled features: ones where its rows are the pool's."""
+    own = np.ones(len(columns.scale))
+    if job.extra_x is not None:
+        x = flat(job.x)
+        own[:-1] = np.sqrt(np.einsum("ij,ij->j", x, x, dtype=np.float64, casting="unsafe") / len(x)) / columns.scale[:-1]
+    return np.where(own > 0, own, 1.0)
+
+
+def _rounded(w: Doubles, spread: Doubles) -> Doubles:
+    """w (K', d') on a grid of GRID times its largest part in a score; spread: (d',) of the features, as in `_spread`."""
+    part = 2.0 ** np.round(np.log2(spread))
+    largest = np.abs(w * part).max()
+    if not 0 < largest < np.inf:
+        return w
+    step = 2.0 ** np.floor(np.log2(largest)) * GRID / part
+    return np.asarray(np.round(w / step) * step)
+
+
+def _check_scale(jobs: Sequence[FleetJob]) -> None:
+    """Refuse inputs beyond anything that could be solved, whatever a solver makes of them."""
+    usual = float(np.abs(flat(jobs[0].pool.x)).max()) or 1.0
+    for i, job in enumerate(jobs):
+        largest = 0.0 if job.extra_x is None or not job.extra_x.size else float(np.abs(job.extra_x).max())
+        if largest > FARTHEST * usual:
+            raise Unsolved(
+                (i,),
+                f"its inputs reach {largest:.3g}, those of the data {usual:.3g}; at most {FARTHEST:g} times as large can be "
+                "solved: rescale or clip them",
+            )
+
+
+def _check_solved(models: Sequence[LinearModel], jobs: Sequence[FleetJob]) -> None:
+    """Refuse models that missed their optimum: they would be the starting point, more or less."""
+    far = tuple(i for i, model in enumerate(models) if not model.kkt_residual <= TOLERANCE)
+    if not far:
+        return
+    largest = max(float(np.abs(flat(jobs[i].x)).max()) for i in far)
+    usual = float(np.abs(flat(jobs[0].pool.x)).max())
+    raise Unsolved(
+        far,
+        f"{len(far)} of {len(models)} logistic regressions did not converge: residual {models[far[0]].kkt_residual:.1e}, which "
+        f"must be at most {TOLERANCE:g}. Their inputs reach {largest:.3g}, those of the data {usual:.3g}: rescale or clip them, "
+        "or raise the penalty",
+    )

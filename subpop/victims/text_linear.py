@@ -26,6 +26,12 @@ class TextLinear:
     def __init__(self) -> None:
         self._solver = LogisticRegression(PENALTY)
 
+    def blind(self) -> TextLinear:
+        """See `LogisticRegression.blind`."""
+        other = TextLinear()
+        other._solver = self._solver.blind()
+        return other
+
     def fit_many(self, jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:
         """One LinearModel a job; seeds do not matter. Refuses pools of tokens."""
         for x in (job.pool.x for job in jobs[:1]):
