@@ -8,7 +8,7 @@ import pytest
 from real_data import needs
 
 from subpop.datasets import MissingData, load_dataset
-from subpop.datasets.adult import COLUMNS, LEVELS, load
+from subpop.datasets.adult import COLUMNS, LEVELS, _read, load, rows_digest
 from subpop.datasets.download import data_root
 from subpop.types import BadInput, Dataset
 
@@ -49,7 +49,7 @@ def test_counts_are_the_published_ones():
     assert (data.x.shape, data.x.dtype, data.y.dtype) == ((48842, 57), np.float32, np.int64)
     test = data.official_test
     assert (test.sum(), data.y[~test].sum(), data.y[test].sum()) == (16281, 7841, 3846)
-    assert (data.balanced, data.group_bounds, data.n_clusters, data.notes) == (True, (10, 100), 100, ())
+    assert (data.balanced, data.group_bounds, data.n_clusters, data.notes) == (True, (10, 100), 100, ("the official rows",))
     assert {name: (int(v.min()), int(v.max())) for name, v in data.annotations.items()} == {
         "education_num": (1, 16),
         "race": (0, 4),
@@ -149,14 +149,83 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
 
 
 @needs_adult
-def test_a_copy_without_blanks_and_comment_is_used_and_noted(tmp_path):
-    root = edited(tmp_path, "adult.test", lambda text: text.split("\n", 1)[1].replace(", ", ","))
+def test_a_copy_without_blanks_and_comment_holds_the_official_rows(tmp_path):
+    root = edited(tmp_path, "adult.test", lambda text: text.split("\n", 1)[1].replace(", ", ",").replace("K.", "K"))
     data = load(root)
     assert np.array_equal(data.x, adult().x)
     assert np.array_equal(data.y, adult().y)
-    assert len(data.notes) == 1
-    assert "adult.test" in data.notes[0]
-    assert "35238206dfdf7f1fe215bbb874adecdc" in data.notes[0]
+    assert data.notes == ("the official rows",)
+
+
+ROW = "{age}, Private, {weight}, HS-grad, 9, Divorced, Sales, Husband, White, Male, {gain}, {loss}, {hours}, Cuba, {label}"
+VALUES = {"age": "39", "weight": "77516", "gain": "2174", "loss": "0", "hours": "40"}
+"""Values of each numeric column, by its name in `ROW`."""
+
+
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: object = lambda text: text, **values: str) -> Path:
+    """A data root of 6 and 4 rows, which count as the published files; `values` stand in the last row to train on."""
+    folder = tmp_path / "adult"
+    folder.mkdir(exist_ok=True)
+    monkeypatch.setattr("subpop.datasets.adult.COUNTS", ((6, 3), (4, 2)))
+    for name, n in (("adult.data", 6), ("adult.test", 4)):
+        rows = [{**VALUES, "weight": str(20_000 + i)} for i in range(n)]
+        rows[-1] |= values if name == "adult.data" else {}
+        lines = [ROW.format(**row, label=("<=50K", ">50K")[i % 2]) for i, row in enumerate(rows)]
+        (folder / name).write_text(change("\n".join(lines) + "\n"))
+    return tmp_path
+
+
+SPELLINGS = {
+    "as published": lambda text: "|1x3 Cross validator\n" + text.replace("K\n", "K.\n"),
+    "without blanks": lambda text: text.replace(", ", ","),
+    "line ends of Windows": lambda text: text.replace("\n", "\r\n"),
+    "quoted": lambda text: text.replace("Private", '"Private"'),
+    "leading zeros": lambda text: text.replace("\n39", "\n039"),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_the_digest_is_of_the_rows_and_not_of_their_spelling(tmp_path, monkeypatch, spelling):
+    digest = lambda root: [  # noqa: E731
+        rows_digest(_read(root / "adult" / name, *counts)) for name, counts in (("adult.data", (6, 3)), ("adult.test", (4, 2)))
+    ]
+    official = digest(small(tmp_path, monkeypatch))
+    monkeypatch.setattr("subpop.datasets.adult.ROWS", tuple(official))
+    assert load(small(tmp_path, monkeypatch, SPELLINGS[spelling])).notes == ("the official rows",)
+    assert digest(tmp_path) == official
+
+
+@pytest.mark.parametrize("change", [{"age": "40"}, {"weight": "20006"}, {"hours": "41"}])
+def test_rows_that_are_not_the_official_ones_are_noted(tmp_path, monkeypatch, change):
+    root = small(tmp_path, monkeypatch)
+    official = [rows_digest(_read(root / "adult" / name, *n)) for name, n in (("adult.data", (6, 3)), ("adult.test", (4, 2)))]
+    monkeypatch.setattr("subpop.datasets.adult.ROWS", tuple(official))
+    [note] = load(small(tmp_path, monkeypatch, **change)).notes
+    assert note.startswith("adult.data: not the official rows")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "expected"),
+    [
+        ("age", "9" * 44, "age of data row 6, expected a whole number from 17 to 90"),
+        ("age", "16", "'16' as age of data row 6"),
+        ("age", "91", "'91' as age of data row 6"),
+        ("age", "\u0663\u0669", "as age of data row 6"),
+        ("age", "3.9e1", "as age of data row 6"),
+        ("weight", "12284", "as fnlwgt of data row 6, expected a whole number from 12285 to 1490400"),
+        ("gain", "100000", "as capital_gain of data row 6, expected a whole number from 0 to 99999"),
+        ("gain", "inf", "'inf' as capital_gain"),
+        ("loss", "4357", "as capital_loss of data row 6, expected a whole number from 0 to 4356"),
+        ("loss", "-1", "'-1' as capital_loss"),
+        ("hours", "0", "as hours_per_week of data row 6, expected a whole number from 1 to 99"),
+        ("hours", "1" * 400, "as hours_per_week of data row 6"),
+    ],
+)
+def test_each_number_has_its_range(tmp_path, monkeypatch, column, value, expected):
+    root = small(tmp_path, monkeypatch, **{column: value})
+    with pytest.raises(BadInput) as caught:
+        load(root)
+    assert expected in str(caught.value)
 
 
 def test_missing_files_name_the_command(tmp_path, monkeypatch):
