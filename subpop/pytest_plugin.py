@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from subpop.report import RunInfo
     from subpop.run import Run
+    from subpop.session_watch import SessionWatch  # noqa: F401 (the type of a key)
     from subpop.types import Cell, CellResult, Model
 
 RUN = pytest.StashKey["Run"]()
 PLUGINS = pytest.StashKey[Any]()
+WATCH = pytest.StashKey["SessionWatch"]()
 MISTAKES = pytest.StashKey[list[str]]()
 """What is wrong with marks; told once everything is collected."""
 MEASURING = pytest.StashKey[set[str]]()
@@ -56,6 +59,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    from subpop.session_watch import SessionWatch
+
+    config.stash[WATCH] = SessionWatch()
+    config.pluginmanager.register(config.stash[WATCH], "subpop-watch")
     config.addinivalue_line("markers", "cells(**fields): the cells a claim is about, by field or setting")
     from subpop.types import BadInput
 
@@ -203,19 +210,17 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
     """Before the first test: print the plan, and train ahead where an executor was named. Listings come without this hook."""
-    from subpop.collecting import needed_cells
+    from subpop.collecting import declares_cells, needed_cells
 
     config, cells = session.config, needed_cells(session.items)
-    if (
-        not cells
-        or config.getoption("collectonly")
-        or config.getoption("setuponly", False)
-        or config.getoption("setupplan", False)
-    ):
+    broken = any(declares_cells(config.rootpath / name) for name in config.stash[WATCH].broken_files())
+    if not (cells or broken) or any(config.getoption(name, False) for name in ("collectonly", "setuponly", "setupplan")):
         return
-    if session.testsfailed and not config.getoption("continue_on_collection_errors"):
-        return  # pytest stops here
-    run = _begin(config, cells)
+    stops_here = session.testsfailed and not config.getoption("continue_on_collection_errors")
+    _begin(config, session.items, () if stops_here else cells)
+    if stops_here:
+        return
+    run = _run_of(config)
     with _on_screen(config):  # pictures are decoded and features computed here, with bars of their own
         plan = run.plan(cells)
     reporter = config.pluginmanager.get_plugin("terminalreporter")
@@ -229,8 +234,8 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         prefill(run.experiment, [cell for cell in cells if cell.stem not in run.special], config.getoption("--executor"))
 
 
-def _begin(config: pytest.Config, cells: list[Cell]) -> Run:
-    """The run, its references read: what is wrong with either is told before anything is trained."""
+def _begin(config: pytest.Config, items: list[pytest.Item], cells: Sequence[Cell]) -> None:
+    """Tell what is wrong with the report folder, the store or a reference before anything is trained; start the pages."""
     from subpop.report import check_report_directory, check_summary
     from subpop.settings import check_settings
     from subpop.types import BadInput
@@ -238,15 +243,15 @@ def _begin(config: pytest.Config, cells: list[Cell]) -> Run:
     try:
         check_report_directory(_report_directory(config))
         check_summary()
-        run = _run_of(config)
         for cell in cells:
-            if cell.stem not in run.special:
+            if cell.stem not in _run_of(config).special:
                 check_settings(cell)
+        reports = _run_of(config).reports if cells else {}
         for stem in {cell.stem for cell in cells}:
-            run.references(stem)
+            _run_of(config).references(stem)
+        config.stash[WATCH].begin(items, _report_directory(config), _run_info(config), reports)
     except BadInput as error:
         raise pytest.UsageError(str(error)) from None
-    return run
 
 
 def _suites(config: pytest.Config) -> str:
@@ -344,64 +349,58 @@ def clean_model(request: pytest.FixtureRequest) -> Callable[..., Model]:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the report; a run that measured nothing, or that rewrote references, does not pass."""
-    config = session.config
-    if RUN not in config.stash:
+    config, watch = session.config, session.config.stash.get(WATCH, None)
+    if watch is None or not watch.has_begun:
         return
-    run = config.stash[RUN]
-    if not run.reports:
-        if not run.results and session.exitstatus == pytest.ExitCode.OK:  # every claim was skipped
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        return
-    if config.getoption("--rebaseline"):
+    run = config.stash.get(RUN, None)
+    rebaselined = bool(config.getoption("--rebaseline") and run is not None and run.reports)
+    if rebaselined and run is not None:
         run.rebaseline(_environment()["hardware"], _commit(config.rootpath))
+    if session.exitstatus == pytest.ExitCode.OK and (rebaselined or not watch.measured_anything()):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-    run.write(_report_directory(config), _run_info(config, run))
-    if all(report.status == "skipped" for report in run.reports.values()) or any(
-        r.status == "error" for r in run.reports.values()
-    ):
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    watch.finish(int(session.exitstatus), rebaselined=rebaselined, suites=lambda stems: _docstrings(config.rootpath, stems))
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    run = config.stash.get(RUN, None)
+    run, watch = config.stash.get(RUN, None), config.stash.get(WATCH, None)
     for note in run.store.untold_notes() if run is not None else []:
         terminalreporter.write_line(f"subpop: {note}")
-    if run is None or not run.reports:
+    if watch is None or not watch.has_begun:
         return
     from collections import Counter
 
-    counts = Counter(report.status for report in run.reports.values())
+    counts = Counter(report.status for report in watch.reports.values())
     terminalreporter.section("subpop")
-    terminalreporter.write_line(", ".join(f"{n} cells {status}" for status, n in sorted(counts.items())))
+    terminalreporter.write_line(", ".join(f"{n} cells {status}" for status, n in sorted(counts.items())) or "no cell measured")
     if set(counts) == {"skipped"}:
         terminalreporter.write_line("every cell was skipped: nothing was measured, so this run does not pass")
-    if config.getoption("--rebaseline"):
-        for line in run.recorded:
+    if config.getoption("--rebaseline") and counts:
+        for line in run.recorded if run is not None else ():
             terminalreporter.write_line(line)
         terminalreporter.write_line("references were rewritten: read the change of baselines/ and run again without --rebaseline")
     terminalreporter.write_line(f"report: {_report_directory(config) / 'README.md'}")
 
 
-def _run_info(config: pytest.Config, run: Run) -> Any:
+def _run_info(config: pytest.Config) -> RunInfo:
     import shlex
 
     from subpop.printable import printable
     from subpop.report import RunInfo
 
-    suites = {}
-    for stem in sorted({report.cell.stem for report in run.reports.values()}):
-        path = config.rootpath / "benchmarks" / f"test_{stem}.py"
-        suites[stem] = _docstring(path) if path.exists() else ""
     return RunInfo(
         tier=config.getoption("--tier"),
         device=config.getoption("--device"),
         commit=_commit(config.rootpath),
         command=printable(shlex.join(["python", "-m", "pytest", *map(str, config.invocation_params.args)])),
-        seconds=time.time() - run.started,
-        started=run.started,
-        suites=suites,
+        started=time.time(),
         **_environment(),
     )
+
+
+def _docstrings(root: Path, stems: Iterable[str]) -> dict[str, str]:
+    """What each suite says of itself."""
+    paths = {stem: root / "benchmarks" / f"test_{stem}.py" for stem in stems}
+    return {stem: _docstring(path) if path.exists() else "" for stem, path in paths.items()}
 
 
 def _docstring(path: Path) -> str:

@@ -10,7 +10,7 @@ from subpop.types import BadInput
 
 RESULTS_SCHEMA = 1
 """Raised when a field changes its meaning or goes; fields are added without that."""
-ADDED = ("planned", "measured", "complete")
+ADDED = ("planned", "measured", "complete", "exit_status", "stopped", "failed_tests")
 """Fields of the run that files of schema 1 may lack, written before there were any."""
 ADDED_TO_CELLS = ("integrity",)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -53,7 +52,6 @@ class Run:
     baselines: Path
     results: dict[Cell, CellResult] = field(default_factory=dict)
     reports: dict[Cell, CellReport] = field(default_factory=dict)
-    started: float = field(default_factory=time.time)
     recorded: list[str] = field(default_factory=list)
     """What `rebaseline` says of the attack sets that it recorded."""
     special: Mapping[str, Callable[[Cell], CellResult]] = field(default_factory=dict)

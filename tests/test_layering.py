@@ -16,8 +16,8 @@ store outcome fit_log batching plugins child sandbox stage trial summary progres
 settings collecting examples attack_sets parts experiment
 kept_results clusters training_set_attack speed executors theory audit references released
 results_file
-figures report
-contracts run pytest_plugin cli __main__
+figures verdict report
+contracts run session_watch pytest_plugin cli __main__
 """.split()  # noqa: SIM905
 
 

@@ -14,32 +14,57 @@ from typing import Any
 from subpop.figures import draw_all, file_name
 from subpop.figures.setups import is_finite
 from subpop.printable import printable
+from subpop.report.leftovers import remove_figures, remove_pages
 from subpop.report.markdown import without_files
 from subpop.report.opening import RunInfo, judged
 from subpop.report.scoreboard import scoreboard
 from subpop.report.suite_page import subpopulation_csv, suite_page
 from subpop.results_file import RESULTS_SCHEMA
 from subpop.types import BadInput, CellReport, Number, Verdict
+from subpop.verdict import Standing
+from subpop.writing import write_atomically
 
-__all__ = ["RunInfo", "append_summary", "check_report_directory", "check_summary", "results_json", "write_report"]
+__all__ = [
+    "RunInfo",
+    "append_summary",
+    "check_report_directory",
+    "check_summary",
+    "results_json",
+    "write_report",
+    "write_unfinished",
+]
 
 SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
 
 
 def write_report(reports: Sequence[CellReport], directory: Path, run: RunInfo) -> None:
-    """Write README.md, results.json, figures, and a page and a table for each suite; BadInput where the directory cannot be."""
+    """Write README.md, results.json, figures, and a page and a table for each suite; BadInput where the directory cannot be.
+
+    What an earlier report left there and this one does not write is removed. README.md comes last.
+    """
     make_report_directory(directory)
     reports = sorted(reports, key=lambda report: report.cell)
-    (directory / "results.json").write_text(results_json(reports, run), encoding="utf-8")
     pictures = draw_all(reports, directory / "figures", run.command)
     suites: dict[str, list[CellReport]] = defaultdict(list)
     for report in reports:
         suites[report.cell.stem].append(report)
     for stem, own in suites.items():
         page = suite_page(stem, own, run, [picture for picture in pictures if picture.stem == stem])
-        (directory / f"{file_name(stem)}.md").write_text(page, encoding="utf-8")
-        (directory / f"{file_name(stem)}.csv").write_text(subpopulation_csv(own), encoding="utf-8")
-    (directory / "README.md").write_text(scoreboard(reports, run, pictures), encoding="utf-8")
+        write_atomically(directory / f"{file_name(stem)}.md", page)
+        write_atomically(directory / f"{file_name(stem)}.csv", subpopulation_csv(own))
+    remove_pages(directory, {file_name(stem) for stem in suites})
+    remove_figures(directory / "figures", {picture.name for picture in pictures})
+    write_atomically(directory / "results.json", results_json(reports, run))
+    write_atomically(directory / "README.md", scoreboard(reports, run, pictures))
+
+
+def write_unfinished(reports: Sequence[CellReport], directory: Path, run: RunInfo) -> None:
+    """Say in README.md and results.json how far a running session is; the pages of an earlier one go at once."""
+    make_report_directory(directory)
+    reports = sorted(reports, key=lambda report: report.cell)
+    remove_pages(directory, set())
+    write_atomically(directory / "results.json", results_json(reports, run))
+    write_atomically(directory / "README.md", scoreboard(reports, run))
 
 
 def check_report_directory(path: Path) -> None:
@@ -107,9 +132,23 @@ def results_json(reports: Sequence[CellReport], run: RunInfo) -> str:
         "started": run.started_text,
         "seconds": _finite(run.seconds),
         "hardware": run.hardware,
+        **_standing(reports, run.standing),
     }
     rows = ",\n".join(_json(row) for report in reports for row in _rows(report))
     return f'{_json(run_facts)[:-1]}, "cells": [\n{rows}\n]}}\n'  # a line a row: small, and lines can be compared
+
+
+def _standing(reports: Sequence[CellReport], standing: Standing | None) -> dict[str, Any]:
+    """What was planned, measured and complete; exit_status is null while pytest runs."""
+    now = standing or Standing(len(reports), 0)
+    return {
+        "planned": now.planned,
+        "measured": sum(report.result is not None for report in reports),
+        "complete": now.is_complete(reports),
+        "exit_status": now.exit_status,
+        "stopped": now.stopped,
+        "failed_tests": [{"kind": each.kind, "test": each.test, "reason": each.reason} for each in now.failed],
+    }
 
 
 def _json(value: Mapping[str, Any]) -> str:

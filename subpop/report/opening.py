@@ -11,6 +11,7 @@ from subpop.figures import file_name
 from subpop.figures.setups import is_finite, quantity, short
 from subpop.report.markdown import code, escape
 from subpop.types import VERDICTS, CellReport, Verdict
+from subpop.verdict import KINDS, FailedTest, Standing, headline
 
 MOST_LISTED = 100
 STATUSES = {"fail": "failed", "error": "in error", "skipped": "skipped"}
@@ -33,6 +34,8 @@ class RunInfo:
     hardware: str = ""
     knowledge: Mapping[str, str] = field(default_factory=dict)
     suites: Mapping[str, str] = field(default_factory=dict)
+    standing: Standing | None = None
+    """How the session that measured stands; None where a store was read and none ran."""
 
     @property
     def started_text(self) -> str:
@@ -46,11 +49,7 @@ def opening(reports: Sequence[CellReport], run: RunInfo) -> list[str]:
     """In words: did it pass, what ran, how many numbers hold, and the command that makes it again."""
     counts = Counter(report.status for report in reports)
     measured = [report for report in reports if report.result]
-    bad = counts["fail"] + counts["error"]
-    if not measured and not bad:
-        lead = "**Nothing was measured**, so this run does not pass."
-    else:
-        lead = f"**Failed: {_cells(bad)} of {len(reports)}.**" if bad else "**Passed.**"
+    lead = headline(reports, run.standing)
     stored = sum(bool(report.result and report.result.from_store) for report in reports)
     also = [f"{stored} from the store"] if stored else []
     also += [f"{counts[status]} {words}" for status, words in STATUSES.items() if counts[status]]
@@ -59,7 +58,9 @@ def opening(reports: Sequence[CellReport], run: RunInfo) -> list[str]:
     numbers = Counter(verdict.verdict for report in reports for verdict in report.verdicts)
     told = ", ".join(f"{numbers[name]:,} {name}" for name in VERDICTS if numbers[name])
     scope = [_names(reports, name) for name in ("dataset", "victim", "partition")]
-    pages = ", ".join(f"[{escape(stem)}]({file_name(stem)}.md)" for stem in sorted({report.cell.stem for report in reports}))
+    written = run.standing is None or run.standing.exit_status is not None  # pages come at the end
+    stems = sorted({report.cell.stem for report in reports})
+    pages = ", ".join(f"[{escape(stem)}]({file_name(stem)}.md)" if written else escape(stem) for stem in stems) or "none"
     return [
         f"{lead} {escape(sentence)}{'; ' if also else ''}{', '.join(also)}. Numbers: {told or 'none'}.",
         f"Data: {scope[0]}. Victims: {scope[1]}. Subpopulations: {scope[2]}. Suites: {pages}.",
@@ -106,9 +107,10 @@ def failing(report: CellReport) -> list[Verdict]:
     return worst or [verdict for verdict in report.verdicts if verdict.verdict == "no_reference"]
 
 
-def failures(reports: Sequence[CellReport]) -> list[str]:
-    """What failed, a line a cell in error, under each other cell its numbers with run value, reference and tolerance."""
-    lines = [f"- {code(r.cell.id)}: **error**: {escape(short(r.reason, 400))}" for r in reports if r.status == "error"]
+def failures(reports: Sequence[CellReport], tests: Sequence[FailedTest] = ()) -> list[str]:
+    """What failed: tests; a line a cell in error; under each other cell its numbers with run value, reference, tolerance."""
+    lines = [f"- {KINDS[t.kind][0]}: {code(t.test)}: {escape(short(t.reason, 400))}" for t in tests]
+    lines += [f"- {code(r.cell.id)}: **error**: {escape(short(r.reason, 400))}" for r in reports if r.status == "error"]
     for report in reports:
         lines += _failed_cell(report)
     left_out = len(lines) - MOST_LISTED

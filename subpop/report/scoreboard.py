@@ -58,7 +58,10 @@ LEGEND = {
 
 def scoreboard(reports: Sequence[CellReport], run: RunInfo, pictures: Sequence[Picture] = ()) -> str:
     """The front page as markdown."""
-    blocks = ["# Scoreboard", *opening(reports, run), *failures(reports), *skipped(reports)]
+    failed = run.standing.also_failed if run.standing else ()
+    blocks = ["# Scoreboard", *opening(reports, run), *failures(reports, failed), *skipped(reports)]
+    if run.standing and run.standing.exit_status is None:
+        return "\n\n".join([*blocks, "The tables, figures and pages are written when the run ends."]) + "\n"
     measured = [
         r for r in reports if not r.cell.stem.startswith(SPEED) and r.cell.stem not in LAYOUTS and r.cell.victim != "none"
     ]

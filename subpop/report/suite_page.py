@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from subpop.figures import Picture, file_name
 from subpop.figures.setups import (
@@ -55,11 +56,12 @@ PERCENTS = {
 
 def suite_page(stem: str, reports: Sequence[CellReport], run: RunInfo, pictures: Sequence[Picture] = ()) -> str:
     """The page of a suite as markdown; `reports` and `pictures` are its own."""
+    run = replace(run, standing=run.standing and run.standing.of_suite(stem, reports))
     blocks = [
         f"# {escape(stem)}",
         run.suites.get(stem, "").strip(),
         *opening(reports, run),
-        *failures(reports),
+        *failures(reports, run.standing.also_failed if run.standing else ()),
         *skipped(reports),
     ]
     measured = {setup: [r for r in of_setup if r.result] for setup, of_setup in by_setup(reports).items()}

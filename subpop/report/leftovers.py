@@ -1,0 +1,37 @@
+"""What an earlier report left in a folder: told by its own marks, so that nobody else's file is ever touched."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from pathlib import Path
+
+LAST_LINE = "[Scoreboard](README.md)"
+FIRST_COLUMNS = "tier,dataset,victim,partition,attack,rate,defense,setting"
+DRAWN_BY = (b"Software\0subpop", b"<dc:title>subpop</dc:title>")
+"""In the head of a PNG and of an SVG that `figures.save` wrote."""
+HEAD = 4096
+
+
+def remove_pages(directory: Path, kept: Set[str]) -> None:
+    """Remove the suites' pages and tables that a report wrote, but those with a kept stem."""
+    for path in [*directory.glob("*.md"), *directory.glob("*.csv")]:
+        if path.stem not in kept and _is_page(path):
+            path.unlink()
+
+
+def _is_page(path: Path) -> bool:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if path.suffix == ".md":
+        return text.endswith(f"\n{LAST_LINE}\n")
+    return text.startswith(FIRST_COLUMNS) or text == "\n"  # a suite without subpopulations
+
+
+def remove_figures(directory: Path, kept: Set[str]) -> None:
+    """Remove the figures that a report drew, but those with a kept name; an empty folder goes too."""
+    for path in [*directory.glob("*.png"), *directory.glob("*.svg"), *directory.glob("*.svg.part")]:
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+        if path.name.removesuffix(".part").rpartition(".")[0] not in kept and any(mark in head for mark in DRAWN_BY):
+            path.unlink()
+    if directory.is_dir() and not any(directory.iterdir()):
+        directory.rmdir()

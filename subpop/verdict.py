@@ -1,0 +1,113 @@
+"""How a session stands: what was planned, what failed, whether it ran to its end. The headline of every page rests on it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from subpop.types import CellReport
+
+KINDS = {
+    "cell": ("cell", "cells"),
+    "claim": ("claim", "claims"),
+    "assertion": ("assertion after a measured cell", "assertions after measured cells"),
+    "test": ("test", "tests"),
+    "setup": ("set-up of a test", "set-ups of tests"),
+    "teardown": ("teardown of a test", "teardowns of tests"),
+    "collection": ("module that could not be collected", "modules that could not be collected"),
+    "internal": ("internal error", "internal errors"),
+}
+"""What can fail, in the singular and the plural. `cell`: its numbers, which the report lists by themselves."""
+
+INTERRUPT, SIGTERM, EXIT = "interrupt", "SIGTERM", "pytest.exit"
+"""What can end a session before its last test."""
+
+
+@dataclass(frozen=True)
+class FailedTest:
+    """A test that failed, or what pytest could not do. kind: one of KINDS; test: its node id."""
+
+    kind: str
+    test: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """planned: cells to be measured; exit_status: pytest's, None while the session runs; stopped: what ended it early."""
+
+    planned: int
+    exit_status: int | None = None
+    failed: tuple[FailedTest, ...] = ()
+    stopped: str = ""
+    rebaselined: bool = False
+    claims: int = 0
+    """Claims that held."""
+    planned_of: Mapping[str, int] = field(default_factory=dict)
+    """Planned cells of each suite, by stem."""
+
+    @property
+    def also_failed(self) -> tuple[FailedTest, ...]:
+        """What failed beside cells."""
+        return tuple(failed for failed in self.failed if failed.kind != "cell")
+
+    def of_suite(self, stem: str, reports: Sequence[CellReport]) -> Standing:
+        """The same for one suite, whose reports these are: it may have ended well in a session that did not."""
+        planned = self.planned_of.get(stem, len(reports))
+        own = tuple(failed for failed in self.failed if failed.test.partition("::")[0].endswith(f"test_{stem}.py"))
+        early = len(reports) < planned
+        red = early or bool(own) or any(report.status in ("fail", "error") for report in reports)
+        status = self.exit_status if red or self.exit_status is None else 0
+        return replace(self, planned=planned, failed=own, stopped=self.stopped if early else "", exit_status=status)
+
+    def is_complete(self, reports: Sequence[CellReport]) -> bool:
+        """Whether the session ended by itself and every planned cell has a report, be it `skipped` or `error`."""
+        return self.exit_status in (0, 1) and not self.stopped and len(reports) >= self.planned
+
+
+def headline(reports: Sequence[CellReport], standing: Standing | None) -> str:
+    """The first words of a page, in bold: whether this run passed, and if not, why. None: no session, a store was read."""
+    now = standing or Standing(len(reports), 0)
+    measured = sum(report.result is not None for report in reports)
+    failed = _failures(reports, now)
+    if now.exit_status is None:
+        return _joined(f"**Unfinished: {_of(measured, now)} measured.**", failed and f"Failed so far: {failed}.")
+    if now.stopped:
+        by = f" by {now.stopped}" if now.stopped != INTERRUPT else ""
+        return _joined(f"**Interrupted{by}: {_of(measured, now)} measured.**", failed and f"**Failed: {failed}.**")
+    early = "" if len(reports) >= now.planned else f"; stopped after {_of(measured, now)}"
+    if now.rebaselined:
+        lead = "**References were rewritten**, so this run does not pass: read the change and run again without --rebaseline."
+        other = counted(Counter(failed.kind for failed in now.also_failed))
+        return _joined(f"**Failed: {other}{early}.**" if other or early else "", lead)
+    if failed:
+        return f"**Failed: {failed}{early}.**"
+    if not measured and (now.planned or not now.claims):
+        return "**Nothing was measured**, so this run does not pass."
+    if now.exit_status:
+        return f"**Failed: pytest ended with exit status {now.exit_status}{early}.**"
+    if not now.planned and now.claims:
+        return f"**Passed: {counted({'claim': now.claims})}, and no cell was held against its reference.**"
+    return f"**Passed{early}.**"
+
+
+def _failures(reports: Sequence[CellReport], now: Standing) -> str:
+    """`2 cells of 66, 1 claim`."""
+    bad = 0 if now.rebaselined else sum(report.status in ("fail", "error") for report in reports)
+    cells = f"{counted({'cell': bad})} of {max(now.planned, len(reports))}" if bad else ""
+    others = counted(Counter(failed.kind for failed in now.also_failed))
+    return ", ".join(filter(None, [cells, others]))
+
+
+def counted(counts: dict[str, int]) -> str:
+    """`1 claim, 2 tests`."""
+    return ", ".join(f"{counts[kind]} {words[counts[kind] > 1]}" for kind, words in KINDS.items() if counts.get(kind))
+
+
+def _of(measured: int, now: Standing) -> str:
+    return f"{measured} of {counted({'cell': now.planned}) or '0 cells'}"
+
+
+def _joined(*sentences: str) -> str:
+    return " ".join(filter(None, sentences))
