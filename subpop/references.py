@@ -11,10 +11,10 @@ What a metric is called decides how it is compared:
   `same set-up`, and is only shown elsewhere.
 
 `rebaseline` sets each tolerance. Exact victims, and numbers of stochastic ones whose `std` is absent or 0: the largest of .01,
-one flipped test row, and the number's own `tolerance` (a mean of draws that another run repeats: its standard error). With `std`:
-t * s * sqrt(1/n_base + 1/n_run), where n_run = n_base, s is pooled over the rows of the file with the same metric, victim and
-tier (single subpopulations apart from aggregates) and t is the two-sided Student quantile at .05 / number of such rows in the
-file. So a part of a file that is recorded anew keeps the power of the whole file.
+one flipped test row, and the number's own `tolerance` (a mean of draws that another run repeats: its standard error), of which .1
+counts at most. With `std`: t * s * sqrt(1/n_base + 1/n_run), where n_run = n_base, s is pooled over the rows of the file with the
+same metric, victim and tier (single subpopulations apart from aggregates) and t is the two-sided Student quantile at .05 / number
+of such rows in the file. So a part of a file that is recorded anew keeps the power of the whole file.
 """
 
 from __future__ import annotations
@@ -287,7 +287,8 @@ def rebaseline(path: Path, results: Sequence[CellResult], *, hardware: str = "",
 
 def _recorded(result: CellResult, number: Number, before: Row) -> dict[str, str]:
     """A row with our columns set anew; `std` is empty where there is no noise, nan where one seed cannot tell it."""
-    std, atol = "", _text(max(SMALLEST_ATOL * _scale(number.value), one_row(result, number), number.tolerance or 0.0))
+    scale, own = _scale(number.value), number.tolerance or 0.0
+    std, atol = "", _text(max(SMALLEST_ATOL * scale, one_row(result, number), min(own, LARGEST_ATOL * scale)))
     if "residual" in number.metric:
         atol = before.get("atol") or _text(RESIDUAL_BOUND)
     elif not result.exact and (number.std != 0 if number.std is not None else result.cell.n_seeds < 2):

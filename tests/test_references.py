@@ -85,6 +85,15 @@ def test_the_first_run_fails_and_says_how_to_record(path: Path) -> None:
         assert part in verdicts[0].reason
 
 
+@pytest.mark.parametrize(("own", "atol"), [(None, 0.01), (0.002, 0.01), (0.05, 0.05), (0.3, 0.1)])
+def test_a_number_that_knows_its_error_is_held_to_it_as_far_as_that_has_power(path: Path, own: float | None, atol: float) -> None:
+    of = replace(result(), numbers=(Number("error_sum", 0.9, 0.05, tolerance=own), Number("clean_accuracy", 0.9)))
+    rebaseline(path, [of])
+    assert {found["metric"]: float(found["atol"]) for found in read(path)} == {"error_sum": atol, "clean_accuracy": 0.01}
+    assert status(moved(of, "error_sum", 0.9 * atol), path) == "pass"
+    assert status(moved(of, "error_sum", 1.1 * atol), path) == "fail"
+
+
 def test_the_second_run_passes(recorded: Path) -> None:
     for of in (result(), result(OTHER)):
         assert {v.verdict for v in compare(of, References.load(recorded))} == {"pass"}
