@@ -224,10 +224,8 @@ def check_tier(tier: str) -> str:
 
 
 def environment() -> dict[str, Any]:
-    """What a report says of the machine: versions, processor, cores."""
-    import os
-    import platform
-
+    """What a report says of the machine: versions, processor, and the kernels that made its numbers."""
     from subpop.fingerprint import versions
+    from subpop.hardware import hardware
 
-    return {"versions": versions(), "hardware": f"{platform.machine()}, {os.cpu_count()} cores"}
+    return {"versions": versions(), "hardware": hardware()}

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = """
 printable writing
 _torchvision types options
-threads fingerprint split datasets feature_cache networks representations encoders victims partitions attacks
+threads hardware fingerprint split datasets feature_cache networks representations encoders victims partitions attacks
 certificates defenses metrics
 blobs store_rows store_rescue
 store outcome fit_log batching plugins child sandbox stage trial summary progress cells texts
