@@ -113,6 +113,7 @@ def _serve(connection: Connection) -> None:
         raise DefenseError(None, str(error)) from error
     send_message(connection, "ready")
     tasks = [_task(n_classes, *_receive_own(connection)) for _ in range(n_tasks)]
+    send_message(connection, "begun")
     desk = _Desk(connection, tasks)
     for i, outcome in enumerate(run_wave(defense, tasks, desk.fit_many, desk.inputs, n_classes, desk.note_turn)):
         desk.report(i, outcome)

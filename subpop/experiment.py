@@ -21,7 +21,7 @@ from subpop.fingerprint import data_hash
 from subpop.metrics import Doubles, eligible
 from subpop.outcome import Outcome
 from subpop.parts import KeepsArrays, Parts
-from subpop.plugins import DefenseSpec
+from subpop.plugins import MAX_FITS, DefenseSpec
 from subpop.settings import check_settings
 from subpop.stage import Stage, check_attack, plain
 from subpop.summary import summarise
@@ -84,6 +84,8 @@ class Experiment(Parts):
             from_store=from_store,
             ranked_by=self._ranking(cell),
         )
+        if cell.defense in self.plugins and self.plugins[cell.defense].max_fits > MAX_FITS:
+            found = replace(found, max_fits=self.plugins[cell.defense].max_fits)
         if plain(cell) != cell:
             return replace(found, numbers=(*found.numbers, *gain(cell, stage, results, self.trials(plain(cell))[0])))
         if stage.dataset.texts is not None and cell.partition == "cluster_match" and cell.defense == "none":

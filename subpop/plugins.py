@@ -22,6 +22,9 @@ from subpop.types import BadInput, Defense
 GRANTED = ("n_poison", "clean_holdout", "representation")
 """What a plug-in may ask to be told: every field of Knowledge but the poison mask."""
 
+MAX_FITS = 2000
+"""Calls of `fit` that a trial may make, unless the function declares more."""
+
 _USAGE = "write path.py:function or package.module:function, such as my_defense.py:my_defense"
 _Functions = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -32,7 +35,8 @@ class DefenseSpec:
 
     name: as reports show it; module: its dotted name, '' for a loose file; folder: what goes on `sys.path` when it is
     imported; needs: names of Knowledge fields; source: hash of the file and of the local modules that it imports; deterministic:
-    whether the same trial always ends the same way, True unless the file says `function.deterministic = False`.
+    whether the same trial always ends the same way, True unless the file says `function.deterministic = False`; max_fits: calls
+    of `fit` that a trial may make, MAX_FITS unless the file says `function.max_fits = 5000`.
     """
 
     name: str
@@ -43,6 +47,7 @@ class DefenseSpec:
     needs: frozenset[str]
     source: str
     deterministic: bool = True
+    max_fits: int = MAX_FITS
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -69,6 +74,7 @@ def parse_defense(spec: str, base_dir: Path) -> DefenseSpec:
         needs=_checked_needs(_needs_of(tree, function, path), function, path),
         source=plugin_hash(path),
         deterministic=_is_deterministic(tree, function, path),
+        max_fits=_max_fits_of(tree, function, path),
     )
 
 
@@ -201,6 +207,19 @@ def _is_deterministic(tree: ast.Module, function: str, path: Path) -> bool:
         raise BadInput(
             f"{path}, line {value.lineno}: deterministic of {function!r} is {ast.unparse(value)}; it is read without running "
             "the file, so write True or False"
+        )
+    return value.value
+
+
+def _max_fits_of(tree: ast.Module, function: str, path: Path) -> int:
+    """What `function.max_fits = 5000` says; MAX_FITS where nothing is said."""
+    value = _declared(tree, function, "max_fits")
+    if value is None:
+        return MAX_FITS
+    if not isinstance(value, ast.Constant) or type(value.value) is not int or value.value < 1:
+        raise BadInput(
+            f"{path}, line {value.lineno}: max_fits of {function!r} is {ast.unparse(value)}; it is read without running the "
+            "file, so write a whole number of at least 1, such as 5000"
         )
     return value.value
 

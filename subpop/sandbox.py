@@ -18,6 +18,7 @@ import struct
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from types import ModuleType
@@ -38,6 +39,9 @@ PRELOADED = ("subpop.child", "subpop.victims")
 PATIENCE = 120.0
 """Seconds for importing the plug-in and for the harness's own steps in the child, where the time limit is shorter."""
 
+HANDING_OVER = 1.0
+"""Seconds for the steps between the turns of all trials."""
+
 TEXT_BYTES = 4000
 IMPORT = "import"
 
@@ -57,7 +61,8 @@ def run_in_child(
     """Run a plug-in defense on every task in a child process and yield the outcomes in task order.
 
     timeout: seconds of own time of one trial, without start, `fit` and predictions, and the same again for its
-    predictions. Whatever goes wrong in the child is a DefenseError; what `fit_many` raises passes through.
+    predictions; all trials together, with their predictions, may take as many times that as there are trials, whatever the
+    child says of whose turn it is. Whatever goes wrong in the child is a DefenseError; what `fit_many` raises passes through.
     """
     check_timeout(timeout)
     if multiprocessing.current_process().daemon:
@@ -68,12 +73,15 @@ def run_in_child(
         child.receive("ready")
         for task in tasks:
             child.send(_handed_out(task, spec))
+        child.receive("begun")
+        child.limit_waiting(timeout * len(tasks) + HANDING_OVER)
         for i, task in enumerate(tasks):
             while (message := child.receive("fit", "inputs", "outcome"))[0]["kind"] != "outcome":
                 if message[0]["kind"] == "inputs":
                     child.send(test_x)
                     continue
                 requests = child.trusted(_requests, message, tasks, n_classes)
+                child.count_fits(requests)
                 models = fit_or_name(fit_many, requests, tasks)
                 child.send(models)
                 log.note(requests, models)
@@ -144,6 +152,8 @@ class _Child:
         self._spec, self._names, self._timeout = spec, [task.name for task in tasks], timeout
         self._turn, self._since = (-1, IMPORT), time.monotonic()
         self._used: dict[tuple[int, str], float] = {}
+        self._fits: Counter[int] = Counter()
+        self._left = float("inf")
         self._ended = False
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(PRELOADED))
@@ -175,13 +185,33 @@ class _Child:
         """Count the running turn from now on."""
         self._since = time.monotonic()
 
+    def limit_waiting(self, seconds: float) -> None:
+        """Wait for the child's messages no longer than this from now on, all in all."""
+        self._left = seconds
+
+    def count_fits(self, requests: Sequence[tuple[int, TrainingSet]]) -> None:
+        """Refuse a trial that asks for more models than its defense may."""
+        for index, _ in requests:
+            self._fits[index] += 1
+            if self._fits[index] > self._spec.max_fits:
+                more = f"a defense that needs more declares it: {self._spec.function}.max_fits = {10 * self._spec.max_fits}"
+                self._raise(index, f"it called fit more than {self._spec.max_fits:,} times; {more}", "")
+
     def receive(self, *kinds: str) -> Message:
-        """The child's next message of these kinds, within the time limit of whoever's turn it is."""
+        """The child's next message of these kinds, within the time limits of whoever's turn it is and of all trials."""
+        started = time.monotonic()
+        try:
+            return self._receive(kinds, started + self._left)
+        finally:
+            self._left -= time.monotonic() - started
+
+    def _receive(self, kinds: Sequence[str], deadline: float) -> Message:
         while True:
-            left = self._limit() - self._used.get(self._turn, 0.0) - (time.monotonic() - self._since)
-            ready = wait([self._connection, self._process.sentinel], max(0.0, left))
-            if not ready:
-                self._fail_late()
+            now = time.monotonic()
+            left = self._limit() - self._used.get(self._turn, 0.0) - (now - self._since)
+            ready = wait([self._connection, self._process.sentinel], max(0.0, min(left, deadline - now)))
+            if not ready or now > deadline:
+                self._fail_late(deadline - now < left)
             if not self._connection.poll():
                 self._fail_dead()
             message: Message = self.trusted(receive_message, self._connection)
@@ -216,7 +246,11 @@ class _Child:
 
     # Errors.
 
-    def _fail_late(self) -> NoReturn:
+    def _fail_late(self, together: bool) -> NoReturn:
+        if together:
+            whole = f"{len(self._names)} x {self._timeout:g} s"
+            stopped = f"its trials together ran over the limit of {whole} and were stopped"
+            self._raise(None, f"{stopped}; make it faster or raise --defense-timeout", "")
         limit = f"over the limit of {self._limit():g} s and was stopped"
         if self._turn[1] == DEFENSE:
             self._fail(f"its own code ran {limit}; make it faster or raise --defense-timeout")

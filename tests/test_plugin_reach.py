@@ -1,6 +1,7 @@
 """What a plug-in defense can reach from what it is handed, and what the harness believes of what it returns."""
 
 import threading
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -292,6 +293,14 @@ def test_recall_is_shown_only_for_a_checked_mask(folder):
     reports = [CellReport(result.cell, result) for result in (ran.run(cell()), honest, copied)]
     page = scoreboard(reports, RunInfo("embedded", "pytest"))
     assert page.count("; keep not checked |") == 1
+    assert "fits a trial" not in page
+
+
+def test_a_declared_number_of_fits_stands_beside_the_seconds(folder):
+    often = replace(spec_of(folder, "honest"), max_fits=5000)
+    ran = Experiment(NoStore(), plugins={"often": often})
+    reports = [CellReport(result.cell, result) for result in (ran.run(cell()), ran.run(cell(defense="often")))]
+    assert scoreboard(reports, RunInfo("embedded", "pytest")).count("; declares up to 5,000 fits a trial |") == 1
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,27 @@ def test_needs_are_read_from_the_file(tmp_path, write, text, needs):
 
 
 @pytest.mark.parametrize(
+    ("text", "max_fits"),
+    [
+        (DEF, 2000),
+        (DEF + "f.max_fits = 5000", 5000),
+        (DEF + "f.max_fits = 1", 1),
+        ("class D:\n    max_fits = 3000\nf = D()", 3000),
+    ],
+)
+def test_how_often_a_trial_may_fit_is_read_from_the_file(tmp_path, write, text, max_fits):
+    write("d.py", text)
+    assert parse_defense("d.py:f", tmp_path).max_fits == max_fits
+
+
+@pytest.mark.parametrize("value", ["0", "-3", "1e4", "True", "10 ** 6", "None", "'many'"])
+def test_a_number_of_fits_that_cannot_be_read(tmp_path, write, value):
+    write("d.py", DEF + f"f.max_fits = {value}")
+    with pytest.raises(BadInput, match="line 2: max_fits of 'f' is .*; it is read without running the file"):
+        parse_defense("d.py:f", tmp_path)
+
+
+@pytest.mark.parametrize(
     ("text", "deterministic"),
     [
         (DEF, True),

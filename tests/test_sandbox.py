@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -32,6 +33,7 @@ import os
 import sys
 import threading
 import time
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -212,6 +214,50 @@ def half_a_second(train, fit, know, *, seed):
         time.sleep(0.1)
         model = fit(train)
     return Defended(model)
+
+
+def fits_for_ever(train, fit, know, *, seed):
+    while True:
+        fit(train)
+
+
+def fits_often(train, fit, know, *, seed):
+    for _ in range(7):
+        model = fit(train)
+    return Defended(model)
+
+
+fits_often.max_fits = 7
+
+
+def fits_too_often(train, fit, know, *, seed):
+    for _ in range(6 + seed):
+        model = fit(train)
+    return Defended(model)
+
+
+fits_too_often.max_fits = 6
+
+
+def fakes_turns(train, fit, know, *, seed):
+    """Say again and again that it is another trial's turn, or nobody's."""
+    import gc
+
+    send_message = sys.modules["subpop"].child.send_message
+    desk = next(thing for thing in gc.get_objects() if type(thing).__name__ == "_Desk")
+    while True:
+        for task, phase in ((-1, "harness"), (0, "predictions"), (1, "defense"), (7, "x"), (-1, "import")):
+            send_message(desk._connection, "turn", task=task, phase=phase, at=time.monotonic())
+            time.sleep(0.02)
+
+
+def predicts_slowly(train, fit, know, *, seed):
+    class Slow:
+        def predict_proba(self, x):
+            time.sleep(0.45)
+            return np.full((len(x), 2), 0.5)
+
+    return Defended(Slow())
 
 
 def speaks_out_of_turn(train, fit, know, *, seed):
@@ -482,6 +528,35 @@ def test_a_hanging_defense_is_stopped(folder, function, message):
     for name in ("pid", "grandchild"):
         if function == "spins_in_c":
             assert wait_until_gone(int((folder / name).read_text()))
+
+
+def test_faked_turns_cannot_stretch_the_limit(folder):
+    started = time.monotonic()
+    with pytest.raises(DefenseError, match=r"its trials together ran over the limit of 3 x 0\.5 s") as caught:
+        run(folder, "fakes_turns", timeout=0.5)
+    assert caught.value.task is None
+    assert time.monotonic() - started < 6
+
+
+def test_a_chunk_may_take_as_long_as_its_trials_together(folder, monkeypatch):
+    monkeypatch.setattr(sandbox, "HANDING_OVER", 0.0)
+    assert len(run(folder, "predicts_slowly", timeout=0.8)) == 3
+
+    def slow(requests):
+        time.sleep(0.4)
+        return fit_many(requests)
+
+    assert len(run(folder, "fits_often", 1, slow, timeout=1.0)) == 1  # 2.8 s in fit are nobody's
+
+
+def test_a_trial_may_fit_so_often_and_no_more(folder, monkeypatch):
+    assert [outcome.n_fits for outcome in run(folder, "fits_often")] == [7, 7, 7]
+    with pytest.raises(DefenseError, match=r"trial 1 \(group 1\): plugin.fits_too_often: it called fit more than 6 times"):
+        run(folder, "fits_too_often")
+    endless = spec_of(folder, "fits_for_ever")
+    assert endless.max_fits == 2000
+    with pytest.raises(DefenseError, match=r"called fit more than 100 times; .*fits_for_ever.max_fits = 1000"):
+        list(run_in_child(replace(endless, max_fits=100), tasks(2), fit_many, TEST_X, 2))
 
 
 def test_a_thread_that_holds_up_the_harness_is_stopped(folder, monkeypatch):

@@ -179,7 +179,9 @@ def _seconds(row: Row) -> str:
     if not results:
         return NO_VALUE
     total = sum(result.seconds for result in results)
-    return f"{total:.1f}" + (" stored" if all(result.from_store for result in results) else "")
+    declared = max((result.max_fits or 0 for result in results), default=0)
+    told = f"; declares up to {declared:,} fits a trial" if declared else ""
+    return f"{total:.1f}" + (" stored" if all(result.from_store for result in results) else "") + told
 
 
 # --- attacks that nobody defends against, and speed -------------------------------------------------------------------

@@ -107,6 +107,8 @@ class CellResult:
     """Trials whose returned model is none that `fit` made."""
     n_keep_unchecked: int = 0
     """Trials whose mask is not that of the rows on which `fit` made the returned model."""
+    max_fits: int | None = None
+    """Calls of `fit` a trial that a plug-in declares it may need, where they are more than usual."""
 
     def __getitem__(self, metric: str) -> float:
         """The value of an aggregate metric."""
