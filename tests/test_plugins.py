@@ -173,7 +173,7 @@ def test_how_often_a_trial_may_fit_is_read_from_the_file(tmp_path, write, text, 
 @pytest.mark.parametrize("value", ["0", "-3", "1e4", "True", "10 ** 6", "None", "'many'"])
 def test_a_number_of_fits_that_cannot_be_read(tmp_path, write, value):
     write("d.py", DEF + f"f.max_fits = {value}")
-    with pytest.raises(BadInput, match="line 2: max_fits of 'f' is .*; it is read without running the file"):
+    with pytest.raises(BadInput, match=r"line 2: max_fits of 'f' is .*; it is read without running the file"):
         parse_defense("d.py:f", tmp_path)
 
 
