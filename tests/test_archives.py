@@ -1,6 +1,8 @@
 """Archives in memory: what is read, what is refused, and every way to be cut short."""
 
+import gzip
 import io
+import os
 import stat
 import tarfile
 import zipfile
@@ -101,3 +103,44 @@ def test_a_file_too_large_is_refused(tmp_path, monkeypatch, name):
     with pytest.raises(BadInput, match=r"'set/bomb', which has 20001 bytes"):
         files_in(path, lambda name: True)
     assert files_in(make(tmp_path / f"b{name}", FILES), lambda name: True) == FILES
+
+
+@pytest.mark.parametrize("name", ["a.tar.gz", "a.zip"])
+def test_files_too_large_together_are_refused_before_they_are_read(tmp_path, monkeypatch, name):
+    path = make(tmp_path / name, FILES)
+    monkeypatch.setattr(archives, "LARGEST_SUM", 60_000)
+    asked = []
+    with pytest.raises(BadInput, match="more than 60000 bytes when unpacked, the most allowed"):
+        files_in(path, lambda name: bool(asked.append(name)))
+    assert asked == ([f"set/{i}.txt" for i in range(3)] if name == "a.tar.gz" else [])
+    monkeypatch.setattr(archives, "LARGEST_SUM", 120_000)  # a tar file is padded
+    assert files_in(path, lambda name: True) == FILES
+
+
+def test_what_follows_the_end_of_a_tar_file_counts(tmp_path, monkeypatch):
+    path = tar(tmp_path / "a.tar.gz", FILES)
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()) + bytes(10_000_000)))
+    assert files_in(path, lambda name: True) == FILES
+    monkeypatch.setattr(archives, "LARGEST_SUM", 1_000_000)
+    with pytest.raises(BadInput, match="more than 1000000 bytes"):
+        files_in(path, lambda name: True)
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.zip"])
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_name_given_twice_is_refused(tmp_path, name):
+    path = make(tmp_path / name, FILES)
+    if name == "a.tar":
+        with tarfile.open(path, "a") as archive:
+            archive.addfile(tarfile.TarInfo("./set/1.txt"))
+    else:
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("set/1.txt", b"other")
+    with pytest.raises(BadInput, match=r"set/1\.txt', which stands in it twice"):
+        files_in(path, lambda name: True)
+
+
+def test_a_pipe_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "a.tar.gz")
+    with pytest.raises(BadInput, match="no plain file"):
+        files_in(tmp_path / "a.tar.gz", lambda name: True)

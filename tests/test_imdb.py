@@ -206,6 +206,39 @@ def test_an_archive_of_something_else_is_refused(tmp_path):
         imdb.load(packed(tmp_path, {"other/train/neg/0_1.txt": b"x"}))
 
 
+NESTED = {"twice": "aclImdb/aclImdb", "named by the archive": "aclImdb_v1/aclImdb", "below two others": "a/b/aclImdb"}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("place", NESTED)
+def test_reviews_that_lie_deeper_are_found(tmp_path, layout, place):
+    files = {name.replace("aclImdb", NESTED[place], 1): content for name, content in reviews(2).items()}
+    expected = imdb.load(packed(tmp_path / "a", reviews(2)))
+    found = imdb.load(LAYOUTS[layout](tmp_path / "b", files))
+    assert (found.names.tolist(), found.texts) == (expected.names.tolist(), expected.texts)
+    if layout == "unpacked":
+        assert imdb.found(tmp_path / "b") == tmp_path / "b" / "imdb" / NESTED[place]
+        assert fetch("imdb", tmp_path / "b")[0].state == "ok"
+
+
+def test_reviews_unpacked_without_their_folder_are_found(tmp_path):
+    files = {name.removeprefix("aclImdb/"): content for name, content in reviews(2).items()}
+    assert imdb.load(unpacked(tmp_path, files)).names[0] == "aclImdb/train/neg/0_3.txt"
+
+
+def test_an_archive_that_holds_the_reviews_twice_is_refused(tmp_path):
+    again = {f"copy/{name}": content for name, content in reviews(2).items()}
+    with pytest.raises(BadInput, match="holds 8 reviews in two folders, such as aclImdb/"):
+        imdb.load(packed(tmp_path, reviews(2) | again))
+
+
+def test_missing_reviews_tell_what_lies_there(tmp_path):
+    (tmp_path / "imdb" / "reviews").mkdir(parents=True)
+    (tmp_path / "imdb" / "aclImdb_v1.tar").touch()
+    with pytest.raises(MissingData, match=r"found in .*imdb, which holds aclImdb_v1\.tar, reviews; fetch it with"):
+        imdb.load(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["imdb", "imdb_small", "imdb_as_released"])
 def test_missing_reviews_name_the_command(tmp_path, name):
     with pytest.raises(MissingData, match=r"neither aclImdb_v1\.tar\.gz nor aclImdb found in .*: subpop data fetch imdb"):

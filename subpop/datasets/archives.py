@@ -14,7 +14,10 @@ from subpop.types import BadInput
 
 LARGEST = 1 << 28
 """Bytes of one file inside, at most: a few bytes of a made-up archive may stand for a terabyte."""
+LARGEST_SUM = 1 << 32
+"""Bytes of all files inside together, at most, whether they are wanted or not."""
 
+_ELSEWHERE = "it is not the published archive: fetch it from its own site"
 Wanted = Callable[[str], bool]
 
 
@@ -26,8 +29,11 @@ def is_archive(path: Path) -> bool:
 def files_in(path: Path, wanted: Wanted) -> dict[str, bytes]:
     """Content of the wanted files of a tar or zip archive, by their names inside.
 
-    Raises BadInput for an archive that is damaged or cut short, and for one with links, absolute names or `..` inside.
+    Raises BadInput for an archive that is damaged or cut short, for one with links, absolute names or `..` inside, for one that
+    holds a name twice, and for one that is too large unpacked. A size is checked before its file is read.
     """
+    if not path.is_file():
+        raise BadInput(f"{path} is no plain file; an archive is a tar or zip file")
     with _damage_named(path):
         return dict(_zip_files(path, wanted) if path.suffix == ".zip" else _tar_files(path, wanted))
 
@@ -42,34 +48,53 @@ def _damage_named(path: Path) -> Iterator[None]:
 
 
 def _tar_files(path: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
+    check = _Checks(path)
     with tarfile.open(path) as archive:
         for member in archive:
-            _check_member(path, member.name, member.size, plain=member.isfile() or member.isdir())
+            check(member.name, member.size, "folder" if member.isdir() else "file" if member.isfile() else "other")
             file = archive.extractfile(member) if member.isfile() and wanted(member.name) else None
             if file is not None:
                 yield member.name, file.read()
         # The checksum of a compressed archive comes behind the end mark at which tarfile stops.
-        while archive.fileobj is not None and archive.fileobj.read(1 << 20):
-            pass
+        while archive.fileobj is not None and (rest := archive.fileobj.read(1 << 20)):
+            check.add(len(rest))
 
 
 def _zip_files(path: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
+    check = _Checks(path)
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
-            kind = stat.S_IFMT(member.external_attr >> 16)
-            _check_member(path, member.filename, member.file_size, plain=kind in (0, stat.S_IFREG, stat.S_IFDIR))
+            plain = stat.S_IFMT(member.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)
+            check(member.filename, member.file_size, "folder" if member.is_dir() else "file" if plain else "other")
+        for member in archive.infolist():
             if not member.is_dir() and wanted(member.filename):
                 yield member.filename, archive.read(member)
 
 
-def _check_member(path: Path, name: str, n_bytes: int, plain: bool) -> None:
-    inside = PurePosixPath(name.replace("\\", "/"))
-    if inside.is_absolute() or ".." in inside.parts or name[1:2] == ":":
-        wrong = "lies outside its folder"
-    elif not plain:
-        wrong = "is a link or a device"
-    elif n_bytes > LARGEST:
-        wrong = f"has {n_bytes} bytes, more than the {LARGEST} allowed"
-    else:
-        return
-    raise BadInput(f"{path} holds {name!r}, which {wrong}; it is not the published archive: fetch it from its own site")
+class _Checks:
+    """Refuses members, one after the other, that no published archive has."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._bytes, self._names = path, 0, set[PurePosixPath]()
+
+    def __call__(self, name: str, n_bytes: int, kind: str) -> None:
+        inside = PurePosixPath(name.replace("\\", "/"))
+        if inside.is_absolute() or ".." in inside.parts or name[1:2] == ":":
+            wrong = "lies outside its folder"
+        elif kind == "other":
+            wrong = "is a link or a device"
+        elif n_bytes > LARGEST:
+            wrong = f"has {n_bytes} bytes, more than the {LARGEST} allowed"
+        elif kind == "file" and inside in self._names:
+            wrong = "stands in it twice"
+        else:
+            self._names.add(inside)
+            self.add(n_bytes)
+            return
+        raise BadInput(f"{self._path} holds {name!r}, which {wrong}; {_ELSEWHERE}")
+
+    def add(self, n_bytes: int) -> None:
+        """Count bytes that are about to be read."""
+        self._bytes += n_bytes
+        if self._bytes > LARGEST_SUM:
+            raise BadInput(f"{self._path} has more than {LARGEST_SUM} bytes when unpacked, the most allowed; {_ELSEWHERE}")

@@ -2,9 +2,10 @@
 
 *Source*: Maas et al., Learning Word Vectors for Sentiment Analysis (ACL 2011), https://ai.stanford.edu/~amaas/data/sentiment/;
 `aclImdb_v1.tar.gz` (md5 7c2ac02c03563afcf9b574c7e56c153a), read packed, in memory, or from the folder `aclImdb` that it unpacks
-to. A review is a member `aclImdb/{train,test}/{neg,pos}/[number]_[stars].txt`; 12,500 in each of the four folders. D and D_aux
-are stratified halves of `train`, D_test is all of `test`. 123 texts stand in both halves; they stay, as published, and the notes
-count them. Rows: train/neg, train/pos, test/neg, test/pos, each by number and stars.
+to; either may have two more folders around it. A review is a member `aclImdb/{train,test}/{neg,pos}/[number]_[stars].txt`; 12,500
+in each of the four folders. D and D_aux are stratified halves of `train`, D_test is all of `test`. 123 texts stand in both
+halves; they stay, as published, and the notes count them. Rows: train/neg, train/pos, test/neg, test/pos, each by number and
+stars.
 
 An archive with a link, a device, `..` or an absolute name anywhere in it is refused whole; other files in the four folders are
 left out and noted; what lies elsewhere (`unsup`, the bags of words) is not looked at. Links in an unpacked folder are followed:
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +52,8 @@ PER_FOLDER = 12_500
 SMALL_PER_FOLDER = 2_500
 SMALL_CLUSTERS = 50
 SMALL_SEED = 0
+MOST_ABOVE = 2
+"""Folders, at most, that the one of the reviews may lie in."""
 WORDS = {"y": ("negative", "positive")}
 
 _BESIDE = re.compile(rf"{TOP}/({'|'.join(FOLDERS)})/")
@@ -64,13 +68,10 @@ def load(root: Path | None = None, as_released: bool = False) -> Dataset:
     """
     place = found(root or data_root())
     if place is None:
-        folder = (root or data_root()) / "imdb"
-        raise MissingData(
-            f"imdb: neither {FILES[0].name} nor {TOP} found in {folder}; fetch it with: {fetch_command('imdb', root)}"
-        )
+        raise _missing(root)
     contents, foreign = _unpacked(place) if place.is_dir() else _packed(place)
     members = sorted(contents, key=_position)
-    counts = _counts(place, members)
+    counts = _counts(place, members, root)
     texts = tuple(_text(name, contents[name], as_released) for name in members)
     notes = (_copy_note(place, counts), *_foreign_note(foreign))
     data = dataset_of("imdb_as_released" if as_released else "imdb", members, texts, notes)
@@ -98,11 +99,27 @@ def load_small(root: Path | None = None) -> Dataset:
 
 
 def found(root: Path) -> Path | None:
-    """Where the reviews lie below the root: the archive, or else the folder; looks whether they exist and reads nothing."""
-    archive, folder = root / "imdb" / FILES[0].name, root / "imdb" / TOP
+    """Where the reviews lie below the root: the archive, or else the folder; looks whether they exist and reads nothing.
+
+    The folder is the one that holds `train/neg`: `aclImdb` or, where it was unpacked or copied otherwise, the first of
+    those that lie with at most two folders around them.
+    """
+    base = root / "imdb"
+    archive = base / FILES[0].name
     if archive.is_file():
         return archive
-    return folder if folder.is_dir() else None
+    patterns = (TOP, ".", "*", "*/*", "*/*/*")
+    holding = (place.parent.parent for pattern in patterns for place in sorted(base.glob(f"{pattern}/{FOLDERS[0]}")))
+    first = next((place for place in holding if place.is_dir()), base / TOP)
+    return first if first.is_dir() else None
+
+
+def _missing(root: Path | None) -> MissingData:
+    folder = (root or data_root()) / "imdb"
+    inside = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    holds = f", which holds {shown(inside)}" if inside else ""
+    command = fetch_command("imdb", root)
+    return MissingData(f"imdb: neither {FILES[0].name} nor {TOP} found in {folder}{holds}; fetch it with: {command}")
 
 
 def dataset_of(name: str, members: Sequence[str], texts: tuple[str, ...] | None, notes: tuple[str, ...]) -> Dataset:
@@ -139,14 +156,21 @@ def _packed(archive: Path) -> tuple[Mapping[str, bytes], list[str]]:
         foreign.extend([member] if _BESIDE.match(member) else [])
         return False
 
-    return {_plain(name): content for name, content in files_in(archive, wanted).items()}, foreign
+    inside = files_in(archive, wanted)
+    contents = {_plain(name): content for name, content in inside.items()}
+    if len(contents) < len(inside):
+        twice = [name for name, count in Counter(map(_plain, inside)).items() if count > 1]
+        raise BadInput(
+            f"{archive} holds {len(twice)} reviews in two folders, such as {shown(twice[:1])}; keep one of the folders"
+        )
+    return contents, foreign
 
 
 def _unpacked(folder: Path) -> tuple[Mapping[str, bytes], list[str]]:
     """The same of an unpacked folder."""
     folders = [name for name in FOLDERS if (folder / name).is_dir()]
     names = [f"{TOP}/{name}/{entry}" for name in folders for entry in sorted(os.listdir(folder / name))]
-    paths = {name: folder.parent / name for name in names if is_review(name)}
+    paths = {name: folder / name.removeprefix(f"{TOP}/") for name in names if is_review(name)}
     reviews = {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
     return reviews, [name for name in names if name not in reviews]
 
@@ -157,8 +181,9 @@ def is_review(member: str) -> bool:
 
 
 def _plain(name: str) -> str:
-    """Packed copies may name their members ./aclImdb/..."""
-    return name.removeprefix("./")
+    """A member's name from `aclImdb` on: packed copies may name their members ./aclImdb/... or lie in a folder of their own."""
+    before, top, inside = f"/{name.removeprefix('./')}".rpartition(f"/{TOP}/")
+    return f"{TOP}/{inside}" if top and before.count("/") <= MOST_ABOVE else name
 
 
 def _folder(member: str) -> int:
@@ -172,7 +197,7 @@ def _position(member: str) -> tuple[int, int, int]:
     return _folder(member), int(number), int(stars)
 
 
-def _counts(place: Path, members: Sequence[str]) -> dict[str, int]:
+def _counts(place: Path, members: Sequence[str], root: Path | None) -> dict[str, int]:
     """Reviews of each folder; raises BadInput if one is empty."""
     folders = [_folder(member) for member in members]
     counts = {name: folders.count(number) for number, name in enumerate(FOLDERS)}
@@ -180,7 +205,7 @@ def _counts(place: Path, members: Sequence[str]) -> dict[str, int]:
     if empty:
         raise BadInput(
             f"{place} holds no review in {', '.join(empty)} (members {TOP}/{empty[0]}/[number]_[stars].txt); move it away and "
-            f"run: {fetch_command('imdb', place.parent.parent)}"
+            f"run: {fetch_command('imdb', root)}"
         )
     return counts
 
