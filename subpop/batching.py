@@ -12,6 +12,7 @@ import threading
 import time
 import traceback
 import weakref
+from bdb import BdbQuit
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -297,7 +298,7 @@ class _Fit:
                 "fit was called from a thread or process that the defense started; call it from the defense's own thread, one "
                 "call after another: the harness trains the victims of all trials together"
             )
-        model: Model = self.wait(FIT, _checked_request(train, self._train, self._holdout, self._n_classes))
+        model: Model = self.wait(FIT, checked_request(train, self._train, self._holdout, self._n_classes))
         return model
 
     def wait(self, kind: str, said: Any) -> Any:
@@ -331,7 +332,7 @@ def _live(defense: Defense, task: DefenseTask, fit: _Fit, n_classes: int) -> Non
         fit.say(ERROR, (_reason(error), _author_traceback(error)))
 
 
-def _checked_request(train: object, own: TrainingSet, holdout: TrainingSet | None, n_classes: int) -> TrainingSet:
+def checked_request(train: object, own: TrainingSet, holdout: TrainingSet | None, n_classes: int) -> TrainingSet:
     """What `fit` was asked for, checked where the author's traceback points at the call."""
     if not isinstance(train, TrainingSet):
         raise BadInput(f"fit takes a TrainingSet, not {type(train).__name__}: use fit(train[keep]) or fit(TrainingSet.of(x, y))")
@@ -350,6 +351,8 @@ def _reason(error: BaseException) -> str:
         return said_by(error)
     if isinstance(error, SystemExit):
         return f"the defense called sys.exit({said_by(error)}); return a Defended instead"
+    if isinstance(error, BdbQuit):
+        return "breakpoint() found no terminal, since trials run in a child process; use `subpop debug file.py:function`"
     return described(error)
 
 

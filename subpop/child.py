@@ -174,6 +174,7 @@ class _Desk:
             arrays["keep"] = outcome.keep
         values: dict[str, Any] = {"models": list(outcome.predictions), "certificates": list(outcome.certified_radii)}
         values |= {"diagnostics": dict(outcome.diagnostics), "n_fits": outcome.n_fits}
+        sys.stdout.flush()  # after the last outcome this process is ended at once
         send_message(self._connection, "outcome", arrays, task=index, seconds=outcome.seconds, **values)
 
 

@@ -1,4 +1,4 @@
-"""The `subpop` command: data, checks of your own defense, and the report of a whole store."""
+"""The `subpop` command: data, checks and debugging of your own defense, and the report of a whole store."""
 
 from __future__ import annotations
 
@@ -37,6 +37,12 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="does a defense keep the rules? e.g. subpop check my_defense.py:my_defense")
     check.add_argument("defense", help="path.py:function or package.module:function")
     check.set_defaults(run=_check)
+
+    debug = commands.add_parser("debug", help="run one trial of a defense in this process: breakpoint(), pdb and print work")
+    debug.add_argument("defense", help="path.py:function or package.module:function")
+    debug.add_argument("-k", dest="words", default="defenses", help="words that the suite and the cell hold (default: defenses)")
+    debug.add_argument("--data-root", default=None)
+    debug.set_defaults(run=_debug)
 
     report = commands.add_parser("report", help="write the report of everything a store holds, training nothing")
     report.add_argument("--store", default="runs/store.sqlite")
@@ -77,6 +83,16 @@ def _check(options: argparse.Namespace) -> int:
     for result in results:
         print(result)
     return 0 if all(result.passed for result in results) else 1
+
+
+def _debug(options: argparse.Namespace) -> int:
+    from subpop.datasets.download import data_root
+    from subpop.debugging import debug
+    from subpop.plugins import parse_defense
+
+    spec = parse_defense(options.defense, Path.cwd())
+    print(*debug(spec, options.words, data_root(options.data_root)), sep="\n")
+    return 0
 
 
 def _report(options: argparse.Namespace) -> int:

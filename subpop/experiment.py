@@ -20,6 +20,7 @@ from subpop.examples import nearest_texts
 from subpop.fingerprint import data_hash
 from subpop.metrics import Doubles, eligible
 from subpop.outcome import Outcome
+from subpop.output import Listener
 from subpop.parts import KeepsArrays, Parts
 from subpop.plugins import MAX_FITS, DefenseSpec
 from subpop.settings import check_settings
@@ -58,11 +59,15 @@ class Observer(Protocol):
 
 @dataclass
 class Experiment(Parts):
-    """Runs cells against one store. `plugins`: defenses from other people's files, by the name reports use."""
+    """Runs cells against one store.
+
+    plugins: defenses from other people's files, by the name reports use; listener: gets what they print.
+    """
 
     store: KeepsTrials
     timeout: float = 300.0
     plugins: Mapping[str, DefenseSpec] = field(default_factory=dict)
+    listener: Listener | None = None
     observer: Observer | None = None
 
     # --- the whole cell -----------------------------------------------------------------------------------------------
@@ -207,7 +212,7 @@ class Experiment(Parts):
             from subpop.sandbox import run_in_child
 
             seen = fit_many if self.observer is None else self.observer.watch(cell, prepared, fit_many)
-            outcomes = list(run_in_child(self.plugins[cell.defense], tasks, seen, test_x, n_classes, self.timeout))
+            outcomes = list(run_in_child(self.plugins[cell.defense], tasks, seen, test_x, n_classes, self.timeout, self.listener))
             if self.observer is not None:
                 self.observer.note(cell, outcomes)
             return outcomes

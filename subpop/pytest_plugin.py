@@ -181,8 +181,25 @@ def _make_run(config: pytest.Config) -> Run:
         cache=store.path.parent / "features",
         weights_root=_place_or_none(config, "--weights-root"),
         partitions=config.rootpath / "baselines" / PARTITIONS_FOLDER,
+        listener=_listener(config),
     )
     return Run(experiment, store, config.rootpath / "baselines", special=special_suites(experiment))
+
+
+def _listener(config: pytest.Config) -> Callable[[str], None]:
+    """What plug-in defenses print is passed through with -s, and kept for the report of their test without."""
+    from subpop.output import Tail, to_terminal
+
+    return to_terminal if config.getoption("capture") in ("no", "tee-sys") else Tail()
+
+
+def _add_output(request: pytest.FixtureRequest, run: Run, cell: Cell) -> None:
+    """Show what the cell's defense printed where pytest shows what a test prints."""
+    from subpop.output import Tail
+
+    listener = run.experiment.listener
+    if isinstance(listener, Tail) and (text := listener.take()):
+        request.node.add_report_section("call", f"stdout of {cell.defense}", text)
 
 
 def _report_directory(config: pytest.Config) -> Path:
@@ -287,6 +304,7 @@ def measure(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Cell], 
 
     def measured(cell: Cell) -> CellResult:
         report = benchmark.pedantic(lambda: _timed(run, cell), rounds=1, iterations=1)
+        _add_output(request, run, cell)
         if report.status == "skipped":
             pytest.skip(report.reason)
         if report.result is None:
@@ -319,6 +337,8 @@ def result_of(request: pytest.FixtureRequest) -> Callable[[Cell], CellResult]:
             return run.result(cell)
         except MissingData as missing:
             pytest.skip(str(missing))
+        finally:
+            _add_output(request, run, cell)
 
     return result
 

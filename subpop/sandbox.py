@@ -29,6 +29,7 @@ from subpop.child import Message, child_main, receive_message
 from subpop.fit_log import FitLog
 from subpop.options import check_timeout
 from subpop.outcome import Outcome, check_outcome
+from subpop.output import Lines, Listener
 from subpop.plugins import DefenseSpec
 from subpop.printable import described
 from subpop.types import Array, BadInput, FleetJob, Pool, TrainingSet
@@ -56,18 +57,25 @@ class _Outgoing(pickle.Pickler):
 
 
 def run_in_child(
-    spec: DefenseSpec, tasks: Sequence[DefenseTask], fit_many: FitMany, test_x: Array, n_classes: int, timeout: float = 300.0
+    spec: DefenseSpec,
+    tasks: Sequence[DefenseTask],
+    fit_many: FitMany,
+    test_x: Array,
+    n_classes: int,
+    timeout: float = 300.0,
+    listener: Listener | None = None,
 ) -> Iterator[Outcome]:
     """Run a plug-in defense on every task in a child process and yield the outcomes in task order.
 
     timeout: seconds of own time of one trial, without start, `fit` and predictions, and the same again for its
     predictions; all trials together, with their predictions, may take as many times that as there are trials, whatever the
-    child says of whose turn it is. Whatever goes wrong in the child is a DefenseError; what `fit_many` raises passes through.
+    child says of whose turn it is. listener: gets what the child prints. Whatever goes wrong in the child is a DefenseError;
+    what `fit_many` raises passes through.
     """
     check_timeout(timeout)
     if multiprocessing.current_process().daemon:
         raise BadInput("a plug-in defense needs a child process, which a daemonic worker cannot start; use --executor here")
-    child, log = _Child(spec, tasks, timeout), FitLog([task.train for task in tasks], test_x)
+    child, log = _Child(spec, tasks, timeout, listener), FitLog([task.train for task in tasks], test_x)
     try:
         child.send((spec, n_classes, len(tasks)))
         child.receive("ready")
@@ -148,7 +156,7 @@ def _outcome(message: Message, index: int, task: DefenseTask, n_test: int, n_cla
 class _Child:
     """The child process as the harness sees it: what is sent and received, whose turn it is, and its end."""
 
-    def __init__(self, spec: DefenseSpec, tasks: Sequence[DefenseTask], timeout: float) -> None:
+    def __init__(self, spec: DefenseSpec, tasks: Sequence[DefenseTask], timeout: float, listener: Listener | None = None) -> None:
         self._spec, self._names, self._timeout = spec, [task.name for task in tasks], timeout
         self._turn, self._since = (-1, IMPORT), time.monotonic()
         self._used: dict[tuple[int, str], float] = {}
@@ -159,7 +167,7 @@ class _Child:
         context.set_forkserver_preload(list(PRELOADED))
         self._connection, theirs = context.Pipe()
         output, their_output = context.Pipe(duplex=False)
-        self._output = _Output(output)
+        self._output = _Output(output, listener)
         self._process = context.Process(target=child_main, args=(theirs, their_output), name=f"defense {spec.name}")
         with _no_main_module():
             self._process.start()
@@ -309,10 +317,11 @@ def _signal_name(number: int) -> str:
 
 
 class _Output:
-    """What the child prints: read so that it never blocks, and only its end is kept."""
+    """What the child prints: read so that it never blocks, told to a listener, and only its end is kept."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, listener: Listener | None) -> None:
         self._connection, self._tail = connection, b""
+        self._lines = None if listener is None else Lines(listener)
         self._thread = threading.Thread(target=self._drain, daemon=True)
         self._thread.start()
 
@@ -320,6 +329,13 @@ class _Output:
         with contextlib.suppress(OSError):
             while chunk := os.read(self._connection.fileno(), 1 << 16):
                 self._tail = (self._tail + chunk)[-TEXT_BYTES:]
+                self._tell(chunk)
+        self._tell(b"")
+
+    def _tell(self, chunk: bytes) -> None:
+        if self._lines is not None:
+            with contextlib.suppress(Exception):  # whatever the listener does, the child must never wait for a reader
+                self._lines.feed(chunk) if chunk else self._lines.end()
 
     def tail(self) -> str:
         """The last lines, once the child is dead."""
