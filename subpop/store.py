@@ -350,6 +350,8 @@ def _explained(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into ones that name the file and the fix."""
     try:
         yield
+    except UnicodeDecodeError as error:  # SQLite's own message quotes damaged text
+        raise _Corrupt(path, error) from error
     except sqlite3.Error as error:
         # Extended codes keep the primary one in their lowest byte.
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF

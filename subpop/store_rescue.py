@@ -20,6 +20,8 @@ from subpop.store_rows import ARRAYS, CHUNK, RECORD, TABLES, Damaged, Item, is_t
 APPLICATION_ID = 0x73627070
 SCHEMA = 2
 """Version 1 had no digests."""
+UNREADABLE = (sqlite3.Error, Damaged, MemoryError, UnicodeError)
+"""What reading damaged rows raises; SQLite's messages may quote text that is none."""
 PAGE = 4096
 CONSTANT = (slice(0, 18), slice(20, 24), slice(44, 48), slice(52, 60), slice(64, 68))
 """Bytes of SQLite's header that are the same in every store: magic and page size, fractions, format, encoding, vacuum."""
@@ -105,7 +107,7 @@ def _copy_verified(path: Path, new: Path) -> dict[str, int]:
             log = path.with_name(path.name + "-wal")
             if log.exists():
                 shutil.copyfile(log, copy.with_name(copy.name + "-wal"))
-            with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(copy, isolation_level=None)) as source:
+            with contextlib.suppress(*UNREADABLE), contextlib.closing(sqlite3.connect(copy, isolation_level=None)) as source:
                 source.text_factory = _tolerant
                 for item in (CHUNK, ARRAYS, RECORD):
                     _copy_items(source, target, item)
@@ -118,7 +120,7 @@ def _copy_verified(path: Path, new: Path) -> dict[str, int]:
 
 def _copy_items(source: sqlite3.Connection, target: sqlite3.Connection, item: Item) -> None:
     for key in sorted(_keys(source, item)):
-        with contextlib.suppress(sqlite3.Error, Damaged, MemoryError):
+        with contextlib.suppress(*UNREADABLE):
             if item.read(target, *key) is None and (row := item.read(source, *key)) is not None:
                 item.insert(target, row)
 
@@ -128,7 +130,7 @@ def _keys(source: sqlite3.Connection, item: Item) -> set[tuple[str, ...]]:
     keys: set[tuple[str, ...]] = set()
     columns = ", ".join(item.columns)
     for order in ("rowid", "rowid DESC", columns, ", ".join(f"{column} DESC" for column in item.columns)):
-        with contextlib.suppress(sqlite3.Error, MemoryError):
+        with contextlib.suppress(*UNREADABLE):
             for key in source.execute(f"SELECT {columns} FROM {item.table} ORDER BY {order}"):
                 if all(map(is_text, key)):
                     keys.add(key)
