@@ -29,6 +29,7 @@ from subpop.outcome import Outcome
 from subpop.plugins import load
 from subpop.printable import described
 from subpop.types import Array, ArrayRows, BadInput, Knowledge, Model, TrainingSet
+from subpop.watch import Watch
 
 Arrays = Mapping[str, Array]
 Message = tuple[dict[str, Any], dict[str, Array]]
@@ -107,6 +108,7 @@ def child_main(connection: Connection, output: Connection) -> None:
 
 def _serve(connection: Connection) -> None:
     spec, n_classes, n_tasks = _receive_own(connection)
+    watch = Watch()
     try:
         defense = load(spec)
     except BadInput as error:
@@ -117,6 +119,7 @@ def _serve(connection: Connection) -> None:
     desk = _Desk(connection, tasks)
     for i, outcome in enumerate(run_wave(defense, tasks, desk.fit_many, desk.inputs, n_classes, desk.note_turn)):
         desk.report(i, outcome)
+    send_message(connection, "manifest", seen=watch.seen())
 
 
 def _receive_own(connection: Connection) -> Any:

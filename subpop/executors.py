@@ -27,6 +27,7 @@ class NoStore:
 
     def __init__(self) -> None:
         self._arrays: dict[str, dict[str, Array]] = {}
+        self._records: dict[tuple[str, str], Any] = {}
 
     def has_chunk(self, key: str) -> bool:
         return False
@@ -42,6 +43,12 @@ class NoStore:
 
     def put_arrays(self, key: str, arrays: Any) -> None:
         self._arrays[key] = dict(arrays)
+
+    def get_record(self, key: str, kind: str = "cell") -> Any:
+        return self._records.get((kind, key))
+
+    def put_record(self, key: str, record: Any, kind: str = "cell") -> None:
+        self._records[kind, key] = record
 
 
 def prefill(experiment: Experiment, cells: Sequence[Cell], executor: str) -> None:

@@ -17,7 +17,8 @@ import numpy as np
 from subpop.batching import FitMany, job_of, run_wave
 from subpop.defenses import DEFENSES, MATCHED, RETRAIN, matched_random_filter
 from subpop.examples import nearest_texts
-from subpop.fingerprint import data_hash
+from subpop.fingerprint import data_hash, key_of
+from subpop.manifest import KeepsRecords, Manifests
 from subpop.metrics import Doubles, eligible
 from subpop.outcome import Outcome
 from subpop.output import Listener
@@ -37,7 +38,7 @@ CHUNK_BYTES = 1 << 30
 """A chunk's gathered training sets stay below this many bytes."""
 
 
-class KeepsTrials(KeepsArrays, Protocol):
+class KeepsTrials(KeepsArrays, KeepsRecords, Protocol):
     """What an experiment asks of its store."""
 
     def has_chunk(self, key: str) -> bool: ...
@@ -91,6 +92,7 @@ class Experiment(Parts):
         )
         if cell.defense in self.plugins and self.plugins[cell.defense].max_fits > MAX_FITS:
             found = replace(found, max_fits=self.plugins[cell.defense].max_fits)
+        found = replace(found, notes=(*found.notes, *self._not_reusable(cell)))
         if plain(cell) != cell:
             return replace(found, numbers=(*found.numbers, *gain(cell, stage, results, self.trials(plain(cell))[0])))
         if stage.dataset.texts is not None and cell.partition == "cluster_match" and cell.defense == "none":
@@ -155,20 +157,49 @@ class Experiment(Parts):
 
     def missing_chunks(self, cell: Cell) -> list[tuple[Cell, list[Trial]]]:
         """The chunks that the next `run` has to train."""
-        return [(cell, chunk) for chunk in self.chunks(cell) if not self._is_stored(self._chunk_key(cell, chunk))]
+        return [(cell, chunk) for chunk in self.chunks(cell) if self._key_of_stored(cell, chunk) is None]
 
     def commit(self, cell: Cell, chunk: list[Trial], results: list[TrialResult]) -> None:
         """Keep a chunk's trials, in one transaction."""
-        key = self._chunk_key(cell, chunk)
-        self.store.put_chunk(key, cell, results, self.device, replace=self.fresh)
+        key = self._key_of_trials(cell, chunk)
+        if key is None:  # what a plug-in read has changed since
+            return
+        own = cell.defense.removeprefix(MATCHED)
+        self.store.put_chunk(key, cell, results, self.device, replace=self.fresh or own in self.plugins)
         self._done_now.add(key)
 
     def _stored(self, cell: Cell, chunk: list[Trial]) -> list[TrialResult] | None:
-        key = self._chunk_key(cell, chunk)
-        return self.store.get_chunk(key) if self._is_stored(key) else None
+        key = self._key_of_stored(cell, chunk)
+        return None if key is None else self.store.get_chunk(key)
 
-    def _is_stored(self, key: str) -> bool:
-        return (not self.fresh or key in self._done_now) and self.store.has_chunk(key)
+    def _key_of_stored(self, cell: Cell, chunk: list[Trial]) -> str | None:
+        """Where trials lie that may be served; None where the chunk has to be run."""
+        key = self._key_of_trials(cell, chunk)
+        if key is None or (self.fresh and key not in self._done_now):
+            return None
+        return key if self.store.has_chunk(key) else None
+
+    def _key_of_trials(self, cell: Cell, chunk: Sequence[Trial]) -> str | None:
+        """Where a chunk's trials lie; a plug-in's, and those of controls matched to it, as long as its manifest holds."""
+        key, own = self._chunk_key(cell, chunk), cell.defense.removeprefix(MATCHED)
+        if own not in self.plugins:
+            return key
+        if own == cell.defense:
+            return self._manifests.key(key)
+        beside = cell.with_(defense=own)
+        keys = [self._key_of_trials(beside, each) for each in self.chunks(beside)]
+        return None if None in keys else key_of({"specification": key, "beside": keys})
+
+    @property
+    def _manifests(self) -> Manifests:
+        return self._once(("manifests",), lambda: Manifests(self.store))
+
+    def _not_reusable(self, cell: Cell) -> tuple[str, ...]:
+        """A note on a plug-in whose trials run again each time."""
+        if cell.defense not in self.plugins:
+            return ()
+        found = {reason for chunk in self.chunks(cell) for reason in self._manifests.reasons(self._chunk_key(cell, chunk))}
+        return (f"{cell.defense} is not reusable and runs again each time: {'; '.join(sorted(found))}",) if found else ()
 
     # --- one chunk ----------------------------------------------------------------------------------------------------
 
@@ -212,7 +243,9 @@ class Experiment(Parts):
             from subpop.sandbox import run_in_child
 
             seen = fit_many if self.observer is None else self.observer.watch(cell, prepared, fit_many)
-            outcomes = list(run_in_child(self.plugins[cell.defense], tasks, seen, test_x, n_classes, self.timeout, self.listener))
+            key = self._chunk_key(cell, [p.trial for p in prepared])
+            heard = (self.listener, lambda manifest: self._manifests.note(key, manifest))
+            outcomes = list(run_in_child(self.plugins[cell.defense], tasks, seen, test_x, n_classes, self.timeout, *heard))
             if self.observer is not None:
                 self.observer.note(cell, outcomes)
             return outcomes
@@ -290,7 +323,8 @@ class Experiment(Parts):
     def _chunk_key(self, cell: Cell, chunk: Sequence[Trial]) -> str:
         what = cell.with_(stem="", tier="", n_seeds=0, ranked_by=None, n_attacked=None, attacked_by=None)
         own = cell.defense.removeprefix(MATCHED)
-        plugin = self.plugins[own].source if own in self.plugins else ""
+        spec = self.plugins.get(own)
+        plugin = "" if spec is None else (spec.source, str(spec.path), spec.module, spec.function)
         trials = [(t.subpopulation, t.seed, t.attacked) for t in chunk]
         spare = cell.n_seeds if cell.defense == RETRAIN else 0
         data, victim = self.stage(cell).fingerprint, self.victim_identity(cell)

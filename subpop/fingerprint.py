@@ -80,6 +80,11 @@ def plugin_hash(path: Path) -> str:
     return _hash_all([name, *parents], [_Tree(PACKAGE.parent, PACKAGE.name), own], {name: path})
 
 
+def code_hash(path: Path) -> str:
+    """Hash of what one module says: its code without layout, comments and docstrings. BadInput where it is not valid Python."""
+    return _digest(_code_of(path, path.read_bytes(), "")[0].encode("utf-8", "surrogatepass"))
+
+
 def _hash_all(names: Iterable[str], trees: list[_Tree], known: Mapping[str, Path] | None = None) -> str:
     found, waiting, dumps = dict(known or {}), list(names), {}
     while waiting:

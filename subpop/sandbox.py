@@ -27,6 +27,7 @@ from typing import Any, NoReturn
 from subpop.batching import DEFENSE, HARNESS, DefenseError, DefenseTask, FitMany, PoolRows, fit_or_name
 from subpop.child import Message, child_main, receive_message
 from subpop.fit_log import FitLog
+from subpop.manifest import Manifest, manifest_of
 from subpop.options import check_timeout
 from subpop.outcome import Outcome, check_outcome
 from subpop.output import Lines, Listener
@@ -64,13 +65,15 @@ def run_in_child(
     n_classes: int,
     timeout: float = 300.0,
     listener: Listener | None = None,
+    note_manifest: Callable[[Manifest], None] | None = None,
 ) -> Iterator[Outcome]:
     """Run a plug-in defense on every task in a child process and yield the outcomes in task order.
 
     timeout: seconds of own time of one trial, without start, `fit` and predictions, and the same again for its
     predictions; all trials together, with their predictions, may take as many times that as there are trials, whatever the
-    child says of whose turn it is. listener: gets what the child prints. Whatever goes wrong in the child is a DefenseError;
-    what `fit_many` raises passes through.
+    child says of whose turn it is. listener: gets what the child prints; note_manifest: told in the end what the outcomes
+    depend on beside the plug-in's source. Whatever goes wrong in the child is a DefenseError; what `fit_many` raises passes
+    through.
     """
     check_timeout(timeout)
     if multiprocessing.current_process().daemon:
@@ -97,6 +100,9 @@ def run_in_child(
             outcome = child.trusted(_outcome, message, i, task, len(test_x), n_classes)
             yield log.checked(i, outcome)
             child.restart_clock()  # what the caller did meanwhile is nobody's own time
+        values, _ = child.receive("manifest")
+        if note_manifest is not None:
+            note_manifest(child.trusted(manifest_of, values["seen"]))
     finally:
         child.end()
 
