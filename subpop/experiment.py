@@ -29,7 +29,7 @@ from subpop.stage import Stage, check_attack, plain
 from subpop.summary import summarise
 from subpop.summary.ranked import seed_std
 from subpop.trial import TOLD, Prepared, grid, panels, prepare, score
-from subpop.types import Array, BadInput, Cell, CellResult, Ints, Model, Number, TrainingSet, Trial, TrialResult
+from subpop.types import Array, BadInput, Bools, Cell, CellResult, Ints, Model, Number, TrainingSet, Trial, TrialResult
 
 CHUNK_TRIALS = 256
 SHOWN = 3
@@ -217,9 +217,23 @@ class Experiment(Parts):
         stage = self.stage(cell)
         prepared = [self.prepare(cell, trial) for trial in chunk]
         residuals = np.full(len(chunk), np.nan)
-        test_x = stage.data.test_x if not panels(cell) else np.concatenate([stage.data.test_x, grid(stage)[0]])
-        outcomes = self._defend(cell, prepared, self.fleet_of(cell, [trial.seed for trial in chunk], residuals), test_x)
+        fit_many = self.fleet_of(cell, [trial.seed for trial in chunk], residuals)
+        outcomes = self._defend(cell, prepared, fit_many, self.asked_rows(cell))
         return [score(stage, p, o, float(r), panels(cell)) for p, o, r in zip(prepared, outcomes, residuals, strict=True)]
+
+    def asked_rows(self, cell: Cell) -> Array:
+        """(n, ...) the rows that every model of a cell answers for: the test rows, then those of the panels, if any."""
+        stage = self.stage(cell)
+        return stage.data.test_x if not panels(cell) else np.concatenate([stage.data.test_x, grid(stage)[0]])
+
+    def defended_right(self, cell: Cell, trials: Sequence[Trial]) -> list[Bools]:
+        """(n_test,) bits for trials that no store keeps, under the cell's defense: what probes ask."""
+        observer, self.observer = self.observer, None
+        try:
+            results = self.run_chunk(cell, trials)
+        finally:
+            self.observer = observer
+        return [np.asarray(result.arrays["right"], bool) for result in results]
 
     def fleet_of(self, cell: Cell, seeds: Sequence[int], residuals: Doubles | None = None) -> FitMany:
         """How the trials of a wave get their models; seeds: one a trial; residuals: (n,) where each one's largest is noted."""

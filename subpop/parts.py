@@ -66,6 +66,10 @@ class Parts:
             return loaded
         return self._once(("inputs", cell.dataset, network), lambda: replace(loaded, x=self.features(cell, network)))
 
+    def supply(self, cell: Cell, dataset: Dataset) -> None:
+        """Use this data under the name that the cell has for its own."""
+        self._memory["dataset", cell.dataset] = dataset
+
     def reading(self, cell: Cell) -> Reading:
         """How the cell's victim reads texts; BadInput where it cannot."""
         return reading_of(cell, self.victim(cell))

@@ -14,7 +14,9 @@ certificates defenses metrics
 blobs store_rows store_rescue
 store output outcome fit_log batching plugins watch manifest child sandbox stage trial summary progress cells texts
 settings collecting examples attack_sets parts experiment
-kept_results clusters training_set_attack speed executors theory audit references released
+kept_results clusters training_set_attack speed executors
+integrity
+theory audit references released
 results_file
 figures verdict report
 contracts run debugging session_watch pytest_plugin cli __main__

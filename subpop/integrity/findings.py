@@ -1,0 +1,72 @@
+"""What a probe found, how sure it has to be before it flags a defense, and the words of the `integrity` column."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+LEVELS = {
+    "label canaries: training": 2e-4,
+    "label canaries: answers": 2e-4,
+    "membership": 1e-4,
+    "moved test rows: one step": 1e-4,
+    "moved test rows: half way": 1e-4,
+    "secret poison": 1e-4,
+    "secret mixture: score": 1e-4,
+    "secret mixture: accuracy": 1e-4,
+}
+"""The significance of each test. They add up to 1 in 1,000, so an honest defense has at most one flag in 1,000 cells.
+
+Replaying a trial is no test: the same code on the same data either gives the same bytes or does not.
+"""
+
+PASSED, FLAG, NOT_RUN, VARIES = "passed", "flag", "not run", "varies"
+CLEAN, UNCHECKED, DECLARED = "no known cheat found", "unchecked", "nondeterministic (declared)"
+BUILT_IN = ""
+"""The column of built-in defenses and controls, whose code is the project's own."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one probe says of a cell. status: passed, flag, not run or varies; words: what was seen, or why it was not run.
+
+    p_value: of the test, None where there was none; secret: what the probe drew its numbers from, in hexadecimal digits.
+    """
+
+    probe: str
+    status: str
+    words: str = ""
+    p_value: float | None = None
+    secret: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        return {"probe": self.probe, "status": self.status, "words": self.words, "p_value": self.p_value, "secret": self.secret}
+
+
+def tested(probe: str, p_value: float, words: str, figures: str) -> Finding:
+    """The finding of a one-sided test: a flag where its p value is below the level of the probe."""
+    status = FLAG if p_value < LEVELS[probe] else PASSED
+    return Finding(probe, status, f"{words} ({figures}, p = {p_value:.1e})" if status == FLAG else figures, p_value)
+
+
+def not_run(probe: str, why: str) -> Finding:
+    """A probe that could not be run says so."""
+    return Finding(probe, NOT_RUN, why)
+
+
+def column(findings: Sequence[Finding], deterministic: bool = True) -> str:
+    """The value of the `integrity` column: the flags, else what is known of the defense."""
+    flags = list(dict.fromkeys(finding.words for finding in findings if finding.status == FLAG))
+    if deterministic and any(finding.status == VARIES for finding in findings):
+        flags.append("two identical replays differ; declare it with `deterministic = False`")
+    if flags:
+        return "flag: " + "; ".join(flags)
+    if not deterministic:
+        return DECLARED
+    return CLEAN if any(finding.status == PASSED for finding in findings) else UNCHECKED
+
+
+def details(findings: Sequence[Finding]) -> str:
+    """One line for reports: which probes passed, which flagged and which were not run, and why."""
+    return "; ".join(f"{f.probe}: {f.status}" + (f" ({f.words})" if f.words and f.status != FLAG else "") for f in findings)

@@ -1,0 +1,240 @@
+"""Who probes: after a cell of a plug-in has been measured, its probes run in random order within as much time again.
+
+What is found is kept in the store, with the secrets, once the last child has ended. A run that is killed before that repeats the
+probes of the cell whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from subpop.batching import DefenseError, job_of
+from subpop.executors import NoStore
+from subpop.experiment import Experiment
+from subpop.fingerprint import data_hash, key_of, source_hash
+from subpop.integrity import canaries, draws, mixtures, moved, replay
+from subpop.integrity.canary_rows import Canaries, choose_canaries
+from subpop.integrity.findings import FLAG, Finding, column, details, not_run
+from subpop.integrity.learners import flat_inputs
+from subpop.integrity.record import Record, Recorder
+from subpop.integrity.replay import Arena
+from subpop.trial import right_of
+from subpop.types import BadInput, Bools, Cell, FleetJob, Ints, Model, Trial, TrialResult
+
+GRACE = 10.0
+"""Seconds that a plug-in's probes may take at first, before its cells have earned any."""
+SETS = 3
+"""Sets of canaries, each far from another subpopulation."""
+MOST_DRAWN = 12
+"""Subpopulations that a secret poison draw attacks."""
+
+
+@dataclass(frozen=True)
+class Integrity:
+    """The `integrity` column of a cell and, for its page, what each probe found."""
+
+    column: str
+    details: str
+
+
+@dataclass
+class Inspector:
+    """Probes the plug-ins of one experiment. share: seconds of probes per second of the plug-in's own cells."""
+
+    experiment: Experiment
+    share: float = 1.0
+    grace: float = GRACE
+    recorder: Recorder = field(default_factory=Recorder)
+    _earned: dict[str, float] = field(default_factory=dict)
+    _spent: dict[str, float] = field(default_factory=dict)
+    _sets: dict[object, list[Canaries]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.experiment.observer = self.recorder
+
+    def inspect(self, cell: Cell) -> Integrity:
+        """The integrity of a plug-in's cell that has been measured: from the store, else probed now."""
+        spec = self.experiment.plugins[cell.defense]
+        results, _ = self.experiment.trials(cell)
+        key = self._key(cell, results)
+        stored = None if self.experiment.fresh else self.experiment.store.get_arrays(key)
+        if stored is None:
+            seconds = sum(result.seconds for result in results)
+            self._earned[cell.defense] = self._earned.get(cell.defense, self.grace) + self.share * seconds
+            findings = self.probe(cell, results)
+            text = json.dumps([finding.as_json() for finding in findings])
+            self.experiment.store.put_arrays(key, {"findings": np.frombuffer(text.encode(), np.uint8)})
+        else:
+            findings = [Finding(**found) for found in json.loads(stored["findings"].tobytes())]
+        return Integrity(column(findings, spec.deterministic), details(findings))
+
+    def _key(self, cell: Cell, results: Sequence[TrialResult]) -> str:
+        """Hash of the cell, its plug-in's source, the numbers that it got, and the probes."""
+        bits = data_hash(*(array for result in results for _, array in sorted(result.arrays.items())))
+        code = source_hash(["subpop.integrity.inspector"])
+        what = cell.with_(stem="", tier="")
+        return key_of(
+            {"integrity": repr(what), "plugin": self.experiment.plugins[cell.defense].source, "bits": bits, "code": code}
+        )
+
+    # --- the probes of a cell -----------------------------------------------------------------------------------------
+
+    def probe(self, cell: Cell, results: Sequence[TrialResult]) -> list[Finding]:
+        """Run the probes of a cell in random order until their time is used up."""
+        run = _Probes(self, cell, results)
+        names = list(run.probes)
+        order = [names[i] for i in _generator().permutation(len(names))]
+        found: dict[str, list[Finding]] = {}
+        for name in order:
+            if self._spent.get(cell.defense, 0.0) >= self._earned.get(cell.defense, self.grace):
+                found[name] = [not_run(name, "its time was used up")]
+                continue
+            started = time.monotonic()
+            found[name] = run.findings(name)
+            self._spent[cell.defense] = self._spent.get(cell.defense, 0.0) + time.monotonic() - started
+        return [finding for name in names for finding in found[name]]
+
+    def canary_sets(self, cell: Cell) -> list[Canaries]:
+        """Sets of canaries, chosen once for all cells of the same data and victim."""
+        experiment, stage = self.experiment, self.experiment.stage(cell)
+        key = (stage.fingerprint, experiment.victim_identity(cell))
+        if key not in self._sets:
+            generator = _generator()
+            flat = flat_inputs(stage.pool.x, int(generator.integers(2**31)))
+            names = [stage.attacked[i] for i in generator.permutation(len(stage.attacked))[:SETS]]
+            victim = lambda rows: _answers_of_victim(experiment, cell, rows)  # noqa: E731
+            self._sets[key] = [choose_canaries(stage, name, flat, victim, generator) for name in names]
+        return self._sets[key]
+
+
+def _answers_of_victim(experiment: Experiment, cell: Cell, rows: Ints) -> Ints:
+    pool = experiment.data(cell).pool
+    rows = np.sort(rows)
+    model = experiment.fit(cell, [FleetJob(pool, rows, pool.y[rows])], [0])[0]
+    return np.asarray(model.predict_proba(pool.x).argmax(axis=1))
+
+
+def _generator() -> np.random.Generator:
+    """A generator of a secret that exists nowhere else."""
+    return np.random.default_rng(int.from_bytes(os.urandom(8), "big"))
+
+
+class _Probes:
+    """The probes of one cell, by name."""
+
+    def __init__(self, inspector: Inspector, cell: Cell, results: Sequence[TrialResult]) -> None:
+        self.inspector, self.cell, self.results = inspector, cell, results
+        self.experiment = inspector.experiment
+        self.stage = self.experiment.stage(cell)
+        self.arena = Arena(self.experiment.plugins[cell.defense], self.stage.dataset.n_classes, self.experiment.timeout)
+        self._records: list[Record] | None = None
+        self.probes: dict[str, Callable[[np.random.Generator], list[Finding]]] = {
+            replay.PROBE: self._replay,
+            "moved test rows": self._moved,
+            "label canaries": self._canaries,
+            draws.PROBE: self._draw,
+            "secret mixture": self._mixture,
+        }
+
+    def findings(self, name: str) -> list[Finding]:
+        """What one probe finds; a defense that fails in it, on data like the cell's own, is flagged."""
+        secret = int.from_bytes(os.urandom(8), "big")
+        try:
+            found = self.probes[name](np.random.default_rng(secret))
+        except DefenseError as error:
+            found = [Finding(name, FLAG, f"fails in a probe ({name}): {error.reason}")]
+        except BadInput as error:
+            found = [not_run(name, str(error))]
+        return [Finding(f.probe, f.status, f.words, f.p_value, f"{secret:016x}") for f in found]
+
+    @property
+    def records(self) -> list[Record]:
+        """Records of some of the cell's trials; where they came from the store, the first chunk runs once more to be recorded."""
+        if self._records is None:
+            self._records = self.inspector.recorder.take(self.cell)
+            if not self._records:
+                self.experiment.run_chunk(self.cell, self.experiment.chunks(self.cell)[0])
+                self._records = self.inspector.recorder.take(self.cell)
+        return self._records
+
+    def _replay(self, generator: np.random.Generator) -> list[Finding]:
+        return [replay.replay(self.arena, self.records, self.experiment.asked_rows(self.cell))]
+
+    def _moved(self, generator: np.random.Generator) -> list[Finding]:
+        records = self.records[:2]
+        return moved.probe_moved(self.arena, records, self._undefended(records), self.stage.data.test_x, generator)
+
+    def _undefended(self, records: Sequence[Record]) -> list[Model]:
+        """The victims of the recorded trials without a defense."""
+        jobs = [job_of(self.stage.pool, record.prepared.task.train).canonical() for record in records]
+        return self.experiment.fit(self.cell, jobs, [record.prepared.trial.seed for record in records])
+
+    def _canaries(self, generator: np.random.Generator) -> list[Finding]:
+        if self.stage.pool.x.dtype.kind == "i":
+            return [not_run(probe, "texts have no neighbours") for probe in (canaries.TRAINING, canaries.ANSWERS)]
+        pairs, seeds = [], []
+        for own in self.inspector.canary_sets(self.cell):
+            seed = int(generator.integers(2**31))
+            for attacked in (False, True):
+                prepared = self.experiment.prepare(self.cell, Trial(own.target, seed, attacked))
+                pairs.append(canaries.compose(self.stage, own, prepared, generator))
+                seeds += [seed, seed]
+        fit_many = self.experiment.fleet_of(self.cell, seeds)
+        return canaries.run_canaries(self.arena, self.stage, pairs, fit_many, generator)
+
+    def _draw(self, generator: np.random.Generator) -> list[Finding]:
+        if not self.cell.rate:
+            return [not_run(draws.PROBE, "nobody attacks")]
+        names = [self.stage.attacked[i] for i in generator.permutation(len(self.stage.attacked))[:MOST_DRAWN]]
+        public = [Trial(name, int(generator.integers(self.cell.n_seeds))) for name in names]
+        secret = [Trial(name, int(generator.integers(2**31))) for name in names]
+        right = {result.trial: np.asarray(result.arrays["right"], bool) for result in self.results}
+        ours = _scores(self.experiment, self.cell, public, [right[trial] for trial in public])
+        defended = self.experiment.defended_right(self.cell, secret)
+        theirs = _scores(self.experiment, self.cell, secret, defended)
+        return [draws.compare(draws.PROBE, "knows the public poison draw", ours, theirs, paired=True)]
+
+    def _mixture(self, generator: np.random.Generator) -> list[Finding]:
+        if self.stage.pool.x.dtype != np.float32 or self.stage.pool.x.ndim != 2 or not self.cell.rate:
+            return [not_run(mixtures.ACCURACY, "the victim's inputs are no rows of numbers, or nobody attacks")]
+        spec = mixtures.spec_for(self.cell.dataset, int(generator.integers(2**31)))
+        cell = mixtures.secret_cell(self.cell)
+        own = Experiment(NoStore(), device=self.experiment.device, timeout=self.arena.timeout, plugins=self.experiment.plugins)
+        own.supply(cell, mixtures.secret_dataset(self.cell.dataset, spec))
+        names = own.stage(cell).attacked[:MOST_DRAWN]
+        trials = [Trial(name, int(generator.integers(2**31))) for name in names]
+        try:
+            defended = own.defended_right(cell, trials)
+        except DefenseError as error:
+            return [not_run(mixtures.ACCURACY, f"the defense fails on rows like these: {error.reason}")]
+        found = [mixtures.above_bayes(np.stack(defended), spec)]
+        if mixtures.is_mixture(self.cell):
+            theirs = _scores(own, cell, trials, defended)
+            found.append(self._beside_public(theirs, generator))
+        return found
+
+    def _beside_public(self, theirs: Sequence[draws.Score], generator: np.random.Generator) -> Finding:
+        names = [self.stage.attacked[i] for i in generator.permutation(len(self.stage.attacked))[:MOST_DRAWN]]
+        trials = [Trial(name, int(generator.integers(self.cell.n_seeds))) for name in names]
+        right = {result.trial: np.asarray(result.arrays["right"], bool) for result in self.results}
+        ours = _scores(self.experiment, self.cell, trials, [right[trial] for trial in trials])
+        return draws.compare(mixtures.SCORE, "is better on the public mixture than on a secret one", ours, theirs, paired=False)
+
+
+def _scores(experiment: Experiment, cell: Cell, trials: Sequence[Trial], defended: Sequence[Bools]) -> list[draws.Score]:
+    """Each trial beside its twin without a defense, and the clean victim of its seed."""
+    stage = experiment.stage(cell)
+    data = stage.data
+    tasks = [experiment.prepare(cell, trial).task for trial in trials]
+    models = experiment.fit(cell, [job_of(data.pool, task.train).canonical() for task in tasks], [t.seed for t in trials])
+    undefended = [right_of(model, data.test_x, data.test_y) for model in models]
+    clean = experiment.fit(cell, [data.pool.clean_job().canonical()] * len(trials), [trial.seed for trial in trials])
+    before = [right_of(model, data.test_x, data.test_y) for model in clean]
+    members = [stage.test_members(trial.subpopulation) for trial in trials]
+    return [draws.score_of(*bits) for bits in zip(members, before, undefended, defended, strict=True)]

@@ -1,0 +1,104 @@
+"""Records of trials: what a plug-in asked of `fit`, the models that it was answered with, and what it returned."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from subpop.batching import DefenseTask, FitMany
+from subpop.outcome import Outcome
+from subpop.trial import Prepared
+from subpop.types import Array, Cell, Model, TrainingSet
+
+SAMPLED = 3
+"""Trials of a wave that are recorded."""
+
+
+@dataclass(eq=False)
+class Record:
+    """One trial. requests: a digest of each training set that it asked for, in order; models: what it got for them."""
+
+    prepared: Prepared
+    requests: list[bytes] = field(default_factory=list)
+    models: list[Model] = field(default_factory=list)
+    outcome: Outcome | None = None
+
+    @property
+    def trace(self) -> tuple[bytes, ...]:
+        """Everything that the trial let the harness see, as digests; equal traces are byte-equal trials."""
+        return (*self.requests, *([] if self.outcome is None else [outcome_digest(self.outcome)]))
+
+
+class Recorder:
+    """Records a secret sample of the trials of each wave that is watched; see `experiment.Observer`."""
+
+    def __init__(self, sampled: int = SAMPLED) -> None:
+        self._sampled = sampled
+        self._chance = random.SystemRandom()
+        self._open: dict[int, Record] = {}
+        self._records: dict[Cell, list[Record]] = {}
+
+    def watch(self, cell: Cell, prepared: Sequence[Prepared], fit_many: FitMany) -> FitMany:
+        """`fit_many`, noting what the sampled trials ask for and get."""
+        chosen = self._chance.sample(range(len(prepared)), min(self._sampled, len(prepared)))
+        self._open = {i: Record(prepared[i]) for i in sorted(chosen)}
+        open_records = self._open
+
+        def watched(requests: list[tuple[int, TrainingSet]]) -> list[Model]:
+            models = fit_many(requests)
+            for (i, train), model in zip(requests, models, strict=True):
+                if i in open_records:
+                    open_records[i].requests.append(request_digest(train, open_records[i].prepared.task))
+                    open_records[i].models.append(model)
+            return models
+
+        return watched
+
+    def note(self, cell: Cell, outcomes: Sequence[Outcome]) -> None:
+        """Close the records of the wave that was watched last."""
+        for i, record in self._open.items():
+            record.outcome = outcomes[i]
+        self._records.setdefault(cell, []).extend(self._open.values())
+        self._open = {}
+
+    def take(self, cell: Cell) -> list[Record]:
+        """The records of a cell, in random order; they are given away once."""
+        records = self._records.pop(cell, [])
+        self._chance.shuffle(records)
+        return records
+
+
+def request_digest(train: TrainingSet, task: DefenseTask) -> bytes:
+    """Digest of a training set as the child sent it: where its rows come from, which they are, and their labels."""
+    digest = hashlib.blake2b(digest_size=16)
+    holdout = task.know.clean_holdout
+    if train._source is task.train._source:
+        digest.update(b"train")
+    elif holdout is not None and train._source is holdout._source:
+        digest.update(b"holdout")
+    else:
+        x = np.ascontiguousarray(train.x)
+        digest.update(f"new {x.dtype} {x.shape}".encode())
+        digest.update(x.tobytes())
+    digest.update(train.ids.tobytes())
+    digest.update(train.y.tobytes())
+    return digest.digest()
+
+
+def outcome_digest(outcome: Outcome) -> bytes:
+    """Digest of what a trial returned: predictions, mask and radii."""
+    digest = hashlib.blake2b(digest_size=16)
+    parts: dict[str, Array] = {
+        **outcome.predictions,
+        **{f"radius {name}": radii for name, radii in outcome.certified_radii.items()},
+    }
+    if outcome.keep is not None:
+        parts["keep"] = outcome.keep
+    for name, values in sorted(parts.items()):
+        digest.update(f"{name} {values.dtype} {values.shape}".encode())
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.digest()

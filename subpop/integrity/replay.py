@@ -1,0 +1,76 @@
+"""Record and replay: does a trial end the same way in a process of its own, where no other trial ran before it?
+
+The child gets one trial and is answered with the recorded models, as long as it asks for the recorded training sets, byte for
+byte. Whatever outlives a trial (a global variable, a cache, an attribute of a module) is not there, so a defense that used it
+asks for something else or returns something else. Training again would not do: a victim's last bits depend on its fleet.
+
+What a trial left in a file, and what a process that outlives the child holds, is still there in a replay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from subpop.batching import DefenseError, FitMany
+from subpop.integrity.findings import FLAG, PASSED, VARIES, Finding
+from subpop.integrity.record import Record, outcome_digest, request_digest
+from subpop.plugins import DefenseSpec
+from subpop.sandbox import run_in_child
+from subpop.types import Array, Model, TrainingSet
+
+PROBE = "replay"
+
+
+@dataclass(frozen=True)
+class Arena:
+    """What every child of a cell's probes is given: the plug-in, the number of classes and the time limit."""
+
+    spec: DefenseSpec
+    n_classes: int
+    timeout: float
+
+
+class _AskedOtherwise(Exception):
+    """The replayed trial asked for a training set that was not asked for before."""
+
+
+def replay(arena: Arena, records: Sequence[Record], test_x: Array) -> Finding:
+    """Replay each trial once, and one that ends otherwise a second time, to tell a cheat from chance."""
+    for record in records:
+        first = trace_of(arena, record, test_x)
+        if first == record.trace:
+            continue
+        if trace_of(arena, record, test_x) != first:
+            return Finding(PROBE, VARIES, "two identical replays differ")
+        return Finding(PROBE, FLAG, "something outlives a trial: alone in a new process it ends otherwise")
+    return Finding(PROBE, PASSED, f"{len(records)} trials, byte for byte")
+
+
+def trace_of(arena: Arena, record: Record, test_x: Array) -> tuple[bytes, ...]:
+    """The trace of a replayed trial; it ends where the trial first does something new."""
+    asked: list[bytes] = []
+    try:
+        outcomes = run_in_child(
+            arena.spec, [record.prepared.task], answers(record, asked), test_x, arena.n_classes, arena.timeout
+        )
+        return (*asked, *(outcome_digest(outcome) for outcome in outcomes))
+    except _AskedOtherwise:
+        return tuple(asked)
+    except DefenseError as error:
+        return (*asked, error.reason.encode(errors="replace"))
+
+
+def answers(record: Record, asked: list[bytes]) -> FitMany:
+    """A `fit_many` for the one trial that answers from its record; `asked` collects the digests of its requests."""
+
+    def fit_many(requests: list[tuple[int, TrainingSet]]) -> list[Model]:
+        models = []
+        for _, train in requests:
+            asked.append(request_digest(train, record.prepared.task))
+            if asked != record.requests[: len(asked)]:
+                raise _AskedOtherwise
+            models.append(record.models[len(asked) - 1])
+        return models
+
+    return fit_many
