@@ -14,6 +14,7 @@ import math
 import multiprocessing
 import os
 import pickle
+import random
 import signal
 import sys
 import threading
@@ -94,6 +95,7 @@ def child_main(connection: Connection, output: Connection) -> None:
     os.setsid()
     _die_with_harness()
     _redirect_output(output)
+    _forget_chance()
     try:
         _serve(connection)
     except (EOFError, BrokenPipeError, ConnectionResetError):
@@ -179,6 +181,14 @@ class _Desk:
         values |= {"diagnostics": dict(outcome.diagnostics), "n_fits": outcome.n_fits}
         sys.stdout.flush()  # after the last outcome this process is ended at once
         send_message(self._connection, "outcome", arrays, task=index, seconds=outcome.seconds, **values)
+
+
+def _forget_chance() -> None:
+    """Give this process random numbers of its own: all children of the fork server would draw the same ones."""
+    random.seed()
+    np.random.seed()
+    if "torch" in sys.modules:
+        sys.modules["torch"].seed()
 
 
 def _redirect_output(output: Connection) -> None:

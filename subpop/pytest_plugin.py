@@ -51,6 +51,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--defense-timeout", type=float, default=300.0, help="seconds of its own time a plug-in may take for one trial"
     )
+    group.addoption("--no-integrity", action="store_true", help="do not probe plug-in defenses for known cheats")
     group.addoption("--device", default="cpu", help="cpu (default) or cuda")
     group.addoption("--executor", default="here", help="where cells train: here (default), loky, dask, ray")
     group.addoption(
@@ -167,6 +168,7 @@ def _make_run(config: pytest.Config) -> Run:
     from subpop.attack_sets import FOLDER as PARTITIONS_FOLDER
     from subpop.datasets.download import data_root
     from subpop.experiment import Experiment
+    from subpop.integrity import Inspector
     from subpop.run import Run, special_suites
     from subpop.store import Store
 
@@ -183,7 +185,8 @@ def _make_run(config: pytest.Config) -> Run:
         partitions=config.rootpath / "baselines" / PARTITIONS_FOLDER,
         listener=_listener(config),
     )
-    return Run(experiment, store, config.rootpath / "baselines", special=special_suites(experiment))
+    inspector = None if config.getoption("--no-integrity") else Inspector(experiment)
+    return Run(experiment, store, config.rootpath / "baselines", special=special_suites(experiment), inspector=inspector)
 
 
 def _listener(config: pytest.Config) -> Callable[[str], None]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from subpop.batching import DefenseError
 from subpop.datasets.download import MissingData
 from subpop.experiment import Experiment
+from subpop.integrity import UNCHECKED, Inspector
 from subpop.printable import described, in_one_line, printable
 from subpop.references import References, cell_status, compare, rebaseline
 from subpop.report import RunInfo, append_summary, write_report
@@ -56,14 +57,26 @@ class Run:
     """What `rebaseline` says of the attack sets that it recorded."""
     special: Mapping[str, Callable[[Cell], CellResult]] = field(default_factory=dict)
     """Suites whose cells are measured by a function of their own, by stem: see `special_suites`."""
+    inspector: Inspector | None = None
+    """Who probes plug-in defenses; None: nobody does."""
     _references: dict[str, References] = field(default_factory=dict, repr=False)
 
     def result(self, cell: Cell) -> CellResult:
         """The numbers of a cell, computed once a run."""
         if cell not in self.results:
             make = self.special.get(cell.stem, self.experiment.run)
-            self.results[cell] = make(cell)
+            self.results[cell] = self._inspected(make(cell))
         return self.results[cell]
+
+    def _inspected(self, result: CellResult) -> CellResult:
+        """The result with its integrity, where the defense is a plug-in."""
+        cell = result.cell
+        if cell.defense not in self.experiment.plugins or cell.stem in self.special:
+            return result
+        if self.inspector is None:
+            return replace(result, integrity=UNCHECKED)
+        found = self.inspector.inspect(cell)
+        return replace(result, integrity=found.column, probes=found.details)
 
     def measure(self, cell: Cell) -> CellReport:
         """Run a cell and hold it against its references; a cell that cannot run is reported, never lost."""

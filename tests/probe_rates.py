@@ -1,22 +1,23 @@
-"""Runs the probes on a folder of plug-ins: what each one finds, on small cells. Used by tests and by `python tests/probe_rates.py`."""
+"""What the probes find in a folder of plug-ins, on small cells: `python tests/probe_rates.py tests/plugins/cheats`."""
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import sys
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
 
+from subpop.defenses import DEFENSES
 from subpop.executors import NoStore
 from subpop.experiment import Experiment
-from subpop.integrity.findings import FLAG, NOT_RUN, PASSED
+from subpop.integrity.findings import FLAG, NOT_RUN, VARIES
 from subpop.integrity.inspector import Inspector
 from subpop.plugins import parse_defense
 from subpop.types import Cell
 
 PLUGINS = Path(__file__).parent / "plugins"
-DATA = ("digits", "mixture")
 
 
 def cell_of(name, dataset="digits", **changes):
@@ -24,35 +25,49 @@ def cell_of(name, dataset="digits", **changes):
     return cell.with_(**{"protocol": "reserve", "sampling": "distinct", "n_seeds": 2, **changes})
 
 
-def inspected(path, dataset="digits", function=None, **changes):
-    """(integrity, findings) of one plug-in on one cell, every probe run whatever it costs."""
-    spec = parse_defense(f"{path}:{function or Path(path).stem}", Path("/"))
+def inspected(text, dataset="digits", **changes):
+    """What every probe finds in one plug-in on one cell, whatever that costs."""
+    spec = parse_defense(text, Path("/"))
     experiment = Experiment(NoStore(), plugins={spec.name: spec})
-    inspector = Inspector(experiment, share=float("inf"), grace=float("inf"))
-    integrity = inspector.inspect(cell_of(spec.name, dataset, **changes))
-    return integrity
+    inspector = Inspector(experiment, grace=float("inf"))
+    return inspector.inspect(cell_of(spec.name, dataset, **changes))
+
+
+def plugins_of(folder):
+    """`file.py:function` of every plug-in of a folder; `built-in`: of every built-in defense that a plug-in could be."""
+    if folder != "built-in":
+        return [f"{path.resolve()}:{path.stem}" for path in sorted(Path(folder).glob("*.py"))]
+    told = {name: function for name, function in DEFENSES.items() if "poison_mask" not in getattr(function, "needs", ())}
+    return [f"{f.__module__}:{f.__name__}" for f in told.values() if inspect.isfunction(f)]
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", nargs="?", default=str(PLUGINS / "cheats"), help="plug-ins, one a file, named like the file")
+    parser.add_argument("folder", nargs="?", default=str(PLUGINS / "cheats"), help="of plug-ins; `built-in` for our own")
     parser.add_argument("--runs", type=int, default=1)
-    parser.add_argument("--data", nargs="*", default=list(DATA))
+    parser.add_argument("--data", nargs="*", default=["digits", "mixture"])
+    parser.add_argument("--rate", type=float, default=1.0)
+    parser.add_argument("--brief", action="store_true", help="print flags and counts only")
     options = parser.parse_args(arguments)
-    flagged, cells, by_probe = Counter(), 0, defaultdict(Counter)
-    for path in sorted(Path(options.folder).glob("*.py")):
-        for dataset in options.data:
-            for _ in range(options.runs):
+    n_cells = n_flagged = 0
+    by_probe = defaultdict(Counter)
+    for run in range(options.runs):
+        for text in plugins_of(options.folder):
+            for dataset in options.data:
                 started = time.monotonic()
-                found = inspected(path.resolve(), dataset)
-                cells += 1
-                flagged[path.stem] += found.column.startswith("flag")
-                for part in found.details.split("; "):
-                    probe, _, status = part.partition(": ")
-                    by_probe[part.rpartition(": ")[0] if False else probe][status.split(" (")[0]] += 1
-                seconds = time.monotonic() - started
-                print(f"{path.stem} on {dataset} [{seconds:.1f} s]: {found.column}\n    {found.details}", flush=True)
-    print(f"{sum(flagged.values())} of {cells} cells flagged")
+                holdout = "0.1" if "fine_pruning" in text else None
+                found = inspected(text, dataset, rate=options.rate, holdout=holdout)
+                n_cells, n_flagged = n_cells + 1, n_flagged + found.column.startswith(FLAG)
+                for finding in found.findings:
+                    by_probe[finding.probe][finding.status] += 1
+                if not options.brief or found.column.startswith(FLAG):
+                    seconds = time.monotonic() - started
+                    print(f"{text.rpartition('/')[2]}, {dataset}, run {run}, {seconds:.0f} s: {found.column}", flush=True)
+                    print(f"    {found.details}", flush=True)
+    for probe, counts in by_probe.items():
+        ran = sum(counts.values()) - counts[NOT_RUN]
+        print(f"{probe}: {counts[FLAG]} flags and {counts[VARIES]} that vary in {ran} runs; {counts[NOT_RUN]} not run")
+    print(f"{n_flagged} of {n_cells} cells flagged")
 
 
 if __name__ == "__main__":

@@ -77,10 +77,13 @@ class Row:
 
     @property
     def kind(self) -> str:
-        """`defense`, `control` or `variant` (a defense that was told a wrong poison count)."""
+        """`defense`, `own` (its model is not one that `fit` made), `control` or `variant` (told a wrong poison count)."""
         if self.told:
             return "variant"
-        return "control" if is_control(self.defense) else "defense"
+        if is_control(self.defense):
+            return "control"
+        results = [report.result for of_rate in self.cells.values() for report in of_rate if report.result]
+        return "own" if any(result.n_own_learner for result in results) else "defense"
 
 
 def is_control(defense: str) -> bool:

@@ -50,15 +50,21 @@ def far_rows(stage: Stage, name: str, flat: Array) -> Bools:
     return np.asarray(~own & (distance >= np.quantile(distance[~own], 0.25)))
 
 
-def choose_canaries(stage: Stage, name: str, flat: Array, victim: Answers, generator: np.random.Generator) -> Canaries:
-    """Draw a training set of |D| rows with as many canaries as can be had; flat: (N, d) `flat_inputs` of the pool."""
+def choose_canaries(
+    stage: Stage, name: str, flat: Array, found: tuple[Ints, Ints], victim: Answers, generator: np.random.Generator
+) -> Canaries:
+    """Draw a training set of |D| rows with as many canaries as can be had, far from the named subpopulation.
+
+    flat: (N, d) `flat_inputs` of the pool; found: its `candidates`.
+    """
     seed = int(generator.integers(2**31))
     free = np.ones(len(flat), bool)
     free[stage.aux_members(name)] = False  # poison is drawn from these
-    candidates, labels = _candidates(stage, flat, far_rows(stage, name, flat) & free, seed, generator)
+    order, labels = found
+    allowed = far_rows(stage, name, flat) & free
     size = stage.pool.n_train
     most = min(MOST, round(SHARE * size))
-    chosen = _spaced(candidates, labels, stage.pool.y, flat, 2 * most)
+    chosen = _spaced(order[allowed[order]], stage.pool.y, flat, 2 * most)
     train = chosen
     for _ in range(ROUNDS):
         rest = _without_supporters(chosen, free, flat, stage.pool.y, size)
@@ -74,9 +80,9 @@ def choose_canaries(stage: Stage, name: str, flat: Array, victim: Answers, gener
     return Canaries(name, kept, labels[kept], train)
 
 
-def _candidates(stage: Stage, flat: Array, allowed: Bools, seed: int, generator: np.random.Generator) -> tuple[Ints, Ints]:
+def candidates(stage: Stage, flat: Array, generator: np.random.Generator) -> tuple[Ints, Ints]:
     """Rows that learners trained on the other half of the pool call wrong, those that most do first; (N,) that label."""
-    y, n_classes = stage.pool.y, stage.pool.n_classes
+    y, n_classes, seed = stage.pool.y, stage.pool.n_classes, int(generator.integers(2**31))
     answers = np.empty((4, len(y)), np.int64)
     halves = np.array_split(generator.permutation(len(y)), 2)
     for own, other in (halves, halves[::-1]):
@@ -84,15 +90,15 @@ def _candidates(stage: Stage, flat: Array, allowed: Bools, seed: int, generator:
     votes = np.stack([(answers == label).sum(axis=0) for label in range(n_classes)])
     votes[y, np.arange(len(y))] = 0
     wrong, strength = votes.argmax(axis=0), votes.max(axis=0)
-    order = generator.permutation(np.flatnonzero(allowed & (strength > 0)))
+    order = generator.permutation(np.flatnonzero(strength > 0))
     return order[np.argsort(-strength[order], kind="stable")], wrong
 
 
-def _spaced(candidates: Ints, labels: Ints, y: Ints, flat: Array, most: int) -> Ints:
+def _spaced(order: Ints, y: Ints, flat: Array, most: int) -> Ints:
     """Candidates in order, none of them among the supporters of an earlier one."""
     taken: list[int] = []
     closed = np.zeros(len(y), bool)
-    for row in candidates.tolist():
+    for row in order.tolist():
         if len(taken) == most:
             break
         if not closed[row]:

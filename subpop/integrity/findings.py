@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 LEVELS = {
     "label canaries: training": 2e-4,
@@ -31,23 +30,21 @@ BUILT_IN = ""
 class Finding:
     """What one probe says of a cell. status: passed, flag, not run or varies; words: what was seen, or why it was not run.
 
-    p_value: of the test, None where there was none; secret: what the probe drew its numbers from, in hexadecimal digits.
+    claim: what a flag accuses the defense of; p_value: of the test, None where there was none; secret: what the probe drew its
+    numbers from, in hexadecimal digits.
     """
 
     probe: str
     status: str
     words: str = ""
     p_value: float | None = None
+    claim: str = ""
     secret: str = ""
 
-    def as_json(self) -> dict[str, Any]:
-        return {"probe": self.probe, "status": self.status, "words": self.words, "p_value": self.p_value, "secret": self.secret}
 
-
-def tested(probe: str, p_value: float, words: str, figures: str) -> Finding:
+def tested(probe: str, p_value: float, claim: str, figures: str) -> Finding:
     """The finding of a one-sided test: a flag where its p value is below the level of the probe."""
-    status = FLAG if p_value < LEVELS[probe] else PASSED
-    return Finding(probe, status, f"{words} ({figures}, p = {p_value:.1e})" if status == FLAG else figures, p_value)
+    return Finding(probe, FLAG if p_value < LEVELS[probe] else PASSED, f"{figures}, p = {p_value:.1g}", p_value, claim)
 
 
 def not_run(probe: str, why: str) -> Finding:
@@ -57,7 +54,7 @@ def not_run(probe: str, why: str) -> Finding:
 
 def column(findings: Sequence[Finding], deterministic: bool = True) -> str:
     """The value of the `integrity` column: the flags, else what is known of the defense."""
-    flags = list(dict.fromkeys(finding.words for finding in findings if finding.status == FLAG))
+    flags = list(dict.fromkeys(finding.claim for finding in findings if finding.status == FLAG))
     if deterministic and any(finding.status == VARIES for finding in findings):
         flags.append("two identical replays differ; declare it with `deterministic = False`")
     if flags:
@@ -69,4 +66,4 @@ def column(findings: Sequence[Finding], deterministic: bool = True) -> str:
 
 def details(findings: Sequence[Finding]) -> str:
     """One line for reports: which probes passed, which flagged and which were not run, and why."""
-    return "; ".join(f"{f.probe}: {f.status}" + (f" ({f.words})" if f.words and f.status != FLAG else "") for f in findings)
+    return "; ".join(f"{f.probe}: {f.status}" + (f" ({f.words})" if f.words else "") for f in findings)

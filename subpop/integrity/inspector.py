@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
@@ -19,11 +20,12 @@ from subpop.executors import NoStore
 from subpop.experiment import Experiment
 from subpop.fingerprint import data_hash, key_of, source_hash
 from subpop.integrity import canaries, draws, mixtures, moved, replay
-from subpop.integrity.canary_rows import Canaries, choose_canaries
+from subpop.integrity.canary_rows import Canaries, candidates, choose_canaries
 from subpop.integrity.findings import FLAG, Finding, column, details, not_run
 from subpop.integrity.learners import flat_inputs
 from subpop.integrity.record import Record, Recorder
 from subpop.integrity.replay import Arena
+from subpop.progress import Progress
 from subpop.trial import right_of
 from subpop.types import BadInput, Bools, Cell, FleetJob, Ints, Model, Trial, TrialResult
 
@@ -37,10 +39,20 @@ MOST_DRAWN = 12
 
 @dataclass(frozen=True)
 class Integrity:
-    """The `integrity` column of a cell and, for its page, what each probe found."""
+    """What the probes of a cell found."""
 
-    column: str
-    details: str
+    findings: tuple[Finding, ...]
+    deterministic: bool = True
+
+    @property
+    def column(self) -> str:
+        """The value of the `integrity` column."""
+        return column(self.findings, self.deterministic)
+
+    @property
+    def details(self) -> str:
+        """A line for the suite's page: what each probe found."""
+        return details(self.findings)
 
 
 @dataclass
@@ -67,12 +79,22 @@ class Inspector:
         if stored is None:
             seconds = sum(result.seconds for result in results)
             self._earned[cell.defense] = self._earned.get(cell.defense, self.grace) + self.share * seconds
-            findings = self.probe(cell, results)
-            text = json.dumps([finding.as_json() for finding in findings])
+            with self._unseen():
+                findings = self.probe(cell, results)
+            text = json.dumps([asdict(finding) for finding in findings])
             self.experiment.store.put_arrays(key, {"findings": np.frombuffer(text.encode(), np.uint8)})
         else:
             findings = [Finding(**found) for found in json.loads(stored["findings"].tobytes())]
-        return Integrity(column(findings, spec.deterministic), details(findings))
+        return Integrity(tuple(findings), spec.deterministic)
+
+    @contextmanager
+    def _unseen(self) -> Iterator[None]:
+        """Probes train victims that no plan counted: they do not move its progress bar."""
+        progress, self.experiment.progress = self.experiment.progress, Progress()
+        try:
+            yield
+        finally:
+            self.experiment.progress = progress
 
     def _key(self, cell: Cell, results: Sequence[TrialResult]) -> str:
         """Hash of the cell, its plug-in's source, the numbers that it got, and the probes."""
@@ -87,7 +109,7 @@ class Inspector:
 
     def probe(self, cell: Cell, results: Sequence[TrialResult]) -> list[Finding]:
         """Run the probes of a cell in random order until their time is used up."""
-        run = _Probes(self, cell, results)
+        run = Probes(self, cell, results)
         names = list(run.probes)
         order = [names[i] for i in _generator().permutation(len(names))]
         found: dict[str, list[Finding]] = {}
@@ -108,12 +130,14 @@ class Inspector:
             generator = _generator()
             flat = flat_inputs(stage.pool.x, int(generator.integers(2**31)))
             names = [stage.attacked[i] for i in generator.permutation(len(stage.attacked))[:SETS]]
-            victim = lambda rows: _answers_of_victim(experiment, cell, rows)  # noqa: E731
-            self._sets[key] = [choose_canaries(stage, name, flat, victim, generator) for name in names]
+            victim = lambda rows: answers_of_victim(experiment, cell, rows)  # noqa: E731
+            found = candidates(stage, flat, generator)
+            self._sets[key] = [choose_canaries(stage, name, flat, found, victim, generator) for name in names]
         return self._sets[key]
 
 
-def _answers_of_victim(experiment: Experiment, cell: Cell, rows: Ints) -> Ints:
+def answers_of_victim(experiment: Experiment, cell: Cell, rows: Ints) -> Ints:
+    """(N,) classes that the undefended victim, trained on some rows of the pool, gives to all of them."""
     pool = experiment.data(cell).pool
     rows = np.sort(rows)
     model = experiment.fit(cell, [FleetJob(pool, rows, pool.y[rows])], [0])[0]
@@ -125,7 +149,7 @@ def _generator() -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(os.urandom(8), "big"))
 
 
-class _Probes:
+class Probes:
     """The probes of one cell, by name."""
 
     def __init__(self, inspector: Inspector, cell: Cell, results: Sequence[TrialResult]) -> None:
@@ -148,10 +172,10 @@ class _Probes:
         try:
             found = self.probes[name](np.random.default_rng(secret))
         except DefenseError as error:
-            found = [Finding(name, FLAG, f"fails in a probe ({name}): {error.reason}")]
+            found = [Finding(name, FLAG, error.reason, claim=f"fails in a probe ({name})")]
         except BadInput as error:
             found = [not_run(name, str(error))]
-        return [Finding(f.probe, f.status, f.words, f.p_value, f"{secret:016x}") for f in found]
+        return [replace(finding, secret=f"{secret:016x}") for finding in found]
 
     @property
     def records(self) -> list[Record]:

@@ -45,6 +45,6 @@ def _learners(seed: int) -> list[Any]:
     return [
         LogisticRegression(max_iter=300),
         KNeighborsClassifier(5),
-        RandomForestClassifier(100, random_state=seed),
+        RandomForestClassifier(50, random_state=seed),
         SVC(),
     ]

@@ -39,11 +39,11 @@ class Moves:
 
 
 def draw_moves(test_x: Array, first: Ints, grid: float | None, generator: np.random.Generator) -> Moves:
-    """Move half of the rows by a step, `first` (row numbers) before others, and the other half half the way to a neighbour."""
+    """Move every other row by a step and the rest half the way to a neighbour; `first` (row numbers) is divided evenly."""
     order = np.concatenate([generator.permutation(first), generator.permutation(np.setdiff1d(np.arange(len(test_x)), first))])
     step, half = np.zeros(len(test_x), bool), np.zeros(len(test_x), bool)
-    step[order[: len(order) // 2]] = True
-    half[order[len(order) // 2 :]] = True
+    step[order[::2]] = True
+    half[order[1::2]] = True
     flat = test_x.reshape(len(test_x), -1).astype(np.float64)
     low, high = flat.min(axis=0), flat.max(axis=0)
     varies = np.flatnonzero(high > low)

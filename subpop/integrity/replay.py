@@ -43,7 +43,7 @@ def replay(arena: Arena, records: Sequence[Record], test_x: Array) -> Finding:
             continue
         if trace_of(arena, record, test_x) != first:
             return Finding(PROBE, VARIES, "two identical replays differ")
-        return Finding(PROBE, FLAG, "something outlives a trial: alone in a new process it ends otherwise")
+        return Finding(PROBE, FLAG, "alone in a new process a trial ends otherwise", claim="something outlives a trial")
     return Finding(PROBE, PASSED, f"{len(records)} trials, byte for byte")
 
 
@@ -51,10 +51,10 @@ def trace_of(arena: Arena, record: Record, test_x: Array) -> tuple[bytes, ...]:
     """The trace of a replayed trial; it ends where the trial first does something new."""
     asked: list[bytes] = []
     try:
-        outcomes = run_in_child(
-            arena.spec, [record.prepared.task], answers(record, asked), test_x, arena.n_classes, arena.timeout
-        )
-        return (*asked, *(outcome_digest(outcome) for outcome in outcomes))
+        fit_many = answers(record, asked)
+        tasks = [record.prepared.task]
+        outcomes = list(run_in_child(arena.spec, tasks, fit_many, test_x, arena.n_classes, arena.timeout))
+        return (*asked, *map(outcome_digest, outcomes))
     except _AskedOtherwise:
         return tuple(asked)
     except DefenseError as error:

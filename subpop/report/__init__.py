@@ -176,6 +176,8 @@ def _row(report: CellReport, verdict: Verdict) -> dict[str, Any]:
         "setting": cell.setting_text,
         "subpopulation": number.subpopulation,
         "knowledge": result.knowledge if result else "",
+        "integrity": result.integrity if result else "",
+        "probes": result.probes if result else "",
         "metric": number.metric,
         "value": _finite(number.value),
         "std_error": _finite(number.std_error),

@@ -31,7 +31,8 @@ from subpop.report.paper_tables import LAYOUTS, paper_tables
 from subpop.types import CellReport
 
 SPEED = "speed_"
-KINDS = {"defense": "", "control": "*controls*", "variant": "*told a wrong poison count*"}
+FLAG, UNCHECKED = "flag", "unchecked"
+KINDS = {"defense": "", "own": "*own learners*", "control": "*controls*", "variant": "*told a wrong poison count*"}
 LEGEND = {
     "D, D_aux, D_test": "the victim's training set; the attacker's own sample; the held-out test set. They share no row",
     "subpopulation": "the rows that a filter selects, by annotated features (feature_match) or by cluster (cluster_match)",
@@ -47,6 +48,9 @@ LEGEND = {
     "±": "one split: standard error (bootstrap over seeds and test rows); several: their mean and sample deviation",
     "knowledge": "what the defense is told beyond its training rows; `inferable`: the number of its rows less the public size of "
     "D gives it away",
+    "integrity": "of a plug-in: whether probes found a known way to cheat; the pages of the suites say which of them ran",
+    "own learners": "defenses whose model is not one that `fit` made: ranked apart, since that is no repair of the victim; their "
+    "accuracy on clean data stands beside the victim's",
     "seconds": "of all cells of the row; `stored`: recorded when they were computed, now read from the store",
     "pass, fail": "within the tolerance of the stored reference, or not",
     "no_power": "the tolerance is too wide (above 10 %) for a pass to mean anything",
@@ -95,16 +99,17 @@ def _boards(setups: Mapping[Setup, list[CellReport]], run: RunInfo, pictures: Se
 def _board(setup: Setup, reports: Sequence[CellReport], run: RunInfo) -> list[str]:
     rows, rates, metric = rows_of(reports), rates_of(reports), headline(reports)
     alphas = [f"alpha {rate:g}" for rate in rates]
-    names = [escape(row.name) for row in rows]
+    names = [escape(row.name) + _own_accuracy(row) for row in rows]
+    probed = any(integrity_of(row) for row in rows)
     damages = [
-        [n, *(_damage(r, rate, metric) for rate in rates), _knowledge(r, run), _seconds(r)]
+        [n, *(_damage(r, rate, metric) for rate in rates), _knowledge(r, run), *_integrity(r, probed), _seconds(r)]
         for n, r in zip(names, rows, strict=True)
     ]
     others = [[n, *(_others(r, rate) for rate in rates)] for n, r in zip(names, rows, strict=True)]
     blocks = [
         f"[{escape(setup.stem)}]({file_name(setup.stem)}.md); {escape(setup.details)}; {sizes(reports)}. "
         f"{metric_words(metric)} in %, {spread_words(reports)} (defense cost + attack effect):",
-        table(["defense", *alphas, "knowledge", "seconds"], _grouped(rows, damages)),
+        table(["defense", *alphas, "knowledge", *(["integrity"] if probed else []), "seconds"], _grouped(rows, damages)),
     ]
     if any(cell != NO_VALUE for row in others for cell in row[1:]):
         blocks += ["Largest collateral damage in %; then recall / precision in % of what was removed:"]
@@ -172,6 +177,30 @@ def _knowledge(row: Row, run: RunInfo) -> str:
     told = {report.result.knowledge for of_rate in row.cells.values() for report in of_rate if report.result}
     told = {words for words in told if words} or {run.knowledge.get(row.defense, "")}
     return escape(", ".join(sorted(told))) or "nothing"
+
+
+def integrity_of(row: Row) -> str:
+    """What the probes say of a plug-in over all cells of its row; '' of what is no plug-in."""
+    found = [report.result.integrity for of_rate in row.cells.values() for report in of_rate if report.result]
+    found = [words for words in found if words]
+    flags = [words for words in found if words.startswith(FLAG)]
+    if flags:
+        words = "; ".join(dict.fromkeys(part for flag in flags for part in flag.removeprefix(f"{FLAG}: ").split("; ")))
+        return f"{FLAG} in {len(flags)} of {len(found)} cells: {words}"
+    return next((words for words in found if words != UNCHECKED), found[0] if found else "")
+
+
+def _integrity(row: Row, probed: bool) -> list[str]:
+    return [escape(short(integrity_of(row), 400)) or NO_VALUE] if probed else []
+
+
+def _own_accuracy(row: Row) -> str:
+    """Of an own learner: its accuracy on clean data beside the undefended victim's, since it is no repair of that victim."""
+    if row.kind != "own":
+        return ""
+    reports = [report for of_rate in row.cells.values() for report in of_rate]
+    own, victim = (summarize(reports, metric) for metric in ("defended_clean_accuracy", "clean_accuracy"))
+    return f" (clean: {percent(own.value)}, the victim {percent(victim.value)})" if own and victim else ""
 
 
 def _seconds(row: Row) -> str:

@@ -81,7 +81,8 @@ def suite_page(stem: str, reports: Sequence[CellReport], run: RunInfo, pictures:
     tables = [block for setup, of_setup in measured.items() for block in _subpopulations(setup, of_setup)]
     if tables:
         blocks += ["## Subpopulations", f"All columns of all cells: [{file_name(stem)}.csv]({file_name(stem)}.csv).", *tables]
-    return "\n\n".join(block for block in [*blocks, *_notes(reports), "[Scoreboard](README.md)"] if block) + "\n"
+    blocks += [*_probes(reports), *_notes(reports), "[Scoreboard](README.md)"]
+    return "\n\n".join(block for block in blocks if block) + "\n"
 
 
 def subpopulation_csv(reports: Sequence[CellReport]) -> str:
@@ -234,6 +235,16 @@ def _damage(row: Mapping[str, float | str]) -> str:
 def _number(row: Mapping[str, float | str], key: str) -> float | None:
     value = row.get(key)
     return float(value) if is_finite(value) else None
+
+
+def _probes(reports: Sequence[CellReport]) -> list[str]:
+    """What each probe of a plug-in found, cell by cell."""
+    lines = [
+        [escape(r.cell.id), escape(r.result.integrity), escape(r.result.probes) or NO_VALUE]
+        for r in reports
+        if r.result and r.result.integrity
+    ]
+    return ["## Integrity of plug-in defenses", table(["cell", "integrity", "probes"], lines)] if lines else []
 
 
 def _notes(reports: Sequence[CellReport]) -> list[str]:

@@ -109,6 +109,10 @@ class CellResult:
     """Trials whose mask is not that of the rows on which `fit` made the returned model."""
     max_fits: int | None = None
     """Calls of `fit` a trial that a plug-in declares it may need, where they are more than usual."""
+    integrity: str = ""
+    """Of a plug-in defense: whether a known cheat was found; see `subpop.integrity`."""
+    probes: str = ""
+    """What each probe of it found, and why others were not run."""
 
     def __getitem__(self, metric: str) -> float:
         """The value of an aggregate metric."""

@@ -1,0 +1,254 @@
+"""Probes of plug-in defenses: each known cheat is flagged by the probe that is meant for it, and honest defenses are not."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from probe_rates import PLUGINS, cell_of
+
+from subpop.batching import DefenseError
+from subpop.executors import NoStore
+from subpop.experiment import Experiment
+from subpop.integrity import inspector as inspecting
+from subpop.integrity.canary_rows import candidates, choose_canaries, far_rows
+from subpop.integrity.draws import Score, compare
+from subpop.integrity.findings import CLEAN, DECLARED, FLAG, LEVELS, NOT_RUN, PASSED, UNCHECKED, VARIES, Finding, column
+from subpop.integrity.inspector import Inspector, Probes
+from subpop.integrity.learners import answers_of_learners, flat_inputs
+from subpop.integrity.mixtures import above_bayes, bayes_accuracy, secret_dataset, spec_for
+from subpop.integrity.moved import draw_moves, grid_of
+from subpop.plugins import parse_defense
+from subpop.run import Run
+from subpop.store import Store
+
+HONEST, CHEATS = PLUGINS / "honest", PLUGINS / "cheats"
+
+
+def probes_of(path, dataset="digits", **changes):
+    """The probes of a plug-in after its cell has run: a few trials of a small cell."""
+    spec = parse_defense(f"{path}:{Path(path).stem}", Path("/"))
+    experiment = Experiment(NoStore(), plugins={spec.name: spec})
+    cell = cell_of(spec.name, dataset, n_seeds=1, **changes)
+    inspector = Inspector(experiment)
+    return Probes(inspector, cell, experiment.trials(cell)[0])
+
+
+def status_of(findings, probe):
+    return next(finding.status for finding in findings if finding.probe == probe)
+
+
+# --- what the column says ---------------------------------------------------------------------------------------------
+
+
+def test_the_levels_of_all_tests_add_up_to_one_in_a_thousand():
+    assert sum(LEVELS.values()) == pytest.approx(1e-3)
+
+
+def test_words_of_the_column():
+    passed, flag, varies = Finding("a", PASSED), Finding("b", FLAG, "figures", claim="cheats"), Finding("c", VARIES)
+    assert column([passed]) == CLEAN
+    assert column([passed, flag, flag]) == "flag: cheats"
+    assert column([passed, varies]).startswith("flag: two identical replays differ")
+    assert column([passed, varies], deterministic=False) == DECLARED
+    assert column([passed], deterministic=False) == DECLARED
+    assert column([passed, flag], deterministic=False) == "flag: cheats"
+    assert column([Finding("d", NOT_RUN)]) == UNCHECKED
+
+
+# --- record and replay ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["shared_rows", "shared_quietly"])
+def test_what_outlives_a_trial_is_flagged(name):
+    (found,) = probes_of(CHEATS / f"{name}.py").findings("replay")
+    assert found.status == FLAG
+    assert found.claim == "something outlives a trial"
+
+
+@pytest.mark.parametrize("name", ["trimmed_loss", "forest_model", "partitions"])
+def test_an_honest_defense_ends_the_same_way_alone(name):
+    (found,) = probes_of(HONEST / f"{name}.py").findings("replay")
+    assert found.status == PASSED, found
+
+
+@pytest.mark.parametrize("chance", ["np.random.default_rng()", "np.random", "__import__('random')"])
+def test_chance_is_not_cheating(tmp_path, chance):
+    """Also that of a global generator, which all children of one fork server would otherwise share."""
+    path = tmp_path / "plugin.py"
+    path.write_text(
+        "import numpy as np\nfrom subpop import Defended\n\n\ndef plugin(train, fit, know, *, seed):\n"
+        f"    return Defended(fit(train[np.array([{chance}.random() for _ in range(len(train))]) > .1]))\n"
+    )
+    (found,) = probes_of(path).findings("replay")
+    assert found.status == VARIES, found
+
+
+# --- label canaries ---------------------------------------------------------------------------------------------------
+
+
+def test_five_learners_that_never_saw_a_canary_call_its_flipped_label_right():
+    probes = probes_of(HONEST / "undefended.py")
+    stage, generator = probes.stage, np.random.default_rng(0)
+    flat, victim = flat_inputs(stage.pool.x, 0), lambda rows: inspecting.answers_of_victim(probes.experiment, probes.cell, rows)
+    name = stage.attacked[0]
+    chosen = choose_canaries(stage, name, flat, candidates(stage, flat, generator), victim, generator)
+    assert len(chosen.rows) > 3
+    assert len(np.unique(chosen.train)) == len(chosen.train) == stage.pool.n_train
+    assert not np.isin(chosen.train, stage.aux_members(name)).any()
+    assert far_rows(stage, name, flat)[chosen.rows].all()
+    assert (chosen.labels != stage.pool.y[chosen.rows]).all()
+    others = np.setdiff1d(chosen.train, chosen.rows)
+    answers = answers_of_learners(flat[others], stage.pool.y[others], flat[chosen.rows], 1)
+    assert (answers == chosen.labels).mean() > 0.9  # chosen with another seed of the forest, and without a few spare rows
+
+
+CAUGHT = {
+    "true_labels": ("label canaries", "label canaries: training"),
+    "repaired_labels": ("label canaries", "label canaries: training"),
+    "new_inputs": ("label canaries", "label canaries: training"),
+    "own_learner": ("label canaries", "label canaries: answers"),
+    "own_rows": ("label canaries", "membership"),
+    "known_answers": ("moved test rows", "moved test rows: one step"),
+    "nearly_known_answers": ("moved test rows", "moved test rows: half way"),
+    "public_draw": ("secret poison", "secret poison"),
+}
+
+
+@pytest.mark.parametrize("name", CAUGHT)
+def test_each_probe_flags_the_cheat_that_it_is_meant_for(name):
+    probe, test = CAUGHT[name]
+    assert status_of(probes_of(CHEATS / f"{name}.py").findings(probe), test) == FLAG
+
+
+@pytest.mark.parametrize("name", ["trimmed_loss", "knn_model"])
+def test_honest_defenses_pass(name):
+    probes = probes_of(HONEST / f"{name}.py")
+    found = [finding for probe in probes.probes for finding in probes.findings(probe)]
+    assert {finding.status for finding in found} <= {PASSED, NOT_RUN}
+    assert sum(finding.status == PASSED for finding in found) >= 6
+
+
+def test_a_defense_that_fails_in_a_probe_is_flagged(monkeypatch):
+    probes = probes_of(HONEST / "undefended.py")
+
+    def fails(generator):
+        raise DefenseError(0, "no")
+
+    monkeypatch.setitem(probes.probes, "replay", fails)
+    (found,) = probes.findings("replay")
+    assert found.status == FLAG
+    assert found.claim == "fails in a probe (replay)"
+
+
+# --- moved test rows --------------------------------------------------------------------------------------------------
+
+
+def test_the_grid_of_the_data():
+    assert grid_of(np.zeros((2, 1, 3, 3), np.uint8)) == 1
+    assert grid_of(np.array([[0, 0.0625], [0.25, 1]], np.float32)) == 0.0625
+    assert grid_of(np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)) is None
+
+
+@pytest.mark.parametrize("kind", ["pixels", "grid", "float"])
+def test_moved_rows_keep_their_number_their_type_and_their_range(kind):
+    rng = np.random.default_rng(0)
+    x = {
+        "pixels": rng.integers(0, 256, (40, 1, 4, 4)).astype(np.uint8),
+        "grid": (rng.integers(0, 17, (40, 8)) / 16).astype(np.float32),
+        "float": rng.normal(size=(40, 5)).astype(np.float32),
+    }[kind]
+    moves = draw_moves(x, np.arange(10), grid_of(x), rng)
+    assert moves.x.shape == x.shape
+    assert moves.x.dtype == x.dtype
+    assert (moves.step ^ moves.half).all()
+    assert moves.step[:10].sum() == moves.half[:10].sum() == 5
+    changed = (moves.x != x).reshape(40, -1)
+    assert changed.any(axis=1).all()
+    assert (changed[moves.step].sum(axis=1) == (x[0].size if kind == "float" else 1)).all()
+    size = np.abs(moves.x[moves.step].astype(float) - x[moves.step]).max()
+    assert size <= {"pixels": 1, "grid": 1 / 16, "float": 1e-5}[kind]
+    if kind != "float":
+        assert x.min() <= moves.x.min()
+        assert moves.x.max() <= x.max()
+
+
+# --- secret draws -----------------------------------------------------------------------------------------------------
+
+
+def scores(share, n=10, noise=0.0, seed=0):
+    """Made-up trials of 40 test rows: a third is hurt, and a share of that is repaired."""
+    rng = np.random.default_rng(seed)
+    damage = (rng.random((n, 40)) < 0.33).astype(float)
+    return [Score(d, d * (rng.random(40) < np.clip(share + noise * rng.normal(), 0, 1))) for d in damage]
+
+
+def test_better_on_the_public_draw_than_on_a_secret_one_is_flagged():
+    assert compare("secret poison", "", scores(1.0), scores(0.0), paired=True).status == FLAG
+    assert compare("secret mixture: score", "", scores(1.0), scores(0.2, seed=1), paired=False).status == FLAG
+    assert compare("secret poison", "", scores(0.0), scores(1.0), paired=True).status == PASSED
+    assert compare("secret poison", "", scores(1.0, n=3), scores(0.0, n=3), paired=True).status == NOT_RUN
+    nothing = [Score(np.zeros(40), np.zeros(40))] * 10
+    assert compare("secret poison", "", nothing, nothing, paired=True).status == NOT_RUN
+
+
+def test_equal_scores_have_uniform_p_values_at_most():
+    """Of 400 pairs of draws with the same expected repair, at most as many fall below a level as it says."""
+    pairs = [(scores(0.5, noise=0.3, seed=2 * i), scores(0.5, noise=0.3, seed=2 * i + 1)) for i in range(400)]
+    p_values = np.array([compare("secret poison", "", *pair, paired=True).p_value for pair in pairs])
+    assert (p_values < 0.05).sum() <= 30  # 20 expected; the 99 % point of the binomial is 31
+    assert (p_values < 0.01).sum() <= 10
+
+
+def test_nobody_is_right_more_often_than_bayes():
+    spec = spec_for("digits", 5)
+    data = secret_dataset("digits", spec)
+    component = data.annotations["component"]
+    majority = np.array([np.bincount(data.y[component == c], minlength=2).argmax() for c in range(spec.n_subpopulations)])
+    bayes = majority[component] == data.y
+    assert bayes.mean() == pytest.approx(bayes_accuracy(spec))
+    assert above_bayes(bayes[None], spec).status == PASSED
+    assert above_bayes(np.ones_like(bayes)[None], spec).status == FLAG
+
+
+# --- the inspector ----------------------------------------------------------------------------------------------------
+
+
+def test_a_full_store_shows_the_same_findings_without_a_child(tmp_path, monkeypatch):
+    spec = parse_defense(f"{HONEST / 'undefended.py'}:undefended", Path("/"))
+    cell = cell_of(spec.name, n_seeds=1)
+
+    def inspected():
+        with Store(tmp_path / "store.sqlite") as store:
+            experiment = Experiment(store, plugins={spec.name: spec})
+            return Run(experiment, store, tmp_path, inspector=Inspector(experiment)).result(cell)
+
+    first = inspected()
+    assert first.integrity == CLEAN
+    assert "replay: passed" in first.probes
+    monkeypatch.setattr("subpop.sandbox.run_in_child", None)
+    monkeypatch.setattr(Inspector, "probe", None)
+    again = inspected()
+    assert (again.integrity, again.probes) == (first.integrity, first.probes)
+
+
+def test_probes_stop_when_their_time_is_used_up():
+    probes = probes_of(HONEST / "undefended.py")
+    inspector = Inspector(probes.experiment, share=0.0, grace=0.0)
+    found = inspector.inspect(probes.cell)
+    assert found.column == UNCHECKED
+    assert {finding.words for finding in found.findings} == {"its time was used up"}
+
+
+def test_secrets_differ_and_are_kept_with_the_findings(tmp_path):
+    spec = parse_defense(f"{HONEST / 'undefended.py'}:undefended", Path("/"))
+    with Store(tmp_path / "store.sqlite") as store:
+        experiment = Experiment(store, plugins={spec.name: spec})
+        kept = []
+        monitor = lambda key, arrays: kept.append(arrays)  # noqa: E731
+        put = store.put_arrays
+        store.put_arrays = lambda key, arrays: (monitor(key, arrays), put(key, arrays))
+        Inspector(experiment, grace=60.0).inspect(cell_of(spec.name, n_seeds=1))
+    findings = json.loads(kept[-1]["findings"].tobytes())
+    secrets = {finding["secret"] for finding in findings if finding["secret"]}
+    assert len(secrets) == 5  # one a probe
