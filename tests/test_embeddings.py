@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from subpop.contracts.datasets import DATASET_CHECKS
-from subpop.datasets import MissingData, fetch, load_dataset, source_of, verify
+from subpop.datasets import MissingData, array_files, fetch, load_dataset, source_of, verify
 from subpop.datasets.embeddings import class_codes, load, n_clusters, n_components
 from subpop.partitions import cluster_match, feature_match
 from subpop.split import split
@@ -70,10 +71,92 @@ def test_hashes_names_and_held_out_rows_are_used(tmp_path):
     assert not set(hashes[splits.train]) & set(hashes[splits.aux])
 
 
-def test_texts_and_fractions_are_no_annotations_and_the_notes_say_so(tmp_path):
-    data = load("mine.npz", saved(tmp_path, weight=np.ones(N), place=np.array(["a"] * N)))
-    assert set(data.annotations) == {"groups"}
-    assert data.notes == ("weight, place not used: only arrays of whole numbers are annotations",)
+def test_texts_are_numbered_annotations(tmp_path):
+    place, coat = np.array(["Rom", "Oslo", "", "Zürich"])[np.arange(N) % 4], np.array(["weiß".encode(), b"red"])[np.arange(N) % 2]
+    data = load("mine.npz", saved(tmp_path, place=place, coat=coat))
+    assert [data.words["place"][code] for code in data.annotations["place"]] == place.tolist()
+    assert [data.words["coat"][code].encode() for code in data.annotations["coat"]] == coat.tolist()
+    assert data.annotations["place"].dtype == np.int64
+    assert data.words["place"] == ("", "Oslo", "Rom", "Zürich")
+    assert set(data.notes) == {"place is numbered: 0 , 1 Oslo, 2 Rom, 3 Zürich", "coat is numbered: 0 red, 1 weiß"}
+    assert "groups=0,place=0,coat=1" in feature_match(data, split(data, 0)).names
+    many = load("mine.npz", saved(tmp_path, id=np.array([f"{i:03d}" for i in range(N)])))
+    assert many.notes == (f"id is numbered: {', '.join(f'{i} {i:03d}' for i in range(10))}, ...",)
+
+
+def test_fractions_are_annotations_by_value_or_quartile(tmp_path):
+    share, score = (np.arange(N) % 3).astype(np.float32) / 10, np.random.default_rng(0).permutation(N) / 100
+    data = load("mine.npz", saved(tmp_path, share=share, score=score, constant=np.ones(N), tied=np.maximum(score, 2.0)))
+    assert data.words["share"] == ("0.0", "0.1", "0.2")
+    np.testing.assert_array_equal(data.annotations["share"], np.arange(N) % 3)
+    assert data.words["score"] == ("below 0.74", "0.74 to 1.49", "1.49 to 2.24", "2.24 and above")
+    for code, (low, high) in enumerate(((0, 0.74), (0.74, 1.49), (1.49, 2.24), (2.24, 3))):
+        np.testing.assert_array_equal(data.annotations["score"] == code, (score >= low) & (score < high))
+    assert data.words["constant"] == ("1.0",)
+    assert data.words["tied"] == ("2.0 to 2.24", "2.24 and above")
+    assert "score is cut at its quartiles: 0 below 0.74, 1 0.74 to 1.49, 2 1.49 to 2.24, 3 2.24 and above" in data.notes
+    assert len(data.notes) == 4
+
+
+def test_large_whole_numbers_are_not_wrapped(tmp_path):
+    values = np.array([0, 2**63, 2**64 - 1], np.uint64)[np.arange(N) % 3]
+    data = load("mine.npz", saved(tmp_path, id=values))
+    assert [int(data.words["id"][code]) for code in data.annotations["id"]] == values.tolist()
+
+
+def test_names_may_be_bytes(tmp_path):
+    names = np.array([f"bär {i}".encode() for i in range(N)])
+    assert load("mine.npz", saved(tmp_path, names=names)).names[7] == "bär 7"
+    with pytest.raises(BadInput, match="names holds bytes that are no UTF-8 text"):
+        load("mine.npz", saved(tmp_path, names=np.array([b"b\xe4r"] * N)))
+
+
+def npy(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+def zipped(path: Path, *members: tuple[str, bytes], kind: int = zipfile.ZIP_DEFLATED) -> None:
+    with zipfile.ZipFile(path, "w", kind) as file:
+        for name, content in members:
+            file.writestr(name, content)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("second", ["x.npy", "x"])
+def test_an_array_given_twice_is_refused(tmp_path, second):
+    given = arrays()
+    zipped(tmp_path / "mine.npz", *((f"{key}.npy", npy(value)) for key, value in given.items()), (second, npy(given["x"][::-1])))
+    with pytest.raises(BadInput, match="holds x twice"):
+        load("mine.npz", tmp_path)
+
+
+def test_sizes_are_bounded_before_anything_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(array_files, "LARGEST_SUM", 150_000)
+    saved(tmp_path)
+    load("mine.npz", tmp_path)
+    monkeypatch.setattr(array_files, "_read", lambda *_: pytest.fail("read"))
+    np.savez_compressed(tmp_path / "mine.npz", **arrays(a=np.zeros((N, 20)), b=np.zeros((N, 20))))
+    assert (tmp_path / "mine.npz").stat().st_size < 150_000
+    with pytest.raises(BadInput, match=r"holds \d+ bytes of arrays, more than the 150000 allowed"):
+        load("mine.npz", tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(10**12, 4), (300, 5), (-300, -4), (299, 4), (10**23,)])
+def test_a_header_that_asks_for_more_than_there_is_takes_no_memory(tmp_path, monkeypatch, shape):
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    zipped(tmp_path / "mine.npz", ("x.npy", stream.getvalue() + bytes(8 * 1200)), ("y.npy", npy(arrays()["y"])))
+    monkeypatch.setattr(array_files, "_read", lambda *_: pytest.fail("read"))
+    with pytest.raises(BadInput, match="x has a header for"):
+        load("mine.npz", tmp_path)
+
+
+def test_a_pipe_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "mine.npz")
+    with pytest.raises(BadInput, match="no plain file"):
+        load("mine.npz", tmp_path)
 
 
 @given(labels=st.lists(st.sampled_from([-7, -1, 0, 3, 1000]), min_size=2).filter(lambda labels: len(set(labels)) > 1))
@@ -118,6 +201,9 @@ def bad_x(value: float) -> np.ndarray:
         ({"groups": np.arange(N + 1)}, r"groups has shape \(301,\); 300 rows of x"),
         ({"groups": np.int64(3)}, r"groups has shape \(\)"),
         ({"hashes": np.arange(3)}, r"hashes has shape \(3,\)"),
+        ({"when": np.full(N, "2026-01-01", "datetime64[D]")}, r"when is datetime64\[D\]; annotations are whole numbers"),
+        ({"groups": np.full(N, 1j)}, "groups is complex128; annotations"),
+        ({"score": np.where(np.arange(N) == 9, np.nan, 1.5)}, "score is nan in row 9; give that row a value"),
         ({"names": np.array(["a"])}, r"names has shape \(1,\)"),
         ({"official_test": np.zeros(N, dtype=int)}, "official_test is int64; it must be boolean"),
         ({"y": None}, "has keys x, groups and lacks y"),

@@ -2,21 +2,22 @@
 
 Keys: `x` (n, d) numbers; `y` (n,) whole numbers or booleans, the classes; and, if there, `hashes` (n,), equal for rows of equal
 content, which then never stand on two sides of a split; `names` (n,) texts; `official_test` (n,) booleans, rows held out for
-testing. Every other array of n whole numbers or booleans (such as `groups`) is an annotation that FeatureMatch may use. Classes
-are renumbered 0, 1, ... in order. A relative path is looked for below the data root, then in the caller's folder.
+testing. Every other array (such as `groups`) is an annotation of n values that FeatureMatch may use: whole numbers and booleans
+as they are, texts numbered in their order, fractions numbered too where they take few values and cut at their quartiles
+otherwise; the notes tell what a number means. Classes are renumbered 0, 1, ... in order. A relative path is looked for below the
+data root, then in the caller's folder. What a file may hold: `subpop.datasets.array_files`.
 
 k-means cuts a cluster for every 90 rows, at most 100: about 30 test rows a cluster, from sizes alone; on 40 principal components.
 """
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
+from subpop.datasets.array_files import decoded_texts, read_arrays
 from subpop.datasets.download import MissingData, data_root
 from subpop.types import Array, BadInput, Dataset, Floats, Ints
 
@@ -24,6 +25,8 @@ OWN_KEYS = ("x", "y", "hashes", "names", "official_test")
 ROWS_PER_CLUSTER = 90
 MAX_CLUSTERS = 100
 N_COMPONENTS = 40
+MOST_LEVELS = 10
+"""Fractions of more values than these are cut at their quartiles; notes spell out as many."""
 
 
 def load(path: str, root: Path | None = None) -> Dataset:
@@ -39,22 +42,20 @@ def load(path: str, root: Path | None = None) -> Dataset:
         if values.shape[:1] != (n,) or (key != "x" and values.ndim != 1):
             raise BadInput(f"{file}: {key} has shape {values.shape}; {n} rows of x need shape ({n},)")
     y, classes, notes = class_codes(file, arrays["y"])
-    unused = [key for key, values in arrays.items() if key not in OWN_KEYS and values.dtype.kind not in "iub"]
-    if unused:
-        notes += (f"{', '.join(unused)} not used: only arrays of whole numbers are annotations",)
+    coded = {key: annotation_codes(file, key, values) for key, values in arrays.items() if key not in OWN_KEYS}
     return Dataset(
         name=f"embeddings:{path}",
         x=x,
         y=y,
         n_classes=len(classes),
-        annotations={k: v.astype(np.int64) for k, v in arrays.items() if k not in OWN_KEYS and k not in unused},
+        annotations={key: codes for key, (codes, _, _) in coded.items()},
         official_test=_booleans(file, arrays.get("official_test")),
         hashes=arrays.get("hashes"),
         n_clusters=n_clusters(n),
         n_components=n_components(n, x.shape[1]),
-        notes=notes,
-        names=None if "names" not in arrays else arrays["names"].astype(np.str_),
-        words={"y": classes},
+        notes=(*notes, *(note for _, _, note in coded.values() if note)),
+        names=decoded_texts(file, "names", arrays["names"]) if "names" in arrays else None,
+        words={"y": classes, **{key: words for key, (_, words, _) in coded.items() if words}},
     )
 
 
@@ -66,19 +67,6 @@ def own_path(path: str, root: Path | None, what: str) -> Path:
             return candidate
     places = dict.fromkeys((str(below_root), str(here)))
     raise MissingData(f"{what}:{path}: {' and '.join(places)} not found; give a path below the data root or an absolute one")
-
-
-def read_arrays(path: Path) -> Mapping[str, Array]:
-    """All arrays of an `.npz` file, pickles refused; raises BadInput for another file or one that is cut short."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
-    # A plain .npy array has no `files`; the rest is what damaged zip files and refused pickles raise.
-    except (AttributeError, TypeError, ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        raise BadInput(
-            f"{path} cannot be read as an .npz file of plain arrays ({type(error).__name__}: {error}); it is cut short, pickled "
-            "or another kind of file: write it with numpy.savez"
-        ) from error
 
 
 def rows_of(path: Path, x: Array) -> Floats:
@@ -107,6 +95,39 @@ def class_codes(path: Path, y: Array) -> tuple[Ints, tuple[str, ...], tuple[str,
     renumbered = not np.array_equal(values, np.arange(len(values)))
     notes = (f"classes {', '.join(words[:10])}{', ...' if len(words) > 10 else ''} renumbered 0 to {len(words) - 1}",)
     return codes.astype(np.int64), words, notes if renumbered else ()
+
+
+def annotation_codes(path: Path, key: str, values: Array) -> tuple[Ints, tuple[str, ...], str]:
+    """An annotation as whole numbers, what each stands for, and a note about that; no words where the numbers are its own.
+
+    Raises BadInput for values that cannot be told apart as groups, such as NaN and dates.
+    """
+    kind = values.dtype.kind
+    if kind in "ib" or (kind == "u" and (not len(values) or values.max() <= np.iinfo(np.int64).max)):
+        return values.astype(np.int64), (), ""
+    if kind == "f" and len(values):
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad):
+            raise BadInput(f"{path}: {key} is {values[bad[0]]} in row {bad[0]}; give that row a value, or save {key} as texts")
+        if len(np.unique(values)) > MOST_LEVELS:
+            return _quartiles(key, values)
+    if kind not in "USuf":
+        raise BadInput(f"{path}: {key} is {values.dtype}; annotations are whole numbers, booleans, texts or fractions")
+    levels, codes = np.unique(decoded_texts(path, key, values) if kind in "US" else values, return_inverse=True)
+    words = tuple(str(level) for level in levels)
+    told = [f"{code} {word}" for code, word in enumerate(words[:MOST_LEVELS])] + ["..."] * (len(words) > MOST_LEVELS)
+    return codes.astype(np.int64), words, f"{key} is numbered: {', '.join(told)}"
+
+
+def _quartiles(key: str, values: Array) -> tuple[Ints, tuple[str, ...], str]:
+    """Fractions cut at their quartiles, which are values that occur."""
+    cuts = np.unique(np.quantile(values, (0.25, 0.5, 0.75), method="inverted_cdf"))
+    used, codes = np.unique(np.searchsorted(cuts, values, side="right"), return_inverse=True)
+    ends = [str(cut) for cut in cuts]
+    every = (f"below {ends[0]}", *(f"{low} to {high}" for low, high in pairwise(ends)), f"{ends[-1]} and above")
+    words = tuple(every[part] for part in used.tolist())
+    told = ", ".join(f"{code} {word}" for code, word in enumerate(words))
+    return codes.astype(np.int64), words, f"{key} is cut at its quartiles: {told}"
 
 
 def n_clusters(n_rows: int) -> int:

@@ -18,8 +18,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from subpop.datasets import imdb
+from subpop.datasets.array_files import decoded_texts, read_arrays
 from subpop.datasets.download import data_root, missing_by_hand
-from subpop.datasets.embeddings import read_arrays, rows_of
+from subpop.datasets.embeddings import rows_of
 from subpop.types import Array, BadInput, Dataset
 
 BY_HAND = (
@@ -71,4 +72,5 @@ def _members(path: Path, arrays: Mapping[str, Array], n_rows: int) -> list[str]:
 def _column(path: Path, arrays: Mapping[str, Array], key: str) -> NDArray[Any]:
     if key not in arrays:
         raise BadInput(f"{path} lacks the key {key}; it has {', '.join(arrays)}: {BY_HAND}")
-    return arrays[key]
+    values = arrays[key]
+    return decoded_texts(path, key, values) if values.dtype.kind == "S" else values

@@ -31,8 +31,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from subpop.datasets.archives import is_archive
+from subpop.datasets.array_files import decoded_texts, read_arrays
 from subpop.datasets.download import data_root, missing_by_hand
-from subpop.datasets.embeddings import read_arrays, rows_of
+from subpop.datasets.embeddings import rows_of
 from subpop.datasets.images import decode
 from subpop.datasets.picture_files import Picture, pictures_below, pictures_in, shown
 from subpop.types import Array, BadInput, Dataset, Ints
@@ -95,7 +96,7 @@ def load_mobilenet(root: Path | None = None) -> Dataset:
         raise BadInput(f"{path}: {len(x)} rows of x need as many md5s and names, of age {MIN_AGE} or more")
     known = "the official pictures" if _content(hashes) == CONTENT else "another choice of pictures than the official ones"
     notes = (f"features of {known} by an ImageNet MobileNet-v1, not by the paper's VGG-16",)
-    return _dataset(x, y, race, age, names.astype(np.str_), hashes, notes)
+    return _dataset(x, y, race, age, decoded_texts(path, "name", names), hashes, notes)
 
 
 def found(root: Path) -> Path | None:
@@ -201,7 +202,8 @@ def _group_notes(race: Ints, bucket: Ints) -> tuple[str, ...]:
 def _column(path: Path, arrays: Mapping[str, Array], key: str) -> NDArray[Any]:
     if key not in arrays:
         raise BadInput(f"{path} lacks the key {key}; it has {', '.join(arrays)}: {MOBILENET_BY_HAND}")
-    return arrays[key]
+    values = arrays[key]
+    return decoded_texts(path, key, values) if values.dtype.kind == "S" else values
 
 
 def _codes(path: Path, arrays: Mapping[str, Array], key: str, n_rows: int, top: int) -> Ints:

@@ -1,0 +1,90 @@
+"""Plain arrays in an `.npz` file: what is read, and what is refused before it takes memory.
+
+An `.npz` file is a zip file of `.npy` members. Each member's header and size are looked at before any array is made, because
+a header of a few bytes may ask for a terabyte. Pickles are never loaded.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from subpop.types import Array, BadInput
+
+LARGEST_SUM = 1 << 33
+"""Bytes of all arrays of a file together, at most."""
+
+
+def read_arrays(path: Path) -> Mapping[str, Array]:
+    """All arrays of an `.npz` file; raises BadInput for another file, one that is cut short or is too large unpacked.
+
+    Raises it also for pickled arrays, and where two members have one name, of which a reader would silently take the last.
+    """
+    if not (path.is_file() or path.is_dir()):
+        raise BadInput(f"{path} is no plain file; give an .npz file, as numpy.savez writes it")
+    try:
+        with zipfile.ZipFile(path) as file:
+            return _arrays(path, file)
+    except BadInput:
+        raise
+    # What damaged zip files and members raise, encrypted ones and unknown compressions among them.
+    except (TypeError, ValueError, EOFError, OSError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise BadInput(
+            f"{path} cannot be read as an .npz file of plain arrays ({type(error).__name__}: {error}); it is cut short, pickled "
+            "or another kind of file: write it with numpy.savez"
+        ) from error
+
+
+def _arrays(path: Path, file: zipfile.ZipFile) -> dict[str, Array]:
+    members = file.infolist()
+    counts = Counter(_key(member) for member in members)
+    twice = [key for key, count in counts.items() if count > 1]
+    if twice:
+        raise BadInput(f"{path} holds {', '.join(twice)} twice, and which one is meant cannot be known; save each array once")
+    total = sum(member.file_size for member in members)
+    if total > LARGEST_SUM:
+        raise BadInput(f"{path} holds {total} bytes of arrays, more than the {LARGEST_SUM} allowed; save fewer rows or float32")
+    for member in members:
+        with file.open(member) as stream:
+            _check_header(_key(member), stream, member.file_size)
+    return {_key(member): _read(file, member) for member in members}
+
+
+def _key(member: zipfile.ZipInfo) -> str:
+    return member.filename.removesuffix(".npy")
+
+
+def _check_header(key: str, stream: IO[bytes], n_bytes: int) -> None:
+    """Raise ValueError for what is no array of numbers or texts, or has a header that its size does not bear out."""
+    version = np.lib.format.read_magic(stream)
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = header(stream)
+    if dtype.hasobject:
+        raise ValueError(f"{key} is an array of objects, a pickle, which is never loaded")
+    wanted = dtype.itemsize
+    for length in shape:
+        wanted *= length
+    if dtype.itemsize == 0 or min(shape, default=0) < 0 or wanted != n_bytes - stream.tell():
+        raise ValueError(f"{key} has a header for {wanted} bytes of {dtype}{shape} and holds {n_bytes - stream.tell()}")
+
+
+def _read(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
+    with file.open(member) as stream:
+        array: Array = np.lib.format.read_array(stream, allow_pickle=False)
+    return array
+
+
+def decoded_texts(path: Path, key: str, values: Array) -> Array:
+    """Texts as str: those that were saved as bytes are UTF-8; other values are spelled out."""
+    if values.dtype.kind != "S":
+        return values.astype(np.str_)
+    try:
+        return np.char.decode(values, "utf-8")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: {key} holds bytes that are no UTF-8 text ({error}); save it as texts") from error
