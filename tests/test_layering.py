@@ -19,7 +19,7 @@ integrity
 theory audit references released
 results_file
 figures verdict report
-contracts run debugging session_watch pytest_plugin cli __main__
+contracts kernels run debugging session_watch pytest_plugin cli __main__
 """.split()  # noqa: SIM905
 
 

@@ -1,0 +1,53 @@
+"""What CI promises: actions pinned by commit, a matrix of versions and kernels, and a store that only main reads and writes."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from subpop.kernels import PROFILES
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+def steps(path):
+    return [step for job in yaml.safe_load(path.read_text())["jobs"].values() for step in job["steps"]]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_actions_are_pinned_by_commit(path):
+    used = [step["uses"] for step in steps(path) if "uses" in step]
+    assert used
+    assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action) for action in used)
+
+
+def test_ci_tries_three_versions_of_python_under_two_profiles():
+    job = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["cpu"]
+    matrix = job["strategy"]["matrix"]
+    assert matrix["python"] == ["3.11", "3.12", "3.13"]
+    assert len(matrix["kernels"]) == 2
+    assert set(matrix["kernels"]) <= set(PROFILES)
+    run = next(step for step in job["steps"] if step.get("run") == "bash .ci/run")
+    assert run["env"]["KERNELS"] == "${{ matrix.kernels }}"
+    assert "KERNELS" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize(("is_main", "kept"), [("true", True), ("false", False), ("", False)])
+def test_only_main_keeps_its_store(is_main, kept, tmp_path):
+    """The step that chooses the store, run as the runner would run it."""
+    import os
+    import subprocess
+
+    job = yaml.safe_load((ROOT / ".github/workflows/benchmarks.yml").read_text())["jobs"]["gpu"]
+    assert job["env"]["IS_MAIN"] == "${{ github.event_name != 'pull_request' && github.ref == 'refs/heads/main' }}"
+    chooses = next(step for step in job["steps"] if step.get("id") == "store")
+    places = {"HOME": str(tmp_path / "home"), "RUNNER_TEMP": str(tmp_path / "temp"), "GITHUB_OUTPUT": str(tmp_path / "output")}
+    subprocess.run(["bash", "-e", "-c", chooses["run"]], env={**os.environ, **places, "IS_MAIN": is_main}, check=True)
+    told = (tmp_path / "output").read_text().strip()
+    assert told.startswith(f"path={tmp_path / ('home' if kept else 'temp')}/")
+    measures = next(step for step in job["steps"] if "pytest benchmarks/" in step.get("run", ""))
+    assert '--store "$STORE"' in measures["run"]
+    assert measures["env"]["STORE"] == "${{ steps.store.outputs.path }}"
+    assert "$HOME" not in measures["run"]
