@@ -22,6 +22,7 @@ from subpop.encoders import (
     load_encoder,
     pooled_features,
     tokenise,
+    tokenizer_files,
 )
 from subpop.encoders import tiny as tiny_encoder
 from subpop.types import BadInput
@@ -217,6 +218,162 @@ def test_texts_that_cannot_be_tokenised(saved, texts, max_length, message):
 def test_rows_that_are_no_tokens(saved, rows, message):
     with pytest.raises(BadInput, match=message):
         check_tokens(load_encoder(str(saved)), rows)
+
+
+# --- tokenizers -------------------------------------------------------------------------------------------------------
+
+CASED = (*WORDS[:5], "good", "Good", "film", "Film", "##s", "été", "ete", "!")
+
+
+def vocabulary(folder: Path, words: tuple[str, ...], before: str = "", **settings: object) -> Path:
+    """That vocabulary as vocab.txt, and settings if there are any; `before` stands at the beginning of both files."""
+    changed(folder, vocab_size=len(words))
+    (folder / "vocab.txt").write_text(before + "\n".join(words) + "\n", encoding="utf-8")
+    if settings:
+        (folder / "tokenizer_config.json").write_text(before + json.dumps(settings), encoding="utf-8")
+    return folder
+
+
+def as_json(folder: Path, words: tuple[str, ...], before: str = "", **normalizer: object) -> Path:
+    """The same as a tokenizer.json with that normalizer."""
+    import tokenizers
+
+    tokenizer = tokenizers.BertWordPieceTokenizer({word: i for i, word in enumerate(words)}, **normalizer)
+    (folder / "tokenizer.json").write_text(before + tokenizer.to_str(), encoding="utf-8")
+    changed(folder, vocab_size=len(words))
+    return folder
+
+
+def spelled(folder: Path, text: str, words: tuple[str, ...] = CASED) -> list[str]:
+    rows = tokenise(load_encoder(str(folder)), [text], 12)
+    return [words[token] for token in rows[0, : lengths_of(rows)[0]]][1:-1]
+
+
+TEXT = "Good Films été!"
+
+
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        ({}, ["Good", "Film", "##s", "été", "!"]),
+        ({"model_max_length": 512}, ["Good", "Film", "##s", "été", "!"]),
+        ({"do_lower_case": False}, ["Good", "Film", "##s", "été", "!"]),
+        ({"do_lower_case": False, "strip_accents": False}, ["Good", "Film", "##s", "été", "!"]),
+    ],
+)
+def test_a_cased_vocabulary_is_not_read_in_small_letters(folder, settings, found):
+    assert spelled(vocabulary(folder, CASED, **settings), TEXT) == found
+    for lowercase in (False, True) if "do_lower_case" in settings else (False,):
+        assert spelled(as_json(folder, CASED, lowercase=lowercase), TEXT) == found
+
+
+@pytest.mark.parametrize("settings", [{"do_lower_case": True}, {"do_lower_case": False, "strip_accents": True}])
+def test_settings_that_lose_words_of_the_vocabulary_are_refused(folder, settings):
+    vocabulary(folder, CASED, **settings)
+    with pytest.raises(BadInput, match=r"vocab\.txt: \d of 8 words, such as '.*', can never occur"):
+        load_encoder(str(folder))
+    as_json(folder, CASED, lowercase=False)
+    with pytest.raises(BadInput, match=r"tokenizer\.json: \d of 8 words"):
+        load_encoder(str(folder))
+    (folder / "tokenizer_config.json").unlink()
+    as_json(folder, CASED, lowercase=True)
+    with pytest.raises(BadInput, match=r"set do_lower_case and strip_accents in .*tokenizer_config\.json"):
+        load_encoder(str(folder))
+
+
+UNCASED = (*WORDS[:5], "film", "##s", "été", "ete", "中", "文", "!")
+
+
+@pytest.mark.parametrize("kind", ["vocab.txt", "tokenizer.json"])
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        ({"strip_accents": False}, ["film", "##s", "été", "中", "文", "!"]),
+        ({"strip_accents": False, "tokenize_chinese_chars": False}, ["film", "##s", "été", "[UNK]", "!"]),
+        ({"do_lower_case": False}, ["[UNK]", "été", "中", "文", "!"]),
+    ],
+)
+def test_settings_decide_about_accents_and_chinese_characters(folder, settings, found, kind):
+    vocabulary(folder, UNCASED, **settings)
+    if kind == "tokenizer.json":
+        as_json(folder, UNCASED, lowercase=True)
+    assert spelled(folder, "Films été 中文!", UNCASED) == found
+
+
+@pytest.mark.parametrize("kind", ["vocab.txt", "tokenizer.json"])
+def test_a_byte_order_mark_does_not_count(folder, kind):
+    vocabulary(folder, CASED, "\ufeff", do_lower_case=False)
+    if kind == "tokenizer.json":
+        as_json(folder, CASED, "\ufeff", lowercase=True)
+    config = folder / "config.json"
+    config.write_text("\ufeff" + config.read_text(), encoding="utf-8")
+    assert spelled(folder, TEXT) == ["Good", "Film", "##s", "été", "!"]
+
+
+def test_line_ends_of_windows_and_odd_words_are_read_as_the_library_reads_them(folder):
+    import tokenizers
+
+    words = (*WORDS[:5], "a\u2028b", "", "x\x85", "good", "")
+    (folder / "vocab.txt").write_bytes("\r\n".join(words).encode())
+    theirs = tokenizers.models.WordPiece.read_file(str(folder / "vocab.txt"))
+    ours = tokenizer_files._of_words(folder / "vocab.txt", {"strip_accents": False}).get_vocab()
+    assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ('{"do_lower_case": "no"}', "has do_lower_case 'no'; it must be true or false"),
+        ('{"tokenize_chinese_chars": null}', "has tokenize_chinese_chars None"),
+        ("[]", r"tokenizer_config\.json is no configuration of a transformer \(a list\)"),
+        ("{", r"tokenizer_config\.json is no configuration"),
+    ],
+)
+def test_settings_that_are_none_are_refused(folder, settings, message):
+    (folder / "tokenizer_config.json").write_text(settings)
+    with pytest.raises(BadInput, match=message):
+        load_encoder(str(folder))
+
+
+def test_another_normalizer_is_kept_unless_settings_contradict_it(folder):
+    import tokenizers
+
+    path = as_json(folder, UNCASED, lowercase=True) / "tokenizer.json"
+    tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    tokenizer.normalizer = tokenizers.normalizers.Lowercase()
+    tokenizer.save(str(path))
+    assert spelled(folder, "Films été!", UNCASED) == ["film", "##s", "été", "!"]
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    with pytest.raises(BadInput, match="disagree on do_lower_case"):
+        load_encoder(str(folder))
+
+
+def without(folder: Path, *names: str, **values: object) -> Path:
+    config = {**json.loads((folder / "config.json").read_text()), **values}
+    (folder / "config.json").write_text(json.dumps({name: value for name, value in config.items() if name not in names}))
+    return folder
+
+
+def test_keys_that_a_configuration_lacks_have_their_usual_values(folder):
+    with pytest.raises(BadInput, match="do not fit this BERT's configuration: of another shape"):
+        load_encoder(str(without(folder, "vocab_size", "max_position_embeddings"))).bert()
+    assert load_encoder(str(folder)).max_positions == 512
+    without(folder, "hidden_act", "type_vocab_size", "model_type", vocab_size=len(WORDS), max_position_embeddings=20)
+    assert load_encoder(str(without(folder, architectures=["BertForMaskedLM"]))).bert().config.type_vocab_size == 2
+
+
+@pytest.mark.parametrize(
+    ("lacking", "values", "message"),
+    [
+        (("model_type", "architectures"), {}, 'names no model_type; if it is that of a BERT, add "model_type": "bert"'),
+        (("model_type",), {"architectures": ["RobertaModel"]}, "names no model_type"),
+        ((), {"hidden_size": "16"}, "has hidden_size '16'; it must be a whole number"),
+        ((), {"vocab_size": 0}, "has vocab_size 0"),
+    ],
+)
+def test_configurations_that_cannot_be_read_are_refused(folder, lacking, values, message):
+    with pytest.raises(BadInput, match=message):
+        load_encoder(str(without(folder, *lacking, **values)))
 
 
 # --- pooled features --------------------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from subpop.encoders import tiny
-from subpop.encoders.folders import CONFIG, WEIGHTS, Encode, encoder_folder, read_config, read_tokenizer, tokenizer_file
+from subpop.encoders.folders import CONFIG, WEIGHTS, encoder_folder, read_config, tokenizer_file
+from subpop.encoders.tokenizer_files import SETTINGS, Encode, read_tokenizer
 from subpop.fingerprint import key_of
 from subpop.types import BadInput
 
@@ -57,7 +58,7 @@ def encoder_fingerprint(name: str, weights_root: Path | None = None) -> str:
     from subpop.networks.weights import weights_fingerprint
 
     folder = encoder_folder(name, weights_root)
-    files = (folder / CONFIG, folder / WEIGHTS, tokenizer_file(folder), folder / "tokenizer_config.json")
+    files = (folder / CONFIG, folder / WEIGHTS, tokenizer_file(folder), folder / SETTINGS)
     return key_of({path.name: weights_fingerprint(path) for path in files if path.is_file()})
 
 

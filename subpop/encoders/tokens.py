@@ -40,7 +40,7 @@ def tokenise(
                 yield _padded(encoder.encode(some, max_length), start, max_length)
                 report(start + len(some), len(texts))
 
-    key = key_of({"texts": _texts_hash(texts), "encoder": encoder.fingerprint, "max_length": max_length, "version": 1})
+    key = key_of({"texts": _texts_hash(texts), "encoder": encoder.fingerprint, "max_length": max_length, "version": 2})
     return cached_blocks(cache, f"tokens-{key}", (len(texts), max_length), np.int64, blocks)
 
 
