@@ -133,7 +133,8 @@ def _report(options: argparse.Namespace) -> int:
         **environment(),
     )
     run.write(directory, info)
-    print(f"{len(run.reports)} cells, {left_out} not finished or made by another version: {directory / 'README.md'}")
+    kept = f" ({run.n_kept} of plug-ins, as last measured)" if run.n_kept else ""
+    print(f"{len(run.reports)} cells{kept}, {left_out} not finished or made by another version: {directory / 'README.md'}")
     return 0
 
 

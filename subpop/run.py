@@ -11,6 +11,7 @@ from subpop.batching import DefenseError
 from subpop.datasets.download import MissingData
 from subpop.experiment import Experiment
 from subpop.integrity import UNCHECKED, Inspector
+from subpop.plugin_records import KIND, cell_of, kept_reports, record_of
 from subpop.printable import described, in_one_line, printable
 from subpop.references import References, cell_status, compare, rebaseline
 from subpop.report import RunInfo, append_summary, write_report
@@ -55,6 +56,8 @@ class Run:
     reports: dict[Cell, CellReport] = field(default_factory=dict)
     recorded: list[str] = field(default_factory=list)
     """What `rebaseline` says of the attack sets that it recorded."""
+    n_kept: int = 0
+    """Reports of plug-ins' cells that `measure_stored` took from the store as they were."""
     special: Mapping[str, Callable[[Cell], CellResult]] = field(default_factory=dict)
     """Suites whose cells are measured by a function of their own, by stem: see `special_suites`."""
     inspector: Inspector | None = None
@@ -94,13 +97,24 @@ class Run:
             report = CellReport(cell, result, verdicts, cell_status(verdicts))
             self.store.put_record(printable(f"{cell.stem} {cell.id}"), asdict(cell))
         self.reports[cell] = report
+        if cell.defense in self.experiment.plugins and report.status != "skipped":
+            self.store.put_record(printable(f"{cell.stem} {cell.id}"), record_of(report, self.experiment.device), KIND)
         return report
 
     def measure_stored(self) -> int:
-        """Measure every cell the store knows whose trials are all there; returns how many are not."""
+        """Measure every cell the store knows whose trials are all there; returns how many are not.
+
+        Cells of plug-ins, whose code a store does not hold, are shown as they were last measured.
+        """
         left_out = 0
+        for report in kept_reports(self.store.records(KIND), self.experiment.device):
+            if report.cell.defense not in self.experiment.plugins:
+                self.n_kept += 1
+                self.reports[report.cell] = self._compared(report)
         for record in self.store.records().values():
-            cell = Cell(**{**record, "setting": tuple(map(tuple, record["setting"]))})
+            cell = cell_of(record)
+            if cell in self.reports:
+                continue
             try:
                 trained = cell.stem not in self.special
                 finished = self._is_finished(cell) if trained else not cell.stem.startswith("speed_")
@@ -110,6 +124,13 @@ class Run:
                 self.measure(cell)
             left_out += not finished
         return left_out
+
+    def _compared(self, report: CellReport) -> CellReport:
+        """A plug-in's report with its verdicts."""
+        if report.result is None:
+            return report
+        verdicts = compare(report.result, self.references(report.cell.stem), plugin=True)
+        return replace(report, verdicts=verdicts, status=cell_status(verdicts))
 
     def _is_finished(self, cell: Cell) -> bool:
         """Whether no trial is missing, nor one of the cells that it is ranked by or compared with."""

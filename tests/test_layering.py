@@ -19,7 +19,7 @@ integrity
 theory audit references released
 results_file
 figures verdict report
-contracts kernels run debugging session_watch pytest_plugin cli __main__
+contracts plugin_records kernels run debugging session_watch pytest_plugin cli __main__
 """.split()  # noqa: SIM905
 
 

@@ -1,0 +1,97 @@
+"""`subpop report` shows plug-ins' cells from what the store keeps of them, without their code."""
+
+import json
+
+import pytest
+
+from subpop.cells import grid
+from subpop.cli import main
+from subpop.experiment import Experiment
+from subpop.plugins import parse_defense
+from subpop.run import Run
+from subpop.store import Store
+
+[CELL] = grid(
+    stem="little",
+    tier="embedded",
+    dataset="digits",
+    victim="logistic_regression",
+    partition="feature_match",
+    rate=1.0,
+    n_seeds=1,
+)
+PLUGIN = """
+from subpop import Defended
+
+def half(train, fit, know, *, seed):
+    keep = train.ids % 2 == 0
+    return Defended(fit(train[keep]), keep, diagnostics={"kept": keep.mean()})
+
+def broken(train, fit, know, *, seed):
+    raise ValueError("not \\ud800 today")
+
+half.needs = {"n_poison"}
+"""
+
+
+def rows_of(folder):
+    cells = json.loads((folder / "results.json").read_text(encoding="utf-8"))["cells"]
+    shown = ("defense", "metric", "subpopulation", "value", "std_error", "knowledge", "verdict", "reason", "n_fits")
+    return {tuple(row[name] for name in shown) for row in cells}
+
+
+def test_a_report_of_a_store_shows_plug_ins(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "mine.py"
+    path.write_text(PLUGIN)
+    specs = [parse_defense(f"mine.py:{function}", tmp_path) for function in ("half", "broken")]
+    with Store(tmp_path / "store.sqlite") as store:
+        run = Run(Experiment(store, plugins={spec.name: spec for spec in specs}), store, tmp_path)
+        for name in ("none", "mine.half", "mine.broken"):
+            run.measure(CELL.with_(defense=name))
+    measured = {report.cell.defense: report for report in run.reports.values()}
+    path.unlink()
+    monkeypatch.setattr(Experiment, "run_chunk", lambda *_: pytest.fail("it trains"))
+    options = ["--store", str(tmp_path / "store.sqlite"), "--baselines", str(tmp_path), "--report-dir", str(tmp_path / "report")]
+    assert main(["report", *options]) == 0
+    assert "3 cells (2 of plug-ins, as last measured), 0 not finished" in capsys.readouterr().out
+    rows = {row for row in rows_of(tmp_path / "report") if row[0] != "none"}
+    half = measured["mine.half"].result
+    assert half is not None
+    assert half.knowledge
+    told = {
+        (
+            "mine.half",
+            number.metric,
+            number.subpopulation,
+            number.value if number.value == number.value else None,
+            number.std_error,
+            half.knowledge,
+        )
+        for number in half.numbers
+    }
+    assert {row[:6] for row in rows if row[0] == "mine.half"} == told
+    assert {row[6] for row in rows if row[0] == "mine.half"} <= {"no_reference", "pass"}
+    assert {row[8] for row in rows if row[0] == "mine.half"} == {half.n_fits}
+    [broken] = [row for row in rows if row[0] == "mine.broken"]
+    assert broken[6] == "error"
+    assert "not \\ud800 today" in broken[7]
+    page = (tmp_path / "report" / "little.md").read_text(encoding="utf-8")
+    assert "mine.half is a plug-in: its numbers are those of" in page
+
+
+def test_a_plug_in_at_hand_is_measured_and_its_last_result_is_kept(tmp_path):
+    cell = CELL.with_(defense="mine.half")
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    spec = parse_defense("mine.py:half", tmp_path)
+    with Store(tmp_path / "store.sqlite") as store:
+        Run(Experiment(store, plugins={spec.name: spec}), store, tmp_path).measure(cell)
+        (tmp_path / "mine.py").write_text(PLUGIN.replace("keep = ", "raise KeyError\n    keep = "))
+        worse = parse_defense("mine.py:half", tmp_path)
+        Run(Experiment(store, plugins={worse.name: worse}), store, tmp_path).measure(cell)
+        later = Run(Experiment(store), store, tmp_path)
+        assert later.measure_stored() == 0
+        assert later.reports[cell].status == "error"
+        assert "KeyError" in later.reports[cell].reason
+        other = Run(Experiment(store, device="cuda"), store, tmp_path)
+        assert other.measure_stored() == 1
+        assert cell not in other.reports
