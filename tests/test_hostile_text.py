@@ -73,7 +73,14 @@ def test_a_hostile_defense_costs_its_cells_and_no_byte_of_the_report(tmp_path):
         "PYTHONIOENCODING": "ascii",
         "GITHUB_STEP_SUMMARY": str(summary),
     }
-    options = ["-q", "-p", "no:cacheprovider", "--color=no", *(f"--defense=bad.py:{name}" for name in FUNCTIONS)]
+    options = [
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--color=no",
+        "--no-integrity",
+        *(f"--defense=bad.py:{name}" for name in FUNCTIONS),
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "benchmarks/", *options],
         cwd=tmp_path,
