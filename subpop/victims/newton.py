@@ -18,8 +18,9 @@ from subpop.victims.margins import Lists, Margins, add_list_sums, conjugate_step
 
 Doubles = NDArray[np.float64]
 
-FULL_CURVATURE = 2048
-"""Up to this many parameters the preconditioner is a whole inverse Hessian, beyond it a block a class."""
+FULL_CURVATURE, LARGEST_BLOCK = 2048, 4096
+"""Up to this many parameters the preconditioner is a whole inverse Hessian, beyond it a block a class; of more features than
+the second number, whose block would take minutes to invert, the diagonal alone."""
 CONJUGATE_LIMIT = 300
 PATIENCE = 4
 """A problem that has not halved its residual or its error in so many Newton steps has reached what its precision allows."""
@@ -87,12 +88,19 @@ def solve(fleet: Fleet, w: Doubles, inverse: Array, stages: Sequence[Precision])
 
 
 def inverse_hessian(fleet: Fleet, w: Doubles) -> Doubles:
-    """(B, s, s) blocks of the inverse Hessian of a fleet of one problem without a list, at w (1, K', d')."""
+    """(B, s, s) blocks of the inverse Hessian of a fleet of one problem without a list, at w (1, K', d').
+
+    One block of all parameters, a block a class, or, with very many features, a block of size 1 a parameter.
+    """
     z, (classes, d) = fleet.shared[np.float64], w.shape[1:]
     scores = np.vstack([w[0] @ z.T, np.zeros((1 if classes == 1 else 0, len(z)))])
     chance = np.exp(scores - scores.max(axis=0))
     chance = (chance / chance.sum(axis=0))[:classes]
     total = fleet.total[0, : len(z)]
+
+    if d > LARGEST_BLOCK:
+        curvature = np.einsum("kn,nd,nd->kd", total * chance * (1 - chance), z, z) + fleet.penalty[0]
+        return np.asarray(1 / np.maximum(curvature, np.finfo(np.float64).tiny)).reshape(-1, 1, 1)
 
     def block(k: int, other: int) -> Doubles:
         curvature = total * chance[k] * ((k == other) - chance[other])
@@ -217,6 +225,8 @@ class Newton:
 
     def _precondition(self, r: Array) -> Array:
         blocks, size, _ = self.inverse.shape
+        if size == 1:
+            return r * self.inverse.reshape(r.shape[1:])
         split = r.reshape(len(r), blocks, size).transpose(1, 0, 2)
         return np.asarray((split @ self.inverse).transpose(1, 0, 2)).reshape(r.shape)
 
