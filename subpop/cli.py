@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from bdb import BdbQuit
 from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
@@ -91,7 +92,11 @@ def _debug(options: argparse.Namespace) -> int:
     from subpop.plugins import parse_defense
 
     spec = parse_defense(options.defense, Path.cwd())
-    print(*debug(spec, options.words, data_root(options.data_root)), sep="\n")
+    try:
+        print(*debug(spec, options.words, data_root(options.data_root)), sep="\n")
+    except BdbQuit:
+        print("subpop: the debugger was left before the trial ended", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -100,7 +105,7 @@ def _report(options: argparse.Namespace) -> int:
     from subpop.datasets.download import data_root
     from subpop.experiment import Experiment
     from subpop.options import check_device_name, place
-    from subpop.report import RunInfo, check_report_directory
+    from subpop.report import RunInfo, check_report_directory, check_summary
     from subpop.run import Run, environment, special_suites
     from subpop.store import Store
     from subpop.types import BadInput
@@ -110,6 +115,7 @@ def _report(options: argparse.Namespace) -> int:
     if not path.exists():
         raise BadInput(f"--store {path} does not exist; run `python -m pytest benchmarks/` first, or name the store it wrote")
     check_report_directory(directory)
+    check_summary()
     store = Store(path)
     weights = None if options.weights_root is None else place(options.weights_root, Path.cwd())
     baselines = place(options.baselines, Path.cwd())

@@ -15,6 +15,7 @@ from subpop.types import Array, BadInput, Bools, Defended, Ints, TrainingSet
 SUM_TOLERANCE = 1e-3
 SEALED_ROWS = 256
 NAME_LENGTH = 100
+MOST_FITS = 1 << 31
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,5 +178,5 @@ def check_outcome(outcome: Outcome, n_rows: int, n_test: int, n_classes: int) ->
         _checked_radius(radius, n_test)
     for name, value in _named(outcome.diagnostics, "diagnostics", "a number for each name").items():
         _checked_number(name, value)
-    if outcome.n_fits < 0 or not 0 <= outcome.seconds < float("inf"):
+    if not 0 <= outcome.n_fits < MOST_FITS or not 0 <= outcome.seconds < float("inf"):
         raise BadInput(f"{outcome.n_fits} fits in {outcome.seconds} s are not counts")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from subpop.fingerprint import plugin_hash
 from subpop.options import place
-from subpop.printable import described, said_by
+from subpop.printable import described, printable, said_by
 from subpop.types import BadInput, Defense
 
 GRANTED = ("n_poison", "clean_holdout", "representation")
@@ -66,7 +66,7 @@ def parse_defense(spec: str, base_dir: Path) -> DefenseSpec:
     _check_function(tree, function, path)
     stem = where.rpartition(".")[2] if module else path.stem
     return DefenseSpec(
-        name=function if function == stem else f"{stem}.{function}",
+        name=function if function == stem else printable(f"{stem}.{function}").replace("\n", " "),
         path=path,
         module=module,
         function=function,

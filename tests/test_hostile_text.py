@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from subpop.batching import DefenseError
 from subpop.outcome import Outcome, check_outcome
+from subpop.plugins import parse_defense
 from subpop.types import BadInput, Dataset
 
 ROOT = Path(__file__).parents[1]
@@ -107,13 +109,17 @@ def test_a_hostile_defense_costs_its_cells_and_no_byte_of_the_report(tmp_path):
 
 
 def test_names_of_columns_and_words_are_made_printable():
-    import numpy as np
-
     codes = np.zeros(2, np.int64)
     made = Dataset("d", np.zeros((2, 1)), codes, 2, {"a\x1b[1mb": codes}, words={"y": ("c\ud800", "d")}, notes=("::error::x",))
     assert list(made.annotations) == ["ab"]
     assert made.words["y"] == ("c\\ud800", "d")
     assert made.notes == (": :error::x",)
+
+
+def test_counts_from_another_process_fit_into_the_store():
+    zeros = np.zeros(3, np.int64)
+    with pytest.raises(BadInput, match="are not counts"):
+        check_outcome(Outcome({"": zeros}, n_fits=10**30), 3, 3, 2)
 
 
 def test_every_error_is_printable():
@@ -122,9 +128,14 @@ def test_every_error_is_printable():
     assert str(told) == "trial 0 (group \\ud800): x\\x07\nline\n: :error::y"
 
 
-def test_names_from_another_process_are_checked_again():
-    import numpy as np
+def test_a_defense_in_a_file_with_an_odd_name_gets_a_printable_one(tmp_path):
+    path = tmp_path / os.fsdecode(b"b\x1b[31mad\xff\n.py")
+    path.write_text("def f(train, fit, know, *, seed):\n    return None\n")
+    name = parse_defense(f"{path.name}:f", tmp_path).name
+    assert name == "bad\\udcff .f"
 
+
+def test_names_from_another_process_are_checked_again():
     zeros = np.zeros(3, np.int64)
     for outcome in (
         Outcome({"": zeros, "a\nb": zeros}),

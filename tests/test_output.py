@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from bdb import BdbQuit
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from subpop import debugging
 from subpop.batching import DefenseError, DefenseTask
+from subpop.cli import main
 from subpop.output import LINE_BYTES, TAIL_LINES, Lines, Tail
 from subpop.plugins import parse_defense
 from subpop.sandbox import run_in_child
@@ -113,6 +115,16 @@ def test_a_debugger_has_the_terminal(project):
     assert "recall: " in done.stdout
     assert "not checked" not in done.stdout
     assert not (project / "runs").exists()
+
+
+def test_leaving_the_debugger_is_no_traceback(project, monkeypatch, capsys):
+    def leave(*_):
+        raise BdbQuit
+
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(debugging, "debug", leave)
+    assert main(["debug", "mine.py:talks"]) == 1
+    assert "the debugger was left" in capsys.readouterr().err
 
 
 def test_debugging_grants_what_is_needed_and_says_what_is_wrong(project):
