@@ -305,6 +305,7 @@ def own_pipeline():
 def test_a_function_may_return_the_estimator(pool):
     found = fitted(pool, own_pipeline).predict_proba(pool.x)
     np.testing.assert_array_equal(found, fitted(pool, own_pipeline()).predict_proba(pool.x))
+    assert isinstance(make_victim(f"{__name__}:own_pipeline"), SklearnVictim)
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------

@@ -124,6 +124,8 @@ def _contents(root: Path | None) -> Mapping[str, bytes]:
         return {name: (place / name).read_bytes() for name in BATCHES}
     inside = files_in(place, lambda name: PurePosixPath(name).name in BATCHES)
     contents = {PurePosixPath(name).name: content for name, content in inside.items()}
+    if len(contents) < len(inside):
+        raise BadInput(f"{place} holds {len(inside)} batches under {len(contents)} names; keep one folder of batches")
     lacking = [name for name in BATCHES if name not in contents]
     if lacking:
         raise BadInput(f"{place} lacks {', '.join(lacking)}; move it away and run: {fetch_command('cifar10', root)}")

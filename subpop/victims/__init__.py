@@ -84,7 +84,7 @@ def make_victim(
     encoder: str = "",
     max_length: int | None = None,
 ) -> Victim:
-    """The victim of that name, or a scikit-learn class named `module:Class`, at its defaults.
+    """The victim of that name, or a scikit-learn class at its defaults, or what a function returns: `module:Class_or_function`.
 
     cache: folder of hidden states; encoder, max_length: of a text victim, instead of its own.
     """
@@ -105,6 +105,7 @@ def _imported(name: str) -> Callable[[], object]:
         found: Callable[[], object] = getattr(importlib.import_module(module_name), class_name)
     except (Exception, SystemExit) as error:  # the module is somebody else's code, which may do anything
         raise BadInput(
-            f"victim {name!r} cannot be imported ({in_one_line(error)}); write it as module:Class, e.g. sklearn.svm:LinearSVC"
+            f"victim {name!r} cannot be imported ({in_one_line(error)}); write it as module:Class or module:function, "
+            "e.g. sklearn.svm:LinearSVC"
         ) from error
     return found
