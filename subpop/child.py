@@ -1,23 +1,19 @@
 """The child process of a plug-in defense, and what it may say: JSON and plain arrays, nothing that is unpickled.
 
 It holds gathered rows and the knowledge that the plug-in asked for: no pool, row number, poison mask, test label or name of
-a trial. It leads a process group of its own, so that what it starts dies with it, and ends when the harness does.
+a trial. Its environment is clean, its folder empty; its supervisor ends it, and all that it starts, when the harness ends.
 """
 
 from __future__ import annotations
 
 import faulthandler
-import fcntl
 import io
 import json
 import math
-import multiprocessing
 import os
 import pickle
 import random
-import signal
 import sys
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
@@ -93,9 +89,9 @@ def _array(content: bytes) -> Array:
 def child_main(connection: Connection, output: Connection) -> None:
     """The child's whole life: load the plug-in, receive the tasks, run the wave, report."""
     os.setsid()
-    _die_with_harness()
     _redirect_output(output)
     _forget_chance()
+    sys.argv = ["defense"]
     try:
         _serve(connection)
     except (EOFError, BrokenPipeError, ConnectionResetError):
@@ -109,7 +105,8 @@ def child_main(connection: Connection, output: Connection) -> None:
 
 
 def _serve(connection: Connection) -> None:
-    spec, n_classes, n_tasks = _receive_own(connection)
+    spec, n_classes, n_tasks, folder = _receive_own(connection)
+    os.chdir(folder)
     watch = Watch()
     try:
         defense = load(spec)
@@ -198,18 +195,3 @@ def _redirect_output(output: Connection) -> None:
     # Streams of its own: those inherited from the fork server may be missing or held by somebody's capture.
     sys.stdout, sys.stderr = (os.fdopen(stream, "w", 1, "utf-8", "backslashreplace", closefd=False) for stream in (1, 2))
     faulthandler.enable(all_threads=False)  # a segmentation fault leaves a traceback
-
-
-def _die_with_harness() -> None:
-    """End this process group when the harness ends, even by kill -9: its end of a pipe closes then."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    if sys.platform == "linux":  # the kernel signals the whole group, even while C code holds the interpreter
-        fcntl.fcntl(parent.sentinel, fcntl.F_SETOWN, -os.getpgrp())
-        fcntl.fcntl(parent.sentinel, fcntl.F_SETFL, fcntl.fcntl(parent.sentinel, fcntl.F_GETFL) | os.O_ASYNC)
-    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-
-
-def _watch(parent: Any) -> None:
-    parent.join()
-    os.killpg(os.getpgrp(), signal.SIGKILL)

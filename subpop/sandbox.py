@@ -1,6 +1,6 @@
 """Plug-in defenses in a child process, which can be killed and takes no one with it: the harness's side.
 
-The child comes from `forkserver` (torch hangs after `fork`). What it sends is checked and never unpickled; whatever goes
+The child comes from a server of our own (see `fork_server`). What it sends is checked and never unpickled; whatever goes
 wrong in it becomes a DefenseError that names the trial.
 """
 
@@ -9,24 +9,23 @@ from __future__ import annotations
 import atexit
 import contextlib
 import io
-import multiprocessing
 import os
 import pickle
 import signal
 import socket
 import struct
-import sys
+import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
-from types import ModuleType
 from typing import Any, NoReturn
 
 from subpop.batching import DEFENSE, HARNESS, DefenseError, DefenseTask, FitMany, PoolRows, fit_or_name
-from subpop.child import Message, child_main, receive_message
+from subpop.child import Message, receive_message
 from subpop.fit_log import FitLog
+from subpop.fork_server import SERVER
 from subpop.manifest import Manifest, manifest_of
 from subpop.options import check_timeout
 from subpop.outcome import Outcome, check_outcome
@@ -34,9 +33,6 @@ from subpop.output import Lines, Listener
 from subpop.plugins import DefenseSpec
 from subpop.printable import described
 from subpop.types import Array, BadInput, FleetJob, Pool, TrainingSet
-
-PRELOADED = ("subpop.child", "subpop.victims")
-"""What the fork server imports once for all children: models of these victims are unpickled in a child."""
 
 PATIENCE = 120.0
 """Seconds for importing the plug-in and for the harness's own steps in the child, where the time limit is shorter."""
@@ -76,11 +72,9 @@ def run_in_child(
     through.
     """
     check_timeout(timeout)
-    if multiprocessing.current_process().daemon:
-        raise BadInput("a plug-in defense needs a child process, which a daemonic worker cannot start; use --executor here")
     child, log = _Child(spec, tasks, timeout, listener), FitLog([task.train for task in tasks], test_x)
     try:
-        child.send((spec, n_classes, len(tasks)))
+        child.send((spec, n_classes, len(tasks), child.folder))
         child.receive("ready")
         for task in tasks:
             child.send(_handed_out(task, spec))
@@ -169,18 +163,17 @@ class _Child:
         self._fits: Counter[int] = Counter()
         self._left = float("inf")
         self._ended = False
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(list(PRELOADED))
-        self._connection, theirs = context.Pipe()
-        output, their_output = context.Pipe(duplex=False)
-        self._output = _Output(output, listener)
-        self._process = context.Process(target=child_main, args=(theirs, their_output), name=f"defense {spec.name}")
-        with _no_main_module():
-            self._process.start()
-        theirs.close()
-        their_output.close()
+        self._place = tempfile.TemporaryDirectory(prefix="defense-", ignore_cleanup_errors=True)
+        self._process = SERVER.child()
+        self._connection = self._process.connection
+        self._output = _Output(self._process.output, listener)
         atexit.register(self.end)
         _limit_waiting(self._connection, max(PATIENCE, timeout))
+
+    @property
+    def folder(self) -> str:
+        """An empty folder for the child to be in."""
+        return self._place.name
 
     def send(self, value: object) -> None:
         """Send a value of ours; the child unpickles it."""
@@ -223,7 +216,7 @@ class _Child:
         while True:
             now = time.monotonic()
             left = self._limit() - self._used.get(self._turn, 0.0) - (now - self._since)
-            ready = wait([self._connection, self._process.sentinel], max(0.0, min(left, deadline - now)))
+            ready = wait([self._connection, self._process.control], max(0.0, min(left, deadline - now)))
             if not ready or now > deadline:
                 self._fail_late(deadline - now < left)
             if not self._connection.poll():
@@ -274,8 +267,7 @@ class _Child:
         self._fail(f"{step} ran {limit}")
 
     def _fail_dead(self) -> NoReturn:
-        self._process.join(1)
-        code = self._process.exitcode
+        code = self._process.exitcode(1)
         if code is None:
             self._fail("its process stopped reading and writing")
         if code < 0:
@@ -303,15 +295,10 @@ class _Child:
             return
         self._ended = True
         atexit.unregister(self.end)
-        # The group outlives its leader: what the child started goes even where the child is gone already.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            if self._process.pid is not None:
-                os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.kill()
-        self._process.join()
-        self._process.close()
+        self._process.end()
         self._connection.close()
         self._output.close()
+        self._place.cleanup()
 
 
 def _signal_name(number: int) -> str:
@@ -352,17 +339,6 @@ class _Output:
         self._thread.join(1)
         if not self._thread.is_alive():  # else somebody outside the group still holds the other end
             self._connection.close()
-
-
-@contextlib.contextmanager
-def _no_main_module() -> Iterator[None]:
-    """Keep the child from importing the harness's main module again: that would run a script without a main guard twice."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
 
 
 def _limit_waiting(connection: Connection, seconds: float) -> None:

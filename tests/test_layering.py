@@ -12,7 +12,8 @@ _torchvision types options
 threads hardware fingerprint split datasets feature_cache networks representations encoders victims partitions attacks
 certificates defenses metrics
 blobs store_rows store_rescue
-store output outcome fit_log batching plugins watch manifest child sandbox stage trial summary progress cells texts
+store output outcome fit_log batching plugins watch manifest child processes fork_server sandbox
+stage trial summary progress cells texts
 settings collecting examples attack_sets parts experiment
 kept_results clusters training_set_attack speed executors
 integrity

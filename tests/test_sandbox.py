@@ -20,7 +20,9 @@ import pytest
 from subpop import child, sandbox
 from subpop.batching import DefenseError, DefenseTask, PoolRows, job_of, run_wave
 from subpop.child import receive_message, send_message
+from subpop.fork_server import SERVER
 from subpop.plugins import load, parse_defense
+from subpop.processes import descendants
 from subpop.sandbox import run_in_child
 from subpop.types import BadInput, Knowledge, Pool, TrainingSet
 from subpop.victims.linear_model import LinearModel
@@ -240,15 +242,15 @@ fits_too_often.max_fits = 6
 
 
 def fakes_turns(train, fit, know, *, seed):
-    """Say again and again that it is another trial's turn, or nobody's."""
+    """Say again and again that it is another trial's turn, or the harness's."""
     import gc
 
     send_message = sys.modules["subpop"].child.send_message
     desk = next(thing for thing in gc.get_objects() if type(thing).__name__ == "_Desk")
-    while True:
-        for task, phase in ((-1, "harness"), (0, "predictions"), (1, "defense"), (7, "x"), (-1, "import")):
-            send_message(desk._connection, "turn", task=task, phase=phase, at=time.monotonic())
-            time.sleep(0.02)
+    for task in range(10000):
+        for turn in ((task, "defense"), (task, "predictions"), (-1, "harness")):
+            send_message(desk._connection, "turn", task=turn[0], phase=turn[1], at=time.monotonic())
+            time.sleep(0.01)
 
 
 def predicts_slowly(train, fit, know, *, seed):
@@ -313,13 +315,16 @@ def folder(tmp_path_factory):
 
 
 def children():
-    """Live child processes, less the idle workers that joblib keeps for whoever used it before."""
-    return [child for child in multiprocessing.active_children() if not child.name.startswith("LokyProcess")]
+    """Live children of the server, and what descends from them."""
+    return descendants(SERVER.pid) if SERVER.pid else []
 
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left():
     yield
+    deadline = time.monotonic() + 1
+    while children() and time.monotonic() < deadline:  # a process that has said its last word may still be there for a moment
+        time.sleep(0.01)
     assert not children()
     assert not [thread.name for thread in threading.enumerate() if "_drain" in thread.name or thread.name.startswith("trial ")]
 

@@ -1,0 +1,232 @@
+"""The process that children of plug-in defenses come from, and the supervisor that stands above each of them.
+
+A server of our own, started once with a clean environment: a child knows neither the cell that pytest is running nor what the
+harness was called with, finds no token in its environment, and starts in milliseconds. torch hangs after a fork of the harness
+itself, so the server imports what children need and never runs a thread. It forks a supervisor for each child. That one holds
+no data; it ends all that descends from the child when the child has ended, when the harness asks for it, and when the harness
+is gone, even by kill -9.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import NamedTuple, NoReturn
+
+from subpop.processes import adopt_orphans, die_with_parent, end_descendants, reaped
+from subpop.types import BadInput
+
+PRELOADED = ("subpop.child", "subpop.victims")
+"""What is imported once for all children: models of these victims are unpickled in a child."""
+
+ALLOWED = """PATH HOME USER LOGNAME LANG LANGUAGE TZ TMPDIR TEMP TMP LD_LIBRARY_PATH LD_PRELOAD DYLD_LIBRARY_PATH VIRTUAL_ENV
+CONDA_PREFIX XDG_CACHE_HOME HF_HOME TORCH_HOME"""
+ALLOWED_PREFIXES = """LC_ PYTHON OMP_ KMP_ GOMP_ OPENBLAS_ GOTO_ MKL_ BLIS_ VECLIB_ NUMEXPR_ NUMBA_ ATEN_ ONEDNN_ DNNL_ TORCH_
+CUDA_ CUBLAS_ NVIDIA_ MALLOC_ LOKY_"""
+"""What a child's environment keeps: where programs and libraries lie, language, threads and kernels. Everything else goes."""
+
+START = "import json, sys; sys.path[:] = json.loads(input()); from subpop.fork_server import serve; serve(int(sys.argv[1]))"
+START_SECONDS = 120.0
+END_SECONDS = 15.0
+_PIDS, _STATUS = struct.Struct("ii"), struct.Struct("i")
+
+
+def clean_environment() -> dict[str, str]:
+    """The part of the environment that children may have."""
+    names, prefixes = frozenset(ALLOWED.split()), tuple(ALLOWED_PREFIXES.split())
+    return {name: value for name, value in os.environ.items() if name in names or name.startswith(prefixes)}
+
+
+# --- the harness's side -----------------------------------------------------------------------------------------------
+
+
+class Child:
+    """A started child: its messages, what it prints, and the line to its supervisor."""
+
+    def __init__(self, connection: Connection, output: Connection, control: socket.socket, pids: tuple[int, int]) -> None:
+        self.connection, self.output, self.control = connection, output, control
+        self._supervisor, self._group = pids
+        self._exitcode: int | None = None
+        self._supervised = True
+
+    def exitcode(self, seconds: float) -> int | None:
+        """How the child ended, -n for signal n; None while it runs, after waiting so long."""
+        if self._exitcode is None and select.select([self.control], [], [], seconds)[0]:
+            status = _received(self.control, _STATUS.size)
+            self._supervised = bool(status)
+            self._exitcode = os.waitstatus_to_exitcode(_STATUS.unpack(status)[0]) if status else -signal.SIGKILL
+        return self._exitcode
+
+    def end(self) -> None:
+        """Kill the child and all that it started; nothing of it is left afterwards."""
+        with contextlib.suppress(OSError):
+            self.control.shutdown(socket.SHUT_WR)
+        code = self.exitcode(END_SECONDS)
+        if code is None or not self._supervised:
+            # Its supervisor was stopped or killed by somebody else: nobody below it is to stay.
+            end_descendants(self._supervisor, self._group)
+        if code is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(self._supervisor, signal.SIGKILL)
+        self.control.settimeout(END_SECONDS)
+        _received(self.control, 1)  # nothing comes any more: this waits until the supervisor is gone too
+        self.control.close()
+
+
+class ForkServer:
+    """Starts the server when a child is first asked for, and again where it has ended."""
+
+    def __init__(self) -> None:
+        self._lock, self._owner = threading.Lock(), 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._line: socket.socket | None = None
+
+    @property
+    def pid(self) -> int:
+        """The server's, 0 before it was started."""
+        return self._process.pid if self._process is not None and self._owner == os.getpid() else 0
+
+    def child(self) -> Child:
+        """A new child, which waits for its first message."""
+        connection, theirs = Pipe()
+        output, their_output = Pipe(duplex=False)
+        control, their_control = socket.socketpair()
+        with theirs, their_output, their_control:
+            self._send([theirs.fileno(), their_output.fileno(), their_control.fileno()])
+        control.settimeout(START_SECONDS)
+        pids = _received(control, _PIDS.size)
+        control.settimeout(None)
+        if not pids:
+            raise BadInput("the process that starts plug-in defenses has ended; what it wrote to the terminal says why")
+        return Child(connection, output, control, _PIDS.unpack(pids))
+
+    def _send(self, fds: list[int]) -> None:
+        with self._lock:
+            for line in (self._started(), None):
+                try:
+                    socket.send_fds(line or self._restarted(), [b"+"], fds)
+                except OSError:
+                    if line is None:
+                        raise
+                else:
+                    return
+
+    def _started(self) -> socket.socket:
+        if self._line is None or self._owner != os.getpid():  # a fork of the harness has no server of its own yet
+            return self._restarted()
+        return self._line
+
+    def _restarted(self) -> socket.socket:
+        self._line, theirs = socket.socketpair()
+        self._owner = os.getpid()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", START, str(theirs.fileno())],
+                stdin=subprocess.PIPE,
+                env=clean_environment(),
+                cwd="/",
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:
+            stdin.write(json.dumps([os.path.abspath(entry) for entry in sys.path]).encode() + b"\n")
+        return self._line
+
+    def close(self) -> None:
+        """End the server; children that still run keep their supervisors."""
+        if self._line is not None and self._process is not None and self._owner == os.getpid():
+            self._line.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(END_SECONDS)
+            self._line = None
+
+
+SERVER = ForkServer()
+atexit.register(SERVER.close)
+
+
+def _received(line: socket.socket, size: int) -> bytes:
+    """So many bytes, or none where the other end is closed or silent."""
+    try:
+        return line.recv(size, socket.MSG_WAITALL)
+    except OSError:
+        return b""
+
+
+# --- the server -------------------------------------------------------------------------------------------------------
+
+
+def serve(fd: int) -> None:
+    """The server's whole life: a supervisor for each request, until the harness is gone."""
+    for name in PRELOADED:
+        importlib.import_module(name)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # supervisors are nobody's zombies
+    with socket.socket(fileno=fd) as requests:
+        while (asked := socket.recv_fds(requests, 1, 3))[0]:
+            if os.fork() == 0:
+                requests.close()
+                _supervise(*asked[1])
+            for each in asked[1]:
+                os.close(each)
+
+
+class _Woken(NamedTuple):
+    """A pipe that becomes readable when a child has ended."""
+
+    read: int
+    write: int
+
+
+def _supervise(connection: int, output: int, control: int) -> NoReturn:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.setsid()
+    adopt_orphans()
+    child = os.fork()
+    if child == 0:
+        os.close(control)
+        _become_child(connection, output)
+    os.close(connection)
+    os.close(output)
+    with contextlib.suppress(OSError):
+        os.write(control, _PIDS.pack(os.getpid(), child))
+    status = _wait(child, control)
+    end_descendants(os.getpid(), child)
+    with contextlib.suppress(OSError):
+        os.write(control, _STATUS.pack(reaped().get(child, signal.SIGKILL) if status is None else status))
+    os._exit(0)
+
+
+def _wait(child: int, control: int) -> int | None:
+    """The child's wait status once it has ended; None where the harness wants its end, or is gone."""
+    woken = _Woken(*os.pipe())
+    for fd in woken:
+        os.set_blocking(fd, False)
+    signal.set_wakeup_fd(woken.write, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    while child not in (ended := reaped()):
+        if control in select.select([control, woken.read], [], [])[0]:
+            return None
+        with contextlib.suppress(BlockingIOError):
+            os.read(woken.read, 1 << 10)
+    return ended[child]
+
+
+def _become_child(connection: int, output: int) -> NoReturn:
+    die_with_parent()
+    from subpop.child import child_main
+
+    child_main(Connection(connection), Connection(output, readable=False))
+    os._exit(0)
