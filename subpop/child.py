@@ -105,7 +105,7 @@ def child_main(connection: Connection, output: Connection) -> None:
 
 
 def _serve(connection: Connection) -> None:
-    spec, n_classes, n_tasks, folder = _receive_own(connection)
+    spec, n_classes, n_tasks, folder, sys.path[:] = _receive_own(connection)
     os.chdir(folder)
     watch = Watch()
     try:

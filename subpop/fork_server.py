@@ -21,6 +21,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import NamedTuple, NoReturn
@@ -47,6 +48,11 @@ def clean_environment() -> dict[str, str]:
     """The part of the environment that children may have."""
     names, prefixes = frozenset(ALLOWED.split()), tuple(ALLOWED_PREFIXES.split())
     return {name: value for name, value in os.environ.items() if name in names or name.startswith(prefixes)}
+
+
+def search_path() -> list[str]:
+    """Where the harness finds modules, for a process in another folder."""
+    return [os.path.abspath(entry) for entry in sys.path]
 
 
 # --- the harness's side -----------------------------------------------------------------------------------------------
@@ -81,8 +87,13 @@ class Child:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(self._supervisor, signal.SIGKILL)
         self.control.settimeout(END_SECONDS)
-        _received(self.control, 1)  # nothing comes any more: this waits until the supervisor is gone too
+        _received(self.control, 1)  # nothing comes any more: this waits until the supervisor ends too
         self.control.close()
+        deadline = time.monotonic() + 1
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            while time.monotonic() < deadline:
+                os.kill(self._supervisor, 0)
+                time.sleep(0.001)
 
 
 class ForkServer:
@@ -142,7 +153,7 @@ class ForkServer:
             )
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:
-            stdin.write(json.dumps([os.path.abspath(entry) for entry in sys.path]).encode() + b"\n")
+            stdin.write(json.dumps(search_path()).encode() + b"\n")
         return self._line
 
     def close(self) -> None:

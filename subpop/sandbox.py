@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 from subpop.batching import DEFENSE, HARNESS, DefenseError, DefenseTask, FitMany, PoolRows, fit_or_name
 from subpop.child import Message, receive_message
 from subpop.fit_log import FitLog
-from subpop.fork_server import SERVER
+from subpop.fork_server import SERVER, search_path
 from subpop.manifest import Manifest, manifest_of
 from subpop.options import check_timeout
 from subpop.outcome import Outcome, check_outcome
@@ -74,7 +74,7 @@ def run_in_child(
     check_timeout(timeout)
     child, log = _Child(spec, tasks, timeout, listener), FitLog([task.train for task in tasks], test_x)
     try:
-        child.send((spec, n_classes, len(tasks), child.folder))
+        child.send((spec, n_classes, len(tasks), child.folder, search_path()))
         child.receive("ready")
         for task in tasks:
             child.send(_handed_out(task, spec))
