@@ -12,6 +12,7 @@ import math
 import os
 import shutil
 import tempfile
+import tokenize
 import uuid
 import warnings
 import zipfile
@@ -27,6 +28,10 @@ from subpop.fingerprint import DIGEST_BYTES, data_hash
 from subpop.types import Array, BadInput, Floats
 
 Blocks = Callable[[], Iterable[Array]]
+UNREADABLE = (
+    OSError, ValueError, EOFError, TypeError, OverflowError, MemoryError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile,
+)  # fmt: skip
+"""What numpy raises for a damaged header, which it reads as Python text."""
 
 
 def cached(folder: Path | None, key: str, shape: tuple[int, int], compute: Callable[[], Floats]) -> Floats:
@@ -121,7 +126,7 @@ def _read(path: Path, shape: tuple[int, int], dtype: DTypeLike | None = None) ->
         if isinstance(features, np.memmap) and same and checksum == _checksum(features):
             return features
         problem = "its content is not what was written"
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         problem = str(error)
     warnings.warn(f"the features in {path} are damaged ({problem}); they are computed again", stacklevel=3)
     return None

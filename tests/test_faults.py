@@ -1,11 +1,23 @@
-"""Faults: `python -m pytest tests/test_faults.py -m slow` runs the whole campaign. No wrong number, no finished trial lost."""
+"""Faults: `python -m pytest tests/test_faults.py -m slow` runs the whole campaign. No wrong number, no finished trial lost.
+
+Two thousand flipped bits, and twenty rounds of ten faults of a real run each: killed, terminated, beside another run, on a full
+disk, on a locked store, on one that cannot be written to, on one that was cut short or whose bits were flipped.
+"""
 
 from __future__ import annotations
 
+import random
+import time
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 from damage import what_flips_do
+from faults import copy_of, disturb
+from test_plugin_life import make_project, run
+
+from subpop.feature_cache import cached
 
 ENDS = {"unharmed", "missing", "rescued", "refused"}
 
@@ -27,3 +39,43 @@ def test_two_thousand_flipped_bits_change_no_number(tmp_path: Path) -> None:
     assert ends.total() == 2000
     assert set(ends) <= ENDS
     assert ends["refused"] <= 4  # in the number of the schema
+
+
+def test_any_flipped_bit_of_a_cached_file_is_found(tmp_path: Path) -> None:
+    """Header, padding, content and checksum: the features that come back are those that were computed."""
+    features = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    cached(tmp_path, "key", features.shape, lambda: features)
+    content = (tmp_path / "key.npy").read_bytes()
+    n_again = 0
+    in_the_header = (8 * 8 + 6, 21 * 8 + 4)  # its length, and its dtype
+    for bit in (*in_the_header, *random.Random(0).sample(range(8 * len(content)), 100)):
+        (tmp_path / "key.npy").write_bytes(_flipped_at(content, bit))
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", UserWarning)
+            found = cached(tmp_path, "key", features.shape, lambda: features)
+        assert (found.dtype, found.tobytes()) == (features.dtype, features.tobytes())
+        n_again += any("are damaged" in str(warning.message) for warning in told)
+    assert n_again > 50
+
+
+def _flipped_at(content: bytes, bit: int) -> bytes:
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """A project that ran to its end, and how long that took once everything was compiled."""
+    project = make_project(tmp_path_factory.mktemp("undisturbed"))
+    run(project, "--rebaseline")
+    started = time.monotonic()
+    assert run(project, "--fresh").returncode == 0
+    return project, time.monotonic() - started
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_ten_faults_of_a_run_change_nothing(undisturbed: tuple[Path, float], tmp_path: Path, seed: int) -> None:
+    project, length = undisturbed
+    assert disturb(copy_of(project, tmp_path / "project"), project, length, seed) == 10

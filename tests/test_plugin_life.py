@@ -98,6 +98,21 @@ def test_recorded_references_pass_and_the_second_run_trains_nothing(recorded):
     assert (recorded / "runs/report/README.md").exists()
 
 
+def test_a_damaged_chunk_is_trained_again_and_said_once(recorded):
+    """A stored number that was changed is not served; the other cells come from the store."""
+    before = numbers(recorded)
+    with sqlite3.connect(recorded / "runs" / "store.sqlite", isolation_level=None) as connection:
+        connection.execute("UPDATE trials SET attacked = 1 - attacked WHERE id = 3")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    done = run(recorded)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("are damaged") == 1, done.stdout
+    assert numbers(recorded) == before
+    cells = json.loads((recorded / "runs/report/results.json").read_text())["cells"]
+    assert len({(c["rate"], c["defense"]) for c in cells if not c["from_store"]}) == 1
+
+
 def test_a_moved_reference_fails_its_cell_alone(recorded):
     path = recorded / "baselines" / "little.csv"
     lines = path.read_text().splitlines()
