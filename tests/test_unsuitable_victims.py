@@ -84,6 +84,7 @@ def test_an_unsuitable_victim_costs_its_own_cells(tmp_path):
     (tmp_path / "my_victims.py").write_text(VICTIMS)
     (tmp_path / "broken_victims.py").write_text("1 / 0\n")
     env = {**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}", "PYTHONDONTWRITEBYTECODE": "1"}
+    env["LOKY_MAX_CPU_COUNT"] = "1"  # no worker processes: starting them would take longer than all else
     command = [sys.executable, "-m", "pytest", "benchmarks/", "-q", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 1, done.stdout + done.stderr
