@@ -106,7 +106,8 @@ def _report(options: argparse.Namespace) -> int:
     from subpop.experiment import Experiment
     from subpop.options import check_device_name, place
     from subpop.report import RunInfo, check_report_directory, check_summary
-    from subpop.run import Run, environment, special_suites
+    from subpop.run import Run, environment
+    from subpop.special import special_suites
     from subpop.store import Store
     from subpop.types import BadInput
 

@@ -6,6 +6,7 @@ Whatever else pytest collects (another project's tests, say) is left alone.
 from __future__ import annotations
 
 import ast
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -117,3 +118,18 @@ def _takes_cells(node: ast.AST) -> bool:
     if not isinstance(node, ast.FunctionDef) or not node.name.startswith("test"):
         return False
     return not {"cell", "sweep"}.isdisjoint(argument.arg for argument in node.args.args)
+
+
+def take_over_processes(option: Any) -> None:
+    """Turn pytest-xdist's number of processes into ours, and pytest-xdist off. option: pytest's options, changed in place."""
+    asked = getattr(option, "numprocesses", None)
+    if asked is not None:
+        most = getattr(option, "maxprocesses", None)
+        count = _cores() if asked in ("auto", "logical") else int(asked)
+        option.jobs = option.jobs or (min(count, most) if most else count)
+    option.numprocesses, option.dist, option.tx, option.distload = None, "no", [], False
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

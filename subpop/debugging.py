@@ -21,7 +21,8 @@ from subpop.experiment import Experiment
 from subpop.fit_log import kept_key, rows_key
 from subpop.outcome import check_defended, seal
 from subpop.plugins import DefenseSpec, load
-from subpop.run import select, special_suites
+from subpop.run import select
+from subpop.special import special_suites
 from subpop.threads import one_thread
 from subpop.trial import Prepared, score
 from subpop.types import KEEP_UNCHECKED, OWN_LEARNER, BadInput, Cell, Model, TrainingSet, TrialResult

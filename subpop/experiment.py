@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Protocol
 
@@ -70,6 +70,8 @@ class Experiment(Parts):
     plugins: Mapping[str, DefenseSpec] = field(default_factory=dict)
     listener: Listener | None = None
     observer: Observer | None = None
+    await_chunk: Callable[[str], None] = field(default=lambda key: None, repr=False)
+    """Returns once no worker is at the chunk with this key."""
 
     # --- the whole cell -----------------------------------------------------------------------------------------------
 
@@ -121,14 +123,21 @@ class Experiment(Parts):
         results: list[TrialResult] = []
         all_stored = True
         for chunk in self.chunks(cell):
-            stored = self._stored(cell, chunk)
-            if stored is None:
+            stored = self.stored(cell, chunk)
+            if self._was_ahead(self.chunk_key(cell, chunk)):
                 all_stored = False
-                with self.progress.showing(cell.id):
-                    stored = self.timed_chunk(cell, chunk)
-                self.commit(cell, chunk, stored)
-            results += stored
+            all_stored &= stored is not None
+            results += self._chunk(cell, chunk) if stored is None else stored
         return results, all_stored
+
+    def _chunk(self, cell: Cell, chunk: list[Trial]) -> list[TrialResult]:
+        """The trials of a chunk, from the store or trained and kept."""
+        results = self.stored(cell, chunk)
+        if results is None:
+            with self.progress.showing(cell.id):
+                results = self.timed_chunk(cell, chunk)
+            self.commit(cell, chunk, results)
+        return results
 
     def list_trials(self, cell: Cell) -> list[Trial]:
         """Attacked trials of all subpopulations and seeds, then the defense on clean data."""
@@ -168,7 +177,16 @@ class Experiment(Parts):
         self.store.put_chunk(key, cell, results, self.device, replace=self.fresh or own in self.plugins)
         self._done_now.add(key)
 
-    def _stored(self, cell: Cell, chunk: list[Trial]) -> list[TrialResult] | None:
+    def receive_chunk(self, key: str, cell: Cell, results: Sequence[TrialResult]) -> None:
+        """Keep trials that a worker trained; the first cell that asks for them counts as having trained them."""
+        self.store.put_chunk(key, cell, results, self.device, replace=self.fresh)
+        self._ahead.add(key)
+        self._done_now.add(key)
+        self.progress.advance(sum(result.n_fits for result in results))
+
+    def stored(self, cell: Cell, chunk: list[Trial]) -> list[TrialResult] | None:
+        """The trials of a chunk if the store has them, once workers that are at it have sent them; else None."""
+        self.await_chunk(self.chunk_key(cell, chunk))
         key = self._key_of_stored(cell, chunk)
         return None if key is None else self.store.get_chunk(key)
 
@@ -181,7 +199,7 @@ class Experiment(Parts):
 
     def _key_of_trials(self, cell: Cell, chunk: Sequence[Trial]) -> str | None:
         """Where a chunk's trials lie; a plug-in's, and those of controls matched to it, as long as its manifest holds."""
-        key, own = self._chunk_key(cell, chunk), cell.defense.removeprefix(MATCHED)
+        key, own = self.chunk_key(cell, chunk), cell.defense.removeprefix(MATCHED)
         if own not in self.plugins:
             return key
         if own == cell.defense:
@@ -198,7 +216,7 @@ class Experiment(Parts):
         """A note on a plug-in whose trials run again each time."""
         if cell.defense not in self.plugins:
             return ()
-        found = {reason for chunk in self.chunks(cell) for reason in self._manifests.reasons(self._chunk_key(cell, chunk))}
+        found = {reason for chunk in self.chunks(cell) for reason in self._manifests.reasons(self.chunk_key(cell, chunk))}
         return (f"{cell.defense} is not reusable and runs again each time: {'; '.join(sorted(found))}",) if found else ()
 
     # --- one chunk ----------------------------------------------------------------------------------------------------
@@ -257,14 +275,14 @@ class Experiment(Parts):
             from subpop.sandbox import run_in_child
 
             seen = fit_many if self.observer is None else self.observer.watch(cell, prepared, fit_many)
-            key = self._chunk_key(cell, [p.trial for p in prepared])
+            key = self.chunk_key(cell, [p.trial for p in prepared])
             heard = (self.listener, lambda manifest: self._manifests.note(key, manifest))
             outcomes = list(run_in_child(self.plugins[cell.defense], tasks, seen, test_x, n_classes, self.timeout, *heard))
             if self.observer is not None:
                 self.observer.note(cell, outcomes)
             return outcomes
         if cell.defense.startswith(MATCHED):
-            counts = self._removed_per_class(cell)
+            counts = self._removed_per_class(cell, [p.trial for p in prepared])
             defenses = [matched_random_filter(dict(enumerate(counts[p.trial].tolist()))) for p in prepared]
             return list(run_wave(defenses, tasks, fit_many, test_x, n_classes))
         return list(run_wave(DEFENSES[cell.defense], tasks, fit_many, test_x, n_classes))
@@ -329,12 +347,16 @@ class Experiment(Parts):
         right = self.clean_right(cell, trial.seed + cell.n_seeds)
         return TrialResult(trial, {"n_poison": 0.0, "n_flipped": 0.0}, {"right": right})
 
-    def _removed_per_class(self, cell: Cell) -> dict[Trial, Ints]:
-        """What the matched filter removed in each trial: {trial: (C,) rows per class}."""
-        results, _ = self.trials(cell.with_(defense=cell.defense.removeprefix(MATCHED)))
+    def _removed_per_class(self, cell: Cell, trials: Sequence[Trial]) -> dict[Trial, Ints]:
+        """What the matched filter removed in each of the trials: {trial: (C,) rows per class}."""
+        base, asked = cell.with_(defense=cell.defense.removeprefix(MATCHED)), set(trials)
+        # What is kept of a control matched to a plug-in hangs on all of the plug-in's trials.
+        chunks = [chunk for chunk in self.chunks(base) if asked & set(chunk) or base.defense in self.plugins]
+        results = [result for chunk in chunks for result in self._chunk(base, chunk)]
         return {result.trial: np.asarray(result.arrays["removed_per_class"]) for result in results}
 
-    def _chunk_key(self, cell: Cell, chunk: Sequence[Trial]) -> str:
+    def chunk_key(self, cell: Cell, chunk: Sequence[Trial]) -> str:
+        """The hash under which a chunk is kept: of all that its trials depend on."""
         what = cell.with_(stem="", tier="", n_seeds=0, ranked_by=None, n_attacked=None, attacked_by=None)
         own = cell.defense.removeprefix(MATCHED)
         spec = self.plugins.get(own)

@@ -44,7 +44,7 @@ def blas_kernels() -> list[str]:
     from threadpoolctl import threadpool_info
 
     found = [info for info in threadpool_info() if info["user_api"] == "blas"]
-    return list(dict.fromkeys(_library(info) for info in found))
+    return sorted({_library(info) for info in found})  # not in the order in which they were loaded
 
 
 def _library(info: dict[str, Any]) -> str:

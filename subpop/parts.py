@@ -51,6 +51,8 @@ class Parts:
     weights_root: Path | None = None
     partitions: Path | None = None
     _memory: dict[Any, Any] = field(default_factory=dict, repr=False)
+    _ahead: set[str] = field(default_factory=set, repr=False)
+    _arrived: dict[str, Mapping[str, Array]] = field(default_factory=dict, repr=False)
     _fleets: OrderedDict[str, list[Model]] = field(default_factory=OrderedDict, repr=False)
 
     # --- data ---------------------------------------------------------------------------------------------------------
@@ -340,12 +342,25 @@ class Parts:
     def kept(self, make: Callable[[], Mapping[str, Array]], **identity: Any) -> tuple[Mapping[str, Array], bool]:
         """Arrays that the store keeps under a hash of what they depend on, made where it has none; and whether it had them."""
         key = self._key(**identity)
-        stored = None if self.fresh else self.store.get_arrays(key)
+        stored = self._arrived.pop(key, None) if self.fresh else self.store.get_arrays(key)
         if stored is not None:
-            return stored, True
+            return stored, not self._was_ahead(key)
         made = make()
         self.store.put_arrays(key, made)
         return made, False
+
+    def receive_arrays(self, key: str, arrays: Mapping[str, Array]) -> None:
+        """Keep arrays that a worker made; the first who asks for them counts as having made them."""
+        self.store.put_arrays(key, arrays)
+        self._ahead.add(key)
+        if self.fresh:  # where the store's own are not asked
+            self._arrived[key] = arrays
+
+    def _was_ahead(self, key: str) -> bool:
+        """Whether a worker made this for whoever asks first, and nobody did until now."""
+        found = key in self._ahead
+        self._ahead.discard(key)
+        return found
 
     # --- keys and memory ----------------------------------------------------------------------------------------------
 

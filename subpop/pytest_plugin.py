@@ -37,7 +37,7 @@ def clock() -> float:
     return time.perf_counter() + CLOCK_OFFSET[0]
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     group = parser.getgroup("subpop", "subpopulation poisoning benchmark")
     group.addoption("--tier", default="embedded", help="which cells run: embedded (default, no download), laptop, paper")
     group.addoption("--data-root", default=None, help="folder of data files (default: $SUBPOP_DATA, else the user's cache)")
@@ -55,8 +55,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--device", default="cpu", help="cpu (default) or cuda")
     group.addoption("--executor", default="here", help="where cells train: here (default), loky, dask, ray")
     group.addoption(
+        "--jobs", type=int, default=None, help="processes that train cells while the tests run in one; `-n N` means the same"
+    )
+    if not pluginmanager.hasplugin("xdist"):  # whose option it is otherwise
+        group._addoption("-n", "--numprocesses", dest="numprocesses", default=None, help="processes that train cells, or auto")
+    group.addoption(
         "--rebaseline", action="store_true", help="rewrite our reference numbers of the cells that ran; the run still fails"
     )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """In sessions that run suites, `-n N` trains in N processes and keeps the tests in one; elsewhere it is pytest-xdist's."""
+    from subpop.collecting import names_suites, take_over_processes
+
+    if names_suites(config.args, config.invocation_params.dir, config.getini("python_files")):
+        take_over_processes(config.option)
+    elif getattr(config.option, "numprocesses", None) and not config.pluginmanager.hasplugin("xdist"):
+        raise pytest.UsageError("-n is for suites; other tests need pytest-xdist for it: python -m pip install pytest-xdist")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -169,7 +185,8 @@ def _make_run(config: pytest.Config) -> Run:
     from subpop.datasets.download import data_root
     from subpop.experiment import Experiment
     from subpop.integrity import Inspector
-    from subpop.run import Run, special_suites
+    from subpop.run import Run
+    from subpop.special import special_suites
     from subpop.store import Store
 
     store = Store(_place(config, "--store"))
@@ -248,10 +265,9 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         for line in [*run.store.untold_notes(), str(plan)]:
             reporter.write_line(line)
     _start_progress(config, run, plan.n_fits)
-    if config.getoption("--executor") != "here":
-        from subpop.executors import prefill
-
-        prefill(run.experiment, [cell for cell in cells if cell.stem not in run.special], config.getoption("--executor"))
+    executor, jobs = config.getoption("--executor"), config.getoption("--jobs") or 1
+    if executor != "here" or jobs > 1:
+        run.train_ahead(cells, "loky" if executor == "here" else executor, jobs if jobs > 1 else -1)
 
 
 def _begin(config: pytest.Config, items: list[pytest.Item], cells: Sequence[Cell]) -> None:
@@ -306,7 +322,8 @@ def measure(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Cell], 
     run = _run_of(request.config)
 
     def measured(cell: Cell) -> CellResult:
-        report = benchmark.pedantic(lambda: _timed(run, cell), rounds=1, iterations=1)
+        ahead = run.wait_for(cell)
+        report = benchmark.pedantic(lambda: _timed(run, cell, ahead), rounds=1, iterations=1)
         _add_output(request, run, cell)
         if report.status == "skipped":
             pytest.skip(report.reason)
@@ -321,9 +338,9 @@ def measure(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Cell], 
     return measured
 
 
-def _timed(run: Run, cell: Cell) -> Any:
+def _timed(run: Run, cell: Cell, ahead: bool) -> Any:
     report = run.measure(cell)
-    if report.result is not None and report.result.from_store:
+    if report.result is not None and (report.result.from_store or ahead):
         CLOCK_OFFSET[0] += report.result.seconds
     return report
 
@@ -376,6 +393,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if watch is None or not watch.has_begun:
         return
     run = config.stash.get(RUN, None)
+    if run is not None and run.ahead is not None:
+        run.ahead.stop()
     rebaselined = bool(config.getoption("--rebaseline") and run is not None and run.reports)
     if rebaselined and run is not None:
         run.rebaseline(_environment()["hardware"], _commit(config.rootpath))

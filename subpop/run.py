@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from subpop.batching import DefenseError
 from subpop.datasets.download import MissingData
+from subpop.executors import Ahead, tasks_of
 from subpop.experiment import Experiment
 from subpop.integrity import UNCHECKED, Inspector
 from subpop.plugin_records import KIND, cell_of, kept_reports, record_of
@@ -58,18 +60,40 @@ class Run:
     """What `rebaseline` says of the attack sets that it recorded."""
     n_kept: int = 0
     """Reports of plug-ins' cells that `measure_stored` took from the store as they were."""
+    failed: dict[Cell, Exception] = field(default_factory=dict)
+    ahead: Ahead | None = None
     special: Mapping[str, Callable[[Cell], CellResult]] = field(default_factory=dict)
-    """Suites whose cells are measured by a function of their own, by stem: see `special_suites`."""
+    """Suites whose cells are measured by a function of their own, by stem: see `subpop.special`."""
     inspector: Inspector | None = None
     """Who probes plug-in defenses; None: nobody does."""
     _references: dict[str, References] = field(default_factory=dict, repr=False)
 
     def result(self, cell: Cell) -> CellResult:
-        """The numbers of a cell, computed once a run."""
+        """The numbers of a cell, computed once a run; a cell that failed fails again without being trained again."""
+        if cell in self.failed:
+            raise self.failed[cell]
         if cell not in self.results:
-            make = self.special.get(cell.stem, self.experiment.run)
-            self.results[cell] = self._inspected(make(cell))
+            self.wait_for(cell)
+            try:
+                make = self.special.get(cell.stem, self.experiment.run)
+                self.results[cell] = self._inspected(make(cell))
+            except Exception as error:
+                self.failed[cell] = error
+                raise
         return self.results[cell]
+
+    def train_ahead(self, cells: Iterable[Cell], executor: str, jobs: int) -> None:
+        """Start workers that train these cells while the tests run."""
+        self.ahead = Ahead(self.experiment, tasks_of(self.experiment, cells, self.special), executor, jobs)
+        self.experiment.await_chunk = self.ahead.wait
+        self.ahead.start()
+
+    def wait_for(self, cell: Cell) -> bool:
+        """Until workers have sent what they make of a cell; whether they made any of it."""
+        if self.ahead is not None:
+            with suppress(Exception):  # it cannot run, and its test will tell
+                return self.ahead.has_made(cell)
+        return False
 
     def _inspected(self, result: CellResult) -> CellResult:
         """The result with its integrity, where the defense is a plug-in."""
@@ -181,25 +205,6 @@ class Run:
         """Write the report and, in a CI job, its summary."""
         write_report(list(self.reports.values()), directory, info)
         append_summary((directory / "README.md").read_text(encoding="utf-8"))
-
-
-SPEED_SUITES = ("speed_fleet", "speed_last_layer", "speed_influence", "speed_text")
-
-
-def special_suites(experiment: Experiment) -> dict[str, Callable[[Cell], CellResult]]:
-    """Suites that train no trials: the speed suites, what the clusters look like, attacks on sets of targets, two worlds."""
-    from subpop.clusters import describe_clusters
-    from subpop.kept_results import kept_result
-    from subpop.speed import measure_speed
-    from subpop.theory import measure_impossibility
-    from subpop.training_set_attack.measure import TargetSuite
-
-    return {
-        **dict.fromkeys(SPEED_SUITES, lambda cell: measure_speed(cell, experiment)),
-        "figure3_clusters": lambda cell: kept_result(describe_clusters, cell, experiment),
-        "table16_influence": TargetSuite(experiment).measure,
-        "impossibility": lambda cell: kept_result(measure_impossibility, cell, experiment),
-    }
 
 
 SECONDS_PER_VALUE = {

@@ -15,9 +15,10 @@ blobs store_rows store_rescue
 store output outcome fit_log batching plugins watch manifest child processes fork_server sandbox
 stage trial summary progress cells texts
 settings collecting examples attack_sets parts experiment
-kept_results clusters training_set_attack speed executors
+kept_results clusters training_set_attack speed
+theory special executors
 integrity
-theory audit references released
+audit references released
 results_file
 figures verdict report
 contracts plugin_records kernels run debugging session_watch pytest_plugin cli __main__

@@ -102,10 +102,10 @@ def test_what_a_plug_in_read_is_checked_before_its_trials_are_served(folder):
 def test_the_source_of_a_plug_in_is_part_of_its_key(folder):
     """Whoever drops it from the key serves the score of another function."""
     experiment = session(folder, NoStore())
-    before = experiment._chunk_key(CELL, [Trial("a", 0)])
+    before = experiment.chunk_key(CELL, [Trial("a", 0)])
     for change in ({"source": "other"}, {"function": "g"}, {"path": folder / "other.py"}):
         experiment.plugins = {"mine.f": replace(experiment.plugins["mine.f"], **change)}
-        assert experiment._chunk_key(CELL, [Trial("a", 0)]) != before, change
+        assert experiment.chunk_key(CELL, [Trial("a", 0)]) != before, change
 
 
 def test_controls_matched_to_a_plug_in_follow_its_manifest(folder):

@@ -14,8 +14,8 @@ from subpop.cells import grid
 from subpop.executors import check_executor
 from subpop.experiment import Experiment
 from subpop.options import check_device, check_device_name, check_timeout, place
-from subpop.run import special_suites
 from subpop.settings import check_settings
+from subpop.special import special_suites
 from subpop.store import Store
 from subpop.types import BadInput
 

@@ -62,8 +62,8 @@ def test_what_is_reported_does_not_change_the_attack(experiment):
     for change in ({"holdout": 0.1}, {"ranked_by": "none"}, {"n_attacked": 3}):
         assert attack_identity(plain.with_(**change)) == attack_identity(plain)
     ranked = plain.with_(ranked_by="none")
-    assert experiment._chunk_key(ranked, [Trial("cluster 1", 0)]) == experiment._chunk_key(plain, [Trial("cluster 1", 0)])
-    assert experiment._chunk_key(cell(holdout=0.1), []) != experiment._chunk_key(cell(holdout=0.2), [])
+    assert experiment.chunk_key(ranked, [Trial("cluster 1", 0)]) == experiment.chunk_key(plain, [Trial("cluster 1", 0)])
+    assert experiment.chunk_key(cell(holdout=0.1), []) != experiment.chunk_key(cell(holdout=0.2), [])
 
 
 def test_a_holdout_never_holds_rows_of_the_target(experiment):

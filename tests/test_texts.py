@@ -77,7 +77,7 @@ def test_settings_that_choose_clusters_do_not_change_trials_of_the_others(experi
     some, more = LAST, LAST.with_(n_attacked=6)
     assert set(experiment.stage(some).attacked) < set(experiment.stage(more).attacked)
     first = experiment.list_trials(some)[0]
-    assert experiment._chunk_key(some, [first]) == experiment._chunk_key(more, [first])
+    assert experiment.chunk_key(some, [first]) == experiment.chunk_key(more, [first])
     assert experiment._data_identity(some) != experiment._data_identity(some.with_(max_length=32))
 
 
