@@ -1,8 +1,12 @@
+import os
+from dataclasses import replace
+
 import pytest
 
 from subpop.cells import grid
-from subpop.executors import check_executor, prefill
+from subpop.executors import Ahead, NoStore, check_executor, prefill, tasks_of
 from subpop.experiment import Experiment
+from subpop.special import special_suites
 from subpop.store import Store
 from subpop.types import BadInput
 
@@ -14,7 +18,7 @@ CELLS = grid(
     partition="feature_match",
     rate=[0.5, 1.0],
     n_seeds=2,
-    defense="trim",
+    defense=["trim", "matched_random_filter:trim"],
 )
 
 
@@ -26,9 +30,55 @@ def test_workers_leave_what_a_run_here_finds(tmp_path):
         prefill(experiment, CELLS, "loky")
         assert not [chunk for cell in CELLS for chunk in experiment.missing_chunks(cell)]
         there = [experiment.run(cell) for cell in CELLS]
-    assert all(result.from_store for result in there)
+        again = [experiment.run(cell) for cell in CELLS]
+    assert not any(result.from_store for result in there), "who asks first counts as having trained them"
+    assert all(result.from_store for result in again)
     for one, other in zip(here, there, strict=True):
-        assert {n.metric: n.value for n in one.numbers} == pytest.approx({n.metric: n.value for n in other.numbers}, abs=1e-9)
+        assert replace(one, seconds=0) == replace(other, seconds=0)
+        assert one.numbers == other.numbers
+
+
+def test_workers_do_controls_with_their_defense_special_suites_and_no_speed(tmp_path):
+    two_worlds = grid(
+        stem="impossibility",
+        tier="embedded",
+        dataset="mixture_cells",
+        victim="cell_majority",
+        rate=1.0,
+        n_seeds=2,
+        partition="feature_match",
+        sampling="distinct",
+        alpha_base="train",
+        worlds="paired",
+        holdout=0.25,
+    )
+    speed = grid(stem="speed_fleet", tier="laptop", dataset="adult", victim="mlp", partition="feature_match", rate=1.0)
+    with Store(tmp_path / "s.sqlite") as store:
+        experiment = Experiment(store)
+        special = special_suites(experiment)
+        here = special_suites(Experiment(NoStore()))["impossibility"](two_worlds[0])
+        tasks = tasks_of(experiment, [*CELLS, *two_worlds, *speed], special)
+        assert [[cell.defense for cell, _ in task.chunks] for task in tasks] == [["trim", "matched_random_filter:trim"]] * 2 + [[]]
+        assert [task.special for task in tasks] == [None, None, two_worlds[0]]
+        ahead = Ahead(experiment, tasks, "loky", 2)
+        ahead.start()
+        assert ahead.has_made(two_worlds[0])
+        assert all(ahead.has_made(cell) for cell in CELLS)
+        assert ahead.error is None
+        found = special["impossibility"](two_worlds[0])
+        assert not found.from_store
+        assert found.numbers == here.numbers
+        assert special["impossibility"](two_worlds[0]).from_store
+        ahead.join()
+
+
+def test_workers_that_die_leave_the_rest_to_the_tests(tmp_path, monkeypatch):
+    with Store(tmp_path / "s.sqlite") as store:
+        ahead = Ahead(Experiment(store), tasks_of(Experiment(store), CELLS[:1], {}), "loky", 2)
+        monkeypatch.setattr(ahead, "_answers", lambda: iter([os.kill]))
+        ahead.start()
+        assert not ahead.has_made(CELLS[0]), "nobody waits for what will not come"
+        assert ahead.error is not None
 
 
 def test_one_bad_cell_takes_no_other_along(tmp_path):

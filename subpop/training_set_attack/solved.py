@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from subpop.threads import one_thread
 from subpop.training_set_attack.setups import TARGET_CLASS, Problem
 from subpop.training_set_attack.target_sets import cluster_notes, clusters_of
 from subpop.training_set_attack.top_layer import Doubles, TopLayer
@@ -46,7 +47,9 @@ class Solved:
 def solve(problem: Problem, clusters: Ints | None = None) -> Solved:
     """Features of every picture, the exact top layer on those of D, and the clusters of the targets' features, if not given."""
     backbone, setup = problem.backbone(), problem.setup
-    top = TopLayer.fit(backbone.features(problem.x), problem.y, setup.decay)
+    features = backbone.features(problem.x)
+    with one_thread("blas"):  # the same bits in a worker that has one
+        top = TopLayer.fit(features, problem.y, setup.decay)
     targets = backbone.features(problem.targets)
     clusters = clusters_of(targets, setup.n_clusters) if clusters is None else clusters
     one_dog = backbone.features(problem.one_dog) if len(problem.one_dog) else targets[:0]
