@@ -58,7 +58,9 @@ def test_workers_do_controls_with_their_defense_special_suites_and_no_speed(tmp_
         special = special_suites(experiment)
         here = special_suites(Experiment(NoStore()))["impossibility"](two_worlds[0])
         tasks = tasks_of(experiment, [*CELLS, *two_worlds, *speed], special)
-        assert [[cell.defense for cell, _ in task.chunks] for task in tasks] == [["trim", "matched_random_filter:trim"]] * 2 + [[]]
+        assert [[cell.defense for cell, _ in task.chunks] for task in tasks] == [["trim", "matched_random_filter:trim"]] * 2 + [
+            []
+        ]
         assert [task.special for task in tasks] == [None, None, two_worlds[0]]
         ahead = Ahead(experiment, tasks, "loky", 2)
         ahead.start()
