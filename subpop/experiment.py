@@ -182,7 +182,7 @@ class Experiment(Parts):
         self.store.put_chunk(key, cell, results, self.device, replace=self.fresh)
         self._ahead.add(key)
         self._done_now.add(key)
-        self.progress.advance(sum(result.n_fits for result in results))
+        self.progress.forecast.receive(cell, sum(result.n_fits for result in results))
 
     def stored(self, cell: Cell, chunk: list[Trial]) -> list[TrialResult] | None:
         """The trials of a chunk if the store has them, once workers that are at it have sent them; else None."""

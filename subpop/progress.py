@@ -1,47 +1,55 @@
-"""A progress bar with the time that is left, on a real terminal only; logs get pytest's own lines."""
+"""How far a run is: a bar with the time that is left on a terminal, else a line now and then."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from threading import current_thread, main_thread
 from typing import Any
+
+from subpop.estimate import Forecast, readable_seconds
+from subpop.types import Cell
+
+LINE_SECONDS, LINE_SHARE = 10.0, 0.1
+"""Without a terminal a line comes after so many seconds, and after this share of the cells if that is not within a second."""
+WHAT_WIDTH = 14
 
 
 class Progress:
-    """Counts the fits of a run. Shown while a cell trains and gone when it ends, so that it does not mix with pytest's lines."""
+    """Counts the fits and cells of a run. The bar is gone between cells, so that it does not mix with pytest's lines."""
 
-    def __init__(self, bar: Any = None, total_fits: int = 0) -> None:
-        self._bar = bar
-        self._task = None if bar is None else bar.add_task("", total=total_fits)
+    def __init__(self, forecast: Forecast | None = None, say: Callable[[str], None] | None = None, bar: Any = None) -> None:
+        self.forecast, self._say, self._bar = forecast or Forecast(), say, bar
+        self._task = None if bar is None else bar.add_task("", total=1.0, cells="", fits="", left="")
+        self._started = self._said = time.monotonic()
+        self._said_cells = 0
 
     @classmethod
-    def on_terminal(cls, total_fits: int) -> Progress:
-        """A bar on standard error if that is a terminal; call it while output is not captured."""
-        if not sys.stderr.isatty() or total_fits == 0:
-            return cls()
+    def of_run(cls, forecast: Forecast, say: Callable[[str], None] | None) -> Progress:
+        """A bar on standard error if that is a terminal, else lines through `say`; call it while output is not captured."""
+        if not sys.stderr.isatty():
+            return cls(forecast, say)
         from rich.console import Console
-        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as Bar
 
         terminal = os.dup(sys.stderr.fileno())  # stays the terminal when pytest redirects descriptor 2
         stream = os.fdopen(terminal, "w", encoding=sys.stderr.encoding, errors="backslashreplace")
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed}/{task.total} fits"),
-            TimeRemainingColumn(),
-        )
-        return cls(Bar(*columns, console=Console(file=stream), transient=True), total_fits)
+        names = ("{task.fields[cells]}", "{task.fields[fits]}", "{task.fields[left]}", "{task.description}")
+        texts = [TextColumn(name) for name in names]
+        columns = (texts[0], BarColumn(bar_width=12), *texts[1:])  # fits into 80 columns
+        return cls(forecast, None, Bar(*columns, console=Console(file=stream), transient=True))
 
     @contextmanager
     def showing(self, what: str) -> Iterator[None]:
-        """The bar is on the screen inside this block."""
-        if self._bar is None:
+        """The bar is on the screen inside this block. what: a cell's id or words for what is done."""
+        if self._bar is None or current_thread() is not main_thread():
             yield
             return
-        self._bar.update(self._task, description=what)
+        self._update(what)
         self._bar.start()
         try:
             yield
@@ -50,5 +58,50 @@ class Progress:
 
     def advance(self, fits: int) -> None:
         """That many more fits are done."""
+        self.forecast.advance(fits)
+        self.tick()
+
+    def end(self, cell: Cell) -> None:
+        """A cell has ended."""
+        self.forecast.end(cell)
+        self.tick()
+
+    def tick(self) -> None:
+        """Show how far things are, where it is time for it."""
         if self._bar is not None:
-            self._bar.advance(self._task, fits)
+            self._update()
+            return
+        now, done, planned = time.monotonic(), len(self.forecast.done), len(self.forecast.seconds)
+        if self._say is None or not planned or current_thread() is not main_thread():
+            return
+        many = done - self._said_cells >= LINE_SHARE * planned and now - self._said >= 1
+        if now - self._said >= LINE_SECONDS or many:
+            self._said, self._said_cells = now, done
+            self._say(f"subpop: {self.line()}")
+
+    def line(self) -> str:
+        """`12 of 66 cells, 5,320 of about 41,249 fits, 34 s so far, about 2 min left`."""
+        cells, fits, left = self._facts()
+        return f"{cells} cells, {fits} fits, {readable_seconds(time.monotonic() - self._started)} so far, {left} left"
+
+    def _facts(self) -> tuple[str, str, str]:
+        now = self.forecast
+        left = readable_seconds(now.seconds_left(time.monotonic() - self._started))
+        cells = f"{len(now.done):,} of {len(now.seconds):,}"
+        return cells, f"{now.fits_done:,} of about {now.total_fits:,}", f"about {left}"
+
+    def _update(self, what: str | None = None) -> None:
+        now = self.forecast
+        left = readable_seconds(now.seconds_left(time.monotonic() - self._started))
+        total = sum(now.seconds.values()) or 1.0
+        share = sum(now.seconds[cell] for cell in now.done if cell in now.seconds) / total
+        shown = {} if what is None else {"description": shortened(what)}
+        facts = {"cells": f"{len(now.done)}/{len(now.seconds)} cells", "fits": f"{now.fits_done}/{now.total_fits} fits"}
+        with suppress(Exception):  # a display must not cost a run
+            self._bar.update(self._task, completed=share, **shown, **facts, left=f"{left} left")
+
+
+def shortened(what: str) -> str:
+    """The victim and what follows, of a cell's id; cut to WHAT_WIDTH."""
+    words = what.split("-", 2)[-1]
+    return words if len(words) <= WHAT_WIDTH else words[: WHAT_WIDTH - 1] + "…"

@@ -257,15 +257,13 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     _begin(config, session.items, () if stops_here else cells)
     if stops_here:
         return
-    run = _run_of(config)
-    with _on_screen(config):  # pictures are decoded and features computed here, with bars of their own
-        plan = run.plan(cells)
-    reporter = config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None:
-        for line in [*run.store.untold_notes(), str(plan)]:
-            reporter.write_line(line)
-    _start_progress(config, run, plan.n_fits)
-    executor, jobs = config.getoption("--executor"), config.getoption("--jobs") or 1
+    run, executor, jobs = _run_of(config), config.getoption("--executor"), config.getoption("--jobs") or 1
+    say = _say(config)
+    say(f"subpop: planning {len(cells):,} cells: reading data, decoding pictures, computing features that are not kept yet")
+    with _on_screen(config):  # with bars of their own
+        plan = run.plan(cells, jobs)
+    say(str(plan))
+    _start_progress(config, run, say)
     if executor != "here" or jobs > 1:
         run.train_ahead(cells, "loky" if executor == "here" else executor, jobs if jobs > 1 else -1)
 
@@ -294,11 +292,28 @@ def _suites(config: pytest.Config) -> str:
     return ", ".join(sorted(path.stem.removeprefix("test_") for path in (config.rootpath / "benchmarks").glob("test_*.py")))
 
 
-def _start_progress(config: pytest.Config, run: Run, n_fits: int) -> None:
+def _start_progress(config: pytest.Config, run: Run, say: Callable[[str], None]) -> None:
     from subpop.progress import Progress
 
     with _on_screen(config):
-        run.experiment.progress = Progress.on_terminal(n_fits)
+        run.experiment.progress = Progress.of_run(run.forecast, say)
+
+
+def _say(config: pytest.Config) -> Callable[[str], None]:
+    """Writes a line of its own among pytest's, past its capture, at once."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+
+    def say(line: str) -> None:
+        if reporter is None:
+            return
+        writer = config.get_terminal_writer()
+        with _on_screen(config):
+            if writer.width_of_current_line:
+                writer.line()
+            writer.line(line)
+            writer.flush()
+
+    return say
 
 
 def _on_screen(config: pytest.Config) -> AbstractContextManager[None]:

@@ -210,6 +210,8 @@ def _matched(path: Path, names: Array, n_features: int) -> Floats:
 @contextmanager
 def reporting(what: str, progress: Progress | None) -> Iterator[Progress]:
     """The caller's own report, or a bar with the time that is left, on a terminal only."""
+    if progress is None and not sys.stderr.isatty():
+        print(f"subpop: {what}", file=sys.stderr, flush=True)
     if progress is not None or not sys.stderr.isatty():
         yield progress or (lambda done, total: None)
         return

@@ -10,6 +10,7 @@ from typing import Any
 
 from subpop.batching import DefenseError
 from subpop.datasets.download import MissingData
+from subpop.estimate import SPECIAL_SECONDS, SUMMARY_SECONDS, Forecast, Rates, readable_seconds
 from subpop.executors import Ahead, tasks_of
 from subpop.experiment import Experiment
 from subpop.integrity import UNCHECKED, Inspector
@@ -20,7 +21,7 @@ from subpop.report import RunInfo, append_summary, write_report
 from subpop.representations import is_frozen
 from subpop.stage import plain
 from subpop.store import Store
-from subpop.types import BadInput, Cell, CellReport, CellResult, Pool
+from subpop.types import BadInput, Cell, CellReport, CellResult
 
 TIERS = ("embedded", "laptop", "paper")
 
@@ -39,8 +40,8 @@ class Plan:
 
     def __str__(self) -> str:
         lines = [
-            f"subpop plan: {self.n_cells} cells, {self.n_trials} trials, {self.n_stored} of them in the store; "
-            f"about {self.n_fits} fits to do, roughly {readable_seconds(self.seconds)}"
+            f"subpop plan: {self.n_cells:,} cells, {self.n_trials:,} trials, {self.n_stored:,} of them in the store; "
+            f"about {self.n_fits:,} fits to do, roughly {readable_seconds(self.seconds)}"
         ]
         reasons = sorted(set(self.skipped.values()))
         lines += [f"  {list(self.skipped.values()).count(r)} cells will be skipped: {r}" for r in reasons]
@@ -62,6 +63,7 @@ class Run:
     """Reports of plug-ins' cells that `measure_stored` took from the store as they were."""
     failed: dict[Cell, Exception] = field(default_factory=dict)
     ahead: Ahead | None = None
+    forecast: Forecast = field(default_factory=Forecast)
     special: Mapping[str, Callable[[Cell], CellResult]] = field(default_factory=dict)
     """Suites whose cells are measured by a function of their own, by stem: see `subpop.special`."""
     inspector: Inspector | None = None
@@ -80,12 +82,14 @@ class Run:
             except Exception as error:
                 self.failed[cell] = error
                 raise
+            finally:
+                self.experiment.progress.end(cell)
         return self.results[cell]
 
     def train_ahead(self, cells: Iterable[Cell], executor: str, jobs: int) -> None:
         """Start workers that train these cells while the tests run."""
         self.ahead = Ahead(self.experiment, tasks_of(self.experiment, cells, self.special), executor, jobs)
-        self.experiment.await_chunk = self.ahead.wait
+        self.experiment.await_chunk, self.ahead.idle = self.ahead.wait, self.experiment.progress.tick
         self.ahead.start()
 
     def wait_for(self, cell: Cell) -> bool:
@@ -166,27 +170,47 @@ class Run:
             self._references[stem] = References.load(self.baselines / f"{stem}.csv")
         return self._references[stem]
 
-    def plan(self, cells: Iterable[Cell]) -> Plan:
-        """Count what a run of these cells has to do; sets up their data, which trains attackers' own models at most."""
-        n_cells = n_trials = n_stored = n_fits = 0
-        seconds, skipped, refused = 0.0, {}, {}
+    def plan(self, cells: Iterable[Cell], jobs: int = 1) -> Plan:
+        """Count what a run of these cells has to do; sets up their data, which trains attackers' own models at most.
+
+        jobs: processes that train. What is expected of each cell is left in `forecast`.
+        """
+        cells, skipped, refused = list(cells), {}, {}
+        n_trials = n_missing = 0
+        self.forecast, rates = Forecast(), self._rates()
         for cell in cells:
-            n_cells += 1
-            if cell.stem in self.special:
-                continue
             try:
-                trials = sum(len(chunk) for chunk in self.experiment.chunks(cell))
-                missing = sum(len(chunk) for _, chunk in self.experiment.missing_chunks(cell))
+                trials, missing = (0, 0) if cell.stem in self.special else self._count(cell)
             except MissingData as error:
                 skipped[cell.id] = str(error)
                 continue
             except Exception as error:  # told again where the cell is measured, with its traceback if it is no BadInput
                 refused[cell.id] = str(error) if isinstance(error, BadInput) else in_one_line(error)
                 continue
-            fits = missing * rounds(cell)
-            n_trials, n_stored, n_fits = n_trials + trials, n_stored + trials - missing, n_fits + fits
-            seconds += fits * seconds_per_fit(cell, self.experiment.data(cell).pool)
-        return Plan(n_cells, n_trials, n_stored, n_fits, seconds, skipped, refused)
+            n_trials, n_missing = n_trials + trials, n_missing + missing
+            self.forecast.fits[cell] = missing * rates.fits(cell)
+            self.forecast.seconds[cell] = SUMMARY_SECONDS + self._training_seconds(cell, missing, rates) / max(1, jobs)
+        n_fits, seconds = round(sum(self.forecast.fits.values())), sum(self.forecast.seconds.values())
+        return Plan(len(cells), n_trials, n_trials - n_missing, n_fits, seconds, skipped, refused)
+
+    def _count(self, cell: Cell) -> tuple[int, int]:
+        """Trials of a cell, and those that have to be run."""
+        missing = self.experiment.missing_chunks(cell)
+        return sum(map(len, self.experiment.chunks(cell))), sum(len(chunk) for _, chunk in missing)
+
+    def _training_seconds(self, cell: Cell, missing: int, rates: Rates) -> float:
+        if cell.stem in self.special:
+            return SPECIAL_SECONDS.get(cell.stem, 1.0)
+        if not missing:
+            return 0.0
+        pool, victim = self.experiment.data(cell).pool, "last_layer" if is_frozen(cell.victim) else cell.victim
+        return missing * rates.seconds(cell, victim, pool.n_train * int(pool.x[0].size))
+
+    def _rates(self) -> Rates:
+        """What the store recorded."""
+        with suppress(BadInput, TypeError, ValueError):
+            return Rates.recorded(self.store.costs())
+        return Rates()
 
     def rebaseline(self, hardware: str, commit: str) -> list[Path]:
         """Rewrite our columns of the baselines of every cell that ran, and record attack sets that have no record yet."""
@@ -205,37 +229,6 @@ class Run:
         """Write the report and, in a CI job, its summary."""
         write_report(list(self.reports.values()), directory, info)
         append_summary((directory / "README.md").read_text(encoding="utf-8"))
-
-
-SECONDS_PER_VALUE = {
-    "logistic_regression": 1e-8,
-    "last_layer": 1e-9,
-    "text_linear": 1e-9,
-    "mlp": 1e-7,
-    "mlp_wide": 1e-6,
-    "conv_net": 3e-7,
-    "tiny_bert_last_layer": 2e-5,
-    "minilm_last_layer": 4e-4,
-}
-"""A victim's seconds on two cores for each value of D; of others 2e-6. Nothing but the plan rests on it."""
-
-
-def seconds_per_fit(cell: Cell, pool: Pool) -> float:
-    """A rough guess from the size of D."""
-    name = "last_layer" if is_frozen(cell.victim) else cell.victim
-    return float(SECONDS_PER_VALUE.get(name, 2e-6) * pool.n_train * pool.x[0].size)
-
-
-def rounds(cell: Cell) -> int:
-    """How often a defense typically trains: a guess for the plan, nothing rests on it."""
-    return {"trim": 4, "sever": 3, "sever_as_released": 4}.get(cell.defense, 1)
-
-
-def readable_seconds(seconds: float) -> str:
-    """`40 s`, `12 min`, `3.5 h`."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def failures(report: CellReport) -> str:

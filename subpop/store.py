@@ -130,6 +130,19 @@ class Store:
         row = self._get(RECORD, kind, key)
         return None if row is None else json.loads(row.text)
 
+    def costs(self) -> list[tuple[dict[str, Any], int, float, int]]:
+        """(cell, trials, seconds, fits) of every chunk, unverified: good for a guess of how long others will take."""
+        costs = "cell, count(*), sum(seconds), sum(n_fits)"
+        asked = f"SELECT {costs} FROM chunks JOIN trials ON trials.chunk = chunks.id GROUP BY chunks.id"
+        rows = self._in_transaction("BEGIN", lambda c: c.execute(asked).fetchall())
+        found = []
+        for told, trials, seconds, fits in rows:
+            with contextlib.suppress(ValueError, TypeError):  # damage is told where a chunk is read
+                cell, cost = json.loads(told), float(seconds)
+                if isinstance(cell, dict) and 0 <= cost < float("inf"):
+                    found.append((cell, int(trials), cost, int(fits)))
+        return found
+
     def records(self, kind: str = "cell") -> dict[str, Any]:
         """All records of a kind, by key, sorted; of kind `cell`, the last report of every cell."""
         names = "SELECT key FROM records WHERE kind = ? ORDER BY key"

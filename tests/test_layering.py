@@ -13,7 +13,7 @@ threads hardware fingerprint split datasets feature_cache networks representatio
 certificates defenses metrics
 blobs store_rows store_rescue
 store output outcome fit_log batching plugins watch manifest child processes fork_server sandbox
-stage trial summary progress cells texts
+stage trial summary estimate progress cells texts
 settings collecting examples attack_sets parts experiment
 kept_results clusters training_set_attack speed
 theory special executors

@@ -143,6 +143,7 @@ def _is_turned(picture: PillowImage) -> bool:
 def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar with the time that is left, on a terminal only; yields what to call with the pictures done since."""
     if not sys.stderr.isatty():
+        print(f"subpop: {what}", file=sys.stderr, flush=True)
         yield lambda done: None
         return
     from rich.console import Console
