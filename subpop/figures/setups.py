@@ -188,6 +188,28 @@ def short(text: str, limit: int = 30) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def headings_of(groups: Iterable[Setup]) -> dict[Setup, str]:
+    """A heading for each set-up, no two alike: its title, and where others have the same, in what it differs from them."""
+    found = list(groups)
+    alike: dict[str, list[Setup]] = defaultdict(list)
+    for setup in found:
+        alike[setup.title].append(setup)
+    headings = {}
+    for setup in found:
+        others = [_all_facts(other) for other in alike[setup.title]]
+        shared = set.intersection(*map(set, others))
+        own = [
+            value if name == "suite" else f"{name}={value}" for name, value in _all_facts(setup) if (name, value) not in shared
+        ]
+        plain = ["as by default"] if len(others) > 1 and not own else []
+        headings[setup] = setup.title + (f" ({'; '.join(own or plain)})" if own or plain else "")
+    return headings
+
+
+def _all_facts(setup: Setup) -> Setting:
+    return (("suite", setup.stem), ("tier", setup.tier), *_facts(setup))
+
+
 def _facts(setup: Setup) -> Setting:
     return (("attack", setup.attack), *setup.setting)
 

@@ -15,6 +15,7 @@ from subpop.figures.setups import (
     Setup,
     aggregates,
     by_setup,
+    headings_of,
     headline,
     metric_words,
     parts_of,
@@ -87,8 +88,9 @@ def _boards(setups: Mapping[Setup, list[CellReport]], run: RunInfo, pictures: Se
         return []
     blocks = ["## Defenses", "Sorted by target damage, the mean over alpha: the first row of a table protects best."]
     last = {(setup.stem, setup.tier, setup.dataset): setup for setup in setups}
+    headings = headings_of(setups)
     for setup, reports in setups.items():
-        blocks += [f"### {escape(setup.title)}", *_board(setup, reports, run)]
+        blocks += [f"### {escape(headings[setup])}", *_board(setup, reports, run)]
         place = (setup.stem, setup.tier, setup.dataset)
         if last[place] == setup:
             shown = [p for p in pictures if (p.stem, p.tier, p.dataset) == place and not p.kind.startswith("collateral")]

@@ -12,6 +12,7 @@ from subpop.figures.setups import (
     NO_VALUE,
     Setup,
     by_setup,
+    headings_of,
     headline,
     is_finite,
     percent,
@@ -70,8 +71,9 @@ def suite_page(stem: str, reports: Sequence[CellReport], run: RunInfo, pictures:
     blocks += ["## The table", *as_printed] if as_printed else []
     if measured:
         blocks.append("## Numbers and references")
+    headings = headings_of(measured)
     for setup, of_setup in measured.items():
-        blocks += [f"### {escape(setup.title)}", f"{escape(setup.details)}; {sizes(of_setup)}.", _references(of_setup)]
+        blocks += [f"### {escape(headings[setup])}", f"{escape(setup.details)}; {sizes(of_setup)}.", _references(of_setup)]
         aggregates = _aggregates(of_setup)
         blocks += [folded("All cells: aggregates in %", aggregates)] if aggregates else []
     blocks += beside_released_trials(reports)

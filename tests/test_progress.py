@@ -1,0 +1,125 @@
+"""How long cells will take, and what a run says of how far it is."""
+
+import io
+
+import pytest
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
+
+import subpop.progress
+from subpop.cells import grid
+from subpop.estimate import Forecast, Rates
+from subpop.experiment import Experiment
+from subpop.figures.setups import headings_of, setup_of
+from subpop.progress import Progress
+from subpop.run import Run
+from subpop.store import Store
+
+CELLS = grid(
+    stem="s",
+    tier="embedded",
+    dataset="digits",
+    victim="logistic_regression",
+    partition="feature_match",
+    rate=[0.5, 1.0],
+    n_seeds=1,
+    defense=["none", "mine.f"],
+)
+NONE, MINE, NONE_2, MINE_2 = CELLS
+
+
+def test_rates_come_from_the_nearest_record():
+    rates = Rates()
+    assert rates.fits(NONE.with_(defense="trim")) == 5, "nothing recorded: a table"
+    rates.note(NONE, trials=10, seconds=2.0, fits=10)
+    assert rates.seconds(NONE_2, NONE.victim, 1000) == pytest.approx(0.2)
+    rates.note(MINE.with_(dataset="mixture"), trials=4, seconds=8.0, fits=40)
+    assert rates.fits(MINE) == 10, "a plug-in's fits on other data"
+    assert rates.seconds(MINE, MINE.victim, 1000) == pytest.approx(10 * 0.2)
+
+
+def test_a_run_learns_from_its_store(tmp_path):
+    with Store(tmp_path / "s.sqlite") as store:
+        run = Run(Experiment(store), store, tmp_path)
+        run.experiment.run(NONE)
+        trained = sum(seconds for _, _, seconds, _ in store.costs())
+        expected = run.plan([NONE_2])
+        assert expected.n_fits == len(run.experiment.list_trials(NONE_2))
+        assert run.forecast.seconds[NONE_2] == pytest.approx(trained + subpop.run.SUMMARY_SECONDS)
+        assert run.plan([NONE]).n_fits == 0
+
+
+def test_fits_that_nobody_expected_are_counted_and_expected_elsewhere():
+    now = Forecast(seconds=dict.fromkeys(CELLS, 1.0), fits=dict.fromkeys(CELLS, 100.0))
+    now.advance(100)
+    now.end(NONE)
+    assert (now.fits_done, now.total_fits) == (100, 400)
+    now.advance(1000)
+    assert now.total_fits >= now.fits_done
+    now.end(MINE)
+    assert (now.fits_done, now.total_fits) == (1100, 1100 + 100 + 1000), "ten times the plan, there as well"
+    now.advance(100)
+    now.end(NONE_2)
+    now.receive(MINE_2, 100)
+    now.end(MINE_2)
+    assert now.fits_done == now.total_fits == 1300
+
+
+def test_the_time_left_is_measured_by_the_cells_that_ended():
+    now = Forecast(seconds=dict.fromkeys(CELLS, 100.0), fits={})
+    assert now.seconds_left(0.0) == pytest.approx(400)
+    for cell in CELLS[:2]:
+        now.end(cell)
+    assert 500 < now.seconds_left(600.0) < 600, "three times slower than expected"
+    for cell in CELLS:
+        now.end(cell)
+    assert now.seconds_left(1200.0) == 0
+
+
+def test_without_a_terminal_a_line_comes_now_and_then(monkeypatch):
+    clock, said = [0.0], []
+    monkeypatch.setattr(subpop.progress.time, "monotonic", lambda: clock[0])
+    many = [NONE.with_(rate=i) for i in range(100)]
+    progress = Progress(Forecast(dict.fromkeys(many, 1.0), dict.fromkeys(many, 20.0)), said.append)
+    for cell in many:
+        clock[0] += 0.5
+        progress.advance(20)
+        progress.end(cell)
+    assert said[0] == "subpop: 10 of 100 cells, 200 of about 2,000 fits, 5 s so far, about 64 s left"
+    assert 9 <= len(said) <= 11
+    assert said[-1].endswith("about 1 s left")
+    clock[0] += 11
+    progress.tick()
+    assert len(said) >= 10, "ten seconds without a cell are worth a line"
+
+
+def test_the_bar_fits_into_80_columns():
+    file = io.StringIO()
+    names = ("cells", "fits", "left")
+    texts = [TextColumn(f"{{task.fields[{name}]}}") for name in names]
+    console = Console(file=file, width=80, force_terminal=True, color_system=None)
+    bar = Bar(texts[0], BarColumn(bar_width=12), *texts[1:], TextColumn("{task.description}"), console=console)
+    many = [NONE.with_(rate=i) for i in range(455)]
+    progress = Progress(Forecast(dict.fromkeys(many, 1e3), dict.fromkeys(many, 91.0), fits_done=15_320), bar=bar)
+    with progress.showing(NONE.id):
+        pass
+    shown = file.getvalue()
+    assert "0/455 cells" in shown
+    assert "15320/56725 fits" in shown
+    assert "h left" in shown
+    assert "…" in shown.replace("logistic_regre…", "…"), "the name is cut, not the numbers"
+
+
+def test_headings_are_unique():
+    cells = [
+        NONE,
+        NONE.with_(sampling="distinct"),
+        NONE.with_(sampling="with_replacement"),
+        NONE.with_(stem="t", sampling="distinct"),
+        NONE.with_(victim="mlp"),
+    ]
+    headings = headings_of(setup_of(cell) for cell in cells)
+    assert len(set(headings.values())) == len(cells)
+    assert headings[setup_of(cells[4])] == "digits · mlp · feature_match"
+    assert "with_replacement" in headings[setup_of(cells[2])]
