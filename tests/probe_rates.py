@@ -25,20 +25,19 @@ def cell_of(name, dataset="digits", **changes):
     return cell.with_(**{"protocol": "reserve", "sampling": "distinct", "n_seeds": 2, **changes})
 
 
-def inspected(text, dataset="digits", **changes):
-    """What every probe finds in one plug-in on one cell, whatever that costs."""
-    spec = parse_defense(text, Path("/"))
-    experiment = Experiment(NoStore(), plugins={spec.name: spec})
-    inspector = Inspector(experiment, grace=float("inf"))
-    return inspector.inspect(cell_of(spec.name, dataset, **changes))
+def inspector_of(texts):
+    """An inspector that takes whatever time its probes take; what it sets up is shared by all of its plug-ins."""
+    specs = [parse_defense(text, Path("/")) for text in texts]
+    return Inspector(Experiment(NoStore(), plugins={spec.name: spec for spec in specs}), grace=float("inf"))
 
 
 def plugins_of(folder):
-    """`file.py:function` of every plug-in of a folder; `built-in`: of every built-in defense that a plug-in could be."""
+    """`file.py:function` of every plug-in of a folder; `built-in`: of every built-in defense that these cells can have."""
     if folder != "built-in":
         return [f"{path.resolve()}:{path.stem}" for path in sorted(Path(folder).glob("*.py"))]
     told = {name: function for name, function in DEFENSES.items() if "poison_mask" not in getattr(function, "needs", ())}
-    return [f"{f.__module__}:{f.__name__}" for f in told.values() if inspect.isfunction(f)]
+    functions = [f for name, f in told.items() if inspect.isfunction(f) and not name.startswith("fine_pruning")]  # networks only
+    return list(dict.fromkeys(f"{f.__module__}:{f.__name__}" for f in functions))
 
 
 def main(arguments=None):
@@ -52,22 +51,22 @@ def main(arguments=None):
     n_cells = n_flagged = 0
     by_probe = defaultdict(Counter)
     for run in range(options.runs):
-        for text in plugins_of(options.folder):
+        inspector = inspector_of(plugins_of(options.folder))
+        for name, spec in inspector.experiment.plugins.items():
             for dataset in options.data:
                 started = time.monotonic()
-                holdout = "0.1" if "fine_pruning" in text else None
-                found = inspected(text, dataset, rate=options.rate, holdout=holdout)
+                found = inspector.inspect(cell_of(name, dataset, rate=options.rate))
                 n_cells, n_flagged = n_cells + 1, n_flagged + found.column.startswith(FLAG)
                 for finding in found.findings:
                     by_probe[finding.probe][finding.status] += 1
                 if not options.brief or found.column.startswith(FLAG):
                     seconds = time.monotonic() - started
-                    print(f"{text.rpartition('/')[2]}, {dataset}, run {run}, {seconds:.0f} s: {found.column}", flush=True)
+                    print(f"{spec.function}, {dataset}, run {run}, {seconds:.0f} s: {found.column}", flush=True)
                     print(f"    {found.details}", flush=True)
+        print(f"after {run + 1} runs: {n_flagged} of {n_cells} cells flagged", flush=True)
     for probe, counts in by_probe.items():
         ran = sum(counts.values()) - counts[NOT_RUN]
         print(f"{probe}: {counts[FLAG]} flags and {counts[VARIES]} that vary in {ran} runs; {counts[NOT_RUN]} not run")
-    print(f"{n_flagged} of {n_cells} cells flagged")
 
 
 if __name__ == "__main__":

@@ -6,5 +6,5 @@ from subpop import Defended
 
 
 def isolated(train, fit, know, *, seed):
-    keep = IsolationForest(50, contamination=0.1, random_state=seed).fit_predict(train.x.reshape(len(train), -1)) > 0
+    keep = IsolationForest(n_estimators=50, contamination=0.1, random_state=seed).fit_predict(train.x.reshape(len(train), -1)) > 0
     return Defended(fit(train[keep]), keep)
