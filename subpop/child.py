@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from subpop.batching import DefenseError, DefenseTask, run_wave
+from subpop.hiding import Hiding
 from subpop.outcome import Outcome
 from subpop.plugins import load
 from subpop.printable import described
@@ -107,6 +108,8 @@ def child_main(connection: Connection, output: Connection) -> None:
 def _serve(connection: Connection) -> None:
     spec, n_classes, n_tasks, folder, sys.path[:] = _receive_own(connection)
     os.chdir(folder)
+    if spec.hidden_since is not None:
+        Hiding(spec.hidden_since, spec.path)
     watch = Watch()
     try:
         defense = load(spec)

@@ -208,6 +208,13 @@ class Experiment(Parts):
         keys = [self._key_of_trials(beside, each) for each in self.chunks(beside)]
         return None if None in keys else key_of({"specification": key, "beside": keys})
 
+    def trials_key(self, cell: Cell) -> str | None:
+        """Hash of all that a cell's trials depend on; None where they may not be reused."""
+        if self._not_reusable(cell):
+            return None
+        keys = [self._key_of_trials(cell, chunk) for chunk in self.chunks(cell)]
+        return None if None in keys else key_of({"trials": keys})
+
     @property
     def _manifests(self) -> Manifests:
         return self._once(("manifests",), lambda: Manifests(self.store))

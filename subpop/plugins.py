@@ -35,7 +35,8 @@ class DefenseSpec:
 
     name: as reports show it; module: its dotted name, '' for a loose file; folder: what goes on `sys.path` when it is
     imported; needs: names of Knowledge fields; source: hash of the file and of the local modules that it imports; deterministic:
-    whether the same trial always ends the same way, True unless the file says `function.deterministic = False`; max_fits: calls
+    whether the same trial always ends the same way, True unless the file says `function.deterministic = False`; hidden_since:
+    see `subpop.hiding`, None to hide no file; max_fits: calls
     of `fit` that a trial may make, MAX_FITS unless the file says `function.max_fits = 5000`.
     """
 
@@ -47,6 +48,7 @@ class DefenseSpec:
     needs: frozenset[str]
     source: str
     deterministic: bool = True
+    hidden_since: float | None = None
     max_fits: int = MAX_FITS
 
 

@@ -1,6 +1,10 @@
 """Probes of plug-in defenses: each known cheat is flagged by the probe that is meant for it, and honest defenses are not."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +63,7 @@ def test_words_of_the_column():
 # --- record and replay ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["shared_rows", "shared_quietly"])
+@pytest.mark.parametrize("name", ["shared_rows", "shared_quietly", "shared_file"])
 def test_what_outlives_a_trial_is_flagged(name):
     (found,) = probes_of(CHEATS / f"{name}.py").findings("replay")
     assert found.status == FLAG
@@ -252,3 +256,39 @@ def test_secrets_differ_and_are_kept_with_the_findings(tmp_path):
     findings = json.loads(kept[-1]["findings"].tobytes())
     secrets = {finding["secret"] for finding in findings if finding["secret"]}
     assert len(secrets) == 5  # one a probe
+
+
+# --- hidden files -----------------------------------------------------------------------------------------------------
+
+HIDDEN = """
+import os, sqlite3, sys, time
+from pathlib import Path
+from subpop.hiding import Hiding
+
+old, young, source, new = (Path(sys.argv[1]) / name for name in ("old", "young", "source.py", "new"))
+Hiding(float(sys.argv[2]), source)
+assert old.read_text() == source.read_text() == "text"
+new.write_text("own")
+assert new.read_text() == "own"
+with young.open("a") as file:
+    file.write("more")
+for read in (young.read_text, lambda: os.open(young, os.O_RDWR), lambda: sqlite3.connect(young)):
+    try:
+        read()
+    except FileNotFoundError:
+        continue
+    raise SystemExit("a young file was read")
+young.write_text("anew")
+assert young.read_text() == "anew"
+assert Path("/proc/self/status").read_text() if os.path.exists("/proc/self/status") else True
+import json.tool  # bytecode may be young; the module is not
+"""
+
+
+def test_young_files_are_hidden_until_they_are_written_anew(tmp_path):
+    for name in ("old", "young", "source.py"):
+        (tmp_path / name).write_text("text")
+    os.utime(tmp_path / "old", (1e9, 1e9))
+    command = [sys.executable, "-c", HIDDEN, str(tmp_path), str(time.time() - 60)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

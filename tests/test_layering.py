@@ -12,7 +12,7 @@ _torchvision types options
 threads hardware fingerprint split datasets feature_cache networks representations encoders victims partitions attacks
 certificates defenses metrics
 blobs store_rows store_rescue
-store output outcome fit_log batching plugins watch manifest child processes fork_server sandbox
+store output outcome fit_log batching plugins hiding watch manifest child processes fork_server sandbox
 stage trial summary estimate progress cells texts
 settings collecting examples attack_sets parts experiment
 kept_results clusters training_set_attack speed

@@ -75,14 +75,15 @@ class Inspector:
         spec = self.experiment.plugins[cell.defense]
         results, _ = self.experiment.trials(cell)
         key = self._key(cell, results)
-        stored = None if self.experiment.fresh else self.experiment.store.get_arrays(key)
+        stored = None if self.experiment.fresh or key is None else self.experiment.store.get_arrays(key)
         if stored is None:
             seconds = sum(result.seconds for result in results)
             self._earned[cell.defense] = self._earned.get(cell.defense, self.grace) + self.share * seconds
             with self._unseen():
                 findings = self.probe(cell, results)
             text = json.dumps([asdict(finding) for finding in findings])
-            self.experiment.store.put_arrays(key, {"findings": np.frombuffer(text.encode(), np.uint8)})
+            if key is not None:
+                self.experiment.store.put_arrays(key, {"findings": np.frombuffer(text.encode(), np.uint8)})
         else:
             findings = [Finding(**found) for found in json.loads(stored["findings"].tobytes())]
         return Integrity(tuple(findings), spec.deterministic)
@@ -96,14 +97,15 @@ class Inspector:
         finally:
             self.experiment.progress = progress
 
-    def _key(self, cell: Cell, results: Sequence[TrialResult]) -> str:
-        """Hash of the cell, its plug-in's source, the numbers that it got, and the probes."""
+    def _key(self, cell: Cell, results: Sequence[TrialResult]) -> str | None:
+        """Hash of the cell, its trials and what they gave, and of the probes; None where a plug-in may not be reused."""
+        trials = self.experiment.trials_key(cell)
+        if trials is None:
+            return None
         bits = data_hash(*(array for result in results for _, array in sorted(result.arrays.items())))
         code = source_hash(["subpop.integrity.inspector"])
         what = cell.with_(stem="", tier="")
-        return key_of(
-            {"integrity": repr(what), "plugin": self.experiment.plugins[cell.defense].source, "bits": bits, "code": code}
-        )
+        return key_of({"integrity": repr(what), "trials": trials, "bits": bits, "code": code})
 
     # --- the probes of a cell -----------------------------------------------------------------------------------------
 
@@ -156,7 +158,8 @@ class Probes:
         self.inspector, self.cell, self.results = inspector, cell, results
         self.experiment = inspector.experiment
         self.stage = self.experiment.stage(cell)
-        self.arena = Arena(self.experiment.plugins[cell.defense], self.stage.dataset.n_classes, self.experiment.timeout)
+        spec = replace(self.experiment.plugins[cell.defense], hidden_since=inspector.recorder.started)
+        self.arena = Arena(spec, self.stage.dataset.n_classes, self.experiment.timeout)
         self._records: list[Record] | None = None
         self.probes: dict[str, Callable[[np.random.Generator], list[Finding]]] = {
             replay.PROBE: self._replay,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -39,6 +40,8 @@ class Recorder:
     def __init__(self, sampled: int = SAMPLED) -> None:
         self._sampled = sampled
         self._chance = random.SystemRandom()
+        self.started = time.time()
+        """Seconds since the epoch. Files that are younger were written by trials, perhaps for others."""
         self._open: dict[int, Record] = {}
         self._records: dict[Cell, list[Record]] = {}
 

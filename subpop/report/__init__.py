@@ -133,6 +133,11 @@ def results_json(reports: Sequence[CellReport], run: RunInfo) -> str:
         "seconds": _finite(run.seconds),
         "hardware": run.hardware,
         **_standing(reports, run.standing),
+        "probes": [
+            {"stem": r.cell.stem, "cell": r.cell.id, "integrity": r.result.integrity, "found": r.result.probes}
+            for r in reports
+            if r.result and r.result.integrity
+        ],
     }
     rows = ",\n".join(_json(row) for report in reports for row in _rows(report))
     return f'{_json(run_facts)[:-1]}, "cells": [\n{rows}\n]}}\n'  # a line a row: small, and lines can be compared
@@ -177,7 +182,6 @@ def _row(report: CellReport, verdict: Verdict) -> dict[str, Any]:
         "subpopulation": number.subpopulation,
         "knowledge": result.knowledge if result else "",
         "integrity": result.integrity if result else "",
-        "probes": result.probes if result else "",
         "metric": number.metric,
         "value": _finite(number.value),
         "std_error": _finite(number.std_error),
