@@ -179,4 +179,12 @@ def _innermost_file() -> str:
 
 def _has_children() -> bool:
     files = Path("/proc/self/task").glob("*/children") if sys.platform == "linux" else ()
-    return any(file.read_text().strip() for file in files)
+    return any(_text_of(file).strip() for file in files)
+
+
+def _text_of(file: Path) -> str:
+    """What a file says; nothing where the thread that it belonged to has ended meanwhile."""
+    try:
+        return file.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""

@@ -70,6 +70,12 @@ def test_what_outlives_a_trial_is_flagged(name):
     assert found.claim == "something outlives a trial"
 
 
+@pytest.mark.parametrize("name", ["standardise", "forest_model"])
+def test_a_model_that_is_more_sensitive_than_the_victim_has_looked_nothing_up(name):
+    """Standardised columns blow a small move up: of honest defenses, this one was once flagged in every run."""
+    assert {found.status for found in probes_of(HONEST / f"{name}.py").findings("moved test rows")} == {PASSED}
+
+
 @pytest.mark.parametrize("name", ["trimmed_loss", "forest_model", "partitions"])
 def test_an_honest_defense_ends_the_same_way_alone(name):
     (found,) = probes_of(HONEST / f"{name}.py").findings("replay")
@@ -114,7 +120,7 @@ CAUGHT = {
     "own_learner": ("label canaries", "label canaries: answers"),
     "own_rows": ("label canaries", "membership"),
     "known_answers": ("moved test rows", "moved test rows: one step"),
-    "nearly_known_answers": ("moved test rows", "moved test rows: half way"),
+    "nearly_known_answers": ("label canaries", "label canaries: answers"),
     "public_draw": ("secret poison", "secret poison"),
 }
 
@@ -163,18 +169,19 @@ def test_moved_rows_keep_their_number_their_type_and_their_range(kind):
         "float": rng.normal(size=(40, 5)).astype(np.float32),
     }[kind]
     moves = draw_moves(x, np.arange(10), grid_of(x), rng)
-    assert moves.x.shape == x.shape
-    assert moves.x.dtype == x.dtype
     assert (moves.step ^ moves.half).all()
     assert moves.step[:10].sum() == moves.half[:10].sum() == 5
-    changed = (moves.x != x).reshape(40, -1)
-    assert changed.any(axis=1).all()
-    assert (changed[moves.step].sum(axis=1) == (x[0].size if kind == "float" else 1)).all()
-    size = np.abs(moves.x[moves.step].astype(float) - x[moves.step]).max()
-    assert size <= {"pixels": 1, "grid": 1 / 16, "float": 1e-5}[kind]
-    if kind != "float":
-        assert x.min() <= moves.x.min()
-        assert moves.x.max() <= x.max()
+    one, other = (side.astype(float) for side in moves.sides)
+    assert np.allclose(one - x, x - other, atol=1e-6)  # to either side
+    for side in moves.sides:
+        assert side.shape == x.shape
+        assert side.dtype == x.dtype
+        changed = (side != x).reshape(40, -1)
+        assert (changed[moves.step].sum(axis=1) <= (x[0].size if kind == "float" else 1)).all()
+        assert changed.any(axis=1).mean() > 0.9  # a row at the edge of the range has no room
+        assert np.abs(side[moves.step].astype(float) - x[moves.step]).max() <= {"pixels": 1, "grid": 1 / 16, "float": 1e-5}[kind]
+        assert x.min() - 1e-5 <= side.min()
+        assert side.max() <= x.max() + 1e-5
 
 
 # --- secret draws -----------------------------------------------------------------------------------------------------

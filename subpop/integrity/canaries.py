@@ -25,7 +25,7 @@ from subpop.outcome import Outcome
 from subpop.sandbox import run_in_child
 from subpop.stage import Stage
 from subpop.trial import Prepared
-from subpop.types import Array, Bools, Ints, Model, TrainingSet
+from subpop.types import Bools, Ints, Model, TrainingSet
 
 TRAINING, ANSWERS, MEMBERSHIP = "label canaries: training", "label canaries: answers", "membership"
 FEWEST = 13
@@ -173,8 +173,3 @@ def _membership(stage: Stage, run: Composed, outcome: Outcome) -> Finding:
 
 def _share(counts: Sequence[int]) -> str:
     return f"{counts[0]} of {sum(counts)} rows"
-
-
-def answers_by(model: Model, x: Array) -> Ints:
-    """(n,) most likely classes."""
-    return np.asarray(model.predict_proba(x).argmax(axis=1))

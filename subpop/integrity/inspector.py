@@ -194,7 +194,7 @@ class Probes:
         return [replay.replay(self.arena, self.records, self.experiment.asked_rows(self.cell))]
 
     def _moved(self, generator: np.random.Generator) -> list[Finding]:
-        records = self.records[:2]
+        records = self.records[:3]
         return moved.probe_moved(self.arena, records, self._undefended(records), self.stage.data.test_x, generator)
 
     def _undefended(self, records: Sequence[Record]) -> list[Model]:

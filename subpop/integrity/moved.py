@@ -1,12 +1,15 @@
 """Moved test rows: does a defense answer for the rows that it knows, or for the inputs that it sees?
 
-A recorded trial is replayed with some test rows moved: by one step of the data's own grid (one grey level, a few float32 steps)
-or by half the distance to the nearest other row. A model changes few answers, and the undefended victim of the same trial shows
-how few. A table of test labels loses all that it knew. The number of test rows and their order stay.
+A recorded trial is replayed twice with some test rows moved, once to either side: by one step of the data's own grid (one grey
+level, a few float32 steps) or by half the distance to the nearest other row. A table of test labels knows the row and neither of
+the moved ones, so that the row is the *odd one out*: both moved rows get one answer, and the row itself another. For a model that
+learned from the training rows that is rare, because a boundary that lies on one side of a row does not lie on the other. The
+number of test rows and their order stay.
 
-The test is McNemar's, exact and one-sided: rows where the defense changes its answer and no reference does, against rows where it
-is the other way round. The references of a model that `fit` made are the victim's; of another, also those of four plain learners,
-of which the one that changes most is taken.
+Two exact one-sided sign tests, of which both must be significant. By the undefended victim of the same trial: rows that are odd
+for the defense and not for the victim, against the reverse (for a model that `fit` did not make, the most sensitive of the victim
+and four plain learners). By the defense itself, which may be more sensitive than the victim without having looked anything up:
+rows that are odd, against rows of which the first moved one is.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import numpy as np
 from subpop.integrity.findings import Finding, not_run, tested
 from subpop.integrity.learners import answers_of_learners
 from subpop.integrity.record import Record
-from subpop.integrity.replay import Arena, _AskedOtherwise, answers
+from subpop.integrity.replay import Arena, AskedOtherwise, answers
 from subpop.sandbox import run_in_child
 from subpop.types import Array, Bools, Ints, Model
 
@@ -27,13 +30,14 @@ STEP, HALF = "moved test rows: one step", "moved test rows: half way"
 ULPS = 4
 """float32 steps where the data has no grid of its own."""
 MOST_LEVELS = 256
+TRIES = 4
 
 
 @dataclass(frozen=True, eq=False)
 class Moves:
-    """x: (n_test, ...) test rows, some of them moved in place; step, half: (n_test,) bool, which ones and how."""
+    """sides: two arrays (n_test, ...) of test rows, moved to either side; step, half: (n_test,) bool, which ones and how."""
 
-    x: Array
+    sides: tuple[Array, Array]
     step: Bools
     half: Bools
 
@@ -45,15 +49,14 @@ def draw_moves(test_x: Array, first: Ints, grid: float | None, generator: np.ran
     step[order[::2]] = True
     half[order[1::2]] = True
     flat = test_x.reshape(len(test_x), -1).astype(np.float64)
-    low, high = flat.min(axis=0), flat.max(axis=0)
-    varies = np.flatnonzero(high > low)
-    out = flat.copy()
-    out[step] = _stepped(test_x.reshape(len(test_x), -1)[step], varies, low, high, grid, generator)
-    out[half] = _half_way(flat, half, varies, generator)
+    room = np.minimum(flat - flat.min(axis=0), flat.max(axis=0) - flat)  # to either side, within the range of a column
+    move = np.zeros_like(flat)
+    move[step] = _step(flat[step], room[step], grid, generator)
+    move[half] = _half_way(flat, half, room[half], generator)
     if grid is not None:
-        out[half] = np.round(out[half] / grid) * grid
-    out[half] = np.clip(out[half], low, high)
-    return Moves(out.reshape(test_x.shape).astype(test_x.dtype), step, half)
+        move = np.round(move / grid) * grid
+    sides = [(flat + sign * move).reshape(test_x.shape).astype(test_x.dtype) for sign in (1, -1)]
+    return Moves((sides[0], sides[1]), step, half)
 
 
 def grid_of(x: Array) -> float | None:
@@ -68,31 +71,31 @@ def grid_of(x: Array) -> float | None:
     return gap if np.allclose(places, np.round(places), atol=1e-3) else None
 
 
-def _stepped(flat: Array, varies: Ints, low: Array, high: Array, grid: float | None, generator: np.random.Generator) -> Array:
-    """Rows with one entry a grid step up or down, or with all entries some float32 steps away; never out of a column's range."""
-    out = flat.astype(np.float64)
-    up = generator.random(out.shape) < 0.5
+def _step(flat: Array, room: Array, grid: float | None, generator: np.random.Generator) -> Array:
+    """(n, d) moves: one entry by a step of the grid, or all entries by some float32 steps."""
     if grid is None:
         eps = ULPS * np.spacing(np.abs(flat).astype(np.float32)).astype(np.float64)
-        out[:, varies] += np.where(up, eps, -eps)[:, varies]
-        return out
-    chosen = generator.choice(varies, len(out))
-    at = (np.arange(len(out)), chosen)
-    sign = np.where(out[at] + grid > high[chosen], -1.0, np.where(out[at] - grid < low[chosen], 1.0, np.where(up[at], 1.0, -1.0)))
-    out[at] += sign * grid
-    return out
+        return np.asarray(np.where(room > 0, eps, 0.0) * generator.choice([-1.0, 1.0], flat.shape))
+    move = np.zeros_like(flat)
+    place = np.where(room >= 0.999 * grid, generator.random(flat.shape), -1).argmax(axis=1)
+    at = (np.arange(len(flat)), place)
+    move[at] = np.where(room[at] >= 0.999 * grid, grid, 0.0)
+    return move
 
 
-def _half_way(flat: Array, chosen: Bools, varies: Ints, generator: np.random.Generator) -> Array:
-    """Rows moved in a random direction by half the distance to their nearest row that is not the same."""
+def _half_way(flat: Array, chosen: Bools, room: Array, generator: np.random.Generator) -> Array:
+    """(n, d) moves in a random direction, half as long as the way to the nearest other row, as far as there is room."""
     from sklearn.neighbors import NearestNeighbors
 
     distinct = np.unique(flat, axis=0)
     distance = NearestNeighbors(n_neighbors=min(2, len(distinct))).fit(distinct).kneighbors(flat[chosen])[0][:, -1]
-    direction = np.zeros((int(chosen.sum()), flat.shape[1]))
-    direction[:, varies] = generator.normal(size=(len(direction), len(varies)))
-    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
-    return np.asarray(flat[chosen] + 0.5 * distance[:, None] * direction)
+    direction = generator.normal(size=room.shape) * flat.std(axis=0) * (room > 0)
+    move = np.zeros_like(direction)
+    for _ in range(TRIES):  # entries without room leave the others a longer way
+        length = np.linalg.norm(move, axis=1)
+        short = np.maximum(distance / 2 - length, 0) / np.maximum(np.linalg.norm(direction, axis=1), 1e-30)
+        move = np.clip(move + short[:, None] * direction, -room, room)
+    return np.asarray(move)
 
 
 # --- the probe ----------------------------------------------------------------------------------------------------------
@@ -105,51 +108,61 @@ def probe_moved(
     if test_x.dtype.kind == "i":
         return [not_run(probe, "texts cannot be moved by a small step") for probe in (STEP, HALF)]
     grid = grid_of(test_x)
-    counts = {STEP: [0, 0, 0], HALF: [0, 0, 0]}
+    counts: dict[str, list[Ints]] = {STEP: [], HALF: []}
     for record, victim in zip(records, victims, strict=True):
-        before = {"victim": victim.predict_proba(test_x).argmax(axis=1)}
         assert record.outcome is not None
         own = record.outcome.predictions[""][: len(test_x)]
-        moves = draw_moves(test_x, np.flatnonzero(own != before["victim"]), grid, generator)
-        changed = _changed(arena, record, own, moves)
-        if changed is None:
+        known = answers_by(victim, test_x)
+        moves = draw_moves(test_x, np.flatnonzero(own != known), grid, generator)
+        sides = [_replayed(arena, record, x) for x in moves.sides]
+        if sides[0] is None or sides[1] is None:
             return [not_run(probe, "the replayed trial asked for something else") for probe in (STEP, HALF)]
-        references = [victim.predict_proba(moves.x).argmax(axis=1) != before["victim"]]
-        if not _made_by_fit(record):
-            references += _learners_changed(record, test_x, moves, generator)
+        odd, first_odd = _odd(own, sides[0], sides[1]), _odd(sides[0], own, sides[1])
+        references = [_odd(known, *(answers_by(victim, x) for x in moves.sides))]
+        if not record.outcome.made_by_fit:
+            references += _learners_odd(record, test_x, moves, generator)
         for probe, rows in ((STEP, moves.step), (HALF, moves.half)):
-            reference = max(references, key=lambda moved: int(moved[rows].sum()))
-            for i, count in enumerate(((changed & ~reference & rows).sum(), (reference & ~changed & rows).sum(), rows.sum())):
-                counts[probe][i] += int(count)
-    return [_mcnemar(probe, *counts[probe]) for probe in (STEP, HALF)]
+            reference = max(references, key=lambda each: int(each[rows].sum()))
+            signs = [odd & ~reference, reference & ~odd, odd, first_odd, np.ones_like(odd)]
+            counts[probe].append(np.array([(sign & rows).sum() for sign in signs]))
+    return [_both_tests(probe, *map(int, np.sum(counts[probe], axis=0))) for probe in (STEP, HALF)]
 
 
-def _changed(arena: Arena, record: Record, own: Ints, moves: Moves) -> Bools | None:
+def answers_by(model: Model, x: Array) -> Ints:
+    """(n,) most likely classes."""
+    return np.asarray(model.predict_proba(x).argmax(axis=1))
+
+
+def _odd(one: Ints, other: Ints, third: Ints) -> Bools:
+    """Where the first answer is alone: the other two agree and differ from it."""
+    return np.asarray((other == third) & (one != other))
+
+
+def _replayed(arena: Arena, record: Record, x: Array) -> Ints | None:
+    """(n_test,) what the recorded trial answers for moved rows; None where it does not repeat itself."""
     try:
         fit_many = answers(record, [])
-        outcomes = run_in_child(arena.spec, [record.prepared.task], fit_many, moves.x, arena.n_classes, arena.timeout)
-        (outcome,) = outcomes
-    except _AskedOtherwise:
+        (outcome,) = run_in_child(arena.spec, [record.prepared.task], fit_many, x, arena.n_classes, arena.timeout)
+    except AskedOtherwise:
         return None
-    return np.asarray(outcome.predictions[""] != own)
+    return np.asarray(outcome.predictions[""])
 
 
-def _made_by_fit(record: Record) -> bool:
-    return bool(getattr(record.outcome, "made_by_fit", None))
-
-
-def _learners_changed(record: Record, test_x: Array, moves: Moves, generator: np.random.Generator) -> list[Bools]:
+def _learners_odd(record: Record, test_x: Array, moves: Moves, generator: np.random.Generator) -> list[Bools]:
     train = record.prepared.task.train
     x = train.x.reshape(len(train), -1).astype(np.float64)
-    seed = int(generator.integers(2**31))
-    both = np.concatenate([part.reshape(len(part), -1) for part in (test_x, moves.x)]).astype(np.float64)
-    given = answers_of_learners(x, train.y, both, seed)
-    return [moved != still for still, moved in zip(given[:, : len(test_x)], given[:, len(test_x) :], strict=True)]
+    asked = np.concatenate([part.reshape(len(part), -1) for part in (test_x, *moves.sides)]).astype(np.float64)
+    given = answers_of_learners(x, train.y, asked, int(generator.integers(2**31)))
+    return [_odd(*np.split(of_one, 3)) for of_one in given]
 
 
-def _mcnemar(probe: str, more: int, fewer: int, n_rows: int) -> Finding:
+def _both_tests(probe: str, more: int, fewer: int, odd: int, first_odd: int, n_rows: int) -> Finding:
+    p_value = max(_sign_test(more, fewer), _sign_test(odd, first_odd))
+    figures = f"of {n_rows} rows, {more} odd where no reference is and {fewer} the reverse; {odd} odd, {first_odd} on one side"
+    return tested(probe, p_value, "looks test rows up", figures)
+
+
+def _sign_test(ups: int, downs: int) -> float:
     from scipy.stats import binomtest
 
-    p_value = float(binomtest(more, more + fewer, 0.5, "greater").pvalue) if more + fewer else 1.0
-    figures = f"of {n_rows} rows, {more} answers changed where no reference does, {fewer} the other way round"
-    return tested(probe, p_value, "looks test rows up", figures)
+    return float(binomtest(ups, ups + downs, 0.5, "greater").pvalue) if ups + downs else 1.0

@@ -31,7 +31,7 @@ class Arena:
     timeout: float
 
 
-class _AskedOtherwise(Exception):
+class AskedOtherwise(Exception):
     """The replayed trial asked for a training set that was not asked for before."""
 
 
@@ -55,7 +55,7 @@ def trace_of(arena: Arena, record: Record, test_x: Array) -> tuple[bytes, ...]:
         tasks = [record.prepared.task]
         outcomes = list(run_in_child(arena.spec, tasks, fit_many, test_x, arena.n_classes, arena.timeout))
         return (*asked, *map(outcome_digest, outcomes))
-    except _AskedOtherwise:
+    except AskedOtherwise:
         return tuple(asked)
     except DefenseError as error:
         return (*asked, error.reason.encode(errors="replace"))
@@ -69,7 +69,7 @@ def answers(record: Record, asked: list[bytes]) -> FitMany:
         for _, train in requests:
             asked.append(request_digest(train, record.prepared.task))
             if asked != record.requests[: len(asked)]:
-                raise _AskedOtherwise
+                raise AskedOtherwise
             models.append(record.models[len(asked) - 1])
         return models
 
