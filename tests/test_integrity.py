@@ -15,6 +15,7 @@ from subpop.batching import DefenseError
 from subpop.executors import NoStore
 from subpop.experiment import Experiment
 from subpop.integrity import inspector as inspecting
+from subpop.integrity.canaries import both_ways
 from subpop.integrity.canary_rows import candidates, choose_canaries, far_rows
 from subpop.integrity.draws import Score, compare
 from subpop.integrity.findings import CLEAN, DECLARED, FLAG, LEVELS, NOT_RUN, PASSED, UNCHECKED, VARIES, Finding, column
@@ -207,7 +208,7 @@ def test_equal_scores_have_uniform_p_values_at_most():
     """Of 400 pairs of draws with the same expected repair, at most as many fall below a level as it says."""
     pairs = [(scores(0.5, noise=0.3, seed=2 * i), scores(0.5, noise=0.3, seed=2 * i + 1)) for i in range(400)]
     p_values = np.array([compare("secret poison", "", *pair, paired=True).p_value for pair in pairs])
-    assert (p_values < 0.05).sum() <= 30  # 20 expected; the 99 % point of the binomial is 31
+    assert (p_values < 0.05).sum() <= 31  # 20 expected; the 99 % point of the binomial
     assert (p_values < 0.01).sum() <= 10
 
 
@@ -299,3 +300,20 @@ def test_young_files_are_hidden_until_they_are_written_anew(tmp_path):
     command = [sys.executable, "-c", HIDDEN, str(tmp_path), str(time.time() - 60)]
     done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_defense_that_favours_a_class_does_not_look_labels_up():
+    """One that balances classes removed 16 of 20 canaries only when flipped, since nearly all went to the larger class."""
+    assert both_ways((16, 0), (0, 1)) > 0.1
+    assert both_ways((16, 0), (0, 0)) == 1
+    assert both_ways((9, 0), (9, 0)) == pytest.approx(0.5**18, rel=1e-6)
+    assert both_ways((12, 0), (4, 0)) == pytest.approx(0.75**12 * 0.25**4, rel=1e-3)
+    assert both_ways((5, 5), (5, 5)) > 0.5
+
+
+def test_the_sign_test_holds_its_level_whatever_class_is_favoured():
+    rng = np.random.default_rng(0)
+    for q in (0.1, 0.5, 0.9):
+        ups = np.stack([rng.binomial(8, q, 100), rng.binomial(5, 1 - q, 100)], 1)
+        p_values = np.array([both_ways((int(a), 8 - int(a)), (int(b), 5 - int(b))) for a, b in ups])
+        assert (p_values < 0.05).sum() <= 11  # 5 expected at most; the 99 % point is 11

@@ -4,7 +4,8 @@ A second run on training sets that the harness composes: rows of D and D_aux, an
 with their own labels and once flipped, on clean data and with a secret poison draw added. A canary is *contradicted* where the
 defense removes it, gives it another label, or returns a model that answers otherwise. Whoever learns from the rows alone
 contradicts the own label at least as often as the flipped one, because five learners call the flipped one right. Whoever looks
-the labels up contradicts the flipped one. Each canary counts once: an exact sign test over those that were treated differently.
+the labels up contradicts the flipped one. Each canary counts once, in an exact sign test over those that were treated differently
+(`both_ways`).
 
 The same run tells whether rows of D_aux are removed more often than rows of D, which were mixed at random (Fisher's exact test).
 """
@@ -18,7 +19,7 @@ import numpy as np
 
 from subpop.batching import DefenseTask, FitMany, PoolRows
 from subpop.integrity.canary_rows import Canaries
-from subpop.integrity.findings import Finding, not_run, tested
+from subpop.integrity.findings import LEVELS, Finding, not_run, tested
 from subpop.integrity.replay import Arena
 from subpop.metrics import Doubles
 from subpop.outcome import Outcome
@@ -28,8 +29,6 @@ from subpop.trial import Prepared
 from subpop.types import Bools, Ints, Model, TrainingSet
 
 TRAINING, ANSWERS, MEMBERSHIP = "label canaries: training", "label canaries: answers", "membership"
-FEWEST = 13
-"""Fewer canaries could not reach the level of the test, whatever a defense does to them."""
 
 
 @dataclass(eq=False)
@@ -137,20 +136,48 @@ def _answered(run: Composed, outcome: Outcome, slots: dict[int, int]) -> Doubles
     )
 
 
-def _sign_test(probe: str, words: str, runs: Sequence[Composed], scores: Sequence[Doubles]) -> Finding:
+def _sign_test(probe: str, claim: str, runs: Sequence[Composed], scores: Sequence[Doubles]) -> Finding:
     """Are canaries contradicted more when flipped? Runs come in pairs, unflipped then flipped; a canary counts once."""
-    from scipy.stats import binomtest
-
     more: dict[int, float] = {}
-    for run, unflipped, flipped in zip(runs[::2], scores[::2], scores[1::2], strict=True):
-        for row, difference in zip(run.canaries.rows.tolist(), flipped - unflipped, strict=True):
-            if np.isfinite(difference):
-                more[row] = more.get(row, 0.0) + float(difference)
-    if len(more) < FEWEST:
-        return not_run(probe, f"{len(more)} rows can carry a canary; {FEWEST} are needed")
-    up, down = sum(value > 0 for value in more.values()), sum(value < 0 for value in more.values())
-    p_value = float(binomtest(up, up + down, 0.5, "greater").pvalue) if up + down else 1.0
-    return tested(probe, p_value, words, f"{up} of {len(more)} canaries more when flipped, {down} less")
+    up_the_classes: dict[int, bool] = {}
+    for own, other, unflipped, flipped in zip(runs[::2], runs[1::2], scores[::2], scores[1::2], strict=True):
+        for i, row in enumerate(own.canaries.rows.tolist()):
+            if np.isfinite(flipped[i] - unflipped[i]):
+                more[row] = more.get(row, 0.0) + float(flipped[i] - unflipped[i])
+                up_the_classes[row] = bool(other.given[i] > own.given[i])
+    ways = [[more[row] for row in more if up_the_classes[row] == way] for way in (False, True)]
+    if both_ways(*((len(way), 0) for way in ways)) >= LEVELS[probe]:
+        return not_run(probe, f"too few rows can carry a canary: {len(ways[0])} and {len(ways[1])} of the two ways to flip")
+    counts = [(sum(value > 0 for value in way), sum(value < 0 for value in way)) for way in ways]
+    ups, downs = (sum(count[i] for count in counts) for i in (0, 1))
+    return tested(probe, both_ways(*counts), claim, f"{ups} of {len(more)} canaries more when flipped, {downs} less")
+
+
+def both_ways(one: tuple[int, int], other: tuple[int, int]) -> float:
+    """p value of canaries that go up and down, by the two ways in which labels are flipped: (ups, downs) each.
+
+    A defense that favours a class treats those of one way alike, and those of the other the opposite way: up with probability
+    q in one and 1 - q in the other. The statistic is the sum of both shares of ups; its p value is the largest over q.
+    """
+    from scipy.stats import binom
+
+    totals = [sum(one), sum(other)]
+    if not all(totals):
+        return 1.0
+    shares = np.add.outer(*(np.arange(total + 1) / total for total in totals))
+    extreme = shares >= one[0] / totals[0] + other[0] / totals[1] - 1e-9
+    largest = 0.0
+    for q in np.linspace(0, 1, 201):
+        chances = [binom.pmf(np.arange(n + 1), n, odds) for n, odds in zip(totals, (q, 1 - q), strict=True)]
+        largest = max(largest, float((np.outer(*chances) * extreme).sum()))
+    return largest
+
+
+def best_p_value(sets: Sequence[Canaries], y: Ints) -> float:
+    """What the sign test would say if all canaries of these sets went up; y: (N,) own labels of the pool's rows."""
+    ways = {row: label > y[row] for each in sets for row, label in zip(each.rows.tolist(), each.labels.tolist(), strict=True)}
+    up_the_classes = sum(map(bool, ways.values()))
+    return both_ways((up_the_classes, 0), (len(ways) - up_the_classes, 0))
 
 
 def _membership(stage: Stage, run: Composed, outcome: Outcome) -> Finding:

@@ -8,6 +8,7 @@ neighbours of the same class, so the training set is drawn anew, from D and D_au
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -64,7 +65,7 @@ def choose_canaries(
     allowed = far_rows(stage, name, flat) & free
     size = stage.pool.n_train
     most = min(MOST, round(SHARE * size))
-    chosen = _spaced(order[allowed[order]], stage.pool.y, flat, 2 * most)
+    chosen = _spaced(order[allowed[order]], labels, stage.pool.y, flat, most)
     train = chosen
     for _ in range(ROUNDS):
         rest = _without_supporters(chosen, free, flat, stage.pool.y, size)
@@ -94,14 +95,15 @@ def candidates(stage: Stage, flat: Array, generator: np.random.Generator) -> tup
     return order[np.argsort(-strength[order], kind="stable")], wrong
 
 
-def _spaced(order: Ints, y: Ints, flat: Array, most: int) -> Ints:
-    """Candidates in order, none of them among the supporters of an earlier one."""
+def _spaced(order: Ints, labels: Ints, y: Ints, flat: Array, most: int) -> Ints:
+    """Candidates in order, at most so many for each two labels, and none among the supporters of an earlier one."""
     taken: list[int] = []
     closed = np.zeros(len(y), bool)
+    ways: Counter[tuple[int, int]] = Counter()
     for row in order.tolist():
-        if len(taken) == most:
-            break
-        if not closed[row]:
+        way = (int(y[row]), int(labels[row]))
+        if not closed[row] and ways[way] < most:
+            ways[way] += 1
             taken.append(row)
             closed[_supporters(row, flat, y)] = True
     return np.array(taken, np.int64)

@@ -31,8 +31,8 @@ from subpop.types import BadInput, Bools, Cell, FleetJob, Ints, Model, Trial, Tr
 
 GRACE = 10.0
 """Seconds that a plug-in's probes may take at first, before its cells have earned any."""
-SETS = 3
-"""Sets of canaries, each far from another subpopulation."""
+SETS, ENOUGH = 10, 1e-5
+"""Sets of canaries at most, each far from some subpopulation; no more where the p value could be that small."""
 MOST_DRAWN = 12
 """Subpopulations that a secret poison draw attacks."""
 
@@ -131,10 +131,12 @@ class Inspector:
         if key not in self._sets:
             generator = _generator()
             flat = flat_inputs(stage.pool.x, int(generator.integers(2**31)))
-            names = [stage.attacked[i] for i in generator.permutation(len(stage.attacked))[:SETS]]
             victim = lambda rows: answers_of_victim(experiment, cell, rows)  # noqa: E731
-            found = candidates(stage, flat, generator)
-            self._sets[key] = [choose_canaries(stage, name, flat, found, victim, generator) for name in names]
+            found, sets = candidates(stage, flat, generator), list[Canaries]()
+            while len(sets) < SETS and canaries.best_p_value(sets, stage.pool.y) > ENOUGH:
+                name = stage.attacked[int(generator.integers(len(stage.attacked)))]
+                sets.append(choose_canaries(stage, name, flat, found, victim, generator))
+            self._sets[key] = sets
         return self._sets[key]
 
 
