@@ -11,6 +11,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
+INSTALL_ALONE = """
+import os, site, sys
+sys.path[:] = [entry for entry in sys.path if not os.path.isfile(os.path.join(entry, "subpop", "__init__.py"))]
+sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in getattr(finder, "__module__", "")]
+site.addsitedir({site!r})
+"""
+"""Forgets the installation that these tests run from, then does what `pip install -e` of the copy would."""
+
 
 def test_a_script_beside_an_installed_clone_imports_the_package(tmp_path):
     pytest.importorskip("setuptools")
@@ -24,8 +32,7 @@ def test_a_script_beside_an_installed_clone_imports_the_package(tmp_path):
     [wheel] = (clone / "wheel").glob("*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     (tmp_path / "first").mkdir()
-    installs = f"import site; site.addsitedir({str(tmp_path / 'site')!r})"  # as `pip install -e` would
-    (tmp_path / "first" / "sitecustomize.py").write_text(installs)
+    (tmp_path / "first" / "sitecustomize.py").write_text(INSTALL_ALONE.format(site=str(tmp_path / "site")))
     (tmp_path / "script.py").write_text("import subpop\nprint(subpop.__file__, subpop.Defended.__name__)\n")
     done = subprocess.run(
         [sys.executable, "script.py"],

@@ -207,7 +207,7 @@ def test_the_bar_is_for_terminals_only(monkeypatch, capsys):
     import sys
 
     decode(pictures(*[GOOD] * 3), 8, "toy")
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == "subpop: decoding toy\n"  # one line that says what goes on, and no bar
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     decode(pictures(*[GOOD] * 3), 8, "toy")
     assert "decoding toy" in capsys.readouterr().err
