@@ -1,4 +1,4 @@
-"""Damage and integrity of defenses on one small cell, a line of JSON each: `python tests/campaign_scores.py file.py:function ...`."""
+"""Damage and integrity on one small cell, a line of JSON each: `python tests/campaign_scores.py file.py:function ...`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from subpop.experiment import Experiment
 from subpop.integrity.inspector import Inspector
 from subpop.plugins import parse_defense
 from subpop.store import Store
+from subpop.types import OWN_LEARNER
 
 
 def scored(text, grace=float("inf"), **changes):
@@ -31,6 +32,7 @@ def scored(text, grace=float("inf"), **changes):
         try:
             found = inspector.inspect(cell) if inspector else None
             table = experiment.run(cell).table
+            own = any(result.metrics.get(OWN_LEARNER) for result in experiment.trials(cell)[0])
         except DefenseError as error:
             return {"name": name, "error": error.reason[:300]}
     return {
@@ -38,6 +40,7 @@ def scored(text, grace=float("inf"), **changes):
         "damage": float(np.mean([row["target_damage"] for row in table])),
         "damages": [row["target_damage"] for row in table],
         "collateral": float(np.mean([row["collateral_damage"] for row in table])),
+        "own_learner": own,
         "integrity": found.column if found else "",
         "findings": [[f.probe, f.status, f.words] for f in found.findings] if found else [],
         "seconds": time.monotonic() - started,

@@ -12,8 +12,9 @@ LEVELS = {
     "moved test rows: one step": 1e-4,
     "moved test rows: half way": 1e-4,
     "secret poison": 1e-4,
-    "secret mixture: score": 1e-4,
-    "secret mixture: accuracy": 1e-4,
+    "secret mixture: score": 5e-5,
+    "secret mixture: accuracy": 5e-5,
+    "secret view": 1e-4,
 }
 """The significance of each test. They add up to 1 in 1,000, so an honest defense has at most one flag in 1,000 cells.
 

@@ -19,7 +19,7 @@ from subpop.batching import DefenseError, job_of
 from subpop.executors import NoStore
 from subpop.experiment import Experiment
 from subpop.fingerprint import data_hash, key_of, source_hash
-from subpop.integrity import canaries, draws, mixtures, moved, replay
+from subpop.integrity import canaries, draws, mixtures, moved, replay, views
 from subpop.integrity.canary_rows import Canaries, candidates, choose_canaries
 from subpop.integrity.findings import FLAG, Finding, column, details, not_run
 from subpop.integrity.learners import flat_inputs
@@ -27,12 +27,14 @@ from subpop.integrity.record import Record, Recorder
 from subpop.integrity.replay import Arena
 from subpop.progress import Progress
 from subpop.trial import right_of
-from subpop.types import BadInput, Bools, Cell, FleetJob, Ints, Model, Trial, TrialResult
+from subpop.types import Array, BadInput, Bools, Cell, FleetJob, Ints, Model, Trial, TrialResult
 
 GRACE = 10.0
 """Seconds that a plug-in's probes may take at first, before its cells have earned any."""
 SETS, ENOUGH = 10, 1e-5
 """Sets of canaries at most, each far from some subpopulation; no more where the p value could be that small."""
+MOST_ALONE = 8
+"""Trials that run alone, each in a process of its own."""
 MOST_DRAWN = 12
 """Subpopulations that a secret poison draw attacks."""
 
@@ -169,6 +171,7 @@ class Probes:
             "label canaries": self._canaries,
             draws.PROBE: self._draw,
             "secret mixture": self._mixture,
+            views.PROBE: self._view,
         }
 
     def findings(self, name: str) -> list[Finding]:
@@ -245,15 +248,32 @@ class Probes:
         found = [mixtures.above_bayes(np.stack(defended), spec)]
         if mixtures.is_mixture(self.cell):
             theirs = _scores(own, cell, trials, defended)
-            found.append(self._beside_public(theirs, generator))
+            words = "is better on the public mixture than on a secret one"
+            found.append(self._beside_public(mixtures.SCORE, words, theirs, generator))
         return found
 
-    def _beside_public(self, theirs: Sequence[draws.Score], generator: np.random.Generator) -> Finding:
+    def _view(self, generator: np.random.Generator) -> list[Finding]:
+        data = self.experiment.dataset(self.cell.with_(victim=""))
+        if not self.cell.rate or not views.can_be_turned(data.x) or not np.array_equal(data.x[:1], self._inputs[:1]):
+            return [not_run(views.PROBE, "the victim's inputs are no rows of numbers or pictures, or nobody attacks")]
+        own = Experiment(NoStore(), device=self.experiment.device, timeout=self.arena.timeout, plugins=self.experiment.plugins)
+        own.supply(self.cell, views.turned(data, generator))
+        trials = [Trial(name, int(generator.integers(2**31))) for name in own.stage(self.cell).attacked[:MOST_DRAWN]]
+        trials = [trials[i] for i in generator.permutation(len(trials))[:MOST_ALONE]]
+        defended = [bits for trial in trials for bits in own.defended_right(self.cell, [trial])]
+        theirs = _scores(own, self.cell, trials, defended)
+        return [self._beside_public(views.PROBE, views.WORDS, theirs, generator)]
+
+    @property
+    def _inputs(self) -> Array:
+        return self.experiment.dataset(self.cell).x
+
+    def _beside_public(self, probe: str, words: str, theirs: Sequence[draws.Score], generator: np.random.Generator) -> Finding:
         names = [self.stage.attacked[i] for i in generator.permutation(len(self.stage.attacked))[:MOST_DRAWN]]
         trials = [Trial(name, int(generator.integers(self.cell.n_seeds))) for name in names]
         right = {result.trial: np.asarray(result.arrays["right"], bool) for result in self.results}
         ours = _scores(self.experiment, self.cell, trials, [right[trial] for trial in trials])
-        return draws.compare(mixtures.SCORE, "is better on the public mixture than on a secret one", ours, theirs, paired=False)
+        return draws.compare(probe, words, ours, theirs, paired=False)
 
 
 def _scores(experiment: Experiment, cell: Cell, trials: Sequence[Trial], defended: Sequence[Bools]) -> list[draws.Score]:
