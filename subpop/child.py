@@ -65,6 +65,8 @@ def _receive_bytes(connection: Connection, limit: int) -> bytes:
     try:
         return connection.recv_bytes(limit)
     except OSError as error:
+        if "end of file" in str(error):  # in the middle of a message
+            raise EOFError from error
         if error.errno is None:  # not the operating system's error: multiprocessing's own, of a length above the limit
             raise ValueError(f"a message of more than {limit:,} bytes") from error
         raise

@@ -163,6 +163,7 @@ class _Child:
         self._fits: Counter[int] = Counter()
         self._left = float("inf")
         self._ended = False
+        self._late: bool | None = None  # a message that came in too slowly: by the limit of all trials together, or of one
         self._place = tempfile.TemporaryDirectory(prefix="defense-", ignore_cleanup_errors=True)
         self._process = SERVER.child()
         self._connection = self._process.connection
@@ -221,7 +222,8 @@ class _Child:
                 self._fail_late(deadline - now < left)
             if not self._connection.poll():
                 self._fail_dead()
-            message: Message = self.trusted(receive_message, self._connection)
+            with self._reading(deadline - now < left, max(0.0, min(left, deadline - now))):
+                message: Message = self.trusted(receive_message, self._connection)
             if message[0]["kind"] == "turn":
                 self.trusted(self._note_turn, message[0])
             elif message[0]["kind"] == "error":
@@ -239,6 +241,22 @@ class _Child:
             self._fail_dead()
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, MemoryError) as error:
             self._fail(f"sent something that cannot be used ({described(error)})")
+
+    @contextlib.contextmanager
+    def _reading(self, together: bool, seconds: float) -> Iterator[None]:
+        """Read no longer than this, however slowly the rest of a message comes in."""
+        timer = threading.Timer(seconds, self._stop_reading, [together])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _stop_reading(self, together: bool) -> None:
+        self._late = together
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as handle:
+            handle.shutdown(socket.SHUT_RD)
 
     def _note_turn(self, values: dict[str, Any]) -> None:
         """Book the time since the last turn; `at` is the child's reading of the clock that all processes share."""
@@ -267,6 +285,8 @@ class _Child:
         self._fail(f"{step} ran {limit}")
 
     def _fail_dead(self) -> NoReturn:
+        if self._late is not None:
+            self._fail_late(self._late)
         code = self._process.exitcode(1)
         if code is None:
             self._fail("its process stopped reading and writing")

@@ -263,7 +263,7 @@ def test_secrets_differ_and_are_kept_with_the_findings(tmp_path):
         Inspector(experiment, grace=60.0).inspect(cell_of(spec.name, n_seeds=1))
     findings = json.loads(kept[-1]["findings"].tobytes())
     secrets = {finding["secret"] for finding in findings if finding["secret"]}
-    assert len(secrets) == 5  # one a probe
+    assert len(secrets) == 6  # one a probe
 
 
 # --- hidden files -----------------------------------------------------------------------------------------------------

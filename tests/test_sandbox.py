@@ -543,6 +543,17 @@ def test_faked_turns_cannot_stretch_the_limit(folder):
     assert time.monotonic() - started < 6
 
 
+@pytest.mark.parametrize(
+    "speech", ["os.write(line, bytes(2) + b'xx half')", "while os.write(line, bytes(4)[:1]): time.sleep(0.1)"]
+)
+def test_a_message_that_does_not_end_is_waited_for_no_longer_than_the_trial(folder, speech):
+    (folder / "speech").write_text(f"line = connection.fileno()\nos.write(line, (1 << 20).to_bytes(4, 'big'))\n{speech}")
+    started = time.monotonic()
+    with pytest.raises(DefenseError, match=r"trial 0 .*its own code ran over the limit of 0\.5 s"):
+        run(folder, "speaks_out_of_turn", timeout=0.5)
+    assert time.monotonic() - started < 5
+
+
 def test_a_chunk_may_take_as_long_as_its_trials_together(folder, monkeypatch):
     monkeypatch.setattr(sandbox, "HANDING_OVER", 0.0)
     assert len(run(folder, "predicts_slowly", timeout=0.8)) == 3
