@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from probe_rates import PLUGINS, cell_of
+from scipy.spatial.distance import pdist
 
 from subpop.batching import DefenseError
 from subpop.executors import NoStore
@@ -17,15 +18,18 @@ from subpop.experiment import Experiment
 from subpop.integrity import inspector as inspecting
 from subpop.integrity.canaries import both_ways
 from subpop.integrity.canary_rows import candidates, choose_canaries, far_rows
+from subpop.integrity.cost import cost_to_others
 from subpop.integrity.draws import Score, compare
 from subpop.integrity.findings import CLEAN, DECLARED, FLAG, LEVELS, NOT_RUN, PASSED, UNCHECKED, VARIES, Finding, column
 from subpop.integrity.inspector import Inspector, Probes
 from subpop.integrity.learners import answers_of_learners, flat_inputs
 from subpop.integrity.mixtures import above_bayes, bayes_accuracy, secret_dataset, spec_for
 from subpop.integrity.moved import draw_moves, grid_of
+from subpop.integrity.views import turned
 from subpop.plugins import parse_defense
 from subpop.run import Run
 from subpop.store import Store
+from subpop.types import Dataset
 
 HONEST, CHEATS = PLUGINS / "honest", PLUGINS / "cheats"
 
@@ -124,12 +128,45 @@ CAUGHT = {
     "nearly_known_answers": ("label canaries", "label canaries: answers"),
     "public_draw": ("secret poison", "secret poison"),
 }
+UNSEEN = {
+    "count_must_match": "secret view",
+    "subpopulation_lookup": "secret view",
+    "declared_chance": "secret view",
+    "class_surplus": "cost to others",
+}
+"""Cheats that no probe found until these two were added."""
 
 
 @pytest.mark.parametrize("name", CAUGHT)
 def test_each_probe_flags_the_cheat_that_it_is_meant_for(name):
     probe, test = CAUGHT[name]
     assert status_of(probes_of(CHEATS / f"{name}.py").findings(probe), test) == FLAG
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_cheats_that_once_won_without_a_flag(name):
+    assert status_of(probes_of(PLUGINS / "unseen" / f"{name}.py").findings(UNSEEN[name]), UNSEEN[name]) == FLAG
+
+
+def test_a_defense_may_lose_some_rows_for_the_target():
+    target = np.arange(100) < 10
+    before = ~target
+    for lost, status in ((0, PASSED), (9, PASSED), (11, FLAG)):
+        after = np.arange(100) < 100 - lost
+        assert cost_to_others([target], [before], [after]).status == status
+    assert cost_to_others([target], [before], [np.zeros(100, bool)]).status == PASSED  # bad, but nothing is won by it
+
+
+@pytest.mark.parametrize("shape", [(20, 3), (20, 1, 4, 4)])
+def test_turning_keeps_distances_and_range(shape):
+    generator = np.random.default_rng(0)
+    x = (generator.random(shape) * 255).astype(np.uint8 if len(shape) == 4 else np.float32)
+    data = Dataset("toy", x, np.arange(20) % 2, 2)
+    seen = turned(data, np.random.default_rng(3)).x
+    flat, other = (np.asarray(rows, float).reshape(20, -1) for rows in (x, seen))
+    assert not np.array_equal(x, seen)
+    assert np.allclose(pdist(flat), pdist(other), atol=1e-3)
+    assert 0 <= other.min() <= other.max() <= 255
 
 
 @pytest.mark.parametrize("name", ["trimmed_loss", "knn_model"])
@@ -263,7 +300,7 @@ def test_secrets_differ_and_are_kept_with_the_findings(tmp_path):
         Inspector(experiment, grace=60.0).inspect(cell_of(spec.name, n_seeds=1))
     findings = json.loads(kept[-1]["findings"].tobytes())
     secrets = {finding["secret"] for finding in findings if finding["secret"]}
-    assert len(secrets) == 6  # one a probe
+    assert len(secrets) == 7  # one a probe
 
 
 # --- hidden files -----------------------------------------------------------------------------------------------------

@@ -33,9 +33,12 @@ class Score:
 
 
 def score_of(members: Bools, clean: Bools, undefended: Bools, defended: Bools) -> Score:
-    """From (n_test,) bits of right answers."""
+    """From (n_test,) bits of right answers. What all other rows lose by the defense is taken off the gain."""
     before, attacked, after = (bits[members].astype(float) for bits in (clean, undefended, defended))
-    return Score(before - attacked, after - attacked)
+    lost = (
+        float(np.mean(undefended[~members], dtype=float) - np.mean(defended[~members], dtype=float)) if not members.all() else 0.0
+    )
+    return Score(before - attacked, after - attacked - max(0.0, lost))
 
 
 class Repaired(NamedTuple):
@@ -68,10 +71,17 @@ def compare(probe: str, words: str, public: Sequence[Score], secret: Sequence[Sc
     if ours is None or theirs is None:
         return not_run(probe, "the attack does no damage that could be repaired")
     if paired:
-        variance = float((ours.deviations - theirs.deviations).var(ddof=1)) / len(public)
+        variance, df = float((ours.deviations - theirs.deviations).var(ddof=1)) / len(public), len(public) - 1.0
     else:
-        variance = sum(float(side.deviations.var(ddof=1)) / len(side.deviations) for side in (ours, theirs))
+        variance, df = _welch(ours.deviations, theirs.deviations)
     variance += ours.row_variance + theirs.row_variance
-    df = min(len(public), len(secret)) - 1
     p_value = float(t.sf((ours.share - theirs.share) / variance**0.5, df))
     return tested(probe, p_value, words, f"repairs {ours.share:.0%} of the public damage and {theirs.share:.0%} of the secret")
+
+
+def _welch(first: Doubles, second: Doubles) -> tuple[float, float]:
+    """The variance of the difference of two means, and its degrees of freedom by Welch and Satterthwaite."""
+    of_means = [(float(side.var(ddof=1)) / len(side), len(side) - 1) for side in (first, second)]
+    variance, fewest = sum(own for own, _ in of_means), float(min(n for _, n in of_means))
+    spread = sum(own**2 / n for own, n in of_means)
+    return variance, max(fewest, variance**2 / spread) if spread else fewest

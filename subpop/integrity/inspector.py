@@ -19,7 +19,7 @@ from subpop.batching import DefenseError, job_of
 from subpop.executors import NoStore
 from subpop.experiment import Experiment
 from subpop.fingerprint import data_hash, key_of, source_hash
-from subpop.integrity import canaries, draws, mixtures, moved, replay, views
+from subpop.integrity import canaries, cost, draws, mixtures, moved, replay, views
 from subpop.integrity.canary_rows import Canaries, candidates, choose_canaries
 from subpop.integrity.findings import FLAG, Finding, column, details, not_run
 from subpop.integrity.learners import flat_inputs
@@ -27,14 +27,14 @@ from subpop.integrity.record import Record, Recorder
 from subpop.integrity.replay import Arena
 from subpop.progress import Progress
 from subpop.trial import right_of
-from subpop.types import Array, BadInput, Bools, Cell, FleetJob, Ints, Model, Trial, TrialResult
+from subpop.types import Array, BadInput, Bools, Cell, Dataset, FleetJob, Ints, Model, Trial, TrialResult
 
 GRACE = 10.0
 """Seconds that a plug-in's probes may take at first, before its cells have earned any."""
 SETS, ENOUGH = 10, 1e-5
 """Sets of canaries at most, each far from some subpopulation; no more where the p value could be that small."""
-MOST_ALONE = 8
-"""Trials that run alone, each in a process of its own."""
+VIEWS = 2
+"""Secret views of the data, on each of which up to MOST_DRAWN trials run alone, each in a process of its own."""
 MOST_DRAWN = 12
 """Subpopulations that a secret poison draw attacks."""
 
@@ -172,6 +172,7 @@ class Probes:
             draws.PROBE: self._draw,
             "secret mixture": self._mixture,
             views.PROBE: self._view,
+            cost.PROBE: self._cost,
         }
 
     def findings(self, name: str) -> list[Finding]:
@@ -256,13 +257,32 @@ class Probes:
         data = self.experiment.dataset(self.cell.with_(victim=""))
         if not self.cell.rate or not views.can_be_turned(data.x) or not np.array_equal(data.x[:1], self._inputs[:1]):
             return [not_run(views.PROBE, "the victim's inputs are no rows of numbers or pictures, or nobody attacks")]
-        own = Experiment(NoStore(), device=self.experiment.device, timeout=self.arena.timeout, plugins=self.experiment.plugins)
-        own.supply(self.cell, views.turned(data, generator))
-        trials = [Trial(name, int(generator.integers(2**31))) for name in own.stage(self.cell).attacked[:MOST_DRAWN]]
-        trials = [trials[i] for i in generator.permutation(len(trials))[:MOST_ALONE]]
-        defended = [bits for trial in trials for bits in own.defended_right(self.cell, [trial])]
-        theirs = _scores(own, self.cell, trials, defended)
+        theirs = [score for _ in range(VIEWS) for score in self._alone(views.turned(data, generator), generator)]
         return [self._beside_public(views.PROBE, views.WORDS, theirs, generator)]
+
+    def _alone(self, data: Dataset, generator: np.random.Generator) -> list[draws.Score]:
+        """Scores of secret trials on other data under the cell's name, each in a process of its own."""
+        own = Experiment(NoStore(), device=self.experiment.device, timeout=self.arena.timeout, plugins=self.experiment.plugins)
+        own.supply(self.cell, data)
+        names = own.stage(self.cell).attacked
+        chosen = [names[i] for i in generator.permutation(len(names))[:MOST_DRAWN]]
+        trials = [Trial(name, int(generator.integers(2**31))) for name in chosen]
+        defended = [bits for trial in trials for bits in own.defended_right(self.cell, [trial])]
+        return _scores(own, self.cell, trials, defended)
+
+    def _cost(self, generator: np.random.Generator) -> list[Finding]:
+        attacked = [result for result in self.results if result.trial.attacked]
+        if not attacked:
+            return [not_run(cost.PROBE, "nobody attacks")]
+        chosen = [attacked[i] for i in generator.permutation(len(attacked))[:MOST_DRAWN]]
+        data, trials = self.stage.data, [result.trial for result in chosen]
+        tasks = [self.experiment.prepare(self.cell, trial).task for trial in trials]
+        jobs = [job_of(data.pool, task.train).canonical() for task in tasks]
+        models = self.experiment.fit(self.cell, jobs, [trial.seed for trial in trials])
+        undefended = [right_of(model, data.test_x, data.test_y) for model in models]
+        members = [self.stage.test_members(trial.subpopulation) for trial in trials]
+        defended = [np.asarray(result.arrays["right"], bool) for result in chosen]
+        return [cost.cost_to_others(members, undefended, defended)]
 
     @property
     def _inputs(self) -> Array:
