@@ -46,7 +46,8 @@ def project(tmp_path_factory):
 
 
 def run(folder, *options):
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}  # else no benchmarks
+    env = {**outside, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=200)
 

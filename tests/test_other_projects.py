@@ -41,7 +41,8 @@ def test_claim(sweep, result_of):
 
 def pytest_in(folder, *options, **environment):
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", **environment}
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}  # else no benchmarks
+    env = {**outside, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", **environment}
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=120)
 
 
