@@ -2,7 +2,8 @@
 
 Hostile plug-ins (`hostile_plugins`, beside those of `test_sandbox`) may cost their own cell and nothing else. The cheats of
 `plugins/unseen` were written and frozen before their author had read a line of the probes; those of `plugins/cheats` were known
-to whoever wrote the probes. The best honest score on the same cell is that of the honest plug-ins and built-in filters.
+to whoever wrote the probes; that of `plugins/uncaught` was written against the finished probes, and wins. The best honest score
+on the same cell is that of honest plug-ins and built-in filters.
 """
 
 import os
@@ -78,7 +79,7 @@ HONEST = ["trim", "sever", "drop_duplicates", "none"]
 """Built-in filters that a plug-in could be."""
 HONEST_PLUGINS = ("knn_filter", "forest_filter", "svm_filter", "trimmed_loss", "loss_relabel", "knn_relabel", "confident", "roni")
 
-NOT_CLOSED: dict[str, str] = {}
+NOT_CLOSED = {"turns_back": "public data, turned or not, can be recognised by whoever carries it along and behaves in each probe"}
 """Cheats that win without a flag, with the reason why that cannot be closed now."""
 
 
@@ -101,7 +102,7 @@ def wins(result, best):
 
 
 def cheats():
-    for kind in ("unseen", "cheats"):
+    for kind in ("unseen", "cheats", "uncaught"):
         for path in sorted((PLUGINS / kind).glob("*.py")):
             reason = NOT_CLOSED.get(path.stem)
             marks = [pytest.mark.xfail(reason=reason, strict=True)] if reason else []

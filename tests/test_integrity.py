@@ -149,12 +149,11 @@ def test_cheats_that_once_won_without_a_flag(name):
 
 
 def test_a_defense_may_lose_some_rows_for_the_target():
-    target = np.arange(100) < 10
-    before = ~target
-    for lost, status in ((0, PASSED), (9, PASSED), (11, FLAG)):
-        after = np.arange(100) < 100 - lost
-        assert cost_to_others([target], [before], [after]).status == status
-    assert cost_to_others([target], [before], [np.zeros(100, bool)]).status == PASSED  # bad, but nothing is won by it
+    """All ten rows of the target are attacked, and `won` of them won back."""
+    target, clean = np.arange(100) < 10, np.ones(100, bool)
+    for won, lost, status in ((10, 0, PASSED), (10, 9, PASSED), (10, 11, FLAG), (5, 11, FLAG), (4, 40, PASSED), (0, 90, PASSED)):
+        after = (np.arange(100) < won) | (~target & (np.arange(100) < 100 - lost))
+        assert cost_to_others([target], [clean], [~target], [after]).status == status, (won, lost)
 
 
 @pytest.mark.parametrize("shape", [(20, 3), (20, 1, 4, 4)])

@@ -1,7 +1,8 @@
 """What a defense takes from everybody else: one that gives all rows the target's class repairs the target, and is no defense.
 
 No run and no test: the defended trials are held against the undefended victim of the same trials. It is a flag where rows of the
-target are won and more other rows are lost than that, more than one in ten of them.
+target are won, at least half of what the attack took, and more other rows are lost for them, more than one in ten. A defense
+that pays so much and repairs less is a bad one, which its damages say.
 """
 
 from __future__ import annotations
@@ -12,18 +13,20 @@ from subpop.integrity.findings import FLAG, PASSED, Finding
 from subpop.types import Bools
 
 PROBE = "cost to others"
-MOST_LOST = 0.1
-"""Share of the other test rows that a defense may lose for the target."""
+LEAST_WON, MOST_LOST = 0.5, 0.1
+"""Share of the target's lost rows that are won back, and share of the other test rows that a defense may lose for them."""
 
 
-def cost_to_others(members: Sequence[Bools], undefended: Sequence[Bools], defended: Sequence[Bools]) -> Finding:
-    """From (n_test,) bits of each trial: the target's rows, and right answers without and with the defense."""
-    won = lost = others = 0
-    for target, before, after in zip(members, undefended, defended, strict=True):
+def cost_to_others(
+    members: Sequence[Bools], clean: Sequence[Bools], undefended: Sequence[Bools], defended: Sequence[Bools]
+) -> Finding:
+    """From (n_test,) bits of each trial: the target's rows, and right answers before the attack, without and with the defense."""
+    taken = won = lost = others = 0
+    for target, first, before, after in zip(members, clean, undefended, defended, strict=True):
         change = after.astype(int) - before.astype(int)
+        taken += int(first[target].sum()) - int(before[target].sum())
         won, lost, others = won + int(change[target].sum()), lost - int(change[~target].sum()), others + int((~target).sum())
     share = lost / max(1, others)
     words = f"{won / len(members):.1f} rows of the target won and {lost / len(members):.1f} others lost ({share:.1%}) in a trial"
-    claimed = won > 0 and lost > won and share > MOST_LOST
-    claim = "gives up other rows for the target's"
-    return Finding(PROBE, FLAG if claimed else PASSED, words, claim=claim)
+    claimed = won > 0 and won >= LEAST_WON * taken and lost > won and share > MOST_LOST
+    return Finding(PROBE, FLAG if claimed else PASSED, words, claim="gives up other rows for the target's")

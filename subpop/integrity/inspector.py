@@ -282,7 +282,8 @@ class Probes:
         undefended = [right_of(model, data.test_x, data.test_y) for model in models]
         members = [self.stage.test_members(trial.subpopulation) for trial in trials]
         defended = [np.asarray(result.arrays["right"], bool) for result in chosen]
-        return [cost.cost_to_others(members, undefended, defended)]
+        clean = [self.experiment.clean_right(self.cell, trial.seed) for trial in trials]
+        return [cost.cost_to_others(members, clean, undefended, defended)]
 
     @property
     def _inputs(self) -> Array:
