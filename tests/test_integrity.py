@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,6 +33,13 @@ from subpop.store import Store
 from subpop.types import Dataset
 
 HONEST, CHEATS = PLUGINS / "honest", PLUGINS / "cheats"
+
+
+@pytest.fixture(autouse=True)
+def same_secrets(monkeypatch):
+    """The secrets of probes are the same in every run of these tests, lest one fail by chance."""
+    generator = np.random.default_rng(20261128)
+    monkeypatch.setattr(inspecting, "os", SimpleNamespace(urandom=generator.bytes))
 
 
 def probes_of(path, dataset="digits", **changes):
@@ -116,6 +124,19 @@ def test_five_learners_that_never_saw_a_canary_call_its_flipped_label_right():
     others = np.setdiff1d(chosen.train, chosen.rows)
     answers = answers_of_learners(flat[others], stage.pool.y[others], flat[chosen.rows], 1)
     assert (answers == chosen.labels).mean() > 0.9  # chosen with another seed of the forest, and without a few spare rows
+
+
+def test_candidates_are_drawn_again_where_they_leave_the_test_without_power(monkeypatch):
+    probes = probes_of(HONEST / "undefended.py")
+    good, drawn = probes.inspector._canary_sets(probes.cell), []
+
+    def draw(self, cell):
+        drawn.append(cell)
+        return [] if len(drawn) < 3 else good
+
+    monkeypatch.setattr(Inspector, "_canary_sets", draw)
+    assert probes.inspector.canary_sets(probes.cell) is good
+    assert len(drawn) == 3
 
 
 CAUGHT = {
