@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from queue import SimpleQueue
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -356,9 +357,15 @@ def _reason(error: BaseException) -> str:
     return described(error)
 
 
+def _is_ours(frame: FrameType) -> bool:
+    return frame.f_code.co_filename.startswith(os.path.dirname(__file__) + os.sep)
+
+
 def _author_traceback(error: BaseException) -> str:
-    """The traceback from the author's first line on, without the harness's frames before it."""
+    """The traceback from the author's first line on; none where the harness refused what the author's code had returned."""
     frame = error.__traceback__
+    if isinstance(error, BadInput) and all(_is_ours(each) for each, _ in traceback.walk_tb(frame)):
+        return ""
     while frame is not None and frame.tb_frame.f_code.co_filename == __file__:
         frame = frame.tb_next
     return "" if frame is None else "".join(traceback.format_exception(type(error), error, frame))

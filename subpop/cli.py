@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
 
+DATA_ROOT = "folder of data files (default: $SUBPOP_DATA, else the user's cache)"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
@@ -32,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     data = commands.add_parser("data", help="list, fetch or verify data sets")
     data.add_argument("action", choices=["list", "fetch", "verify"])
     data.add_argument("names", nargs="*", help="data sets (default: all that need files)")
-    data.add_argument("--data-root", default=None, help="folder (default: $SUBPOP_DATA, else the user's cache)")
+    data.add_argument("--data-root", default=None, help=DATA_ROOT)
     data.set_defaults(run=_data)
 
     check = commands.add_parser("check", help="does a defense keep the rules? e.g. subpop check my_defense.py:my_defense")
@@ -42,15 +44,16 @@ def _parser() -> argparse.ArgumentParser:
     debug = commands.add_parser("debug", help="run one trial of a defense in this process: breakpoint(), pdb and print work")
     debug.add_argument("defense", help="path.py:function or package.module:function")
     debug.add_argument("-k", dest="words", default="defenses", help="words that the suite and the cell hold (default: defenses)")
-    debug.add_argument("--data-root", default=None)
+    debug.add_argument("--data-root", default=None, help=DATA_ROOT)
     debug.set_defaults(run=_debug)
 
     report = commands.add_parser("report", help="write the report of everything a store holds, training nothing")
-    report.add_argument("--store", default="runs/store.sqlite")
-    report.add_argument("--report-dir", default="runs/report")
-    report.add_argument("--baselines", default="baselines", help="folder of reference numbers")
-    report.add_argument("--data-root", default=None)
-    report.add_argument("--weights-root", default=None)
+    report.add_argument("--store", default="runs/store.sqlite", help="database of finished trials (default: runs/store.sqlite)")
+    report.add_argument("--report-dir", default="runs/report", help="where the report goes (default: runs/report)")
+    baselines = "folder of reference numbers (default: baselines, else the clone's)"
+    report.add_argument("--baselines", default=None, help=baselines)
+    report.add_argument("--data-root", default=None, help=DATA_ROOT)
+    report.add_argument("--weights-root", default=None, help="folder of network weights (default: weights/ in the data root)")
     report.add_argument("--device", default="cpu", help="where the trials were trained: cpu (default) or cuda")
     report.set_defaults(run=_report)
     return parser
@@ -81,8 +84,14 @@ def _check(options: argparse.Namespace) -> int:
     from subpop.plugins import load, parse_defense
 
     results = check_defense(load(parse_defense(options.defense, Path.cwd())))
+    told: set[str] = set()
     for result in results:
-        print(result)
+        lines = str(result).splitlines()
+        details = "\n".join(lines[1:])
+        print(lines[0])
+        if details and details not in told:  # one mistake fails many checks
+            told.add(details)
+            print(details)
     return 0 if all(result.passed for result in results) else 1
 
 
@@ -98,6 +107,15 @@ def _debug(options: argparse.Namespace) -> int:
         print("subpop: the debugger was left before the trial ended", file=sys.stderr)
         return 1
     return 0
+
+
+def _baselines(named: str | None) -> Path:
+    """The folder of references that was named, else the caller's `baselines`, else the clone's where this is one."""
+    from subpop.options import place
+
+    own = place(named or "baselines", Path.cwd())
+    of_clone = Path(__file__).resolve().parents[1] / "baselines"
+    return own if named or own.is_dir() or not of_clone.is_dir() else of_clone
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -119,7 +137,7 @@ def _report(options: argparse.Namespace) -> int:
     check_summary()
     store = Store(path)
     weights = None if options.weights_root is None else place(options.weights_root, Path.cwd())
-    baselines = place(options.baselines, Path.cwd())
+    baselines = _baselines(options.baselines)
     experiment = Experiment(store, data_root(options.data_root), options.device, cache=path.parent / "features")
     experiment.weights_root, experiment.partitions = weights, baselines / FOLDER
     run = Run(experiment, store, baselines, special=special_suites(experiment))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -86,6 +87,9 @@ def _cells_of(item: Any) -> list[Cell]:
 
 # --- before anything is imported --------------------------------------------------------------------------------------
 
+_CELLS_LINE = re.compile(rb"^CELLS\b|^from .* import .*\bCELLS\b", re.MULTILINE)
+_CELLS_TEST = re.compile(rb"\bdef test\w*\([^)]*\b(cell|sweep)\b")
+
 
 def names_suites(arguments: Iterable[str], folder: Path, patterns: Sequence[str]) -> bool:
     """Whether any of pytest's arguments leads to a suite: files are parsed, not imported."""
@@ -98,11 +102,13 @@ def names_suites(arguments: Iterable[str], folder: Path, patterns: Sequence[str]
 
 
 def declares_cells(path: Path) -> bool:
-    """Whether a module defines CELLS and has a test that takes one of them."""
+    """Whether a module defines CELLS and has a test that takes one of them; its words decide where it has a syntax error."""
     try:
         source = path.read_bytes()
         body = ast.parse(source).body if b"CELLS" in source else []
-    except (OSError, SyntaxError, ValueError):
+    except (SyntaxError, ValueError):
+        return bool(_CELLS_LINE.search(source) and _CELLS_TEST.search(source))
+    except OSError:
         return False
     return any(_binds_cells(each) for each in body) and any(_takes_cells(node) for each in body for node in ast.walk(each))
 
@@ -125,9 +131,19 @@ def take_over_processes(option: Any) -> None:
     asked = getattr(option, "numprocesses", None)
     if asked is not None:
         most = getattr(option, "maxprocesses", None)
-        count = _cores() if asked in ("auto", "logical") else int(asked)
+        count = _cores() if asked in ("auto", "logical") else _whole(asked)
         option.jobs = option.jobs or (min(count, most) if most else count)
     option.numprocesses, option.dist, option.tx, option.distload = None, "no", [], False
+
+
+def _whole(asked: Any) -> int:
+    try:
+        count = int(asked)
+    except ValueError:
+        count = -1
+    if count < 0:
+        raise BadInput(f"-n {asked} is no number of processes; give a whole number such as 2, or auto for one a core")
+    return count
 
 
 def _cores() -> int:

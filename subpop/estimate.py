@@ -111,6 +111,11 @@ class Forecast:
         self.done.add(cell)
 
     @property
+    def n_ended(self) -> int:
+        """Cells of the plan that have ended; those that cannot run are in no plan."""
+        return len(self.done & self.seconds.keys())
+
+    @property
     def total_fits(self) -> int:
         """Those done and those expected; never less than those done."""
         left = sum(self._factors.get(c.defense, 1.0) * n for c, n in self.fits.items() if c not in self.done)

@@ -71,7 +71,7 @@ class Progress:
         if self._bar is not None:
             self._update()
             return
-        now, done, planned = time.monotonic(), len(self.forecast.done), len(self.forecast.seconds)
+        now, done, planned = time.monotonic(), self.forecast.n_ended, len(self.forecast.seconds)
         if self._say is None or not planned or current_thread() is not main_thread():
             return
         many = done - self._said_cells >= LINE_SHARE * planned and now - self._said >= 1
@@ -87,7 +87,7 @@ class Progress:
     def _facts(self) -> tuple[str, str, str]:
         now = self.forecast
         left = readable_seconds(now.seconds_left(time.monotonic() - self._started))
-        cells = f"{len(now.done):,} of {len(now.seconds):,}"
+        cells = f"{now.n_ended:,} of {len(now.seconds):,}"
         return cells, f"{now.fits_done:,} of about {now.total_fits:,}", f"about {left}"
 
     def _update(self, what: str | None = None) -> None:
@@ -96,7 +96,7 @@ class Progress:
         total = sum(now.seconds.values()) or 1.0
         share = sum(now.seconds[cell] for cell in now.done if cell in now.seconds) / total
         shown = {} if what is None else {"description": shortened(what)}
-        facts = {"cells": f"{len(now.done)}/{len(now.seconds)} cells", "fits": f"{now.fits_done}/{now.total_fits} fits"}
+        facts = {"cells": f"{now.n_ended}/{len(now.seconds)} cells", "fits": f"{now.fits_done}/{now.total_fits} fits"}
         with suppress(Exception):  # a display must not cost a run
             self._bar.update(self._task, completed=share, **shown, **facts, left=f"{left} left")
 

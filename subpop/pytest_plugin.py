@@ -28,6 +28,8 @@ MISTAKES = pytest.StashKey[list[str]]()
 """What is wrong with marks; told once everything is collected."""
 MEASURING = pytest.StashKey[set[str]]()
 """Tests that measure cells, by node id."""
+OFFERED = pytest.StashKey[list[str]]()
+"""The collected suites that have cells of the tier, before -k."""
 CLOCK_OFFSET = [0.0]
 """Seconds that cells served from the store took when they were trained: the benchmark clock counts them."""
 
@@ -68,9 +70,13 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """In sessions that run suites, `-n N` trains in N processes and keeps the tests in one; elsewhere it is pytest-xdist's."""
     from subpop.collecting import names_suites, take_over_processes
+    from subpop.types import BadInput
 
     if names_suites(config.args, config.invocation_params.dir, config.getini("python_files")):
-        take_over_processes(config.option)
+        try:
+            take_over_processes(config.option)
+        except BadInput as error:
+            raise pytest.UsageError(str(error)) from None
     elif getattr(config.option, "numprocesses", None) and not config.pluginmanager.hasplugin("xdist"):
         raise pytest.UsageError("-n is for suites; other tests need pytest-xdist for it: python -m pip install pytest-xdist")
 
@@ -143,11 +149,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Drop suites' tests that are left without cells, and speed suites unless they are named; no other project's tests."""
-    from subpop.collecting import is_of_suite, is_speed_suite, without_cells
+    from subpop.collecting import is_of_suite, is_speed_suite, needed_cells, without_cells
 
     mistakes = config.stash.get(MISTAKES, None)
     if mistakes:
         raise pytest.UsageError("\n".join(mistakes))
+    if any(map(is_of_suite, items)):
+        config.stash[OFFERED] = sorted({cell.stem for cell in needed_cells(items)})
     named = "speed" in (config.getoption("keyword") or "") or any("speed" in str(arg) for arg in config.args)
     dropped = [item for item in items if without_cells(item) or (is_speed_suite(item) and not named)]
     if dropped:
@@ -238,16 +246,24 @@ def _place_or_none(config: pytest.Config, option: str) -> Path | None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Say which suites there are where -k matches nothing."""
-    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if not session.items and session.config.getoption("keyword") and reporter is not None and _suites(session.config):
-        reporter.write_line(f"nothing matches -k {session.config.getoption('keyword')!r}; suites are {_suites(session.config)}")
+    """Say which suites there are where -k matches nothing, or where none has cells of the tier."""
+    reporter, offered = session.config.pluginmanager.get_plugin("terminalreporter"), session.config.stash.get(OFFERED, None)
+    if session.items or reporter is None or offered is None:
+        return
+    tier, words = session.config.getoption("--tier"), session.config.getoption("keyword")
+    if not offered:
+        reporter.write_line(f"no cell of these suites is of the tier {tier}; name another with --tier")
+    elif words:
+        reporter.write_line(
+            f"nothing of the tier {tier} matches -k {words!r}; suites that have cells of it are {', '.join(offered)}"
+        )
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
     """Before the first test: print the plan, and train ahead where an executor was named. Listings come without this hook."""
     from subpop.collecting import declares_cells, needed_cells
+    from subpop.verdict import n_cells
 
     config, cells = session.config, needed_cells(session.items)
     broken = any(declares_cells(config.rootpath / name) for name in config.stash[WATCH].broken_files())
@@ -259,7 +275,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         return
     run, executor, jobs = _run_of(config), config.getoption("--executor"), config.getoption("--jobs") or 1
     say = _say(config)
-    say(f"subpop: planning {len(cells):,} cells: reading data, decoding pictures, computing features that are not kept yet")
+    say(f"subpop: planning {n_cells(len(cells))}: reading data, decoding pictures, computing features that are not kept yet")
     with _on_screen(config):  # with bars of their own
         plan = run.plan(cells, jobs)
     say(str(plan))
@@ -286,10 +302,6 @@ def _begin(config: pytest.Config, items: list[pytest.Item], cells: Sequence[Cell
         config.stash[WATCH].begin(items, _report_directory(config), _run_info(config), reports)
     except BadInput as error:
         raise pytest.UsageError(str(error)) from None
-
-
-def _suites(config: pytest.Config) -> str:
-    return ", ".join(sorted(path.stem.removeprefix("test_") for path in (config.rootpath / "benchmarks").glob("test_*.py")))
 
 
 def _start_progress(config: pytest.Config, run: Run, say: Callable[[str], None]) -> None:
@@ -426,15 +438,16 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         return
     from collections import Counter
 
+    from subpop.verdict import cells_that
+
     counts = Counter(report.status for report in watch.reports.values())
     terminalreporter.section("subpop")
-    terminalreporter.write_line(", ".join(f"{n} cells {status}" for status, n in sorted(counts.items())) or "no cell measured")
-    if set(counts) == {"skipped"}:
-        terminalreporter.write_line("every cell was skipped: nothing was measured, so this run does not pass")
+    if watch.headline:
+        terminalreporter.write_line(watch.headline.replace("**", ""))
+    terminalreporter.write_line(", ".join(cells_that(n, status) for status, n in sorted(counts.items())) or "no cell measured")
     if config.getoption("--rebaseline") and counts:
         for line in run.recorded if run is not None else ():
             terminalreporter.write_line(line)
-        terminalreporter.write_line("references were rewritten: read the change of baselines/ and run again without --rebaseline")
     terminalreporter.write_line(f"report: {_report_directory(config) / 'README.md'}")
 
 

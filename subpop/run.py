@@ -22,6 +22,7 @@ from subpop.representations import is_frozen
 from subpop.stage import plain
 from subpop.store import Store
 from subpop.types import BadInput, Cell, CellReport, CellResult
+from subpop.verdict import n_cells
 
 TIERS = ("embedded", "laptop", "paper")
 
@@ -40,12 +41,18 @@ class Plan:
 
     def __str__(self) -> str:
         lines = [
-            f"subpop plan: {self.n_cells:,} cells, {self.n_trials:,} trials, {self.n_stored:,} of them in the store; "
+            f"subpop plan: {n_cells(self.n_cells)}, {self.n_trials:,} trials, {self.n_stored:,} of them in the store; "
             f"about {self.n_fits:,} fits to do, roughly {readable_seconds(self.seconds)}"
         ]
         reasons = sorted(set(self.skipped.values()))
-        lines += [f"  {list(self.skipped.values()).count(r)} cells will be skipped: {r}" for r in reasons]
-        return "\n".join(lines + [f"  {name} cannot run: {reason}" for name, reason in self.refused.items()])
+        lines += [f"  {n_cells(list(self.skipped.values()).count(r))} will be skipped: {r}" for r in reasons]
+        refused: dict[str, list[str]] = {}
+        for name, reason in self.refused.items():
+            refused.setdefault(reason, []).append(name)
+        for reason, names in refused.items():  # one mistake may be that of many cells
+            more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+            lines.append(f"  {names[0]}{more} cannot run: {reason}")
+        return "\n".join(lines)
 
 
 @dataclass
@@ -175,7 +182,7 @@ class Run:
 
         jobs: processes that train. What is expected of each cell is left in `forecast`.
         """
-        cells, skipped, refused = list(cells), {}, {}
+        cells, skipped, refused, probed = list(cells), {}, {}, set[str]()
         n_trials = n_missing = 0
         self.forecast, rates = Forecast(), self._rates()
         for cell in cells:
@@ -189,7 +196,12 @@ class Run:
                 continue
             n_trials, n_missing = n_trials + trials, n_missing + missing
             self.forecast.fits[cell] = missing * rates.fits(cell)
-            self.forecast.seconds[cell] = SUMMARY_SECONDS + self._training_seconds(cell, missing, rates) / max(1, jobs)
+            training = self._training_seconds(cell, missing, rates)
+            self.forecast.seconds[cell] = SUMMARY_SECONDS + training / max(1, jobs)
+            if missing and self.inspector is not None and cell.defense in self.experiment.plugins:
+                grace = self.inspector.grace if cell.defense not in probed else 0.0  # what its probes may take beyond its share
+                self.forecast.seconds[cell] += self.inspector.share * training + grace
+                probed.add(cell.defense)
         n_fits, seconds = round(sum(self.forecast.fits.values())), sum(self.forecast.seconds.values())
         return Plan(len(cells), n_trials, n_trials - n_missing, n_fits, seconds, skipped, refused)
 

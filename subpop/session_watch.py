@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from subpop.printable import printable
-from subpop.verdict import EXIT, INTERRUPT, SIGTERM, FailedTest, Standing
+from subpop.verdict import EXIT, INTERRUPT, SIGTERM, FailedTest, Standing, headline
 
 if TYPE_CHECKING:
     from subpop.report import RunInfo
@@ -35,6 +35,8 @@ class SessionWatch:
     def __init__(self) -> None:
         self.has_begun = False
         self.reports: dict[Cell, CellReport] = {}
+        self.headline = ""
+        """The first words of the page of a session that has ended."""
         self._failed: list[FailedTest] = []
         self._stopped = ""
         self._planned: Sequence[Cell] = ()
@@ -97,7 +99,8 @@ class SessionWatch:
 
         if self._handler_before is not None:  # from here on SIGTERM ends the process at once, and the page stays unfinished
             signal.signal(signal.SIGTERM, self._handler_before)
-        info = self._information(self.standing(exit_status, rebaselined=rebaselined))
+        standing = self.standing(exit_status, rebaselined=rebaselined)
+        self.headline, info = headline(list(self.reports.values()), standing), self._information(standing)
         info = replace(info, suites=suites(sorted({cell.stem for cell in self.reports})))
         write_report(list(self.reports.values()), self._directory, info)
         append_summary((self._directory / "README.md").read_text(encoding="utf-8"))
@@ -129,7 +132,9 @@ class SessionWatch:
         if report.nodeid not in self._cells:
             return "test"
         found = self.reports.get(self._cells[report.nodeid])
-        return "cell" if found is not None and found.status in ("fail", "error") else "assertion"
+        if found is None:  # it ended before it measured anything
+            return "test"
+        return "cell" if found.status in ("fail", "error") else "assertion"
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
@@ -138,7 +143,9 @@ class SessionWatch:
     def pytest_internalerror(self, excrepr: Any) -> None:
         self._failed.append(FailedTest("internal", "pytest", last_line(str(excrepr))))
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        excinfo.traceback = excinfo.traceback.filter(_has_line)  # pytest's report of an interrupt needs lines
         if excinfo.errisinstance(pytest.Session.Interrupted) and any(each.kind == "collection" for each in self._failed):
             return  # pytest's own way to stop after errors of collection
         left = excinfo.errisinstance(pytest.exit.Exception)
@@ -147,6 +154,14 @@ class SessionWatch:
     def broken_files(self) -> list[str]:
         """Files that could not be collected."""
         return [each.test.partition("::")[0] for each in self._failed if each.kind == "collection"]
+
+
+def _has_line(entry: Any) -> bool:
+    """Whether a traceback's entry has a line: where a signal arrives between two, Python says None and pytest stumbles."""
+    try:
+        return int(entry.lineno) >= -1
+    except TypeError:
+        return False
 
 
 def reason_of(report: pytest.TestReport | pytest.CollectReport) -> str:

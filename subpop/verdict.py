@@ -100,6 +100,23 @@ def _failures(reports: Sequence[CellReport], now: Standing) -> str:
     return ", ".join(filter(None, [cells, others]))
 
 
+def n_cells(n: int) -> str:
+    """`1 cell`, `1,204 cells`."""
+    return f"{n:,} {'cell' if n == 1 else 'cells'}"
+
+
+def cells_that(n: int, status: str) -> str:
+    """`1 cell passes`, `3 cells have no reference`."""
+    one, many = {
+        "pass": ("passes", "pass"),
+        "fail": ("fails", "fail"),
+        "error": ("is in error", "are in error"),
+        "skipped": ("is skipped", "are skipped"),
+        "no_reference": ("has no reference", "have no reference"),
+    }.get(status, (status, status))
+    return f"{n_cells(n)} {one if n == 1 else many}"
+
+
 def counted(counts: dict[str, int]) -> str:
     """`1 claim, 2 tests`."""
     return ", ".join(f"{counts[kind]} {words[counts[kind] > 1]}" for kind, words in KINDS.items() if counts.get(kind))

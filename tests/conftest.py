@@ -11,8 +11,13 @@ import pytest
 def pytest_cmdline_main(config):
     if "PYTEST_XDIST_WORKER" in os.environ or hasattr(config, "workerinput"):
         return  # a worker must not start workers
+    lists = any(
+        getattr(config.option, name, False) for name in ("collectonly", "showfixtures", "show_fixtures_per_test", "markers")
+    )
+    if lists or not config.pluginmanager.hasplugin("xdist"):  # which comes with the extra `test`
+        return
     whole = [Path(arg).resolve() for arg in config.args] == [Path(__file__).parent]
-    if whole and getattr(config.option, "numprocesses", 0) is None and not config.option.collectonly:
+    if whole and config.option.numprocesses is None:
         config.option.numprocesses = 2
 
 

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -89,3 +90,31 @@ def test_output_reaches_a_terminal_that_knows_ascii_only(tmp_path):
     done = subprocess.run(command, env=env, capture_output=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     assert b"gr\\udcc3" in done.stdout or b"gr\\xf6" in done.stdout
+
+
+def test_a_mistake_that_fails_many_checks_is_traced_once(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("def bad(train, fit, know, *, seed):\n    raise ValueError('my mistake')\n")
+    assert main(["check", "mine.py:bad"]) == 1
+    told = capsys.readouterr().out
+    assert told.count("Traceback") == 1
+    assert told.count("ValueError: my mistake") > 5
+
+
+def test_what_the_harness_refuses_has_no_traceback_of_the_harness(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("def bad(train, fit, know, *, seed):\n    fit(train)\n")
+    assert main(["check", "mine.py:bad"]) == 1
+    told = capsys.readouterr().out
+    assert "the defense returned NoneType; it must return Defended(model)" in told
+    assert "Traceback" not in told
+
+
+def test_a_report_finds_the_references_of_the_clone(tmp_path, monkeypatch):
+    from subpop.cli import _baselines
+
+    monkeypatch.chdir(tmp_path)
+    assert _baselines(None) == Path(__file__).parents[1] / "baselines"
+    assert _baselines("mine") == tmp_path / "mine"
+    (tmp_path / "baselines").mkdir()
+    assert _baselines(None) == tmp_path / "baselines"

@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from subpop.collecting import declares_cells, names_suites, take_over_processes
+from subpop.types import BadInput
 
 ROOT = Path(__file__).parents[1]
 SUITE = '''"""Source: a test. Deviations: none."""
@@ -121,3 +123,17 @@ def test_the_number_of_processes_is_taken_over(asked, most, jobs, found):
     option.jobs, option.numprocesses = None, "auto"
     take_over_processes(option)
     assert option.jobs >= 1
+
+
+@pytest.mark.parametrize("asked", ["many", "-1", "1.5"])
+def test_what_is_no_number_of_processes_is_refused(asked):
+    with pytest.raises(BadInput, match=f"-n {asked} is no number of processes; give a whole number such as 2, or auto"):
+        take_over_processes(SimpleNamespace(numprocesses=asked, jobs=None))
+
+
+def test_the_projects_own_tests_need_no_xdist():
+    command = [sys.executable, "-m", "pytest", "tests", "-p", "no:xdist", "--markers"]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

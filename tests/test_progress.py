@@ -11,9 +11,11 @@ import subpop.progress
 from subpop.cells import grid
 from subpop.estimate import Forecast, Rates
 from subpop.experiment import Experiment
-from subpop.figures.setups import headings_of, setup_of
+from subpop.figures.setups import headings_of, setup_of, titles_of
+from subpop.integrity import Inspector
+from subpop.plugins import parse_defense
 from subpop.progress import Progress
-from subpop.run import Run
+from subpop.run import Plan, Run
 from subpop.store import Store
 
 CELLS = grid(
@@ -123,3 +125,36 @@ def test_headings_are_unique():
     assert len(set(headings.values())) == len(cells)
     assert headings[setup_of(cells[4])] == "digits · mlp · feature_match"
     assert "with_replacement" in headings[setup_of(cells[2])]
+
+
+def test_cells_that_cannot_run_are_not_counted_as_ended():
+    now = Forecast(seconds={NONE: 1.0, MINE: 1.0})
+    for cell in (NONE, NONE_2, MINE_2):
+        now.end(cell)
+    assert Progress(now).line().startswith("1 of 2 cells")
+
+
+def test_a_reason_that_many_cells_have_is_told_once():
+    told = str(Plan(4, 0, 0, 0, 1.0, {}, {"a": "no such data", "b": "no such data", "c": "other", "d": "no such data"}))
+    assert told.splitlines()[1:] == ["  a and 2 more cannot run: no such data", "  c cannot run: other"]
+    assert str(Plan(1, 0, 0, 0, 1.0, {"a": "no file"})).splitlines()[1:] == ["  1 cell will be skipped: no file"]
+
+
+def test_titles_of_panels_are_unique():
+    settings = [{"epsilon": "16", "objective": "cosine"}, {"epsilon": "16", "objective": "inner"}, {"objective": "cosine"}]
+    cells = [NONE.with_(attack="gradient_match", **setting) for setting in settings]
+    titles = titles_of(map(setup_of, [NONE, *cells]))
+    assert len(set(titles.values())) == 4, titles
+
+
+def test_the_probes_of_a_plug_in_are_part_of_the_plan(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from subpop import Defended\ndef f(train, fit, know, *, seed): return Defended(fit(train))\n"
+    )
+    plugins = {"mine.f": parse_defense("mine.py:f", tmp_path)}
+    with Store(tmp_path / "s.sqlite") as store:
+        experiment = Experiment(store, plugins=plugins)
+        unprobed = Run(experiment, store, tmp_path).plan([NONE, MINE, MINE_2])
+        probed = Run(experiment, store, tmp_path, inspector=Inspector(experiment, grace=7.0)).plan([NONE, MINE, MINE_2])
+    assert probed.seconds >= unprobed.seconds + 7.0
+    assert probed.seconds <= 2 * unprobed.seconds + 7.0

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from subpop.session_watch import SessionWatch
+
 ROOT = Path(__file__).parents[1]
 SUITE = '''"""Source: a test. Deviations: none."""
 import os, signal, time
@@ -30,6 +32,7 @@ def test_cell(cell, measure):
     if cell.rate == 0.5 and WAY in ("terminate", "kill"):
         open("waits", "w").close()
         time.sleep(60)
+    assert WAY != "before", "nothing is measured"
     measure(cell)
     assert WAY not in ("assertion", "first") or cell.rate != 0.25, "too much\\n::error::of it"
 
@@ -115,6 +118,7 @@ def project(passed_once, tmp_path):
             1,
             "assertion",
         ),
+        ("before", (), 1, "**Failed: 3 tests; stopped after 0 of 3 cells.**", 0, "test"),
         ("setup", (), 1, "**Failed: 1 set-up of a test.**", 3, "setup"),
         ("collection", (), 2, "**Failed: 1 module that could not be collected.**", 0, "collection"),
         ("interrupt", (), 2, "**Interrupted: 1 of 3 cells measured.**", 1, None),
@@ -130,7 +134,8 @@ def test_the_page_follows_the_exit_status(project, way, options, status, line, m
     assert first_line(project) == line
     told = results(project)
     assert (told["measured"], told["exit_status"]) == (measured, status)
-    assert [each["kind"] for each in told["failed_tests"]] == ([kind] if kind else [])
+    assert {each["kind"] for each in told["failed_tests"]} == ({kind} if kind else set())
+    assert line.replace("**", "") in done.stdout, "the terminal says what the page says"
     page = (project / "runs/report/README.md").read_text()
     assert ("## What failed" in page) == (kind is not None)
     if kind:
@@ -190,3 +195,39 @@ def test_files_of_an_earlier_run_go_and_others_stay(project):
     assert (report / "notes.md").read_text() == "mine\n"
     assert (report / "mine.csv").exists()
     assert {path.name for path in (report / "figures").iterdir()} == figures | {"mine.png"}
+
+
+def test_a_suite_with_a_syntax_error_leaves_no_page_of_yesterday(project):
+    with (project / "benchmarks" / "test_little.py").open("a") as suite:
+        suite.write("def (\n")
+    assert run(project).returncode == 2
+    assert first_line(project) == "**Failed: 1 module that could not be collected.**"
+    told = results(project)
+    assert (told["complete"], [each["kind"] for each in told["failed_tests"]]) == (False, ["collection"])
+
+
+def test_an_interrupt_between_two_lines_is_reported():
+    def raises():
+        raise KeyboardInterrupt
+
+    raises.__code__ = raises.__code__.replace(co_linetable=b"")  # as where a signal arrives while a generator is closed
+    with pytest.raises(KeyboardInterrupt) as caught:
+        raises()
+    assert caught.traceback[-1]._rawentry.tb_lineno is None
+    watch = SessionWatch()
+    watch.pytest_keyboard_interrupt(caught)
+    assert watch.standing(2).stopped == "interrupt"
+    assert "KeyboardInterrupt" in str(caught.getrepr())
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (("-k", "nowhere"), "nothing of the tier embedded matches -k 'nowhere'; suites that have cells of it are little"),
+        (("--tier", "laptop", "-k", "test_cell"), "no cell of these suites is of the tier laptop; name another with --tier"),
+    ],
+)
+def test_a_selection_without_cells_says_why(project, options, line):
+    done = run(project, "", *options)
+    assert done.returncode == 5
+    assert line in done.stdout

@@ -85,7 +85,8 @@ def _draw_lines(axis: Axes, reports: Sequence[CellReport], styles: Styles) -> di
     rows = [row for row in rows_of(reports) if row.kind != "variant"]
     narrowest = min((b - a for a, b in pairwise(rates)), default=1.0)
     heights = {}
-    for i, row in enumerate(rows):
+    drawn = [row.defense for row in rows if row.defense != "retrain"]
+    for row in rows:
         points = [(rate, found) for rate, of_rate in row.cells.items() if (found := summarize(of_rate, metric))]
         heights[row.defense] = values = [100 * found.value for _, found in points]
         look = {**LINE, **styles[row.defense]}
@@ -93,7 +94,7 @@ def _draw_lines(axis: Axes, reports: Sequence[CellReport], styles: Styles) -> di
             axis.axhline(float(np.mean(values)), color=look["color"], linestyle=look["linestyle"], linewidth=1.0)
         elif points:
             # Set apart a little, or bars at the same alpha would hide each other.
-            shift = narrowest * 0.16 * ((i + 0.5) / len(rows) - 0.5)
+            shift = narrowest * 0.16 * ((drawn.index(row.defense) + 0.5) / len(drawn) - 0.5)
             errors = [100 * found.spread if found.spread is not None else 0.0 for _, found in points]
             axis.errorbar([rate + shift for rate, _ in points], values, errors if any(errors) else None, elinewidth=0.9, **look)
     return {defense: values for defense, values in heights.items() if values}

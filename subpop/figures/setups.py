@@ -23,6 +23,8 @@ MATCHED = "matched_random_filter"
 MATCHED_MEANING = "drops at random as many rows of each class as the named defense removed in the same trial"
 HEADLINES = ("target_damage_worst_5", "target_damage_worst_1", "target_damage_mean")
 NO_VALUE = "–"
+TITLE_WIDTH = 42
+"""Letters that a panel's title may have on a line."""
 # Told apart by a row (n_poison_told) or averaged (split) inside one set-up, so no part of its name.
 _WITHIN_SETUP = ("n_poison_told", "split")
 _FRACTIONS = {"accuracy", "damage", "cost", "effect", "recall", "precision", "share", "success"}
@@ -220,8 +222,10 @@ def titles_of(groups: Iterable[Setup]) -> dict[Setup, str]:
     shared = set.intersection(*(set(_facts(setup)) for setup in found)) if found else set()
     titles = {}
     for setup in found:
-        own = [f"{name}={value}" for name, value in _facts(setup) if (name, value) not in shared]
-        titles[setup] = "\n".join(
-            [short(f"{setup.victim} · {setup.partition}", 42), *([short("; ".join(own), 42)] if own else [])]
-        )
+        own = [(name, value) for name, value in _facts(setup) if (name, value) not in shared]
+        told = "; ".join(f"{name}={value}" for name, value in own)
+        if len(told) > TITLE_WIDTH:  # cut, two of them could read alike
+            told = "; ".join(value for _, value in own)
+        lines = [f"{setup.victim} · {setup.partition}", told]
+        titles[setup] = "\n".join(short(line, TITLE_WIDTH) for line in lines if line)
     return titles
