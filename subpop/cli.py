@@ -128,6 +128,7 @@ def _report(options: argparse.Namespace) -> int:
     from subpop.special import special_suites
     from subpop.store import Store
     from subpop.types import BadInput
+    from subpop.verdict import n_cells
 
     check_device_name(options.device)
     path, directory = place(options.store, Path.cwd()), place(options.report_dir, Path.cwd())
@@ -145,7 +146,8 @@ def _report(options: argparse.Namespace) -> int:
     for note in store.untold_notes():
         print(f"subpop: {note}", file=sys.stderr)
     if not run.reports:
-        raise BadInput(f"--store {path} holds no finished cell; run `python -m pytest benchmarks/` first")
+        others = f", but {n_cells(left_out)} not finished or made by another version" if left_out else ""
+        raise BadInput(f"--store {path} holds no finished cell{others}; run `python -m pytest benchmarks/` first")
     tiers = ", ".join(sorted({cell.tier for cell in run.reports}))
     info = RunInfo(
         tier=tiers,
@@ -159,7 +161,7 @@ def _report(options: argparse.Namespace) -> int:
     )
     run.write(directory, info)
     kept = f" ({run.n_kept} of plug-ins, as last measured)" if run.n_kept else ""
-    print(f"{len(run.reports)} cells{kept}, {left_out} not finished or made by another version: {directory / 'README.md'}")
+    print(f"{n_cells(len(run.reports))}{kept}, {left_out} not finished or made by another version: {directory / 'README.md'}")
     return 0
 
 

@@ -118,3 +118,13 @@ def test_a_report_finds_the_references_of_the_clone(tmp_path, monkeypatch):
     assert _baselines("mine") == tmp_path / "mine"
     (tmp_path / "baselines").mkdir()
     assert _baselines(None) == tmp_path / "baselines"
+
+
+def test_a_store_of_another_version_is_not_called_empty(tmp_path, capsys):
+    from subpop.store import Store
+
+    cell = {"stem": "s", "tier": "embedded", "dataset": "digits", "victim": "logistic_regression", "partition": "feature_match"}
+    with Store(tmp_path / "store.sqlite") as store:
+        store.put_record("s a", {**cell, "attack": "label_flip", "rate": 1.0, "defense": "none", "setting": [["n_seeds", 1]]})
+    assert main(["report", "--store", str(tmp_path / "store.sqlite"), "--report-dir", str(tmp_path / "report")]) == 2
+    assert "holds no finished cell, but 1 cell not finished or made by another version" in capsys.readouterr().err

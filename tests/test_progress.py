@@ -143,8 +143,9 @@ def test_a_reason_that_many_cells_have_is_told_once():
 def test_titles_of_panels_are_unique():
     settings = [{"epsilon": "16", "objective": "cosine"}, {"epsilon": "16", "objective": "inner"}, {"objective": "cosine"}]
     cells = [NONE.with_(attack="gradient_match", **setting) for setting in settings]
-    titles = titles_of(map(setup_of, [NONE, *cells]))
-    assert len(set(titles.values())) == 4, titles
+    for width in (42, 26):
+        titles = titles_of(map(setup_of, [NONE, *cells]), width)
+        assert len(set(titles.values())) == 4, titles
 
 
 def test_the_probes_of_a_plug_in_are_part_of_the_plan(tmp_path):

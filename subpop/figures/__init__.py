@@ -31,7 +31,15 @@ from subpop.figures.pictures import draw_clusters, has_pictures
 from subpop.figures.released import ALT as RELEASED_ALT
 from subpop.figures.released import CAPTION as RELEASED_CAPTION
 from subpop.figures.released import beside_released, comparable
-from subpop.figures.scatters import DPI, LABELLED, draw_panels, panel_order, panel_title, target_against_collateral
+from subpop.figures.scatters import (
+    DPI,
+    LABELLED,
+    columns_and_letters,
+    draw_panels,
+    panel_order,
+    panel_title,
+    target_against_collateral,
+)
 from subpop.figures.setups import Setup, by_setup, headline, is_control, metric_words, rates_of, summarize, titles_of
 from subpop.types import CellReport
 
@@ -199,13 +207,13 @@ def _cloud_plans(groups: Mapping[Setup, list[CellReport]]) -> Iterator[Plan]:
         f"others are hurt with it. The {LABELLED} that are hurt most are ringed and named.{{}}"
     )
     undefended: list[tuple[str, list[CellReport]]] = []
-    note = ""
+    note, titles = "", titles_of(groups, columns_and_letters(len(groups))[1])
     for i, (setup, of_setup) in enumerate(groups.items()):
         splits = sorted({report.cell.option("split", "") for report in of_setup})
         note = f" Split {splits[0]} only." if len(splits) > 1 else ""
         panels = _panels_by_defense(report for report in of_setup if report.cell.option("split", "") == splits[0])
         if [name for name, _ in panels] == ["none"]:
-            undefended.append((titles_of(groups)[setup], panels[0][1]))
+            undefended.append((titles[setup], panels[0][1]))
         elif panels:
             alt = f"target against collateral damage, {setup.victim}, {setup.partition}, a panel for each defense"
             yield Plan(f"collateral-{i + 1}", partial(target_against_collateral, panels), alt, caption.format(note))

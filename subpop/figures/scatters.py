@@ -50,9 +50,15 @@ def panel_grid(n_panels: int, columns: int, height: float, n_legend: int) -> tup
 # --- target against collateral damage ---------------------------------------------------------------------------------
 
 
+def columns_and_letters(n_panels: int) -> tuple[int, int]:
+    """Columns of panels, and the letters that a line of a panel's title has room for."""
+    columns = 3 if n_panels > 4 else 2
+    return columns, 78 // columns
+
+
 def target_against_collateral(panels: Sequence[tuple[str, Sequence[CellReport]]]) -> Figure:
     """Circles, one a subpopulation and alpha, in a panel for each title."""
-    columns = 3 if len(panels) > 4 else 2
+    columns, width = columns_and_letters(len(panels))
     figure, axes = panel_grid(len(panels), columns, 2.6, 6)
     reports = [report for _, of_panel in panels for report in of_panel]
     rates = rates_of(reports)
@@ -61,7 +67,7 @@ def target_against_collateral(panels: Sequence[tuple[str, Sequence[CellReport]]]
     for axis, (title, of_panel) in zip(axes, panels, strict=True):
         for report in sorted(of_panel, key=lambda report: -report.cell.rate):
             _draw_circles(axis, report, colours[report.cell.rate], largest)
-        axis.set_title("\n".join(short(line, 78 // columns) for line in title.splitlines()[:2]), loc="left")
+        axis.set_title("\n".join(short(line, width) for line in title.splitlines()[:2]), loc="left")
         axis.axhline(0, color="#999999", linewidth=0.8, zorder=1)
         axis.axvline(0, color="#999999", linewidth=0.8, zorder=1)
         axis.margins(x=0.06, y=0.1)

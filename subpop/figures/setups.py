@@ -216,7 +216,7 @@ def _facts(setup: Setup) -> Setting:
     return (("attack", setup.attack), *setup.setting)
 
 
-def titles_of(groups: Iterable[Setup]) -> dict[Setup, str]:
+def titles_of(groups: Iterable[Setup], width: int = TITLE_WIDTH) -> dict[Setup, str]:
     """Victim and partition of each set-up, and under them the attack and settings in which they differ."""
     found = list(groups)
     shared = set.intersection(*(set(_facts(setup)) for setup in found)) if found else set()
@@ -224,8 +224,8 @@ def titles_of(groups: Iterable[Setup]) -> dict[Setup, str]:
     for setup in found:
         own = [(name, value) for name, value in _facts(setup) if (name, value) not in shared]
         told = "; ".join(f"{name}={value}" for name, value in own)
-        if len(told) > TITLE_WIDTH:  # cut, two of them could read alike
+        if len(told) > width:  # cut, two of them could read alike
             told = "; ".join(value for _, value in own)
         lines = [f"{setup.victim} · {setup.partition}", told]
-        titles[setup] = "\n".join(short(line, TITLE_WIDTH) for line in lines if line)
+        titles[setup] = "\n".join(short(line, width) for line in lines if line)
     return titles
