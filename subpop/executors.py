@@ -66,24 +66,27 @@ def tasks_of(experiment: Experiment, cells: Iterable[Cell], special: Mapping[str
     A control matched to a defense goes with that defense's chunk. Cells of a stochastic victim that differ in their defense
     go together: they begin with the same fleet, which a process trains once.
     """
-    together: dict[Any, list[tuple[Cell, tuple[Trial, ...]]]] = {}
+    together: dict[Any, list[tuple[Cell, tuple[Trial, ...]]] | Cell] = {}  # in the order of the tests, which wait for them
     seen: set[str] = set()
-    alone: list[Task] = []
     shared: dict[Any, Task] = {}
     for cell in cells:
         if cell.stem in special:
             if cell.stem in SHARED_BY_DRAW:
                 shared.setdefault((cell.stem, cell.dataset, cell.option("split", "0")), Task(special=cell))
             elif cell.stem not in SPEED_SUITES and cell.defense not in experiment.plugins:
-                alone.append(Task(special=cell))
+                together[cell] = cell
             continue
         for needed, chunk in _missing(experiment, cell):
             key = experiment.chunk_key(needed, chunk)
             if key not in seen:
                 seen.add(key)
-                together.setdefault(_company(experiment, needed, chunk), []).append((needed, tuple(chunk)))
-    grouped = [Task(tuple(chunks), _told(experiment, chunks)) for chunks in together.values()]
-    return [*shared.values(), *grouped, *alone]
+                company = together.setdefault(_company(experiment, needed, chunk), [])
+                assert isinstance(company, list)
+                company.append((needed, tuple(chunk)))
+    in_order = [
+        Task(special=each) if isinstance(each, Cell) else Task(tuple(each), _told(experiment, each)) for each in together.values()
+    ]
+    return [*shared.values(), *in_order]
 
 
 def _missing(experiment: Experiment, cell: Cell) -> list[tuple[Cell, list[Trial]]]:

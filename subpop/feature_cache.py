@@ -78,6 +78,17 @@ def cached_blocks(folder: Path | None, key: str, shape: tuple[int, int], dtype: 
     return found
 
 
+def keep(folder: Path, key: str, array: Array) -> None:
+    """Write FOLDER/KEY.npy, which `kept` reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / f"{key}.npy", array)
+
+
+def kept(folder: Path, key: str, shape: tuple[int, ...] | None = None, dtype: DTypeLike | None = None) -> Array | None:
+    """The array of a key, read-only; None where there is none, or none of this shape and dtype, or a damaged one."""
+    return _read(folder / f"{key}.npy", shape, dtype)
+
+
 def _write_blocks(file: IO[bytes], shape: tuple[int, int], dtype: DTypeLike, blocks: Iterable[Array]) -> int:
     """Write header and rows; returns where the rows begin."""
     header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
@@ -113,7 +124,7 @@ def _checksum(features: Array) -> bytes:
     return bytes.fromhex(data_hash(features))
 
 
-def _read(path: Path, shape: tuple[int, int], dtype: DTypeLike | None = None) -> Array | None:
+def _read(path: Path, shape: tuple[int, ...] | None, dtype: DTypeLike | None = None) -> Array | None:
     """The features of a file, mapped read-only; None where there is none or, with a warning, where it is damaged."""
     if not path.is_file():
         return None
@@ -122,7 +133,7 @@ def _read(path: Path, shape: tuple[int, int], dtype: DTypeLike | None = None) ->
         with path.open("rb") as file:
             file.seek(-DIGEST_BYTES, os.SEEK_END)
             checksum = file.read()
-        same = features.shape == shape and (dtype is None or features.dtype == np.dtype(dtype))
+        same = shape in (None, features.shape) and (dtype is None or features.dtype == np.dtype(dtype))
         if isinstance(features, np.memmap) and same and checksum == _checksum(features):
             return features
         problem = "its content is not what was written"

@@ -74,6 +74,16 @@ def test_workers_do_controls_with_their_defense_special_suites_and_no_speed(tmp_
         ahead.join()
 
 
+def test_tasks_come_in_the_order_of_the_tests_that_wait_for_them(tmp_path):
+    clusters = grid(
+        stem="figure3_clusters", tier="embedded", dataset="digits_images", victim="conv_net", partition="cluster_match", rate=0.0
+    )
+    with Store(tmp_path / "s.sqlite") as store:
+        experiment = Experiment(store)
+        tasks = tasks_of(experiment, [CELLS[0], *clusters, *CELLS[1:]], special_suites(experiment))
+    assert [task.special for task in tasks] == [None, clusters[0], None]
+
+
 def test_workers_that_die_leave_the_rest_to_the_tests(tmp_path, monkeypatch):
     with Store(tmp_path / "s.sqlite") as store:
         ahead = Ahead(Experiment(store), tasks_of(Experiment(store), CELLS[:1], {}), "loky", 2)

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 import matplotlib as mpl
 import numpy as np
 import pytest
+from joblib import Parallel
 from matplotlib.contour import QuadContourSet
 from PIL import Image
 from synthetic_reports import DEFENSES, RATES, cell_of, figure2_reports, report_of
@@ -54,6 +55,18 @@ def test_all_figures_of_a_run_are_whole_files(tmp_path):
         assert root.tag.endswith("svg")
         assert picture.alt
         assert picture.caption
+
+
+def test_processes_draw_the_same_bytes(tmp_path, monkeypatch):
+    reports = [*board(["none", "trim"], rates=(0.5, 1.0)), *figure2_reports()]
+    kinds = []
+    monkeypatch.setattr("subpop.figures.Parallel", lambda n_jobs: kinds.append(n_jobs) or Parallel(n_jobs))
+    here = draw_all(reports, tmp_path / "here")
+    monkeypatch.setattr("subpop.figures.FIGURES_THAT_PAY", 1)
+    assert draw_all(reports, tmp_path / "there") == here
+    assert kinds == [1, -1]
+    for path in (tmp_path / "here").iterdir():
+        assert path.read_bytes() == (tmp_path / "there" / path.name).read_bytes(), path.name
 
 
 def test_equal_reports_give_equal_bytes(tmp_path):

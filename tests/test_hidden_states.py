@@ -18,6 +18,7 @@ from small_encoders import SIZES, save_bert
 from small_networks import one_thread  # noqa: F401
 
 from subpop.encoders import HiddenStates, hidden_states, known_states, lengths_of, load_encoder, pca, streamed_pca
+from subpop.encoders import known as known_module
 from subpop.encoders import states as states_module
 from subpop.feature_cache import cached_blocks
 from subpop.types import BadInput
@@ -228,6 +229,39 @@ def test_rows_are_computed_once_however_they_come(encoder, tmp_path, monkeypatch
     assert known_states(encoder, None) is not known
     with pytest.raises(BadInput, match="not all in"):
         known.find(tokens + 100)
+
+
+def test_processes_that_share_a_cache_folder_compute_no_row_twice(encoder, tmp_path, monkeypatch):
+    tokens = rows()
+    first = known_module.KnownStates(encoder, tmp_path, "cpu")
+    first.find(tokens[:2])
+    first.find(tokens[2:5])
+    computed: list[int] = []
+    lower = states_module._computed
+    monkeypatch.setattr(
+        "subpop.encoders.states._computed", lambda e, t, lengths, device: computed.append(len(t)) or lower(e, t, lengths, device)
+    )
+    other = known_module.KnownStates(encoder, tmp_path, "cpu")
+    places = other.find(tokens)
+    assert (computed, len(other), len(set(places.tolist()))) == ([1], 6, 6)
+    assert other.lengths(places).tolist() == LENGTHS
+    every = hidden_states(encoder, tokens)
+    for place, own in zip(places, every, strict=True):
+        np.testing.assert_array_equal(other.row(int(place)), own)
+    assert first.find(tokens[5:]).tolist() == [5]  # what the other computed since
+    assert computed[1:] == [6]  # by `hidden_states` without a folder
+
+
+@pytest.mark.parametrize("damaged", ["rows-*.npy", "states-*.npy"])
+def test_damaged_files_of_known_rows_are_computed_again(encoder, tmp_path, damaged):
+    tokens = rows()
+    known_module.KnownStates(encoder, tmp_path, "cpu").find(tokens)
+    (path,) = tmp_path.glob(damaged)
+    path.write_bytes(path.read_bytes()[:-40])
+    other = known_module.KnownStates(encoder, tmp_path, "cpu")
+    with pytest.warns(UserWarning, match="damaged"):
+        places = other.find(tokens)
+    np.testing.assert_array_equal(other.row(int(places[3])), hidden_states(encoder, tokens)[3])
 
 
 # --- principal components ---------------------------------------------------------------------------------------------

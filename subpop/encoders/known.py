@@ -1,6 +1,7 @@
 """States by what a row says: rows that were seen before are looked up, others are computed and kept.
 
 All victims of a cell share the rows of D and D_aux, and their models the test rows, so each row passes the frozen blocks once.
+Beside each file of states lies one that names its rows, so that processes that share a cache folder share rows as well.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from subpop.encoders.states import HiddenStates, hidden_states
+from subpop.encoders.states import HiddenStates, hidden_states, maker_key, states_key, stored_states
 from subpop.encoders.tokens import check_tokens, lengths_of
+from subpop.feature_cache import keep, kept
 from subpop.representations import Progress
 from subpop.types import Array, Floats, Ints
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from subpop.encoders.encoder import Encoder
 
 REMEMBERED = 8
+NAME_BYTES = 16
 _KNOWN: OrderedDict[tuple[str, Path | None, str], KnownStates] = OrderedDict()
 _LOCK = threading.RLock()
 
@@ -47,6 +50,7 @@ class KnownStates:
         self._places: dict[bytes, int] = {}
         self._blocks: list[HiddenStates] = []
         self._first = np.zeros(1, np.int64)
+        self._read_files: set[str] = set()
         self._lock = threading.RLock()
 
     def __len__(self) -> int:
@@ -58,18 +62,52 @@ class KnownStates:
         lengths = lengths_of(tokens)
         names = [_name(row[:length]) for row, length in zip(tokens, lengths, strict=True)]
         with self._lock:
+            if not self._places.keys() >= set(names):
+                self._read_folder()
             new = {name: i for i, name in reversed(list(enumerate(names))) if name not in self._places}
             if new:
                 rows = np.sort(np.fromiter(new.values(), np.int64, len(new)))
-                self._add(tokens[rows, : lengths[rows].max()], [names[i] for i in rows], progress)
+                self._compute(tokens[rows, : lengths[rows].max()], [names[i] for i in rows], progress)
             return np.fromiter((self._places[name] for name in names), np.int64, len(names))
 
-    def _add(self, tokens: Array, names: list[bytes], progress: Progress | None) -> None:
+    def _compute(self, tokens: Array, names: list[bytes], progress: Progress | None) -> None:
         states = hidden_states(self.encoder, tokens, cache=self._cache, device=self._device, progress=progress)
+        if self._cache is not None:
+            key = states_key(self.encoder, tokens, self._device)
+            lengths = np.ascontiguousarray(states.lengths, "<i8")[:, None].view(np.uint8)
+            keep(
+                self._cache,
+                self._names_file(key),
+                np.hstack([np.frombuffer(b"".join(names), np.uint8).reshape(-1, NAME_BYTES), lengths]),
+            )
+            self._read_files.add(key)
+        self._add(states, names)
+
+    def _read_folder(self) -> None:
+        """Take over what other processes computed: see `_compute` for how its rows are named."""
+        if self._cache is None:
+            return
+        for path in sorted(self._cache.glob(f"{self._names_file('*')}.npy")):
+            key = path.stem.rpartition("-")[2]
+            if key in self._read_files:
+                continue
+            self._read_files.add(key)
+            rows = kept(self._cache, path.stem)
+            if rows is None or rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != NAME_BYTES + 8:
+                continue
+            lengths = np.ascontiguousarray(rows[:, NAME_BYTES:]).view("<i8")[:, 0]
+            states = stored_states(self.encoder, self._cache, key, lengths, self._device)
+            if states is not None:
+                self._add(states, [row[:NAME_BYTES].tobytes() for row in rows])
+
+    def _names_file(self, key: str) -> str:
+        return f"rows-{maker_key(self.encoder, self._device)}-{key}"
+
+    def _add(self, states: HiddenStates, names: list[bytes]) -> None:
+        first = int(self._first[-1])
         self._blocks.append(states)
-        first = len(self._places)
-        self._places |= {name: first + i for i, name in enumerate(names)}
-        self._first = np.append(self._first, len(self._places))
+        self._places = {name: first + i for i, name in enumerate(names)} | self._places
+        self._first = np.append(self._first, first + len(names))
 
     def lengths(self, places: Ints) -> Ints:
         """(n,) tokens of the rows at these places."""
@@ -116,4 +154,4 @@ class KnownRows:
 
 
 def _name(row: Array) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(row).data, digest_size=16).digest()
+    return hashlib.blake2b(np.ascontiguousarray(row).data, digest_size=NAME_BYTES).digest()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from subpop.encoders.tokens import check_tokens, lengths_of
-from subpop.feature_cache import cached_blocks
+from subpop.feature_cache import cached_blocks, kept
 from subpop.fingerprint import data_hash, key_of, versions
 from subpop.representations import Progress, reporting
 from subpop.types import Array, BadInput, Floats, Ints
@@ -80,7 +80,7 @@ def hidden_states(
     dtype: `float32` or `bfloat16`, by default as the device has it; progress: told (tokens done, tokens in all).
     """
     check_tokens(encoder, tokens)
-    kind = dtype or ("float32" if device == "cpu" else "bfloat16")
+    kind = dtype or _default_dtype(device)
     if kind not in DTYPES or not len(tokens):
         raise BadInput(f"{len(tokens)} rows as {kind}; give at least one row, and one of {', '.join(DTYPES)}")
     lengths = lengths_of(tokens)
@@ -95,14 +95,29 @@ def hidden_states(
     return HiddenStates(cached_blocks(cache, f"states-{key}", shape, DTYPES[kind], blocks), offsets)
 
 
-def states_key(encoder: Encoder, tokens: Array, device: str, kind: str) -> str:
+def stored_states(encoder: Encoder, cache: Path, key: str, lengths: Ints, device: str) -> HiddenStates | None:
+    """The states of a `states_key`, None where the folder has none. lengths: (n,) tokens of each row."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    values = kept(cache, f"states-{key}", (int(offsets[-1]), encoder.hidden), DTYPES[_default_dtype(device)])
+    return None if values is None else HiddenStates(values, offsets)
+
+
+def _default_dtype(device: str) -> str:
+    return "float32" if device == "cpu" else "bfloat16"
+
+
+def states_key(encoder: Encoder, tokens: Array, device: str, kind: str | None = None) -> str:
     """Hash of all that states depend on."""
+    return key_of({"tokens": data_hash(tokens), "made by": maker_key(encoder, device, kind)})
+
+
+def maker_key(encoder: Encoder, device: str, kind: str | None = None) -> str:
+    """Hash of all that a row's states depend on besides its tokens."""
     return key_of(
         {
-            "tokens": data_hash(tokens),
             "encoder": encoder.fingerprint,
             "device": device.partition(":")[0],
-            "dtype": kind,
+            "dtype": kind or _default_dtype(device),
             "torch": versions()["torch"],
             "transformers": importlib.metadata.version("transformers"),
             "code": _code_hash(),

@@ -16,6 +16,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from joblib import Parallel, delayed
 from matplotlib import style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -58,6 +59,8 @@ STYLE: Any = {
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
 }
+FIGURES_THAT_PAY = 12
+"""Figures from which on processes of their own are worth their start."""
 
 
 @dataclass(frozen=True)
@@ -91,17 +94,29 @@ def draw_all(reports: Iterable[CellReport], directory: Path, made_by: str = "") 
     for setup, of_setup in by_setup(measured).items():
         dataset = "all" if setup.stem == IMPOSSIBILITY else setup.dataset
         groups[setup.stem, setup.tier, dataset][setup] = of_setup
-    pictures = []
+    pictures, missing = [], []
     for (stem, tier, dataset), of_dataset in groups.items():
         key = content_key((report for of_setup in of_dataset.values() for report in of_setup), made_by + repr(styles))
         for plan in _plans(of_dataset, styles):
             path = directory / file_name(f"{stem}-{tier}-{dataset}-{plan.kind}")
             if not _is_drawn(path, key):
-                directory.mkdir(exist_ok=True)
-                with style.context(["default", STYLE]):  # not the reader's own matplotlibrc
-                    save(plan.draw(), path, made_by, key)
+                missing.append((plan.draw, path, made_by, key))
             pictures.append(Picture(path.name, plan.kind, stem, tier, dataset, f"{dataset}: {plan.alt}", plan.caption))
+    _draw_missing(missing, directory)
     return pictures
+
+
+def _draw_missing(missing: Sequence[tuple[Callable[[], Figure], Path, str, str]], directory: Path) -> None:
+    """Draw figures that are not there yet: many of them on all cores, since a figure takes a third of a second of one."""
+    if missing:
+        directory.mkdir(exist_ok=True)
+    n_jobs = -1 if len(missing) >= FIGURES_THAT_PAY else 1
+    Parallel(n_jobs=n_jobs)(delayed(_draw)(*figure) for figure in missing)
+
+
+def _draw(draw: Callable[[], Figure], path: Path, made_by: str, key: str) -> None:
+    with style.context(["default", STYLE]):  # not the reader's own matplotlibrc
+        save(draw(), path, made_by, key)
 
 
 def save(figure: Figure, path: Path, made_by: str = "", key: str = "") -> None:
