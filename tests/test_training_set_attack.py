@@ -6,10 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 from frozen_toys import DECAY, SIDE, Case, Curved, Pixels, dense_hessian, gaussian, loss_of, pictures_of
 from scipy.special import expit
 from scipy.stats import pearsonr, spearmanr
 
+from subpop.threads import one_thread as one_thread_of_blas
 from subpop.training_set_attack.ascent import AT_ONCE, Schedule, as_eight_bits, attack, first_order_effects
 from subpop.training_set_attack.top_layer import TopLayer, feature_gradients
 from subpop.types import BadInput
@@ -200,6 +202,21 @@ def test_attacks_alone_and_together():
     assert all(
         (a.picture == b.picture).all() and (a.target_loss == b.target_loss).all() for a, b in zip(together, again, strict=True)
     )
+
+
+def test_bits_do_not_depend_on_the_number_of_threads():
+    """A worker of `-n N` has one thread: its records are those of a run in one process."""
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)  # `one_thread` puts it back
+        rows = gaussian(300, 400)
+        with one_thread_of_blas("blas"):
+            top = TopLayer.fit(*rows)
+        pictures = np.random.default_rng(0).integers(0, 256, (300, 1, 20, 20), dtype=np.uint8)
+        targets = [gaussian(30, 400, seed=s)[0] for s in range(4)]
+        outcomes = attack(Pixels(), top, pictures, targets, 0, np.arange(4), [Schedule(8.0, 2.0, 5)] * 4)
+        found.append([top.w.tobytes(), *((o.kkt_residual, o.target_loss.tobytes(), o.picture.tobytes()) for o in outcomes)])
+    assert found[0] == found[1]
 
 
 def test_effects_one_picture_at_a_time(monkeypatch):

@@ -21,7 +21,7 @@ import numpy as np
 from scipy.special import expit
 
 from subpop.training_set_attack.backbone import Backbone, pictures_at_a_time
-from subpop.training_set_attack.threads import on_cores
+from subpop.training_set_attack.threads import in_one_thread, on_cores
 from subpop.training_set_attack.top_layer import Doubles, TopLayer, checked_features, feature_gradients, log_loss
 from subpop.types import Array, BadInput, Bools, Floats
 
@@ -92,7 +92,8 @@ def first_order_effects(
     One forward pass over the pictures, in chunks, and a reverse pass for each chunk and set.
     """
     sets = _checked_targets(top, pictures, targets, target_y)
-    pull = top.inverse_hessian_times(np.stack([_target_gradient(top.w, each, target_y) for each in sets]))
+    with in_one_thread():
+        pull = top.inverse_hessian_times(np.stack([_target_gradient(top.w, each, target_y) for each in sets]))
     size = pictures_at_a_time(pictures)
     chunks = [slice(at, min(at + size, len(pictures))) for at in range(0, len(pictures), size)]
 
@@ -134,10 +135,11 @@ def attack(
     rows = np.asarray(images)
     if rows.shape != (len(sets),) or len(schedules) != len(sets) or rows.dtype.kind not in "iu":
         raise BadInput(f"{len(sets)} sets of targets, images {rows.tolist()}, {len(schedules)} schedules; give one of each a set")
-    fleet = top.fleet(rows, device)
     each_with = zip(rows, sets, schedules, strict=True)
-    attacks = [_Attack(top, pictures[row], int(row), own, target_y, schedule) for row, own, schedule in each_with]
-    parts = _parts(backbone, fleet, attacks)
+    with in_one_thread():
+        fleet = top.fleet(rows, device)
+        attacks = [_Attack(top, pictures[row], int(row), own, target_y, schedule) for row, own, schedule in each_with]
+        parts = _parts(backbone, fleet, attacks)
     total, done = sum(schedule.iterations for schedule in schedules), 0
     with on_cores(len(parts), backbone.device == "cpu" and device == "cpu") as mapped:
         while any(part.attacks for part in parts):

@@ -39,3 +39,17 @@ def on_cores(n_parts: int, threaded: bool) -> Iterator[Mapped]:
                 yield pool.map
         finally:
             torch.set_num_threads(cores)
+
+
+@contextmanager
+def in_one_thread() -> Iterator[None]:
+    """BLAS and torch held to one thread: what all parts share has the same bits in a worker that has one."""
+    import torch
+
+    with _ONE_CALL, one_thread("blas"):
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)

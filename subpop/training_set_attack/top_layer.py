@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import cho_factor, cho_solve, qr
 from scipy.special import expit
 
 from subpop.types import Array, BadInput, Bools, Ints
@@ -145,11 +145,9 @@ def row_space(features: Doubles) -> tuple[Doubles | None, Doubles]:
     n, d = features.shape
     if d <= n:
         return None, features
-    import torch
-
-    # Householder's method: orthonormal even where rows repeat or features are dead.
-    q, r = torch.linalg.qr(torch.from_numpy(features).T)
-    return np.ascontiguousarray(q.numpy().T), np.ascontiguousarray(r.numpy().T)
+    # Householder's method: orthonormal even where rows repeat or features are dead. Of scipy, whose threads `one_thread` holds.
+    q, r = qr(features.T, mode="economic")
+    return np.ascontiguousarray(q.T), np.ascontiguousarray(r.T)
 
 
 def checked_features(features: Array, what: str) -> Doubles:
