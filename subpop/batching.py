@@ -26,7 +26,7 @@ from subpop.fit_log import kept_key, rows_key
 from subpop.outcome import Outcome, check_defended, seal
 from subpop.printable import described, printable, said_by
 from subpop.threads import one_thread
-from subpop.types import Array, BadInput, Defense, FleetJob, Ints, Knowledge, Model, Pool, TrainingSet, Unsolved
+from subpop.types import GRANTED, Array, BadInput, Defense, FleetJob, Ints, Knowledge, Model, Pool, TrainingSet, Unsolved
 
 FitMany = Callable[[list[tuple[int, TrainingSet]]], list[Model]]
 OnTurn = Callable[[int, str], None]
@@ -330,7 +330,7 @@ def _live(defense: Defense, task: DefenseTask, fit: _Fit, n_classes: int) -> Non
     except _Cancelled as error:
         fit.say(ERROR, ("the defense went on after it was cancelled", _author_traceback(error)))
     except BaseException as error:  # sys.exit() in a defense must end this trial, not the harness
-        fit.say(ERROR, (_reason(error), _author_traceback(error)))
+        fit.say(ERROR, (_reason(error) + _hint(error, task.know), _author_traceback(error)))
 
 
 def checked_request(train: object, own: TrainingSet, holdout: TrainingSet | None, n_classes: int) -> TrainingSet:
@@ -355,6 +355,15 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, BdbQuit):
         return "breakpoint() found no terminal, since trials run in a child process; use `subpop debug file.py:function`"
     return described(error)
+
+
+def _hint(error: BaseException, know: Knowledge) -> str:
+    """What may be behind an error about None: a field of `know` that the defense did not declare, or may not have."""
+    missing = [f"know.{name}" for name in GRANTED if getattr(know, name) is None]
+    if not missing or not isinstance(error, (TypeError, AttributeError)) or "NoneType" not in str(error):
+        return ""
+    verb = "is" if len(missing) == 1 else "are"
+    return f" ({', '.join(missing)} {verb} None here; a defense that needs one declares it: my_defense.needs = {{'n_poison'}})"
 
 
 def _is_ours(frame: FrameType) -> bool:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from bdb import BdbQuit
 from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from subpop.datasets.download import DatasetRecord
 
 DATA_ROOT = "folder of data files (default: $SUBPOP_DATA, else the user's cache)"
 
@@ -21,10 +26,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     try:
-        return int(options.run(options))
+        status = int(options.run(options))
+        sys.stdout.flush()
+        return status
     except BadInput as error:
         print(f"subpop: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `subpop data list | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit fails again
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -60,6 +70,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _data(options: argparse.Namespace) -> int:
+    import shutil
+
     from tabulate import tabulate
 
     from subpop.datasets import DATASETS
@@ -71,12 +83,21 @@ def _data(options: argparse.Namespace) -> int:
     if unknown:
         raise BadInput(f"no data set is named {unknown[0]!r}; there are {', '.join(DATASETS)}")
     if options.action == "list":
-        print(tabulate([vars(record) for record in describe(root)], headers="keys"))
+        rows = [(each.name, _is_ready(each), each.summary, each.licence) for each in describe(root)]
+        room = max(20, (shutil.get_terminal_size().columns - 36) // 2)
+        print(f"Data sets are looked for in {root}. `subpop data fetch NAME` fetches one, or says how to get it by hand.\n")
+        print(tabulate(rows, ("name", "ready", "summary", "licence"), maxcolwidths=[None, None, room, room]))
         return 0
     names = options.names or [record.name for record in describe(root) if record.needs_files]
     states = [state for name in names for state in (fetch if options.action == "fetch" else verify)(name, root)]
     print(*states, sep="\n")
     return 0 if all(state.state == "ok" for state in states) else 1
+
+
+def _is_ready(record: DatasetRecord) -> str:
+    if record.ready:
+        return "yes"
+    return f"no, {record.megabytes:.0f} MB" if record.needs_files and record.megabytes else "no"
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -17,10 +17,7 @@ from pathlib import Path
 from subpop.fingerprint import plugin_hash
 from subpop.options import place
 from subpop.printable import described, printable, said_by
-from subpop.types import BadInput, Defense
-
-GRANTED = ("n_poison", "clean_holdout", "representation")
-"""What a plug-in may ask to be told: every field of Knowledge but the poison mask."""
+from subpop.types import GRANTED, BadInput, Defense
 
 MAX_FITS = 2000
 """Calls of `fit` that a trial may make, unless the function declares more."""

@@ -294,7 +294,16 @@ def _recorded(result: CellResult, number: Number, before: Row) -> dict[str, str]
     elif not result.exact and (number.std != 0 if number.std is not None else result.cell.n_seeds < 2):
         std = "nan" if number.std is None else _text(number.std)
     ours = {"value": _text(number.value), "std": std, "n_seeds": str(result.cell.n_seeds), "atol": atol}
-    return {**dict.fromkeys(COLUMNS, ""), **before, **ours}
+    same = {name: before[name] for name, text in ours.items() if _is_rounding(before.get(name, ""), text)}
+    return {**dict.fromkeys(COLUMNS, ""), **before, **ours, **same}
+
+
+def _is_rounding(one: str, other: str) -> bool:
+    """Whether two recorded numbers differ in their last digits only: a row is not rewritten for that."""
+    try:
+        return math.isclose(float(one), float(other), rel_tol=1e-12, abs_tol=1e-15)
+    except ValueError:
+        return False
 
 
 def _set_tolerances(rows: Mapping[Key, dict[str, str]], cells: Mapping[Key, CellResult], n_noisy: int) -> None:
@@ -307,7 +316,8 @@ def _set_tolerances(rows: Mapping[Key, dict[str, str]], cells: Mapping[Key, Cell
         pools[pool(key)].append((float(row["std"]), int(row["n_seeds"]) - 1))
     for key, row in noisy.items():
         if key[:8] in cells:
-            row["atol"] = _text(noisy_atol(pools[pool(key)], int(row["n_seeds"]), max(len(noisy), n_noisy)))
+            found = _text(noisy_atol(pools[pool(key)], int(row["n_seeds"]), max(len(noisy), n_noisy)))
+            row["atol"] = row["atol"] if _is_rounding(row["atol"], found) else found
 
 
 def _write(path: Path, rows: Mapping[Key, Row]) -> None:

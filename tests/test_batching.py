@@ -328,6 +328,14 @@ def test_errors_travel_between_processes():
     assert again.task == 3
 
 
+def test_an_error_about_what_was_not_declared_says_how_to_declare_it():
+    def undeclared(train, fit, know, *, seed):
+        return Defended(fit(know.clean_holdout[:3]))
+
+    with pytest.raises(DefenseError, match=r"know\.n_poison, know\.clean_holdout, .* declares it: my_defense\.needs"):
+        run(undeclared)
+
+
 # --- what a defense returns -------------------------------------------------------------------------------------------
 
 

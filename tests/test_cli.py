@@ -11,7 +11,25 @@ from subpop.cli import main
 def test_data_list_names_every_data_set(capsys, tmp_path):
     assert main(["data", "list", "--data-root", str(tmp_path)]) == 0
     told = capsys.readouterr().out
-    assert all(name in told for name in ("digits", "mixture", "adult", "subpop data fetch adult"))
+    assert all(name in told for name in ("digits", "mixture", "adult", "subpop data fetch NAME", str(tmp_path)))
+
+
+@pytest.mark.parametrize("columns", ["80", "200"])
+def test_data_list_fits_the_terminal(capsys, tmp_path, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert main(["data", "list", "--data-root", str(tmp_path)]) == 0
+    table = capsys.readouterr().out.partition("\n\n")[2].splitlines()
+    assert max(map(len, table)) <= int(columns)
+
+
+def test_a_reader_that_stops_reading_costs_no_traceback(tmp_path):
+    command = [sys.executable, "-m", "subpop", "data", "list", "--data-root", str(tmp_path)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    assert child.stderr is not None
+    child.stdout.close()
+    assert child.stderr.read() == ""
+    assert child.wait() == 1
 
 
 def test_verify_says_what_is_missing(capsys, tmp_path):

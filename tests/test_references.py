@@ -176,6 +176,16 @@ def test_a_cell_with_the_same_number_twice_is_refused(path: Path) -> None:
 # --- what is compared how ---------------------------------------------------------------------------------------------
 
 
+def test_a_number_that_differs_in_its_last_digits_is_not_rewritten(recorded: Path) -> None:
+    before = recorded.read_bytes()
+    nearly = [moved(moved(each, "clean_accuracy", 2e-16), "n_flipped", 2e-14) for each in (result(), result(OTHER))]
+    assert nearly[0].numbers != result().numbers
+    rebaseline(recorded, nearly, hardware="another", commit="def")
+    assert recorded.read_bytes() == before
+    rebaseline(recorded, [moved(result(), "clean_accuracy", 1e-9), result(OTHER)], hardware="another", commit="def")
+    assert recorded.read_bytes() != before
+
+
 def test_times_and_fits_are_neither_compared_nor_recorded(path: Path) -> None:
     timed = result(fleet_seconds=1.0, n_fits=30.0, clean_accuracy=0.9)
     rebaseline(path, [timed])

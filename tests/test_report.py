@@ -142,6 +142,13 @@ def test_the_first_lines_say_what_ran_and_what_failed():
     assert "`python -m pytest benchmarks/`" in text.partition("## What failed")[0]
 
 
+def test_a_reason_of_many_cells_is_listed_once():
+    reports = [CellReport(cell_of(rate=rate), None, status="error", reason="no such column") for rate in (0.5, 1.0, 2.0)]
+    failed = scoreboard(reports, RUN).partition("## What failed")[2].partition("##")[0]
+    assert failed.count("no such column") == 1
+    assert f"`{reports[0].cell.id}` and 2 cells more: **error**: no such column" in failed
+
+
 def test_a_passing_and_an_empty_run():
     assert scoreboard([measured(0.1)], RUN).splitlines()[2].startswith("**Passed.**")
     skipped = CellReport(cell_of(), None, status="skipped", reason="fetch it")

@@ -110,7 +110,13 @@ def failing(report: CellReport) -> list[Verdict]:
 def failures(reports: Sequence[CellReport], tests: Sequence[FailedTest] = ()) -> list[str]:
     """What failed: tests; a line a cell in error; under each other cell its numbers with run value, reference, tolerance."""
     lines = [f"- {KINDS[t.kind][0]}: {code(t.test)}: {escape(short(t.reason, 400))}" for t in tests]
-    lines += [f"- {code(r.cell.id)}: **error**: {escape(short(r.reason, 400))}" for r in reports if r.status == "error"]
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for report in reports:
+        if report.status == "error":
+            reasons[report.reason].append(report.cell.id)
+    for reason, cells in reasons.items():
+        others = f" and {_cells(len(cells) - 1)} more" if len(cells) > 1 else ""
+        lines.append(f"- {code(cells[0])}{others}: **error**: {escape(short(reason, 400))}")
     for report in reports:
         lines += _failed_cell(report)
     left_out = len(lines) - MOST_LISTED

@@ -18,10 +18,11 @@ from subpop.types.results import (
     TrialResult,
     Verdict,
 )
-from subpop.types.roles import Certificate, ChannelModel, Defended, Defense, Fit, Knowledge, Model, StoredModel, Victim
+from subpop.types.roles import GRANTED, Certificate, ChannelModel, Defended, Defense, Fit, Knowledge, Model, StoredModel, Victim
 from subpop.types.rows import ArrayRows, FleetJob, Pool, RowSource, TrainingSet, content_order
 
 __all__ = [
+    "GRANTED",
     "Array",
     "BadInput",
     "Bools",

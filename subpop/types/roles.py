@@ -84,6 +84,9 @@ class Knowledge:
     poison_mask: Bools | None = None
 
 
+GRANTED = ("n_poison", "clean_holdout", "representation")
+"""Fields of `Knowledge` that a plug-in may declare in its `needs`."""
+
 Certificate = Callable[[Array], Ints]
 
 
