@@ -18,8 +18,8 @@ from typing import Any
 
 from subpop.defenses import MATCHED
 from subpop.experiment import Experiment
+from subpop.seeds import plain
 from subpop.special import SHARED_BY_DRAW, SPEED_SUITES, special_suites
-from subpop.stage import plain
 from subpop.types import Array, BadInput, Cell, CellResult, Trial, TrialResult
 
 EXECUTORS = ("here", "loky", "dask", "ray")

@@ -24,8 +24,9 @@ from subpop.outcome import Outcome
 from subpop.output import Listener
 from subpop.parts import KeepsArrays, Parts
 from subpop.plugins import MAX_FITS, DefenseSpec
+from subpop.seeds import plain
 from subpop.settings import check_settings
-from subpop.stage import Stage, check_attack, plain
+from subpop.stage import Stage, check_attack
 from subpop.summary import summarise
 from subpop.summary.ranked import seed_std
 from subpop.trial import TOLD, Prepared, grid, panels, prepare, score

@@ -17,7 +17,8 @@ from subpop.metrics import MIN_TEST_ROWS
 from subpop.partitions import arrays_of, attacked_of, cluster_space, clusters_partition, confidence_order, partition_of
 from subpop.progress import Progress
 from subpop.representations import REPRESENTATIONS, frozen_features, is_frozen
-from subpop.stage import SplitData, Stage, box, build_stage, derived_seed, label_rule, split_data, whole
+from subpop.seeds import derived_seed, training_seed
+from subpop.stage import SplitData, Stage, box, build_stage, label_rule, split_data, whole
 from subpop.texts import HIDDEN_STATES, Reading, is_text, max_length_of, read, reading_of, state_components
 from subpop.trial import right_of
 from subpop.types import Array, BadInput, Bools, Cell, Dataset, FleetJob, Model, Partition, StoredModel, Unsolved, Victim
@@ -310,7 +311,7 @@ class Parts:
             self._fleets.move_to_end(key)
             return self._fleets[key]
         victim = blind(self.victim(cell)) if blindly else self.victim(cell)
-        models = list(victim.fit_many(jobs, [self._training_seed(cell, seed) for seed in seeds]))
+        models = list(victim.fit_many(jobs, [training_seed(cell, seed) for seed in seeds]))
         if not self.victim(cell).exact and isinstance(models[0], StoredModel):
             size = sum(array.nbytes for array in models[0].state().values()) * len(models)
             if size <= REMEMBERED_BYTES:
@@ -327,17 +328,14 @@ class Parts:
         state = self.store.get_arrays(key) if kind is not None and not self.fresh else None
         if kind is not None and state is not None:
             return kind.from_state(state)
-        training_seed = self._training_seed(cell, seed) if role == "clean" else derived_seed(role, cell.dataset)
-        model = self.victim(cell).fit_many([job], [training_seed])[0]
+        own_seed = training_seed(cell, seed) if role == "clean" else derived_seed(role, cell.dataset)
+        model = self.victim(cell).fit_many([job], [own_seed])[0]
         if isinstance(model, StoredModel):
             self.store.put_arrays(key, model.state())
         return model
 
     def _model_identity(self, cell: Cell, seed: int) -> tuple[object, ...]:
         return (*self._data_identity(cell), *self.victim_identity(cell), 0 if self.victim(cell).exact else seed)
-
-    def _training_seed(self, cell: Cell, seed: int) -> int:
-        return derived_seed("train", cell.dataset, cell.option("split", "0"), seed) % 2**32
 
     def kept(self, make: Callable[[], Mapping[str, Array]], **identity: Any) -> tuple[Mapping[str, Array], bool]:
         """Arrays that the store keeps under a hash of what they depend on, made where it has none; and whether it had them."""

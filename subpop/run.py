@@ -19,7 +19,7 @@ from subpop.printable import described, in_one_line, printable
 from subpop.references import References, cell_status, compare, rebaseline
 from subpop.report import RunInfo, append_summary, write_report
 from subpop.representations import is_frozen
-from subpop.stage import plain
+from subpop.seeds import plain
 from subpop.store import Store
 from subpop.types import BadInput, Cell, CellReport, CellResult
 from subpop.verdict import n_cells

@@ -1,13 +1,7 @@
-"""What all cells of one data set, split and partition share, and the poison of each trial.
-
-Random streams are derived from what they are for, by name: the poison of a trial is the same whatever the defense, so that
-defenses are compared on the same attacks, and its rows are the same whatever the victim (so are its labels, but for the rule
-`common`, which asks the victim's own model); the shuffle never derives from the seed a defense is given.
-"""
+"""What all cells of one data set, split and partition share, and the poison of each trial."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 from typing import cast, get_args
@@ -28,6 +22,7 @@ from subpop.attacks.label_flip import (
 )
 from subpop.fingerprint import data_hash
 from subpop.partitions import PARTITIONS
+from subpop.seeds import poison_seed
 from subpop.split import split
 from subpop.types import Array, BadInput, Bools, Cell, Dataset, FleetJob, Ints, Model, Partition, Pool, Splits
 
@@ -35,12 +30,6 @@ LABEL_RULES = ("own", "common", "rarest")
 ALPHA_BASES = ("aux", "train")
 MOST_POISON = 10
 """Poison rows for each row of D that a trial may have; more would only fill the memory."""
-
-
-def derived_seed(*purpose: object) -> int:
-    """A 63-bit seed that belongs to one purpose: equal parts give equal seeds, anything else an unrelated one."""
-    digest = hashlib.blake2b("\x1f".join(map(str, purpose)).encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,25 +121,6 @@ def build_stage(cell: Cell, data: SplitData, features: Array | None = None) -> S
     return Stage(data, partition)
 
 
-NO_PART_OF_THE_ATTACK = {"n_poison_told", "panels", "holdout", "ranked_by", "n_attacked", "attacked_by"}
-"""Settings that tell what a defender knows or what is reported: the poison is the same whatever they are."""
-
-
-def attack_identity(cell: Cell) -> tuple[object, ...]:
-    """What the attack of a cell is, whoever the victim and the defender are."""
-    return (cell.dataset, cell.partition, cell.attack, *(item for item in cell.setting if item[0] not in NO_PART_OF_THE_ATTACK))
-
-
-def plain(cell: Cell) -> Cell:
-    """The cell in which labels are flipped and no row is moved."""
-    return cell.with_(attack="label_flip", objective=None, epsilon=None) if cell.attack in OPTIMISED else cell
-
-
-def draw_identity(cell: Cell) -> tuple[object, ...]:
-    """What random draws derive from: optimised poison begins as the rows that label flipping draws, shuffled alike."""
-    return attack_identity(plain(cell))
-
-
 def base_size(stage: Stage, cell: Cell, name: str) -> float:
     """The number of rows that alpha multiplies, in rows of a set as large as D.
 
@@ -185,7 +155,7 @@ def draw_poison(
         rule="own" if rule == "own" else "common",
         target=target,
         sampling=sampling(cell),
-        generator=np.random.default_rng(derived_seed("poison", draw_identity(cell), name, seed)),
+        generator=np.random.default_rng(poison_seed(cell, name, seed)),
     )
     if cell.attack not in OPTIMISED:
         return drawn

@@ -11,7 +11,8 @@ from subpop.attacks.attacker import Attacker
 from subpop.attacks.label_flip import Poison, poison_count
 from subpop.batching import DefenseTask, PoolRows
 from subpop.outcome import Outcome
-from subpop.stage import Stage, base_size, derived_seed, draw_identity, draw_poison
+from subpop.seeds import defense_seed, holdout_seed, shuffle_seed
+from subpop.stage import Stage, base_size, draw_poison
 from subpop.types import (
     KEEP_UNCHECKED,
     OWN_LEARNER,
@@ -71,7 +72,7 @@ def prepare(
     own_y = np.concatenate([stage.pool.y[:n], stage.pool.y[poison.rows if poison.origin is None else poison.origin]])
     member = np.zeros(len(rows), bool)
     member[:n] = stage.train_members(name) if name else False
-    order = _shuffle(cell, trial, len(rows), secret)
+    order = np.random.default_rng(shuffle_seed(cell, trial, secret)).permutation(len(rows))
     rows, y, own_y, member, is_poison = rows[order], y[order], own_y[order], member[order], order >= n
     holdout = clean_holdout(stage, cell, trial) if "clean_holdout" in needs else None
     task = DefenseTask(
@@ -81,7 +82,7 @@ def prepare(
             clean_holdout=None if holdout is None else TrainingSet.of(stage.data.test_x[holdout], stage.data.test_y[holdout]),
             poison_mask=is_poison if "poison_mask" in needs else None,
         ),
-        derived_seed("defense", cell.defense, name, trial.seed, secret) % 2**32,
+        defense_seed(cell, trial, secret),
         f"{name or 'clean data'}, seed {trial.seed}{'' if trial.attacked else ', not attacked'}",
         certify=np.flatnonzero(stage.test_members(name)) if trial.attacked else np.zeros(0, np.int64),
         reference_y=own_y if trial.attacked else None,
@@ -102,7 +103,7 @@ def clean_holdout(stage: Stage, cell: Cell, trial: Trial) -> Bools | None:
             f"holdout={text} of {cell.id} asks for {count} of the {len(others)} test rows outside {trial.subpopulation!r}; it "
             "must be at least one row and leave one to be scored"
         )
-    generator = np.random.default_rng(derived_seed("holdout", draw_identity(cell), trial.subpopulation, trial.seed))
+    generator = np.random.default_rng(holdout_seed(cell, trial.subpopulation, trial.seed))
     chosen = np.zeros(n_test, bool)
     chosen[generator.permutation(others)[:count]] = True
     return chosen
@@ -118,11 +119,6 @@ def holdout_share(cell: Cell) -> float:
     if not 0 < share < 1:
         raise BadInput(f"holdout={text} of {cell.id} must be a share of the test rows, above 0 and below 1, such as 0.05")
     return share
-
-
-def _shuffle(cell: Cell, trial: Trial, n_rows: int, secret: str) -> Ints:
-    identity = (draw_identity(cell), cell.rate, trial.subpopulation, trial.seed, trial.attacked)
-    return np.random.default_rng(derived_seed("shuffle", *identity, secret)).permutation(n_rows)
 
 
 def _told(stage: Stage, cell: Cell, name: str) -> int:

@@ -10,7 +10,7 @@ ORDER = """
 printable writing
 _torchvision types options
 threads hardware fingerprint split datasets feature_cache networks representations encoders victims partitions attacks
-certificates defenses metrics
+seeds certificates defenses metrics
 blobs store_rows store_rescue
 store output outcome fit_log batching plugins hiding watch manifest child processes fork_server sandbox
 stage trial summary estimate progress cells texts

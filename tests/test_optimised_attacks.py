@@ -10,7 +10,8 @@ from subpop.batching import PoolRows, job_of
 from subpop.cells import grid
 from subpop.executors import NoStore
 from subpop.experiment import Experiment
-from subpop.stage import attack_identity, draw_identity, draw_poison
+from subpop.seeds import attack_identity, draw_identity
+from subpop.stage import draw_poison
 from subpop.types import BadInput, Cell, FleetJob, TrainingSet, Trial
 
 BASE = {

@@ -6,7 +6,7 @@ import pytest
 from subpop.cells import grid
 from subpop.executors import NoStore
 from subpop.experiment import Experiment
-from subpop.stage import attack_identity
+from subpop.seeds import attack_identity
 from subpop.store import Store
 from subpop.trial import clean_holdout
 from subpop.types import BadInput, Trial

@@ -231,7 +231,7 @@ def twins(train, fit, know, *, seed):
 
 def rebuilt_shuffle(train, fit, know, *, seed):
     """The shuffle from the seed, in the ways that come to mind, and by the harness's own function."""
-    from subpop.stage import derived_seed
+    from subpop.seeds import derived_seed
     n = len(train)
     guesses = [np.random.default_rng(s).permutation(n) for s in (seed, derived_seed("shuffle", seed), derived_seed(seed))]
     guesses.append(np.random.RandomState(seed % 2**32).permutation(n))

@@ -3,7 +3,8 @@ import pytest
 
 from subpop.cells import grid
 from subpop.datasets import load_dataset
-from subpop.stage import attack_identity, base_size, build_stage, derived_seed, draw_poison, split_data
+from subpop.seeds import attack_identity, derived_seed
+from subpop.stage import base_size, build_stage, draw_poison, split_data
 from subpop.types import Cell
 
 

@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 
 from subpop.parts import Parts
-from subpop.stage import derived_seed
+from subpop.seeds import derived_seed
 from subpop.training_set_attack.setups import TARGET_CLASS, Problem, problem_of
 from subpop.training_set_attack.solved import Solved, solve
 from subpop.training_set_attack.target_sets import TargetSet, cluster_sets, random_sets

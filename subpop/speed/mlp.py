@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from subpop.parts import Parts
+from subpop.seeds import derived_seed
 from subpop.speed.timing import ROUNDS, attacks, ratio_of_medians
-from subpop.stage import Stage, derived_seed
+from subpop.stage import Stage
 from subpop.types import Array, Cell, FleetJob, Model, Number
 from subpop.victims import make_victim
 from subpop.victims.sklearn_adapter import SklearnModel

@@ -9,7 +9,8 @@ from functools import partial
 import numpy as np
 
 from subpop.metrics import Collateral, Doubles, collateral, eligible
-from subpop.stage import Stage, derived_seed
+from subpop.seeds import derived_seed
+from subpop.stage import Stage
 from subpop.summary.certified import certified_numbers
 from subpop.summary.ranked import Ranked, damages, over_seeds, worst
 from subpop.summary.stages import stage_numbers

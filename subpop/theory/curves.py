@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from subpop.experiment import Experiment
+from subpop.seeds import training_seed
 from subpop.stage import Stage
 from subpop.theory.learners import make_learner
-from subpop.theory.waves import run_together, secret_of, training_seed
+from subpop.theory.waves import run_together, secret_of
 from subpop.trial import Prepared, prepare, right_of
 from subpop.types import Array, BadInput, Bools, Cell, CellResult, Ints, Number, Trial, Victim
 

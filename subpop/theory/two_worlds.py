@@ -19,7 +19,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from subpop.batching import PoolRows
-from subpop.stage import SplitData, Stage, derived_seed
+from subpop.seeds import derived_seed
+from subpop.stage import SplitData, Stage
 from subpop.trial import Prepared
 from subpop.types import Array, BadInput, Bools, Defended, Defense, Fit, Ints, Knowledge, Partition, Pool, Splits, TrainingSet
 

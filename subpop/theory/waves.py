@@ -17,14 +17,10 @@ from subpop.batching import DefenseTask, FitMany, job_of, run_wave
 from subpop.defenses import DEFENSES
 from subpop.experiment import Experiment, without_residual
 from subpop.outcome import Outcome
-from subpop.stage import Stage, derived_seed
+from subpop.seeds import training_seed
+from subpop.stage import Stage
 from subpop.trial import Prepared
 from subpop.types import Array, BadInput, Cell, Defense, FleetJob, Model, Pool, TrainingSet, Victim
-
-
-def training_seed(cell: Cell, seed: int) -> int:
-    """The seed of a trial's victim, as everywhere in the harness."""
-    return derived_seed("train", cell.dataset, cell.option("split", "0"), seed) % 2**32
 
 
 def gathered(jobs: Sequence[FleetJob]) -> list[FleetJob]:

@@ -20,7 +20,8 @@ import numpy as np
 from subpop.attack_sets import Entry
 from subpop.fingerprint import source_hash
 from subpop.parts import Parts
-from subpop.stage import derived_seed, whole
+from subpop.seeds import derived_seed
+from subpop.stage import whole
 from subpop.training_set_attack.setups import TARGET_CLASS, Problem, problem_of
 from subpop.training_set_attack.solved import Solved, solve
 from subpop.training_set_attack.success import Sets, differences, numbers_of

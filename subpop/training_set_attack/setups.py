@@ -20,7 +20,8 @@ import numpy as np
 from subpop.datasets import dogfish
 from subpop.fingerprint import data_hash
 from subpop.parts import Parts
-from subpop.stage import derived_seed, whole
+from subpop.seeds import derived_seed
+from subpop.stage import whole
 from subpop.types import Array, BadInput, Cell, Dataset, Ints
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from subpop import Defended
-from subpop.stage import derived_seed
+from subpop.seeds import derived_seed
 from subpop.store import Store
 
 SETTING = ("digits", "feature_match", "label_flip", ("protocol", "reserve"), ("sampling", "distinct"))
