@@ -72,7 +72,7 @@ def prepare(
     own_y = np.concatenate([stage.pool.y[:n], stage.pool.y[poison.rows if poison.origin is None else poison.origin]])
     member = np.zeros(len(rows), bool)
     member[:n] = stage.train_members(name) if name else False
-    order = np.random.default_rng(shuffle_seed(cell, trial, secret)).permutation(len(rows))
+    order = _shuffle(cell, trial, len(rows), secret)
     rows, y, own_y, member, is_poison = rows[order], y[order], own_y[order], member[order], order >= n
     holdout = clean_holdout(stage, cell, trial) if "clean_holdout" in needs else None
     task = DefenseTask(
@@ -119,6 +119,10 @@ def holdout_share(cell: Cell) -> float:
     if not 0 < share < 1:
         raise BadInput(f"holdout={text} of {cell.id} must be a share of the test rows, above 0 and below 1, such as 0.05")
     return share
+
+
+def _shuffle(cell: Cell, trial: Trial, n_rows: int, secret: str) -> Ints:
+    return np.random.default_rng(shuffle_seed(cell, trial, secret)).permutation(n_rows)
 
 
 def _told(stage: Stage, cell: Cell, name: str) -> int:
