@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from threading import current_thread, main_thread
+from threading import Event, Thread, current_thread, main_thread
 from typing import Any
 
 from subpop.estimate import Forecast, readable_seconds
@@ -15,6 +15,8 @@ from subpop.types import Cell
 
 LINE_SECONDS, LINE_SHARE = 10.0, 0.1
 """Without a terminal a line comes after so many seconds, and after this share of the cells if that is not within a second."""
+SILENT_SECONDS = 15.0
+"""Without a terminal a line comes after so many seconds even where no cell ends and nothing is trained."""
 WHAT_WIDTH = 14
 
 
@@ -26,12 +28,17 @@ class Progress:
         self._task = None if bar is None else bar.add_task("", total=1.0, cells="", fits="", left="")
         self._started = self._said = time.monotonic()
         self._said_cells = 0
+        self._what = ""
+        self._over = Event()
 
     @classmethod
     def of_run(cls, forecast: Forecast, say: Callable[[str], None] | None) -> Progress:
         """A bar on standard error if that is a terminal, else lines through `say`; call it while output is not captured."""
         if not sys.stderr.isatty():
-            return cls(forecast, say)
+            progress = cls(forecast, say)
+            if say is not None:
+                progress.say_from_time_to_time(os.dup(sys.stdout.fileno()))
+            return progress
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as Bar
@@ -46,8 +53,13 @@ class Progress:
     @contextmanager
     def showing(self, what: str) -> Iterator[None]:
         """The bar is on the screen inside this block. what: a cell's id or words for what is done."""
-        if self._bar is None or current_thread() is not main_thread():
+        if current_thread() is not main_thread():
             yield
+            return
+        if self._bar is None:
+            before, self._what = self._what, what
+            yield
+            self._what = before
             return
         self._update(what)
         self._bar.start()
@@ -56,13 +68,35 @@ class Progress:
         finally:
             self._bar.stop()
 
+    def say_from_time_to_time(self, descriptor: int) -> None:
+        """Write a line to a file descriptor whenever nothing was said for SILENT_SECONDS, until `close`."""
+        Thread(target=self._break_silence, args=(descriptor,), name="tells that the run goes on", daemon=True).start()
+
+    def _break_silence(self, descriptor: int) -> None:
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as stream:
+            while not self._over.wait(min(1.0, SILENT_SECONDS / 4)):
+                if self.forecast.seconds and time.monotonic() - self._said >= SILENT_SECONDS:
+                    self._said = time.monotonic()
+                    with suppress(Exception):  # a display must not cost a run
+                        stream.write(f"\nsubpop: {self.line()}{self._what and f'; now {self._what}'}\n")
+                        stream.flush()
+
+    def close(self) -> None:
+        """Say no more."""
+        self._over.set()
+
     def advance(self, fits: int) -> None:
         """That many more fits are done."""
         self.forecast.advance(fits)
         self.tick()
 
+    def begin(self, cell: Cell) -> None:
+        """A cell is measured from now on."""
+        self._what = cell.id
+
     def end(self, cell: Cell) -> None:
         """A cell has ended."""
+        self._what = ""
         self.forecast.end(cell)
         self.tick()
 

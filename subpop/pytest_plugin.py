@@ -267,11 +267,14 @@ def pytest_runtestloop(session: pytest.Session) -> None:
 
     config, cells = session.config, needed_cells(session.items)
     broken = any(declares_cells(config.rootpath / name) for name in config.stash[WATCH].broken_files())
-    if not (cells or broken) or any(config.getoption(name, False) for name in ("collectonly", "setuponly", "setupplan")):
+    unmatched = not session.items and OFFERED in config.stash and (_report_directory(config) / "README.md").exists()
+    if not (cells or broken or unmatched) or any(
+        config.getoption(name, False) for name in ("collectonly", "setuponly", "setupplan")
+    ):
         return
     stops_here = session.testsfailed and not config.getoption("continue_on_collection_errors")
     _begin(config, session.items, () if stops_here else cells)
-    if stops_here:
+    if stops_here or not (cells or broken):  # the page of an earlier run is not this one's
         return
     run, executor, jobs = _run_of(config), config.getoption("--executor"), config.getoption("--jobs") or 1
     say = _say(config)
@@ -420,6 +423,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if watch is None or not watch.has_begun:
         return
     run = config.stash.get(RUN, None)
+    if run is not None:
+        run.experiment.progress.close()
     if run is not None and run.ahead is not None:
         run.ahead.stop()
     rebaselined = bool(config.getoption("--rebaseline") and run is not None and run.reports)
@@ -427,7 +432,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         run.rebaseline(_environment()["hardware"], _commit(config.rootpath))
     if session.exitstatus == pytest.ExitCode.OK and (rebaselined or not watch.measured_anything()):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-    watch.finish(int(session.exitstatus), rebaselined=rebaselined, suites=lambda stems: _docstrings(config.rootpath, stems))
+    watch.finish(int(session.exitstatus), rebaselined=rebaselined, suites=lambda stems: _docstrings(session, stems))
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -467,10 +472,11 @@ def _run_info(config: pytest.Config) -> RunInfo:
     )
 
 
-def _docstrings(root: Path, stems: Iterable[str]) -> dict[str, str]:
-    """What each suite says of itself."""
-    paths = {stem: root / "benchmarks" / f"test_{stem}.py" for stem in stems}
-    return {stem: _docstring(path) if path.exists() else "" for stem, path in paths.items()}
+def _docstrings(session: pytest.Session, stems: Iterable[str]) -> dict[str, str]:
+    """What each suite says of itself, wherever its module lies."""
+    collected = {path.stem.removeprefix("test_"): path for path in (item.path for item in session.items)}
+    paths = {stem: collected.get(stem) for stem in stems}
+    return {stem: _docstring(path) if path and path.exists() else "" for stem, path in paths.items()}
 
 
 def _docstring(path: Path) -> str:

@@ -82,6 +82,7 @@ class Run:
         if cell in self.failed:
             raise self.failed[cell]
         if cell not in self.results:
+            self.experiment.progress.begin(cell)
             self.wait_for(cell)
             try:
                 make = self.special.get(cell.stem, self.experiment.run)

@@ -100,6 +100,12 @@ def test_listings_make_no_plan(tmp_path, listing):
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_suite_s_page_begins_with_its_docstring_wherever_it_lies(tmp_path):
+    project(tmp_path, test_little='"""What this little suite is for."""\n' + SUITE.replace("@@", ""))
+    pytest_in(tmp_path, "-k", "test_cell")
+    assert "What this little suite is for." in (tmp_path / "runs/report/little.md").read_text()
+
+
 def test_cells_stay_out_of_the_benchmark_table_and_in_its_file(tmp_path):
     project(tmp_path, test_little=SUITE.replace("@@", ""), test_speed_of_theirs=THEIR_SPEED)
     done = pytest_in(tmp_path, "--benchmark-json", "b.json")

@@ -1,6 +1,7 @@
 """How long cells will take, and what a run says of how far it is."""
 
 import io
+import os
 
 import pytest
 from rich.console import Console
@@ -94,6 +95,23 @@ def test_without_a_terminal_a_line_comes_now_and_then(monkeypatch):
     clock[0] += 11
     progress.tick()
     assert len(said) >= 10, "ten seconds without a cell are worth a line"
+
+
+def test_silence_is_broken_without_a_terminal(monkeypatch):
+    monkeypatch.setattr(subpop.progress, "SILENT_SECONDS", 0.2)
+    progress = Progress(Forecast({NONE: 100.0}, {NONE: 20.0}))
+    progress.begin(NONE)
+    there, here = os.pipe()
+    progress.say_from_time_to_time(here)
+    with os.fdopen(there) as lines:
+        assert lines.readline() == "\n"
+        line = lines.readline()
+        assert line.startswith("subpop: 0 of 1 cells, 0 of about 20 fits, ")
+        assert line.endswith(f"left; now {NONE.id}\n")
+        progress.close()
+        rest = lines.read()  # until the other end is closed
+    assert rest.count("subpop") <= 1
+    progress.end(NONE)
 
 
 def test_the_bar_fits_into_80_columns():

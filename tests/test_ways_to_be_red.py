@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -71,7 +72,7 @@ def run(project, way="", *options):
 
 def first_line(project):
     page = (project / "runs/report/README.md").read_text()
-    return page.splitlines()[2].partition(" The embedded")[0].partition(" The paper")[0]
+    return re.sub(r" The (embedded|laptop|paper) tier.*", "", page.splitlines()[2])
 
 
 def results(project):
@@ -231,3 +232,6 @@ def test_a_selection_without_cells_says_why(project, options, line):
     done = run(project, "", *options)
     assert done.returncode == 5
     assert line in done.stdout
+    assert first_line(project) == "**Nothing was measured**, so this run does not pass.", "not the page of the run before"
+    told = results(project)
+    assert (told["planned"], told["exit_status"], told["cells"]) == (0, 5, [])

@@ -71,9 +71,11 @@ def scoreboard(reports: Sequence[CellReport], run: RunInfo, pictures: Sequence[P
         r for r in reports if not r.cell.stem.startswith(SPEED) and r.cell.stem not in LAYOUTS and r.cell.victim != "none"
     ]
     setups = {s: of_setup for s, of_setup in by_setup(measured).items() if any(r.status != "skipped" for r in of_setup)}
-    boards = {s: of_setup for s, of_setup in setups.items() if any(r.cell.defense not in ("none", "retrain") for r in of_setup)}
+    defended = {s: of_setup for s, of_setup in setups.items() if any(r.cell.defense not in ("none", "retrain") for r in of_setup)}
+    # A suite that measures no damage, such as the two worlds, has its page only. One that could not be measured says why here.
+    boards = {s: own for s, own in defended.items() if summarize(own, headline(own)) or not any(r.result for r in own)}
     blocks += _boards(boards, run, pictures)
-    blocks += _attacks({s: of_setup for s, of_setup in setups.items() if s not in boards})
+    blocks += _attacks({s: of_setup for s, of_setup in setups.items() if s not in defended})
     blocks += _papers(reports, pictures, run)
     blocks += _speed([report for report in reports if report.cell.stem.startswith(SPEED)])
     controls = {r.cell.defense.partition(":")[0] for r in reports}
