@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = """
 printable writing
-_torchvision types options
+_torchvision types options metric_registry
 threads hardware fingerprint split datasets feature_cache networks representations encoders victims partitions attacks
 seeds certificates defenses metrics
 blobs store_rows store_rescue

@@ -1,0 +1,83 @@
+"""What the metric registry says of a metric: `subpop.metric_registry` lists all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Unit(Enum):
+    """What a number counts; it decides how the number is printed."""
+
+    FRACTION = "fraction"
+    """Printed in percent."""
+    PROBABILITY = "probability"
+    """Printed between 0 and 1, as theorems and released logs state it."""
+    COUNT = "count"
+    SECONDS = "seconds"
+    RATIO = "ratio"
+    NUMBER = "number"
+    """Any other number, printed as it is."""
+
+
+class Better(Enum):
+    """Which direction is better for the victim and its defender."""
+
+    LOWER = "lower"
+    HIGHER = "higher"
+    NEITHER = "neither"
+
+
+class Tolerance(Enum):
+    """How a number is compared with its stored reference; `subpop.references` sets and applies the tolerance itself."""
+
+    ABSOLUTE = "absolute"
+    """The difference is at most the recorded tolerance."""
+    WORST_ROW = "worst row"
+    """ABSOLUTE, and one test row of the smallest ranked subpopulation may flip, which moves a worst-k by a k-th of it."""
+    WORST_ROW_OF_ALL = "worst row of all"
+    """WORST_ROW where subpopulations are ranked however few test rows they have."""
+    UPPER_BOUND = "upper bound"
+    """The number is at most the recorded tolerance."""
+    LOWER_BOUND = "lower bound"
+    """The number is at least its reference, a bound that is written by hand."""
+    TIMED = "timed"
+    """Never compared and never recorded: it differs from run to run."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric, or a family of metrics whose name has parts in braces, such as `target_damage_worst_{k}`."""
+
+    name: str
+    """As in results.json and in the baselines."""
+    unit: Unit
+    title: str
+    """What it is, in words; parts in braces are filled in."""
+    better: Better = Better.NEITHER
+    tolerance: Tolerance = Tolerance.ABSOLUTE
+    column: str = ""
+    """Heading of its column in the table of a set-up's cells; empty for a detail, which has no column there."""
+    column_k: int = 0
+    """The only k of a family whose member has the column; 0 where all have it."""
+    subpopulation_column: str = ""
+    """Heading of its column in the table of a cell's subpopulations; empty where it has none."""
+    parts: tuple[str, ...] = ()
+    """The metrics that it is the sum of."""
+    gated: bool = False
+    """Whether a number that is off its reference, or has none, fails its cell."""
+    family: str = ""
+    """Filled in by `metric_of`: the name as it is registered, with its braces."""
+    values: Mapping[str, str] = field(default_factory=dict)
+    """Filled in by `metric_of`: what stands in place of each part in braces."""
+
+    @property
+    def k(self) -> int:
+        """The k of a worst-k; 0 for other metrics."""
+        return int(self.values.get("k", 0))
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether baselines hold a reference of it."""
+        return self.gated and self.tolerance is not Tolerance.TIMED
