@@ -16,7 +16,7 @@ from synthetic_reports import DEFENSES, RATES, cell_of, figure2_reports, report_
 from subpop.figures import draw_all, file_name
 from subpop.figures.lines import damage_against_alpha, styles_of
 from subpop.figures.scatters import draw_panels, panel_order, panel_title, removed_text, target_against_collateral
-from subpop.figures.setups import by_setup, parts_of, percent, quantity, rows_of, summarize
+from subpop.figures.setups import by_setup, percent, quantity, rows_of, summarize
 from subpop.types import CellResult, Number
 
 
@@ -306,4 +306,3 @@ def test_numbers_as_text():
     assert quantity("target_damage_worst_5", 0.4512, 2) == "45.12 %"
     assert quantity("n_flipped", 1234.0) == "1234"
     assert quantity("speed_ratio", 4.5678) == "4.568"
-    assert parts_of("target_damage_worst_5") == ("defense_cost_worst_5", "attack_effect_worst_5")

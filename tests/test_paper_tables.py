@@ -61,6 +61,15 @@ def moved(rate, gain, error, **setting):
     return CellReport(cell, CellResult(cell, (Number("gain_over_label_flip", gain, error),)))
 
 
+def test_the_gain_is_printed_in_percent_in_the_table_and_under_it():
+    """Under "in %" stood 0.054, and 5.4 % on the next line."""
+    cell = moved(0.5, 0.054, 0.011).cell
+    gain = Number("gain_over_label_flip", 0.054, 0.011)
+    table, claim = paper_tables(cell.stem, [report(cell, [gain], [(gain.metric, 0.1)])])[1::2]
+    assert table.splitlines()[-1].split("|")[-2].strip() == "5.4 ± 1.1 [10.0]"
+    assert "(5.4 ± 1.1 %)" in claim
+
+
 def test_optimised_poison_is_judged_by_its_mean_over_alphas():
     told, lines = worth_of_moving([moved(0.5, 0.03, 0.01), moved(1, -0.01, 0.01), moved(2, -0.05, 0.02, epsilon=16)])
     assert "label flipping at the same budget" in told

@@ -239,6 +239,31 @@ def test_a_suite_page_shows_published_ours_reference_and_verdict():
     assert page.count("<details>") == page.count("</details>") == 2
 
 
+def test_the_aggregates_are_columns_in_one_order():
+    titles = ["worst-1", "worst-5", "worst-10", "worst-5, all", "worst-5, free of selection", "mean"]
+    titles += ["collateral, max", "clean accuracy"]
+    table = tables_of(suite_page("s", [report_of(cell_of(defense="trim"), 12)], RUN))[1]
+    assert table[0] == ["defense", "alpha", *titles]
+    assert table[1][-1] == "90.4 ± 0.2"
+    few = tables_of(suite_page("s", [report_of(cell_of(defense="trim"), 3)], RUN))[1]
+    assert few[0] == ["defense", "alpha", "worst-1", "mean", "collateral, max", "clean accuracy"]
+
+
+def test_a_fraction_has_a_percent_sign_where_it_failed():
+    failed = Verdict(Number("effective_rate", 0.5), "fail", "too far", 0.25, 0.01)
+    report = report_of(cell_of(defense="trim"), 3)
+    text = scoreboard([replace(report, verdicts=(failed,), status="fail")], RUN)
+    assert "**effective_rate**: run 50.00 %, reference 25.00 %, tolerance 1.00 %" in text
+
+
+def test_only_numbers_that_lack_a_reference_are_named_as_such():
+    report = report_of(cell_of(defense="trim"), 3)
+    lacking = Verdict(Number("poison_recall", 0.5), "no_reference", "has no reference")
+    not_gated = Verdict(Number("poison_precision", 0.5), "no_reference")
+    text = scoreboard([replace(report, verdicts=(lacking, not_gated), status="fail")], RUN)
+    assert "no reference for 1 of its numbers (poison_recall)" in text
+
+
 def test_subpopulations_are_shown_worst_first_with_all_columns_or_side_by_side():
     reports = [report_of(cell_of(defense=name), 12) for name in ("none", "trim")]
     alone = tables_of(suite_page("s", reports[:1], RUN))[-1]

@@ -42,6 +42,7 @@ from subpop.figures.scatters import (
     target_against_collateral,
 )
 from subpop.figures.setups import Setup, by_setup, headline, is_control, metric_words, rates_of, summarize, titles_of
+from subpop.metric_registry import metric_of
 from subpop.types import CellReport
 
 STYLE: Any = {
@@ -96,7 +97,8 @@ def draw_all(reports: Iterable[CellReport], directory: Path, made_by: str = "") 
         groups[setup.stem, setup.tier, dataset][setup] = of_setup
     pictures, missing = [], []
     for (stem, tier, dataset), of_dataset in groups.items():
-        key = content_key((report for of_setup in of_dataset.values() for report in of_setup), made_by + repr(styles))
+        own = [report for of_setup in of_dataset.values() for report in of_setup]
+        key = content_key(own, made_by + repr(styles) + metric_words(headline(own)))
         for plan in _plans(of_dataset, styles):
             path = directory / file_name(f"{stem}-{tier}-{dataset}-{plan.kind}")
             if not _is_drawn(path, key):
@@ -206,12 +208,13 @@ def _n_attacked_rates(reports: Sequence[CellReport]) -> int:
 
 def _damage_plan(groups: Mapping[Setup, list[CellReport]], styles: Styles) -> Plan:
     reports = [report for of_setup in groups.values() for report in of_setup]
-    words = metric_words(headline(reports))
+    metric = metric_of(headline(reports))
+    words, better = metric_words(metric.name), metric.better.value
     n_splits = max((s.n_splits for r in reports for s in [summarize([r], headline([r]))] if s), default=1)
     n_splits = max(n_splits, len({r.cell.option("split", "") for r in reports}))
     bars = f"the sample deviation over {n_splits} splits" if n_splits > 1 else "standard errors"
     alt = f"{words} against alpha, a line for each defense, in {len(groups)} panels"
-    caption = f"{words} against the poisoning rate alpha; lower is better for the defender. Bars: {bars}."
+    caption = f"{words} against the poisoning rate alpha; {better} is better for the defender. Bars: {bars}."
     return Plan("damage", partial(damage_against_alpha, groups, styles), alt, caption)
 
 

@@ -42,7 +42,7 @@ def draw_clusters(report: CellReport) -> Figure:
 
 def make_up(row: Mapping[str, float | str]) -> list[str]:
     """`race: White (91 %)` for each annotation of a cluster."""
-    names = [name.removesuffix("_share") for name in row if name.endswith("_share")]
+    names = [name for name in row if f"{name}_share" in row]
     return [f"{name.replace('_', ' ')}: {row[name]} ({100 * float(row[f'{name}_share']):.0f} %)" for name in names]
 
 

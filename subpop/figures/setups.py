@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import NamedTuple, TypeGuard
 
+from subpop.metric_registry import HEADLINES, metric_of
 from subpop.types import Cell, CellReport, Number, Setting
+from subpop.types.metric import Unit
 
 CONTROLS = {
     "none": "no defense: the attack alone",
@@ -21,13 +23,11 @@ CONTROLS = {
 }
 MATCHED = "matched_random_filter"
 MATCHED_MEANING = "drops at random as many rows of each class as the named defense removed in the same trial"
-HEADLINES = ("target_damage_worst_5", "target_damage_worst_1", "target_damage_mean")
 NO_VALUE = "–"
 TITLE_WIDTH = 42
 """Letters that a panel's title may have on a line."""
 # Told apart by a row (n_poison_told) or averaged (split) inside one set-up, so no part of its name.
 _WITHIN_SETUP = ("n_poison_told", "split")
-_FRACTIONS = {"accuracy", "damage", "cost", "effect", "recall", "precision", "share", "success"}
 
 
 class Setup(NamedTuple):
@@ -120,11 +120,6 @@ def headline(reports: Iterable[CellReport]) -> str:
     return next((metric for metric in HEADLINES if metric in present), HEADLINES[0])
 
 
-def parts_of(metric: str) -> tuple[str, str]:
-    """The two metrics that a target damage is the sum of: what the defense costs and what the attack does to it."""
-    return metric.replace("target_damage", "defense_cost"), metric.replace("target_damage", "attack_effect")
-
-
 def aggregates(report: CellReport) -> list[Number]:
     """The finite numbers of a cell over all its subpopulations; none where it was skipped or failed."""
     numbers = report.result.numbers if report.result else ()
@@ -167,21 +162,26 @@ def percent(value: float | None, digits: int = 1) -> str:
     return text.removeprefix("-") if float(text) == 0 else text
 
 
-def in_percent(metric: str) -> bool:
-    return not _FRACTIONS.isdisjoint(metric.split("_"))
+def plain_number(value: float | None) -> str:
+    """A count or a ratio as it is; a dash for what is missing or not finite."""
+    return f"{value:.4g}" if value is not None and is_finite(value) else NO_VALUE
+
+
+def percent_or_plain(metric: str, value: float | None, digits: int = 1) -> str:
+    """A metric's value without a percent sign, for a table whose heading has it: fractions in percent, others as they are."""
+    return percent(value, digits) if metric_of(metric).unit is Unit.FRACTION else plain_number(value)
 
 
 def quantity(metric: str, value: float | None, digits: int = 1) -> str:
-    """A metric's value with its unit: fractions in percent, counts and ratios as they are."""
-    if value is None or not is_finite(value):
-        return NO_VALUE
-    return f"{percent(value, digits)} %" if in_percent(metric) else f"{value:.4g}"
+    """A metric's value, with a percent sign where it is a fraction."""
+    text = percent_or_plain(metric, value, digits)
+    return f"{text} %" if text != NO_VALUE and metric_of(metric).unit is Unit.FRACTION else text
 
 
 def metric_words(metric: str) -> str:
-    """`target_damage_worst_5` as `Worst-5 target damage`."""
-    rank = metric.partition("_worst_")[2]
-    return f"Worst-{rank} target damage" if rank else "Mean target damage"
+    """The title of a metric as the beginning of a sentence: `Worst-5 target damage`."""
+    title = metric_of(metric).title
+    return title[:1].upper() + title[1:]
 
 
 def short(text: str, limit: int = 30) -> str:

@@ -5,21 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
-from subpop.figures.setups import NO_VALUE, percent, quantity
+from subpop.figures.setups import NO_VALUE, percent_or_plain, quantity
+from subpop.metric_registry import metric_of
 from subpop.types import CellReport, Number
+from subpop.types.metric import Better
 
-CLAIMED = {
-    "success_mean": ("mean success", 1),
-    "success_worst_5": ("worst-5", 1),
-    "iterations_successful": ("iterations", -1),
-}
-"""What the paper claims of sets from one cluster, against random sets: more success, fewer iterations."""
+CLAIMED = {"success_mean": "mean success", "success_worst_5": "worst-5", "iterations_successful": "iterations"}
+"""What the paper claims to be worse for the victim where a set comes from one cluster: more success, fewer iterations."""
 GAIN = "gain_over_label_flip"
-
-
-def percent_or_plain(metric: str, value: float | None) -> str:
-    """Fractions as percentages without their sign, successes among them; counts as they are."""
-    return percent(value) if metric.startswith("success_") else quantity(metric, value).removesuffix(" %")
 
 
 # --- Table 16 ---------------------------------------------------------------------------------------------------------
@@ -41,7 +34,7 @@ def easier_targets(reports: Iterable[CellReport]) -> list[str]:
 
 
 def _claim(report: CellReport, metric: str) -> str:
-    words, sign = CLAIMED[metric]
+    words, sign = CLAIMED[metric], -1 if metric_of(metric).better is Better.HIGHER else 1
     numbers = {n.metric: n.value for n in report.result.numbers} if report.result else {}
     difference, low, high = (numbers.get(f"{metric}_difference{end}") for end in ("", "_low", "_high"))
     if difference is None or low is None or high is None:
@@ -81,4 +74,4 @@ def _gain(numbers: list[Number]) -> str:
     mean = sum(number.value for number in numbers) / len(numbers)
     error = sum(number.std_error or 0.0 for number in numbers) / len(numbers)
     words = "at least as damaging" if mean >= 0 else "less damaging" if mean < -error else "less damaging, within the error"
-    return f"**{words}** ({percent(mean)} ± {percent(error)} %)"
+    return f"**{words}** ({percent_or_plain(GAIN, mean)} ± {quantity(GAIN, error)})"

@@ -9,8 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from subpop.figures.setups import NO_VALUE, is_finite
-from subpop.report.claims import easier_targets, percent_or_plain, worth_of_moving
+from subpop.figures.setups import NO_VALUE, is_finite, percent_or_plain
+from subpop.report.claims import easier_targets, worth_of_moving
 from subpop.report.markdown import escape, table
 from subpop.types import Cell, CellReport, Verdict
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from subpop.figures import Picture, file_name
 from subpop.figures.setups import (
     CONTROLS,
-    HEADLINES,
     MATCHED,
     MATCHED_MEANING,
     NO_VALUE,
@@ -18,18 +17,19 @@ from subpop.figures.setups import (
     headings_of,
     headline,
     metric_words,
-    parts_of,
     percent,
-    quantity,
+    plain_number,
     rates_of,
     rows_of,
     short,
     summarize,
 )
+from subpop.metric_registry import HEADLINES, metric_of
 from subpop.report.markdown import escape, picture, table
 from subpop.report.opening import RunInfo, failures, opening, skipped
 from subpop.report.paper_tables import LAYOUTS, paper_tables
 from subpop.types import CellReport
+from subpop.types.metric import Tolerance
 
 SPEED = "speed_"
 FLAG, UNCHECKED = "flag", "unchecked"
@@ -55,7 +55,7 @@ LEGEND = {
     "seconds": "of all cells of the row; `stored`: recorded when they were computed, now read from the store",
     "pass, fail": "within the tolerance of the stored reference, or not",
     "no_power": "the tolerance is too wide (above 10 %) for a pass to mean anything",
-    "no_reference": "nothing is stored to compare with: red, except for plug-in defenses and for seconds",
+    "no_reference": "nothing is stored to compare with: red, except for plug-in defenses and for metrics that are not gated yet",
     "published_only": "a published number stands beside it, from another set-up: shown, not gated",
     "skipped, error": "data is missing; the cell could not be measured",
 }
@@ -155,8 +155,8 @@ def _damage(row: Row, rate: float, metric: str) -> str:
     found = summarize(reports, metric)
     if found is None:
         return next((report.status for report in reports if report.result is None), NO_VALUE)
-    parts = [summarize(reports, part) for part in parts_of(metric)]
-    split_up = f" ({percent(parts[0].value)} + {percent(parts[1].value)})" if parts[0] and parts[1] else ""
+    parts = [percent(part.value) for name in metric_of(metric).parts if (part := summarize(reports, name))]
+    split_up = f" ({' + '.join(parts)})" if len(parts) > 1 else ""
     some = f" [{found.n_splits} of {len(reports)} splits]" if found.n_splits < len(reports) else ""
     return with_spread(found.value, found.spread) + split_up + some
 
@@ -259,10 +259,10 @@ def _speed(reports: Sequence[CellReport]) -> list[str]:
     lines = []
     for report in reports:
         for number in aggregates(report):
-            if number.metric == "speed_ratio":
+            if metric_of(number.metric).tolerance is Tolerance.LOWER_BOUND:
                 verdict = next((v for v in report.verdicts if v.number.metric == number.metric), None)
                 what = f"{report.cell.victim}, {report.cell.defense}: {report.cell.setting_text}"
-                bound = quantity("", verdict.reference if verdict else None)
+                bound = plain_number(verdict.reference if verdict else None)
                 lines.append([escape(what), f"{number.value:.1f}", bound, report.status])
     words = "One-at-a-time seconds / our seconds, medians of one run; higher is faster."
     return ["## Speed", words, table(["comparison", "ratio", "reference", "verdict"], lines)] if lines else []

@@ -11,48 +11,25 @@ from subpop.figures import Picture, file_name
 from subpop.figures.setups import (
     NO_VALUE,
     Setup,
+    aggregates,
     by_setup,
     headings_of,
     headline,
     is_finite,
-    percent,
+    percent_or_plain,
     quantity,
     rows_of,
     summarize,
 )
+from subpop.metric_registry import columns, subpopulation_columns
 from subpop.printable import printable
 from subpop.report.examples import example_texts
 from subpop.report.markdown import escape, folded, picture, table
 from subpop.report.opening import RunInfo, failures, judged, metric_name, opening, skipped
 from subpop.report.paper_tables import paper_tables
 from subpop.report.released import beside_released_trials
-from subpop.report.scoreboard import sizes, with_spread
+from subpop.report.scoreboard import sizes
 from subpop.types import CellReport, Verdict
-
-AGGREGATES = {
-    "target_damage_worst_1": "worst-1",
-    "target_damage_worst_5": "worst-5",
-    "target_damage_worst_10": "worst-10",
-    "target_damage_worst_5_all": "worst-5, all",
-    "target_damage_worst_5_selection_free": "worst-5, free of selection",
-    "target_damage_mean": "mean",
-    "collateral_damage_max": "collateral, max",
-    "clean_accuracy": "clean accuracy",
-    "defended_clean_accuracy": "defended clean accuracy",
-    "poisoned_accuracy": "poisoned accuracy",
-    "removed_share": "removed",
-    "removed_target_clean_share": "clean target in removed",
-}
-SIZES = {"n_test": "in D_test", "n_train": "in D", "n_aux": "in D_aux", "n_poison": "poison", "n_flipped": "flipped"}
-PERCENTS = {
-    "target_clean_accuracy": "clean accuracy",
-    "defense_cost": "cost",
-    "attack_effect": "effect",
-    "collateral_damage": "collateral",
-    "poison_recall": "recall",
-    "poison_precision": "precision",
-    "removed_target_clean_share": "clean target in removed",
-}
 
 
 def suite_page(stem: str, reports: Sequence[CellReport], run: RunInfo, pictures: Sequence[Picture] = ()) -> str:
@@ -121,8 +98,8 @@ def _references(reports: Sequence[CellReport]) -> str:
         for verdict in judged(report)
         if all_of_them or verdict.number.metric == main or _stands_out(verdict)
     ]
-    columns = ["metric", "published", "ours", "reference", "tolerance", "verdict"]
-    return table(["defense", "alpha", *(["split"] if splits else []), *columns], lines)
+    headings = ["metric", "published", "ours", "reference", "tolerance", "verdict"]
+    return table(["defense", "alpha", *(["split"] if splits else []), *headings], lines)
 
 
 def _stands_out(verdict: Verdict) -> bool:
@@ -152,14 +129,22 @@ def _verdict_words(verdict: Verdict) -> list[str]:
 def _aggregates(reports: Sequence[CellReport]) -> str:
     """A row a cell, the main aggregates as columns; a column that no cell has is left out."""
     splits = len({report.cell.option("split", "") for report in reports}) > 1
-    found = {name: words for name, words in AGGREGATES.items() if any(summarize([report], name) for report in reports)}
+    found = columns(number.metric for report in reports for number in aggregates(report))
     if not found:
         return ""
-    lines = []
-    for report in reports:
-        values = [summarize([report], name) for name in found]
-        lines.append([*_cell_words(report, splits), *(with_spread(v.value, v.spread) if v else NO_VALUE for v in values)])
-    return table(["defense", "alpha", *(["split"] if splits else []), *found.values()], lines)
+    lines = [[*_cell_words(report, splits), *(_mean_of(report, metric.name) for metric in found)] for report in reports]
+    return table(["defense", "alpha", *(["split"] if splits else []), *(metric.column for metric in found)], lines)
+
+
+def _mean_of(report: CellReport, metric: str) -> str:
+    found = summarize([report], metric)
+    return _with_spread(metric, found.value, found.spread) if found else NO_VALUE
+
+
+def _with_spread(metric: str, value: float | None, spread: float | None) -> str:
+    """`45.2 ± 1.3`; fractions in percent."""
+    text = percent_or_plain(metric, value)
+    return text if value is None or spread is None else f"{text} ± {percent_or_plain(metric, spread)}"
 
 
 # --- subpopulations ---------------------------------------------------------------------------------------------------
@@ -199,18 +184,9 @@ def _most_hurt(rows: Rows) -> list[str]:
 
 def _one_defense(shown: Mapping[str, Rows]) -> str:
     ((_, rows),) = shown.items()
-    sizes_there = {name: words for name, words in SIZES.items() if any(name in row for row in rows.values())}
-    percents_there = {name: words for name, words in PERCENTS.items() if any(name in row for row in rows.values())}
-    lines = [
-        [
-            escape(name),
-            *(quantity("", _number(rows[name], key)) for key in sizes_there),
-            _damage(rows[name]),
-            *(percent(_number(rows[name], key)) for key in percents_there),
-        ]
-        for name in _most_hurt(rows)
-    ]
-    return table(["subpopulation", *sizes_there.values(), "target damage", *percents_there.values()], lines)
+    found = subpopulation_columns(name for row in rows.values() for name in row)
+    lines = [[escape(name), *(_value(rows[name], metric.name) for metric in found)] for name in _most_hurt(rows)]
+    return table(["subpopulation", *(metric.subpopulation_column for metric in found)], lines)
 
 
 def _side_by_side(shown: Mapping[str, Rows]) -> str:
@@ -219,19 +195,15 @@ def _side_by_side(shown: Mapping[str, Rows]) -> str:
     lines = []
     for name in names:
         row = next(rows[name] for rows in (first, *shown.values()) if name in rows)
-        own = [
-            quantity("", _number(row, "n_test")),
-            quantity("", _number(row, "n_poison")),
-            percent(_number(row, "target_clean_accuracy")),
-        ]
-        lines.append([escape(name), *own, *(_damage(rows.get(name, {})) for rows in shown.values())])
+        own = [_value(row, metric) for metric in ("n_test", "n_poison", "target_clean_accuracy")]
+        lines.append([escape(name), *own, *(_value(rows.get(name, {}), "target_damage") for rows in shown.values())])
     text = table(["subpopulation", "in D_test", "poison", "clean", *(escape(name) for name in shown)], lines)
     return f"Target damage in % ± standard error under each defense:\n\n{text}"
 
 
-def _damage(row: Mapping[str, float | str]) -> str:
-    value, error = _number(row, "target_damage"), _number(row, "target_damage_se")
-    return NO_VALUE if value is None else with_spread(value, error)
+def _value(row: Mapping[str, float | str], metric: str) -> str:
+    """A column of a subpopulation, with its standard error where the row has one."""
+    return _with_spread(metric, _number(row, metric), _number(row, f"{metric}_se"))
 
 
 def _number(row: Mapping[str, float | str], key: str) -> float | None:
