@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from subpop.fingerprint import source_hash
+from subpop.metric_registry import find_metric
 from subpop.types import Cell, CellReport, CellResult, Number
 
 KIND = "plug-in"
@@ -52,7 +53,7 @@ def _note(cell: Cell, record: Mapping[str, Any]) -> str:
 
 def _result_of(cell: Cell, record: Mapping[str, Any], note: str) -> CellResult:
     told = _known(CellResult, record)
-    numbers = tuple(Number(**_known(Number, number)) for number in record["numbers"])
+    numbers = tuple(Number(**_known(Number, number)) for number in record["numbers"] if find_metric(number["metric"]))
     told |= {"cell": cell, "arrays": {}, "numbers": numbers, "table": tuple(record["table"]), "from_store": True}
     return CellResult(**{**told, "notes": (*record["notes"], note)})
 

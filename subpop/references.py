@@ -1,14 +1,17 @@
 """Stored reference numbers: read baselines/<stem>.csv, compare a run with them, rewrite them.
 
-What a metric is called decides how it is compared:
+How a metric is compared is its `tolerance` in `subpop.metric_registry`:
 
-* `*seconds`, `*n_fits`: never compared, never recorded.
-* `speed_ratio`: fails only downwards; `value` is the bound of its issue, written by hand and kept by `rebaseline`. Other numbers
+* `TIMED`: never compared, never recorded.
+* `LOWER_BOUND`: fails only downwards; `value` is the bound of its issue, written by hand and kept by `rebaseline`. Other numbers
   of a `speed_*` suite are held by its assertions alone.
-* `*residual*`: fails above its `atol`, which is RESIDUAL_BOUND unless written by hand, and then kept by `rebaseline`.
+* `UPPER_BOUND`: fails above its `atol`, which is RESIDUAL_BOUND unless written by hand, and then kept by `rebaseline`.
 * all others fail where |run - value| > atol. A value up to 1 has the scale 1, a larger one (a count) its own: where .01 and
   .1 bound a tolerance below, they are multiplied by the scale. `published` is held to the same atol where `certainty` says
   `same set-up`, and is only shown elsewhere.
+
+A metric that is not gated yet is shown, never compared and not recorded: a reference that nothing is compared with would go
+stale unnoticed, and could fail the cell on the day that the metric is gated. `rebaseline` records it then, from stored trials.
 
 `rebaseline` sets each tolerance. Exact victims, and numbers of stochastic ones whose `std` is absent or 0: the largest of .01,
 one flipped test row, and the number's own `tolerance` (a mean of draws that another run repeats: its standard error), of which .1
@@ -22,14 +25,15 @@ from __future__ import annotations
 import csv
 import io
 import math
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from subpop.metric_registry import find_metric, metric_of
 from subpop.metrics import MIN_TEST_ROWS
 from subpop.types import BadInput, Cell, CellResult, Number, Verdict
+from subpop.types.metric import Tolerance
 from subpop.writing import write_atomically
 
 KEY = ("tier", "dataset", "victim", "partition", "attack", "rate", "defense", "setting", "subpopulation", "metric")
@@ -39,9 +43,8 @@ SMALLEST_ATOL, LARGEST_ATOL = 0.01, 0.1
 FALSE_ALARM = 0.05
 RESIDUAL_BOUND = 1e-6
 ROUNDING = 1e-9
-SPEED_RATIO = "speed_ratio"
 SAME_SETUP = "same set-up"
-SEVERITY = ("error", "fail", "no_reference", "pass", "no_power", "published_only")
+SEVERITY = ("error", "fail", "pass", "no_power", "published_only", "no_reference")
 SCHEMA, SCHEMA_FILE = 1, "SCHEMA"
 """What the columns of a baselines folder mean: a number in a file beside the tables. Without the file it is 1."""
 AS_MEANT = "if this is meant, record it with --rebaseline"
@@ -122,7 +125,7 @@ def _check(where: str, text: Row) -> None:
         bounded = {"value": True, "std": not number < 0, "atol": number >= 0, "n_seeds": number >= 1 and number % 1 == 0}
         if not bounded.get(name, math.isfinite(number)):
             raise BadInput(f"{where}: {name} cannot be {text[name]!r}; correct it, or leave it empty")
-    needed = ("rate", "n_seeds", "atol") if text["value"] and text["metric"] != SPEED_RATIO else ("rate",)
+    needed = ("rate", "n_seeds", "atol") if text["value"] and not _is_written_by_hand(text["metric"]) else ("rate",)
     if empty := [name for name in needed if not text[name]]:
         raise BadInput(f"{where}: {empty[0]} is empty; a row needs its rate, and a value its n_seeds and atol")
 
@@ -144,25 +147,44 @@ def _text(number: float) -> str:
 def compare(result: CellResult, references: References, *, plugin: bool = False) -> tuple[Verdict, ...]:
     """One verdict for each number of the run and of its references: outer join.
 
-    A number without a reference is `no_reference` and fails its cell; a plug-in's has no reason, and does not.
+    A number without a reference is `no_reference` and fails its cell. A plug-in's number, or one of a metric that is not gated,
+    has no reason and does not.
     """
     run, stored = _by_key(result), references.rows.get(cell_key(result.cell), {})
     verdicts = []
     for key, number in run.items():
-        if is_timed(number.metric):
+        metric = metric_of(number.metric)
+        if metric.tolerance is Tolerance.TIMED:
             verdicts.append(Verdict(number, "pass", "times and efforts are not compared"))
         elif _asserted_by_suite(result.cell, number):
             verdicts.append(Verdict(number, "pass", "held by the suite's own assertions"))
+        elif not metric.gated:
+            verdicts.append(_shown(number, stored.get(key)))
         elif key in stored:
             verdicts.append(_verdict(result, number, stored[key], *_judge(number, stored[key], result.cell.n_seeds)))
         else:
-            fix = "write its bound there by hand" if number.metric == SPEED_RATIO else AS_MEANT
+            fix = "write its bound there by hand" if _is_written_by_hand(number.metric) else AS_MEANT
             reason = f"{_name(result, number)}: run {number.value:.6g} has no reference in {references.path}; {fix}"
             verdicts.append(Verdict(number, "no_reference", "" if plugin else reason))
-    for key in sorted(key for key in stored if key not in run and not is_timed(key[1])):
-        kind, why = ("published_only", "") if not stored[key]["value"] else ("fail", f"the number is gone; {AS_MEANT}")
-        verdicts.append(_verdict(result, Number(key[1], math.nan, subpopulation=key[0]), stored[key], kind, why))
+    for key in sorted(stored.keys() - run.keys()):
+        verdicts += _missing(result, Number(key[1], math.nan, subpopulation=key[0]), stored[key])
     return tuple(verdicts)
+
+
+def _missing(result: CellResult, number: Number, row: Row) -> list[Verdict]:
+    """The verdict on a row whose number the run does not have: it fails if it was recorded, and is shown if it was published."""
+    metric = find_metric(number.metric)
+    if metric is not None and not metric.is_recorded:
+        return [_shown(number, row)] if row["published"] else []
+    kind, why = ("fail", f"the number is gone; {AS_MEANT}") if row["value"] else ("published_only", "")
+    return [_verdict(result, number, row, kind, why)]
+
+
+def _shown(number: Number, row: Row | None) -> Verdict:
+    """A number that is not compared, with what was published of it."""
+    published, certainty = (_held(row)[1], row["certainty"]) if row else (None, "")
+    kind = "no_reference" if published is None else "published_only"
+    return Verdict(number, kind, published=published, certainty=certainty)
 
 
 def cell_status(verdicts: Sequence[Verdict]) -> str:
@@ -173,14 +195,14 @@ def cell_status(verdicts: Sequence[Verdict]) -> str:
     return min(found, key=SEVERITY.index, default="error")
 
 
-def is_timed(metric: str) -> bool:
-    """Whether a metric tells of time or effort, which no reference holds."""
-    return metric.endswith(("seconds", "n_fits"))
+def _is_written_by_hand(name: str) -> bool:
+    metric = find_metric(name)
+    return metric is not None and metric.tolerance is Tolerance.LOWER_BOUND
 
 
 def _asserted_by_suite(cell: Cell, number: Number) -> bool:
     """A speed suite's other numbers say whether the race was fair; its assertions hold them, no reference does."""
-    return cell.stem.startswith("speed_") and number.metric != SPEED_RATIO
+    return cell.stem.startswith("speed_") and not _is_written_by_hand(number.metric)
 
 
 def _judge(number: Number, row: Row, n_seeds: int) -> tuple[str, str]:
@@ -191,9 +213,10 @@ def _judge(number: Number, row: Row, n_seeds: int) -> tuple[str, str]:
         return "fail", f"published as {published:g} for the same set-up"
     if value is None:
         return ("no_reference", AS_MEANT) if published is None else ("published_only", "")
-    if number.metric == SPEED_RATIO:
+    rule = metric_of(number.metric).tolerance
+    if rule is Tolerance.LOWER_BOUND:
         return ("pass", "") if run >= value else ("fail", "it is below its bound")
-    if "residual" in number.metric:
+    if rule is Tolerance.UPPER_BOUND:
         return ("pass", "") if run <= limit else ("fail", "it is above its bound")
     if n_seeds != float(row["n_seeds"]):
         return "fail", f"the run has {n_seeds} seeds, its reference {row['n_seeds']}: run the same, or {AS_MEANT}"
@@ -243,9 +266,10 @@ def one_row(result: CellResult, number: Number) -> float:
     sizes = {str(row["subpopulation"]): float(row["n_test"]) for row in result.table if "n_test" in row}
     if number.subpopulation:
         return 1 / max(1.0, sizes.get(number.subpopulation, math.inf))
-    worst = re.search(r"worst_(\d+)", number.metric)
-    ranked = [n for n in sizes.values() if n >= (1 if number.metric.endswith("_all") else MIN_TEST_ROWS)]
-    return 1 / (min(ranked) * int(worst[1])) if worst and ranked else 0.0
+    metric = metric_of(number.metric)
+    smallest = {Tolerance.WORST_ROW: MIN_TEST_ROWS, Tolerance.WORST_ROW_OF_ALL: 1}.get(metric.tolerance, math.inf)
+    ranked = [n for n in sizes.values() if n >= smallest]
+    return 1 / (min(ranked) * metric.k) if ranked else 0.0
 
 
 def noisy_atol(deviations: Iterable[tuple[float, int]], n_seeds: int, n_numbers: int) -> float:
@@ -270,12 +294,12 @@ def rebaseline(path: Path, results: Sequence[CellResult], *, hardware: str = "",
     if len(cells) < len(results):
         raise BadInput(f"{len(results)} results for {len(cells)} cells of {path}; record each cell once")
     old = {(*cell, *key): row for cell, of_cell in References.load(path).rows.items() for key, row in of_cell.items()}
-    rows = {key: dict(row) for key, row in old.items() if key[:8] not in cells or key[-1] == SPEED_RATIO}
+    rows = {key: dict(row) for key, row in old.items() if key[:8] not in cells or _is_written_by_hand(key[-1])}
     rows |= {key: {**row, **dict.fromkeys(OURS, "")} for key, row in old.items() if key not in rows and row["published"]}
     for cell, result in cells.items():
         for number_key, number in _by_key(result).items():
-            held_elsewhere = is_timed(number.metric) or _asserted_by_suite(result.cell, number)
-            if not held_elsewhere and number.metric != SPEED_RATIO:
+            held_elsewhere = _asserted_by_suite(result.cell, number) or _is_written_by_hand(number.metric)
+            if metric_of(number.metric).is_recorded and not held_elsewhere:
                 key = (*cell, *number_key)
                 rows[key] = _recorded(result, number, {**dict(zip(KEY, key, strict=True)), **old.get(key, {})})
     _set_tolerances(rows, cells, n_noisy)
@@ -289,7 +313,7 @@ def _recorded(result: CellResult, number: Number, before: Row) -> dict[str, str]
     """A row with our columns set anew; `std` is empty where there is no noise, nan where one seed cannot tell it."""
     scale, own = _scale(number.value), number.tolerance or 0.0
     std, atol = "", _text(max(SMALLEST_ATOL * scale, one_row(result, number), min(own, LARGEST_ATOL * scale)))
-    if "residual" in number.metric:
+    if metric_of(number.metric).tolerance is Tolerance.UPPER_BOUND:
         atol = before.get("atol") or _text(RESIDUAL_BOUND)
     elif not result.exact and (number.std != 0 if number.std is not None else result.cell.n_seeds < 2):
         std = "nan" if number.std is None else _text(number.std)

@@ -14,6 +14,7 @@ from subpop.estimate import SPECIAL_SECONDS, SUMMARY_SECONDS, Forecast, Rates, r
 from subpop.executors import Ahead, tasks_of
 from subpop.experiment import Experiment
 from subpop.integrity import UNCHECKED, Inspector
+from subpop.metric_registry import metric_of
 from subpop.plugin_records import KIND, cell_of, kept_reports, record_of
 from subpop.printable import described, in_one_line, printable
 from subpop.references import References, cell_status, compare, rebaseline
@@ -86,7 +87,7 @@ class Run:
             self.wait_for(cell)
             try:
                 make = self.special.get(cell.stem, self.experiment.run)
-                self.results[cell] = self._inspected(make(cell))
+                self.results[cell] = self._inspected(_registered(make(cell)))
             except Exception as error:
                 self.failed[cell] = error
                 raise
@@ -232,7 +233,8 @@ class Run:
         self.recorded += [f"{path} belongs to other data and was left; delete it to have it recorded anew" for path in left]
         results = [r.result for r in self.reports.values() if r.result and r.cell.defense not in self.experiment.plugins]
         stems = sorted({result.cell.stem for result in results})
-        n_noisy = sum(number.std is not None for result in results if not result.exact for number in result.numbers)
+        noisy = (number for result in results if not result.exact for number in result.numbers if number.std is not None)
+        n_noisy = sum(metric_of(number.metric).is_recorded for number in noisy)
         for stem in stems:
             own = [result for result in results if result.cell.stem == stem]
             rebaseline(self.baselines / f"{stem}.csv", own, hardware=hardware, commit=commit, n_noisy=n_noisy)
@@ -244,10 +246,17 @@ class Run:
         append_summary((directory / "README.md").read_text(encoding="utf-8"))
 
 
+def _registered(result: CellResult) -> CellResult:
+    """The result itself; BadInput for a metric that the registry does not have."""
+    for number in result.numbers:
+        metric_of(number.metric)
+    return result
+
+
 def failures(report: CellReport) -> str:
     """What a red cell says: the cell, and for each number the run's value, the reference, the tolerance."""
-    bad = [v for v in report.verdicts if v.verdict in ("fail", "no_reference")]
-    if bad and len(bad) == sum(v.verdict == "no_reference" for v in report.verdicts) == len(report.verdicts):
+    bad = [v for v in report.verdicts if v.verdict in ("fail", "no_reference") and v.reason]
+    if bad and all(v.verdict == "no_reference" for v in report.verdicts):
         return f"{report.cell.id}\nnone of its {len(bad)} numbers has a reference; record them with --rebaseline"
     return "\n".join([report.cell.id, *(v.reason for v in bad)])
 

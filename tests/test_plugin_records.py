@@ -7,9 +7,11 @@ import pytest
 from subpop.cells import grid
 from subpop.cli import main
 from subpop.experiment import Experiment
+from subpop.plugin_records import kept_reports, record_of
 from subpop.plugins import parse_defense
 from subpop.run import Run
 from subpop.store import Store
+from subpop.types import CellReport, CellResult, Number
 
 [CELL] = grid(
     stem="little",
@@ -38,6 +40,15 @@ def rows_of(folder):
     cells = json.loads((folder / "results.json").read_text(encoding="utf-8"))["cells"]
     shown = ("defense", "metric", "subpopulation", "value", "std_error", "knowledge", "verdict", "reason", "n_fits")
     return {tuple(row[name] for name in shown) for row in cells}
+
+
+def test_a_record_of_another_version_may_hold_metrics_that_are_gone():
+    cell = CELL.with_(defense="mine.half")
+    numbers = (Number("clean_accuracy", 0.9), Number("given_up", 1.0))
+    record = json.loads(json.dumps(record_of(CellReport(cell, CellResult(cell, numbers)), "cpu")))
+    [report] = kept_reports({"key": record}, "cpu")
+    assert report.result is not None
+    assert [number.metric for number in report.result.numbers] == ["clean_accuracy"]
 
 
 def test_a_report_of_a_store_shows_plug_ins(tmp_path, capsys, monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from subpop import metric_registry
+from subpop.metric_registry import find_metric, gated
 from subpop.references import COLUMNS, References, cell_key, cell_status, compare, noisy_atol, one_row, rebaseline
 from subpop.types import BadInput, Cell, CellResult, Number, Verdict
+from subpop.types.metric import Metric, Unit
 
 CELL = Cell(
     "stem", "embedded", "digits", "logistic_regression", "feature_match", "label_flip", 0.5, "trim", (("a", "1"), ("b", "x,y"))
 )
 OTHER = CELL.with_(rate=2)
+BASELINES = Path(__file__).parents[1] / "baselines"
 SIZES = [{"subpopulation": "3", "n_test": 25.0}, {"subpopulation": "7", "n_test": 40.0}, {"subpopulation": "9", "n_test": 8.0}]
 
 
@@ -61,6 +65,21 @@ def row(metric: str = "target_damage_worst_5", cell: Cell = CELL, **columns: obj
     names = ("tier", "dataset", "victim", "partition", "attack", "defense")
     named = {name: getattr(cell, name) for name in names}
     return {**named, "rate": f"{cell.rate:g}", "setting": cell.setting_text, "metric": metric, **columns}
+
+
+def register(monkeypatch: pytest.MonkeyPatch, *metrics: Metric) -> None:
+    """Add lines to the registry, as if they stood in METRICS."""
+    monkeypatch.setattr(metric_registry, "METRICS", (*metric_registry.METRICS, *metrics))
+    find_metric.cache_clear()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def placeholders() -> Iterator[None]:
+    """Metrics `a`, `b`, `k`, `m`, `m0`, `m1`, ... for tests in which the name does not matter."""
+    with pytest.MonkeyPatch.context() as patch:
+        register(patch, *(gated(name, Unit.NUMBER, f"placeholder {name}") for name in ("a", "b", "k", "m", "m{k}")))
+        yield
+    find_metric.cache_clear()
 
 
 @pytest.fixture
@@ -173,6 +192,83 @@ def test_a_cell_with_the_same_number_twice_is_refused(path: Path) -> None:
         rebaseline(path, [result(), result()])
 
 
+# --- metrics that are not gated yet -----------------------------------------------------------------------------------
+
+
+NEW = Metric("brand_new", Unit.FRACTION, "a metric that was added today")
+
+
+@pytest.fixture
+def new_metric(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    register(monkeypatch, NEW)
+    yield
+    find_metric.cache_clear()
+
+
+def with_new(of: CellResult, value: float = 0.3) -> CellResult:
+    return replace(of, numbers=(*of.numbers, Number("brand_new", value, std=0.02)))
+
+
+def every_cell(stem: str) -> list[CellResult]:
+    """Each cell of a baselines file with exactly its references as numbers."""
+    found = []
+    for key, rows in References.load(BASELINES / f"{stem}.csv").rows.items():
+        setting = tuple(part.partition("=")[::2] for part in key[7].split(";") if part)
+        n_seeds = max(int(r["n_seeds"] or 1) for r in rows.values())
+        cell = Cell(stem, *key[:5], float(key[5]), key[6], setting, n_seeds)
+        numbers = [Number(name, float(r["value"]), subpopulation=s) for (s, name), r in rows.items() if r["value"]]
+        found.append(CellResult(cell, tuple(numbers)))
+    return found
+
+
+@pytest.mark.parametrize("stem", ["feature_match", "defenses_trim_sever", "table12_fine_pruning"])
+def test_one_more_metric_turns_no_cell_red_until_it_is_gated(
+    new_metric: None, monkeypatch: pytest.MonkeyPatch, stem: str
+) -> None:
+    references, cells = References.load(BASELINES / f"{stem}.csv"), every_cell(stem)
+    before = [cell_status(compare(of, references)) for of in cells]
+    assert "pass" in before
+    assert "fail" not in before
+    assert [cell_status(compare(with_new(of), references)) for of in cells] == before
+    monkeypatch.setattr(metric_registry, "METRICS", metric_registry.METRICS[:-1])
+    register(monkeypatch, replace(NEW, gated=True))
+    assert {cell_status(compare(with_new(of), references)) for of in cells} == {"fail"}
+
+
+def test_a_metric_that_is_not_gated_is_shown_and_not_recorded(recorded: Path, new_metric: None) -> None:
+    shown = verdicts_of(with_new(result()), recorded)["brand_new"]
+    assert (shown.verdict, shown.reason, shown.reference, shown.atol) == ("no_reference", "", None, None)
+    before = recorded.read_bytes()
+    rebaseline(recorded, [with_new(result()), with_new(result(OTHER))], hardware="machine", commit="abc")
+    assert recorded.read_bytes() == before
+    alone = replace(result(), numbers=(Number("brand_new", 0.3),))
+    assert cell_status(compare(alone, References(recorded, {}))) == "no_reference"
+
+
+def test_a_reference_of_a_metric_that_is_not_gated_decides_nothing(recorded: Path, new_metric: None) -> None:
+    columns = {"value": "0.9", "n_seeds": 5, "atol": "0.01", "published": "0.8", "certainty": "certain; same set-up"}
+    write(recorded, [*read(recorded), row("brand_new", **columns)])
+    for of in (with_new(result()), result()):
+        shown = verdicts_of(of, recorded)["brand_new"]
+        assert (shown.verdict, shown.published, shown.reference) == ("published_only", 0.8, None)
+        assert status(of, recorded) == "pass"
+    rebaseline(recorded, [with_new(result()), result(OTHER)])
+    (left,) = [r for r in read(recorded) if r["metric"] == "brand_new"]
+    assert (left["published"], left["value"], left["atol"]) == ("0.8", "", "")
+
+
+def test_a_metric_that_is_not_registered_is_refused(path: Path) -> None:
+    unknown = result(clean_acuracy=0.9)
+    for use in (lambda: compare(unknown, References(path, {})), lambda: rebaseline(path, [unknown])):
+        with pytest.raises(BadInput, match=r"did you mean 'clean_accuracy'.*subpop/metric_registry\.py"):
+            use()
+
+
+def test_a_row_of_a_metric_that_is_gone_from_the_registry_still_fails(recorded: Path) -> None:
+    write(recorded, [*read(recorded), row("given_up", value="1", n_seeds=5, atol="0.01")])
+    assert verdicts_of(result(), recorded)["given_up"].verdict == "fail"
+
+
 # --- what is compared how ---------------------------------------------------------------------------------------------
 
 
@@ -186,11 +282,11 @@ def test_a_number_that_differs_in_its_last_digits_is_not_rewritten(recorded: Pat
     assert recorded.read_bytes() != before
 
 
-def test_times_and_fits_are_neither_compared_nor_recorded(path: Path) -> None:
-    timed = result(fleet_seconds=1.0, n_fits=30.0, clean_accuracy=0.9)
+def test_times_are_neither_compared_nor_recorded(path: Path) -> None:
+    timed = result(fleet_seconds=1.0, one_at_a_time_seconds_a_row=30.0, clean_accuracy=0.9)
     rebaseline(path, [timed])
     assert [r["metric"] for r in read(path)] == ["clean_accuracy"]
-    assert status(moved(moved(timed, "fleet_seconds", 50), "n_fits", 50), path) == "pass"
+    assert status(moved(moved(timed, "fleet_seconds", 50), "one_at_a_time_seconds_a_row", 50), path) == "pass"
     assert status(without(timed, "fleet_seconds"), path) == "pass"
 
 
@@ -273,6 +369,9 @@ def test_the_status_says_whether_anything_failed_or_could_pass() -> None:
     assert of("published_only", "no_power") == "no_power"
     assert of("no_power", "fail", "pass") == "fail"
     assert of("pass", "no_reference") == "fail"
+    not_expected = Verdict(Number("m", 0.0), "no_reference")
+    assert cell_status([Verdict(Number("m", 0.0), "pass"), not_expected]) == "pass"
+    assert cell_status([not_expected]) == "no_reference"
     assert of("error", "fail") == "error"
     assert of() == "error"
 

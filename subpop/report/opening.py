@@ -104,7 +104,8 @@ def failing(report: CellReport) -> list[Verdict]:
     if report.status != "fail":
         return []
     worst = [verdict for verdict in report.verdicts if verdict.verdict in ("fail", "error")]
-    return worst or [verdict for verdict in report.verdicts if verdict.verdict == "no_reference"]
+    lacking = [verdict for verdict in report.verdicts if verdict.verdict == "no_reference"]
+    return worst or [verdict for verdict in lacking if verdict.reason] or lacking
 
 
 def failures(reports: Sequence[CellReport], tests: Sequence[FailedTest] = ()) -> list[str]:
