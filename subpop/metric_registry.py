@@ -191,6 +191,12 @@ def find_metric(name: str) -> Metric | None:
     return next((_member(metric, name, match.groupdict("")) for metric, match in matches if match), None)
 
 
+def check_registered(names: Iterable[str]) -> None:
+    """Raise BadInput for the first of these metrics, in the order of the alphabet, that is not registered."""
+    for name in sorted(names):
+        metric_of(name)
+
+
 def columns(names: Iterable[str]) -> list[Metric]:
     """Return those of these metrics that have a `column`, in the order of METRICS; members of a family by their k."""
     order = [metric.name for metric in METRICS]

@@ -14,7 +14,7 @@ from subpop.estimate import SPECIAL_SECONDS, SUMMARY_SECONDS, Forecast, Rates, r
 from subpop.executors import Ahead, tasks_of
 from subpop.experiment import Experiment
 from subpop.integrity import UNCHECKED, Inspector
-from subpop.metric_registry import metric_of
+from subpop.metric_registry import check_registered, metric_of
 from subpop.plugin_records import KIND, cell_of, kept_reports, record_of
 from subpop.printable import described, in_one_line, printable
 from subpop.references import References, cell_status, compare, rebaseline
@@ -87,7 +87,9 @@ class Run:
             self.wait_for(cell)
             try:
                 make = self.special.get(cell.stem, self.experiment.run)
-                self.results[cell] = self._inspected(_registered(make(cell)))
+                result = make(cell)
+                check_registered({number.metric for number in result.numbers})
+                self.results[cell] = self._inspected(result)
             except Exception as error:
                 self.failed[cell] = error
                 raise
@@ -244,13 +246,6 @@ class Run:
         """Write the report and, in a CI job, its summary."""
         write_report(list(self.reports.values()), directory, info)
         append_summary((directory / "README.md").read_text(encoding="utf-8"))
-
-
-def _registered(result: CellResult) -> CellResult:
-    """The result itself; BadInput for a metric that the registry does not have."""
-    for number in result.numbers:
-        metric_of(number.metric)
-    return result
 
 
 def failures(report: CellReport) -> str:
