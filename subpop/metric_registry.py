@@ -3,8 +3,9 @@
 To add a metric, add one line to METRICS. Baselines, tables and figures read these lines and never interpret the words of a
 name. The numbers themselves are computed elsewhere: see `subpop.metrics` and `subpop.summary`.
 
-A new line begins with `Metric(`: the number is shown in reports, and neither compared nor recorded, so that it turns no cell
-red. Once it is to be compared, write `gated(` instead and record it with `--rebaseline`.
+A new line begins with `Metric(`: the number is in results.json, and in the reports where it has a column, but it is neither
+compared nor recorded, so that it turns no cell red. To have it compared, write `gated(` instead and record it with
+`--rebaseline`.
 """
 
 from __future__ import annotations

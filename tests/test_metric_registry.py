@@ -9,12 +9,12 @@ import pytest
 
 from subpop import metric_registry
 from subpop.experiment import Experiment
-from subpop.figures.setups import metric_words, percent_or_plain, quantity
+from subpop.figures.setups import in_percent, metric_words, percent_or_plain, quantity
 from subpop.metric_registry import METRICS, columns, find_metric, metric_of, subpopulation_columns
 from subpop.run import Run
 from subpop.store import Store
 from subpop.types import BadInput, Cell, CellResult, Number
-from subpop.types.metric import Better, Tolerance, Unit
+from subpop.types.metric import Better, Metric, Tolerance, Unit
 
 ROOT = Path(__file__).parents[1]
 BASELINES = sorted((ROOT / "baselines").glob("*.csv"))
@@ -95,6 +95,25 @@ def test_a_measured_metric_that_is_not_registered_is_an_error_of_its_cell(tmp_pa
     assert "subpop/metric_registry.py" in report.reason
 
 
+def test_a_metric_without_a_gate_changes_no_tolerance_of_others(tmp_path, monkeypatch):
+    """Tolerances of noisy numbers depend on how many of them a run has."""
+    cell = Cell("mine", "embedded", "digits", "mlp", "feature_match", "label_flip", 1.0)
+    others = tuple(Number(f"brand_new_{i}", 0.5, std=0.1) for i in range(9))
+    monkeypatch.setattr(metric_registry, "METRICS", (*METRICS, Metric("brand_new_{k}", Unit.FRACTION, "new")))
+    find_metric.cache_clear()
+    written = []
+    for folder, numbers in (("without", ()), ("with", others)):
+        made = CellResult(cell, (Number("clean_accuracy", 0.9, std=0.1), *numbers), exact=False)
+        with Store(tmp_path / f"{folder}.sqlite") as store:
+            run = Run(Experiment(store), store, tmp_path / folder, special={"mine": lambda _, made=made: made})
+            run.measure(cell)
+            [path] = run.rebaseline("machine", "commit")
+            written.append(path.read_text())
+    find_metric.cache_clear()
+    assert written[0] == written[1]
+    assert written[0].count("\n") == 2
+
+
 @pytest.mark.parametrize("name", ["", "xyzzy", "target_damage_worst_", "target_damage_worst_five", "error_world_2"])
 def test_what_only_looks_like_a_metric_is_unknown(name):
     assert find_metric(name) is None
@@ -147,6 +166,11 @@ def test_fractions_are_printed_in_percent_and_other_numbers_as_they_are():
     )
     assert {quantity(name, 0.054) for name in others} == {"0.054"}
     assert quantity("gain_over_label_flip", None) == quantity("speed_ratio", float("nan")) == "–"
+
+
+def test_a_heading_says_percent_of_fractions_alone():
+    assert in_percent(["success_mean", "gain_over_label_flip"]) == "in %"
+    assert in_percent(["success_mean", "iterations_successful"]) == "fractions in %"
 
 
 def test_columns_stand_in_the_order_of_the_registry():

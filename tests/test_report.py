@@ -245,6 +245,7 @@ def test_the_aggregates_are_columns_in_one_order():
     table = tables_of(suite_page("s", [report_of(cell_of(defense="trim"), 12)], RUN))[1]
     assert table[0] == ["defense", "alpha", *titles]
     assert table[1][-1] == "90.4 ± 0.2"
+    assert "aggregates in %" in suite_page("s", [report_of(cell_of(defense="trim"), 12)], RUN)
     few = tables_of(suite_page("s", [report_of(cell_of(defense="trim"), 3)], RUN))[1]
     assert few[0] == ["defense", "alpha", "worst-1", "mean", "collateral, max", "clean accuracy"]
 

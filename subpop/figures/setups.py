@@ -178,6 +178,11 @@ def quantity(metric: str, value: float | None, digits: int = 1) -> str:
     return f"{text} %" if text != NO_VALUE and metric_of(metric).unit is Unit.FRACTION else text
 
 
+def in_percent(metrics: Iterable[str]) -> str:
+    """What the heading of a table of these metrics says of percent."""
+    return "in %" if all(metric_of(metric).unit is Unit.FRACTION for metric in metrics) else "fractions in %"
+
+
 def metric_words(metric: str) -> str:
     """The title of a metric as the beginning of a sentence: `Worst-5 target damage`."""
     title = metric_of(metric).title

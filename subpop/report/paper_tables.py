@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from subpop.figures.setups import NO_VALUE, is_finite, percent_or_plain
+from subpop.figures.setups import NO_VALUE, in_percent, is_finite, percent_or_plain
 from subpop.report.claims import easier_targets, worth_of_moving
 from subpop.report.markdown import escape, table
 from subpop.types import Cell, CellReport, Verdict
@@ -100,7 +100,8 @@ def paper_tables(stem: str, reports: Iterable[CellReport]) -> list[str]:
             groups[f"{report.cell.dataset} · {report.cell.victim} ({report.cell.tier})"].append(report)
     blocks = []
     for title, own in groups.items():
-        blocks += [f"**{escape(title)}**, in %; in brackets what was published:", _table(layout, own)]
+        percents = in_percent(column.metric for column in layout.columns)
+        blocks += [f"**{escape(title)}**, {percents}; in brackets what was published:", _table(layout, own)]
         blocks += [*easier_targets(own), *worth_of_moving(own)]
     return blocks
 

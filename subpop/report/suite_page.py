@@ -15,6 +15,7 @@ from subpop.figures.setups import (
     by_setup,
     headings_of,
     headline,
+    in_percent,
     is_finite,
     percent_or_plain,
     quantity,
@@ -51,8 +52,7 @@ def suite_page(stem: str, reports: Sequence[CellReport], run: RunInfo, pictures:
     headings = headings_of(measured)
     for setup, of_setup in measured.items():
         blocks += [f"### {escape(headings[setup])}", f"{escape(setup.details)}; {sizes(of_setup)}.", _references(of_setup)]
-        aggregates = _aggregates(of_setup)
-        blocks += [folded("All cells: aggregates in %", aggregates)] if aggregates else []
+        blocks += _aggregates(of_setup)
     blocks += beside_released_trials(reports)
     if pictures:
         blocks += ["## Figures", *(picture(p.name, p.alt, p.caption, run.command) for p in pictures)]
@@ -126,14 +126,15 @@ def _verdict_words(verdict: Verdict) -> list[str]:
     return [escape(name), escape(published), ours.replace(" % ±", " ±"), *limits, word]
 
 
-def _aggregates(reports: Sequence[CellReport]) -> str:
-    """A row a cell, the main aggregates as columns; a column that no cell has is left out."""
+def _aggregates(reports: Sequence[CellReport]) -> list[str]:
+    """A folded table: a row a cell, the main aggregates as columns; a column that no cell has is left out."""
     splits = len({report.cell.option("split", "") for report in reports}) > 1
     found = columns(number.metric for report in reports for number in aggregates(report))
     if not found:
-        return ""
+        return []
     lines = [[*_cell_words(report, splits), *(_mean_of(report, metric.name) for metric in found)] for report in reports]
-    return table(["defense", "alpha", *(["split"] if splits else []), *(metric.column for metric in found)], lines)
+    headers = ["defense", "alpha", *(["split"] if splits else []), *(metric.column for metric in found)]
+    return [folded(f"All cells: aggregates {in_percent(metric.name for metric in found)}", table(headers, lines))]
 
 
 def _mean_of(report: CellReport, metric: str) -> str:
