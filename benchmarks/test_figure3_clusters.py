@@ -17,7 +17,7 @@ import pytest
 from subpop.cells import grid
 
 STEM = "figure3_clusters"
-COMMON = {"stem": STEM, "victim": "none", "partition": "cluster_match", "rate": 0.0}
+COMMON = {"stem": STEM, "kind": "clusters", "victim": "none", "partition": "cluster_match", "rate": 0.0}
 
 CELLS = [
     *grid(tier="embedded", dataset="digits_images", **COMMON),

@@ -21,7 +21,7 @@ import pytest
 from subpop.cells import grid, mean_by_rate
 
 STEM = "imdb_cluster_match"
-COMMON = {"stem": STEM, "partition": "cluster_match", "label_rule": "common"}
+COMMON = {"stem": STEM, "kind": "imdb", "partition": "cluster_match", "label_rule": "common"}
 RATES = [0.5, 1.0, 2.0]
 ATTACKED_30 = {"n_attacked": 30, "attacked_by": "low_middle_high", "n_seeds": 1}
 

@@ -29,7 +29,14 @@ from subpop.cells import grid
 from subpop.defenses import DEFENSES
 
 STEM = "impossibility"
-COMMON = {"stem": STEM, "tier": "embedded", "partition": "feature_match", "sampling": "distinct", "alpha_base": "train"}
+COMMON = {
+    "stem": STEM,
+    "kind": "two_worlds",
+    "tier": "embedded",
+    "partition": "feature_match",
+    "sampling": "distinct",
+    "alpha_base": "train",
+}
 CURVE = {**COMMON, "dataset": "mixture_cells", "n_seeds": 3}
 RATES = [0, 0.25, 0.5, 0.75, 0.9, 0.99, 1, 1.1, 1.5, 2]
 COUNTING = ["cell_majority", "cell_histogram"]

@@ -41,13 +41,13 @@ FACES = {
     "n_seeds": 1,
     "n_attacked": 20,
 }
-TABLES = [{"stem": STEM, "rate": RATES, **own} for own in (DIGITS, ADULT, FACES)]
+TABLES = [{"stem": STEM, "kind": "optimised", "rate": RATES, **own} for own in (DIGITS, ADULT, FACES)]
 
 CELLS = [
     *(cell for own in TABLES for cell in grid(**own)),
     *(cell for own in TABLES for how in (MOVED, CHOSEN) for cell in grid(epsilon=[None, 16], **how, **own)),
-    *grid(stem=STEM, **PICTURES),
-    *(cell for how in (MOVED, CHOSEN) for cell in grid(stem=STEM, epsilon=16, **how, **PICTURES)),
+    *grid(stem=STEM, kind="optimised", **PICTURES),
+    *(cell for how in (MOVED, CHOSEN) for cell in grid(stem=STEM, kind="optimised", epsilon=16, **how, **PICTURES)),
 ]
 
 

@@ -13,7 +13,7 @@ when `-k speed` or its file is named.
 from subpop.cells import grid
 
 STEM = "speed_fleet"
-ADULT = {"stem": STEM, "tier": "laptop", "dataset": "adult"}
+ADULT = {"stem": STEM, "kind": "speed", "tier": "laptop", "dataset": "adult"}
 
 CELLS = [
     *grid(victim="logistic_regression", partition="both", rate=1.0, against="sklearn newton-cholesky", **ADULT),

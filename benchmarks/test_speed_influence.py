@@ -16,6 +16,7 @@ STEM = "speed_influence"
 
 CELLS = grid(
     stem=STEM,
+    kind="speed",
     tier="laptop",
     dataset="tiny_dogfish",
     victim="resnet56_cifar10_last_layer",

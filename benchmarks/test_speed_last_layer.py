@@ -17,6 +17,7 @@ from subpop.cells import grid
 STEM = "speed_last_layer"
 FACES = {
     "stem": STEM,
+    "kind": "speed",
     "tier": "laptop",
     "dataset": "utkface_mobilenet",
     "victim": "last_layer",

@@ -15,7 +15,7 @@ Deviations: scikit-learn solves every tenth victim only. A cell's rate is not us
 from subpop.cells import grid
 
 STEM = "speed_text"
-TEXTS = {"stem": STEM, "tier": "laptop", "partition": "cluster_match", "rate": 1.0}
+TEXTS = {"stem": STEM, "kind": "speed", "tier": "laptop", "partition": "cluster_match", "rate": 1.0}
 
 CELLS = [
     *grid(dataset="imdb_minilm", victim="text_linear", against="sklearn newton-cholesky", **TEXTS),

@@ -20,6 +20,7 @@ from subpop.cells import grid
 STEM = "table12_fine_pruning"
 COMMON = {
     "stem": STEM,
+    "kind": "fine_pruning",
     "partition": "cluster_match",
     "rate": 2.0,
     "label_rule": "rarest",

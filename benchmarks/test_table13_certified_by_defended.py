@@ -20,6 +20,7 @@ from subpop.cells import grid
 STEM = "table13_certified_by_defended"
 COMMON = {
     "stem": STEM,
+    "kind": "certified",
     "partition": "cluster_match",
     "rate": [0.5, 1.0, 2.0],
     "defense": ["none", "label_flip_smoothing"],

@@ -18,7 +18,7 @@ import pytest
 from subpop.cells import grid
 
 STEM = "table15_transfer"
-COMMON = {"stem": STEM, "partition": "cluster_match", "ranked_by": "none"}
+COMMON = {"stem": STEM, "kind": "transfer", "partition": "cluster_match", "ranked_by": "none"}
 RATES = [0.5, 1.0, 2.0]
 
 CELLS = [

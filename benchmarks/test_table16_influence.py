@@ -21,7 +21,7 @@ import pytest
 from subpop.cells import grid
 
 STEM = "table16_influence"
-COMMON = {"stem": STEM, "attack": "influence", "rate": 0.0}
+COMMON = {"stem": STEM, "kind": "target_sets", "attack": "influence", "rate": 0.0}
 KINDS = ["random", "cluster_match"]
 
 CELLS = [

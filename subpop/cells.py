@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from typing import Any
 
+from subpop.kinds import check_kind
 from subpop.types import Cell, CellResult
 
 
@@ -17,6 +18,8 @@ def grid(**axes: Any) -> list[Cell]:
     """
     listed = {name: value if isinstance(value, list) else [value] for name, value in axes.items()}
     listed.setdefault("attack", ["label_flip"])
+    for kind in listed.get("kind", ()):
+        check_kind(kind)
     blank = Cell("", "", "", "", "", "", 0.0)
     return [blank.with_(**dict(zip(listed, values, strict=True))) for values in product(*listed.values())]
 

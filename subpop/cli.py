@@ -146,7 +146,6 @@ def _report(options: argparse.Namespace) -> int:
     from subpop.options import check_device_name, place
     from subpop.report import RunInfo, check_report_directory, check_summary
     from subpop.run import Run, environment
-    from subpop.special import special_suites
     from subpop.store import Store
     from subpop.types import BadInput
     from subpop.verdict import n_cells
@@ -162,7 +161,7 @@ def _report(options: argparse.Namespace) -> int:
     baselines = _baselines(options.baselines)
     experiment = Experiment(store, data_root(options.data_root), options.device, cache=path.parent / "features")
     experiment.weights_root, experiment.partitions = weights, baselines / FOLDER
-    run = Run(experiment, store, baselines, special=special_suites(experiment))
+    run = Run(experiment, store, baselines)
     left_out = run.measure_stored()
     for note in store.untold_notes():
         print(f"subpop: {note}", file=sys.stderr)

@@ -19,10 +19,10 @@ from subpop.batching import checked_request
 from subpop.executors import NoStore
 from subpop.experiment import Experiment
 from subpop.fit_log import kept_key, rows_key
+from subpop.kinds import kind_of
 from subpop.outcome import check_defended, seal
 from subpop.plugins import DefenseSpec, load
 from subpop.run import select
-from subpop.special import special_suites
 from subpop.threads import one_thread
 from subpop.trial import Prepared, score
 from subpop.types import KEEP_UNCHECKED, OWN_LEARNER, BadInput, Cell, Model, TrainingSet, TrialResult
@@ -39,7 +39,7 @@ def debug(spec: DefenseSpec, words: str = DEFAULT_WORDS, data_root: Path | None 
     """
     partitions = _clone() / "baselines" / FOLDER
     experiment = Experiment(NoStore(), data_root, plugins={spec.name: spec}, partitions=partitions)
-    cell = _chosen(spec, words, set(special_suites(experiment)))
+    cell = _chosen(spec, words)
     trial = next(trial for chunk in experiment.chunks(cell) for trial in chunk if trial.attacked)
     prepared = experiment.prepare(cell, trial)
     n_rows = len(prepared.task.train)
@@ -47,8 +47,8 @@ def debug(spec: DefenseSpec, words: str = DEFAULT_WORDS, data_root: Path | None 
     return list(_told(prepared, _run(experiment, cell, prepared, spec)))
 
 
-def _chosen(spec: DefenseSpec, words: str, special: set[str]) -> Cell:
-    cells = [cell for cell in _open_cells(spec.name) if cell.stem not in special]
+def _chosen(spec: DefenseSpec, words: str) -> Cell:
+    cells = [cell for cell in _open_cells(spec.name) if kind_of(cell).trains_trials]
     own = [cell for cell in cells if all(word in f"{cell.stem} {cell.id}" for word in words.split())]
     if not own:
         some = ", ".join(f"{cell.stem} {cell.id}" for cell in cells[:3])

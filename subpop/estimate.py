@@ -28,8 +28,6 @@ FITS = {"trim": 5, "sever": 3, "sever_as_released": 5, "spectral_signatures": 2,
 """How often a defense trains in a trial, where nothing is recorded; others once."""
 OWN_SECONDS = {"activation_clustering_as_released": 0.06, "label_flip_smoothing": 0.012, "activation_clustering": 0.01}
 """A defense's own seconds in a trial, where nothing is recorded."""
-SPECIAL_SECONDS = {"impossibility": 0.06, "table16_influence": 1.5, "figure3_clusters": 0.1}
-"""Seconds of a cell that is measured as a whole."""
 SUMMARY_SECONDS = 0.04
 """Of any cell beside its training: reading, summing up, comparing, drawing."""
 

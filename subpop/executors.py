@@ -7,7 +7,7 @@ whose bits depend on the number of threads are held to one, so the results are t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -18,9 +18,9 @@ from typing import Any
 
 from subpop.defenses import MATCHED
 from subpop.experiment import Experiment
+from subpop.kinds import Measurers, kind_of
 from subpop.seeds import plain
-from subpop.special import SHARED_BY_DRAW, SPEED_SUITES, special_suites
-from subpop.types import Array, BadInput, Cell, CellResult, Trial, TrialResult
+from subpop.types import Array, BadInput, Cell, Trial, TrialResult
 
 EXECUTORS = ("here", "loky", "dask", "ray")
 NEEDED_PACKAGE = {"dask": "distributed", "ray": "ray"}
@@ -48,7 +48,7 @@ class Task:
 
     chunks: tuple[tuple[Cell, tuple[Trial, ...]], ...] = ()
     told: tuple[tuple[Cell, tuple[Trial, ...], tuple[TrialResult, ...]], ...] = ()
-    special: Cell | None = None
+    whole: Cell | None = None
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Answer:
     arrays: dict[str, dict[str, Array]] = field(default_factory=dict)
 
 
-def tasks_of(experiment: Experiment, cells: Iterable[Cell], special: Mapping[str, Any]) -> list[Task]:
+def tasks_of(experiment: Experiment, cells: Iterable[Cell]) -> list[Task]:
     """What workers can do for these cells, in order. Left to the tests: speed, and plug-ins, which have a child each.
 
     A control matched to a defense goes with that defense's chunk. Cells of a stochastic victim that differ in their defense
@@ -68,25 +68,23 @@ def tasks_of(experiment: Experiment, cells: Iterable[Cell], special: Mapping[str
     """
     together: dict[Any, list[tuple[Cell, tuple[Trial, ...]]] | Cell] = {}  # in the order of the tests, which wait for them
     seen: set[str] = set()
-    shared: dict[Any, Task] = {}
     for cell in cells:
-        if cell.stem in special:
-            if cell.stem in SHARED_BY_DRAW:
-                shared.setdefault((cell.stem, cell.dataset, cell.option("split", "0")), Task(special=cell))
-            elif cell.stem not in SPEED_SUITES and cell.defense not in experiment.plugins:
-                together[cell] = cell
+        kind = kind_of(cell)
+        if not kind.trains_trials:
+            company = kind.company(cell)
+            if company is not None and cell.defense not in experiment.plugins:
+                together.setdefault(("whole", company), cell)
             continue
         for needed, chunk in _missing(experiment, cell):
             key = experiment.chunk_key(needed, chunk)
             if key not in seen:
                 seen.add(key)
-                company = together.setdefault(_company(experiment, needed, chunk), [])
-                assert isinstance(company, list)
-                company.append((needed, tuple(chunk)))
-    in_order = [
-        Task(special=each) if isinstance(each, Cell) else Task(tuple(each), _told(experiment, each)) for each in together.values()
+                chunks = together.setdefault(_company(experiment, needed, chunk), [])
+                assert isinstance(chunks, list)
+                chunks.append((needed, tuple(chunk)))
+    return [
+        Task(whole=each) if isinstance(each, Cell) else Task(tuple(each), _told(experiment, each)) for each in together.values()
     ]
-    return [*shared.values(), *in_order]
 
 
 def _missing(experiment: Experiment, cell: Cell) -> list[tuple[Cell, list[Trial]]]:
@@ -104,7 +102,7 @@ def _missing(experiment: Experiment, cell: Cell) -> list[tuple[Cell, list[Trial]
 def _company(experiment: Experiment, cell: Cell, chunk: Sequence[Trial]) -> Any:
     """Equal for chunks that are trained in one go."""
     if not experiment.victim(cell).exact:
-        named = cell.with_(stem="", tier="", defense="", holdout=None, n_poison_told=None, ranked_by=None)
+        named = cell.with_(stem="", tier="", kind="", defense="", holdout=None, n_poison_told=None, ranked_by=None)
         return named.with_(n_seeds=0)
     base = cell.with_(defense=cell.defense.removeprefix(MATCHED))
     return experiment.chunk_key(base, chunk)
@@ -185,16 +183,16 @@ Settings = tuple[Path | None, str, Path | None, Path | None, Path | None]
 
 def _work(settings: Settings, number: int, task: Task, harness: int) -> Answer:
     """A task done in a worker."""
-    store, experiment, special = _worker(*settings, harness)
+    store, experiment, measure = _worker(*settings, harness)
     store.begin_task()
     for cell, chunk, results in task.told:
         experiment.commit(cell, list(chunk), list(results))
     answer = Answer(number)
     for cell, chunk in task.chunks:
         answer.chunks.append(_trained(experiment, cell, list(chunk)))
-    if task.special is not None:
+    if task.whole is not None:
         with suppress(Exception):  # its own test will tell
-            special[task.special.stem](task.special)
+            measure(task.whole)
     answer.arrays = store.new_arrays
     return answer
 
@@ -213,13 +211,13 @@ def _trained(experiment: Experiment, cell: Cell, chunk: list[Trial]) -> list[Tri
 @lru_cache(maxsize=1)
 def _worker(
     root: Path | None, device: str, cache: Path | None, weights_root: Path | None, partitions: Path | None, harness: int
-) -> tuple[TaskStore, Experiment, Mapping[str, Callable[[Cell], CellResult]]]:
+) -> tuple[TaskStore, Experiment, Measurers]:
     """One a worker process, so that data is split and clustered once."""
     if harness and os.getpid() != harness and os.getppid() == harness:
         _end_with(harness)
     store = TaskStore()
     experiment = Experiment(store, root, device, cache=cache, weights_root=weights_root, partitions=partitions)
-    return store, experiment, special_suites(experiment)
+    return store, experiment, Measurers(experiment)
 
 
 def _end_with(harness: int) -> None:
@@ -246,10 +244,9 @@ class Ahead:
     def __init__(self, experiment: Experiment, tasks: Sequence[Task], executor: str, jobs: int = -1) -> None:
         self._experiment, self._tasks, self._executor, self._jobs = experiment, tasks, executor, jobs
         self._keys = [[experiment.chunk_key(cell, chunk) for cell, chunk in task.chunks] for task in tasks]
-        tokens = [[*keys, *([_token(t.special)] if t.special else [])] for keys, t in zip(self._keys, tasks, strict=True)]
+        tokens = [[*keys, *([_token(t.whole)] if t.whole else [])] for keys, t in zip(self._keys, tasks, strict=True)]
         self._pending = {token for each in tokens for token in each}
         self._tokens = tokens
-        self._special = {task.special.stem for task in tasks if task.special}
         self._made: set[str] = set()
         self._changed = Condition()
         self._is_stopping = False
@@ -272,9 +269,8 @@ class Ahead:
 
     def has_made(self, cell: Cell) -> bool:
         """Waits for a cell; whether workers made any of it."""
-        if cell.stem in SHARED_BY_DRAW or cell.stem in self._special:
-            with_it = [t.special for t in self._tasks if t.special and (t.special == cell or cell.stem in SHARED_BY_DRAW)]
-            tokens = [_token(each) for each in with_it if each.stem == cell.stem]
+        if not kind_of(cell).trains_trials:
+            tokens = [_token(task.whole) for task in self._tasks if task.whole and _same_company(task.whole, cell)]
         else:
             tokens = [self._experiment.chunk_key(cell, chunk) for chunk in self._experiment.chunks(cell)]
         for token in tokens:
@@ -327,15 +323,19 @@ class Ahead:
             if results is not None:
                 self._experiment.receive_chunk(key, cell, results)
                 self._made.add(key)
-        if task.special is not None and answer.arrays:
-            self._made.add(_token(task.special))
+        if task.whole is not None and answer.arrays:
+            self._made.add(_token(task.whole))
         with self._changed:
             self._pending.difference_update(self._tokens[answer.number])
             self._changed.notify_all()
 
 
 def _token(cell: Cell) -> str:
-    return f"special {cell!r}"
+    return f"whole {cell!r}"
+
+
+def _same_company(one: Cell, other: Cell) -> bool:
+    return one.kind == other.kind and kind_of(one).company(one) == kind_of(other).company(other)
 
 
 def prefill(experiment: Experiment, cells: Sequence[Cell], executor: str) -> None:
@@ -343,7 +343,7 @@ def prefill(experiment: Experiment, cells: Sequence[Cell], executor: str) -> Non
     check_executor(executor)
     if executor == "here":
         return
-    ahead = Ahead(experiment, tasks_of(experiment, cells, {}), executor)
+    ahead = Ahead(experiment, tasks_of(experiment, cells), executor)
     ahead.start()
     ahead.join()
 

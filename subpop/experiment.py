@@ -365,7 +365,7 @@ class Experiment(Parts):
 
     def chunk_key(self, cell: Cell, chunk: Sequence[Trial]) -> str:
         """The hash under which a chunk is kept: of all that its trials depend on."""
-        what = cell.with_(stem="", tier="", n_seeds=0, ranked_by=None, n_attacked=None, attacked_by=None)
+        what = cell.with_(stem="", tier="", kind="", n_seeds=0, ranked_by=None, n_attacked=None, attacked_by=None)
         own = cell.defense.removeprefix(MATCHED)
         spec = self.plugins.get(own)
         plugin = "" if spec is None else (spec.source, str(spec.path), spec.module, spec.function)

@@ -36,8 +36,9 @@ class Progress:
         """A bar on standard error if that is a terminal, else lines through `say`; call it while output is not captured."""
         if not sys.stderr.isatty():
             progress = cls(forecast, say)
-            if say is not None:
-                progress.say_from_time_to_time(os.dup(sys.stdout.fileno()))
+            with suppress(OSError, ValueError):  # standard output may be no file
+                if say is not None:
+                    progress.say_from_time_to_time(os.dup(sys.stdout.fileno()))
             return progress
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn

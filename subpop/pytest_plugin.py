@@ -194,7 +194,6 @@ def _make_run(config: pytest.Config) -> Run:
     from subpop.experiment import Experiment
     from subpop.integrity import Inspector
     from subpop.run import Run
-    from subpop.special import special_suites
     from subpop.store import Store
 
     store = Store(_place(config, "--store"))
@@ -211,7 +210,7 @@ def _make_run(config: pytest.Config) -> Run:
         listener=_listener(config),
     )
     inspector = None if config.getoption("--no-integrity") else Inspector(experiment)
-    return Run(experiment, store, config.rootpath / "baselines", special=special_suites(experiment), inspector=inspector)
+    return Run(experiment, store, config.rootpath / "baselines", inspector=inspector)
 
 
 def _listener(config: pytest.Config) -> Callable[[str], None]:
@@ -289,16 +288,15 @@ def pytest_runtestloop(session: pytest.Session) -> None:
 
 def _begin(config: pytest.Config, items: list[pytest.Item], cells: Sequence[Cell]) -> None:
     """Tell what is wrong with the report folder, the store or a reference before anything is trained; start the pages."""
+    from subpop.kinds import kind_of
     from subpop.report import check_report_directory, check_summary
-    from subpop.settings import check_settings
     from subpop.types import BadInput
 
     try:
         check_report_directory(_report_directory(config))
         check_summary()
         for cell in cells:
-            if cell.stem not in _run_of(config).special:
-                check_settings(cell)
+            kind_of(cell).check(cell)
         reports = _run_of(config).reports if cells else {}
         for stem in {cell.stem for cell in cells}:
             _run_of(config).references(stem)

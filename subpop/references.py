@@ -30,6 +30,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from subpop.kinds import kind_of
 from subpop.metric_registry import find_metric, metric_of
 from subpop.metrics import MIN_TEST_ROWS
 from subpop.types import BadInput, Cell, CellResult, Number, Verdict
@@ -202,7 +203,7 @@ def _is_written_by_hand(name: str) -> bool:
 
 def _asserted_by_suite(cell: Cell, number: Number) -> bool:
     """A speed suite's other numbers say whether the race was fair; its assertions hold them, no reference does."""
-    return cell.stem.startswith("speed_") and not _is_written_by_hand(number.metric)
+    return not kind_of(cell).is_compared(number.metric)
 
 
 def _judge(number: Number, row: Row, n_seeds: int) -> tuple[str, str]:

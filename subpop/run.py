@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -10,10 +10,11 @@ from typing import Any
 
 from subpop.batching import DefenseError
 from subpop.datasets.download import MissingData
-from subpop.estimate import SPECIAL_SECONDS, SUMMARY_SECONDS, Forecast, Rates, readable_seconds
+from subpop.estimate import SUMMARY_SECONDS, Forecast, Rates, readable_seconds
 from subpop.executors import Ahead, tasks_of
 from subpop.experiment import Experiment
 from subpop.integrity import UNCHECKED, Inspector
+from subpop.kinds import Measurers, kind_of
 from subpop.metric_registry import check_registered, metric_of
 from subpop.plugin_records import KIND, cell_of, kept_reports, record_of
 from subpop.printable import described, in_one_line, printable
@@ -72,11 +73,12 @@ class Run:
     failed: dict[Cell, Exception] = field(default_factory=dict)
     ahead: Ahead | None = None
     forecast: Forecast = field(default_factory=Forecast)
-    special: Mapping[str, Callable[[Cell], CellResult]] = field(default_factory=dict)
-    """Suites whose cells are measured by a function of their own, by stem: see `subpop.special`."""
     inspector: Inspector | None = None
     """Who probes plug-in defenses; None: nobody does."""
     _references: dict[str, References] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self._measure = Measurers(self.experiment)
 
     def result(self, cell: Cell) -> CellResult:
         """The numbers of a cell, computed once a run; a cell that failed fails again without being trained again."""
@@ -86,8 +88,7 @@ class Run:
             self.experiment.progress.begin(cell)
             self.wait_for(cell)
             try:
-                make = self.special.get(cell.stem, self.experiment.run)
-                result = make(cell)
+                result = self._measure(cell)
                 check_registered({number.metric for number in result.numbers})
                 self.results[cell] = self._inspected(result)
             except Exception as error:
@@ -99,7 +100,7 @@ class Run:
 
     def train_ahead(self, cells: Iterable[Cell], executor: str, jobs: int) -> None:
         """Start workers that train these cells while the tests run."""
-        self.ahead = Ahead(self.experiment, tasks_of(self.experiment, cells, self.special), executor, jobs)
+        self.ahead = Ahead(self.experiment, tasks_of(self.experiment, cells), executor, jobs)
         self.experiment.await_chunk, self.ahead.idle = self.ahead.wait, self.experiment.progress.tick
         self.ahead.start()
 
@@ -113,7 +114,7 @@ class Run:
     def _inspected(self, result: CellResult) -> CellResult:
         """The result with its integrity, where the defense is a plug-in."""
         cell = result.cell
-        if cell.defense not in self.experiment.plugins or cell.stem in self.special:
+        if cell.defense not in self.experiment.plugins or not kind_of(cell).trains_trials:
             return result
         if self.inspector is None:
             return replace(result, integrity=UNCHECKED)
@@ -155,8 +156,8 @@ class Run:
             if cell in self.reports:
                 continue
             try:
-                trained = cell.stem not in self.special
-                finished = self._is_finished(cell) if trained else not cell.stem.startswith("speed_")
+                kind = kind_of(cell)
+                finished = self._is_finished(cell) if kind.trains_trials else kind.is_stored
             except BadInput:  # its data or its plug-in is not at hand
                 finished = False
             if finished:
@@ -191,7 +192,7 @@ class Run:
         self.forecast, rates = Forecast(), self._rates()
         for cell in cells:
             try:
-                trials, missing = (0, 0) if cell.stem in self.special else self._count(cell)
+                trials, missing = self._count(cell) if kind_of(cell).trains_trials else (0, 0)
             except MissingData as error:
                 skipped[cell.id] = str(error)
                 continue
@@ -215,8 +216,9 @@ class Run:
         return sum(map(len, self.experiment.chunks(cell))), sum(len(chunk) for _, chunk in missing)
 
     def _training_seconds(self, cell: Cell, missing: int, rates: Rates) -> float:
-        if cell.stem in self.special:
-            return SPECIAL_SECONDS.get(cell.stem, 1.0)
+        kind = kind_of(cell)
+        if not kind.trains_trials:
+            return kind.expected_seconds(cell)
         if not missing:
             return 0.0
         pool, victim = self.experiment.data(cell).pool, "last_layer" if is_frozen(cell.victim) else cell.victim

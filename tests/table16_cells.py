@@ -6,6 +6,7 @@ from subpop.cells import grid
 def cell_of(partition, epsilon="0.5", **changes):
     axes = {
         "stem": "table16_influence",
+        "kind": "target_sets",
         "tier": "paper",
         "dataset": "dogfish",
         "victim": "inception_v3_last_layer",

@@ -35,7 +35,9 @@ HOSTILE = [
 
 def reviews(damages, rate=2.0, defense="none", texts=("A review.",), n_test=40, named=None, columns=None, **changes):
     """A cell with one subpopulation a damage, each with the same texts."""
-    cell = cell_of(stem="imdb_cluster_match", dataset="reviews", victim="text_linear", rate=rate, defense=defense, **changes)
+    cell = cell_of(
+        stem="imdb_cluster_match", kind="imdb", dataset="reviews", victim="text_linear", rate=rate, defense=defense, **changes
+    )
     report = report_of(cell, len(damages))
     names = [f"cluster={i}" for i in range(len(damages))]
     table = tuple(

@@ -6,7 +6,7 @@ import pytest
 from subpop.cells import grid
 from subpop.executors import Ahead, NoStore, check_executor, prefill, tasks_of
 from subpop.experiment import Experiment
-from subpop.special import special_suites
+from subpop.kinds import Measurers
 from subpop.store import Store
 from subpop.types import BadInput
 
@@ -41,6 +41,7 @@ def test_workers_leave_what_a_run_here_finds(tmp_path):
 def test_workers_do_controls_with_their_defense_special_suites_and_no_speed(tmp_path):
     two_worlds = grid(
         stem="impossibility",
+        kind="two_worlds",
         tier="embedded",
         dataset="mixture_cells",
         victim="cell_majority",
@@ -52,41 +53,49 @@ def test_workers_do_controls_with_their_defense_special_suites_and_no_speed(tmp_
         worlds="paired",
         holdout=0.25,
     )
-    speed = grid(stem="speed_fleet", tier="laptop", dataset="adult", victim="mlp", partition="feature_match", rate=1.0)
+    speed = grid(
+        stem="speed_fleet", kind="speed", tier="laptop", dataset="adult", victim="mlp", partition="feature_match", rate=1.0
+    )
     with Store(tmp_path / "s.sqlite") as store:
         experiment = Experiment(store)
-        special = special_suites(experiment)
-        here = special_suites(Experiment(NoStore()))["impossibility"](two_worlds[0])
-        tasks = tasks_of(experiment, [*CELLS, *two_worlds, *speed], special)
+        measure = Measurers(experiment)
+        here = Measurers(Experiment(NoStore()))(two_worlds[0])
+        tasks = tasks_of(experiment, [*CELLS, *two_worlds, *speed])
         assert [[cell.defense for cell, _ in task.chunks] for task in tasks] == [["trim", "matched_random_filter:trim"]] * 2 + [
             []
         ]
-        assert [task.special for task in tasks] == [None, None, two_worlds[0]]
+        assert [task.whole for task in tasks] == [None, None, two_worlds[0]]
         ahead = Ahead(experiment, tasks, "loky", 2)
         ahead.start()
         assert ahead.has_made(two_worlds[0])
         assert all(ahead.has_made(cell) for cell in CELLS)
         assert ahead.error is None
-        found = special["impossibility"](two_worlds[0])
+        found = measure(two_worlds[0])
         assert not found.from_store
         assert found.numbers == here.numbers
-        assert special["impossibility"](two_worlds[0]).from_store
+        assert measure(two_worlds[0]).from_store
         ahead.join()
 
 
 def test_tasks_come_in_the_order_of_the_tests_that_wait_for_them(tmp_path):
     clusters = grid(
-        stem="figure3_clusters", tier="embedded", dataset="digits_images", victim="conv_net", partition="cluster_match", rate=0.0
+        stem="figure3_clusters",
+        kind="clusters",
+        tier="embedded",
+        dataset="digits_images",
+        victim="conv_net",
+        partition="cluster_match",
+        rate=0.0,
     )
     with Store(tmp_path / "s.sqlite") as store:
         experiment = Experiment(store)
-        tasks = tasks_of(experiment, [CELLS[0], *clusters, *CELLS[1:]], special_suites(experiment))
-    assert [task.special for task in tasks] == [None, clusters[0], None]
+        tasks = tasks_of(experiment, [CELLS[0], *clusters, *CELLS[1:]])
+    assert [task.whole for task in tasks] == [None, clusters[0], None]
 
 
 def test_workers_that_die_leave_the_rest_to_the_tests(tmp_path, monkeypatch):
     with Store(tmp_path / "s.sqlite") as store:
-        ahead = Ahead(Experiment(store), tasks_of(Experiment(store), CELLS[:1], {}), "loky", 2)
+        ahead = Ahead(Experiment(store), tasks_of(Experiment(store), CELLS[:1]), "loky", 2)
         monkeypatch.setattr(ahead, "_answers", lambda: iter([os.kill]))
         ahead.start()
         assert not ahead.has_made(CELLS[0]), "nobody waits for what will not come"

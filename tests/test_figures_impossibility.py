@@ -7,16 +7,16 @@ from subpop.cells import grid
 from subpop.figures.impossibility import (
     TOLD,
     UNTOLD,
+    can_be_drawn,
     curves_of,
     draw_impossibility,
-    is_impossibility,
     row_name,
     told_labels,
     world_points,
 )
 from subpop.types import CellReport, CellResult, Number
 
-COMMON = {"stem": "impossibility", "tier": "embedded", "partition": "feature_match"}
+COMMON = {"stem": "impossibility", "kind": "two_worlds", "tier": "embedded", "partition": "feature_match"}
 
 
 def report_of(numbers, **changes):
@@ -98,10 +98,8 @@ def test_what_is_drawn_is_what_was_measured():
 def test_panels_without_numbers_are_left_out():
     assert len(draw_impossibility(curve()).axes) == 1
     assert len(draw_impossibility([worlds(0.5, 0.5)]).axes) == 2
-    assert is_impossibility(BOARD)
-    assert not is_impossibility([report_of(None), *curve(rates=(1.0,))])
-    other = report_of([Number("error_sum", 1.0)], stem="feature_match", worlds="independent")
-    assert not is_impossibility([*BOARD, other])
+    assert can_be_drawn(BOARD)
+    assert not can_be_drawn([report_of(None), *curve(rates=(1.0,))])
 
 
 def test_an_unknown_learner_and_defense_are_drawn_too():

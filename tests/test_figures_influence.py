@@ -12,6 +12,7 @@ from subpop.types import CellReport, CellResult, Number
 def report(partition, epsilon, worst, mean, success=None, channels=3):
     (cell,) = grid(
         stem="table16_influence",
+        kind="target_sets",
         tier="embedded",
         dataset="toy",
         victim="conv_net_last_layer",

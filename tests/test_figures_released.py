@@ -18,9 +18,10 @@ from subpop.types import CellReport
 RATES = (0.5, 1.0, 2.0)
 
 
-def run(damages, rate=2.0, victim="text_linear", dataset="imdb_minilm", n_test=40, stem="imdb_cluster_match", **changes):
+def run(damages, rate=2.0, victim="text_linear", dataset="imdb_minilm", n_test=40, **changes):
     """A cell with these target damages; cluster i has 100 + i rows in D and a collateral damage of i / 1000."""
-    cell = cell_of(stem=stem, dataset=dataset, victim=victim, partition="cluster_match", rate=rate, **changes)
+    own = {"stem": "imdb_cluster_match", "kind": "imdb", "partition": "cluster_match", **changes}
+    cell = cell_of(dataset=dataset, victim=victim, rate=rate, **own)
     report = report_of(cell, len(damages))
     table = tuple(
         {
@@ -56,9 +57,8 @@ def test_undefended_cells_on_imdb_at_a_released_alpha_are_compared():
         run([0.1], rate=4.0),
         run([0.1], dataset="reviews"),
         run([0.1], defense="trim"),
-        run([0.1], stem="imdb_defenses"),
         run([0.1], n_test=19),  # nothing left to rank
-        CellReport(cell_of(stem="imdb_cluster_match", dataset="imdb"), None, status="skipped"),
+        CellReport(cell_of(stem="imdb_cluster_match", kind="imdb", dataset="imdb"), None, status="skipped"),
     ]
     assert comparable([*others, fair]) == [fair]
     assert beside_released_trials(others) == []
@@ -242,4 +242,4 @@ def test_the_page_of_the_suite_has_them_and_other_pages_do_not():
     information = RunInfo(tier="laptop", command="pytest")
     page = suite_page("imdb_cluster_match", [run(spread(12))], information)
     assert "## Beside the released trials" in page
-    assert "released" not in suite_page("cluster_match", [run(spread(12), stem="cluster_match")], information)
+    assert "released" not in suite_page("cluster_match", [run(spread(12), stem="cluster_match", kind="poisoning")], information)

@@ -23,6 +23,7 @@ from subpop.types import BadInput, Defended, FleetJob, Pool
 CENTRES = centres_of(SPECS["mixture_cells"])
 WORLDS = {
     "stem": "impossibility",
+    "kind": "two_worlds",
     "tier": "embedded",
     "dataset": "mixture_cells",
     "partition": "feature_match",

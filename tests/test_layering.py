@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = """
 printable writing
-_torchvision types options metric_registry
+_torchvision types options metric_registry kinds
 threads hardware fingerprint split datasets feature_cache networks representations encoders victims partitions attacks
 seeds certificates defenses metrics
 blobs store_rows store_rescue
@@ -16,11 +16,12 @@ store output outcome fit_log batching plugins hiding watch manifest child proces
 stage trial summary estimate progress cells texts
 settings collecting examples attack_sets parts experiment
 kept_results clusters training_set_attack speed
-theory special executors
+theory executors
 integrity
 audit references released
 results_file
 figures verdict report
+tables
 contracts plugin_records kernels run debugging session_watch pytest_plugin cli __main__
 """.split()  # noqa: SIM905
 

@@ -85,11 +85,13 @@ def test_an_unknown_metric_is_refused_with_the_nearest_name(name, nearest):
         metric_of(name)
 
 
-def test_a_measured_metric_that_is_not_registered_is_an_error_of_its_cell(tmp_path):
+def test_a_measured_metric_that_is_not_registered_is_an_error_of_its_cell(tmp_path, monkeypatch):
     cell = Cell("mine", "embedded", "digits", "logistic_regression", "feature_match", "label_flip", 1.0)
     made = CellResult(cell, (Number("clean_accuracy", 0.9), Number("brand_new", 0.5)))
     with Store(tmp_path / "store.sqlite") as store:
-        report = Run(Experiment(store), store, tmp_path, special={"mine": lambda _: made}).measure(cell)
+        experiment = Experiment(store)
+        monkeypatch.setattr(experiment, "run", lambda _: made)
+        report = Run(experiment, store, tmp_path).measure(cell)
     assert (report.status, report.result) == ("error", None)
     assert "'brand_new' is not registered" in report.reason
     assert "subpop/metric_registry.py" in report.reason
@@ -105,7 +107,9 @@ def test_a_metric_without_a_gate_changes_no_tolerance_of_others(tmp_path, monkey
     for folder, numbers in (("without", ()), ("with", others)):
         made = CellResult(cell, (Number("clean_accuracy", 0.9, std=0.1), *numbers), exact=False)
         with Store(tmp_path / f"{folder}.sqlite") as store:
-            run = Run(Experiment(store), store, tmp_path / folder, special={"mine": lambda _, made=made: made})
+            experiment = Experiment(store)
+            monkeypatch.setattr(experiment, "run", lambda _, made=made: made)
+            run = Run(experiment, store, tmp_path / folder)
             run.measure(cell)
             [path] = run.rebaseline("machine", "commit")
             written.append(path.read_text())

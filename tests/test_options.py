@@ -13,9 +13,9 @@ import pytest
 from subpop.cells import grid
 from subpop.executors import check_executor
 from subpop.experiment import Experiment
+from subpop.kinds import kind_of
 from subpop.options import check_device, check_device_name, check_timeout, place
 from subpop.settings import check_settings
-from subpop.special import special_suites
 from subpop.store import Store
 from subpop.types import BadInput
 
@@ -188,9 +188,6 @@ def test_a_rate_beyond_all_rows_and_a_rule_for_two_classes_are_refused_before_tr
 
 def test_every_cell_of_the_suites_has_settings_that_exist(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))  # a suite may take its cells from another
-    with Store(tmp_path / "store.sqlite") as store:
-        special = special_suites(Experiment(store))
     for path in sorted((ROOT / "benchmarks").glob("test_*.py")):
         for cell in runpy.run_path(str(path))["CELLS"]:
-            if cell.stem not in special:
-                check_settings(cell)
+            kind_of(cell).check(cell)

@@ -4,7 +4,10 @@ from dataclasses import replace
 
 from subpop.figures.holdouts import accuracy_against_holdout, holdout_groups
 from subpop.report.claims import worth_of_moving
-from subpop.report.paper_tables import paper_tables
+from subpop.tables.certified import Certified
+from subpop.tables.fine_pruning import FinePruning
+from subpop.tables.optimised import Optimised
+from subpop.tables.poisoning import Poisoning
 from subpop.types import Cell, CellReport, CellResult, Number, Verdict
 
 
@@ -23,13 +26,13 @@ def test_before_and_after_stand_in_one_row():
         report(replace(CELL, defense="label_flip_smoothing"), [Number(worst, 0.34)]),
         report(replace(CELL, rate=2.0), [Number(worst, 0.2)]),
     ]
-    title, text = paper_tables(CELL.stem, reports)
+    title, text = Certified().tables(reports)
     assert "utkface · vgg16\\_last\\_layer" in title or "utkface · vgg16_last_layer" in title
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
     assert rows[0][:3] == ["alpha", "worst-1 before", "worst-1 after"]
     assert rows[2][:3] == ["0.5", "-7.1 [-7.0]", "34.0"]
     assert rows[3][:3] == ["2", "20.0", "–"]
-    assert paper_tables("feature_match", reports) == []
+    assert Poisoning().tables(reports) == []
 
 
 def stages(holdout):
@@ -40,7 +43,7 @@ def stages(holdout):
 
 
 def test_numbers_of_subpopulations_and_not_their_means():
-    _, text = paper_tables("table12_fine_pruning", [stages("0.05"), stages("0.01")])
+    _, text = FinePruning().tables([stages("0.05"), stages("0.01")])
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[2:]]
     assert [line[1] for line in lines] == ["0.01", "0.05"]
     assert "75.7" in lines[0]
@@ -65,7 +68,7 @@ def test_the_gain_is_printed_in_percent_in_the_table_and_under_it():
     """Under "in %" stood 0.054, and 5.4 % on the next line."""
     cell = moved(0.5, 0.054, 0.011).cell
     gain = Number("gain_over_label_flip", 0.054, 0.011)
-    table, claim = paper_tables(cell.stem, [report(cell, [gain], [(gain.metric, 0.1)])])[1::2]
+    table, claim = Optimised().tables([report(cell, [gain], [(gain.metric, 0.1)])])[1::2]
     assert table.splitlines()[-1].split("|")[-2].strip() == "5.4 ± 1.1 [10.0]"
     assert "(5.4 ± 1.1 %)" in claim
 

@@ -192,7 +192,7 @@ def test_attacks_without_defense_share_a_table():
 
 
 def test_speed_suites_have_a_table_of_ratios():
-    cell = cell_of(stem="speed_fleet", against="one at a time")
+    cell = cell_of(stem="speed_fleet", kind="speed", against="one at a time")
     ratio = Number("speed_ratio", 6.25)
     report = CellReport(cell, CellResult(cell, (ratio, Number("fleet_seconds", 0.5))), (Verdict(ratio, "pass", reference=4.0),))
     assert tables_of(scoreboard([report], RUN)) == [

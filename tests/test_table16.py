@@ -7,7 +7,8 @@ import pytest
 from table16_cells import cell_of
 
 from subpop.report.claims import claim_verdict, easier_targets
-from subpop.report.paper_tables import paper_tables
+from subpop.tables.target_sets import TargetSets
+from subpop.tables.transfer import Transfer
 from subpop.types import CellReport, CellResult, Number, Verdict
 
 ROOT = Path(__file__).parents[1]
@@ -43,7 +44,7 @@ def rows_of(text):
 
 
 def test_the_table_as_printed():
-    title, text, told, claims = paper_tables("table16_influence", [CLUSTER, RANDOM])
+    title, text, told, claims = TargetSets().tables([CLUSTER, RANDOM])
     assert "in %" in title
     rows = rows_of(text)
     assert rows[0][:5] == ["epsilon (levels)", "selection", "worst-1", "worst-5", "iterations"]
@@ -86,7 +87,7 @@ def test_other_tables_have_no_claim_and_print_as_before():
     assert easier_targets([RANDOM]) == []
     other = CLUSTER.cell.with_(stem="table15_transfer", clusters_on="x")
     numbers = (Number("target_damage_worst_1_all", 0.5, std_error=0.1),)
-    blocks = paper_tables("table15_transfer", [CellReport(other, CellResult(other, numbers), (Verdict(numbers[0], "pass"),))])
+    blocks = Transfer().tables([CellReport(other, CellResult(other, numbers), (Verdict(numbers[0], "pass"),))])
     assert len(blocks) == 2
     assert "in %" in blocks[0]
     assert "50.0 |" in blocks[1]
@@ -95,7 +96,7 @@ def test_other_tables_have_no_claim_and_print_as_before():
 
 def test_epsilons_are_ordered_by_value():
     reports = [report("random", [("success_worst_1", 0.5, None)], epsilon=epsilon) for epsilon in ("16", "2", "0.5")]
-    assert [row[0] for row in rows_of(paper_tables("table16_influence", reports)[1])[2:]] == ["0.5", "2", "16"]
+    assert [row[0] for row in rows_of(TargetSets().tables(reports)[1])[2:]] == ["0.5", "2", "16"]
 
 
 def test_cells_and_set_ups_agree():

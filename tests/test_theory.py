@@ -20,6 +20,7 @@ from subpop.types import BadInput, FleetJob, Pool
 CENTRES = centres_of(SPECS["mixture_cells"])
 CURVE = {
     "stem": "impossibility",
+    "kind": "two_worlds",
     "tier": "embedded",
     "partition": "feature_match",
     "sampling": "distinct",

@@ -124,13 +124,12 @@ def trace() -> Tracer:
     from subpop.experiment import Experiment
     from subpop.report import RunInfo
     from subpop.run import Run
-    from subpop.special import special_suites
     from subpop.store import Store
 
     cell = the_cell()
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "store.sqlite") as store:
         experiment = Experiment(store)
-        run = Run(experiment, store, Path(folder), special=special_suites(experiment))
+        run = Run(experiment, store, Path(folder))
         with traced() as tracer:
             run.plan([cell])
             run.measure(cell)

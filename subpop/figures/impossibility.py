@@ -17,7 +17,6 @@ from matplotlib.lines import Line2D
 from subpop.figures.scatters import DPI, WIDTH
 from subpop.types import Cell, CellReport, Number
 
-STEM = "impossibility"
 ALT = "damage against alpha of local and global learners, and the errors of defended learners in two worlds"
 CAPTION = (
     "Above: mean target damage of the mixture's subpopulations against alpha, poison rows / clean rows in D; bars: standard "
@@ -45,10 +44,9 @@ TOLD, UNTOLD = "#D55E00", "#0072B2"
 HALF, SHADE = 0.5, "#eeeeee"
 
 
-def is_impossibility(reports: Iterable[CellReport]) -> bool:
-    """Whether these are cells of the suite, and the figure has something to show."""
-    found = list(reports)
-    return all(report.cell.stem == STEM for report in found) and bool(curves_of(found) or world_points(found))
+def can_be_drawn(reports: Sequence[CellReport]) -> bool:
+    """Whether the figure has something to show."""
+    return bool(curves_of(reports) or world_points(reports))
 
 
 def draw_impossibility(reports: Sequence[CellReport]) -> Figure:

@@ -23,7 +23,7 @@ from subpop.metrics import eligible
 from subpop.released import ALPHAS, VICTIMS, DamageTable, damage_table, trials_of
 from subpop.types import Array, CellReport
 
-STEM, DATASETS = "imdb_cluster_match", "imdb"
+DATASETS = "imdb"
 LOOKS: Mapping[str, tuple[str, str]] = {"bert_last_layer": ("#0072B2", "s"), "bert_fine_tuned": ("#D55E00", "^")}
 """Colour and marker of the victims that were released."""
 OTHER_MARKERS = ("o", "D", "v", "P")
@@ -74,12 +74,11 @@ class Sample:
 
 
 def comparable(reports: Iterable[CellReport]) -> list[CellReport]:
-    """The undefended cells of the suite on IMDB at an alpha that was released."""
+    """The undefended cells on IMDB at an alpha that was released."""
     return [
         report
         for report in reports
-        if report.cell.stem == STEM
-        and report.cell.dataset.startswith(DATASETS)
+        if report.cell.dataset.startswith(DATASETS)
         and report.cell.defense == "none"
         and report.cell.rate in ALPHAS
         and _ranked(report)

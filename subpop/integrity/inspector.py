@@ -108,7 +108,7 @@ class Inspector:
             return None
         bits = data_hash(*(array for result in results for _, array in sorted(result.arrays.items())))
         code = source_hash(["subpop.integrity.inspector"])
-        what = cell.with_(stem="", tier="")
+        what = cell.with_(stem="", tier="", kind="")
         return key_of({"integrity": repr(what), "trials": trials, "bits": bits, "code": code})
 
     # --- the probes of a cell -----------------------------------------------------------------------------------------

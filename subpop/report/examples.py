@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 
-from subpop.figures.setups import by_setup, is_finite, percent, quantity
+from subpop.figures.setups import by_setup, is_finite, percent, plain_number
 from subpop.metrics import eligible
 from subpop.report.markdown import escape
 from subpop.types import CellReport
@@ -74,7 +74,7 @@ def facts(row: Row) -> str:
     words = [f"target damage {percent(_number(row, 'target_damage'))}{spread} %"]
     if is_finite(row.get("target_clean_accuracy")):
         words.append(f"clean accuracy {percent(_number(row, 'target_clean_accuracy'))} %")
-    sizes = [f"{quantity('', _number(row, name))} {where}" for name, where in SIZES.items() if is_finite(row.get(name))]
+    sizes = [f"{plain_number(_number(row, name))} {where}" for name, where in SIZES.items() if is_finite(row.get(name))]
     return "; ".join([*words, *([f"rows: {', '.join(sizes)}"] if sizes else []), *_labels(row)])
 
 

@@ -6,11 +6,10 @@ Every number is one of the run's; its tolerance and verdict stand in the list of
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from subpop.figures.setups import NO_VALUE, in_percent, is_finite, percent_or_plain
-from subpop.report.claims import easier_targets, worth_of_moving
 from subpop.report.markdown import escape, table
 from subpop.types import Cell, CellReport, Verdict
 
@@ -36,64 +35,13 @@ class Layout:
     errors: bool = False
 
 
-def _before_after() -> list[Column]:
-    defended = "label_flip_smoothing"
-    pairs = [
-        Column(f"worst-{k} {when}", f"target_damage_worst_{k}_all", defense)
-        for k in (1, 5, 10)
-        for when, defense in (("before", "none"), ("after", defended))
-    ]
-    certified = Column("worst-5 certified (exact)", "certified_damage_worst_5:exact", defended)
-    return [*pairs, certified, Column("without damage, before", "share_without_damage", "none")]
-
-
-def _accuracies() -> list[Column]:
-    titles = {"attacked": "attacked", "pruned": "pruned", "finetuned": "fine-tuned"}
-    columns = [Column(f"{titles[s]} {w}", f"{s}_{w}_accuracy") for s in titles for w in ("test", "target")]
-    return [*columns, Column("fine-tuned target, sd", "finetuned_target_accuracy_sd")]
-
-
-def _transfer() -> list[Column]:
-    damages = [Column(f"worst-{k}", f"target_damage_worst_{k}_all") for k in (10, 5, 1)]
-    sizes = [Column(f"size, worst-{k}", f"mean_size_worst_{k}") for k in (10, 5, 1)]
-    return [*damages, *sizes, Column("collateral, max", "collateral_damage_max"), Column("at 15-16 %", "share_within_published")]
-
-
-def _influence() -> list[Column]:
-    return [
-        Column("worst-1", "success_worst_1"),
-        Column("worst-5", "success_worst_5"),
-        Column("iterations", "iterations_successful"),
-        Column("mean", "success_mean"),
-        Column("sets completed", "share_complete"),
-        Column("mean, less random", "success_mean_difference"),
-    ]
-
-
-def _optimised() -> list[Column]:
-    damages = [Column("worst-5", "target_damage_worst_5"), Column("mean", "target_damage_mean")]
-    return [*damages, Column("mean, less label flipping", "gain_over_label_flip")]
-
-
-CERTIFIED = Layout({"rate": "alpha"}, _before_after())
-LAYOUTS: dict[str, Layout] = {
-    "table12_fine_pruning": Layout({"subpopulation": "subpopulation", "holdout": "holdout", "defense": "defense"}, _accuracies()),
-    "table13_certified_by_defended": CERTIFIED,
-    "table14_certified_by_undefended": CERTIFIED,
-    "table15_transfer": Layout({"clusters_on": "clusters on", "rate": "alpha"}, _transfer()),
-    "optimised_poison": Layout(
-        {"attack": "attack", "objective": "objective", "epsilon": "epsilon (levels)", "rate": "alpha"}, _optimised(), errors=True
-    ),
-    "table16_influence": Layout({"epsilon": "epsilon (levels)", "partition": "selection"}, _influence(), errors=True),
-}
 Row = tuple[str, ...]
 
 
-def paper_tables(stem: str, reports: Iterable[CellReport]) -> list[str]:
-    """A table for each data set and victim of a suite, each under a line that names them; nothing for other suites."""
-    layout = LAYOUTS.get(stem)
-    if layout is None:
-        return []
+def paper_tables(
+    layout: Layout, reports: Iterable[CellReport], words: Callable[[list[CellReport]], list[str]] = lambda reports: []
+) -> list[str]:
+    """A table for each data set and victim of a suite, each under a line that names them. words: blocks that follow a table."""
     groups: dict[str, list[CellReport]] = defaultdict(list)
     for report in reports:
         if report.result is not None:
@@ -102,7 +50,7 @@ def paper_tables(stem: str, reports: Iterable[CellReport]) -> list[str]:
     for title, own in groups.items():
         percents = in_percent(column.metric for column in layout.columns)
         blocks += [f"**{escape(title)}**, {percents}; in brackets what was published:", _table(layout, own)]
-        blocks += [*easier_targets(own), *worth_of_moving(own)]
+        blocks += words(own)
     return blocks
 
 

@@ -12,26 +12,22 @@ from subpop.figures.setups import (
     NO_VALUE,
     Row,
     Setup,
-    aggregates,
     by_setup,
     headings_of,
     headline,
     metric_words,
     percent,
-    plain_number,
     rates_of,
     rows_of,
     short,
     summarize,
 )
+from subpop.kinds import by_kind, kind_of
 from subpop.metric_registry import HEADLINES, metric_of
 from subpop.report.markdown import escape, picture, table
 from subpop.report.opening import RunInfo, failures, opening, skipped
-from subpop.report.paper_tables import LAYOUTS, paper_tables
 from subpop.types import CellReport
-from subpop.types.metric import Tolerance
 
-SPEED = "speed_"
 FLAG, UNCHECKED = "flag", "unchecked"
 KINDS = {"defense": "", "own": "*own learners*", "control": "*controls*", "variant": "*told a wrong poison count*"}
 LEGEND = {
@@ -67,9 +63,7 @@ def scoreboard(reports: Sequence[CellReport], run: RunInfo, pictures: Sequence[P
     blocks = ["# Scoreboard", *opening(reports, run), *failures(reports, failed), *skipped(reports)]
     if run.standing and run.standing.exit_status is None:
         return "\n\n".join([*blocks, "The tables, figures and pages are written when the run ends."]) + "\n"
-    measured = [
-        r for r in reports if not r.cell.stem.startswith(SPEED) and r.cell.stem not in LAYOUTS and r.cell.victim != "none"
-    ]
+    measured = [report for report in reports if kind_of(report.cell).on_scoreboard]
     setups = {s: of_setup for s, of_setup in by_setup(measured).items() if any(r.status != "skipped" for r in of_setup)}
     defended = {s: of_setup for s, of_setup in setups.items() if any(r.cell.defense not in ("none", "retrain") for r in of_setup)}
     # A suite that measures no damage, such as the two worlds, has its page only. One that could not be measured says why here.
@@ -77,7 +71,7 @@ def scoreboard(reports: Sequence[CellReport], run: RunInfo, pictures: Sequence[P
     blocks += _boards(boards, run, pictures)
     blocks += _attacks({s: of_setup for s, of_setup in setups.items() if s not in defended})
     blocks += _papers(reports, pictures, run)
-    blocks += _speed([report for report in reports if report.cell.stem.startswith(SPEED)])
+    blocks += _speed(reports)
     controls = {r.cell.defense.partition(":")[0] for r in reports}
     return "\n\n".join([*blocks, *_legend(controls)]) + "\n"
 
@@ -249,21 +243,15 @@ def _papers(reports: Sequence[CellReport], pictures: Sequence[Picture], run: Run
     """Tables of the paper as it prints them, and the pictures of its Figure 3."""
     blocks = []
     for stem in sorted({report.cell.stem for report in reports}):
-        tables = paper_tables(stem, [report for report in reports if report.cell.stem == stem])
+        kinds = by_kind(report for report in reports if report.cell.stem == stem)
+        tables = [block for kind, own in kinds.items() for block in kind.tables(own)]
         blocks += [f"### [{escape(stem)}]({file_name(stem)}.md)", *tables] if tables else []
     blocks += [picture(p.name, p.alt, p.caption, run.command) for p in pictures if p.kind.startswith(("clusters", "holdout"))]
     return ["## Tables and figures of the paper", *blocks] if blocks else []
 
 
 def _speed(reports: Sequence[CellReport]) -> list[str]:
-    lines = []
-    for report in reports:
-        for number in aggregates(report):
-            if metric_of(number.metric).tolerance is Tolerance.LOWER_BOUND:
-                verdict = next((v for v in report.verdicts if v.number.metric == number.metric), None)
-                what = f"{report.cell.victim}, {report.cell.defense}: {report.cell.setting_text}"
-                bound = plain_number(verdict.reference if verdict else None)
-                lines.append([escape(what), f"{number.value:.1f}", bound, report.status])
+    lines = [line for kind, own in by_kind(reports).items() for line in kind.speedups(own)]
     words = "One-at-a-time seconds / our seconds, medians of one run; higher is faster."
     return ["## Speed", words, table(["comparison", "ratio", "reference", "verdict"], lines)] if lines else []
 

@@ -22,13 +22,12 @@ from subpop.figures.setups import (
     rows_of,
     summarize,
 )
+from subpop.kinds import by_kind
 from subpop.metric_registry import columns, subpopulation_columns
 from subpop.printable import printable
 from subpop.report.examples import example_texts
 from subpop.report.markdown import escape, folded, picture, table
 from subpop.report.opening import RunInfo, failures, judged, metric_name, opening, skipped
-from subpop.report.paper_tables import paper_tables
-from subpop.report.released import beside_released_trials
 from subpop.report.scoreboard import sizes
 from subpop.types import CellReport, Verdict
 
@@ -45,7 +44,8 @@ def suite_page(stem: str, reports: Sequence[CellReport], run: RunInfo, pictures:
     ]
     measured = {setup: [r for r in of_setup if r.result] for setup, of_setup in by_setup(reports).items()}
     measured = {setup: of_setup for setup, of_setup in measured.items() if of_setup}
-    as_printed = paper_tables(stem, reports)
+    kinds = by_kind(reports)
+    as_printed = [block for kind, own in kinds.items() for block in kind.tables(own)]
     blocks += ["## The table", *as_printed] if as_printed else []
     if measured:
         blocks.append("## Numbers and references")
@@ -53,7 +53,7 @@ def suite_page(stem: str, reports: Sequence[CellReport], run: RunInfo, pictures:
     for setup, of_setup in measured.items():
         blocks += [f"### {escape(headings[setup])}", f"{escape(setup.details)}; {sizes(of_setup)}.", _references(of_setup)]
         blocks += _aggregates(of_setup)
-    blocks += beside_released_trials(reports)
+    blocks += [block for kind, own in kinds.items() for block in kind.sections(own)]
     if pictures:
         blocks += ["## Figures", *(picture(p.name, p.alt, p.caption, run.command) for p in pictures)]
     blocks += example_texts(reports)

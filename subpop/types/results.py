@@ -23,6 +23,8 @@ class Cell:
     defense: str = "none"
     setting: Setting = ()
     n_seeds: int = 5
+    kind: str = "poisoning"
+    """How the cell is measured and shown: a name of `subpop.kinds.KINDS`."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rate", float(self.rate))  # 1 and 1.0 are one cell, also by their repr
