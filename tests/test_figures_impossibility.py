@@ -95,6 +95,13 @@ def test_what_is_drawn_is_what_was_measured():
     }
 
 
+def test_each_axis_is_of_the_world_that_its_label_names():
+    axis = draw_impossibility([worlds(0.2, 0.7)]).axes[0]
+    (point,) = [line for line in axis.lines if len(line.get_xdata()) == 1]
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("error in world 0", "error in world 1")
+    assert (point.get_xdata()[0], point.get_ydata()[0]) == (0.2, 0.7)
+
+
 def test_panels_without_numbers_are_left_out():
     assert len(draw_impossibility(curve()).axes) == 1
     assert len(draw_impossibility([worlds(0.5, 0.5)]).axes) == 2

@@ -304,6 +304,45 @@ def test_results_keep_their_schema():
     assert {row["verdict"] for row in results["cells"]} == {"pass", "fail", "error", "skipped"}
 
 
+def test_a_row_of_the_results_by_hand():
+    """Every column from its own source: with equal references and published numbers a mix-up would go unseen."""
+    cell = cell_of(dataset="adult", victim="mlp", rate=0.5, defense="trim", split=1)
+    number = Number("target_damage_worst_5", 0.25, 0.03, "digit=3")
+    verdict = Verdict(number, "fail", "too far", reference=0.31, atol=0.02, published=0.44, certainty="not comparable")
+    result = CellResult(
+        cell, (number,), knowledge="n_poison", n_subpopulations=7, n_fits=12, seconds=3.5, from_store=True, integrity="unchecked"
+    )
+    (row,) = json.loads(results_json([CellReport(cell, result, (verdict,), "fail")], RUN))["cells"]
+    assert row == {
+        "stem": "defenses_trim_sever",
+        "tier": "embedded",
+        "dataset": "adult",
+        "victim": "mlp",
+        "partition": "feature_match",
+        "attack": "label_flip",
+        "rate": 0.5,
+        "defense": "trim",
+        "setting": "split=1",
+        "subpopulation": "digit=3",
+        "knowledge": "n_poison",
+        "integrity": "unchecked",
+        "metric": "target_damage_worst_5",
+        "value": 0.25,
+        "std_error": 0.03,
+        "n_subpopulations": 7,
+        "n_seeds": cell.n_seeds,
+        "published": 0.44,
+        "certainty": "not comparable",
+        "reference": 0.31,
+        "atol": 0.02,
+        "verdict": "fail",
+        "reason": "too far",
+        "n_fits": 12,
+        "seconds": 3.5,
+        "from_store": True,
+    }
+
+
 def test_results_hold_every_number_once_and_null_for_what_is_not_finite():
     report = measured(0.25, rate=2.0, split=1)
     numbers = (*report.result.numbers, Number("kkt_residual_max", NAN), Number("n_flipped", 3.0, float("inf")))
