@@ -154,18 +154,6 @@ def worst_k_std_error(resampled: Doubles, k: int, by: Doubles | None = None) -> 
     return float(_top_mean(resampled, k, by).std(ddof=1))
 
 
-def worst_k_seed_std(cell: Sequence[RightBits], k: int, *, seed: int, n_replicates: int = 400) -> float:
-    """The deviation that worst-k would have with one seed, if its error over seeds shrinks as 1/sqrt(n_seeds).
-
-    Seeds alone are resampled, since the test rows stay: what tolerances against a reference rest on. NaN with a single seed.
-    """
-    n_seeds = _n_seeds(cell)
-    if n_seeds == 1:
-        return math.nan
-    resampled = resampled_damages(cell, seed=seed, n_replicates=n_replicates, rows=False)
-    return worst_k_std_error(resampled, k) * math.sqrt(n_seeds)
-
-
 def halved_damages(cell: Sequence[RightBits], *, seed: int, n_halvings: int = 20) -> Doubles:
     """(n_halvings, 2, S) damages on the two halves of the seeds and of each subpopulation's test rows.
 
@@ -222,7 +210,7 @@ def _half_weights(generator: np.random.Generator, n: int, n_halvings: int) -> Do
 
 @dataclass(frozen=True)
 class Collateral:
-    """Damage outside the target, over the attacked subpopulations; `*_seed_std` as `worst_k_seed_std`, NaN with one seed."""
+    """Damage outside the target, over the attacked subpopulations; `*_seed_std`: with one seed, NaN if there is but one."""
 
     max: float
     mean: float
@@ -261,28 +249,25 @@ class FilterScores:
     n_removed: int
 
 
-def filter_scores(keep: Bools, flipped: Bools, target_clean: Bools) -> FilterScores:
-    """Score a filter's mask: all (n,) bool over the rows that the defense was given.
+def filter_scores(*, n_rows: float, n_flipped: float, removed: float, flipped: float, target_clean: float) -> FilterScores:
+    """Score a filter from counts of training rows.
 
-    flipped: poison rows whose label differs from their own; target_clean: rows of D in the attacked subpopulation.
+    n_rows: rows that the defense was given; n_flipped: poison rows whose label differs from their own; removed: rows that it
+    removed, of which `flipped` are such poison rows and `target_clean` are rows of D in the attacked subpopulation.
     """
-    if not keep.shape == flipped.shape == target_clean.shape or {keep.dtype, flipped.dtype, target_clean.dtype} != {
-        np.dtype(bool)
-    }:
+    if not 0 <= flipped + target_clean <= removed <= n_rows or not flipped <= n_flipped <= n_rows:
         raise BadInput(
-            f"masks of {keep.shape} {keep.dtype}, {flipped.shape} {flipped.dtype} and {target_clean.shape} {target_clean.dtype}: "
-            "give bool arrays, one entry a training row"
+            f"{removed:g} removed of {n_rows:g} rows, {flipped:g} of them of {n_flipped:g} flipped and {target_clean:g} clean "
+            "rows of the target: a part is larger than its whole"
         )
-    removed = ~keep
-    n_removed, caught = int(removed.sum()), int((removed & flipped).sum())
     return FilterScores(
-        recall=_ratio(caught, int(flipped.sum())),
-        precision=_ratio(caught, n_removed),
-        removed_share=_ratio(n_removed, len(keep)),
-        removed_target_clean_share=_ratio(int((removed & target_clean).sum()), n_removed),
-        n_removed=n_removed,
+        recall=_ratio(flipped, n_flipped),
+        precision=_ratio(flipped, removed),
+        removed_share=_ratio(removed, n_rows),
+        removed_target_clean_share=_ratio(target_clean, removed),
+        n_removed=int(removed),
     )
 
 
-def _ratio(part: int, whole: int) -> float:
+def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else math.nan

@@ -20,7 +20,6 @@ from subpop.metrics import (
     resampled_damages,
     selection_free_worst_k,
     worst_k,
-    worst_k_seed_std,
     worst_k_std_error,
 )
 from subpop.types import BadInput
@@ -187,9 +186,6 @@ def test_bootstrap_of_one_subpopulation_is_the_closed_form():
     seeds_alone = from_changes(np.repeat(np.array([[1], [0], [0], [1], [1]]), 30, axis=1))
     found = worst_k_std_error(resampled_damages([seeds_alone], seed=0, n_replicates=20_000), 1)
     assert found == pytest.approx(damage(seeds_alone).std_error, rel=0.03)
-    assert worst_k_seed_std([seeds_alone], 1, seed=0, n_replicates=20_000) == pytest.approx(
-        damage(seeds_alone).seed_std, rel=0.03
-    )
 
 
 def slow_draws(cell, k, n_replicates):
@@ -242,7 +238,6 @@ def test_resampling_seeds_alone_is_repeatable_and_smaller():
     seeds = resampled_damages(cell, seed=0, rows=False)
     assert both.shape == seeds.shape == (400, 6)
     assert worst_k_std_error(seeds, 3) < worst_k_std_error(both, 3)
-    assert math.isnan(worst_k_seed_std([from_changes([[1, 0, 1]])], 1, seed=0))
     one_seed = resampled_damages([from_changes([[1, 0, 1]])], seed=0, rows=False)
     np.testing.assert_allclose(one_seed, 2 / 3)
 
@@ -278,11 +273,8 @@ def test_collateral_refuses(clean):
 
 
 def test_filter_scores_by_hand():
-    #                   clean of the target | clean elsewhere | poison, flipped | poison, not flipped
-    keep = np.array([False, True, True, False, False, False, True, False])
-    flipped = np.array([False, False, False, False, True, True, True, False])
-    target_clean = np.array([True, True, False, False, False, False, False, False])
-    found = filter_scores(keep, flipped, target_clean)
+    # Of 8 rows, 3 are flipped poison; 5 are removed: 2 of the poison, 1 clean row of the target, 2 others.
+    found = filter_scores(n_rows=8, n_flipped=3, removed=5, flipped=2, target_clean=1)
     assert found.recall == pytest.approx(2 / 3)
     assert found.precision == pytest.approx(2 / 5)
     assert found.removed_share == pytest.approx(5 / 8)
@@ -291,13 +283,17 @@ def test_filter_scores_by_hand():
 
 
 def test_filter_scores_without_anything_to_divide_by():
-    nothing, everything = np.zeros(3, bool), np.ones(3, bool)
-    idle = filter_scores(everything, everything, nothing)
+    idle = filter_scores(n_rows=3, n_flipped=3, removed=0, flipped=0, target_clean=0)
     assert idle.recall == idle.removed_share == 0
     assert math.isnan(idle.precision)
     assert math.isnan(idle.removed_target_clean_share)
-    assert math.isnan(filter_scores(nothing, nothing, nothing).recall)
-    with pytest.raises(BadInput, match="one entry a training row"):
-        filter_scores(everything, np.zeros(4, bool), nothing)
-    with pytest.raises(BadInput, match="float64"):
-        filter_scores(everything, np.zeros(3), nothing)
+    assert math.isnan(filter_scores(n_rows=3, n_flipped=0, removed=3, flipped=0, target_clean=0).recall)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"removed": 9}, {"flipped": 4, "n_flipped": 3}, {"target_clean": 4}, {"n_flipped": 9}, {"flipped": -2}]
+)
+def test_parts_larger_than_their_whole_are_refused(wrong):
+    counts = {"n_rows": 8, "n_flipped": 3, "removed": 5, "flipped": 2, "target_clean": 1}
+    with pytest.raises(BadInput, match="larger than its whole"):
+        filter_scores(**{**counts, **wrong})

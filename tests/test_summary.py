@@ -34,7 +34,7 @@ def right(a: int, b: int, rest: int) -> np.ndarray:
 
 def trial(name: str, seed: int, attacked: bool, bits: np.ndarray, removed: int = 4, caught: int = 1) -> TrialResult:
     metrics = {"n_poison": 5.0 * attacked, "n_flipped": 4.0 * attacked, "removed": float(removed)}
-    metrics |= {"removed_flipped": float(caught * attacked), "removed_target_clean": 2.0}
+    metrics |= {"removed_flipped": float(caught * attacked), "removed_target_clean": 2.0 if removed else 0.0}
     return TrialResult(Trial(name, seed, attacked), metrics, {"right": bits})
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from subpop.metrics import Damage, Doubles, FilterScores, RightBits, damage
+from subpop.metrics import Damage, Doubles, FilterScores, RightBits, damage, filter_scores
 from subpop.stage import Stage
 from subpop.types import Bools, Trial, TrialResult
 
@@ -81,13 +81,12 @@ def _defended_clean(by_trial: Mapping[Trial, TrialResult], name: str, seed: int,
 
 def _scores(result: TrialResult, n_train: int) -> FilterScores:
     m = result.metrics
-    removed = m["removed"]
-    return FilterScores(
-        recall=ratio(m["removed_flipped"], m["n_flipped"]),
-        precision=ratio(m["removed_flipped"], removed),
-        removed_share=removed / (n_train + m["n_poison"]),
-        removed_target_clean_share=ratio(m["removed_target_clean"], removed),
-        n_removed=int(removed),
+    return filter_scores(
+        n_rows=n_train + m["n_poison"],
+        n_flipped=m["n_flipped"],
+        removed=m["removed"],
+        flipped=m["removed_flipped"],
+        target_clean=m["removed_target_clean"],
     )
 
 
