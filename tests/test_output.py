@@ -145,7 +145,7 @@ def test_debugging_grants_what_is_needed_and_says_what_is_wrong(project):
 def test_the_first_cell_of_the_defenses_suite_is_the_default(monkeypatch):
     monkeypatch.chdir(ROOT)
     spec = parse_defense("examples/drop_random.py:drop_random", ROOT)
-    cell = debugging._chosen(spec, debugging.DEFAULT_WORDS, set())
+    cell = debugging._chosen(spec, debugging.DEFAULT_WORDS)
     assert cell.stem == "defenses_trim_sever"
     assert cell.defense == spec.name
 
