@@ -358,12 +358,13 @@ def _reason(error: BaseException) -> str:
 
 
 def _hint(error: BaseException, know: Knowledge) -> str:
-    """What may be behind an error about None: a field of `know` that the defense did not declare, or may not have."""
-    missing = [f"know.{name}" for name in GRANTED if getattr(know, name) is None]
-    if not missing or not isinstance(error, (TypeError, AttributeError)) or "NoneType" not in str(error):
-        return ""
-    verb = "is" if len(missing) == 1 else "are"
-    return f" ({', '.join(missing)} {verb} None here; a defense that needs one declares it: my_defense.needs = {{'n_poison'}})"
+    """How to declare the field of `know` that is None in the line that failed."""
+    lines = traceback.extract_tb(error.__traceback__)[-1:]
+    line = (lines[0].line or "") if lines else ""
+    for name in GRANTED:
+        if getattr(know, name) is None and f"know.{name}" in line:
+            return f" (know.{name} is None here; a defense that needs it declares it: my_defense.needs = {{'{name}'}})"
+    return ""
 
 
 def _is_ours(frame: FrameType) -> bool:

@@ -26,15 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     try:
-        status = int(options.run(options))
-        sys.stdout.flush()
-        return status
+        return int(options.run(options))
     except BadInput as error:
         print(f"subpop: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # `subpop data list | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit fails again
-        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,14 +79,23 @@ def _data(options: argparse.Namespace) -> int:
         raise BadInput(f"no data set is named {unknown[0]!r}; there are {', '.join(DATASETS)}")
     if options.action == "list":
         rows = [(each.name, _is_ready(each), each.summary, each.licence) for each in describe(root)]
-        room = max(20, (shutil.get_terminal_size().columns - 36) // 2)
-        print(f"Data sets are looked for in {root}. `subpop data fetch NAME` fetches one, or says how to get it by hand.\n")
-        print(tabulate(rows, ("name", "ready", "summary", "licence"), maxcolwidths=[None, None, room, room]))
-        return 0
+        room = max(20, (shutil.get_terminal_size().columns - 36) // 2) if sys.stdout.isatty() else None
+        found = tabulate(rows, ("name", "ready", "summary", "licence"), maxcolwidths=[None, None, room, room])
+        return _shown(f"Data sets are looked for in {root}. `subpop data fetch NAME` fetches one, or says how.\n\n{found}")
     names = options.names or [record.name for record in describe(root) if record.needs_files]
     states = [state for name in names for state in (fetch if options.action == "fetch" else verify)(name, root)]
     print(*states, sep="\n")
     return 0 if all(state.state == "ok" for state in states) else 1
+
+
+def _shown(text: str) -> int:
+    """Print a long text; a reader that has seen enough, such as `head`, is no reason for a traceback."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit fails again
+        return 1
+    return 0
 
 
 def _is_ready(record: DatasetRecord) -> str:

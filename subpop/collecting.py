@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from subpop.kinds import kind_of
 from subpop.types import BadInput, Cell
 
 # --- the cells of one test --------------------------------------------------------------------------------------------
@@ -63,8 +64,10 @@ def without_cells(item: Any) -> bool:
     return is_of_suite(item) and any(not isinstance(value, kinds.get(name, object)) for name, value in parameters(item).items())
 
 
-def is_speed_suite(item: Any) -> bool:
-    return is_of_suite(item) and item.path.name.startswith("test_speed_")
+def runs_by_default(item: Any) -> bool:
+    """Whether a test runs where no suite is named: not if its suite has only cells of kinds such as `speed`."""
+    cells = getattr(getattr(item, "module", None), "CELLS", None)
+    return not cells or any(kind_of(cell).runs_by_default for cell in cells)
 
 
 def measured_cells(items: Iterable[Any]) -> list[Cell]:

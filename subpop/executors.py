@@ -259,7 +259,7 @@ class Ahead:
         self._thread.start()
 
     def wait(self, token: str) -> None:
-        """Until what this chunk's key or special cell stands for came back, or nothing more will."""
+        """Until what this chunk's key or cell stands for came back, or nothing more will."""
         while True:
             with self._changed:
                 if token not in self._pending:

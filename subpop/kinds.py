@@ -54,6 +54,8 @@ class Kind(ABC):
     """Whether a cell consists of trials, which are trained, stored and resumed one by one."""
     is_stored = True
     """Whether a cell's result is served from the store once it was measured."""
+    runs_by_default = True
+    """Whether its suites run where no suite is named."""
     on_scoreboard = True
     """Whether its cells are rows of the scoreboard's tables of damages."""
 

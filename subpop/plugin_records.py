@@ -32,9 +32,9 @@ def record_of(report: CellReport, device: str) -> dict[str, Any]:
 def kept_reports(records: Mapping[str, Mapping[str, Any]], device: str) -> Iterator[CellReport]:
     """The reports that records of this device hold, without verdicts."""
     for record in records.values():
-        cell = cell_of(record["cell"])
-        if record["device"] != device:
+        if record["device"] != device or "kind" not in record["cell"]:  # of a version that did not say how it was measured
             continue
+        cell = cell_of(record["cell"])
         if record["result"] is None:
             yield CellReport(cell, None, status="error", reason=record["reason"])
         else:

@@ -59,8 +59,10 @@ class Progress:
             return
         if self._bar is None:
             before, self._what = self._what, what
-            yield
-            self._what = before
+            try:
+                yield
+            finally:
+                self._what = before
             return
         self._update(what)
         self._bar.start()

@@ -149,7 +149,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Drop suites' tests that are left without cells, and speed suites unless they are named; no other project's tests."""
-    from subpop.collecting import is_of_suite, is_speed_suite, needed_cells, without_cells
+    from subpop.collecting import is_of_suite, needed_cells, runs_by_default, without_cells
 
     mistakes = config.stash.get(MISTAKES, None)
     if mistakes:
@@ -157,7 +157,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if any(map(is_of_suite, items)):
         config.stash[OFFERED] = sorted({cell.stem for cell in needed_cells(items)})
     named = "speed" in (config.getoption("keyword") or "") or any("speed" in str(arg) for arg in config.args)
-    dropped = [item for item in items if without_cells(item) or (is_speed_suite(item) and not named)]
+    dropped = [item for item in items if without_cells(item) or not (named or runs_by_default(item))]
     if dropped:
         items[:] = [item for item in items if item not in set(dropped)]
         config.hook.pytest_deselected(items=dropped)

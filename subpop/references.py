@@ -4,7 +4,7 @@ How a metric is compared is its `tolerance` in `subpop.metric_registry`:
 
 * `TIMED`: never compared, never recorded.
 * `LOWER_BOUND`: fails only downwards; `value` is the bound of its issue, written by hand and kept by `rebaseline`. Other numbers
-  of a `speed_*` suite are held by its assertions alone.
+  of cells of the kind `speed` are held by the assertions of their suite.
 * `UPPER_BOUND`: fails above its `atol`, which is RESIDUAL_BOUND unless written by hand, and then kept by `rebaseline`.
 * all others fail where |run - value| > atol. A value up to 1 has the scale 1, a larger one (a count) its own: where .01 and
   .1 bound a tolerance below, they are multiplied by the scale. `published` is held to the same atol where `certainty` says

@@ -254,7 +254,7 @@ def failures(report: CellReport) -> str:
     """What a red cell says: the cell, and for each number the run's value, the reference, the tolerance."""
     bad = [v for v in report.verdicts if v.verdict in ("fail", "no_reference") and v.reason]
     if bad and all(v.verdict == "no_reference" for v in report.verdicts):
-        return f"{report.cell.id}\nnone of its {len(bad)} numbers has a reference; record them with --rebaseline"
+        return f"{report.cell.id}\nnone of its numbers has a reference; record them with --rebaseline"
     return "\n".join([report.cell.id, *(v.reason for v in bad)])
 
 

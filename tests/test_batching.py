@@ -332,8 +332,15 @@ def test_an_error_about_what_was_not_declared_says_how_to_declare_it():
     def undeclared(train, fit, know, *, seed):
         return Defended(fit(know.clean_holdout[:3]))
 
-    with pytest.raises(DefenseError, match=r"know\.n_poison, know\.clean_holdout, .* declares it: my_defense\.needs"):
+    with pytest.raises(DefenseError, match=r"know\.clean_holdout is None here; .* my_defense\.needs = {'clean_holdout'}"):
         run(undeclared)
+
+    def own_mistake(train, fit, know, *, seed):
+        return Defended(fit({}.get("x").rows))
+
+    with pytest.raises(DefenseError, match="NoneType") as caught:
+        run(own_mistake)
+    assert "needs" not in caught.value.reason
 
 
 # --- what a defense returns -------------------------------------------------------------------------------------------

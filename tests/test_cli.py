@@ -17,6 +17,7 @@ def test_data_list_names_every_data_set(capsys, tmp_path):
 @pytest.mark.parametrize("columns", ["80", "200"])
 def test_data_list_fits_the_terminal(capsys, tmp_path, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     assert main(["data", "list", "--data-root", str(tmp_path)]) == 0
     table = capsys.readouterr().out.partition("\n\n")[2].splitlines()
     assert max(map(len, table)) <= int(columns)

@@ -38,7 +38,7 @@ def test_workers_leave_what_a_run_here_finds(tmp_path):
         assert one.numbers == other.numbers
 
 
-def test_workers_do_controls_with_their_defense_special_suites_and_no_speed(tmp_path):
+def test_workers_do_controls_with_their_defense_cells_as_a_whole_and_no_speed(tmp_path):
     two_worlds = grid(
         stem="impossibility",
         kind="two_worlds",

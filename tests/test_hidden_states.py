@@ -252,6 +252,27 @@ def test_processes_that_share_a_cache_folder_compute_no_row_twice(encoder, tmp_p
     assert computed[1:] == [6]  # by `hidden_states` without a folder
 
 
+def test_files_without_a_wanted_row_are_not_opened(encoder, tmp_path, monkeypatch):
+    tokens = rows()
+    first = known_module.KnownStates(encoder, tmp_path, "cpu")
+    first.find(tokens[:2])
+    first.find(tokens[2:5])
+    opened: list[str] = []
+
+    def counted(encoder, cache, key, *more):
+        opened.append(key)
+        return states_module.stored_states(encoder, cache, key, *more)
+
+    monkeypatch.setattr("subpop.encoders.known.stored_states", counted)
+    other = known_module.KnownStates(encoder, tmp_path, "cpu")
+    other.find(tokens[:1])
+    assert (len(opened), len(other)) == (1, 2)
+    other.find(tokens[:2])
+    assert len(opened) == 1
+    other.find(tokens[4:5])
+    assert (len(opened), len(other)) == (2, 5)
+
+
 @pytest.mark.parametrize("damaged", ["rows-*.npy", "states-*.npy"])
 def test_damaged_files_of_known_rows_are_computed_again(encoder, tmp_path, damaged):
     tokens = rows()

@@ -51,6 +51,15 @@ def test_a_record_of_another_version_may_hold_metrics_that_are_gone():
     assert [number.metric for number in report.result.numbers] == ["clean_accuracy"]
 
 
+def test_a_record_that_does_not_say_how_it_was_measured_is_left_out():
+    """Such a record of the two worlds would be shown as damages."""
+    result = CellResult(CELL, (Number("clean_accuracy", 0.9),))
+    record = record_of(CellReport(CELL, result), "cpu")
+    assert len(list(kept_reports({"a": record}, "cpu"))) == 1
+    del record["cell"]["kind"]
+    assert list(kept_reports({"a": record}, "cpu")) == []
+
+
 def test_a_report_of_a_store_shows_plug_ins(tmp_path, capsys, monkeypatch):
     path = tmp_path / "mine.py"
     path.write_text(PLUGIN)

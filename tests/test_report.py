@@ -142,6 +142,15 @@ def test_the_first_lines_say_what_ran_and_what_failed():
     assert "`python -m pytest benchmarks/`" in text.partition("## What failed")[0]
 
 
+def test_a_baseline_s_row_of_a_metric_that_is_gone_is_shown_and_fails_its_cell():
+    gone = Verdict(Number("no_such_metric", NAN), "fail", "the run has no such number", 0.5, 0.01)
+    only = Verdict(Number("another_one", NAN), "published_only", "", None, None, published=0.25)
+    report = measured(0.25)
+    report = replace(report, verdicts=(*report.verdicts, gone, only), status="fail")
+    for page in (suite_page("defenses_trim_sever", [report], RUN), scoreboard([report], RUN)):
+        assert "no\\_such\\_metric" in page or "no_such_metric" in page
+
+
 def test_a_reason_of_many_cells_is_listed_once():
     reports = [CellReport(cell_of(rate=rate), None, status="error", reason="no such column") for rate in (0.5, 1.0, 2.0)]
     failed = scoreboard(reports, RUN).partition("## What failed")[2].partition("##")[0]

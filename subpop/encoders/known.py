@@ -50,7 +50,8 @@ class KnownStates:
         self._places: dict[bytes, int] = {}
         self._blocks: list[HiddenStates] = []
         self._first = np.zeros(1, np.int64)
-        self._read_files: set[str] = set()
+        self._unopened: dict[str, tuple[list[bytes], Ints]] = {}
+        self._seen: set[str] = set()
         self._lock = threading.RLock()
 
     def __len__(self) -> int:
@@ -62,8 +63,8 @@ class KnownStates:
         lengths = lengths_of(tokens)
         names = [_name(row[:length]) for row, length in zip(tokens, lengths, strict=True)]
         with self._lock:
-            if not self._places.keys() >= set(names):
-                self._read_folder()
+            if missing := set(names) - self._places.keys():
+                self._read_folder(missing)
             new = {name: i for i, name in reversed(list(enumerate(names))) if name not in self._places}
             if new:
                 rows = np.sort(np.fromiter(new.values(), np.int64, len(new)))
@@ -80,25 +81,36 @@ class KnownStates:
                 self._names_file(key),
                 np.hstack([np.frombuffer(b"".join(names), np.uint8).reshape(-1, NAME_BYTES), lengths]),
             )
-            self._read_files.add(key)
+            self._seen.add(key)
         self._add(states, names)
 
-    def _read_folder(self) -> None:
-        """Take over what other processes computed: see `_compute` for how its rows are named."""
-        if self._cache is None:
+    def _read_folder(self, wanted: set[bytes]) -> None:
+        """Take over what other processes computed, file by file, where a file has a row that is wanted.
+
+        On a CPU only: there a row has the same bits whatever rows it was computed with.
+        """
+        if self._cache is None or self._device != "cpu":
             return
         for path in sorted(self._cache.glob(f"{self._names_file('*')}.npy")):
-            key = path.stem.rpartition("-")[2]
-            if key in self._read_files:
-                continue
-            self._read_files.add(key)
-            rows = kept(self._cache, path.stem)
-            if rows is None or rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != NAME_BYTES + 8:
-                continue
+            self._read_names(path.stem)
+        for key, (names, lengths) in list(self._unopened.items()):
+            if not wanted.isdisjoint(names):
+                del self._unopened[key]
+                states = stored_states(self.encoder, self._cache, key, lengths, self._device)
+                if states is not None:
+                    self._add(states, names)
+                    wanted = wanted - set(names)
+
+    def _read_names(self, file: str) -> None:
+        """Note which rows a file of states has."""
+        key = file.rpartition("-")[2]
+        if self._cache is None or key in self._seen:
+            return
+        self._seen.add(key)
+        rows = kept(self._cache, file)
+        if rows is not None and rows.dtype == np.uint8 and rows.ndim == 2 and rows.shape[1] == NAME_BYTES + 8:
             lengths = np.ascontiguousarray(rows[:, NAME_BYTES:]).view("<i8")[:, 0]
-            states = stored_states(self.encoder, self._cache, key, lengths, self._device)
-            if states is not None:
-                self._add(states, [row[:NAME_BYTES].tobytes() for row in rows])
+            self._unopened[key] = [row[:NAME_BYTES].tobytes() for row in rows], lengths
 
     def _names_file(self, key: str) -> str:
         return f"rows-{maker_key(self.encoder, self._device)}-{key}"

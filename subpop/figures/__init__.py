@@ -25,7 +25,7 @@ from matplotlib.image import imsave
 from subpop.figures.lines import styles_of
 from subpop.figures.scatters import DPI
 from subpop.figures.setups import by_setup, headline, metric_words
-from subpop.kinds import kind_named, kind_of
+from subpop.kinds import by_kind, kind_named
 from subpop.types import CellReport
 
 STYLE: Any = {
@@ -65,13 +65,14 @@ def draw_all(reports: Iterable[CellReport], directory: Path, made_by: str = "") 
     measured = [report for report in reports if report.result is not None]
     styles = styles_of(report.cell.defense for report in measured)
     groups: dict[tuple[str, str, str, str], list[CellReport]] = defaultdict(list)
-    for of_setup in by_setup(measured).values():
-        cell = of_setup[0].cell
-        groups[cell.stem, cell.tier, kind_of(cell).figure_of(cell), cell.kind] += of_setup
+    for kind, of_kind in by_kind(measured).items():
+        for of_setup in by_setup(of_kind).values():
+            cell = of_setup[0].cell
+            groups[cell.stem, cell.tier, kind.figure_of(cell), cell.kind] += of_setup
     pictures, missing = [], []
-    for (stem, tier, dataset, kind), own in groups.items():
+    for (stem, tier, dataset, kind_name), own in groups.items():
         key = content_key(own, made_by + repr(styles) + metric_words(headline(own)))
-        for plan in kind_named(kind).figures(own, styles):
+        for plan in kind_named(kind_name).figures(own, styles):
             path = directory / file_name(f"{stem}-{tier}-{dataset}-{plan.kind}")
             if not _is_drawn(path, key):
                 missing.append((plan.draw, path, made_by, key))

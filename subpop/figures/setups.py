@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import NamedTuple, TypeGuard
 
-from subpop.metric_registry import HEADLINES, metric_of
+from subpop.metric_registry import HEADLINES, find_metric, metric_of
 from subpop.types import Cell, CellReport, Number, Setting
 from subpop.types.metric import Unit
 
@@ -169,18 +169,24 @@ def plain_number(value: float | None) -> str:
 
 def percent_or_plain(metric: str, value: float | None, digits: int = 1) -> str:
     """A metric's value without a percent sign, for a table whose heading has it: fractions in percent, others as they are."""
-    return percent(value, digits) if metric_of(metric).unit is Unit.FRACTION else plain_number(value)
+    return percent(value, digits) if _is_fraction(metric) else plain_number(value)
 
 
 def quantity(metric: str, value: float | None, digits: int = 1) -> str:
     """A metric's value, with a percent sign where it is a fraction."""
     text = percent_or_plain(metric, value, digits)
-    return f"{text} %" if text != NO_VALUE and metric_of(metric).unit is Unit.FRACTION else text
+    return f"{text} %" if text != NO_VALUE and _is_fraction(metric) else text
+
+
+def _is_fraction(metric: str) -> bool:
+    """A row of a baseline may name a metric that there is no longer: it is shown as a plain number, and fails its cell."""
+    found = find_metric(metric)
+    return found is not None and found.unit is Unit.FRACTION
 
 
 def in_percent(metrics: Iterable[str]) -> str:
     """What the heading of a table of these metrics says of percent."""
-    return "in %" if all(metric_of(metric).unit is Unit.FRACTION for metric in metrics) else "fractions in %"
+    return "in %" if all(map(_is_fraction, metrics)) else "fractions in %"
 
 
 def metric_words(metric: str) -> str:

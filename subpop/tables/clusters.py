@@ -11,7 +11,7 @@ from subpop.figures.lines import Styles
 from subpop.figures.pictures import draw_clusters, has_pictures
 from subpop.kept_results import kept_result
 from subpop.kinds import Kind, Measure, Plan
-from subpop.types import CellReport
+from subpop.types import Cell, CellReport
 
 CAPTION = (
     "Six clusters whose make-up is least like that of the data; of each, the pictures of D_aux nearest to its centroid. "
@@ -27,6 +27,10 @@ class Clusters(Kind):
     def measurer(self, experiment: Experiment) -> Measure:
         """Reads everything off D_aux; the result stays in the store."""
         return lambda cell: kept_result(describe_clusters, cell, experiment)
+
+    def expected_seconds(self, cell: Cell) -> float:
+        """Where the clusters are recorded."""
+        return 0.1
 
     def figures(self, reports: Sequence[CellReport], styles: Styles) -> Iterator[Plan]:
         """The pictures of one cell."""

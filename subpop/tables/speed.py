@@ -19,6 +19,7 @@ class Speed(Kind):
     """Ratios of seconds, measured anew in every run and by their own tests, with nothing else running beside them."""
 
     is_stored = False
+    runs_by_default = False
     on_scoreboard = False
 
     def measurer(self, experiment: Experiment) -> Measure:
