@@ -151,6 +151,14 @@ def test_a_baseline_s_row_of_a_metric_that_is_gone_is_shown_and_fails_its_cell()
         assert "no\\_such\\_metric" in page or "no_such_metric" in page
 
 
+@pytest.mark.parametrize("defense", ["none", "trim"])
+def test_set_ups_that_measure_no_damage_are_not_on_the_scoreboard(defense):
+    cell = cell_of(defense=defense, worlds="independent")
+    worlds = CellReport(cell, CellResult(cell, (Number("error_sum", 1.0),)), status="pass")
+    assert "worlds" not in scoreboard([*tiny_board(), worlds], RUN)
+    assert "worlds" in scoreboard([*tiny_board(), replace(worlds, result=None, status="error", reason="it died")], RUN)
+
+
 def test_a_reason_of_many_cells_is_listed_once():
     reports = [CellReport(cell_of(rate=rate), None, status="error", reason="no such column") for rate in (0.5, 1.0, 2.0)]
     failed = scoreboard(reports, RUN).partition("## What failed")[2].partition("##")[0]

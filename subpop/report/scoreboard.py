@@ -64,12 +64,12 @@ def scoreboard(reports: Sequence[CellReport], run: RunInfo, pictures: Sequence[P
     if run.standing and run.standing.exit_status is None:
         return "\n\n".join([*blocks, "The tables, figures and pages are written when the run ends."]) + "\n"
     measured = [report for report in reports if kind_of(report.cell).on_scoreboard]
-    setups = {s: of_setup for s, of_setup in by_setup(measured).items() if any(r.status != "skipped" for r in of_setup)}
-    defended = {s: of_setup for s, of_setup in setups.items() if any(r.cell.defense not in ("none", "retrain") for r in of_setup)}
+    groups = {s: of_setup for s, of_setup in by_setup(measured).items() if any(r.status != "skipped" for r in of_setup)}
     # A suite that measures no damage, such as the two worlds, has its page only. One that could not be measured says why here.
-    boards = {s: own for s, own in defended.items() if summarize(own, headline(own)) or not any(r.result for r in own)}
+    setups = {s: own for s, own in groups.items() if summarize(own, headline(own)) or not any(r.result for r in own)}
+    boards = {s: of_setup for s, of_setup in setups.items() if any(r.cell.defense not in ("none", "retrain") for r in of_setup)}
     blocks += _boards(boards, run, pictures)
-    blocks += _attacks({s: of_setup for s, of_setup in setups.items() if s not in defended})
+    blocks += _attacks({s: of_setup for s, of_setup in setups.items() if s not in boards})
     blocks += _papers(reports, pictures, run)
     blocks += _speed(reports)
     controls = {r.cell.defense.partition(":")[0] for r in reports}
