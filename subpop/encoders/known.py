@@ -73,7 +73,7 @@ class KnownStates:
 
     def _compute(self, tokens: Array, names: list[bytes], progress: Progress | None) -> None:
         states = hidden_states(self.encoder, tokens, cache=self._cache, device=self._device, progress=progress)
-        if self._cache is not None:
+        if self._cache is not None and self._device == "cpu":  # where `_read_folder` reads it
             key = states_key(self.encoder, tokens, self._device)
             lengths = np.ascontiguousarray(states.lengths, "<i8")[:, None].view(np.uint8)
             keep(

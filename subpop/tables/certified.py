@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from subpop.report.paper_tables import Column, Layout, paper_tables
-from subpop.tables.poisoning import Poisoning
-from subpop.types import CellReport
+from subpop.report.paper_tables import Column, Layout
+from subpop.tables.poisoning import PaperTable
 
 DEFENDED = "label_flip_smoothing"
 PAIRS = [
@@ -24,11 +21,7 @@ LAYOUT = Layout(
 )
 
 
-class Certified(Poisoning):
+class Certified(PaperTable):
     """Poisoning cells, laid out with the undefended and the defended victim in one row."""
 
-    on_scoreboard = False
-
-    def tables(self, reports: Sequence[CellReport]) -> list[str]:
-        """A row for each alpha."""
-        return paper_tables(LAYOUT, reports)
+    layout = LAYOUT

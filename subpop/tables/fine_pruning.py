@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from subpop.report.paper_tables import Column, Layout, paper_tables
-from subpop.tables.poisoning import Poisoning
-from subpop.types import CellReport
+from subpop.report.paper_tables import Column, Layout
+from subpop.tables.poisoning import PaperTable
 
 STAGES = {"attacked": "attacked", "pruned": "pruned", "finetuned": "fine-tuned"}
 LAYOUT = Layout(
@@ -22,11 +19,7 @@ LAYOUT = Layout(
 )
 
 
-class FinePruning(Poisoning):
+class FinePruning(PaperTable):
     """Poisoning cells, laid out with a row for each subpopulation."""
 
-    on_scoreboard = False
-
-    def tables(self, reports: Sequence[CellReport]) -> list[str]:
-        """A row for each subpopulation, holdout and defense."""
-        return paper_tables(LAYOUT, reports)
+    layout = LAYOUT

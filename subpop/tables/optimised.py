@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from subpop.report.claims import worth_of_moving
 from subpop.report.paper_tables import Column, Layout, paper_tables
-from subpop.tables.poisoning import Poisoning
+from subpop.tables.poisoning import PaperTable
 from subpop.types import CellReport
 
 LAYOUT = Layout(
@@ -20,10 +20,10 @@ LAYOUT = Layout(
 )
 
 
-class Optimised(Poisoning):
+class Optimised(PaperTable):
     """Poisoning cells, laid out with a row for each attack and alpha."""
 
-    on_scoreboard = False
+    layout = LAYOUT
 
     def tables(self, reports: Sequence[CellReport]) -> list[str]:
         """A row for each attack and alpha, and in words what moving the rows is worth."""

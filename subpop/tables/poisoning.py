@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from abc import ABC
 from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 from subpop.experiment import Experiment
 from subpop.figures.lines import Styles
 from subpop.figures.plans import poisoning_plans
 from subpop.kinds import Kind, Measure, Plan
+from subpop.report.paper_tables import Layout, paper_tables
 from subpop.settings import check_settings
 from subpop.types import Cell, CellReport
 
 
 class Poisoning(Kind):
-    """Trials of a subpopulation and a seed each. Tables of the paper that are made of them derive from this class."""
+    """Trials of a subpopulation and a seed each."""
 
     trains_trials = True
 
@@ -28,3 +31,15 @@ class Poisoning(Kind):
     def figures(self, reports: Sequence[CellReport], styles: Styles) -> Iterator[Plan]:
         """Damage against alpha, decision regions, accuracy against the holdout, target against collateral damage."""
         return poisoning_plans(reports, styles)
+
+
+class PaperTable(Poisoning, ABC):
+    """Poisoning cells that the paper prints as a table: they have that table instead of rows on the scoreboard."""
+
+    on_scoreboard = False
+    layout: ClassVar[Layout]
+    """The rows and columns of the table."""
+
+    def tables(self, reports: Sequence[CellReport]) -> list[str]:
+        """The table of each data set and victim."""
+        return paper_tables(self.layout, reports)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from subpop.report.paper_tables import Column, Layout, paper_tables
-from subpop.tables.poisoning import Poisoning
-from subpop.types import CellReport
+from subpop.report.paper_tables import Column, Layout
+from subpop.tables.poisoning import PaperTable
 
 LAYOUT = Layout(
     {"clusters_on": "clusters on", "rate": "alpha"},
@@ -19,11 +16,7 @@ LAYOUT = Layout(
 )
 
 
-class Transfer(Poisoning):
+class Transfer(PaperTable):
     """Poisoning cells, laid out with a row for each network whose features are clustered."""
 
-    on_scoreboard = False
-
-    def tables(self, reports: Sequence[CellReport]) -> list[str]:
-        """A row for each network and alpha."""
-        return paper_tables(LAYOUT, reports)
+    layout = LAYOUT
