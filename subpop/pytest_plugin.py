@@ -437,6 +437,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     run, watch = config.stash.get(RUN, None), config.stash.get(WATCH, None)
     for note in run.store.untold_notes() if run is not None else []:
         terminalreporter.write_line(f"subpop: {note}")
+    if run is not None and run.ahead is not None and run.ahead.error is not None:
+        from subpop.printable import in_one_line
+
+        told = in_one_line(run.ahead.error)
+        terminalreporter.write_line(f"subpop: the training processes failed ({told}); what they left was trained in this process")
     if watch is None or not watch.has_begun:
         return
     from collections import Counter

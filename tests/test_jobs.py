@@ -91,6 +91,21 @@ def test_without_xdist_and_with_every_cell_skipped(project):
     assert "pytest-xdist" in refused.stderr
 
 
+def test_training_processes_that_fail_are_reported_and_cost_no_cell(project):
+    """The run used to train everything in one process without a word."""
+    (project / "broken_workers.py").write_text(
+        "import subpop.executors\n\n\ndef answers(self):\n    raise RuntimeError('no worker today')\n\n\n"
+        "subpop.executors.Ahead._answers = answers\n"
+    )
+    done = run(
+        project, "benchmarks/", "-n", "2", "-p", "broken_workers", "--store", "f.sqlite", "--report-dir", "f", "-k", "test_cell"
+    )
+    assert "the training processes failed (RuntimeError: no worker today)" in done.stdout
+    cells = results(project, "f")["cells"]
+    assert cells
+    assert not [cell for cell in cells if cell["verdict"] == "error"]
+
+
 def test_other_tests_keep_pytest_xdist(project):
     done = run(project, "tests/", "-n", "2")
     assert done.returncode == 0, done.stdout
