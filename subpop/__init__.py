@@ -1,4 +1,7 @@
-"""A pytest benchmark for subpopulation data poisoning. Importing this package is cheap: parts load when they are named."""
+"""A pytest benchmark for subpopulation data poisoning.
+
+Importing this package is cheap: each public name is loaded from its module when it is first used.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,87 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from subpop.types import BadInput, Defended, Fit, Knowledge, Model, TrainingSet
+    from subpop.attacks import ATTACKS, Poison, label_flip
+    from subpop.datasets import DATASETS, MissingData, load_dataset
+    from subpop.defenses import DEFENSES
+    from subpop.metrics import Damage, RightBits, Worst, damage, worst_k
+    from subpop.partitions import cluster_match, feature_match
+    from subpop.types import (
+        BadInput,
+        Certificate,
+        ChannelModel,
+        Dataset,
+        Defended,
+        Defense,
+        Fit,
+        FleetJob,
+        Knowledge,
+        Model,
+        Partition,
+        Pool,
+        Splits,
+        StoredModel,
+        TrainingSet,
+        Victim,
+    )
+    from subpop.victims import VICTIMS, SklearnVictim, make_victim
 
 __version__ = "0.1.0"
-__all__ = ["BadInput", "Defended", "Fit", "Knowledge", "Model", "TrainingSet"]
+
+_MODULES = {
+    "attacks": ("ATTACKS", "Poison", "label_flip"),
+    "datasets": ("DATASETS", "MissingData", "load_dataset"),
+    "defenses": ("DEFENSES",),
+    "metrics": ("Damage", "RightBits", "Worst", "damage", "worst_k"),
+    "partitions": ("cluster_match", "feature_match"),
+    "types": (
+        *("BadInput", "Certificate", "ChannelModel", "Dataset", "Defended", "Defense", "Fit", "FleetJob", "Knowledge", "Model"),
+        *("Partition", "Pool", "Splits", "StoredModel", "TrainingSet", "Victim"),
+    ),
+    "victims": ("VICTIMS", "SklearnVictim", "make_victim"),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "ATTACKS",
+    "DATASETS",
+    "DEFENSES",
+    "VICTIMS",
+    "BadInput",
+    "Certificate",
+    "ChannelModel",
+    "Damage",
+    "Dataset",
+    "Defended",
+    "Defense",
+    "Fit",
+    "FleetJob",
+    "Knowledge",
+    "MissingData",
+    "Model",
+    "Partition",
+    "Poison",
+    "Pool",
+    "RightBits",
+    "SklearnVictim",
+    "Splits",
+    "StoredModel",
+    "TrainingSet",
+    "Victim",
+    "Worst",
+    "cluster_match",
+    "damage",
+    "feature_match",
+    "label_flip",
+    "load_dataset",
+    "make_victim",
+    "worst_k",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return getattr(importlib.import_module("subpop.types"), name)
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(f"subpop.{_MODULE_OF[name]}"), name)
     raise AttributeError(f"module 'subpop' has no attribute {name!r}; it offers {', '.join(__all__)}")
 
 

@@ -109,3 +109,6 @@ def _imported(name: str) -> Callable[[], object]:
             "e.g. sklearn.svm:LinearSVC"
         ) from error
     return found
+
+
+__all__ = ["MODELS", "VICTIMS", "SklearnVictim", "blind", "make_victim"]
