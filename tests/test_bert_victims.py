@@ -19,7 +19,7 @@ from subpop.datasets.download import MissingData
 from subpop.encoders import encoder_fingerprint, lengths_of, load_encoder
 from subpop.types import BadInput, FleetJob, Knowledge, Pool, TrainingSet
 from subpop.victims import MODELS, make_victim
-from subpop.victims.bert_fine_tuned import BertFineTuned, flops_per_token
+from subpop.victims.bert_fine_tuned import BertFineTuned
 from subpop.victims.bert_last_layer import BertLastLayer
 from subpop.victims.text_linear import TextLinear
 from subpop.victims.transformer_batches import WIDTH, epoch_batches, length_batches
@@ -297,11 +297,6 @@ def test_their_names_make_them_and_say_what_restores_them():
             assert (made.encoder, made.max_length, made.exact) == (encoder, length, False)
             assert hasattr(MODELS[f"{start}_{end}"], "from_state")
     assert make_victim("tiny_bert_last_layer").weights_fingerprint() == encoder_fingerprint("tiny")
-
-
-def test_operations_of_a_token():
-    encoder = load_encoder("tiny")  # 128 wide, 256 between, one block below the last
-    assert flops_per_token(encoder, 64) == 3 * (2 * (4 * 128**2 + 2 * 128 * 256) + 4 * 64 * 128)
 
 
 # --- text_linear ------------------------------------------------------------------------------------------------------

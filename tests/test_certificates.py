@@ -15,8 +15,6 @@ from scipy.stats import binom
 from subpop.certificates import (
     MAX_RADIUS,
     chernoff,
-    chernoff_log_bound,
-    exact_radius,
     kl_radius,
     neyman_pearson_radius,
     pairwise_exact_radius,
@@ -26,6 +24,21 @@ from subpop.certificates.noise import SLACK, _limits, _table_size
 from subpop.types import BadInput
 
 NOISE = (0.1, 0.2, 0.3, 0.4, 0.45)
+
+
+def one_pair(margins):
+    """Margins (T, n) of two classes as weights, labels and predictions: class 0 wins, and all training rows have its label."""
+    return margins, np.zeros(margins.shape[1], int), np.zeros(len(margins), int)
+
+
+def chernoff_log_bound(margins, q):
+    """(T,) log B for two classes. margins: (T, n) alpha_i * s_i * (predicted sign), labels s_i in {-1, 1}."""
+    return pairwise_log_bounds(*one_pair(margins), noise=[q], n_classes=2)[0]
+
+
+def exact_radius(margins):
+    """(T,) for two classes: the largest r with 2 * (sum of the r largest margins) < sum of all."""
+    return pairwise_exact_radius(*one_pair(margins), n_classes=2)
 
 
 # --- vectors and closed forms -----------------------------------------------------------------------------------------
@@ -400,5 +413,3 @@ def test_inputs_must_fit_together():
         for call in (lambda *a: pairwise_log_bounds(*a, [0.1], 2), lambda *a: pairwise_exact_radius(*a, 2)):
             with pytest.raises(BadInput, match=message):
                 call(weights, labels, predicted)
-    with pytest.raises(BadInput, match=r"must be \(T, n\)"):
-        exact_radius(np.ones(3))

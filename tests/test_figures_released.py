@@ -8,8 +8,8 @@ from matplotlib.collections import LineCollection
 from synthetic_reports import cell_of, report_of
 
 from subpop.figures import draw_all
-from subpop.figures.released import WIDEST, beside_released, comparable, looks_of, samples_of, side_by_side
-from subpop.released import released_table, trials_of, two_samples
+from subpop.figures.released import WIDEST, beside_released, comparable, looks_of, released_sample, samples_of, side_by_side
+from subpop.released import trials_of, two_samples
 from subpop.report import RunInfo
 from subpop.report.released import beside_released_trials, p_value
 from subpop.report.suite_page import suite_page
@@ -80,7 +80,7 @@ def test_released_samples_stand_after_ours_and_hold_every_trial():
     assert labels == ["bert_last_layer", "bert_fine_tuned", "another", "released LL", "released FT"]
     for sample, model in zip(samples[0.5][-2:], ("LL", "FT"), strict=True):
         assert sample.damages.tolist() == [trial.target_damage for trial in trials_of(model, 0.5)]
-        assert sample.summed_up == released_table(model, 0.5)
+        assert sample.summed_up == released_sample(model, 0.5).summed_up
         assert not sample.ours
 
 
@@ -132,7 +132,7 @@ def test_quartiles_and_median_stand_beside_each_strip():
     assert bars[0][:, 1] == pytest.approx([10, 30])
     assert len(bars) == len(medians) == 3
     assert medians[0] == pytest.approx(20)
-    assert medians[1:] == pytest.approx([100 * released_table(model, 2.0).median for model in ("LL", "FT")])
+    assert medians[1:] == pytest.approx([100 * released_sample(model, 2.0).summed_up.median for model in ("LL", "FT")])
     few = beside_released([run([0.0, 0.1, 0.2])]).axes[0]
     assert len([bar for bar in few.collections if isinstance(bar, LineCollection)]) == 2  # three points have no quartiles
 

@@ -16,7 +16,7 @@ from subpop.store import Store
 from subpop.theory import measure_impossibility
 from subpop.theory.learners import LOCAL, CellModel, NearestCentre
 from subpop.theory.measure import TIE_BREAKS, errors_of, independent_draws, paired_draws
-from subpop.theory.two_worlds import OWN_DEFENSES, Errors, Ground, distance_allowed, origin_of, same_for_the_defender, sums_to_one
+from subpop.theory.two_worlds import OWN_DEFENSES, Errors, Ground, distance_allowed, origin_of, same_for_the_defender
 from subpop.theory.waves import gathered
 from subpop.types import BadInput, Defended, FleetJob, Pool
 
@@ -42,6 +42,11 @@ def experiment(tmp_path_factory):
 
 def cell_of(victim="cell_majority", **changes):
     return grid(victim=victim, **{**WORLDS, **changes})[0]
+
+
+def sums_to_one(total, std_error, n, n_pairs):
+    """The verdict of the suite's claim."""
+    return abs(total - 1) <= distance_allowed(std_error, n, n_pairs)
 
 
 def check(experiment, cell):

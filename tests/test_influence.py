@@ -10,12 +10,8 @@ from subpop.attacks import influence, label_flip
 from subpop.attacks.attacker import Attacker, Target
 from subpop.attacks.boxes import Box
 from subpop.attacks.curvature import Curvature, Penalty, penalty_of
-from subpop.attacks.influence import (
-    cycled,
-    influence_of_adding,
-    influence_of_moving,
-    influence_of_removing,
-)
+from subpop.attacks.gradient_match import inner_values
+from subpop.attacks.influence import cycled
 from subpop.attacks.last_layers import Head, split
 from subpop.types import BadInput, FleetJob, Pool
 from subpop.victims.conv_net import ConvNet
@@ -31,7 +27,7 @@ def cross_entropy(model, x, y):
     return float(-np.log(p[np.arange(len(y)), y]).mean())
 
 
-# --- the formulas against retraining ----------------------------------------------------------------------------------
+# --- what the attack ranks and moves rows by, against retraining -----------------------------------------------------
 
 
 class Convex:
@@ -45,12 +41,15 @@ class Convex:
         self.pool, self.victim, self.n = Pool(x, y, n, n_classes), victim, n
         self.aux = np.arange(n, 2 * n)
         self.model = self.trained([self.job()])[0]
-        _, self.head = split(self.model)
-        self.features = x[self.aux].astype(np.float64)
+        self.attacker = Attacker(self.model, victim, self.pool, Box.of(self.pool, None))
         self.target = self.aux[(y[self.aux] == 0) & (x[self.aux, 1] > 0)]
-        self.curvature = Curvature(self.head, self.features, penalty_of(victim, self.model, n))
-        self.s = self.curvature.solve(self.head.mean_gradient(x[self.target].astype(np.float64), y[self.target]))
+        self.s = self.attacker.curvature.solve(self.attacker.gradient(self.target))
         self.before = self.loss(self.model)
+
+    def pairings(self, y):
+        """(n,) s . grad l of the rows of D_aux with labels y, and the gradient of each in its row."""
+        found, gradient = inner_values(self.attacker, y, self.s)(self.pool.x[self.aux].astype(np.float64))
+        return found, gradient()
 
     def job(self, rows=None, y=None, extra=None):
         rows = self.aux if rows is None else rows
@@ -78,32 +77,33 @@ def agree(predicted, true, slope=0.1):
 
 
 def test_leaving_one_out(convex):
-    predicted = influence_of_removing(convex.head, convex.s, convex.features, convex.pool.y[convex.aux], convex.n)
-    agree(predicted, convex.changes([convex.job(np.delete(convex.aux, i)) for i in range(convex.n)]))
+    pairings, _ = convex.pairings(convex.pool.y[convex.aux])
+    agree(pairings / convex.n, convex.changes([convex.job(np.delete(convex.aux, i)) for i in range(convex.n)]))
 
 
 def test_adding_one(convex):
     """A row of D_aux once more, with a wrong label."""
     y = (convex.pool.y[convex.aux] + 1) % convex.pool.n_classes
-    predicted = influence_of_adding(convex.head, convex.s, convex.features, y, convex.n)
+    pairings, _ = convex.pairings(y)
     jobs = [
         convex.job(np.append(convex.aux, row), np.append(convex.pool.y[convex.aux], own))
         for row, own in zip(convex.aux, y, strict=True)
     ]
-    agree(predicted, convex.changes(jobs), slope=0.15)
+    agree(-pairings / convex.n, convex.changes(jobs), slope=0.15)
 
 
 def test_moving_one(convex):
     """Every training row by a small random step, one at a time."""
-    steps = 0.05 * rng(6).normal(size=convex.features.shape)
-    slopes = influence_of_moving(convex.head, convex.s, convex.features, convex.pool.y[convex.aux], convex.n)
+    x = convex.pool.x[convex.aux].astype(np.float64)
+    steps = 0.05 * rng(6).normal(size=x.shape)
+    _, slopes = convex.pairings(convex.pool.y[convex.aux])
     jobs = []
     for i in range(convex.n):
         rows = convex.aux.copy()
         rows[i] = len(convex.pool)
-        moved = (convex.features[[i]] + steps[[i]]).astype(np.float32)
+        moved = (x[[i]] + steps[[i]]).astype(np.float32)
         jobs.append(convex.job(rows, convex.pool.y[convex.aux], moved))
-    agree((slopes * steps).sum(axis=1), convex.changes(jobs))
+    agree(-(slopes * steps).sum(axis=1) / convex.n, convex.changes(jobs))
 
 
 def test_one_feature_by_hand():
@@ -116,10 +116,9 @@ def test_one_feature_by_hand():
     s = curvature.solve(g)
     np.testing.assert_allclose(s.ravel(), [-0.5, -1.0], rtol=1e-14)
     row, label = np.array([[1.0]]), np.array([0])  # its gradient is (1/2, 1/2)
-    assert influence_of_adding(head, s, row, label, 2) == pytest.approx([0.375])
-    assert influence_of_removing(head, s, row, label, 2) == pytest.approx([-0.375])
+    assert head.pairings(row, label, s) == pytest.approx([-0.75])
     # grad_f = (p - y) s + p (1 - p) (s . f) w, and w is 0.
-    assert influence_of_moving(head, s, row, label, 2)[0] == pytest.approx([0.125])
+    assert head.pairing_gradients(row, label, s)[0] == pytest.approx([-0.25])
 
 
 # --- the curvature ----------------------------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from sklearn.neural_network import MLPClassifier
 from threadpoolctl import threadpool_limits
 
 from subpop.types import BadInput, FleetJob, Pool
-from subpop.victims import mlp_recipe
+from subpop.victims import make_victim, mlp_recipe
 from subpop.victims.batch_order import BatchOrder
 from subpop.victims.mlp import MLP, MLPModel
 
@@ -169,6 +171,26 @@ def test_raw_features_of_very_different_size_train() -> None:
     assert (model.predict_proba(x).argmax(1) == x[:, 0]).mean() > 0.8
 
 
+def test_the_victim_can_be_imported_without_torch_and_numba() -> None:
+    code = "import sys, subpop.victims.mlp; print(sorted({'torch', 'numba'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_rows_of_weight_0_are_left_out() -> None:
+    pool = digits_pool(300)
+    weighted = FleetJob(pool, np.arange(300), pool.y[:300], (np.arange(300) >= 50).astype(float))
+    assert bits(fit(weighted, max_epochs=5)) == bits(fit(FleetJob(pool, np.arange(50, 300), pool.y[50:300]), max_epochs=5))
+
+
+def test_the_victim_is_trained_on_the_cpu_whatever_the_device() -> None:
+    job = digits_pool(30).clean_job()
+    for name, hidden in (("mlp", 10), ("mlp_wide", 100)):
+        found, plain = (make_victim(name, device).fit_many([job], [0])[0] for device in ("cuda", "cpu"))
+        assert isinstance(found, MLPModel)
+        assert found.w1.shape == (64, hidden)
+        assert bits(found) == bits(plain)  # type: ignore[arg-type]
+
+
 # --- the model, and bad input -----------------------------------------------------------------------------------------
 
 
@@ -204,10 +226,10 @@ def bad_jobs() -> dict[str, FleetJob]:
         "remove or impute": with_value(pool, np.inf).clean_job(),
         "diverged": with_value(pool, 3.4e38).clean_job(),
         "weights": FleetJob(pool, rows, y, np.full(20, 2.0)),
-        "empty training set": FleetJob(pool, rows[:0], y[:0]),
-        "rows run from": FleetJob(pool, rows + len(pool) - 19, y),
-        "rows run from -1": FleetJob(pool, rows - 1, y),
-        "labels run from": FleetJob(pool, rows, y + 1),
+        "a job of 0 rows": FleetJob(pool, rows[:0], y[:0]),
+        "are not all in the pool": FleetJob(pool, rows + len(pool) - 19, y),
+        "rows -1": FleetJob(pool, rows - 1, y),
+        "are not all in 0..1": FleetJob(pool, rows, y + 1),
         "takes numbers": Pool(np.array([["a"], ["b"]]), np.array([0, 1]), 2, 2).clean_job(),
         "n_classes=1": Pool(pool.x, pool.y * 0, 20, 1).clean_job(),
     }
@@ -224,7 +246,7 @@ def test_bad_fleets_and_settings_are_refused() -> None:
     for jobs, seeds, words in (([job], [0, 1], "2 seeds"), ([job, other], [0, 0], "share one pool"), ([job], [-1], "negative")):
         with pytest.raises(BadInput, match=words):
             MLP().fit_many(jobs, seeds)
-    for options in ({"hidden": 0}, {"max_epochs": 0}, {"device": "tpu"}):
+    for options in ({"hidden": 0}, {"max_epochs": 0}):
         with pytest.raises(BadInput, match=next(iter(options))):
             MLP(**options)  # type: ignore[arg-type]
     assert MLP().fit_many([], []) == []

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from subpop.figures.released import released_sample
 from subpop.released import (
     ALPHAS,
     VICTIMS,
     damage_table,
-    released_table,
     released_trials,
     trials_of,
     two_samples,
@@ -69,7 +69,7 @@ def test_poison_grows_with_alpha_from_one_size_in_the_attackers_half():
 
 @pytest.mark.parametrize("key", PUBLISHED, ids=lambda key: f"{key[0]}-{key[1]:g}")
 def test_the_published_table_comes_out_of_the_file(key):
-    found, (worst_1, worst_5, worst_10, collateral) = released_table(*key), PUBLISHED[key]
+    found, (worst_1, worst_5, worst_10, collateral) = released_sample(*key).summed_up, PUBLISHED[key]
     assert (found.worst_1, found.worst_5, found.worst_10) == pytest.approx((worst_1, worst_5, worst_10), abs=0.6e-4)
     assert found.collateral_max == pytest.approx(collateral, abs=0.6e-5)
     mean, median, unhurt, others, size = SUMMED_UP[key]
@@ -95,14 +95,18 @@ def test_published_numbers_of_the_suite_are_those_of_the_file():
     fields |= {"collateral_damage_max": "collateral_max", "collateral_damage_mean": "collateral_mean"}
     fields |= {"target_damage_mean": "mean"}
     for model, rate, metric, published in published_rows():
-        assert getattr(released_table(model, rate), fields[metric]) == pytest.approx(published, abs=0.6e-4), (model, rate, metric)
+        assert getattr(released_sample(model, rate).summed_up, fields[metric]) == pytest.approx(published, abs=0.6e-4), (
+            model,
+            rate,
+            metric,
+        )
 
 
 def test_what_was_not_released_is_refused():
     with pytest.raises(BadInput, match="'LF' at alpha 1 were released; ask for LL or FT at alpha"):
         trials_of("LF", 1.0)
     with pytest.raises(BadInput, match=r"alpha 1\.5"):
-        released_table("FT", 1.5)
+        trials_of("FT", 1.5)
 
 
 # --- summing up -------------------------------------------------------------------------------------------------------

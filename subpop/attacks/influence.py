@@ -21,32 +21,10 @@ from subpop.attacks.attacker import Attacker, Target
 from subpop.attacks.descent import descend, signs
 from subpop.attacks.gradient_match import inner_values
 from subpop.attacks.label_flip import Poison
-from subpop.attacks.last_layers import Doubles, Head
 from subpop.types import Array, BadInput, Ints
 
 SHARE = 1 / 25
 """Of the box, the length of a step."""
-
-
-# --- the formulas -----------------------------------------------------------------------------------------------------
-
-
-def influence_of_adding(head: Head, s: Doubles, features: Doubles, y: Ints, n: int) -> Doubles:
-    """(m,) change of the target's mean loss when a row joins n training rows; s = H^-1 grad L_F, (d + 1, K')."""
-    return np.asarray(-head.pairings(features, y, s) / n)
-
-
-def influence_of_removing(head: Head, s: Doubles, features: Doubles, y: Ints, n: int) -> Doubles:
-    """(m,) change of the target's mean loss when one of n training rows leaves."""
-    return np.asarray(head.pairings(features, y, s) / n)
-
-
-def influence_of_moving(head: Head, s: Doubles, features: Doubles, y: Ints, n: int) -> Doubles:
-    """(m, d) change of the target's mean loss per unit by which a feature of one of n training rows moves."""
-    return np.asarray(-head.pairing_gradients(features, y, s) / n)
-
-
-# --- the attack -------------------------------------------------------------------------------------------------------
 
 
 def influence(drawn: Poison, target: Target, attacker: Attacker) -> Poison:

@@ -33,25 +33,6 @@ _FARTHEST = 40.0
 """e^-40 stands for all that is smaller: a larger bound, still valid."""
 
 
-def chernoff_log_bound(margins: Array, q: float) -> Doubles:
-    """(T,) log B for two classes. margins: (T, n) alpha_i * s_i * (predicted sign), labels s_i in {-1, 1}.
-
-    0 where the margins do not sum to more than 0: nothing is bounded there.
-    """
-    bounds: Doubles = pairwise_log_bounds(*one_pair(margins), noise=[q], n_classes=2)[0]
-    return bounds
-
-
-def one_pair(margins: Array) -> tuple[Doubles, Ints, Ints]:
-    """Margins of two classes as weights, labels and predictions: class 0 wins, and all training rows have its label."""
-    margins = np.asarray(margins, dtype=np.float64)
-    if margins.ndim != 2:
-        raise BadInput(
-            f"margins of shape {margins.shape} must be (T, n): a row for each test row, a column for each training row"
-        )
-    return margins, np.zeros(margins.shape[1], np.int64), np.zeros(len(margins), np.int64)
-
-
 def pairwise_log_bounds(weights: Array, y: Ints, winner: Ints, noise: Sequence[float], n_classes: int) -> Doubles:
     """(len(noise), T) log B of the rival that is likeliest to beat the winner.
 

@@ -10,17 +10,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from subpop.certificates.chernoff import checked, in_threads, one_pair
+from subpop.certificates.chernoff import checked, in_threads
 from subpop.types import Array, Ints
 from subpop.victims.compiled import compiled
 
 Doubles = NDArray[np.float64]
-
-
-def exact_radius(margins: Array) -> Ints:
-    """(T,) for two classes: the largest r with 2 * (sum of the r largest margins) < sum of all. margins: (T, n), see
-    `chernoff_log_bound`."""
-    return pairwise_exact_radius(*one_pair(margins), n_classes=2)
 
 
 def pairwise_exact_radius(weights: Array, y: Ints, winner: Ints, n_classes: int) -> Ints:

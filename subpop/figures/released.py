@@ -96,7 +96,7 @@ def samples_of(reports: Sequence[CellReport]) -> dict[float, list[Sample]]:
             split = report.cell.option("split", "")
             words = [setup.victim, *([settings] if settings else []), *([f"split {split}"] if split else [])]
             found.setdefault(report.cell.rate, []).append(_ours(report, ", ".join(words)))
-    return {rate: [*found[rate], *(_released(model, rate) for model in VICTIMS)] for rate in sorted(found)}
+    return {rate: [*found[rate], *(released_sample(model, rate) for model in VICTIMS)] for rate in sorted(found)}
 
 
 def _ranked(report: CellReport) -> list[Mapping[str, Any]]:
@@ -116,7 +116,8 @@ def _ours(report: CellReport, label: str) -> Sample:
     return Sample(label, report.cell.victim, report.cell.dataset, names, damages, np.array(others, dtype=float), sizes)
 
 
-def _released(model: str, alpha: float) -> Sample:
+def released_sample(model: str, alpha: float) -> Sample:
+    """The released trials of one model at one alpha."""
     trials = trials_of(model, alpha)
     names = tuple(f"{model} {trial.cluster}" for trial in trials)
     columns = ([getattr(trial, name) for trial in trials] for name in ("target_damage", "collateral_damage", "n_train"))

@@ -116,16 +116,6 @@ def trials_of(model: str, alpha: float) -> tuple[ReleasedTrial, ...]:
     return tuple(trial for trial in released_trials() if (trial.model, trial.alpha) == (model, alpha))
 
 
-def released_table(model: str, alpha: float) -> DamageTable:
-    """The released damages of one model at one alpha, summed up."""
-    trials = trials_of(model, alpha)
-    return damage_table(
-        [trial.target_damage for trial in trials],
-        [trial.collateral_damage for trial in trials],
-        [float(trial.n_train) for trial in trials],
-    )
-
-
 def damage_table(damages: ArrayLike, collaterals: ArrayLike, n_train: ArrayLike) -> DamageTable:
     """Sums up target and collateral damages and sizes, one a subpopulation; BadInput where one of them is empty or not finite."""
     target, others, sizes = (_sample(values) for values in (damages, collaterals, n_train))

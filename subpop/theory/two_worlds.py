@@ -161,11 +161,6 @@ def distance_allowed(std_error: float, n: int, n_pairs: int, false_alarm: float 
     return float(t.ppf(1 - false_alarm / n_pairs / 2, n - 1)) * std_error + 1e-9
 
 
-def sums_to_one(total: float, std_error: float, n: int, n_pairs: int) -> bool:
-    """The verdict: no sign that anything told the worlds apart."""
-    return abs(total - 1) <= distance_allowed(std_error, n, n_pairs)
-
-
 # --- a defense that labels of F would help --------------------------------------------------------------------------------
 
 

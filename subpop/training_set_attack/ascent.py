@@ -149,11 +149,6 @@ def attack(
     return [each.outcome() for each in attacks]
 
 
-def as_eight_bits(picture: Array) -> Array:
-    """uint8 pixels, rounded to the nearest level (a half to the even one): what saving a picture does to it."""
-    return np.rint(picture).clip(0, 255).astype(np.uint8)
-
-
 class _Attack:
     """One attack under way."""
 

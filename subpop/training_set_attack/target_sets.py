@@ -8,7 +8,6 @@ reads, of the pool of targets, on their first 40 principal components (fewer whe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,8 +94,3 @@ def _check_size(n_pool: int, size: int, count: int) -> None:
         raise BadInput(f"a target set of {size} cannot be drawn from {n_pool} targets; give sets of 1 to {n_pool}")
     if count < 1:
         raise BadInput(f"{count} target sets; draw at least one")
-
-
-def sets_of_kind(sets: Sequence[TargetSet], kind: str) -> list[int]:
-    """Positions of the sets of one kind."""
-    return [i for i, own in enumerate(sets) if own.kind == kind]

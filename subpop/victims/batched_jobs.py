@@ -12,7 +12,13 @@ from subpop.types import Array, BadInput, FleetJob, Ints
 
 
 def present_jobs(jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[FleetJob]:
-    """The jobs in canonical order, without rows of weight 0; refuses what nothing can be trained on and weights but 0 and 1."""
+    """The jobs in canonical order, without rows of weight 0, once all of them are checked by `check_jobs`."""
+    check_jobs(jobs, seeds)
+    return [present(job) for job in jobs]
+
+
+def check_jobs(jobs: Sequence[FleetJob], seeds: Sequence[int]) -> None:
+    """Raises BadInput for jobs that no victim can be trained on, for weights other than 0 and 1, and for negative seeds."""
     from subpop.victims.counts import check_job
 
     if len(jobs) != len(seeds):
@@ -21,16 +27,16 @@ def present_jobs(jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[FleetJo
         raise BadInput(f"seed {min(seeds)} is negative; seeds are 0, 1, 2, ...")
     for job in jobs:
         check_job(job, jobs[0].pool)
-    return [_present(job).canonical() for job in jobs]
+        if job.weights is not None and not np.isin(job.weights, (0, 1)).all():
+            raise BadInput("this victim takes no weights other than 0 and 1; repeat or leave out rows instead")
 
 
-def _present(job: FleetJob) -> FleetJob:
-    if job.weights is None:
-        return job
-    if not np.isin(job.weights, (0, 1)).all():
-        raise BadInput("this victim takes no weights other than 0 and 1; repeat or leave out rows instead")
-    kept = job.weights == 1
-    return replace(job, rows=job.rows[kept], y=job.y[kept], weights=None)
+def present(job: FleetJob) -> FleetJob:
+    """The job in canonical order, without rows of weight 0."""
+    if job.weights is not None:
+        kept = job.weights == 1
+        job = replace(job, rows=job.rows[kept], y=job.y[kept], weights=None)
+    return job.canonical()
 
 
 def stacked(jobs: Sequence[FleetJob]) -> tuple[Array, list[Ints]]:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from subpop.encoders import Encoder
 from subpop.types import FleetJob, Ints
 from subpop.victims.bert_last_layer import TextVictim
 from subpop.victims.transformer_model import TextModel, WholeTextModel
@@ -42,14 +41,3 @@ class BertFineTuned(TextVictim):
         whole = new_whole(self.origin.load().bert(), job.pool.n_classes, seed)
         train(whole, list(whole.parameters()), inputs, lengths, job.y, job.rows, recipe, seed, self.device, told)
         return WholeTextModel(whole, self.origin)
-
-
-def flops_per_token(encoder: Encoder, length: int) -> float:
-    """Floating-point operations (2 a multiply-add) of training on one token of a row of `length`, of all blocks but the last.
-
-    Forwards, and twice that backwards: projections, feed-forward layers, and attention over the row. What is left out, the last
-    block's [CLS] and the look-up of embeddings, is small.
-    """
-    config = encoder.bert().config
-    d, wide = config.hidden_size, config.intermediate_size
-    return float(3 * (config.num_hidden_layers - 1) * (2 * (4 * d * d + 2 * d * wide) + 4 * length * d))

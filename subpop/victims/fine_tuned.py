@@ -133,10 +133,3 @@ class FineTuned:
         if progress is None:
             return None
         return lambda done, epochs: progress(victims_before * epochs + done, victims * epochs)
-
-    def flops_per_example(self, height: int, width: int, channels: int = 3, n_classes: int = 2) -> int:
-        """Floating-point operations (2 a multiply-add) of training on one picture once: convolutions and head."""
-        from subpop.victims.torch_network import forward_flops
-
-        layers = forward_flops(self.untrained(channels, n_classes, 0), (channels, height, width))
-        return 3 * sum(layers) - layers[0]  # backwards twice as much, but no gradient of the pixels

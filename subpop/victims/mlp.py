@@ -17,6 +17,7 @@ import numpy as np
 from scipy.special import expit, softmax
 
 from subpop.types import Array, BadInput, FleetJob, Floats, Ints, Model
+from subpop.victims.batched_jobs import check_jobs, present, stacked
 from subpop.victims.mlp_recipe import Parameters, Task, Trained, initial
 
 _BUDGET = 256 << 20
@@ -25,27 +26,30 @@ _SAMPLE_BYTES = 28
 
 
 class MLP:
-    """`hidden` ReLU units trained for at most `max_epochs`; device: "cpu", or "cuda" (also "cuda:1") for the wide network."""
+    """`hidden` ReLU units trained for at most `max_epochs`, on the CPU: a run with `--device cuda` trains them there as well."""
 
     exact = False
 
-    def __init__(self, hidden: int = 10, max_epochs: int = 200, device: str = "cpu") -> None:
+    def __init__(self, hidden: int = 10, max_epochs: int = 200) -> None:
         for name, value in (("hidden", hidden), ("max_epochs", max_epochs)):
             if value < 1:
                 raise BadInput(f"{name}={value}; it must be at least 1")
-        if device.split(":")[0] not in ("cpu", "cuda"):
-            raise BadInput(f"device={device!r} is unknown; give cpu or cuda")
-        self.hidden, self.max_epochs, self.device = hidden, max_epochs, device
+        self.hidden, self.max_epochs = hidden, max_epochs
 
     def fit_many(self, jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:
-        """Train an `MLPModel` a job; refuses different pools, empty jobs, weights, and rows or labels out of range."""
-        _check(jobs, seeds)
+        """Train an `MLPModel` for each job. Raises BadInput for jobs that cannot be trained on, and for weights but 0 and 1."""
+        from subpop.victims.mlp_narrow import train
+
+        check_jobs(jobs, seeds)
         models: list[Model] = []
         for chunk in _chunks(jobs):
-            ordered = [job.canonical() for job in jobs[chunk]]
-            x, rows = _stacked(ordered)
+            ordered = [present(job) for job in jobs[chunk]]
+            stack, rows = stacked(ordered)
+            x = _flat(stack)
+            if not np.isfinite(x).all():
+                raise BadInput("the rows hold NaN or infinite values; remove or impute them")
             tasks = [self._task(x, *each) for each in zip(ordered, rows, seeds[chunk], strict=True)]
-            models += [_model(trained) for trained in self._train(x, tasks)]
+            models += [_model(trained) for trained in train(x, tasks, self.max_epochs)]
         return models
 
     def _task(self, x: Floats, job: FleetJob, rows: Ints, seed: int) -> Task:
@@ -54,40 +58,6 @@ class MLP:
         classes = job.pool.n_classes
         start = initial(seed, x.shape[1], self.hidden, 1 if classes == 2 else classes)
         return Task(rows, job.y.astype(np.int32), BatchOrder(seed, job.rows), start)
-
-    def _train(self, x: Floats, tasks: Sequence[Task]) -> list[Trained]:
-        if self.device != "cpu":
-            from subpop.victims import mlp_wide
-
-            return mlp_wide.train(x, tasks, self.max_epochs, self.device)
-        from subpop.victims import mlp_narrow
-
-        return mlp_narrow.train(x, tasks, self.max_epochs)
-
-
-def _check(jobs: Sequence[FleetJob], seeds: Sequence[int]) -> None:
-    if len(jobs) != len(seeds):
-        raise BadInput(f"{len(jobs)} jobs and {len(seeds)} seeds; give one seed a job")
-    if any(seed < 0 for seed in seeds):
-        raise BadInput(f"seed {min(seeds)} is negative; seeds are 0, 1, 2, ...")
-    for job in jobs:
-        if job.pool is not jobs[0].pool:
-            raise BadInput("the jobs of a fleet must share one pool; call fit_many once for each pool")
-        _check_job(job)
-
-
-def _check_job(job: FleetJob) -> None:
-    n_rows = len(job.pool) + (0 if job.extra_x is None else len(job.extra_x))
-    if job.pool.n_classes < 2:
-        raise BadInput(f"a pool of n_classes={job.pool.n_classes} leaves nothing to learn; give at least 2")
-    if not len(job):
-        raise BadInput("an empty training set cannot train a network; keep at least one row")
-    if job.rows.min() < 0 or job.rows.max() >= n_rows:
-        raise BadInput(f"rows run from {job.rows.min()} to {job.rows.max()}; they must lie in 0 ... {n_rows - 1}")
-    if job.y.min() < 0 or job.y.max() >= job.pool.n_classes:
-        raise BadInput(f"labels run from {job.y.min()} to {job.y.max()}; they must lie in 0 ... {job.pool.n_classes - 1}")
-    if job.weights is not None and (job.weights != 1).any():
-        raise BadInput("the MLP victim takes no weights other than 1; repeat or leave out rows instead")
 
 
 def _chunks(jobs: Sequence[FleetJob]) -> Iterator[slice]:
@@ -101,20 +71,6 @@ def _chunks(jobs: Sequence[FleetJob]) -> Iterator[slice]:
         held += size
     if jobs:
         yield slice(start, len(jobs))
-
-
-def _stacked(jobs: Sequence[FleetJob]) -> tuple[Floats, list[Ints]]:
-    """The pool's rows with all rows outside it below, (N, d) float32, and where in them each job's rows lie."""
-    parts, places, size = [], dict[int, int](), 0
-    for source in [job.pool.x for job in jobs[:1]] + [job.extra_x for job in jobs if job.extra_x is not None]:
-        if id(source) not in places:
-            parts.append(_flat(source))
-            places[id(source)], size = size, size + len(source)
-    x = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    if not np.isfinite(x).all():
-        raise BadInput("the rows hold NaN or infinite values; remove or impute them")
-    shifts = [0 if job.extra_x is None else places[id(job.extra_x)] - len(job.pool) for job in jobs]
-    return x, [np.where(job.rows < len(job.pool), job.rows, job.rows + shift) for job, shift in zip(jobs, shifts, strict=True)]
 
 
 def _flat(x: Array) -> Floats:

@@ -7,7 +7,6 @@ convolution to 16 channels with stride 2, one to 32 channels, and a 2x2 max pool
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Mapping
 from typing import Protocol, cast
@@ -134,19 +133,3 @@ def frozen(network: ConvClassifier) -> ConvClassifier:
     """The network in eval mode, float32, channels last, without gradients."""
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network.float().eval().requires_grad_(False)
-
-
-def forward_flops(network: ConvClassifier, picture: tuple[int, int, int]) -> list[int]:
-    """Floating-point operations of each convolution and the head for one picture (channels, height, width); computes nothing."""
-    found: list[int] = []
-
-    def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        weight = cast(Tensor, layer.weight)
-        found.append(2 * output.numel() * weight[0].numel())
-
-    shadow = copy.deepcopy(network).to("meta")
-    for layer in shadow.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            layer.register_forward_hook(note)
-    shadow(torch.empty(1, *picture, device="meta"))
-    return found
