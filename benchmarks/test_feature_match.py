@@ -11,9 +11,13 @@ far from it); Adult is balanced as described, not as its script indexes it (`pro
 counts the poison by D); worst-k asks for 20 test rows (`_all` does not).
 """
 
-import pytest
+from test_cluster_match import (  # the same claims, about the cells of this suite
+    test_alpha_zero_is_the_clean_victim,  # noqa: F401
+    test_damage_grows_with_alpha,  # noqa: F401
+    test_nobody_else_is_hurt,  # noqa: F401
+)
 
-from subpop.cells import grid, mean_by_rate
+from subpop.cells import grid
 
 STEM = "feature_match"
 COMMON = {"stem": STEM, "partition": "feature_match", "rate": [0.0, 0.5, 1.0, 2.0]}
@@ -39,26 +43,3 @@ CELLS = [
 
 def test_cell(cell, measure):
     measure(cell)
-
-
-@pytest.mark.cells(defense="none")
-def test_damage_grows_with_alpha(sweep, result_of):
-    """Of the mean over the splits: the network's damages on single splits are noisy (see the scoreboard's noise floor)."""
-    damages = mean_by_rate(sweep, result_of, "target_damage_worst_5")
-    assert damages[2.0] > damages[0.5] > damages[0.0], damages
-    if sweep[0].victim == "logistic_regression":
-        assert damages[2.0] > damages[1.0] > damages[0.5], damages
-
-
-@pytest.mark.cells(defense="none", dataset=["digits", "mixture", "adult"])
-def test_nobody_else_is_hurt(sweep, result_of):
-    """Of the mean over the splits. On `mixture_multiclass`, where one common label flips whole components, only reported."""
-    collateral = mean_by_rate(sweep, result_of, "collateral_damage_max")
-    assert max(collateral.values()) < 0.05, collateral
-
-
-@pytest.mark.cells(defense="none", rate=0.0)
-def test_alpha_zero_is_the_clean_victim(sweep, result_of):
-    for cell in sweep:
-        assert result_of(cell)["target_damage_worst_1_all"] == 0
-        assert result_of(cell)["collateral_damage_max"] == 0
