@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from frozen_toys import gaussian, loss_of
+from frozen_toys import loss_of
 from real_data import needs
 
 from subpop.networks import InputTransform
@@ -130,8 +130,6 @@ def test_a_backbone_refuses():
     if not torch.cuda.is_available():
         with pytest.raises(BadInput, match="no GPU"):
             ConvBackbone(model, device="cuda")
-        with pytest.raises(BadInput, match="no GPU"):
-            TopLayer.fit(*gaussian(10, 3)).fleet(np.array([0]), "cuda")
 
 
 @needs("weights")

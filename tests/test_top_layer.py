@@ -184,10 +184,10 @@ def test_feature_gradients_by_finite_differences():
 
 
 @pytest.mark.parametrize("low", [torch.float32, torch.float64])
-def test_both_ways_to_solve_equations(low):
+def test_equations_of_many_heads_against_dense_ones(low):
     features, y = gaussian(90, 200)
     top, rng = TopLayer.fit(features, y, DECAY), np.random.default_rng(5)
-    gram, images = Gram.of(top, "cpu"), torch.tensor([4, 80, 9])
+    gram, images = Gram.of(top), torch.tensor([4, 80, 9])
     changed = torch.from_numpy(rng.normal(size=(3, 200)))
     products = Products.of(gram, images, changed)
     weight, b = torch.from_numpy(rng.random((3, 90)) ** 8), torch.from_numpy(rng.normal(size=(3, 90)))
@@ -195,17 +195,14 @@ def test_both_ways_to_solve_equations(low):
     parts = (part.to(low) for part in (near.directions, near.inner, near.outer, near.core))
     equations = Equations(products.lowered(gram.products.to(low)), weight.sqrt(), Preconditioner(near.made_at, *parts))
     accuracy = torch.tensor([1e-2, 1e-4, 1e-5], dtype=torch.float64)
-    compiled = equations.solve(b, accuracy)
-    size = b.norm(dim=1, keepdim=True)
-    lowered = Equations(equations.products, weight.sqrt().to(low), equations.preconditioner)
-    plain = lowered._conjugate_gradients((b / size).to(low), accuracy).double() * size
+    solved = equations.solve(b, accuracy)
     refined = solve_exactly(products, equations, weight.sqrt(), b)
     for j in range(3):
         rows = features.copy()
         rows[images[j]] = changed[j].numpy()
         root = weight[j].sqrt().numpy()
         exact = np.linalg.solve(np.eye(90) + root[:, None] * (rows @ rows.T) * root, b[j].numpy())
-        for found, allowed in ((compiled, 100 * accuracy[j]), (plain, 100 * accuracy[j]), (refined, 1e-5)):
+        for found, allowed in ((solved, 100 * accuracy[j]), (refined, 1e-5)):
             assert np.linalg.norm(found[j].numpy() - exact) < float(allowed) * np.linalg.norm(exact)
 
 

@@ -37,7 +37,7 @@ def influence(cell: Cell, parts: Parts) -> tuple[list[Number], int]:
     fit = min((_lbfgs, _own_fit), key=lambda each: _seconds(partial(each, solved, solved.top.features)))
     batch, network, alone, residual = [], [], [], 0.0
     for _ in range(ROUNDS):
-        ticks, found = _iterations(problem, solved, sets, images, parts.device)
+        ticks, found = _iterations(problem, solved, sets, images)
         batch += ticks
         residual = max(residual, found)
         network += [_seconds(partial(_pass, solved, problem.x[images])) for _ in range(ITERATIONS)]
@@ -61,7 +61,7 @@ def _sets(problem: Problem, solved: Solved) -> list[TargetSet]:
     return random + cluster_sets(solved.clusters, setup.set_size, setup.n_sets, generator)
 
 
-def _iterations(problem: Problem, solved: Solved, sets: list[TargetSet], images: Ints, device: str) -> tuple[list[float], float]:
+def _iterations(problem: Problem, solved: Solved, sets: list[TargetSet], images: Ints) -> tuple[list[float], float]:
     """Seconds of each iteration of all attacks at once, and the largest residual of a top layer."""
     from subpop.training_set_attack.ascent import Schedule, attack
 
@@ -76,7 +76,6 @@ def _iterations(problem: Problem, solved: Solved, sets: list[TargetSet], images:
         images,
         [schedule] * len(sets),
         progress=lambda done, total: ticks.append(time.perf_counter()),
-        device=device,
     )
     return np.diff(ticks).tolist(), max(outcome.kkt_residual for outcome in outcomes)
 

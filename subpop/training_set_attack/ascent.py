@@ -125,11 +125,10 @@ def attack(
     images: Array,
     schedules: Sequence[Schedule],
     progress: Progress | None = None,
-    device: str = "cpu",
 ) -> list[Outcome]:
     """Run J attacks at once: on targets[j], (t, d) features of class target_y, by changing pictures[images[j]] on schedules[j].
 
-    top: fitted to the features of all pictures, (n, c, h, w); device: where top layers are retrained.
+    top: fitted to the features of all pictures, (n, c, h, w). They are retrained on the CPU, wherever the backbone is.
     """
     sets = _checked_targets(top, pictures, targets, target_y)
     rows = np.asarray(images)
@@ -137,11 +136,11 @@ def attack(
         raise BadInput(f"{len(sets)} sets of targets, images {rows.tolist()}, {len(schedules)} schedules; give one of each a set")
     each_with = zip(rows, sets, schedules, strict=True)
     with in_one_thread():
-        fleet = top.fleet(rows, device)
+        fleet = top.fleet(rows)
         attacks = [_Attack(top, pictures[row], int(row), own, target_y, schedule) for row, own, schedule in each_with]
         parts = _parts(backbone, fleet, attacks)
     total, done = sum(schedule.iterations for schedule in schedules), 0
-    with on_cores(len(parts), backbone.device == "cpu" and device == "cpu") as mapped:
+    with on_cores(len(parts), backbone.device == "cpu") as mapped:
         while any(part.attacks for part in parts):
             done += sum(mapped(_Part.advance, [part for part in parts if part.attacks]))
             if progress is not None:

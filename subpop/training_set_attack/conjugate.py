@@ -1,6 +1,6 @@
-"""Conjugate gradients of many heads in machine code: on a CPU an iteration is too short to be put together from torch's calls.
+"""Conjugate gradients of many heads in machine code, since an iteration is too short to be put together from torch's calls.
 
-The same as the loop of `equations`, for float32 and float64; sums over rows are always in float64.
+For float32 and float64; sums over rows are always in float64.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,8 +11,6 @@ from subpop.training_set_attack.conjugate import conjugate_gradients
 from subpop.training_set_attack.gram import Gram, Products
 
 CONJUGATE_LIMIT = 300
-KEPT = 0.75
-"""Heads that are done leave when no more than this share of them goes on: to sort out a few costs more than to carry them."""
 FINEST = 1e-5
 """Relative accuracy that float32 can reach without trouble."""
 EXACT, ROUNDS = 1e-7, 10
@@ -78,37 +76,12 @@ class Equations:
         """(J, n) z to a relative accuracy (J,) in the preconditioner's norm, as far as the precision goes."""
         size = b.norm(dim=1, keepdim=True).clamp(min=torch.finfo(b.dtype).tiny)
         left = (b / size).to(self.products.shared.dtype)
-        here, accuracy = replace(self, root=self.root.to(left.dtype)), accuracy.clamp(min=FINEST)
-        found = here._compiled(left, accuracy) if left.device.type == "cpu" else here._conjugate_gradients(left, accuracy)
+        products, near = self.products, self.preconditioner
+        rows = [products.shared, products.own, products.more, products.images, self.root.to(left.dtype)]
+        given = [*rows, near.inner, near.outer, near.core, near.directions, left, accuracy.clamp(min=FINEST)]
+        found = torch.from_numpy(conjugate_gradients(CONJUGATE_LIMIT, *(each.contiguous().numpy() for each in given)))
         solution: Tensor = found.double() * size
         return solution
-
-    def _compiled(self, left: Tensor, accuracy: Tensor) -> Tensor:
-        products, near = self.products, self.preconditioner
-        rows = [products.shared, products.own, products.more, products.images, self.root]
-        given = [*rows, near.inner, near.outer, near.core, near.directions, left, accuracy]
-        return torch.from_numpy(conjugate_gradients(CONJUGATE_LIMIT, *(each.contiguous().numpy() for each in given)))
-
-    def _conjugate_gradients(self, left: Tensor, accuracy: Tensor) -> Tensor:
-        here, found = self, torch.zeros_like(left)
-        live, tiny = torch.arange(len(left), device=left.device), torch.finfo(left.dtype).tiny
-        search = near = self.preconditioner.times(left)
-        norm = (left * near).sum(1)
-        goal = norm * accuracy.to(norm.dtype) ** 2
-        for _ in range(CONJUGATE_LIMIT):
-            going = (norm > goal[live]).nonzero()[:, 0]
-            if not len(going):
-                break
-            if len(going) <= KEPT * len(live):
-                here, live, left, search, norm = here.some(going), live[going], left[going], search[going], norm[going]
-            product = here.times(search)
-            length = (norm / (search * product).sum(1).clamp(min=tiny))[:, None]
-            found.index_add_(0, live, length * search)
-            left = torch.addcmul(left, length, product, value=-1)
-            near = here.preconditioner.times(left)
-            before, norm = norm, (left * near).sum(1)
-            search = torch.addcmul(near, (norm / before.clamp(min=tiny))[:, None], search)
-        return found
 
 
 def solve_exactly(products: Products, equations: Equations, root: Tensor, b: Tensor) -> Tensor:

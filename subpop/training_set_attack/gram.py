@@ -49,7 +49,7 @@ class Gram:
     tolerance: float
 
     @classmethod
-    def of(cls, top: TopLayer, device: str) -> Gram:
+    def of(cls, top: TopLayer) -> Gram:
         """From a solved top layer; refuses more rows than memory would bear."""
         n = len(top.y)
         if n > LARGEST:
@@ -62,7 +62,7 @@ class Gram:
         low = torch.float32 if sizes[-1] / (4 * n * top.decay) < STEEP else torch.float64
 
         def tensor(array: Array) -> Tensor:
-            return torch.from_numpy(np.array(array, dtype=np.float64, order="C")).to(device)
+            return torch.from_numpy(np.array(array, dtype=np.float64, order="C"))
 
         return cls(
             features=tensor(top.features),
@@ -94,7 +94,7 @@ class Products:
     def of(cls, gram: Gram, images: Tensor, changed: Tensor) -> Products:
         """With rows changed (J, d) in place of those at images."""
         own = changed @ gram.features.T
-        own[torch.arange(len(own), device=own.device), images] = (changed * changed).sum(1)
+        own[torch.arange(len(own)), images] = (changed * changed).sum(1)
         return cls(gram.products, own, own - gram.products[images], images)
 
     def lowered(self, low: Tensor) -> Products:

@@ -36,16 +36,14 @@ class HeadFleet:
     gram: what fleets of one top layer share.
     """
 
-    def __init__(self, top: TopLayer, images: Ints, device: str) -> None:
+    def __init__(self, top: TopLayer, images: Ints) -> None:
         if images.ndim != 1 or ((images < 0) | (images >= len(top.y))).any():
             raise BadInput(f"images {images.tolist()}: give row numbers of the {len(top.y)} training rows")
-        if device != "cpu" and not torch.cuda.is_available():
-            raise BadInput(f"device={device!r}, but torch sees no GPU here; give device='cpu'")
-        self.gram, self.images = Gram.of(top, device), images
-        gram, margin = self.gram, torch.from_numpy(top.margins(top.features)).to(device)
+        self.gram, self.images = Gram.of(top), images
+        gram, margin = self.gram, torch.from_numpy(top.margins(top.features))
         a = (gram.y - margin.sigmoid()) / (len(top.y) * gram.decay)
         point = Point(a.repeat(len(images), 1), margin.repeat(len(images), 1))
-        clean = self._problems(gram.features[torch.from_numpy(images).to(device)])
+        clean = self._problems(gram.features[torch.from_numpy(images)])
         residual = torch.full_like(point.a[:, 0], top.kkt_residual)
         self._last = Optima(point, clean.products.own, clean.preconditioner(point.margin), residual)
 
@@ -58,30 +56,29 @@ class HeadFleet:
         rows, expected = checked_features(changed, "features of changed pictures"), (len(self), self.gram.features.shape[1])
         if rows.shape != expected:
             raise BadInput(f"changed features have shape {rows.shape}; give {expected}, a row for each head")
-        own = torch.from_numpy(rows).to(self.gram.y.device)
+        own = torch.from_numpy(rows)
         problems = self._problems(own)
         self._last = minimise(problems, self._last)
         return Heads(problems, self._last, own)
 
     def keep(self, live: Bools) -> None:
         """Go on with some of the problems, (J,) bool."""
-        which = torch.from_numpy(np.flatnonzero(live)).to(self.gram.y.device)
+        which = torch.from_numpy(np.flatnonzero(live))
         self.images, self._last = self.images[live], self._last.some(which)
 
     def part(self, which: Ints) -> HeadFleet:
         """Some of the problems as a fleet of its own, which shares what all have in common."""
         part = copy.copy(self)
-        part.images, part._last = self.images[which], self._last.some(torch.from_numpy(which).to(self.gram.y.device))
+        part.images, part._last = self.images[which], self._last.some(torch.from_numpy(which))
         return part
 
     def targets(self, features: Array) -> Targets:
         """Rows (t, d) as heads need them; several heads may share them."""
-        rows = torch.from_numpy(checked_features(features, "targets")).to(self.gram.y.device)
+        rows = torch.from_numpy(checked_features(features, "targets"))
         return Targets(rows, rows @ self.gram.features.T)
 
     def _problems(self, changed: Tensor) -> Problems:
-        images = torch.from_numpy(self.images).to(changed.device)
-        return Problems(self.gram, Products.of(self.gram, images, changed))
+        return Problems(self.gram, Products.of(self.gram, torch.from_numpy(self.images), changed))
 
 
 class Heads:
@@ -121,7 +118,7 @@ class Heads:
 
         slopes: of each head's own targets, (t,) derivatives of the loss that is to rise in their margins; g is its gradient in w.
         """
-        given = [torch.from_numpy(each).to(self._changed.device) for each in slopes]
+        given = [torch.from_numpy(each) for each in slopes]
         g = torch.stack([slope @ each.features for slope, each in zip(given, targets, strict=True)])
         along = torch.stack([slope @ each.products for slope, each in zip(given, targets, strict=True)])
         part, along_own = self._solved(g, along)
@@ -130,11 +127,11 @@ class Heads:
         bend = margin.sigmoid() * (-margin).sigmoid() * along_own
         rows = bend * self._at.a - pull * part
         own = torch.addcmul(pull * g, rows.gather(1, self._images), self._changed)
-        return (own.float() + rows.scatter(1, self._images, 0).float() @ self._problems.gram.coarse).cpu().numpy()
+        return (own.float() + rows.scatter(1, self._images, 0).float() @ self._problems.gram.coarse).numpy()
 
     def inverse_hessian_times(self, g: Array) -> Doubles:
         """(J, d): the solution of H_j s = g_j for each problem's own right side."""
-        given = torch.from_numpy(np.ascontiguousarray(g, dtype=np.float64)).to(self._changed.device)
+        given = torch.from_numpy(np.ascontiguousarray(g, dtype=np.float64))
         part, _ = self._solved(given, given @ self._problems.gram.features.T)
         return _array((given - self._sum(part)) / self._problems.gram.decay)
 
@@ -157,4 +154,4 @@ class Heads:
 
 
 def _array(tensor: Tensor) -> Doubles:
-    return tensor.detach().cpu().numpy().astype(np.float64, copy=False)
+    return tensor.detach().numpy().astype(np.float64, copy=False)

@@ -121,7 +121,7 @@ def minimise(problems: Problems, start: Optima) -> Optima:
 def _descended(problems: Problems, coarse: Products, done: Point, near: Preconditioner) -> tuple[Tensor, Preconditioner, Tensor]:
     """Near the optima, but for small errors in the margins, as short steps and residuals use coarse products; and who is not."""
     tolerance, residual = problems.gram.tolerance, torch.full_like(done.a[:, 0], torch.inf)
-    live, here = torch.arange(len(residual), device=residual.device), problems
+    live, here = torch.arange(len(residual)), problems
     for _ in range(PATIENCE):
         if (done.margin - near.made_at).abs().max() > FAR:
             near = problems.preconditioner(done.margin)
@@ -155,7 +155,7 @@ def _from_scratch(problem: Problems) -> Tensor:
         if problem.gradient_norm(at, products) <= gram.tolerance:
             break
         root, rho = problem.weight(at.margin).sqrt(), problem.rho(at)
-        factor = torch.linalg.cholesky(torch.eye(problem.n, dtype=root.dtype, device=root.device) + root.T * table * root)
+        factor = torch.linalg.cholesky(torch.eye(problem.n, dtype=root.dtype) + root.T * table * root)
         step = root * torch.cholesky_solve((-rho / (gram.decay * root)).T, factor).T
         at = _searched(problem, at, rho, Point(step, products.times(step)))
     return at.a
@@ -171,7 +171,7 @@ def _first_step(problems: Problems, start: Optima) -> Tensor:
     root, part = problems.weight(at.margin).sqrt().scatter(1, places, 0), at.a.gather(1, places)
     # The start is an optimum but for this: its margins were products with the row as it was.
     shift = root * part * (start.own - own)
-    twice = torch.arange(len(own), device=own.device).repeat(2)
+    twice = torch.arange(len(own)).repeat(2)
     both = Equations(problems.products.lowered(gram.low), root, start.near).some(twice)
     q = both.solve(torch.cat([shift, -root * own]), torch.full_like(own[:, 0], LOOSE).repeat(2))
     # How the others move while the changed row's part stays, and along with a unit of it.

@@ -107,7 +107,7 @@ class TargetSuite:
         with self.parts.progress.showing(f"{cell.dataset}, draw {draw}"):
             if key not in self._solved:
                 self._solved[key] = self._solve(cell, problem)
-            arrays = attacked(problem, self._solved[key], _drawn(problem, self._solved[key], (*key, draw)), self.parts.device)
+            arrays = attacked(problem, self._solved[key], _drawn(problem, self._solved[key], (*key, draw)))
         return {**arrays, "seconds": np.array(time.perf_counter() - started)}
 
 
@@ -157,7 +157,7 @@ def _drawn(problem: Problem, solved: Solved, key: tuple[object, ...]) -> list[Ta
     return sets + ([TargetSet(ONE_DOG, np.arange(len(problem.one_dog)))] if len(problem.one_dog) else [])
 
 
-def attacked(problem: Problem, solved: Solved, sets: Sequence[TargetSet], device: str = "cpu") -> dict[str, Array]:
+def attacked(problem: Problem, solved: Solved, sets: Sequence[TargetSet]) -> dict[str, Array]:
     """Attack every set at every epsilon, as one batch: what became of each, sets in order, epsilons within a set."""
     from subpop.training_set_attack.ascent import attack, first_order_effects
 
@@ -174,7 +174,6 @@ def attacked(problem: Problem, solved: Solved, sets: Sequence[TargetSet], device
         TARGET_CLASS,
         np.array([chosen[i] for i, _ in jobs]),
         [setup.schedule(epsilon) for _, epsilon in jobs],
-        device=device,
     )
     never = math.nan
     return {

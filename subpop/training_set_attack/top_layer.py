@@ -93,11 +93,11 @@ class TopLayer:
         solved = cho_solve(self.factor, within.T).T
         return np.asarray(g / self.decay + (solved - within / self.decay) @ self.basis)
 
-    def fleet(self, images: Array, device: str = "cpu") -> HeadFleet:
-        """J problems like this one, each with one training row, images[j], whose features will change. device: cpu or cuda."""
+    def fleet(self, images: Array) -> HeadFleet:
+        """J problems like this one, each with one training row, images[j], whose features will change."""
         from subpop.training_set_attack.heads import HeadFleet
 
-        return HeadFleet(self, np.asarray(images, dtype=np.int64), device)
+        return HeadFleet(self, np.asarray(images, dtype=np.int64))
 
     @cached_property
     def hessian(self) -> Doubles:
