@@ -1,4 +1,4 @@
-"""Arrays by what is in them, and the one error for input that cannot be used."""
+"""Array types by content, and the error for invalid input."""
 
 from __future__ import annotations
 
@@ -17,9 +17,18 @@ Setting = tuple[tuple[str, str], ...]
 
 
 class BadInput(ValueError):
-    """Input that cannot be used: the message names the value, what is allowed and the fix.
+    """Invalid input. The message names the value, what is allowed and how to fix it.
 
-    The value may be anybody's text, so the message is made printable here.
+    Control characters in the message are escaped, since the value may be text from any source.
+
+    Examples
+    --------
+    >>> from subpop import BadInput, load_dataset
+    >>> try:
+    ...     load_dataset("digit")
+    ... except BadInput as error:
+    ...     print(str(error)[:25])
+    unknown data set 'digit'
     """
 
     def __init__(self, *args: object) -> None:
@@ -27,7 +36,15 @@ class BadInput(ValueError):
 
 
 class Unsolved(BadInput):
-    """Training sets on which an exact victim cannot be trained. jobs: their positions in the list that was given."""
+    """Training sets on which an exact victim cannot be solved.
+
+    Parameters
+    ----------
+    jobs
+        Positions of these training sets in the list given to `fit_many`.
+    reason
+        The message.
+    """
 
     def __init__(self, jobs: tuple[int, ...], reason: str) -> None:
         super().__init__(jobs, reason)

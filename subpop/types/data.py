@@ -13,37 +13,55 @@ from subpop.types.base import Array, Bools, Ints
 class Dataset:
     """A labelled table, picture set or text set, before it is split.
 
-    x: (n, ...); y: (n,) int64 in [0, n_classes); annotations: name -> (n,) int64, the features FeatureMatch may use;
-    official_test: (n,) bool, rows that their source holds out, or None; hashes: (n,) content hashes where equal content
-    must not stand on two sides of a split; sizes: (|D|, |D_aux|) or None for a third each; balanced: D and D_aux are drawn
-    with as many negatives as positives; group_bounds: a subpopulation is attacked if its size in D_aux lies strictly between;
-    n_clusters, n_components: k-means clusters and PCA components of ClusterMatch (None: no PCA); notes: what a report
-    should say about this copy of the data; names: (n,) str, the file that each row comes from, or None; words: name of an
-    annotation, or "y" -> what its codes mean, in order; texts: (n,) one text a row, or None for other data: x is then (n, 1)
-    int64 row numbers, a place for the tokens or features that a victim reads the texts as; stratified: the sides of a split
-    have the same shares of the classes.
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from subpop import Dataset
+    >>> x = np.arange(12, dtype=np.float32).reshape(6, 2)
+    >>> y = np.array([0, 1, 0, 1, 0, 1])
+    >>> data = Dataset("toy", x, y, n_classes=2, annotations={"shift": np.array([0, 0, 0, 1, 1, 1])})
+    >>> data.x.shape, data.n_classes
+    ((6, 2), 2)
     """
 
     name: str
+    """The name in reports and in the store."""
     x: Array
+    """(n, ...) inputs: float32 features, uint8 NCHW pictures or int64 tokens."""
     y: Ints
+    """(n,) int64 labels in [0, n_classes)."""
     n_classes: int
+    """The number of classes."""
     annotations: Mapping[str, Ints] = field(default_factory=dict)
+    """Annotated features by name, (n,) int64 each. FeatureMatch groups rows by them."""
     official_test: Bools | None = None
+    """(n,) bool, the rows that the source reserves for testing; None if it reserves none."""
     hashes: Array | None = None
+    """(n,) content hashes; rows of equal hash are put on the same side of a split."""
     sizes: tuple[int, int] | None = None
+    """Number of rows in D and in D_aux; None for a third of the rows each."""
     balanced: bool = False
+    """Whether D and D_aux are drawn with as many negative as positive rows."""
     group_bounds: tuple[float, float] = (0, float("inf"))
+    """A subpopulation is attacked if its number of rows in D_aux lies strictly between these bounds."""
     n_clusters: int = 100
+    """Number of k-means clusters for ClusterMatch."""
     n_components: int | None = None
+    """Number of PCA components for ClusterMatch; None to cluster without PCA."""
     notes: tuple[str, ...] = ()
+    """Remarks on this copy of the data, for the report."""
     names: Array | None = None
+    """(n,) str, the file that each row was read from, or None."""
     words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """What the codes of an annotation, or of "y", mean: names in the order of the codes."""
     texts: tuple[str, ...] | None = None
+    """One text per row, or None for other data. `x` then contains row numbers, (n, 1) int64, which victims and encoders
+    replace by tokens or features of the texts."""
     stratified: bool = False
+    """Whether all sides of a split have the same class proportions."""
 
     def __post_init__(self) -> None:
-        """Names of files, folders and columns are other people's text, and stand in reports and in the store."""
+        """Make names of files, folders and columns printable: they come from other people and appear in reports."""
         for name, made in (
             ("notes", tuple(map(printable, self.notes))),
             ("annotations", {printable(name): codes for name, codes in self.annotations.items()}),
@@ -54,25 +72,51 @@ class Dataset:
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """Row numbers of a data set: train (D), aux (D_aux, the attacker's own sample), test (D_test)."""
+    """A data set divided into the victim's training set, the attacker's auxiliary set and the test set.
+
+    Examples
+    --------
+    >>> from subpop import load_dataset
+    >>> from subpop.split import split
+    >>> sides = split(load_dataset("mixture"), seed=0)
+    >>> len(sides.train) == len(sides.aux)
+    True
+    """
 
     train: Ints
+    """Row numbers of D, the victim's training set."""
     aux: Ints
+    """Row numbers of D_aux, the attacker's auxiliary set."""
     test: Ints
+    """Row numbers of D_test."""
     protocol: str
+    """Name of the split protocol; see `subpop.split.split`."""
     seed: int
+    """Seed of the draw."""
 
 
 @dataclass(frozen=True, eq=False)
 class Partition:
-    """Which subpopulation each row is in. Chosen on D_aux alone.
+    """The subpopulation of each row. Subpopulations are defined on D_aux alone.
 
-    train, aux, test: (n,) int64 positions in `names`, -1 for none; names: one a subpopulation; attacked: those whose
-    size in D_aux qualifies.
+    Examples
+    --------
+    >>> from subpop import feature_match, load_dataset
+    >>> from subpop.split import split
+    >>> data = load_dataset("mixture")
+    >>> partition = feature_match(data, split(data))
+    >>> partition.names[partition.attacked[0]]
+    'component=0'
     """
 
     train: Ints
+    """(|D|,) int64 positions in `names`, -1 for rows in no subpopulation."""
     aux: Ints
+    """(|D_aux|,) int64 positions in `names`, -1 for rows in no subpopulation."""
     test: Ints
+    """(|D_test|,) int64 positions in `names`, -1 for rows in no subpopulation."""
     names: tuple[str, ...]
+    """The name of each subpopulation."""
     attacked: tuple[int, ...]
+    """Positions of the subpopulations that are attacked: those whose size in D_aux lies within the data set's
+    `group_bounds` and that have a test row."""

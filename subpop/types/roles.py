@@ -1,4 +1,4 @@
-"""What parts do: models, victims and defenses, and what a defense is told and returns."""
+"""Protocols of models, victims and defenses, and what a defense receives and returns."""
 
 from __future__ import annotations
 
@@ -12,101 +12,296 @@ from subpop.types.rows import FleetJob, TrainingSet
 
 @runtime_checkable
 class Model(Protocol):
-    """A trained classifier in evaluation mode."""
+    """A trained classifier in evaluation mode. Any object with these two methods is a model.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from subpop import Model
+    >>> class AlwaysFirst:
+    ...     def predict_proba(self, x):
+    ...         return np.tile(np.float32([1, 0]), (len(x), 1))
+    ...
+    ...     def features(self, x):
+    ...         return np.asarray(x, np.float32).reshape(len(x), -1)
+    >>> isinstance(AlwaysFirst(), Model)
+    True
+    """
 
     def predict_proba(self, x: Array) -> Floats:
-        """(n, C) float32, rows sum to 1; C columns even if a class was missing in training."""
+        """Predict class probabilities.
+
+        Parameters
+        ----------
+        x
+            (n, ...) inputs.
+
+        Returns
+        -------
+        Floats
+            (n, C) float32; each row sums to 1. There is a column for every class, also for one that was missing in training.
+        """
         ...
 
     def features(self, x: Array) -> Floats:
-        """(n, d) float32, the input of the last linear layer."""
+        """Compute the inputs of the last linear layer.
+
+        Parameters
+        ----------
+        x
+            (n, ...) inputs.
+
+        Returns
+        -------
+        Floats
+            (n, d) float32.
+        """
         ...
 
 
 @runtime_checkable
 class StoredModel(Model, Protocol):
-    """A model that can be kept on disk as plain arrays."""
+    """A model that can be saved as plain arrays."""
 
     def state(self) -> dict[str, Array]:
-        """The model as arrays by name."""
+        """Return the model's parameters.
+
+        Returns
+        -------
+        dict
+            Arrays by name.
+        """
         ...
 
     @classmethod
     def from_state(cls, state: Mapping[str, Array]) -> Model:
-        """The model that gave this state."""
+        """Restore a model.
+
+        Parameters
+        ----------
+        state
+            What `state()` returned.
+
+        Returns
+        -------
+        Model
+            A model with the same predictions.
+        """
         ...
 
 
 class ChannelModel(Model, Protocol):
-    """A model whose channels of the last convolutional layer can be seen, masked and trained on: what Fine-Pruning works on."""
+    """A convolutional model whose last layer's channels can be observed, masked and fine-tuned, as Fine-Pruning requires."""
 
     def channel_activations(self, x: Array) -> Floats:
-        """(n, c) mean activation over positions of each channel; 0 for a masked one."""
+        """Measure how active each channel is.
+
+        Parameters
+        ----------
+        x
+            (n, ...) inputs.
+
+        Returns
+        -------
+        Floats
+            (n, c) activation of each channel, averaged over positions; 0 for masked channels.
+        """
         ...
 
     def channel_zeros(self, x: Array) -> Floats:
-        """(n, c) share of a channel's positions whose activation is zero, in [0, 1]; 1 for a masked one."""
+        """Measure how often each channel is inactive.
+
+        Parameters
+        ----------
+        x
+            (n, ...) inputs.
+
+        Returns
+        -------
+        Floats
+            (n, c) fraction of each channel's positions with activation zero, in [0, 1]; 1 for masked channels.
+        """
         ...
 
     def pruned(self, keep: Bools) -> ChannelModel:
-        """The same model with the channels masked where `keep`, (c,) bool, is False, and those masked before."""
+        """Mask channels.
+
+        Parameters
+        ----------
+        keep
+            (c,) bool; channels where it is False are masked, in addition to those that already are.
+
+        Returns
+        -------
+        ChannelModel
+            A copy of the model.
+        """
         ...
 
     def fine_tuned(self, train: TrainingSet, *, epochs: int, learning_rate: float, batch_size: int, seed: int) -> ChannelModel:
-        """A copy trained on by Adam on other rows; masked channels stay masked."""
+        """Continue training with Adam; masked channels stay masked.
+
+        Parameters
+        ----------
+        train
+            The rows to train on.
+        epochs, learning_rate, batch_size
+            Settings of the training.
+        seed
+            Seed of the batch order.
+
+        Returns
+        -------
+        ChannelModel
+            A trained copy of the model.
+        """
         ...
 
 
 class Victim(Protocol):
-    """A learning algorithm. `exact`: the same training set gives the same model whatever the seed."""
+    """A learning algorithm under attack.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from subpop import Pool, make_victim
+    >>> x = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
+    >>> pool = Pool(x, (x[:, 0] > 0).astype(np.int64), n_train=30, n_classes=2)
+    >>> victim = make_victim("logistic_regression")
+    >>> victim.exact
+    True
+    >>> [model] = victim.fit_many([pool.clean_job()], seeds=[0])
+    >>> model.predict_proba(x).shape
+    (40, 2)
+    """
 
     exact: bool
+    """Whether the same training set gives the same model for every seed."""
 
     def fit_many(self, jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:
-        """Train one model a job; jobs share one pool, seeds[i] draws the initialisation and batch order of jobs[i]."""
+        """Train one model for each job.
+
+        Parameters
+        ----------
+        jobs
+            Training sets, all from the same pool.
+        seeds
+            seeds[i] determines the initialisation and the batch order of jobs[i].
+
+        Returns
+        -------
+        list of Model
+            In the order of the jobs.
+        """
         ...
 
 
 Fit = Callable[[TrainingSet], Model]
+"""A function that trains the victim on a training set and returns the model: the `fit` that a defense receives.
+
+Examples
+--------
+>>> import numpy as np
+>>> from subpop import Fit, TrainingSet
+>>> def train_both(train: TrainingSet, fit: Fit):
+...     return fit(train), fit(train[train.ids % 2 == 0])
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class Knowledge:
-    """What a defender is told beyond its training rows; every field None unless asked for in `needs` and granted.
+    """Side information that a defense receives besides its training rows.
 
-    n_poison: rows of poison in the training set; clean_holdout: clean rows without the target subpopulation;
-    representation: a frozen, label-free model; poison_mask: (n,) bool, for the perfect filter alone.
+    A field is None unless the defense declares it in `needs` and the cell grants it.
+
+    Examples
+    --------
+    >>> from subpop import Defended, Knowledge
+    >>> def uses_the_budget(train, fit, know, *, seed):
+    ...     print(f"at most {know.n_poison} rows are poisoned")
+    ...     return Defended(fit(train))
+    >>> uses_the_budget.needs = {"n_poison"}
     """
 
     n_poison: int | None = None
+    """The number of poison rows in the training set."""
     clean_holdout: TrainingSet | None = None
+    """Clean rows, none of them from the target subpopulation."""
     representation: Model | None = None
+    """A frozen model trained without the labels; use its `features`."""
     poison_mask: Bools | None = None
+    """(n,) bool, True for poison rows; granted to the perfect filter only."""
 
 
 GRANTED = ("n_poison", "clean_holdout", "representation")
 """Fields of `Knowledge` that a plug-in may declare in its `needs`."""
 
 Certificate = Callable[[Array], Ints]
+"""A function from inputs, (m, ...), to (m,) int64 certified radii: how many poison rows, or flipped labels, provably cannot
+change the prediction of each input."""
 
 
 @dataclass(frozen=True, eq=False)
 class Defended:
-    """What a defense returns.
+    """The result of a defense.
 
-    keep: (n,) bool, filters only, over the rows of the set it was given; stages: further models to score by name;
-    certified_radius: x -> (n,) int64 poison rows (or flips) provably tolerated, or several such certificates by name;
-    diagnostics: numbers to show beside the result.
+    Examples
+    --------
+    A filter returns the model and the rows that it was trained on:
+
+    >>> from subpop import Defended
+    >>> def drop_first_half(train, fit, know, *, seed):
+    ...     keep = train.ids >= len(train) // 2
+    ...     return Defended(fit(train[keep]), keep, diagnostics={"removed": float((~keep).sum())})
     """
 
     model: Model
+    """The defended model: one that `fit` returned, or any object with `predict_proba`."""
     keep: Bools | None = None
+    """(n,) bool, for filters: True for the rows of the training set that the model was trained on."""
     stages: Mapping[str, Model] = field(default_factory=dict)
+    """Further models to evaluate, by name, such as the model before a repair."""
     certified_radius: Certificate | Mapping[str, Certificate] | None = None
+    """A certificate, or several by name."""
     diagnostics: Mapping[str, float] = field(default_factory=dict)
+    """Numbers to report next to the result, by name."""
 
 
 class Defense(Protocol):
-    """What a defense author writes: one function, in any file. `needs` (optional): names of Knowledge fields."""
+    """A defense: one function, in any file.
 
-    def __call__(self, train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) -> Defended: ...
+    It may have the attributes `needs` (names of fields of `Knowledge`), `max_fits` (calls of `fit` per trial, 2,000 by default)
+    and `deterministic` (False if the same trial may end differently).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from subpop import Defended
+    >>> def drop_random(train, fit, know, *, seed):
+    ...     keep = np.random.default_rng(seed).random(len(train)) > 0.1
+    ...     return Defended(fit(train[keep]), keep)
+    >>> from subpop.contracts import check_defense
+    >>> all(result.passed for result in check_defense(drop_random))
+    True
+    """
+
+    def __call__(self, train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) -> Defended:
+        """Defend one training set.
+
+        Parameters
+        ----------
+        train
+            The training set, perhaps poisoned.
+        fit
+            Trains the victim on a training set.
+        know
+            The side information that was granted.
+        seed
+            Seed for everything random; two calls with the same seed give the same result.
+
+        Returns
+        -------
+        Defended
+            The model, and for filters the rows that it was trained on.
+        """
+        ...

@@ -1,4 +1,4 @@
-"""Rows of data: the pool that a fleet shares, one victim's training set, and what a defense sees of it."""
+"""Rows of data: the pool shared by a batch of victims, one victim's training set, and the view of it that a defense receives."""
 
 from __future__ import annotations
 
@@ -14,20 +14,38 @@ from subpop.types.base import Array, BadInput, Ints
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """Rows that all victims of a cell share: first the `n_train` rows of D, then those of D_aux. Never written to.
+    """Rows that all victims of a cell share: first those of D, then those of D_aux. The arrays become read-only.
 
-    x: (N, ...) float32 rows, uint8 NCHW images or int64 tokens; y: (N,) int64 true labels in [0, n_classes).
+    Raises
+    ------
+    BadInput
+        If `x` and `y` differ in length, or `n_train` is not between 1 and their length.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from subpop import Pool
+    >>> pool = Pool(np.zeros((5, 2), np.float32), np.array([0, 1, 0, 1, 1]), n_train=3, n_classes=2)
+    >>> len(pool), len(pool.clean_job())
+    (5, 3)
     """
 
     x: Array
+    """(N, ...) float32 features, uint8 NCHW pictures or int64 tokens."""
     y: Ints
+    """(N,) int64 true labels in [0, n_classes)."""
     n_train: int
+    """Number of rows of D; the rows of D_aux follow."""
     n_classes: int
+    """The number of classes."""
 
     def __post_init__(self) -> None:
         if not 0 < self.n_train <= len(self.y) == len(self.x):
             found = f"{len(self.x)} rows and {len(self.y)} labels"
-            raise BadInput(f"a pool of {found} cannot hold n_train={self.n_train} rows of D")
+            raise BadInput(
+                f"a pool of {found} cannot contain n_train={self.n_train} rows of D; give as many labels as rows, and n_train "
+                "between 1 and their number"
+            )
         self.x.setflags(write=False)
         self.y.setflags(write=False)
 
@@ -35,7 +53,7 @@ class Pool:
         return len(self.y)
 
     def clean_job(self) -> FleetJob:
-        """The victim that nobody attacks: all of D with its own labels."""
+        """Return the training set of the clean victim: all rows of D with their true labels."""
         return FleetJob(self, np.arange(self.n_train), self.y[: self.n_train])
 
 
@@ -43,22 +61,33 @@ class Pool:
 class FleetJob:
     """One victim's training set, as rows of the shared pool.
 
-    rows: (n,) int64; a number r >= len(pool) stands for `extra_x[r - len(pool)]`, a row outside the pool.
-    y: (n,) int64 labels, perhaps flipped; weights: (n,) float64 >= 0 or None for all ones; extra_x: (e, ...) or None.
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from subpop import FleetJob, Pool
+    >>> pool = Pool(np.arange(8, dtype=np.float32).reshape(4, 2), np.array([0, 1, 0, 1]), n_train=2, n_classes=2)
+    >>> job = FleetJob(pool, rows=np.array([0, 1, 2]), y=np.array([0, 1, 1]))
+    >>> job.x[-1].tolist()
+    [4.0, 5.0]
     """
 
     pool: Pool
+    """The rows that all jobs of a batch share."""
     rows: Ints
+    """(n,) int64 row numbers of the pool; a number r >= len(pool) refers to `extra_x[r - len(pool)]`."""
     y: Ints
+    """(n,) int64 labels, perhaps flipped."""
     weights: NDArray[np.float64] | None = None
+    """(n,) float64 sample weights >= 0; None for all ones."""
     extra_x: Array | None = None
+    """(e, ...) rows outside the pool, or None."""
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @property
     def x(self) -> Array:
-        """(n, ...) the inputs, gathered anew at each call."""
+        """(n, ...) inputs; gathered at each access."""
         n = len(self.pool)
         if self.extra_x is None or not len(self.extra_x):
             return np.asarray(self.pool.x[self.rows])
@@ -69,9 +98,14 @@ class FleetJob:
         return out
 
     def canonical(self) -> FleetJob:
-        """The same training set in the one order that does not depend on how it was shuffled: by row, then label.
+        """Return the same training set sorted by row number, then label, so that the order does not depend on any shuffling.
 
-        Victims train on this form, so that a defense that keeps exactly D gets the clean victim, bit for bit.
+        Victims train on this form: a defense that keeps exactly D gets a model bit-identical to the clean victim.
+
+        Returns
+        -------
+        FleetJob
+            The sorted training set.
         """
         order = np.argsort(self.rows * self.pool.n_classes + self.y, kind="stable")
         weights = None if self.weights is None else self.weights[order]
@@ -79,7 +113,7 @@ class FleetJob:
 
 
 class RowSource(Protocol):
-    """Where a training set's inputs lie: gathers rows by number."""
+    """The storage behind a training set, which gathers rows by number."""
 
     def __len__(self) -> int: ...
     def gather(self, index: Ints) -> Array: ...
@@ -87,10 +121,12 @@ class RowSource(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class ArrayRows:
-    """A row source over an array of its own; n_classes: of the data it comes from, 0 where that is not known."""
+    """A row source over an array."""
 
     array: Array
+    """(n, ...) the rows."""
     n_classes: int = 0
+    """Number of classes of the data, 0 if unknown."""
 
     def __len__(self) -> int:
         return len(self.array)
@@ -100,9 +136,37 @@ class ArrayRows:
 
 
 class TrainingSet:
-    """What a defense sees: rows, labels, and nothing that tells poison from clean.
+    """The rows and labels that a defense receives; nothing in it distinguishes poison from clean rows.
 
-    `ids` name rows within this set and are kept by `t[mask_or_ids]` (they may repeat); they mean nothing elsewhere.
+    Indexing with a boolean mask of shape (n,) or with ids returns a smaller training set whose rows keep their ids. Make one of
+    your own inputs with `TrainingSet.of`.
+
+    Parameters
+    ----------
+    source
+        Storage of the inputs.
+    ids
+        (n,) integers, the rows of the source that belong to the set; they may repeat.
+    y
+        (n,) integer labels.
+
+    Raises
+    ------
+    BadInput
+        If `ids` and `y` differ in shape, are not one-dimensional or are not integers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from subpop import TrainingSet
+    >>> train = TrainingSet.of(np.array([[0.0], [1.0], [2.0]]), np.array([0, 1, 1]))
+    >>> kept = train[train.x[:, 0] > 0.5]
+    >>> kept.ids, kept.y
+    (array([1, 2]), array([1, 1]))
+    >>> train[[2, 0]].x.ravel()
+    array([2., 0.])
+    >>> kept.relabel(1 - kept.y).y
+    array([0, 0])
     """
 
     __slots__ = ("_source", "_ids", "_y")
@@ -112,21 +176,39 @@ class TrainingSet:
         self._ids = _read_only(ids, np.int64)
         self._y = _read_only(y, np.int64)
         if self._ids.shape != self._y.shape or self._ids.ndim != 1:
-            raise BadInput(f"a training set needs one label a row: {self._ids.shape} ids, {self._y.shape} labels")
+            raise BadInput(f"a training set needs one label per row: {self._ids.shape} ids, {self._y.shape} labels")
 
     @classmethod
     def of(cls, x: Array, y: Array) -> TrainingSet:
-        """A training set of new inputs: x (n, ...) finite, y (n,) integer labels."""
+        """Make a training set of new inputs.
+
+        Parameters
+        ----------
+        x
+            (n, ...) finite inputs of the same kind as the data set's.
+        y
+            (n,) integer labels.
+
+        Returns
+        -------
+        TrainingSet
+            With the ids 0 to n - 1.
+
+        Raises
+        ------
+        BadInput
+            If `x` and `y` differ in length, `y` is not of integers, or `x` contains NaN or infinite values.
+        """
         x, y = np.asarray(x), np.asarray(y)
         if len(x) != len(y):
-            raise BadInput(f"{len(x)} rows and {len(y)} labels: give one label for each row")
+            raise BadInput(f"{len(x)} rows and {len(y)} labels: give one label per row")
         if x.dtype.kind == "f" and not np.isfinite(x).all():
-            raise BadInput("new inputs hold NaN or infinite values; remove or impute them before TrainingSet.of")
+            raise BadInput("new inputs contain NaN or infinite values; remove or impute them before TrainingSet.of")
         return cls(ArrayRows(x), np.arange(len(x)), y)
 
     @property
     def x(self) -> Array:
-        """(n, ...) the inputs: gathered at each access, kept by nobody, read-only."""
+        """(n, ...) inputs, read-only. Gathered at each access and not cached: assign it to a variable if you use it often."""
         x = self._source.gather(self._ids)
         x.setflags(write=False)
         return x
@@ -138,33 +220,49 @@ class TrainingSet:
 
     @property
     def ids(self) -> Ints:
-        """(n,) int64 names of the rows within this set; read-only."""
+        """(n,) int64 identifiers of the rows within this training set; read-only."""
         return self._ids
 
     @property
     def n_classes(self) -> int:
-        """Classes of the data, at least 2; the largest label + 1 where only labels tell."""
+        """Number of classes of the data, at least 2; of new inputs, the largest label + 1."""
         return max(2, int(getattr(self._source, "n_classes", 0)), int(self._y.max(initial=0)) + 1)
 
     def __len__(self) -> int:
         return len(self._y)
 
     def __getitem__(self, chosen: Array | Sequence[int]) -> TrainingSet:
-        """The rows where a (n,) bool mask is True, or those whose ids are given, in that order."""
+        """Select the rows where a boolean mask of shape (n,) is True, or the rows with the given ids, in that order."""
         chosen = np.asarray(chosen)
         if chosen.dtype == bool:
             if chosen.shape != self._y.shape:
                 raise BadInput(
-                    f"a mask of shape {chosen.shape} cannot choose among {len(self)} rows; it must have shape ({len(self)},)"
+                    f"a mask of shape {chosen.shape} cannot select from {len(self)} rows; it must have shape ({len(self)},)"
                 )
             return TrainingSet(self._source, self._ids[chosen], self._y[chosen])
         if chosen.size and chosen.dtype.kind not in "iu":
-            raise BadInput(f"choose rows by a boolean mask or by integer ids, not by {chosen.dtype}")
+            raise BadInput(f"select rows by a boolean mask or by integer ids, not by {chosen.dtype}")
         position = self._positions(chosen.astype(np.int64).ravel())
         return TrainingSet(self._source, self._ids[position], self._y[position])
 
     def relabel(self, y: Array) -> TrainingSet:
-        """The same rows with other labels: y (n,) integers."""
+        """Replace the labels.
+
+        Parameters
+        ----------
+        y
+            (n,) integer labels.
+
+        Returns
+        -------
+        TrainingSet
+            The same rows with the new labels.
+
+        Raises
+        ------
+        BadInput
+            If `y` does not have shape (n,) or is not of integers.
+        """
         return TrainingSet(self._source, self._ids, np.asarray(y))
 
     def _positions(self, ids: Ints) -> Ints:
@@ -183,14 +281,14 @@ class TrainingSet:
 def _read_only(values: Array, dtype: type) -> Ints:
     values = np.asarray(values)
     if values.size and values.dtype.kind not in "iub":
-        raise BadInput(f"labels and ids are integers, not {values.dtype}")
+        raise BadInput(f"labels and ids must be integers, not {values.dtype}; convert them with .astype(int)")
     out: Ints = np.array(values, dtype=dtype, copy=True)
     out.setflags(write=False)
     return out
 
 
 def content_order(x: Array, y: Ints | None = None) -> Ints:
-    """(n,) positions of the rows in the order of their bytes, then labels: the same order however they were shuffled."""
+    """(n,) positions that sort the rows by their bytes, then labels: an order that does not depend on any shuffling."""
     flat = np.ascontiguousarray(x.reshape(len(x), -1))
     keys = flat.view(f"V{flat.shape[1] * flat.itemsize}").ravel()
     by_label = np.arange(len(x)) if y is None else np.argsort(y, kind="stable")
