@@ -1,9 +1,9 @@
-"""Damages, worst-k and filter scores from right/wrong bits: pure functions, nothing here trains.
+"""Damages, worst-k and filter scores from correct/incorrect predictions: pure functions; nothing here trains.
 
 A *cell* below is a sequence of `RightBits`, one an attacked subpopulation, all with the same number of seeds. Accuracies are
-averaged over seeds first, then subpopulations are ranked. What a single number cannot tell comes as draws: `resampled_damages`
-(bootstrap) and `halved_damages` (for the value free of selection) hold the damages of every draw, and the worst-k of any k is
-taken from them.
+averaged over seeds first, then subpopulations are ranked. For standard errors and selection bias there are random draws:
+`resampled_damages` (bootstrap) and `halved_damages` (sample splitting) contain the damages of every draw, and the worst-k of
+any k is computed from them.
 """
 
 from __future__ import annotations
@@ -28,22 +28,38 @@ MIN_TEST_ROWS = 20
 
 @dataclass(frozen=True, eq=False)
 class RightBits:
-    """Which test rows of one subpopulation each victim got right: three (n_seeds, n_rows) bool arrays.
+    """Which test rows of one subpopulation each victim classified correctly.
 
-    clean: nobody attacks, nobody defends; defended_clean: the defense runs on clean data; poisoned: attacked, and defended
-    where the cell has a defense. Row i and seed j mean the same in all three.
+    Row i and seed j refer to the same test row and seed in all three arrays.
+
+    Raises
+    ------
+    BadInput
+        If the arrays are not boolean, differ in shape or are empty.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from subpop import RightBits
+    >>> right = np.array([[True, True, True, False]])
+    >>> wrong = np.zeros((1, 4), dtype=bool)
+    >>> RightBits(clean=right, defended_clean=right, poisoned=wrong).change
+    array([[1., 1., 1., 0.]])
     """
 
     clean: Bools
+    """(n_seeds, n_rows) without attack and without defense."""
     defended_clean: Bools
+    """(n_seeds, n_rows) with the defense, on clean data."""
     poisoned: Bools
+    """(n_seeds, n_rows) with the attack, and with the defense if the cell has one."""
 
     def __post_init__(self) -> None:
         shape = self.clean.shape
         for bits in (self.clean, self.defended_clean, self.poisoned):
             if bits.dtype != np.bool_ or bits.ndim != 2 or bits.shape != shape or not bits.size:
                 raise BadInput(
-                    f"right/wrong bits of shape {bits.shape} and type {bits.dtype} beside clean ones of {shape}: give bool "
+                    f"right/wrong bits have shape {bits.shape} and type {bits.dtype}, clean ones shape {shape}: give bool "
                     "arrays of one shape (n_seeds, n_rows), both at least 1; skip a subpopulation without test rows"
                 )
 
@@ -55,23 +71,46 @@ class RightBits:
 
 @dataclass(frozen=True)
 class Damage:
-    """The target damage of one subpopulation: `target` is `defense_cost + attack_effect`, to the last bit.
+    """The target damage of one subpopulation, as fractions of its test rows.
 
-    std_error: of `target`, over seeds and test rows; NaN with a single test row. seed_std: sample deviation of `target` over
-    seeds; NaN with a single seed.
+    `target` equals `defense_cost + attack_effect` exactly.
     """
 
     target: float
+    """Undefended clean accuracy minus poisoned accuracy."""
     std_error: float
+    """Standard error of `target` over seeds and test rows; NaN with a single test row."""
     defense_cost: float
+    """Accuracy that the defense loses on clean data."""
     attack_effect: float
+    """Accuracy that the attack costs in spite of the defense."""
     seed_std: float
+    """Sample standard deviation of `target` over seeds; NaN with a single seed."""
 
 
 def damage(bits: RightBits) -> Damage:
-    """Accuracy lost on a subpopulation, split into what the defense costs and what the attack still does.
+    """Compute the accuracy lost on a subpopulation, and its share due to the defense and to the attack.
 
-    The row term is that of a single seed, as if each test row changed alike under all seeds: conservative.
+    The standard error is conservative: it assumes that a test row changes in the same way under all seeds.
+
+    Parameters
+    ----------
+    bits
+        Correct predictions on the subpopulation's test rows.
+
+    Returns
+    -------
+    Damage
+        The damage with its standard error.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from subpop import RightBits, damage
+    >>> clean = np.array([[True, True, True, True]])
+    >>> found = damage(RightBits(clean, np.array([[True, True, True, False]]), np.array([[True, False, False, False]])))
+    >>> found.target, found.defense_cost, found.attack_effect
+    (0.75, 0.25, 0.5)
     """
     n_seeds, n_rows = bits.change.shape
     cost = float(bits.clean.mean() - bits.defended_clean.mean())
@@ -83,7 +122,8 @@ def damage(bits: RightBits) -> Damage:
 
 
 def eligible(n_test_rows: ArrayLike, minimum: int = MIN_TEST_ROWS) -> Bools:
-    """(S,) which subpopulations enter worst-k: from their numbers of test rows alone, so before any attack."""
+    """Return (S,) bool: which subpopulations count for worst-k. This depends on the number of test rows only, not on any
+    attack."""
     return np.asarray(n_test_rows) >= minimum
 
 
@@ -92,18 +132,43 @@ def eligible(n_test_rows: ArrayLike, minimum: int = MIN_TEST_ROWS) -> Bools:
 
 @dataclass(frozen=True)
 class Worst:
-    """The mean of the `averaged` largest damages; `averaged` < `asked` where a cell has fewer subpopulations."""
+    """The mean of the largest damages."""
 
     value: float
+    """The mean, a fraction."""
     asked: int
+    """The k that was asked for."""
     averaged: int
+    """The number of subpopulations averaged; less than `asked` if there are fewer."""
 
 
 def worst_k(damages: ArrayLike, k: int, by: ArrayLike | None = None) -> Worst:
-    """The mean of the k largest of (S,) damages that were averaged over seeds before; negative ones count as they are.
+    """Average the k largest damages.
 
-    by: (S,) other damages of the same subpopulations, by which they are ranked instead. Fewer than k subpopulations: the mean
-    of all, and `averaged` says how many. None at all: BadInput.
+    Parameters
+    ----------
+    damages
+        (S,) damages of subpopulations, averaged over seeds. They may be negative.
+    k
+        The number of damages to average; if there are fewer, all are averaged.
+    by
+        (S,) other damages of the same subpopulations, to rank them by; None for `damages`.
+
+    Returns
+    -------
+    Worst
+        The mean, and how many damages it averages.
+
+    Raises
+    ------
+    BadInput
+        If k or the number of damages is 0, or a damage is not finite.
+
+    Examples
+    --------
+    >>> from subpop import worst_k
+    >>> worst_k([0.1, 0.5, 0.3], k=2)
+    Worst(value=0.4, asked=2, averaged=2)
     """
     values = np.asarray(damages, dtype=np.float64)
     ranking = None if by is None else np.asarray(by, dtype=np.float64)
@@ -111,14 +176,15 @@ def worst_k(damages: ArrayLike, k: int, by: ArrayLike | None = None) -> Worst:
 
 
 def _top_mean(damages: Doubles, k: int, by: Doubles | None = None) -> Doubles:
-    """(...,) mean of the k largest (or of all, if fewer) along the last axis; by: what ranks them, of the same shape."""
+    """Return (...,) means of the k largest values (or of all, if fewer) along the last axis; by: what ranks them, of the same
+    shape."""
     n = damages.shape[-1] if damages.ndim else 0
     if k < 1 or n < 1:
         raise BadInput(
             f"worst-{k} of {n} subpopulations: k and their number must be at least 1; leave the metric out of such a cell"
         )
     if not np.isfinite(damages).all():
-        raise BadInput(f"worst-{k} over damages with NaN or infinite values; leave out the subpopulations without a damage first")
+        raise BadInput(f"worst-{k} over damages with NaN or infinite values; leave out the subpopulations without a damage")
     if by is not None:
         chosen = np.argsort(-by, axis=-1, kind="stable")[..., : min(k, n)]
         return np.asarray(np.take_along_axis(damages, chosen, axis=-1).mean(axis=-1))
@@ -127,10 +193,10 @@ def _top_mean(damages: Doubles, k: int, by: Doubles | None = None) -> Doubles:
 
 
 def resampled_damages(cell: Sequence[RightBits], *, seed: int, n_replicates: int = 400, rows: bool = True) -> Doubles:
-    """(n_replicates, S) damages of bootstrap draws of the seeds (one draw for all subpopulations) and of each one's test rows.
+    """Return (n_replicates, S) damages of bootstrap draws of seeds (the same for all subpopulations) and of their test rows.
 
-    n - 1 of n are drawn, so that the variance of a mean is that of the sample deviation (n - 1); of a single one, itself.
-    Change that is new in each seed and row counts up to three times: conservative. rows=False draws seeds alone.
+    n - 1 of n are drawn, so that the variance of a mean agrees with that of the sample deviation. Variation that is independent
+    for each seed and row counts up to three times, which is conservative. rows=False resamples the seeds only.
     """
     counts = tuple(bits.clean.shape[1] for bits in cell) if rows else ()
     seeds, weights = _bootstrap_draws(seed, _n_seeds(cell), counts, n_replicates)
@@ -143,21 +209,23 @@ def resampled_damages(cell: Sequence[RightBits], *, seed: int, n_replicates: int
 
 @lru_cache(maxsize=16)
 def _bootstrap_draws(seed: int, n_seeds: int, n_rows: tuple[int, ...], n_replicates: int) -> tuple[Doubles, tuple[Doubles, ...]]:
-    """Weights of the seeds and of each subpopulation's rows: cells of one set-up share them, and drawing costs the most."""
+    """Return weights of the seeds and of each subpopulation's rows; cached, because drawing takes longest and cells share
+    them."""
     generator = np.random.default_rng(seed)
     seeds = _bootstrap_weights(generator, n_seeds, n_replicates)
     return seeds, tuple(_bootstrap_weights(generator, n, n_replicates) for n in n_rows)
 
 
 def worst_k_std_error(resampled: Doubles, k: int, by: Doubles | None = None) -> float:
-    """Standard error of worst-k from `resampled_damages`: every draw is ranked anew, by its own draw of `by` where given."""
+    """Return the standard error of worst-k from `resampled_damages`; each draw is ranked separately, by its own draw of `by` if
+    given."""
     return float(_top_mean(resampled, k, by).std(ddof=1))
 
 
 def halved_damages(cell: Sequence[RightBits], *, seed: int, n_halvings: int = 20) -> Doubles:
-    """(n_halvings, 2, S) damages on the two halves of the seeds and of each subpopulation's test rows.
+    """Return (n_halvings, 2, S) damages on random halves of the seeds and of each subpopulation's test rows.
 
-    A single seed stands in both halves. More halvings than one change no expectation; they spare the value the luck of one draw.
+    A single seed is used in both halves. More halvings do not change the expectation but reduce the variance.
     """
     generator = np.random.default_rng(seed)
     seeds = _half_weights(generator, _n_seeds(cell), n_halvings)
@@ -165,20 +233,22 @@ def halved_damages(cell: Sequence[RightBits], *, seed: int, n_halvings: int = 20
     for s, bits in enumerate(cell):
         n_rows = bits.clean.shape[1]
         if n_rows < 2:
-            raise BadInput(f"subpopulation {s} has {n_rows} test row and cannot be halved; leave out what `eligible` leaves out")
+            raise BadInput(
+                f"subpopulation {s} has {n_rows} test row and cannot be halved; leave out subpopulations that are not `eligible`"
+            )
         rows = _half_weights(generator, n_rows, n_halvings)
         halves[:, :, s] = np.einsum("hin,hin->hi", seeds @ bits.change, rows)
     return halves
 
 
 def selection_free_worst_k(halves: Doubles, k: int, by: Doubles | None = None) -> Worst:
-    """Worst-k ranked on one half of `halved_damages` and read on the other, both ways, averaged: picks no lucky rows.
+    """Return worst-k without selection bias: ranked on one half of `halved_damages` and evaluated on the other, both ways.
 
-    by: the same halves of the damages that rank.
+    by: the same halves of other damages, to rank by.
     """
     n = halves.shape[-1]
     worst = min(k, n)
-    _top_mean(halves, k)  # refuses what worst_k refuses
+    _top_mean(halves, k)  # raises for the same input as worst_k
     chosen = np.argsort(-(halves if by is None else by), axis=-1, kind="stable")[..., :worst]
     read = np.take_along_axis(halves[:, ::-1], chosen, axis=-1)
     return Worst(float(read.mean()), k, worst)
@@ -205,12 +275,13 @@ def _half_weights(generator: np.random.Generator, n: int, n_halvings: int) -> Do
     return np.stack([first / (n // 2), ~first / (n - n // 2)], axis=1)
 
 
-# --- the rest of the test rows, and what a filter removed -----------------------------------------------------------------
+# --- other test rows, and rows that a filter removed -----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Collateral:
-    """Damage outside the target, over the attacked subpopulations; `*_seed_std`: with one seed, NaN if there is but one."""
+    """Damage outside the target, over the attacked subpopulations; `*_seed_std`: deviation of one seed, NaN with a single
+    seed."""
 
     max: float
     mean: float
@@ -219,7 +290,8 @@ class Collateral:
 
 
 def collateral(clean: ArrayLike, poisoned: ArrayLike, *, seed: int, n_replicates: int = 400) -> Collateral:
-    """Largest and mean collateral damage from (S, n_seeds) accuracies on all test rows outside each subpopulation."""
+    """Return the largest and the mean collateral damage from (S, n_seeds) accuracies on all test rows outside each
+    subpopulation."""
     lost = np.asarray(clean, dtype=np.float64) - np.asarray(poisoned, dtype=np.float64)
     if lost.ndim != 2 or not lost.size or not np.isfinite(lost).all():
         raise BadInput(

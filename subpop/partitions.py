@@ -1,6 +1,6 @@
-"""Which subpopulation each row is in: by annotated features (FeatureMatch) or by cluster (ClusterMatch).
+"""Assign rows to subpopulations: by annotated features (FeatureMatch) or by cluster (ClusterMatch).
 
-Both are chosen on D_aux alone: rows of D and D_test are assigned afterwards and change nothing.
+Both are defined on D_aux alone: rows of D and D_test are assigned afterwards and change nothing.
 
 *Source*: Jagielski, Severi, Pousette Harger, Oprea, Subpopulation Data Poisoning Attacks (CCS 2021), FeatureMatch and
 ClusterMatch.
@@ -23,9 +23,33 @@ Sides = tuple[Ints, Ints, Ints]
 
 
 def feature_match(dataset: Dataset, splits: Splits) -> Partition:
-    """Group rows by exact equality of all annotations; a group is a vector that occurs in D_aux.
+    """Group rows by exact equality of all annotations; each combination that occurs in D_aux is a subpopulation.
 
-    Names read `education_num=9,race=4,sex=0`, in ascending order of the vector.
+    Parameters
+    ----------
+    dataset
+        A data set with annotations.
+    splits
+        Its split.
+
+    Returns
+    -------
+    Partition
+        With names such as `education_num=9,race=4,sex=0`, in ascending order of the codes.
+
+    Raises
+    ------
+    BadInput
+        If the data set has no annotations, or no subpopulation has a size that can be attacked.
+
+    Examples
+    --------
+    >>> from subpop import feature_match, load_dataset
+    >>> from subpop.split import split
+    >>> data = load_dataset("mixture")
+    >>> partition = feature_match(data, split(data))
+    >>> len(partition.names), partition.names[0]
+    (16, 'component=0')
     """
     if not dataset.annotations:
         raise BadInput(f"{dataset.name} has no annotated features to match; use cluster_match or add annotations")
@@ -42,23 +66,53 @@ def feature_match(dataset: Dataset, splits: Splits) -> Partition:
 def cluster_match(
     dataset: Dataset, splits: Splits, seed: int = 0, features: Array | None = None, standardise: bool = False
 ) -> Partition:
-    """Cluster a representation of D_aux by k-means, after PCA where the data set names `n_components`.
+    """Cluster a representation of D_aux with k-means, after PCA if the data set specifies `n_components`.
 
-    features: (rows of the data set, ...) a representation, or None for x; either is flattened. standardise: columns are
-    centred and divided by their deviation in D_aux first. Names read `cluster 17`.
+    Parameters
+    ----------
+    dataset
+        The data, with the number of clusters.
+    splits
+        Its split.
+    seed
+        Seed of PCA and k-means.
+    features
+        (n, ...) representation of all rows of the data set; None for the inputs. Rows are flattened.
+    standardise
+        Whether to centre each column and divide it by its standard deviation in D_aux first.
+
+    Returns
+    -------
+    Partition
+        With names such as `cluster 17`.
+
+    Raises
+    ------
+    BadInput
+        If the features have the wrong number of rows or NaN, D_aux has fewer rows than clusters, or no cluster has a size
+        that can be attacked.
+
+    Examples
+    --------
+    >>> from subpop import cluster_match, load_dataset
+    >>> from subpop.split import split
+    >>> data = load_dataset("mixture_2d")
+    >>> partition = cluster_match(data, split(data), seed=0)
+    >>> partition.names[:2]
+    ('cluster 0', 'cluster 1')
     """
     return clusters_partition(dataset, _assign(cluster_space(dataset, splits, seed, features, standardise), dataset, seed))
 
 
 def clusters_partition(dataset: Dataset, sides: Sides) -> Partition:
-    """The partition of which each row's cluster is known already; sides: those of D, D_aux and D_test."""
+    """Return the partition for known cluster numbers of the rows of D, D_aux and D_test."""
     return _partition(dataset, sides, tuple(f"cluster {i}" for i in range(dataset.n_clusters)))
 
 
 def cluster_space(
     dataset: Dataset, splits: Splits, seed: int = 0, features: Array | None = None, standardise: bool = False
 ) -> tuple[Array, Array, Array]:
-    """D, D_aux and D_test, (n, d) float64 each, where `cluster_match` cuts its clusters: after PCA, fitted on D_aux."""
+    """Return D, D_aux and D_test, (n, d) float64 each, in the space that `cluster_match` clusters: after PCA fitted on D_aux."""
     values = _representation(dataset, features)
     train, aux, test = (values[rows] for rows in (splits.train, splits.aux, splits.test))
     _check_fit(dataset, aux)
@@ -77,7 +131,7 @@ def cluster_space(
 
 
 class Partitioner(Protocol):
-    """How a partition is called by name; FeatureMatch has no use for seed and features."""
+    """The signature of entries of `PARTITIONS`; FeatureMatch ignores seed and features."""
 
     def __call__(self, dataset: Dataset, splits: Splits, seed: int, features: Array | None = None) -> Partition: ...
 
@@ -89,24 +143,27 @@ PARTITIONS: dict[str, Partitioner] = {
 
 
 def confidence_order(partition: Partition, proba: Array, y: Ints) -> tuple[int, ...]:
-    """The attacked subpopulations, those first whose D_aux rows the attacker's model is least sure of.
+    """Sort the attacked subpopulations by the attacker model's mean confidence on their D_aux rows, lowest first.
 
     proba: (n_aux, C) the attacker model's probabilities; y: (n_aux,) the rows' own labels. Ties keep their order.
     """
     if len(proba) != len(partition.aux) or len(y) != len(partition.aux):
-        raise BadInput(f"{len(proba)} probabilities and {len(y)} labels for {len(partition.aux)} rows of D_aux; give one each")
+        raise BadInput(
+            f"{len(proba)} probabilities and {len(y)} labels for {len(partition.aux)} rows of D_aux; give one of each per row"
+        )
     own = np.asarray(proba, dtype=np.float64)[np.arange(len(y)), y]
     confidence = [own[partition.aux == i].mean() for i in partition.attacked]
     return tuple(partition.attacked[i] for i in np.argsort(confidence, kind="stable"))
 
 
 def attacked_of(order: Sequence[int], count: int, which: str) -> tuple[int, ...]:
-    """`count` of the subpopulations, given least confident first: the first, or a third each of the first, middle and last."""
+    """Select `count` subpopulations, given least confident first: the first ones, or a third each of the first, middle and
+    last."""
     if which == "least_confident":
         return tuple(order[:count])
     if which != "low_middle_high" or count % 3:
         allowed = "use least_confident, or low_middle_high with n_attacked a multiple of 3"
-        raise BadInput(f"attacked_by={which} of n_attacked={count} subpopulations cannot be; {allowed}")
+        raise BadInput(f"attacked_by={which} is not possible with n_attacked={count} subpopulations; {allowed}")
     third = count // 3
     middle = (len(order) - third) // 2
     places = [*range(third), *range(middle, middle + third), *range(len(order) - third, len(order))]
@@ -120,14 +177,16 @@ def _representation(dataset: Dataset, features: Array | None) -> Array:
     values = np.asarray(dataset.x if features is None else features)
     n_rows = len(dataset.y)
     if len(values) != n_rows:
-        raise BadInput(f"features have {len(values)} rows, {dataset.name} has {n_rows}; give one row of features for each row")
+        raise BadInput(f"features have {len(values)} rows, {dataset.name} has {n_rows}; give one row of features per row")
     if features is None and values.dtype == np.int64:
-        raise BadInput(f"{dataset.name} holds tokens, whose numbers have no distances; pass `features` to cluster_match")
+        raise BadInput(
+            f"{dataset.name} contains tokens, between which distances have no meaning; pass `features` to cluster_match"
+        )
     values = values.reshape(n_rows, -1)
     if values.dtype not in (np.float32, np.float64):
         values = values.astype(np.float32)
     if not np.isfinite(values).all():
-        raise BadInput(f"features of {dataset.name} hold NaN or infinite values; remove or impute them before clustering")
+        raise BadInput(f"features of {dataset.name} contain NaN or infinite values; remove or impute them before clustering")
     return values
 
 
@@ -145,7 +204,7 @@ def _check_fit(dataset: Dataset, aux: Array) -> None:
 
 
 def _assign(space: tuple[Array, Array, Array], dataset: Dataset, seed: int) -> Sides:
-    """k-means fitted on D_aux; each row gets its nearest centroid."""
+    """Fit k-means on D_aux and assign each row to its nearest centroid."""
     from sklearn.cluster import KMeans
 
     # Several threads add up the centroids in the order in which they finish, so that rounding would differ from run to run.
@@ -155,11 +214,11 @@ def _assign(space: tuple[Array, Array, Array], dataset: Dataset, seed: int) -> S
     return first, second, third
 
 
-# --- which are attacked -----------------------------------------------------------------------------------------------
+# --- selecting the attacked -----------------------------------------------------------------------------------------------
 
 
 def _partition(dataset: Dataset, sides: Sides, names: tuple[str, ...]) -> Partition:
-    """Attacked: size in D_aux strictly between the data set's bounds (and above 0), and at least one test row."""
+    """Select the attacked: size in D_aux strictly between the data set's bounds (and above 0), and at least one test row."""
     low, high = dataset.group_bounds
     train, aux, test = sides
     in_aux, in_test = _count(aux, len(names)), _count(test, len(names))
@@ -182,13 +241,13 @@ def _count(groups: Ints, n_groups: int) -> NDArray[np.int64]:
 
 
 def arrays_of(partition: Partition) -> dict[str, Array]:
-    """A partition as arrays."""
+    """Return a partition as arrays by name."""
     attacked = np.array(partition.attacked, np.int64)
     sides = {"train": partition.train, "aux": partition.aux, "test": partition.test}
     return {**sides, "names": np.array(partition.names), "attacked": attacked}
 
 
 def partition_of(arrays: Mapping[str, Array]) -> Partition:
-    """The partition that gave these arrays."""
+    """Restore the partition from the arrays of `arrays_of`."""
     names = tuple(map(str, arrays["names"]))
     return Partition(arrays["train"], arrays["aux"], arrays["test"], names, tuple(arrays["attacked"].tolist()))

@@ -1,14 +1,14 @@
-"""The one split of a data set into D, D_aux and D_test: row-disjoint, seeded, with equal content on one side only.
+"""The split of a data set into D, D_aux and D_test: row-disjoint, seeded, with rows of equal content on the same side.
 
 The test set is cut first, so that all protocols of a seed are measured on the same test rows:
 
-default      D and D_aux of the sizes that the data set names, else a third of the rows each (a half each where the
-             source holds out a test set).
+default      D and D_aux of the sizes that the data set specifies, otherwise a third of the rows each (a half each where the
+             source reserves a test set).
 reserve      D one third and D_aux two thirds of the rows that are not tested: the attacker's pool is twice as large, so
              that distinct poison rows suffice up to alpha = 2.
-as_released  the split of the paper's released scripts, with its defect; only for data sets named in `RELEASED`.
+as_released  the split of the paper's released scripts, with its defect; only for data sets listed in `RELEASED`.
 
-Where a data set says `stratified`, each side gets its share of every class.
+If a data set sets `stratified`, all sides have the same class proportions.
 
 *Source*: the released Adult script for the order of the draws of balanced data; the released image script for UTKFace.
 *Deviations*: balanced data is drawn from the right class; `as_released` keeps the defect for comparison.
@@ -28,8 +28,34 @@ Sides = tuple[Ints, Ints, Ints]
 def split(dataset: Dataset, seed: int = 0, protocol: str = "default") -> Splits:
     """Divide the rows of a data set into D, D_aux and D_test.
 
-    The sides share no row, `as_released` apart. Raises BadInput for an unknown protocol, malformed data, too few rows, or
-    a D of one class.
+    Parameters
+    ----------
+    dataset
+        The rows to divide.
+    seed
+        Seed of the draw.
+    protocol
+        "default": D and D_aux of the sizes that the data set specifies. "reserve": D_aux twice as large as D.
+        "as_released": the split of the paper's released scripts, for data sets that have one.
+
+    Returns
+    -------
+    Splits
+        Row numbers of the three sides. They share no row, except under "as_released".
+
+    Raises
+    ------
+    BadInput
+        If the protocol is not defined for the data set, the data is malformed, there are too few rows, or all rows of D belong
+        to one class.
+
+    Examples
+    --------
+    >>> from subpop import load_dataset
+    >>> from subpop.split import split
+    >>> sides = split(load_dataset("digits"), protocol="reserve")
+    >>> len(sides.train), len(sides.aux), len(sides.test)
+    (400, 800, 597)
     """
     check_dataset(dataset)
     _check_seed(seed)
@@ -45,7 +71,7 @@ def split(dataset: Dataset, seed: int = 0, protocol: str = "default") -> Splits:
 
 
 def protocols(dataset: Dataset) -> tuple[str, ...]:
-    """The split protocols that a data set has."""
+    """Return the names of the split protocols that are defined for a data set."""
     return ("default", "reserve", *(["as_released"] if dataset.name in RELEASED else []))
 
 
@@ -67,7 +93,7 @@ def _disjoint(dataset: Dataset, seed: int, protocol: str) -> Sides:
 
 
 def _draw(dataset: Dataset, seed: int) -> tuple[Ints, Ints | None]:
-    """The rows to divide, in random order, and the rows that their source holds out for testing."""
+    """Return the rows to divide, in random order, and the rows that the source reserves for testing."""
     if dataset.balanced:
         return _draw_balanced(dataset, seed, right_class=True)
     rng = np.random.default_rng(seed)
@@ -94,7 +120,7 @@ def _draw_balanced(dataset: Dataset, seed: int, right_class: bool) -> tuple[Ints
 
 
 def _sizes(dataset: Dataset, n_rows: int, has_test: bool, protocol: str) -> tuple[int, int, int]:
-    """How many of `n_rows` go to D_test (0 where rows are held out already), D and D_aux."""
+    """Return how many of `n_rows` go to D_test (0 if the source reserves a test set), D and D_aux."""
     wanted = dataset.sizes
     if wanted is None:
         third = n_rows // 3
@@ -104,7 +130,7 @@ def _sizes(dataset: Dataset, n_rows: int, has_test: bool, protocol: str) -> tupl
     if min(wanted) < 1 or n_test < (0 if has_test else 1) or free > n_rows:
         raise BadInput(
             f"{dataset.name}: {n_rows} rows cannot be divided into D and D_aux of {wanted[0]} and {wanted[1]} rows"
-            f"{'' if has_test else ' with at least one row left to test'}; use more rows or smaller `sizes`"
+            f"{'' if has_test else ' with at least one row left for testing'}; use more rows or smaller `sizes`"
         )
     n_train = free // 3 if protocol == "reserve" else wanted[0]
     return n_test, n_train, free - n_train
@@ -176,10 +202,10 @@ RELEASED: dict[str, Callable[[Dataset, int], Sides]] = {"adult": _adult_as_relea
 
 
 def check_dataset(dataset: Dataset) -> None:
-    """Refuse data that would waste hours: NaN, labels outside the classes, annotations of another length."""
+    """Raise BadInput for NaN, labels outside the classes and annotations of the wrong length, before hours are spent on them."""
     n_rows, name = len(dataset.x), dataset.name
-    beside = {"y": dataset.y, "official_test": dataset.official_test, "hashes": dataset.hashes, **dataset.annotations}
-    for what, values in beside.items():
+    per_row = {"y": dataset.y, "official_test": dataset.official_test, "hashes": dataset.hashes, **dataset.annotations}
+    for what, values in per_row.items():
         if values is not None and np.shape(values) != (n_rows,):
             raise BadInput(f"{name}: {what} has shape {np.shape(values)}; {n_rows} rows of x need shape ({n_rows},)")
     _check_labels(dataset)
@@ -190,21 +216,21 @@ def check_dataset(dataset: Dataset) -> None:
         bad = ~np.isfinite(dataset.x.reshape(n_rows, -1)).all(axis=1)
         if bad.any():
             raise BadInput(
-                f"{name}: {bad.sum()} of {n_rows} rows hold NaN or infinite features, the first is row "
+                f"{name}: {bad.sum()} of {n_rows} rows contain NaN or infinite features, the first is row "
                 f"{np.flatnonzero(bad)[0]}; remove or impute them"
             )
     if dataset.balanced and (dataset.n_classes != 2 or dataset.official_test is None):
         raise BadInput(f"{name}: balanced data needs two classes and an official test set; set balanced=False")
     if dataset.stratified and dataset.hashes is not None:
-        raise BadInput(f"{name}: `hashes` and equal shares of the classes cannot both be kept; set stratified=False")
+        raise BadInput(f"{name}: `hashes` and equal class proportions cannot both be respected; set stratified=False")
 
 
 def _check_texts(dataset: Dataset) -> None:
-    """One text a row, none of them blank."""
+    """Require one text per row, none of them blank."""
     if dataset.texts is None:
         return
     if len(dataset.texts) != len(dataset.x):
-        raise BadInput(f"{dataset.name}: {len(dataset.texts)} texts for {len(dataset.x)} rows of x; give one text a row")
+        raise BadInput(f"{dataset.name}: {len(dataset.texts)} texts for {len(dataset.x)} rows of x; give one text per row")
     blank = next((row for row, text in enumerate(dataset.texts) if not text.strip()), None)
     if blank is not None:
         raise BadInput(f"{dataset.name}: the text of row {blank} is blank; leave the row out")
@@ -232,6 +258,6 @@ def _check_sides(dataset: Dataset, train: Ints, aux: Ints, test: Ints) -> None:
     classes = np.unique(dataset.y[train])
     if len(classes) < 2:
         raise BadInput(
-            f"{dataset.name}: D holds {len(train)} rows, all of class {classes[0]}; nothing can be learned from one class: "
+            f"{dataset.name}: D contains {len(train)} rows, all of class {classes[0]}; nothing can be learned from one class: "
             "use more rows of the other classes or another split seed"
         )

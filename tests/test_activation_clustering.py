@@ -262,7 +262,7 @@ def test_features_that_are_no_numbers_are_refused(defense, bad):
             values[3, 1] = bad
             return values
 
-    with pytest.raises(BadInput, match="features of the model hold NaN or infinite values in 1 of"):
+    with pytest.raises(BadInput, match="features of the model contain NaN or infinite values in 1 of"):
         defend(defense, x, y, fit=Broken)
 
 

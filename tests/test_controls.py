@@ -72,7 +72,7 @@ def test_random_filters_treat_rows_alike_and_seeds_differently():
 
 def test_random_filter_must_be_told():
     for n_poison in (None, -1, 20):
-        with pytest.raises(BadInput, match="random_filter must be told n_poison"):
+        with pytest.raises(BadInput, match="random_filter needs n_poison"):
             random_filter(numbered(), Remembered, Knowledge(n_poison=n_poison), seed=0)
 
 
@@ -87,7 +87,7 @@ def test_matched_random_filter_counts_by_label():
 
 @pytest.mark.parametrize("counts", [{0: 11}, {0: -1}, {7: 1}])
 def test_matched_random_filter_refuses(counts):
-    with pytest.raises(BadInput, match="cannot drop"):
+    with pytest.raises(BadInput, match="cannot remove"):
         matched_random_filter(counts)(numbered(), Remembered, NOTHING, seed=0)
 
 

@@ -260,7 +260,7 @@ def test_needs_clean_rows_before_anything_is_trained(defense, holdout):
         raise AssertionError("nothing is to be trained")
 
     train = TrainingSet.of(np.zeros((3, 8), np.float32), np.zeros(3, int))
-    with pytest.raises(BadInput, match=f"{defense.__name__} must be told clean_holdout"):
+    with pytest.raises(BadInput, match=f"{defense.__name__} needs clean_holdout"):
         defense(train, fit, Knowledge(clean_holdout=holdout), seed=0)
 
 

@@ -200,7 +200,7 @@ def test_features_that_are_no_numbers_are_refused(bad):
     broken = Fixed(np.full((40, 2), 0.5), features)
     train = TrainingSet.of(np.arange(40, dtype=np.float32)[:, None], np.tile([0, 1], 20))
     for defense in FILTERS:
-        with pytest.raises(BadInput, match="features of the model hold NaN or infinite values in 1 of 40 rows"):
+        with pytest.raises(BadInput, match="features of the model contain NaN or infinite values in 1 of 40 rows"):
             defense(train, lambda t: broken, told(4), seed=0)
 
 
@@ -262,7 +262,7 @@ def test_representation_of_the_undefended_model_is_kept_through_the_rounds():
 @pytest.mark.parametrize("n_poison", [None, -1, 100])
 def test_must_be_told_a_usable_number(defense, n_poison):
     x, y, _ = with_label_noise(np.random.default_rng(0), 100)
-    with pytest.raises(BadInput, match=f"{defense.__name__} must be told n_poison.*got {n_poison}"):
+    with pytest.raises(BadInput, match=f"{defense.__name__} needs n_poison.*got {n_poison}"):
         defense(TrainingSet.of(x, y), Counter(), told(n_poison), seed=0)
 
 

@@ -202,7 +202,7 @@ def test_a_rare_label_never_disappears(defense, n_rare):
 @pytest.mark.parametrize("n_poison", [None, -1, 100])
 def test_must_be_told_a_usable_number(n_poison):
     x, y = gaussians(np.random.default_rng(0), 100)
-    with pytest.raises(BadInput, match=f"spectral_signatures must be told n_poison.*got {n_poison}"):
+    with pytest.raises(BadInput, match=f"spectral_signatures needs n_poison.*got {n_poison}"):
         spectral_signatures(TrainingSet.of(x, y), Counter(), told(n_poison), seed=0)
 
 

@@ -216,7 +216,7 @@ def test_hashed_held_out_and_balanced_splits_stay_as_they_were():
     ("data", "protocol", "message"),
     [
         (table(2), "default", "2 rows"),
-        (table(60, sizes=(30, 30)), "default", "at least one row left to test"),
+        (table(60, sizes=(30, 30)), "default", "at least one row left for testing"),
         (table(60, sizes=(0, 30)), "default", "0 and 30"),
         (official(20, 5, sizes=(15, 6)), "default", "20 rows"),
         (table(3), "reserve", "each side needs"),
@@ -316,7 +316,7 @@ def test_the_released_draw_of_pictures_repeats_rows():
     assert np.array_equal(np.concatenate([splits.train, splits.aux, splits.test]), drawn)
     assert [len(rows) for rows in (splits.train, splits.aux, splits.test)] == [20, 25, 15]
     assert protocols(data) == ("default", "reserve", "as_released")
-    with pytest.raises(BadInput, match="at least one row left to test"):
+    with pytest.raises(BadInput, match="at least one row left for testing"):
         split(faces(60, (30, 30)), 0, "as_released")
 
 

@@ -1,4 +1,4 @@
-"""Attacks by name: members of a subpopulation in the attacker's sample -> poison rows."""
+"""Attacks by name. An attack makes poison rows from members of a subpopulation in D_aux."""
 
 from __future__ import annotations
 
@@ -13,8 +13,16 @@ OPTIMISED: Mapping[str, Callable[[Poison, Target, Attacker], Poison]] = {
     "gradient_match": gradient_match,
     "influence": influence,
 }
-"""Attacks that move rows: (what label flipping drew, the target, the attacker) -> poison outside the pool."""
+"""Attacks that optimise the inputs of the rows drawn by label flipping: (poison, target, attacker) -> poison outside the pool."""
 
 ATTACKS: Mapping[str, Callable[..., Poison]] = {"label_flip": label_flip, **OPTIMISED}
+"""Every attack by name.
+
+Examples
+--------
+>>> from subpop import ATTACKS
+>>> sorted(ATTACKS)
+['gradient_match', 'influence', 'label_flip']
+"""
 
 __all__ = ["ATTACKS", "OPTIMISED", "Poison", "label_flip", "least_likely_label", "poison_count", "rarest_label"]

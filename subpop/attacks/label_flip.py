@@ -1,8 +1,8 @@
 """Label flipping: poison rows are members of the subpopulation in D_aux with another label.
 
 *Source*: the paper's baseline poison generation; the released scripts for the two label rules and the rarest-label choice.
-*Deviations*: `sampling="distinct"` (no row twice) beside the released draw with replacement, whose twins give poison away; for
-several classes the common label is the one that a model finds least likely (`least_likely_label`), since the released
+*Deviations*: `sampling="distinct"` (no row twice) in addition to the released draw with replacement, whose duplicates reveal
+poison; for several classes the common label is the one that a model finds least likely (`least_likely_label`), since the released
 histogram rule (`rarest_label`) picks the lowest absent class.
 """
 
@@ -22,26 +22,35 @@ Sampling = Literal["with_replacement", "distinct"]
 
 @dataclass(frozen=True, eq=False)
 class Poison:
-    """Poison as rows: rows (m,) int64, y (m,) int64 labels; n_flipped: rows whose label is not their own.
+    """Poison rows with their labels.
 
-    extra_x: (e, ...) in the pool's dtype, rows outside the pool: number len(pool) + i stands for extra_x[i]; origin: (m,) int64
-    rows of the pool that they began as, whose labels are their own (None: `rows` themselves).
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from subpop import Poison
+    >>> len(Poison(rows=np.array([7, 9]), y=np.array([1, 1]), n_flipped=2))
+    2
     """
 
     rows: Ints
+    """(m,) int64 row numbers of the pool; len(pool) + i refers to extra_x[i]."""
     y: Ints
+    """(m,) int64 labels that the rows get."""
     n_flipped: int
+    """Number of rows whose label differs from their true label."""
     extra_x: Array | None = None
+    """(e, ...) rows outside the pool, in the pool's dtype, or None."""
     origin: Ints | None = None
+    """(m,) int64 rows of the pool from which the poison was made and which have its true labels; None for `rows`."""
 
     def __len__(self) -> int:
         return len(self.rows)
 
 
 def poison_count(rate: float, base: float) -> int:
-    """floor(rate * base), where a product that falls short of a whole number by rounding counts as that number.
+    """Return floor(rate * base); a product just below a whole number because of rounding counts as that number.
 
-    BadInput: a rate or base below 0 or not finite, and a rate above 0 that gives no poison row.
+    Raises BadInput if the rate or the base is negative or not finite, or if a rate above 0 gives no poison row.
     """
     for name, value in (("rate", rate), ("base", base)):
         if not math.isfinite(value) or value < 0:
@@ -67,11 +76,48 @@ def label_flip(
     sampling: Sampling,
     generator: np.random.Generator,
 ) -> Poison:
-    """Draw `count` members of a subpopulation and give them a wrong label.
+    """Draw members of a subpopulation and change their labels.
 
-    rows, y: (a,) pool rows of the subpopulation in D_aux and their true labels. rule "own": y -> 1 - y, two classes only,
-    target None; "common": all get `target`, and rows that carry it already are not flipped. sampling "distinct": no pool row
-    twice (rows of equal content stay). From one generator state a smaller count draws the beginning of a larger one.
+    For the same state of the generator, a smaller `count` draws the first rows of a larger one.
+
+    Parameters
+    ----------
+    rows
+        (a,) pool rows of the subpopulation in D_aux.
+    y
+        (a,) their true labels.
+    count
+        Number of poison rows.
+    n_classes
+        Number of classes of the data.
+    rule
+        "own": each row gets the other of two classes. "common": all rows get `target`; rows that already have it count as not
+        flipped.
+    target
+        The label for the rule "common", otherwise None.
+    sampling
+        "with_replacement", or "distinct": no pool row is drawn twice.
+    generator
+        The source of randomness.
+
+    Returns
+    -------
+    Poison
+        `count` rows with their new labels.
+
+    Raises
+    ------
+    BadInput
+        If the labels, the rule and the target do not fit together, or too few rows can be drawn.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from subpop import label_flip
+    >>> options = {"n_classes": 2, "rule": "own", "target": None, "sampling": "distinct"}
+    >>> poison = label_flip(np.array([4, 5, 6]), np.array([0, 0, 0]), 3, **options, generator=np.random.default_rng(0))
+    >>> sorted(poison.rows.tolist()), poison.y.tolist(), poison.n_flipped
+    ([4, 5, 6], [1, 1, 1], 3)
     """
     rows, y = np.asarray(rows), np.asarray(y)
     _check(rows, y, count, n_classes, rule, target)
@@ -82,7 +128,7 @@ def label_flip(
 
 
 def poison_labels(y: Ints, target: int | None) -> Ints:
-    """(a,) int64 labels that members with true labels y (a,) get as poison: `target`, or without one 1 - y."""
+    """Return the (a,) int64 poison labels for true labels y (a,): `target`, or 1 - y if there is none."""
     return (1 - y if target is None else np.full(len(y), target)).astype(np.int64)
 
 
@@ -91,7 +137,7 @@ def _check(rows: Array, y: Array, count: int, n_classes: int, rule: str, target:
         raise BadInput(f"unknown label rule {rule!r}; choose one of {', '.join(get_args(Rule))}")
     if len(rows) != len(y) or count < 0:
         raise BadInput(
-            f"{len(rows)} rows, {len(y)} labels and {count} poison rows: give one label a row and a count of at least 0"
+            f"{len(rows)} rows, {len(y)} labels and {count} poison rows: give one label per row and a count of at least 0"
         )
     if len(y) and (y.min() < 0 or y.max() >= n_classes):
         raise BadInput(f"labels from {y.min()} to {y.max()}; with n_classes={n_classes} they must lie in 0..{n_classes - 1}")
@@ -122,7 +168,7 @@ def _draw(rows: Array, count: int, sampling: str, generator: np.random.Generator
 
 
 def least_likely_label(proba: Array) -> int:
-    """The class of smallest mean confidence over a subpopulation: proba (a, C) of the attacker's model; ties to the lowest."""
+    """Return the class with the lowest mean probability; proba (a, C) of the attacker's model. Ties go to the lowest class."""
     proba = np.asarray(proba, dtype=np.float64)
     if proba.ndim != 2 or not proba.size or not np.isfinite(proba).all():
         raise BadInput(f"confidences of shape {proba.shape}: give finite values of shape (rows, classes), at least one row")
@@ -130,8 +176,10 @@ def least_likely_label(proba: Array) -> int:
 
 
 def rarest_label(y: Ints, n_classes: int) -> int:
-    """The least frequent label of a subpopulation in D_aux, ties to the lowest, as released: an absent class wins."""
+    """Return the least frequent label of a subpopulation in D_aux; ties go to the lowest. An absent class wins, as released."""
     y = np.asarray(y)
     if not len(y) or y.min() < 0 or y.max() >= n_classes:
-        raise BadInput(f"{len(y)} labels for the rarest of n_classes={n_classes}: give at least one, all in 0..{n_classes - 1}")
+        raise BadInput(
+            f"the rarest of {n_classes} classes is not defined for {len(y)} labels: give at least one, all in 0..{n_classes - 1}"
+        )
     return int(np.bincount(y, minlength=n_classes).argmin())

@@ -1,8 +1,9 @@
-"""How many training labels may be flipped before a linear learner's prediction can change: certificates, as pure numbers.
+"""Certificates: how many training labels can be flipped without changing a linear learner's prediction.
 
-A linear smoother predicts from weights alpha, one a training row, that do not depend on the labels: class c scores the sum of
-the weights of the rows labelled c. `pairwise_exact_radius` certifies that predictor. `kl_radius` and `neyman_pearson_radius`
-certify another one, the vote over training labels flipped at random; both follow from a bound on how often that vote is lost.
+A linear smoother predicts from weights alpha, one per training row, that do not depend on the labels: the score of class c is the
+sum of the weights of the rows with label c. `pairwise_exact_radius` certifies that predictor. `kl_radius` and
+`neyman_pearson_radius` certify the vote over randomly flipped training labels; both follow from a bound on the probability of
+losing that vote.
 """
 
 from subpop.certificates.chernoff import pairwise_log_bounds

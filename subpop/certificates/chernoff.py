@@ -1,8 +1,8 @@
-"""An upper bound on the chance that a vote over noisy labels is lost: Chernoff's, at its minimum, in logarithms.
+"""The Chernoff bound, minimised and in logarithms, on the probability that a vote over noisy labels is lost.
 
 *Source*: Rosenfeld et al. 2020; several classes: each rival by itself. With u, v the probabilities that the noise of a row moves
 the winner up or down against the rival, log B = min over t >= 0 of sum_i log(u e^(-t a_i) + v e^(t a_i) + 1 - u - v).
-*Deviations*: none. Each t gives a valid bound, so stopping early costs tightness (1e-10 in log B), never truth.
+*Deviations*: none. Each t gives a valid bound, so stopping early loses tightness (1e-10 in log B), not validity.
 """
 
 from __future__ import annotations
@@ -24,20 +24,51 @@ from subpop.victims.compiled import compiled
 Doubles = NDArray[np.float64]
 
 _WIDTH = 64
-"""Terms handled side by side, so that the compiler uses wide registers; lists are filled up with weights of 0."""
+"""Terms processed together, so that the compiler uses wide registers; lists are padded with weights of 0."""
 _FLUSH = 8
 """Products of so many factors are far above the smallest float64 for any q above 1e-30."""
 _STEPS = 100
 _PRECISION = 2e-10
 _FARTHEST = 40.0
-"""e^-40 stands for all that is smaller: a larger bound, still valid."""
+"""Smaller values than e^-40 are replaced by it: the bound becomes larger and remains valid."""
 
 
 def pairwise_log_bounds(weights: Array, y: Ints, winner: Ints, noise: Sequence[float], n_classes: int) -> Doubles:
-    """(len(noise), T) log B of the rival that is likeliest to beat the winner.
+    """Bound the probability that a vote over noisy labels is lost to the strongest rival.
 
-    weights: (T, n) of a linear smoother; y: (n,) training labels; winner: (T,) predicted classes. A bound is 0 (B = 1) where
-    the winner does not score more than each other class. Rows are shared out to threads; their bits do not depend on it.
+    The rows are distributed over threads, which does not change the results.
+
+    Parameters
+    ----------
+    weights
+        (T, n) weights of a linear smoother.
+    y
+        (n,) training labels.
+    winner
+        (T,) predicted classes.
+    noise
+        Probabilities q that the noise changes a label.
+    n_classes
+        Number of classes.
+
+    Returns
+    -------
+    Array
+        (len(noise), T) float64 log B; 0, a trivial bound, where the winner's score is not above that of each other class.
+
+    Raises
+    ------
+    BadInput
+        If shapes do not fit together, weights are not finite, labels are outside the classes, or a q is not strictly between
+        0 and (k - 1) / k for k classes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from subpop.certificates import pairwise_log_bounds
+    >>> y, winner = np.zeros(10, dtype=np.int64), np.array([0])
+    >>> pairwise_log_bounds(np.ones((1, 10)), y, winner, noise=[0.1, 0.2], n_classes=2).shape
+    (2, 1)
     """
     for q in noise:
         check_noise(q, n_classes)
@@ -53,15 +84,15 @@ def pairwise_log_bounds(weights: Array, y: Ints, winner: Ints, noise: Sequence[f
 
 
 def checked(weights: Array, y: Ints, winner: Ints, n_classes: int) -> tuple[Doubles, Ints, Ints]:
-    """Weights, training labels and predictions that fit together; BadInput otherwise."""
+    """Return weights, training labels and predictions; raises BadInput if they do not fit together."""
     weights = np.ascontiguousarray(weights, dtype=np.float64)
-    y, winner = np.array(y, np.int64), np.array(winner, np.int64)  # copies: read-only ones would be compiled for anew
+    y, winner = np.array(y, np.int64), np.array(winner, np.int64)  # copies: read-only arrays would be compiled for separately
     if weights.ndim != 2 or weights.shape != (len(winner), len(y)) or y.ndim != 1 or winner.ndim != 1:
         raise BadInput(
             f"weights {weights.shape} do not fit {y.shape} labels and {winner.shape} predictions; give (T, n), n and T"
         )
     if not np.isfinite(weights).all():
-        raise BadInput("weights hold NaN or infinite values; solve the ridge system with a larger penalty")
+        raise BadInput("weights contain NaN or infinite values; solve the ridge system with a larger penalty")
     for what, values in (("label", y), ("prediction", winner)):
         if values.size and not 0 <= values.min() <= values.max() < n_classes:
             raise BadInput(f"{what}s from {values.min()} to {values.max()} must lie in 0..{n_classes - 1}; raise n_classes")

@@ -1,8 +1,8 @@
-"""The exact number of label flips that a linear smoother's own prediction survives: sort what each flip can take away.
+"""The exact number of label flips that a linear smoother's own prediction survives.
 
 *Source*: none needed: the score of the winner minus that of a rival is a sum over training rows, and a flip changes its own term
-only, so the worst r flips are the r that take most.
-*Deviations*: a tie counts as a change; the sums may be off by rounding, which is held against the certificate.
+only, so the worst r flips are the r that reduce the sum most.
+*Deviations*: a tie counts as a change; a bound of the rounding error is subtracted, so that a certificate is never too large.
 """
 
 from __future__ import annotations
@@ -18,7 +18,36 @@ Doubles = NDArray[np.float64]
 
 
 def pairwise_exact_radius(weights: Array, y: Ints, winner: Ints, n_classes: int) -> Ints:
-    """(T,) flips, to any class, that cannot bring any rival to the winner's score. Arguments: see `pairwise_log_bounds`."""
+    """Certify the predictions of a linear smoother with several classes.
+
+    Parameters
+    ----------
+    weights
+        (T, n) weight of each training row for each test row.
+    y
+        (n,) training labels.
+    winner
+        (T,) predicted classes.
+    n_classes
+        Number of classes.
+
+    Returns
+    -------
+    Ints
+        (T,) number of flips, to any class, after which no rival can reach the winner's score.
+
+    Raises
+    ------
+    BadInput
+        If shapes do not fit together, weights are not finite or labels are outside the classes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from subpop.certificates import pairwise_exact_radius
+    >>> pairwise_exact_radius(np.ones((1, 5)), y=np.array([0, 0, 0, 0, 1]), winner=np.array([0]), n_classes=3)
+    array([1])
+    """
     weights, y, winner = checked(weights, y, winner, n_classes)
     radius = np.full(len(weights), len(y), np.int64)
 
@@ -36,7 +65,7 @@ def pairwise_exact_radius(weights: Array, y: Ints, winner: Ints, n_classes: int)
 
 @compiled
 def _fill_losses(weights: Doubles, y: Ints, winner: Ints, rival: Ints, losses: Doubles, gap: Doubles) -> None:
-    """The most that a flip of each row takes off the gap between winner and rival, and the least that the gap can be."""
+    """Fill in how much a flip of each row can reduce the gap between winner and rival, and a lower bound of the gap."""
     for row in range(len(weights)):
         total = size = 0.0
         for i in range(len(y)):
@@ -50,7 +79,7 @@ def _fill_losses(weights: Doubles, y: Ints, winner: Ints, rival: Ints, losses: D
 
 @compiled
 def _lower(losses: Doubles, gap: Doubles, radius: Ints) -> None:
-    """radius becomes, where that is less, the number of largest losses that stay below the gap. losses: (T, n), rows rising."""
+    """Lower radius to the number of largest losses whose sum is below the gap. losses: (T, n), ascending in each row."""
     n = losses.shape[1]
     for row in range(len(losses)):
         taken, r = 0.0, 0

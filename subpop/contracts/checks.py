@@ -1,4 +1,4 @@
-"""What a check is, what it finds, and how a list of them is run."""
+"""Checks, their results, and running a list of them."""
 
 from __future__ import annotations
 
@@ -15,24 +15,51 @@ from subpop.types import BadInput
 
 
 class ContractError(AssertionError):
-    """A part does not keep its contract."""
+    """A defense, victim or data set violates its contract.
+
+    Examples
+    --------
+    >>> from subpop import Defended
+    >>> from subpop.contracts import ContractError, defense_checks
+    >>> def counts_its_calls(train, fit, know, *, seed, calls=[]):
+    ...     calls.append(seed)
+    ...     keep = train.ids >= len(calls)
+    ...     return Defended(fit(train[keep]), keep)
+    >>> try:
+    ...     dict(defense_checks())["same_seed_same_answer"](counts_its_calls)
+    ... except ContractError as error:
+    ...     print(str(error)[:44])
+    two calls with the same data and seed differ
+    """
 
 
 class ContractWarning(UserWarning):
-    """Allowed, but worth a look."""
+    """Something that is allowed but unusual, such as a slow defense."""
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One check. status: `ok`, `warning` or `failed`; a warning passes."""
+    """The result of one check.
+
+    Examples
+    --------
+    >>> from subpop.contracts import CheckResult
+    >>> print(CheckResult("is_fast", "warning", "2.1 s for 528 rows"))
+    warning is_fast: 2.1 s for 528 rows
+    """
 
     name: str
+    """Name of the check."""
     status: str
+    """`ok`, `warning` or `failed`."""
     message: str = ""
+    """What was found, if not `ok`."""
     seconds: float = 0.0
+    """Duration of the check."""
 
     @property
     def passed(self) -> bool:
+        """Whether the status is not `failed`; a check with a warning has passed."""
         return self.status != "failed"
 
     def __str__(self) -> str:

@@ -44,7 +44,7 @@ def _describes_every_row(load: _Load) -> None:
 def _can_be_split(load: _Load) -> None:
     data = load()
     low, high = data.group_bounds
-    require(low < high, f"group_bounds {data.group_bounds} select no size")
+    require(low < high, f"group_bounds {data.group_bounds} contain no size")
     require(
         data.sizes is None or (min(data.sizes) > 0 and sum(data.sizes) < len(data.x)),
         f"sizes {data.sizes} leave no test rows of {len(data.x)}",
@@ -62,7 +62,7 @@ def _loads_the_same_twice(load: _Load) -> None:
         and a.annotations.keys() == b.annotations.keys()
     )
     same = same and all(np.array_equal(a.annotations[name], b.annotations[name]) for name in a.annotations)
-    require(same, "loading twice gives two data sets; seed what is generated")
+    require(same, "loading twice gives two different data sets; seed everything that is generated")
 
 
 DATASET_CHECKS: tuple[tuple[str, Callable[[_Load], None]], ...] = (

@@ -16,9 +16,9 @@ from subpop.types import Array, ArrayRows, BadInput, Defense, Floats, Knowledge,
 DefenseCheck = Callable[[Defense], None]
 
 SLOW_SECONDS = 2.0
-"""Own time for the toy data's few hundred rows above which a defense is called slow."""
+"""Seconds, without `fit`, above which a defense is called slow on the few hundred rows of the toy data."""
 CLEAN_LOSS = 0.02
-"""Accuracy, or share of clean rows, that a defense may cost on clean data without a warning."""
+"""Loss of accuracy on clean data, or fraction of clean rows removed, above which a defense gets a warning."""
 
 
 def _returns_defended(defense: Defense) -> None:
@@ -36,7 +36,7 @@ def _keeps_no_state(defense: Defense) -> None:
     first = _defend(defense, toy)
     _defend(defense, gaussian(180, 2, n_poison=9, seed=5), seed=2)
     require(
-        _same(first, _defend(defense, toy)), "the answer depends on an earlier call with other data; keep no state between calls"
+        _same(first, _defend(defense, toy)), "the result depends on an earlier call with other data; keep no state between calls"
     )
 
 
@@ -78,7 +78,9 @@ def _ignores_the_order_of_rows(defense: Defense) -> None:
     )
     if not same:
         warnings.warn(
-            "rows in another order give another answer: right only if the defense draws at random", ContractWarning, stacklevel=2
+            "the result depends on the order of the rows; this is only correct if the defense draws at random",
+            ContractWarning,
+            stacklevel=2,
         )
 
 
@@ -89,7 +91,7 @@ def _is_idle_on_clean_data(defense: Defense) -> None:
     lost = float((undefended == toy.test_y).mean() - (outcome.predictions[""] == toy.test_y).mean())
     removed = 0.0 if outcome.keep is None else float(1 - outcome.keep.mean())
     if max(lost, removed) > CLEAN_LOSS:
-        said = f"on clean data, told of no poison, it removes {removed:.0%} of the rows and costs {lost:.2f} of the accuracy"
+        said = f"on clean data, with n_poison=0, it removes {removed:.0%} of the rows and loses {lost:.2f} of the accuracy"
         warnings.warn(said, ContractWarning, stacklevel=2)
 
 
@@ -131,10 +133,10 @@ def _knowledge(defense: Defense, toy: Toy) -> Knowledge:
 
 
 class _Flat:
-    """A representation that needs no labels: the rows themselves."""
+    """A representation that needs no labels: the inputs themselves."""
 
     def predict_proba(self, x: Array) -> Floats:
-        raise BadInput("a representation has features(x) only")
+        raise BadInput("a representation has no predict_proba(x); use features(x)")
 
     def features(self, x: Array) -> Floats:
         return np.asarray(x, np.float32)

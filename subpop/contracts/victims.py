@@ -11,15 +11,15 @@ from subpop.contracts.checks import require
 from subpop.types import Array, FleetJob, Model, Pool, Victim
 
 EXACT_AGREEMENT = 1e-6
-"""Largest gap in probabilities between an exact victim alone and in a fleet."""
+"""Largest difference in probabilities between an exact victim trained alone and in a batch."""
 STOCHASTIC_AGREEMENT = 0.1
-"""Largest gap in accuracy between two trainings of a stochastic victim."""
+"""Largest difference in accuracy between two trainings of a stochastic victim."""
 
 _Case = tuple[Victim, Pool]
 
 
 def _jobs(pool: Pool) -> list[FleetJob]:
-    """All of D, D with every tenth row gone, and D with rows of it repeated under the next label."""
+    """Return three jobs: D, D without every tenth row, and D with every tenth row repeated under the next label."""
     n, every = pool.n_train, np.arange(pool.n_train)
     tenth = every[every % 10 == 0]
     flipped = np.concatenate([pool.y[:n], (pool.y[tenth] + 1) % pool.n_classes])
@@ -31,7 +31,7 @@ def _jobs(pool: Pool) -> list[FleetJob]:
 
 
 def _probabilities(models: Sequence[Model], pool: Pool) -> list[Array]:
-    """(N, C) of each model on all rows of the pool, checked."""
+    """Return each model's probabilities, (N, C), on all rows of the pool, after checking them."""
     found = [np.asarray(model.predict_proba(pool.x)) for model in models]
     for proba in found:
         require(
@@ -60,7 +60,7 @@ def _returns_a_model_a_job(case: _Case) -> None:
 def _same_seed_same_model(case: _Case) -> None:
     victim, pool = case
     runs = [_probabilities(victim.fit_many(_jobs(pool), [3, 4, 5]), pool) for _ in range(2)]
-    require(all(np.array_equal(a, b) for a, b in zip(*runs, strict=True)), "the same jobs and seeds gave other models")
+    require(all(np.array_equal(a, b) for a, b in zip(*runs, strict=True)), "the same jobs and seeds gave different models")
 
 
 def _alone_agrees_with_fleet(case: _Case) -> None:
@@ -72,20 +72,23 @@ def _alone_agrees_with_fleet(case: _Case) -> None:
         gap = max(np.abs(a - b).max() for a, b in zip(fleet, alone, strict=True))
         require(
             gap <= EXACT_AGREEMENT,
-            f"probabilities alone and in a fleet differ by {gap:.2g}; an exact victim agrees to {EXACT_AGREEMENT:g}",
+            f"probabilities trained alone and in a batch differ by {gap:.2g}; an exact victim must agree to {EXACT_AGREEMENT:g}",
         )
     else:  # in distribution: by accuracy
         gap = max(
             abs(float((a.argmax(1) == pool.y).mean() - (b.argmax(1) == pool.y).mean())) for a, b in zip(fleet, alone, strict=True)
         )
-        require(gap <= STOCHASTIC_AGREEMENT, f"accuracies alone and in a fleet differ by {gap:.2f}")
+        require(
+            gap <= STOCHASTIC_AGREEMENT,
+            f"accuracies trained alone and in a batch differ by {gap:.2f}; at most {STOCHASTIC_AGREEMENT:g} is allowed",
+        )
 
 
 def _exact_means_any_seed(case: _Case) -> None:
     victim, pool = case
     a, b = _probabilities(victim.fit_many([pool.clean_job()] * 2, [0, 1]), pool)
     gap = float(np.abs(a - b).max())
-    require(not victim.exact or gap <= EXACT_AGREEMENT, f"two seeds differ by {gap:.2g}, but the victim says that it is exact")
+    require(not victim.exact or gap <= EXACT_AGREEMENT, f"two seeds differ by {gap:.2g}, but the victim declares exact = True")
 
 
 def _trains_on_few_rows_and_classes(case: _Case) -> None:
@@ -109,8 +112,11 @@ def _trains_on_rows_outside_the_pool(case: _Case) -> None:
 def _models_travel(case: _Case) -> None:
     victim, pool = case
     model = victim.fit_many([pool.clean_job()], [0])[0]
-    again = pickle.loads(pickle.dumps(model))  # of our own making
-    require(np.array_equal(model.predict_proba(pool.x), again.predict_proba(pool.x)), "a pickled model predicts something else")
+    again = pickle.loads(pickle.dumps(model))  # made here
+    require(
+        np.array_equal(model.predict_proba(pool.x), again.predict_proba(pool.x)),
+        "a pickled model predicts differently after loading",
+    )
 
 
 VICTIM_CHECKS: tuple[tuple[str, Callable[[_Case], None]], ...] = (

@@ -1,4 +1,4 @@
-"""The data sets by name: one file each, `load(root) -> Dataset`; and a user's own, named by their path."""
+"""Data sets by name, one module each with `load(root) -> Dataset`, and users' own data, given by path."""
 
 from __future__ import annotations
 
@@ -28,23 +28,25 @@ __all__ = ["DATASETS", "DatasetSource", "MissingData", "data_root", "describe", 
 
 @dataclass(frozen=True)
 class DatasetSource:
-    """Where a data set comes from.
-
-    load: root or None -> Dataset; files: what must be fetched first, if anything; by_hand: where a user gets what no command
-    can fetch; folder: below the root, where that is not the name; found: root -> where the data lies, None for nowhere (if
-    not given, `files` decide; it only looks and reads nothing).
-    """
+    """Where a data set comes from."""
 
     load: Callable[[Path | None], Dataset]
+    """Loads the data from below a root folder."""
     summary: str
+    """One line for `subpop data list`."""
     licence: str
+    """The licence of the data."""
     files: tuple[RemoteFile, ...] = ()
+    """Files to download before loading."""
     by_hand: str = ""
+    """For data that needs a manual download: where to get it and where to put it."""
     folder: str = ""
+    """The folder below the root; "" if it has the data set's name."""
     found: Callable[[Path], Path | None] | None = None
+    """Locates the data below a root without reading it, None if it is missing; if not given, `files` are looked for."""
 
     def folder_below(self, root: Path, name: str) -> Path:
-        """Where the files of the data set of that name lie."""
+        """Return the folder of the files of the data set of that name."""
         return root / (self.folder or name)
 
 
@@ -128,28 +130,60 @@ DATASETS: dict[str, DatasetSource] = {
         found=imdb_minilm.found,
     ),
 }
+"""Every data set by name: its loader, summary, licence and files.
+
+Examples
+--------
+>>> from subpop import DATASETS
+>>> DATASETS["digits"].licence
+'CC BY 4.0'
+"""
 
 OWN_DATA: dict[str, Callable[[str, Path | None], Dataset]] = {
     "image_folder": image_folder.load,
     "embeddings": embeddings.load,
 }
-"""Kinds of data that a user brings, named `kind:PATH`."""
+"""Loaders of users' own data, which is named `kind:PATH`."""
 
 
 def source_of(name: str) -> DatasetSource:
-    """The entry of a name, or one made for `kind:PATH`; raises BadInput with the known names."""
+    """Return the entry of a name, or a new one for `kind:PATH`; raises BadInput for an unknown name."""
     kind, _, path = name.partition(":")
     if kind in OWN_DATA and path:
         return DatasetSource(partial(OWN_DATA[kind], path), f"your own data, {path}", "your own")
     if name not in DATASETS:
         own = ", ".join(f"{kind}:PATH" for kind in OWN_DATA)
-        raise BadInput(f"unknown data set {name!r}; known: {', '.join(DATASETS)}; of your own: {own}")
+        raise BadInput(f"unknown data set {name!r}; use one of {', '.join(DATASETS)}, or your own data: {own}")
     return DATASETS[name]
 
 
 def load_dataset(name: str, root: Path | None = None) -> Dataset:
-    """Load a data set by name, or one of a user's own by `image_folder:PATH` or `embeddings:PATH.npz`.
+    """Load a data set.
 
-    Raises BadInput for an unknown name and MissingData if its files are not under `root`.
+    Parameters
+    ----------
+    name
+        A name from `DATASETS`, or your own data: `image_folder:PATH` or `embeddings:PATH.npz`.
+    root
+        The folder of all data files; None for $SUBPOP_DATA or the user's cache.
+
+    Returns
+    -------
+    Dataset
+        All rows, not split and not scaled.
+
+    Raises
+    ------
+    BadInput
+        If the name is unknown or the files are invalid.
+    MissingData
+        If the files are not below `root`; the message says how to get them.
+
+    Examples
+    --------
+    >>> from subpop import load_dataset
+    >>> data = load_dataset("digits")
+    >>> data.x.shape, data.n_classes
+    ((1797, 64), 2)
     """
     return source_of(name).load(root)

@@ -1,7 +1,7 @@
-"""Files that a data set needs: where they lie, how they are fetched, and whether they are the published ones.
+"""Locate, download and verify the files of a data set.
 
-A data set `name` keeps its files under ROOT/name/, unless its entry names another folder. Files that lie there already are
-used and never overwritten. Where no address hands out the files, `fetch` tells where a user gets them and where they go.
+The files of the data set `name` are in ROOT/name/, unless its entry specifies another folder. Existing files are used and never
+overwritten. For data without a download address, `fetch` says where to get the files and where to put them.
 """
 
 from __future__ import annotations
@@ -23,56 +23,69 @@ if TYPE_CHECKING:
 
 
 class MissingData(BadInput):
-    """Files are not there; the message holds the command that fetches them."""
+    """Files of a data set are missing. The message contains the command that fetches them, or the steps of a manual download."""
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A published file. name: path below the data set's folder; n_bytes: its size, for the plan that a user is shown."""
+    """A published file."""
 
     name: str
+    """Path below the data set's folder."""
     url: str
+    """Where it is downloaded from."""
     md5: str
+    """The published checksum."""
     n_bytes: int
+    """Its size."""
 
 
 @dataclass(frozen=True)
 class FileState:
-    """A file on disk. state: `ok`, `missing` or `different`; found_md5: '' where it is missing."""
+    """A file on disk, compared with the published checksum."""
 
     dataset: str
+    """Name of the data set."""
     path: Path
+    """The file."""
     state: str
+    """`ok`, `missing` or `different`."""
     expected_md5: str
+    """The published checksum, "" if there is none."""
     found_md5: str = ""
+    """The checksum of the file, "" if it is missing."""
 
     def __str__(self) -> str:
         found = f" (md5 {self.found_md5}, published {self.expected_md5})" if self.state == "different" else ""
         if self.state == "ok" and not self.expected_md5:
-            found = " (is there; no published checksum to compare it with)"
+            found = " (exists; there is no published checksum to compare it with)"
         return f"{self.dataset}: {self.path} {self.state}{found}"
 
 
 @dataclass(frozen=True)
 class DatasetRecord:
-    """A line of `subpop data list`.
-
-    needs_files: a command fetches its files; ready: nothing is left to fetch; command: what fetches it or tells how to get it
-    by hand, '' where nothing needs to be.
-    """
+    """A line of `subpop data list`."""
 
     name: str
+    """Name of the data set."""
     summary: str
+    """What it is."""
     licence: str
+    """The licence of the data."""
     needs_files: bool
+    """Whether a command downloads its files."""
     ready: bool
+    """Whether all files are present."""
     megabytes: float
+    """Size of the download."""
     folder: str
+    """Folder of its files."""
     command: str
+    """The command that downloads it or explains the manual download; "" if it needs no files."""
 
 
 def data_root(option: str | Path | None = None) -> Path:
-    """The folder that holds the data sets: the option, else $SUBPOP_DATA, else the user's cache folder."""
+    """Return the folder of the data sets: the option, otherwise $SUBPOP_DATA, otherwise the user's cache folder."""
     import pooch
 
     chosen = option or os.environ.get("SUBPOP_DATA") or pooch.os_cache("subpop")
@@ -83,15 +96,15 @@ def data_root(option: str | Path | None = None) -> Path:
 
 
 def fetch_command(name: str, root: Path | None = None) -> str:
-    """The command that fetches a data set, with the root where it is not the one in force anyway."""
+    """Return the command that fetches a data set, with `--data-root` unless `root` is the default."""
     option = "" if root is None or root == data_root() else f" --data-root {shlex.quote(str(root))}"
     return f"subpop data fetch {name}{option}"
 
 
 def fetch(name: str, root: Path | None = None, progress: bool = True) -> list[FileState]:
-    """Download what a data set still lacks; [] where it needs no files.
+    """Download the missing files of a data set; returns [] if it needs no files.
 
-    Raises MissingData, which tells what to do, where the files can only be fetched by hand and are not there.
+    Raises MissingData, with instructions, if the data needs a manual download and is missing.
     """
     source = _source(name)
     unpacked = _found_otherwise(name, source, root)
@@ -101,7 +114,7 @@ def fetch(name: str, root: Path | None = None, progress: bool = True) -> list[Fi
 
 
 def verify(name: str, root: Path | None = None) -> list[FileState]:
-    """Compare a data set's files with the published checksums; [] where it needs none."""
+    """Compare a data set's files with the published checksums; returns [] if it needs no files."""
     source = _source(name)
     if source.by_hand and not _found_otherwise(name, source, root):
         return [FileState(name, source.folder_below(root or data_root(), name), "missing", "")]

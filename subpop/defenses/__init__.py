@@ -1,4 +1,4 @@
-"""Defenses by name. `matched_random_filter` is a factory: the harness makes one for each trial of a filter defense."""
+"""Defenses by name. `matched_random_filter` is a factory: one is made for each trial of a filter defense."""
 
 from __future__ import annotations
 
@@ -30,15 +30,23 @@ DEFENSES: Mapping[str, Defense] = {
     "fine_pruning_as_released": fine_pruning_as_released,
     "label_flip_smoothing": label_flip_smoothing,
 }
+"""Every built-in defense by name.
+
+Examples
+--------
+>>> from subpop import DEFENSES
+>>> DEFENSES["trim"].needs
+{'n_poison'}
+"""
 
 MATCHED = "matched_random_filter:"
-"""Before the name of the filter that it matches."""
+"""Prefix of the control of a filter, followed by the filter's name."""
 RETRAIN = "retrain"
-"""The noise floor: the harness trains the clean victim with another seed."""
+"""The noise floor: the clean victim trained with another seed."""
 
 
 def is_built_in(name: str) -> bool:
-    """Whether a name is taken."""
+    """Return whether a name belongs to a built-in defense or control."""
     return name in DEFENSES or name == RETRAIN or name.startswith(MATCHED)
 
 

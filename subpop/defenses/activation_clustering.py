@@ -1,19 +1,19 @@
-"""Activation clustering: split the features of each label in two, drop a part that is small and stands apart, refit once.
+"""Activation clustering: split the features of each label in two clusters, remove a small and separated one, refit once.
 
 *Source*: Chen et al. 2018. For each given label: features of the model trained on the poisoned set, reduced to 10 dimensions,
 2-means; the smaller cluster is poison if it holds less than .35 of the label (relative size) and the silhouette of the split is
 at least .10. `activation_clustering_as_released` is what the paper's authors ran on images: FastICA with 15 components, and the
-smaller cluster goes wherever the silhouette is at least .1, whatever its size. Neither is told anything.
-*Deviations*: PCA where the paper uses ICA: centred, not scaled, columns that do not vary left out. The released variant uses
-whitened PCA, components of variance 1, and leaves ICA out, which changes nothing: FastICA whitens first and then looks for an
+smaller cluster is removed if the silhouette is at least .1, whatever its size. Neither needs side information.
+*Deviations*: PCA instead of the paper's ICA: centred, not scaled, without constant columns. The released variant uses
+whitened PCA (components of variance 1) without ICA, which is equivalent: FastICA whitens first and then looks for an
 orthogonal matrix, so that its components are the whitened ones rotated, whether or not it has converged, and neither 2-means nor
-silhouettes change under a rotation. Components without variance are left out instead of being divided by 0.
-Both rules, size and silhouette, must hold: with the size alone, labels without poison would lose rows too. Exclusionary
-retraining is left out. A share is not rounded to two digits before it is compared. The silhouette is the mean over at most 1,000
+silhouettes change under a rotation. Components without variance are omitted instead of being divided by 0.
+Both criteria, size and silhouette, must hold: with the size alone, labels without poison would lose rows too. Exclusionary
+retraining is omitted. Shares are not rounded to two digits before the comparison. The silhouette is the mean over at most 1,000
 rows of a label, each against all rows.
-Everything random is seeded by constants and rows are put in order of their content first, so that the answer depends neither on
-`seed` nor on the order of rows. Nor does rounding decide: whitened points whose distances tie are moved by next to nothing, and
-of two clusters of one size the one without the first row goes.
+All random numbers have constant seeds and rows are sorted by content first, so that the result depends neither on `seed` nor on
+the order of rows. Nor does it depend on rounding: whitened points are perturbed slightly to break ties of distances, and of two
+clusters of equal size the one without the first row is removed.
 """
 
 from __future__ import annotations
@@ -32,28 +32,65 @@ RELEASED_COMPONENTS = 15
 N_INIT = 10
 SILHOUETTE_ROWS = 1000
 MIN_ROWS = 3
-"""Of fewer rows every split is a tie."""
+"""With fewer rows, every split is a tie."""
 NO_VARIANCE = 1e-10
-"""Share of the first component's variance below which another is rounding of float32."""
+"""Fraction of the first component's variance below which another one counts as float32 rounding."""
 SAME_VARIANCE = 1e-6
-"""Components whose variances differ by a smaller share are one eigenspace, in which every direction is as good as another."""
+"""Components whose variances differ by a smaller fraction form one eigenspace, whose basis is arbitrary."""
 SHIFT = 1e-7
-"""Standard deviations by which whitened points are moved so that no two distances tie: far above rounding, far below the data."""
+"""Perturbation of whitened points, in standard deviations, that breaks ties of distances; far above rounding errors."""
 
 Reduce = Callable[[Array], Array]
 """(n, d) centred columns -> (n, k) components."""
 
 
 def activation_clustering(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) -> Defended:
-    """Drop the smaller cluster of each label if it is small and apart; where none is, it is the undefended model.
+    """Remove the smaller cluster of each label if it is small and well separated.
 
-    Diagnostics: silhouette and share of the smaller cluster of each label, and how much of the set was removed.
+    Parameters
+    ----------
+    train, fit, know, seed
+        See `Defense`.
+
+    Returns
+    -------
+    Defended
+        With the diagnostics silhouette_{label}, share_{label} and removed_share.
+
+    Examples
+    --------
+    >>> from subpop import DEFENSES, Knowledge
+    >>> from subpop.contracts import gaussian
+    >>> toy = gaussian(240, 2, n_poison=24)
+    >>> defended = DEFENSES["activation_clustering"](toy.train(), toy.fit, Knowledge(), seed=0)
+    >>> sorted(defended.diagnostics)[0]
+    'removed_share'
     """
     return _filter(train, fit, lambda columns: _principal(columns, N_COMPONENTS), MAX_SHARE)
 
 
 def activation_clustering_as_released(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) -> Defended:
-    """Drop the smaller cluster of the whitened components of each label if it is apart, however large it is."""
+    """Remove the smaller cluster of each label's whitened components if it is well separated, whatever its size.
+
+    Parameters
+    ----------
+    train, fit, know, seed
+        See `Defense`.
+
+    Returns
+    -------
+    Defended
+        With the diagnostics silhouette_{label}, share_{label} and removed_share.
+
+    Examples
+    --------
+    >>> from subpop import DEFENSES, Knowledge
+    >>> from subpop.contracts import gaussian
+    >>> toy = gaussian(240, 2, n_poison=24)
+    >>> defended = DEFENSES["activation_clustering_as_released"](toy.train(), toy.fit, Knowledge(), seed=0)
+    >>> sorted(defended.diagnostics)[0]
+    'removed_share'
+    """
     return _filter(train, fit, lambda columns: _whitened(columns, RELEASED_COMPONENTS), max_share=1.0)
 
 
@@ -63,7 +100,7 @@ def _filter(train: TrainingSet, fit: Fit, reduce: Reduce, max_share: float) -> D
     features, order = model.features(x), content_order(x)
     keep = np.ones(len(train), dtype=np.bool_)
     diagnostics: dict[str, float] = {}
-    with one_thread():  # threads of k-means add up in the order in which they finish: other bits each time
+    with one_thread():  # with several threads, k-means sums in a different order each time
         for label in np.unique(train.y).tolist():
             rows = order[train.y[order] == label]
             smaller, apart = _smaller_part(features[rows], reduce)
@@ -75,7 +112,7 @@ def _filter(train: TrainingSet, fit: Fit, reduce: Reduce, max_share: float) -> D
 
 
 def _smaller_part(features: Array, reduce: Reduce) -> tuple[Bools, float]:
-    """(n,) bool: the smaller of two clusters, and their silhouette; nothing and 0 where rows do not differ or are too few."""
+    """Return the smaller of two clusters, (n,) bool, and their silhouette; none and 0 if rows are equal or too few."""
     from sklearn.cluster import KMeans
 
     columns = centred(features)
@@ -90,9 +127,9 @@ def _smaller_part(features: Array, reduce: Reduce) -> tuple[Bools, float]:
 
 
 def silhouette(points: Array, part: Bools) -> float:
-    """How well a part, (n,) bool with both values, is set apart from the rest: mean silhouette, in [-1, 1].
+    """Return the mean silhouette, in [-1, 1], of two clusters: the points (n, k) inside and outside `part`, (n,) bool.
 
-    points: (n, k). Over a sample of rows where there are many; a row alone in its cluster counts 0.
+    With many rows it is averaged over a sample; a row alone in its cluster counts 0.
     """
     from scipy.spatial.distance import cdist
 
@@ -110,7 +147,7 @@ def silhouette(points: Array, part: Bools) -> float:
 
 
 def _principal(columns: Array, n_components: int) -> Array:
-    """(n, at most n_components) principal components, in order of their variance."""
+    """Return (n, at most n_components) principal components, in order of their variance."""
     from sklearn.decomposition import PCA
 
     pca = PCA(min(n_components, *columns.shape), random_state=0)
@@ -118,7 +155,7 @@ def _principal(columns: Array, n_components: int) -> Array:
 
 
 def _whitened(columns: Array, n_components: int) -> Array:
-    """(n, k) principal components of variance 1: as many as asked, fewer where fewer vary, more where the last ones tie."""
+    """Return (n, k) principal components of variance 1: n_components, fewer if fewer vary, more if the last ones tie."""
     from scipy.linalg import eigh
 
     n, d = columns.shape
@@ -132,10 +169,10 @@ def _whitened(columns: Array, n_components: int) -> Array:
 
 
 def _in_place(points: Array) -> Array:
-    """The points (n, k) in a rotation that their distances and order determine, each moved by next to nothing.
+    """Rotate the points (n, k) in a way that only their distances and order determine, and perturb them slightly.
 
-    Eigenvectors have any sign, and of equal eigenvalues any direction; and where distances tie, as between rows of one-hot
-    features, rounding would choose the split. Both would differ from one CPU to another.
+    Signs of eigenvectors are arbitrary, as are bases of eigenspaces; and if distances tie, as between rows of one-hot features,
+    the split would depend on rounding. Both would differ between CPUs.
     """
     generator = np.random.default_rng(0)
     q, r = np.linalg.qr(points.T @ generator.standard_normal(points.shape))

@@ -1,11 +1,11 @@
-"""The controls that stand beside every defense: nothing, the ceiling, the floor, and filters that only look like one.
+"""Controls to compare every defense with: no defense, upper and lower bounds for filters, and trivial filters.
 
-*Source*: none; each answers one question about a defense's score. `none`: what does the attack do? `perfect_filter`: what is
-left if exactly the poison goes? `random_filter` and `matched_random_filter`: is it more than dropping as many rows, overall or
-of each label? `drop_duplicates`: does the way poison was drawn give it away?
-*Deviations*: `drop_duplicates` drops every copy of a row that has a twin, not all but one: poison drawn with replacement repeats
-itself, so what has a twin is suspect as a whole. With distinct poison and no twins in the data it removes nothing; natural
-twins in the data go too.
+*Source*: none; each answers one question about a defense's score. `none`: what does the attack do? `perfect_filter`: what
+remains if exactly the poison is removed? `random_filter` and `matched_random_filter`: does a filter do more than removing as many
+rows at random, in all or of each label? `drop_duplicates`: does the way in which poison was drawn reveal it?
+*Deviations*: `drop_duplicates` removes every copy of a duplicated row, not all but one, because poison drawn with replacement
+contains duplicates. With distinct poison and no duplicates in the data it removes nothing; natural duplicates are removed
+too.
 """
 
 from __future__ import annotations
@@ -18,15 +18,60 @@ from subpop.types import Array, BadInput, Bools, Defended, Defense, Fit, Ints, K
 
 
 def none(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) -> Defended:
-    """No defense: the victim as it is."""
+    """No defense: train the victim on all rows.
+
+    Parameters
+    ----------
+    train, fit, know, seed
+        See `Defense`.
+
+    Returns
+    -------
+    Defended
+        The undefended model.
+
+    Examples
+    --------
+    >>> from subpop import DEFENSES, Knowledge
+    >>> from subpop.contracts import gaussian
+    >>> toy = gaussian(240, 2, n_poison=24)
+    >>> defended = DEFENSES["none"](toy.train(), toy.fit, Knowledge(), seed=0)
+    >>> defended.keep is None
+    True
+    """
     return Defended(fit(train))
 
 
 def perfect_filter(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) -> Defended:
-    """Drop exactly the poison, which it is told: the ceiling of all filters."""
+    """Remove exactly the poison, which is known to it: an upper bound for filters.
+
+    Parameters
+    ----------
+    train, fit, know, seed
+        See `Defense`.
+
+    Returns
+    -------
+    Defended
+        The model and the rows that it was trained on.
+
+    Raises
+    ------
+    BadInput
+        If `know.poison_mask` is missing or has the wrong shape.
+
+    Examples
+    --------
+    >>> from subpop import DEFENSES, Knowledge
+    >>> from subpop.contracts import gaussian
+    >>> toy = gaussian(240, 2, n_poison=24)
+    >>> defended = DEFENSES["perfect_filter"](toy.train(), toy.fit, Knowledge(poison_mask=toy.poison), seed=0)
+    >>> int((~defended.keep).sum())
+    24
+    """
     mask = know.poison_mask
     if mask is None or mask.shape != (len(train),) or mask.dtype != np.bool_:
-        raise BadInput(f"perfect_filter must be told poison_mask, ({len(train)},) bool; grant it in the cell's knowledge")
+        raise BadInput(f"perfect_filter needs poison_mask, ({len(train)},) bool; grant it in the cell's knowledge")
     return filtered(train, fit, ~mask)
 
 
@@ -34,7 +79,32 @@ perfect_filter.needs = {"poison_mask"}  # type: ignore[attr-defined]
 
 
 def random_filter(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) -> Defended:
-    """Drop n_poison rows at random: the floor of all filters told n_poison."""
+    """Remove n_poison rows at random: a lower bound for filters that know n_poison.
+
+    Parameters
+    ----------
+    train, fit, know, seed
+        See `Defense`.
+
+    Returns
+    -------
+    Defended
+        The model and the rows that it was trained on.
+
+    Raises
+    ------
+    BadInput
+        If `know.n_poison` is missing, or not below the number of training rows.
+
+    Examples
+    --------
+    >>> from subpop import DEFENSES, Knowledge
+    >>> from subpop.contracts import gaussian
+    >>> toy = gaussian(240, 2, n_poison=24)
+    >>> defended = DEFENSES["random_filter"](toy.train(), toy.fit, Knowledge(n_poison=24), seed=0)
+    >>> int((~defended.keep).sum())
+    24
+    """
     n_drop = told_poison(know, train, "random_filter")
     keep = np.ones(len(train), dtype=np.bool_)
     keep[np.random.default_rng(seed).permutation(len(train))[:n_drop]] = False
@@ -45,12 +115,65 @@ random_filter.needs = {"n_poison"}  # type: ignore[attr-defined]
 
 
 def drop_duplicates(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) -> Defended:
-    """Drop every row that has a twin: the same input with the same label."""
+    """Remove every row that occurs more than once with the same input and label.
+
+    Parameters
+    ----------
+    train, fit, know, seed
+        See `Defense`.
+
+    Returns
+    -------
+    Defended
+        The model and the rows that it was trained on.
+
+    Raises
+    ------
+    BadInput
+        If no row is left.
+
+    Examples
+    --------
+    >>> from subpop import DEFENSES, Knowledge
+    >>> from subpop.contracts import gaussian
+    >>> import numpy as np
+    >>> toy = gaussian(240, 2)
+    >>> toy = toy.reordered(np.arange(241) % 240)
+    >>> defended = DEFENSES["drop_duplicates"](toy.train(), toy.fit, Knowledge(), seed=0)
+    >>> int((~defended.keep).sum())
+    2
+    """
     return filtered(train, fit, twin_counts(train.x, train.y) == 1)
 
 
 def matched_random_filter(removed: Mapping[int, int]) -> Defense:
-    """A defense that drops removed[c] rows with label c at random: as many as another filter removed in the same trial."""
+    """Make a defense that removes as many random rows of each label as another filter removed in the same trial.
+
+    Parameters
+    ----------
+    removed
+        Number of rows to remove by label.
+
+    Returns
+    -------
+    Defense
+        Its seed selects the rows.
+
+    Raises
+    ------
+    BadInput
+        When the defense runs, if there are fewer rows with a label than it should remove.
+
+    Examples
+    --------
+    >>> from subpop import Knowledge
+    >>> from subpop.contracts import gaussian
+    >>> from subpop.defenses import matched_random_filter
+    >>> toy = gaussian(240, 2, n_poison=24)
+    >>> defended = matched_random_filter({0: 3, 1: 21})(toy.train(), toy.fit, Knowledge(), seed=0)
+    >>> int((~defended.keep).sum())
+    24
+    """
 
     def matched(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) -> Defended:
         generator = np.random.default_rng(seed)
@@ -58,7 +181,7 @@ def matched_random_filter(removed: Mapping[int, int]) -> Defense:
         for label, count in sorted(removed.items()):
             members = np.flatnonzero(train.y == label)
             if not 0 <= count <= len(members):
-                raise BadInput(f"cannot drop {count} rows with label {label}: the training set has {len(members)}")
+                raise BadInput(f"cannot remove {count} rows with label {label}: the training set has {len(members)}")
             keep[generator.permutation(members)[:count]] = False
         return filtered(train, fit, keep)
 
@@ -66,35 +189,35 @@ def matched_random_filter(removed: Mapping[int, int]) -> Defense:
 
 
 def filtered(train: TrainingSet, fit: Fit, keep: Bools) -> Defended:
-    """The victim trained on the rows kept; BadInput if none is."""
+    """Train the victim on the rows of the mask; raises BadInput if there are none."""
     if not keep.any():
-        raise BadInput(f"a filter removed all {len(train)} training rows; at least one must stay")
+        raise BadInput(f"a filter removed all {len(train)} training rows; keep at least one")
     return Defended(fit(train[keep]), keep)
 
 
 def told_poison(know: Knowledge, train: TrainingSet, defense: str) -> int:
-    """The number of poison rows that a defense was told; BadInput if it was not told, or if it does not leave a row."""
+    """Return the known number of poison rows; raises BadInput if it is missing or would leave no row."""
     if know.n_poison is None or not 0 <= know.n_poison < len(train):
         raise BadInput(
-            f"{defense} must be told n_poison, at least 0 and below its {len(train)} training rows; got {know.n_poison}. "
+            f"{defense} needs n_poison, at least 0 and below its {len(train)} training rows; got {know.n_poison}. "
             "Grant n_poison in the cell's knowledge"
         )
     return know.n_poison
 
 
 def finite(features: Array) -> Array:
-    """The features of a model as they are; BadInput for NaN and infinite ones."""
+    """Return the features unchanged; raises BadInput if some are NaN or infinite."""
     if not np.isfinite(features).all():
         n_bad = int((~np.isfinite(features)).any(axis=1).sum())
         raise BadInput(
-            f"features of the model hold NaN or infinite values in {n_bad} of {len(features)} rows; standardise or clip the "
+            f"features of the model contain NaN or infinite values in {n_bad} of {len(features)} rows; standardise or clip the "
             "inputs, or use another victim"
         )
     return features
 
 
 def twin_counts(x: Array, y: Ints) -> Ints:
-    """(n,) how many rows, itself included, have the same input and the same label; 0.0 and -0.0 are the same."""
+    """Return (n,) counts of the rows, including the row itself, with the same input and label; 0.0 equals -0.0."""
     flat = np.ascontiguousarray(x.reshape(len(x), -1))
     if flat.dtype.kind == "f":
         flat = flat + flat.dtype.type(0)  # turns -0.0 into 0.0, whose bytes differ

@@ -1,9 +1,9 @@
-"""How far rows reach along the directions of largest variance, and what to do where several directions or rows tie.
+"""Directions of largest variance, and the treatment of ties between directions and between rows.
 
-Where the largest variance belongs to several directions, as of one-hot features of groups of one size, an eigenvalue routine
-returns any one of them, and rounding decides which. So all directions whose variance comes within SAME_VARIANCE of the largest
-count together: the length of the projection on the space that they span is the same for every basis of it. Scores are rounded to
-DIGITS digits of the largest, so that scores which are equal but for rounding are equal.
+If several directions have the largest variance, as for one-hot features of groups of equal size, an eigenvalue routine returns
+any one of them, depending on rounding. Therefore all directions whose variance is within SAME_VARIANCE of the largest are used
+together: the length of the projection on their span does not depend on the basis. Scores are rounded to DIGITS digits of the
+largest, so that scores which differ only by rounding are equal.
 
 *Source*: Lanczos' method with full orthogonalisation and deflation, as in textbooks (Golub and Van Loan, Matrix Computations).
 *Deviations*: none.
@@ -22,14 +22,15 @@ DIGITS = 9
 DIRECT_SIZE = 256
 LANCZOS_STEPS = 100
 ACCURACY, CLEARLY_BELOW = 1e-8, 1e-3
-"""Residual of an eigenpair, as a share of its eigenvalue: of one that is used, and of one that only has to prove smaller."""
+"""Residual of an eigenpair relative to its eigenvalue: for one that is used, and for one that only has to be shown to be
+smaller."""
 
 Multiply = Callable[[Array], Array]
-"""A symmetric matrix without negative eigenvalues: (size,) -> (size,)."""
+"""Multiplication with a positive semidefinite matrix: (size,) -> (size,)."""
 
 
 def top_eigenspace(columns: Array) -> Array:
-    """(d, k) orthonormal: the right singular vectors of columns, (n, d), that belong to the largest singular value."""
+    """Return (d, k), orthonormal: the right singular vectors of columns, (n, d), for the largest singular value."""
     size = columns.shape[1]
     if size > DIRECT_SIZE:
         return top_eigenspace_of(lambda vector: columns.T @ (columns @ vector), size)
@@ -40,7 +41,7 @@ def top_eigenspace(columns: Array) -> Array:
 
 
 def top_eigenspace_of(multiply: Multiply, size: int) -> Array:
-    """(size, k) orthonormal: the eigenvectors of the largest eigenvalue, one after another until the next is smaller."""
+    """Return (size, k), orthonormal: the eigenvectors of the largest eigenvalue, found one by one until the next is smaller."""
     least = 0.0
     found = np.zeros((size, 0))
     while found.shape[1] < size:
@@ -49,31 +50,32 @@ def top_eigenspace_of(multiply: Multiply, size: int) -> Array:
             break
         least = max(least, (1 - SAME_VARIANCE) * value)
         found = np.column_stack([found, vector])
-        if value <= 0:  # nothing varies: one direction is as good as all
+        if value <= 0:  # no variance: any direction will do
             break
     return found
 
 
 def steady(scores: Array) -> Array:
-    """Scores at least 0, rounded to DIGITS digits of the largest."""
+    """Round scores >= 0 to DIGITS digits of the largest."""
     largest = scores.max(initial=0.0)
     return np.asarray(np.round(scores / largest, DIGITS) * largest if largest > 0 else scores)
 
 
 def tie_decides(scores: Array, chosen: Bools) -> bool:
-    """Whether a row that is chosen has the score of one that is not, so that something else than the score chose."""
+    """Return whether a selected and an unselected row have the same score, so that the selection does not follow from scores
+    alone."""
     return bool(chosen.any() and not chosen.all() and scores[chosen].min() == scores[~chosen].max())
 
 
 def _top_eigenpair(multiply: Multiply, known: Array, least: float) -> tuple[float, Array]:
-    """The largest eigenvalue on what is orthogonal to `known`, and its vector: Lanczos from a start that is fixed for each k.
+    """Find the largest eigenpair orthogonal to `known` by the Lanczos method from a start that is fixed for each k.
 
-    known: (size, k) orthonormal eigenvectors. Ends early where the value turns out to be far below `least`.
+    known: (size, k) orthonormal eigenvectors. Stops early if the eigenvalue is clearly below `least`.
     """
     size = len(known)
     n_steps = min(size - known.shape[1], LANCZOS_STEPS)
     basis, tridiagonal = np.zeros((n_steps, size)), np.zeros((n_steps, n_steps))
-    # Of an eigenspace Lanczos finds the one vector that its start reaches: a start used before reaches no other.
+    # Lanczos finds only one vector of an eigenspace, which depends on the start: each search needs a new one.
     start = _orthogonal(np.random.default_rng(known.shape[1]).standard_normal(size), known.T)
     basis[0] = start / np.linalg.norm(start)
     for step in range(n_steps):
@@ -92,7 +94,7 @@ def _top_eigenpair(multiply: Multiply, known: Array, least: float) -> tuple[floa
 
 
 def _orthogonal(vector: Array, basis: Array) -> Array:
-    """What of the vector is orthogonal to the rows of `basis`, (k, size); twice, because once leaves rounding errors."""
+    """Project the vector on the orthogonal complement of the rows of `basis`, (k, size); twice, to remove rounding errors."""
     for _ in range(2):
         vector = vector - basis.T @ (basis @ vector)
     return vector

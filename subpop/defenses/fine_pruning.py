@@ -1,16 +1,16 @@
-"""Fine-Pruning: mask the channels that clean rows do not use, as long as accuracy holds, then train on with clean rows.
+"""Fine-Pruning: mask channels that clean rows do not activate, as long as accuracy holds, then fine-tune on clean rows.
 
-*Source*: Liu, Dolan-Gavitt, Garg 2018. Clean rows run through the network; channels of the last convolutional layer are pruned in
-increasing order of their mean activation, one after another, until accuracy would fall by more than 4 points below the network's
-own; the pruned network is then trained on the clean rows: Adam at 1e-4, 2 epochs, batches of 32, all layers.
-`fine_pruning_as_released` is the procedure of the paper's authors (Table 12), with its defects: candidates are the channels
-whose share of zeros is at least min(.6, mean + deviation over channels), in the order of their *index*; a candidate's number is
-looked up among the channels still left, which have moved up by one with each deletion, so that of 0, 1, 2, 3 the channels 0, 2,
-4, 6 go; and accuracy is tested after a deletion that stays, so that the network ends past the 4 points.
-*Deviations*: channels are masked, not cut out; at least one is left. The clean holdout, without the target subpopulation, serves
-all three steps: the released runs measured zeros and accuracy on the rest of the test set, which a defender does not have, and
-drew the holdout from it with target rows among it. They raised an error where the candidates ran out before accuracy fell;
-here pruning ends.
+*Source*: Liu, Dolan-Gavitt, Garg 2018. Channels of the last convolutional layer are pruned one by one, in increasing order of
+their mean activation on clean rows, until accuracy would fall by more than 4 points below the original network's; the pruned
+network is then trained on the clean rows: Adam at 1e-4, 2 epochs, batches of 32, all layers. `fine_pruning_as_released` is the
+procedure of the paper's authors (Table 12), with its defects: candidates are the channels whose share of zeros is at least
+min(.6, mean + deviation over channels), in the order of their *index*; a candidate's number is looked up among the remaining
+channels, whose numbers shift by one with each deletion, so that for 0, 1, 2, 3 the channels 0, 2, 4, 6 are deleted; and accuracy
+is tested after a deletion that is not undone, so that the network loses more than 4 points.
+*Deviations*: channels are masked, not removed; at least one is left. The clean holdout, without the target subpopulation, is used
+in all three steps: the released runs measured zeros and accuracy on the rest of the test set, which a defender does not have, and
+drew the holdout from it, including target rows. They raised an error if the candidates ran out before accuracy fell; here
+pruning ends.
 """
 
 from __future__ import annotations
@@ -30,9 +30,32 @@ METHODS = ("channel_activations", "channel_zeros", "pruned", "fine_tuned")
 
 
 def fine_pruning(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) -> Defended:
-    """Prune what is least active on the clean holdout while its accuracy stays within 4 points, then fine-tune on it.
+    """Prune the least active channels while accuracy on the clean holdout falls by at most 4 points, then fine-tune on it.
 
-    Stages: `attacked` (undefended), `pruned` and `finetuned`. BadInput without a holdout, or for a model without channels.
+    Parameters
+    ----------
+    train, fit, know, seed
+        See `Defense`.
+
+    Returns
+    -------
+    Defended
+        The fine-tuned model, with the stages `attacked` (undefended), `pruned` and `finetuned`.
+
+    Raises
+    ------
+    BadInput
+        If there is no clean holdout, or the model is not a `ChannelModel`.
+
+    Examples
+    --------
+    >>> from subpop import DEFENSES, Knowledge, TrainingSet
+    >>> from subpop.contracts import gaussian
+    >>> toy = gaussian(240, 2, n_poison=24)
+    >>> know = Knowledge(clean_holdout=TrainingSet.of(toy.test_x, toy.test_y))
+    >>> defended = DEFENSES["fine_pruning"](toy.train(), toy.fit, know, seed=0)
+    >>> sorted(defended.stages)
+    ['attacked', 'finetuned', 'pruned']
     """
     holdout = clean_holdout(know, "fine_pruning")
     model = channel_model(fit(train), "fine_pruning")
@@ -42,11 +65,37 @@ def fine_pruning(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) ->
 
 
 fine_pruning.needs = {"clean_holdout"}  # type: ignore[attr-defined]
-fine_pruning.exact = False  # type: ignore[attr-defined]  # it trains on, whatever the victim
+fine_pruning.exact = False  # type: ignore[attr-defined]  # fine-tuning is stochastic for every victim
 
 
 def fine_pruning_as_released(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) -> Defended:
-    """Delete candidates by index from a layer that shrinks, one past the 4 points of accuracy, then fine-tune."""
+    """Delete candidates by index from a shrinking layer until accuracy has fallen by more than 4 points, then fine-tune.
+
+    Parameters
+    ----------
+    train, fit, know, seed
+        See `Defense`.
+
+    Returns
+    -------
+    Defended
+        The fine-tuned model, with the stages `attacked` (undefended), `pruned` and `finetuned`.
+
+    Raises
+    ------
+    BadInput
+        If there is no clean holdout, or the model is not a `ChannelModel`.
+
+    Examples
+    --------
+    >>> from subpop import DEFENSES, Knowledge, TrainingSet
+    >>> from subpop.contracts import gaussian
+    >>> toy = gaussian(240, 2, n_poison=24)
+    >>> know = Knowledge(clean_holdout=TrainingSet.of(toy.test_x, toy.test_y))
+    >>> defended = DEFENSES["fine_pruning_as_released"](toy.train(), toy.fit, know, seed=0)
+    >>> sorted(defended.stages)
+    ['attacked', 'finetuned', 'pruned']
+    """
     holdout = clean_holdout(know, "fine_pruning_as_released")
     model = channel_model(fit(train), "fine_pruning_as_released")
     clean = _Clean(model, holdout.x, holdout.y)
@@ -60,13 +109,14 @@ fine_pruning_as_released.exact = False  # type: ignore[attr-defined]
 
 
 def zero_candidates(zeros: Array) -> Ints:
-    """Indices of the channels, ascending, whose share of zeros, (c,) in [0, 1], reaches the released cut-off."""
+    """Return the channels, ascending, whose fraction of zeros, (c,) in [0, 1], reaches the released threshold."""
     cut = min(RELEASED_ZEROS, float(zeros.mean() + zeros.std()))
     return np.flatnonzero(zeros >= cut)
 
 
 def shifted(candidates: Iterable[int], n_channels: int) -> list[int]:
-    """Channels that go if each candidate's number is looked up among the channels left, until a number is too large."""
+    """Return the deleted channels if each candidate's number is looked up among the remaining ones, until a number is too
+    large."""
     left = list(range(n_channels))
     gone: list[int] = []
     for candidate in candidates:
@@ -77,14 +127,14 @@ def shifted(candidates: Iterable[int], n_channels: int) -> list[int]:
 
 
 def clean_holdout(know: Knowledge, defense: str) -> TrainingSet:
-    """The clean rows that the defense was granted; BadInput if there are none."""
+    """Return the clean rows that were granted; raises BadInput if there are none."""
     if know.clean_holdout is None or not len(know.clean_holdout):
-        raise BadInput(f"{defense} must be told clean_holdout, at least one clean row; grant it in the cell's knowledge")
+        raise BadInput(f"{defense} needs clean_holdout, at least one clean row; grant it in the cell's knowledge")
     return know.clean_holdout
 
 
 def channel_model(model: Model, defense: str) -> ChannelModel:
-    """The model, if its channels can be seen, masked and trained on; else BadInput."""
+    """Return the model; raises BadInput if it lacks the methods of ChannelModel."""
     missing = [name for name in METHODS if not callable(getattr(model, name, None))]
     if missing:
         raise BadInput(
@@ -103,7 +153,7 @@ def _tuned(model: ChannelModel, keep: Bools, holdout: TrainingSet, seed: int) ->
 
 @dataclass(eq=False)
 class _Clean:
-    """Clean rows, and what pruning a network costs on them."""
+    """The clean rows, and the accuracy that pruning loses on them."""
 
     model: ChannelModel
     x: Array
@@ -111,12 +161,13 @@ class _Clean:
 
     def __post_init__(self) -> None:
         self.activations = self.model.channel_activations(self.x)
-        # Of activations that are never negative, a mean of 0 says that none is active: no prediction changes without it.
+        # If activations are never negative, a channel with mean 0 is never active: masking it changes no prediction.
         self._silent = (self.activations == 0).all(axis=0) & bool((self.activations >= 0).all())
         self._right = self._count(self.model)
 
     def left(self, order: Iterable[int], *, past: bool) -> Bools:
-        """(c,) bool: the channels left once one of `order` costs more than the tolerance; past: whether that one goes too."""
+        """Return the channels, (c,) bool, that remain when one of `order` loses more than the tolerance; past: that one is masked
+        too."""
         keep = np.ones(self.activations.shape[1], dtype=np.bool_)
         for channel in order:
             following = keep.copy()

@@ -1,14 +1,14 @@
-"""Label-flip smoothing: ridge regression on features that no label has touched, and how many flips each prediction survives.
+"""Label-flip smoothing: ridge regression on features that do not depend on labels, with certified radii of its predictions.
 
 *Source*: Rosenfeld et al. 2020, "Certified Robustness to Label-Flipping Attacks via Randomized Smoothing": a linear smoother on
 frozen features; the vote over labels flipped at random with probability q, bounded by Chernoff.
 *Deviations*: the prediction is that of the ridge regression itself, with which the vote agrees wherever its bound is below 1/2.
-Beside the source's radius (`kl_q...`) stand the tightest one from the same bound (`neyman_pearson_q...`), both of them about the
-vote, and the radius of the prediction as it is (`exact`). Features are standardised and reduced by PCA to one component for every
-`ROWS_EACH` rows; the penalty is `C_RIDGE` times the mean square of a component, fixed beforehand and tuned on nothing. More than
-two classes: pairwise, as we believe the source does.
-A certificate counts flipped labels of rows that are there; it says nothing about rows that an attack inserts. A penalty chosen on
-training labels voids it: then there is none, and the diagnostic `certified` is 0.
+In addition to the source's radius (`kl_q...`) there are the tightest one from the same bound (`neyman_pearson_q...`), both for
+the vote, and the radius of the ridge regression's own prediction (`exact`). Features are standardised and reduced by PCA to one
+component for every `ROWS_EACH` rows; the penalty is `C_RIDGE` times the mean square of a component, fixed in advance and not
+tuned. More than two classes are compared pairwise, as presumably in the source. A certificate counts flipped labels of existing
+rows, not inserted rows. A penalty chosen on the training labels invalidates it: then there is none, and the diagnostic
+`certified` is 0.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ import numpy as np
 
 from subpop.types import Array, BadInput, Certificate, Defended, Fit, Ints, Knowledge, TrainingSet
 
-if TYPE_CHECKING:  # compiled code, loaded at the first call only
+if TYPE_CHECKING:  # compiled code, loaded at the first call
     from subpop.certificates.smoother import RidgeModel
 
 C_RIDGE = 1e-2
 CHOSEN = "chosen on labels"
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""What `ridge=CHOSEN` chooses from."""
+"""The candidates for `ridge=CHOSEN`."""
 ROWS_EACH = 50
 NOISE = (0.1, 0.2, 0.3, 0.4, 0.45)
 CERTIFICATES = ("exact", *(f"{kind}_q{q:g}" for kind in ("kl", "neyman_pearson") for q in NOISE))
 _BLOCK = 1 << 22
-"""Weights in memory at a time (32 MB); finding the exact radius takes as much again."""
+"""Weights in memory at a time (32 MB); the exact radius needs the same amount again."""
 
 
 def label_flip_smoothing(
@@ -42,10 +42,34 @@ def label_flip_smoothing(
     seed: int,
     ridge: float | str = C_RIDGE,
 ) -> Defended:
-    """Ridge regression on the granted representation, or on the inputs; neither `fit` nor `seed` is used.
+    """Fit a ridge regression to the granted representation, or to the inputs; `fit` and `seed` are not used.
 
-    ridge: penalty / mean square of a component, above 0, or `CHOSEN`. The model has `with_labels(y)`.
-    diagnostics: n_components, penalty, certified (1 or 0).
+    Parameters
+    ----------
+    train, fit, know, seed
+        See `Defense`.
+    ridge
+        Penalty relative to the mean square of a component, above 0, or `CHOSEN` to choose it on the training labels.
+
+    Returns
+    -------
+    Defended
+        With certificates by name and the diagnostics n_components, penalty and certified (1 or 0).
+
+    Raises
+    ------
+    BadInput
+        If `ridge` is neither a number above 0 nor `CHOSEN`.
+
+    Examples
+    --------
+    >>> from subpop import DEFENSES, Knowledge
+    >>> from subpop.contracts import gaussian
+    >>> toy = gaussian(240, 2, n_poison=24)
+    >>> defended = DEFENSES["label_flip_smoothing"](toy.train(), toy.fit, Knowledge(), seed=0)
+    >>> radius = defended.certified_radius["exact"](toy.test_x)
+    >>> radius.shape
+    (100,)
     """
     from subpop.certificates.smoother import Learner, fit_projection
 
@@ -68,7 +92,7 @@ label_flip_smoothing.needs = {"representation"}  # type: ignore[attr-defined]
 
 
 def certificates(model: RidgeModel) -> Mapping[str, Certificate]:
-    """A function for each name of `CERTIFICATES`: inputs -> (T,) flips. Called on one array in turn they compute once."""
+    """Return a certificate for each name of `CERTIFICATES`; called in turn on the same array, they compute once."""
     from subpop.certificates.smoother import Remembered
 
     radii = Remembered(lambda x: all_radii(model, x))
@@ -80,7 +104,7 @@ def certificates(model: RidgeModel) -> Mapping[str, Certificate]:
 
 
 def all_radii(model: RidgeModel, x: Array) -> dict[str, Ints]:
-    """(T,) certified flips by each name of `CERTIFICATES`, from one factorisation, a block of test rows at a time."""
+    """Return (T,) certified radii for each name of `CERTIFICATES`, from one factorisation, in blocks of test rows."""
     from subpop.certificates.chernoff import pairwise_log_bounds
     from subpop.certificates.exact import pairwise_exact_radius
     from subpop.certificates.noise import kl_radius, neyman_pearson_radius

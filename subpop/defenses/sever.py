@@ -1,16 +1,16 @@
-"""SEVER: drop the rows whose gradients stand out along the top singular direction of their label, refit, again.
+"""SEVER: remove the rows whose gradients are outliers along the top singular direction of their label, refit, repeat.
 
 *Source*: Diakonikolas et al. 2019, in the form of the official classification runs: each label has its own mean and its own top
-singular vector of the loss gradients; two rounds of removal, then a refit. It is told the number of poison rows.
-`sever_as_released` is the stand-in that the paper's authors released under the name.
+singular vector of the loss gradients; two rounds of removal, then a refit. It needs the number of poison rows.
+`sever_as_released` is the simplified variant that the paper's authors released under this name.
 *Deviations*: the gradients are those of the last linear layer, outer(p - onehot(y), features), with features standardised over
-the rows left and a column of ones for the bias: unscaled, the singular vector is the axis with the largest unit, and without
-the bias an average row has no gradient however wrong it is (the official runs use the weights alone). `sever` removes n_poison
-rows in all, as other filters do: equal shares a round, the highest scores of all labels together. The official budget is one
-fraction of every label, n_poison / (rows of the smallest label) in all, enough wherever the poison is; it removes n_poison
-times the number of labels, or more, and is `sever_per_label`. There at least half of every label stays, as for spectral
-signatures; the official runs are on two classes of similar size and have no such limit. Where several singular vectors belong to
-the largest singular value, the projection is on the space of all of them.
+the remaining rows and a column of ones for the bias: without scaling, the singular vector is the feature with the largest unit,
+and without the bias an average row has a zero gradient even if its label is wrong (the official runs use the weights alone).
+`sever` removes n_poison rows in total, as other filters do: an equal share in each round, the highest scores over all labels. The
+official budget is one fraction of every label, n_poison / (rows of the smallest label) in total, which suffices whatever label
+the poison has; it removes n_poison times the number of labels, or more. This is `sever_per_label`, which leaves at least half of
+every label, as for spectral signatures; the official runs have two classes of similar size and no such limit. Where several
+singular vectors belong to the largest singular value, the projection is on the space of all of them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,32 @@ RELEASED_ROUNDS = 5
 
 
 def sever(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) -> Defended:
-    """Remove n_poison rows in all, whatever their labels."""
+    """Remove n_poison rows in total, over all labels, in two rounds of outlier scores.
+
+    Parameters
+    ----------
+    train, fit, know, seed
+        See `Defense`.
+
+    Returns
+    -------
+    Defended
+        With the diagnostic tied: 1 if equal scores were on both sides of a threshold.
+
+    Raises
+    ------
+    BadInput
+        If `know.n_poison` is missing, or not below the number of training rows.
+
+    Examples
+    --------
+    >>> from subpop import DEFENSES, Knowledge
+    >>> from subpop.contracts import gaussian
+    >>> toy = gaussian(240, 2, n_poison=24)
+    >>> defended = DEFENSES["sever"](toy.train(), toy.fit, Knowledge(n_poison=24), seed=0)
+    >>> int((~defended.keep).sum()) <= 24
+    True
+    """
     n_poison = told_poison(know, train, "sever")
 
     def choose(scores: Array, round_: int) -> Bools:
@@ -43,9 +68,33 @@ sever.needs = {"n_poison"}  # type: ignore[attr-defined]
 
 
 def sever_per_label(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) -> Defended:
-    """Remove the same fraction of every label, so many that poison would go even if all of it had the rarest label.
+    """Remove the same fraction of every label, enough to remove all poison even if it has the rarest label.
 
-    Never more than half of a label: a rare label would otherwise cost nearly all rows of the others.
+    At most half of the rows of a label are removed: otherwise a rare label would cost nearly all rows of the others.
+
+    Parameters
+    ----------
+    train, fit, know, seed
+        See `Defense`.
+
+    Returns
+    -------
+    Defended
+        With the diagnostic tied: 1 if equal scores were on both sides of a threshold.
+
+    Raises
+    ------
+    BadInput
+        If `know.n_poison` is missing, or not below the number of training rows.
+
+    Examples
+    --------
+    >>> from subpop import DEFENSES, Knowledge
+    >>> from subpop.contracts import gaussian
+    >>> toy = gaussian(240, 2, n_poison=24)
+    >>> defended = DEFENSES["sever_per_label"](toy.train(), toy.fit, Knowledge(n_poison=24), seed=0)
+    >>> bool((~defended.keep).mean() <= 0.5)
+    True
     """
     n_poison = told_poison(know, train, "sever_per_label")
     labels, sizes = np.unique(train.y, return_counts=True)
@@ -67,9 +116,34 @@ sever_per_label.needs = {"n_poison"}  # type: ignore[attr-defined]
 
 
 def sever_as_released(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) -> Defended:
-    """Drop the n_poison rows with the largest p_y (1 - p_y) |phi(x)|, refit, at most 5 rounds: no mean, no singular vector.
+    """Remove the n_poison rows with the largest p_y (1 - p_y) |phi(x)| and refit, at most 5 times.
 
-    phi: the representation that the cell grants; without one, the features of the undefended model, in all rounds.
+    There is neither a mean nor a singular vector. phi is the granted representation; without one, the features of the undefended
+    model, in all rounds.
+
+    Parameters
+    ----------
+    train, fit, know, seed
+        See `Defense`.
+
+    Returns
+    -------
+    Defended
+        With the diagnostics of `trim`.
+
+    Raises
+    ------
+    BadInput
+        If `know.n_poison` is missing, or not below the number of training rows.
+
+    Examples
+    --------
+    >>> from subpop import DEFENSES, Knowledge
+    >>> from subpop.contracts import gaussian
+    >>> toy = gaussian(240, 2, n_poison=24)
+    >>> defended = DEFENSES["sever_as_released"](toy.train(), toy.fit, Knowledge(n_poison=24), seed=0)
+    >>> int((~defended.keep).sum())
+    24
     """
     n_poison = told_poison(know, train, "sever_as_released")
     lengths: list[Array] = []
@@ -87,10 +161,10 @@ sever_as_released.needs = {"n_poison", "representation"}  # type: ignore[attr-de
 
 
 def _rounds(train: TrainingSet, fit: Fit, choose: Callable[[Array, int], Bools], groups: Sequence[Bools]) -> Defended:
-    """Score, remove, refit; a round that removes nothing refits nothing.
+    """Score, remove and refit in rounds; a round that removes nothing does not refit.
 
-    choose: (scores, round) -> (n,) bool to remove; groups: (n,) bool each, the rows that compete with each other.
-    Diagnostics: tied, 1 where equal scores stood on both sides of a cut, so that the order of rows decided.
+    choose: (scores, round) -> (n,) bool, rows to remove; groups: (n,) bool each, rows that are ranked together.
+    Diagnostics: tied, 1 if equal scores were on both sides of a threshold, so that the order of rows decided.
     """
     keep, tied = np.ones(len(train), dtype=np.bool_), False
     model = fit(train)
@@ -106,14 +180,14 @@ def _rounds(train: TrainingSet, fit: Fit, choose: Callable[[Array, int], Bools],
 
 
 def _positive_highest(scores: Array, train: TrainingSet, count: int) -> Bools:
-    """The `count` highest scores, less those that do not stand out at all (0) or are gone (-1)."""
+    """Select the `count` highest scores, except rows that are no outliers (0) or already removed (-1)."""
     return highest(scores, train.ids, count) & (scores > 0)
 
 
 def outlier_scores(model: Model, train: TrainingSet) -> Array:
-    """(n,) how far each row's gradient lies from its label's mean along the label's top singular vector: >= 0, 0 for noise.
+    """Return (n,) distances >= 0 of each row's gradient from its label's mean along the label's top singular vector; 0 for noise.
 
-    Where several vectors tie, the length of the projection on the space of all of them.
+    If several singular vectors tie, this is the length of the projection on the space that they span.
     """
     x, y = train.x, train.y
     residual = _doubles(model.predict_proba(x))
@@ -128,7 +202,7 @@ def outlier_scores(model: Model, train: TrainingSet) -> Array:
 
 
 def _standardised(features: Array) -> Array:
-    """(n, d + 1) columns of mean 0 and deviation 1 and a column of ones; a constant column becomes 0."""
+    """Return (n, d + 1): columns of mean 0 and deviation 1, and a column of ones; constant columns become 0."""
     design = np.ones((len(features), features.shape[1] + 1))
     columns = design[:, :-1]
     np.subtract(features, features.mean(axis=0, dtype=np.float64), out=columns)
@@ -139,9 +213,10 @@ def _standardised(features: Array) -> Array:
 
 
 def _along_top_directions(residual: Array, design: Array) -> Array:
-    """(n,) length of the projection of g_i - mean g on the top eigenspace, for the gradients g_i = outer(residual_i, design_i).
+    """Return (n,) lengths of the projections of g_i - mean g on the top eigenspace; g_i = outer(residual_i, design_i).
 
-    Two classes: the columns of residual are each other's negative, so (n, d) gradients hold all. More: they are never formed.
+    With two classes the columns of residual are negatives of each other, so that (n, d) gradients suffice. With more classes
+    the gradients are never formed.
     """
     shape = (residual.shape[1], design.shape[1])
     if shape[0] == 2:

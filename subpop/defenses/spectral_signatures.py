@@ -1,15 +1,15 @@
-"""Spectral signatures: drop the rows whose features lie farthest along the top singular direction of their label, refit once.
+"""Spectral signatures: remove the rows with the largest features along the top singular direction of their label, refit once.
 
 *Source*: Tran, Li, Madry 2018. For each given label: centre the features of the model trained on the poisoned set, take the top
 right singular vector, score every row by its squared projection, remove the 1.5 eps n_c highest of the label's n_c rows, where
 eps bounds the poison share of a label, and train again. `spectral_signatures_as_released` is what the paper's authors ran on
-subpopulation attacks: what lies above the 85th percentile of every label goes, and it is told nothing.
-*Deviations*: eps n_c is n_poison, which the defense is told: all poison may carry one label, nobody says which. So 1.5 n_poison
-rows of *every* label go, half up, but never more than half of a label: 1.5 x labels times as many rows as there is poison, more
-than any filter that removes n_poison in all. Equal scores go by row id, which is random, and are marked by the diagnostic `tied`;
-a label whose features are all the same loses nothing. Where several singular vectors belong to the largest singular value, as of
-one-hot features of groups of one size, the score is the squared length of the projection on the space of all of them.
-The official code projects the features uncentred; the paper and the released runs centre them, and so does this file. Features
+subpopulation attacks: rows above the 85th percentile of every label are removed, without any side information.
+*Deviations*: eps n_c is n_poison, which the defense knows: all poison may have one label, which is unknown. So 1.5 n_poison
+rows (rounded up) of *every* label are removed, but never more than half of a label: 1.5 x labels times as many rows as there is
+poison, more than filters that remove n_poison in total. Ties of scores are broken by row id, which is random, and reported by the
+diagnostic `tied`; a label whose features are all equal loses nothing. Where several singular vectors belong to the largest
+singular value, as for one-hot features of groups of equal size, the score is the squared length of the projection on their span.
+The official code projects uncentred features; the paper and the released runs centre them, as does this module. Features
 are not rescaled: columns of larger spread weigh more, as in the paper.
 """
 
@@ -25,11 +25,36 @@ from subpop.defenses.trim import highest
 from subpop.types import Array, Bools, Defended, Fit, Floats, Ints, Knowledge, Model, TrainingSet
 
 ROUNDING = 1e-7
-"""A column whose deviation is below this share of its largest value is constant: less is rounding of float32."""
+"""A column whose deviation is below this fraction of its largest value counts as constant: float32 rounding."""
 
 
 def spectral_signatures(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) -> Defended:
-    """Remove 1.5 n_poison rows of every label, at most half of it; told 0, it is the undefended model."""
+    """Remove 1.5 n_poison rows of every label, at most half of it; with n_poison = 0, none.
+
+    Parameters
+    ----------
+    train, fit, know, seed
+        See `Defense`.
+
+    Returns
+    -------
+    Defended
+        With the diagnostics along_top_{label}, removed_share and tied.
+
+    Raises
+    ------
+    BadInput
+        If `know.n_poison` is missing, or not below the number of training rows.
+
+    Examples
+    --------
+    >>> from subpop import DEFENSES, Knowledge
+    >>> from subpop.contracts import gaussian
+    >>> toy = gaussian(240, 2, n_poison=24)
+    >>> defended = DEFENSES["spectral_signatures"](toy.train(), toy.fit, Knowledge(n_poison=24), seed=0)
+    >>> int((~defended.keep).sum())
+    72
+    """
     n_poison = told_poison(know, train, "spectral_signatures")
     budget = (3 * n_poison + 1) // 2
     return _filter(train, fit, lambda scores, ids: highest(scores, ids, min(budget, len(ids) // 2)) & (scores > 0))
@@ -39,15 +64,35 @@ spectral_signatures.needs = {"n_poison"}  # type: ignore[attr-defined]
 
 
 def spectral_signatures_as_released(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) -> Defended:
-    """Remove the rows of every label whose score exceeds its 85th percentile."""
+    """Remove the rows of every label whose score exceeds the label's 85th percentile.
+
+    Parameters
+    ----------
+    train, fit, know, seed
+        See `Defense`.
+
+    Returns
+    -------
+    Defended
+        With the diagnostics along_top_{label}, removed_share and tied.
+
+    Examples
+    --------
+    >>> from subpop import DEFENSES, Knowledge
+    >>> from subpop.contracts import gaussian
+    >>> toy = gaussian(240, 2, n_poison=24)
+    >>> defended = DEFENSES["spectral_signatures_as_released"](toy.train(), toy.fit, Knowledge(), seed=0)
+    >>> bool(0.1 < (~defended.keep).mean() < 0.2)
+    True
+    """
     return _filter(train, fit, lambda scores, ids: np.asarray(scores > np.percentile(scores, 85)))
 
 
 def _filter(train: TrainingSet, fit: Fit, choose: Callable[[Array, Ints], Bools]) -> Defended:
-    """choose: scores and ids of a label's rows -> which of them go.
+    """Score the rows of each label, remove those that `choose` selects from scores and ids, and refit.
 
-    Diagnostics: the share of each label's variance along its top directions, how much of the set was removed, and tied, 1 where
-    equal scores stood on both sides of a cut, so that the order of rows decided.
+    Diagnostics: the fraction of each label's variance along its top directions, the fraction of rows removed, and tied: 1 if
+    equal scores were on both sides of a threshold, so that the order of rows decided.
     """
     model = fit(train)
     scores, along = signature_scores(model.features(train.x), train.y)
@@ -62,9 +107,9 @@ def _filter(train: TrainingSet, fit: Fit, choose: Callable[[Array, Ints], Bools]
 
 
 def signature_scores(features: Floats, y: Ints) -> tuple[Array, dict[int, float]]:
-    """(n,) squared length of each row's projection on its label's top directions, and their share of each label's variance.
+    """Return (n,) squared lengths of the projections on the label's top directions, and the fraction of variance of each label.
 
-    0 throughout a label whose features do not vary.
+    Scores of a label whose features do not vary are 0.
     """
     scores = np.zeros(len(y))
     along = {}
@@ -79,9 +124,9 @@ def signature_scores(features: Floats, y: Ints) -> tuple[Array, dict[int, float]
 
 
 def centred(features: Floats) -> Array:
-    """(n, d') float64 features less their mean; columns that are constant but for rounding are left out.
+    """Return (n, d') centred float64 features without columns that are constant up to rounding.
 
-    BadInput for NaN and infinite features.
+    Raises BadInput for NaN and infinite features.
     """
     columns = np.array(finite(features), dtype=np.float64)
     columns -= columns.mean(axis=0)
@@ -91,5 +136,5 @@ def centred(features: Floats) -> Array:
 
 
 def refitted(train: TrainingSet, fit: Fit, model: Model, keep: Bools, diagnostics: Mapping[str, float]) -> Defended:
-    """The victim trained again on the rows kept; the model that there is where nothing goes."""
+    """Train the victim again on the remaining rows; if nothing was removed, return the existing model."""
     return Defended(model if keep.all() else fit(train[keep]), keep, diagnostics=diagnostics)

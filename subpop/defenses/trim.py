@@ -1,9 +1,9 @@
-"""TRIM: train, drop the rows with the largest losses, train again, until the kept set repeats.
+"""TRIM: train, remove the rows with the largest losses, train again, until a set of remaining rows repeats.
 
-*Source*: the paper's Algorithm 4 (TRIM of Jagielski et al. 2018, for classification). It is told the number of poison rows.
-*Deviations*: equal losses go by row id; a set seen in any earlier round ends the loop, not only the last one; at most 20
-rounds where the released image scripts stop after 5. For a learner that minimises the summed loss on a set of fixed size
-plus a fixed regulariser exactly, no round raises the trimmed objective, so the loop ends by itself: the limit is for others.
+*Source*: the paper's Algorithm 4 (TRIM of Jagielski et al. 2018, for classification). It needs the number of poison rows.
+*Deviations*: ties of losses are broken by row id; the loop ends if a set occurred in any earlier round, not only the last; at
+most 20 rounds where the released image scripts stop after 5. For a learner that minimises the summed loss on a set of fixed size
+plus a fixed regulariser exactly, no round raises the trimmed objective, so the loop terminates; the limit is for other learners.
 """
 
 from __future__ import annotations
@@ -20,7 +20,34 @@ MAX_ROUNDS = 20
 
 
 def trim(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int, max_rounds: int = MAX_ROUNDS) -> Defended:
-    """Keep the n - n_poison rows that fit best."""
+    """Train on the n - n_poison rows with the smallest losses, alternating selection and training.
+
+    Parameters
+    ----------
+    train, fit, know, seed
+        See `Defense`.
+    max_rounds
+        Largest number of trainings.
+
+    Returns
+    -------
+    Defended
+        With the diagnostics rounds, converged (1 or 0) and tied (see `keep_lowest`).
+
+    Raises
+    ------
+    BadInput
+        If `know.n_poison` is missing, or not below the number of training rows.
+
+    Examples
+    --------
+    >>> from subpop import DEFENSES, Knowledge
+    >>> from subpop.contracts import gaussian
+    >>> toy = gaussian(240, 2, n_poison=24)
+    >>> defended = DEFENSES["trim"](toy.train(), toy.fit, Knowledge(n_poison=24), seed=0)
+    >>> int((~defended.keep).sum())
+    24
+    """
     n_drop = told_poison(know, train, "trim")
     x = train.x
     return keep_lowest(train, fit, n_drop, lambda model: given_label_loss(model.predict_proba(x), train.y), max_rounds)
@@ -32,8 +59,8 @@ trim.needs = {"n_poison"}  # type: ignore[attr-defined]
 def keep_lowest(train: TrainingSet, fit: Fit, n_drop: int, score: Callable[[Model], Array], max_rounds: int) -> Defended:
     """Refit on the n - n_drop rows of lowest score, (n,) under the last model, until a set repeats.
 
-    `keep` is the set that the returned model was trained on. With n_drop = 0 that is the undefended model.
-    Diagnostics: rounds; converged, 1 or 0; tied, 1 where in some round equal scores stood on both sides of the cut.
+    `keep` is the set that the returned model was trained on. With n_drop = 0, this is the undefended model.
+    Diagnostics: rounds; converged, 1 or 0; tied, 1 if in some round rows of equal scores were on both sides of the threshold.
     """
     tied = False
     following = np.ones(len(train), dtype=np.bool_)
@@ -50,7 +77,7 @@ def keep_lowest(train: TrainingSet, fit: Fit, n_drop: int, score: Callable[[Mode
 
 
 def highest(score: Array, ids: Ints, count: int) -> Bools:
-    """(n,) bool: the `count` rows of highest score; of equal scores the higher ids, which the shuffle of rows makes random."""
+    """Select the `count` rows of highest score, (n,) bool; ties go to higher ids, which are random because rows are shuffled."""
     if count == 0:
         return np.zeros(len(score), dtype=np.bool_)
     limit = np.partition(score, len(score) - count)[len(score) - count]
@@ -61,9 +88,9 @@ def highest(score: Array, ids: Ints, count: int) -> Bools:
 
 
 def given_label_loss(proba: Array, y: Ints) -> Array:
-    """(n,) float64 log loss of the given labels y from probabilities (n, C), finite.
+    """Return the (n,) float64 log loss of the given labels y under probabilities (n, C); always finite.
 
-    A confident row is measured by what the other classes have: 1 - 1e-12 is 1 in float32, 1e-12 is not 0.
+    For confident rows it is computed from the other classes' probabilities: 1 - 1e-12 is 1 in float32, but 1e-12 is not 0.
     """
     proba = np.asarray(proba, dtype=np.float64)
     rows = np.arange(len(y))

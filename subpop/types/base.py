@@ -27,7 +27,7 @@ class BadInput(ValueError):
     >>> try:
     ...     load_dataset("digit")
     ... except BadInput as error:
-    ...     print(str(error)[:25])
+    ...     print(str(error)[:24])
     unknown data set 'digit'
     """
 

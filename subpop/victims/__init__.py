@@ -1,4 +1,4 @@
-"""Victims: the learning algorithms under attack, one file each. A name holding a colon is a scikit-learn class of your own:
+"""Victims: the learning algorithms under attack, one module each. A name with a colon refers to a scikit-learn classifier:
 `sklearn.ensemble:RandomForestClassifier`."""
 
 from __future__ import annotations
@@ -46,7 +46,14 @@ VICTIMS: dict[str, Callable[[str, Path | None], Victim]] = {
     "tiny_bert_last_layer": lambda device, weights: BertLastLayer(device=device, **TINY),
     "tiny_bert_fine_tuned": lambda device, weights: BertFineTuned(device=device, **TINY),
 }
-"""By name: device and the folder of network weights (None: where they are fetched to) -> victim."""
+"""Factories of victims by name: (device, folder of network weights or None for the default) -> victim.
+
+Examples
+--------
+>>> from subpop import VICTIMS
+>>> VICTIMS["logistic_regression"]("cpu", None).exact
+True
+"""
 
 MODELS: dict[str, type[StoredModel]] = {
     "logistic_regression": LinearModel,
@@ -66,11 +73,12 @@ MODELS: dict[str, type[StoredModel]] = {
     "tiny_bert_last_layer": LastLayerTextModel,
     "tiny_bert_fine_tuned": WholeTextModel,
 }
-"""What each victim's models are restored from; a victim without an entry trains its clean model anew in each session."""
+"""The class that restores a victim's models from the store; clean models of a victim without an entry are trained in each
+session."""
 
 
 def blind(victim: Victim) -> Victim:
-    """The victim as plug-in defenses meet it: exact ones tell nothing of clean D; others are as they are."""
+    """Return the variant of a victim that plug-in defenses train: exact victims then reveal nothing about clean D."""
     make: Callable[[], Victim] | None = getattr(victim, "blind", None)
     return victim if make is None else make()
 
@@ -84,14 +92,43 @@ def make_victim(
     encoder: str = "",
     max_length: int | None = None,
 ) -> Victim:
-    """The victim of that name, or a scikit-learn class at its defaults, or what a function returns: `module:Class_or_function`.
+    """Make a victim by name.
 
-    cache: folder of hidden states; encoder, max_length: of a text victim, instead of its own.
+    Parameters
+    ----------
+    name
+        A name from `VICTIMS`, or `module:name` of a scikit-learn classifier class or of a function that returns a classifier.
+    device
+        "cpu" or "cuda".
+    weights_root
+        Folder of network weights; None for the default.
+    cache
+        Folder in which text encoders cache hidden states; None to cache nothing.
+    encoder
+        Encoder of a text victim, instead of its default.
+    max_length
+        Tokens per text for a text victim, instead of its default.
+
+    Returns
+    -------
+    Victim
+        Not trained.
+
+    Raises
+    ------
+    BadInput
+        If no victim has this name, or the class cannot be imported.
+
+    Examples
+    --------
+    >>> from subpop import make_victim
+    >>> make_victim("sklearn.neighbors:KNeighborsClassifier").exact
+    True
     """
     if ":" in name:
         return SklearnVictim(_imported(name))
     if name not in VICTIMS:
-        raise BadInput(f"no victim is named {name!r}; there are {', '.join(VICTIMS)}, and any scikit-learn class as module:Class")
+        raise BadInput(f"unknown victim {name!r}; use one of {', '.join(VICTIMS)}, or a scikit-learn class as module:Class")
     victim = VICTIMS[name](device, weights_root)
     if isinstance(victim, TextVictim):
         victim.cache, victim.encoder = cache, encoder or victim.encoder
@@ -103,7 +140,7 @@ def _imported(name: str) -> Callable[[], object]:
     module_name, _, class_name = name.partition(":")
     try:
         found: Callable[[], object] = getattr(importlib.import_module(module_name), class_name)
-    except (Exception, SystemExit) as error:  # the module is somebody else's code, which may do anything
+    except (Exception, SystemExit) as error:  # third-party code may raise anything
         raise BadInput(
             f"victim {name!r} cannot be imported ({in_one_line(error)}); write it as module:Class or module:function, "
             "e.g. sklearn.svm:LinearSVC"

@@ -1,10 +1,11 @@
-"""Any scikit-learn classifier as a victim, one at a time on all cores through joblib.
+"""Any scikit-learn classifier as a victim; models are trained separately, on all cores through joblib.
 
-An estimator is told labels 0 to K-1, those that its training set has, and its answers are put back into a column for each class
-of the data. Each fit and each prediction runs on one thread, so that the same rows and the same seed give the same bits.
+An estimator is trained on labels 0 to K-1, the classes in its training set, and its predictions are expanded to one column per
+class of the data. Each fit and each prediction runs on one thread, so that the same rows and the same seed give bit-identical
+results.
 
-Deviations: no fleet, so a table costs as much as it always did. `features` are the inputs themselves: a defense that reads
-the last layer's input (SEVER) sees rows, as it would for a linear model.
+Deviations: training is not batched. `features` are the inputs themselves: a defense that reads the last layer's input (SEVER)
+receives the rows, as for a linear model.
 """
 
 from __future__ import annotations
@@ -26,10 +27,35 @@ LOWEST = -1e-6
 
 
 class SklearnVictim:
-    """A victim from a scikit-learn classifier, its class or a function that makes it: `SklearnVictim(KNeighborsClassifier(1))`.
+    """A scikit-learn classifier as a victim.
 
-    Every `random_state`, nested ones too, is set from the trial's seed. `exact`: the result does not depend on that seed. By
-    default that is said only of estimators that have no `random_state` anywhere, though some that have one never use it.
+    Every `random_state` in it, including nested ones, is set from the trial's seed.
+
+    Parameters
+    ----------
+    estimator
+        A classifier, its class, or a function without parameters that returns one.
+    exact
+        Whether the model does not depend on the seed. By default True for estimators without any `random_state`, although
+        some that have one never use it.
+    n_jobs
+        Number of processes, as in joblib; -1 for one per core.
+
+    Raises
+    ------
+    BadInput
+        If no classifier can be made of `estimator`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.neighbors import KNeighborsClassifier
+    >>> from subpop import Pool, SklearnVictim
+    >>> pool = Pool(np.float32([[0], [1], [2], [3]]), np.array([0, 0, 1, 1]), n_train=4, n_classes=2)
+    >>> victim = SklearnVictim(KNeighborsClassifier(1), n_jobs=1)
+    >>> [model] = victim.fit_many([pool.clean_job()], seeds=[0])
+    >>> model.predict_proba(np.float32([[0.1], [2.9]])).argmax(axis=1)
+    array([0, 1])
     """
 
     def __init__(self, estimator: Any, exact: bool | None = None, n_jobs: int = -1) -> None:
@@ -38,7 +64,25 @@ class SklearnVictim:
         self.exact = not is_random(self._template) if exact is None else exact
 
     def fit_many(self, jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:
-        """One estimator a job, in parallel processes; raises BadInput for one that cannot be trained or does not classify."""
+        """Train one estimator for each job, in parallel processes.
+
+        Parameters
+        ----------
+        jobs
+            Training sets.
+        seeds
+            One seed for each job.
+
+        Returns
+        -------
+        list of Model
+            In the order of the jobs.
+
+        Raises
+        ------
+        BadInput
+            If an estimator cannot be trained or does not classify.
+        """
         from joblib import Parallel, delayed
 
         tasks = [delayed(_fit_one)(self._template, job.canonical(), seed) for job, seed in zip(jobs, seeds, strict=True)]
@@ -47,7 +91,7 @@ class SklearnVictim:
 
 
 def _template(estimator: Any) -> Any:
-    """An unfitted estimator from an instance, its class or a function."""
+    """Make an unfitted estimator from an instance, a class or a function."""
     from sklearn.base import BaseEstimator, is_outlier_detector, is_regressor
 
     name = getattr(estimator, "__name__", type(estimator).__name__)
