@@ -6,13 +6,15 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from subpop.victims import batch_order, compiled, mlp_kernel, mlp_narrow, mlp_recipe
+from subpop.victims import batch_order, compiled, lanes, mlp_kernel, mlp_narrow, mlp_recipe, plain_lanes
 from subpop.victims.batch_order import BatchOrder
 
 
@@ -123,6 +125,99 @@ def test_a_process_that_compiles_and_one_that_loads_kept_code_get_the_same_bits(
     assert [process.returncode for process in run] == [0, 0], run[0].stderr
     assert run[0].stdout == run[1].stdout
     assert list(tmp_path.rglob("mlp_kernel.train_epochs*.nbc"))
+
+
+# --- vector code, and the plain code that stands in for it -------------------------------------------------------------
+
+
+def test_the_kernel_is_made_of_vector_code_where_that_works() -> None:
+    assert lanes.works() == ""
+    assert mlp_kernel.WORDS is lanes
+
+
+WORDS = ("get", "load", "store", "fill", "multiply_add", "where_positive", "total")
+
+
+def test_both_kinds_of_code_offer_the_same_words() -> None:
+    for word in (*WORDS, "compiled", "LANES"):
+        assert hasattr(lanes, word)
+        assert hasattr(plain_lanes, word)
+
+
+WITHOUT_LANES = """
+import sys, warnings
+sys.modules["subpop.victims.lanes"] = None  # cannot be imported
+warnings.simplefilter("ignore")
+"""
+NETWORKS = """
+import numpy as np, sys
+from subpop.victims import mlp_kernel, mlp_narrow, mlp_recipe
+from subpop.victims.batch_order import BatchOrder
+found = {"words": np.array(mlp_kernel.WORDS.__name__)}
+for n, d, hidden, k, share in ((300, 57, 10, 1, 0.2), (203, 20, 17, 4, 1.0)):
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(n, d)) * (rng.random((n, d)) < share)).astype(np.float32)
+    labels, rows = rng.integers(0, max(2, k), n).astype(np.int32), np.arange(n)
+    task = mlp_recipe.Task(rows, labels, BatchOrder(0, rows), mlp_recipe.initial(0, d, hidden, k))
+    trained = mlp_narrow._train_one(mlp_narrow._rows(x), task, 6)
+    found |= {f"{name}{k}": part for name, part in trained.parameters._asdict().items()}
+    found[f"loss{k}"] = np.array(trained.final_loss)
+np.savez(sys.argv[1], **found)
+"""
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, np.ndarray]]:
+    """Networks trained in a process of its own, and the module that its kernel is made of; each process runs once."""
+
+    @cache
+    def trained(code: str, *variables: tuple[str, str]) -> dict[str, np.ndarray]:
+        path = tmp_path_factory.mktemp("networks") / "networks.npz"
+        run = [sys.executable, "-c", code, str(path)]
+        result = subprocess.run(run, env={**os.environ, **dict(variables)}, capture_output=True, text=True)
+        assert not result.returncode, result.stderr
+        with np.load(path) as file:
+            return dict(file)
+
+    return trained
+
+
+def test_plain_code_takes_over_where_vector_code_cannot_be_had_and_agrees_with_it(networks: Any) -> None:
+    vector, plain = networks(NETWORKS), networks(WITHOUT_LANES + NETWORKS)
+    assert (vector["words"], plain["words"]) == ("subpop.victims.lanes", "subpop.victims.plain_lanes")
+    for name in vector.keys() - {"words"}:
+        np.testing.assert_allclose(plain[name], vector[name], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_plain_code_has_the_bits_of_a_processor_without_fused_multiply_add(networks: Any) -> None:
+    plain = networks(WITHOUT_LANES + NETWORKS)
+    unfused = networks(NETWORKS, ("NUMBA_CPU_NAME", "generic"), ("NUMBA_CPU_FEATURES", ""))
+    assert (unfused["words"], plain["words"]) == ("subpop.victims.lanes", "subpop.victims.plain_lanes")
+    for name in unfused.keys() - {"words"}:
+        assert np.array_equal(plain[name], unfused[name]), name
+
+
+FAULTS = {
+    "raises": "AttributeError: PointerType has no pointee",
+    "wrong sums": "wrong sums",
+    "cannot be imported": "halted|cannot import",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_vector_code_that_does_not_work_is_named_and_not_used(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    def refusing(array: np.ndarray) -> float:
+        if fault == "raises":
+            raise AttributeError("PointerType has no pointee")
+        return 0.0
+
+    monkeypatch.setattr(lanes, "_all_words", refusing)
+    if fault == "cannot be imported":
+        monkeypatch.setitem(sys.modules, "subpop.victims.lanes", None)
+        monkeypatch.delattr("subpop.victims.lanes")
+    with pytest.warns(RuntimeWarning, match=FAULTS[fault]):
+        assert mlp_kernel._words() is plain_lanes
 
 
 def test_nowhere_to_keep_machine_code_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

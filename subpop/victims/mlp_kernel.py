@@ -7,6 +7,8 @@ Sums run in one fixed order, the same whether zeros are skipped or not, so both 
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,12 +16,38 @@ from numpy.typing import NDArray
 
 from subpop.types import Floats, Ints
 from subpop.victims import mlp_recipe as recipe
-from subpop.victims.compiled import compiled
-from subpop.victims.lanes import LANES, fill, get, load, multiply_add, store, total, where_positive
+from subpop.victims import plain_lanes
+from subpop.victims.compiled import Function
 
-BUILT_FROM = "f3bb6f9bfd87"
+BUILT_FROM = "7956ed0cb650"
 """Start of the SHA-256 of compiled.py, lanes.py and mlp_recipe.py: machine code kept on disk is made anew only when this file
 changes, so it must change whenever they do."""
+
+
+def _words() -> Any:
+    """`lanes`, or with a warning `plain_lanes`, where those cannot be built."""
+    try:
+        from subpop.victims import lanes
+
+        reason = lanes.works()
+    except Exception as error:  # whatever another version of Numba or llvmlite lacks
+        reason = f"{type(error).__name__}: {error}"
+    if not reason:
+        return lanes
+    warnings.warn(
+        f"the MLP victim's vector code does not work here ({reason}); it is trained by plain code, about a hundred times slower, "
+        "with results that differ by rounding. Install the versions of Numba and llvmlite in constraints.txt",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return plain_lanes
+
+
+WORDS = _words()
+LANES: int = WORDS.LANES
+compiled: Callable[[Function], Function] = WORDS.compiled
+fill, get, load, store, total = WORDS.fill, WORDS.get, WORDS.load, WORDS.store, WORDS.total
+multiply_add, where_positive = WORDS.multiply_add, WORDS.where_positive
 _ZERO, _ONE = np.float32(0), np.float32(1)
 _LOW: Any = np.float32(recipe.MARGIN)
 _HIGH: Any = np.float32(1 - recipe.MARGIN)

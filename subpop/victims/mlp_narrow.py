@@ -12,7 +12,6 @@ from numba import config
 from subpop.types import Floats
 from subpop.victims import mlp_kernel as kernel
 from subpop.victims import mlp_recipe as recipe
-from subpop.victims.lanes import LANES
 from subpop.victims.mlp_recipe import Parameters, Task, Trained
 
 SPARSE_BELOW = 0.25
@@ -57,7 +56,7 @@ def _rows(x: Floats, sparse: bool | None = None) -> kernel.Rows:
 
 def _net(task: Task) -> kernel.Net:
     (inputs, hidden), k = task.start.w1.shape, len(task.start.b2)
-    width = -(-hidden // LANES) * LANES
+    width = -(-hidden // kernel.LANES) * kernel.LANES
     weights, gradient, mean, square = (_aligned((inputs + k + 1) * width + k) for _ in range(4))
     batch = min(recipe.BATCH_SIZE, len(task))
     net = kernel.Net(weights, gradient, mean, square, _aligned(batch * width), _aligned(batch * k), inputs, width, k)
@@ -68,8 +67,8 @@ def _net(task: Task) -> kernel.Net:
 
 def _aligned(size: int) -> Floats:
     """(size,) zeros that start at a cache line, so that sixteen floats never straddle two."""
-    room = np.zeros(size + LANES, np.float32)
-    start = -room.ctypes.data // room.itemsize % LANES
+    room = np.zeros(size + kernel.LANES, np.float32)
+    start = -room.ctypes.data // room.itemsize % kernel.LANES
     return room[start : start + size]
 
 
