@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Event, Thread, current_thread, main_thread
-from typing import Any
+from typing import Any, TextIO
 
 from subpop.estimate import Forecast, readable_seconds
 from subpop.types import Cell
@@ -18,6 +18,10 @@ LINE_SECONDS, LINE_SHARE = 10.0, 0.1
 SILENT_SECONDS = 15.0
 """Without a terminal a line comes after so many seconds even where no cell ends and nothing is trained."""
 WHAT_WIDTH = 14
+
+
+Report = Callable[[int, int], None]
+"""Called with what is done and with all there is to do."""
 
 
 class Progress:
@@ -40,16 +44,14 @@ class Progress:
                 if say is not None:
                     progress.say_from_time_to_time(os.dup(sys.stdout.fileno()))
             return progress
-        from rich.console import Console
         from rich.progress import BarColumn, TextColumn
-        from rich.progress import Progress as Bar
 
         terminal = os.dup(sys.stderr.fileno())  # stays the terminal when pytest redirects descriptor 2
         stream = os.fdopen(terminal, "w", encoding=sys.stderr.encoding, errors="backslashreplace")
         names = ("{task.fields[cells]}", "{task.fields[fits]}", "{task.fields[left]}", "{task.description}")
         texts = [TextColumn(name) for name in names]
         columns = (texts[0], BarColumn(bar_width=12), *texts[1:])  # fits into 80 columns
-        return cls(forecast, None, Bar(*columns, console=Console(file=stream), transient=True))
+        return cls(forecast, None, _bar(stream, *columns))
 
     @contextmanager
     def showing(self, what: str) -> Iterator[None]:
@@ -142,3 +144,26 @@ def shortened(what: str) -> str:
     """The victim and what follows, of a cell's id; cut to WHAT_WIDTH."""
     words = what.split("-", 2)[-1]
     return words if len(words) <= WHAT_WIDTH else words[: WHAT_WIDTH - 1] + "…"
+
+
+def _bar(stream: TextIO, *columns: Any) -> Any:
+    """A bar that is gone once it is over."""
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    return Bar(*columns, console=Console(file=stream), transient=True)
+
+
+@contextmanager
+def reporting(what: str) -> Iterator[Report]:
+    """Shows how far the block is, which reports it: a bar with the time that is left on a terminal, else one line."""
+    if not sys.stderr.isatty():
+        print(f"subpop: {what}", file=sys.stderr, flush=True)
+        yield lambda done, total: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with _bar(sys.stderr, *columns) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -9,10 +9,8 @@ about one part in a thousand, where exact solvers are compared to 1e-6. For the 
 
 from __future__ import annotations
 
-import sys
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +22,13 @@ from subpop.datasets.download import data_root as default_data_root
 from subpop.feature_cache import cached
 from subpop.fingerprint import data_hash, key_of, versions
 from subpop.networks import NETWORKS, InputTransform
+from subpop.progress import Report, reporting
 from subpop.types import Array, BadInput, Dataset, Floats
 
 LAST_LAYER = "_last_layer"
 CPU_PIXELS = 64 * 32 * 32
 """Pixels a batch: maps of 64 small pictures stay in a cache. Not by the number of threads, lest bits depend on it."""
 CPU_LEAST, GPU_BATCH = 4, 256
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -64,12 +62,11 @@ def frozen_features(
     device: str = "cpu",
     transform: InputTransform | None = None,
     batch_size: int | None = None,
-    progress: Progress | None = None,
 ) -> Floats:
     """(n, n_features) features of all rows of a data set, read-only; mapped from disk where there is a cache.
 
     weights_root: DATA_ROOT/weights by default; cache: a folder, or None to keep nothing; transform: instead of the network's
-    own, for pictures that the paper feeds otherwise; progress: told (rows done, rows in all), instead of a bar on a terminal.
+    own, for pictures that the paper feeds otherwise.
     Raises MissingData where weights or published features are not at hand, BadInput for data that does not fit.
     """
     if name not in REPRESENTATIONS:
@@ -78,7 +75,7 @@ def frozen_features(
     if REPRESENTATIONS[name].file:
         job = _published(REPRESENTATIONS[name], name, dataset, root / REPRESENTATIONS[name].file)
     else:
-        job = _computed(name, dataset, weights_root or root / "weights", device, transform, batch_size, progress)
+        job = _computed(name, dataset, weights_root or root / "weights", device, transform, batch_size)
     return cached(cache, job.key, job.shape, lambda: _checked(job, name))
 
 
@@ -109,7 +106,6 @@ def _computed(
     device: str,
     transform: InputTransform | None,
     batch_size: int | None,
-    progress: Progress | None,
 ) -> _Job:
     from subpop.networks.weights import weights_fingerprint, weights_path
 
@@ -128,7 +124,7 @@ def _computed(
     }
 
     def compute() -> Floats:
-        with reporting(f"features of {dataset.name} by {name}", progress) as report:
+        with reporting(f"features of {dataset.name} by {name}") as report:
             return _run(name, path.parent, dataset.x, transform, device, rows, report)
 
     return _Job(key_of(key), (len(dataset.x), NETWORKS[name].n_features), compute)
@@ -154,7 +150,7 @@ def _code_hash() -> str:
     return data_hash(*(np.frombuffer(file.read_bytes(), np.uint8) for file in files))
 
 
-def _run(name: str, weights_root: Path, x: Array, transform: InputTransform, device: str, rows: int, report: Progress) -> Floats:
+def _run(name: str, weights_root: Path, x: Array, transform: InputTransform, device: str, rows: int, report: Report) -> Floats:
     import torch
 
     from subpop.networks import load_network
@@ -202,24 +198,3 @@ def _matched(path: Path, names: Array, n_features: int) -> Floats:
     if lacking:
         raise BadInput(f"{path} lacks features of {len(lacking)} of {len(names)} rows, first {lacking[0]!r}; leave them out")
     return np.asarray(x[[rows[str(each)] for each in names]], dtype=np.float32)
-
-
-# --- progress ---------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def reporting(what: str, progress: Progress | None) -> Iterator[Progress]:
-    """The caller's own report, or a bar with the time that is left, on a terminal only."""
-    if progress is None and not sys.stderr.isatty():
-        print(f"subpop: {what}", file=sys.stderr, flush=True)
-    if progress is not None or not sys.stderr.isatty():
-        yield progress or (lambda done, total: None)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,17 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def reported(monkeypatch) -> list[tuple[int, int]]:
+    """What computations of features, tokens and states report of their progress: (done, in all)."""
+    told: list[tuple[int, int]] = []
+
+    @contextmanager
+    def reporting(what):
+        yield lambda done, total: told.append((done, total))
+
+    for module in ("representations", "encoders.tokens", "encoders.states", "encoders.pooled", "encoders.pca"):
+        monkeypatch.setattr(f"subpop.{module}.reporting", reporting)
+    return told

@@ -204,12 +204,6 @@ def test_rows_outside_the_pool_count_and_are_told_apart(folder):
     assert same(once, fit(BertLastLayer, folder, first))
 
 
-def test_progress_counts_the_epochs_of_all_victims(folder):
-    pool, told = keyword(), []
-    victim(BertLastLayer, folder, progress=lambda *n: told.append(n)).fit_many([pool.clean_job()] * 2, [0, 1])
-    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
-
-
 # --- batches ----------------------------------------------------------------------------------------------------------
 
 

@@ -93,11 +93,10 @@ def test_two_bytes_a_number_keep_eight_bits(encoder):
         hidden_states(encoder, rows(), dtype="float16")
 
 
-def test_memory_stays_bounded_and_progress_is_told(encoder, monkeypatch):
+def test_memory_stays_bounded_and_progress_is_reported(encoder, reported, monkeypatch):
     monkeypatch.setattr("subpop.encoders.states.PIECE_BYTES", 4 * 16 * 10)  # ten tokens at a time
-    told: list[tuple[int, int]] = []
-    found = hidden_states(encoder, rows(), progress=lambda *n: told.append(n))
-    assert told == [(3, 46), (12, 46), (22, 46), (42, 46), (46, 46)]  # rows of 3 | 9 | 5 + 5 | 20 | 4 tokens
+    found = hidden_states(encoder, rows())
+    assert reported == [(3, 46), (12, 46), (22, 46), (42, 46), (46, 46)]  # rows of 3 | 9 | 5 + 5 | 20 | 4 tokens
     monkeypatch.undo()
     assert np.array_equal(found.values, hidden_states(encoder, rows()).values)
 
@@ -306,20 +305,19 @@ def by_sklearn(dense, fitted, k):
 
 
 @pytest.mark.parametrize(("hidden", "narrow"), [(8, 1024), (8, 0), (160, 1024)])
-def test_projections_are_those_of_sklearn(monkeypatch, hidden, narrow):
+def test_projections_are_those_of_sklearn(monkeypatch, reported, hidden, narrow):
     states, dense = ragged(150, hidden, 12)
     fitted = np.random.default_rng(1).permutation(150)[:90]
     monkeypatch.setattr(pca, "NARROW", narrow)
     monkeypatch.setattr(pca, "MAX_STEPS", 20 if narrow else 8)  # so that a small case is not narrow
     monkeypatch.setattr(pca, "BLOCK_BYTES", 8 * dense.shape[1] * 7)  # seven rows at a time
-    told: list[tuple[int, int]] = []
-    found = streamed_pca(states, fitted, 3, 12, progress=lambda *n: told.append(n))
+    found = streamed_pca(states, fitted, 3, 12)
     expected = by_sklearn(dense, fitted, 3)
     signs = np.sign((found * expected).sum(axis=0))
     assert np.abs(found - expected * signs).max() < 1e-5 * np.abs(expected).max()
     assert np.abs(found[fitted].mean(axis=0)).max() < 1e-8 * np.abs(expected).max()
-    assert told[-1][0] <= told[-1][1]
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert reported[-1][0] <= reported[-1][1]
+    assert [done for done, _ in reported] == sorted(done for done, _ in reported)
 
 
 def test_it_does_not_depend_on_the_seed_or_on_rows_that_are_not_fitted():

@@ -8,12 +8,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = """
 printable writing
-_torchvision types options metric_registry kinds
+_torchvision types options metric_registry kinds estimate progress
 threads hardware fingerprint split datasets feature_cache networks representations encoders victims partitions attacks
 seeds certificates defenses metrics
 blobs store_rows store_rescue
 store output outcome fit_log batching plugins hiding watch manifest child processes fork_server sandbox
-stage trial summary estimate progress cells texts
+stage trial summary cells texts
 settings collecting examples attack_sets parts experiment
 kept_results clusters training_set_attack speed
 theory executors

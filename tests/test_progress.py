@@ -2,6 +2,7 @@
 
 import io
 import os
+import sys
 
 import pytest
 from rich.console import Console
@@ -15,7 +16,7 @@ from subpop.experiment import Experiment
 from subpop.figures.setups import headings_of, setup_of, titles_of
 from subpop.integrity import Inspector
 from subpop.plugins import parse_defense
-from subpop.progress import Progress
+from subpop.progress import Progress, reporting
 from subpop.run import Plan, Run
 from subpop.store import Store
 
@@ -177,3 +178,20 @@ def test_the_probes_of_a_plug_in_are_part_of_the_plan(tmp_path):
         probed = Run(experiment, store, tmp_path, inspector=Inspector(experiment, grace=7.0)).plan([NONE, MINE, MINE_2])
     assert probed.seconds >= unprobed.seconds + 7.0
     assert probed.seconds <= 2 * unprobed.seconds + 7.0
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_computation_shows_a_bar_on_a_terminal_and_a_line_elsewhere(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    for stream in (io.StringIO(), Terminal()):
+        monkeypatch.setattr(sys, "stderr", stream)
+        with reporting("features of digits by vgg16") as report:
+            report(3, 7)
+        if stream.isatty():
+            assert "3/7" in stream.getvalue()
+        else:
+            assert stream.getvalue() == "subpop: features of digits by vgg16\n"

@@ -94,10 +94,9 @@ def _imagenet() -> tuple[tuple[float, ...], tuple[float, ...]]:
     return IMAGENET_32.mean, IMAGENET_32.deviation
 
 
-def test_rows_done_are_reported(root):
-    told = []
-    frozen_features(NAME, pictures(), data_root=root, batch_size=3, progress=lambda done, total: told.append((done, total)))
-    assert told == [(3, 7), (6, 7), (7, 7)]
+def test_rows_done_are_reported(root, reported):
+    frozen_features(NAME, pictures(), data_root=root, batch_size=3)
+    assert reported == [(3, 7), (6, 7), (7, 7)]
 
 
 def test_every_network_is_a_representation():

@@ -18,7 +18,6 @@ import numpy as np
 from subpop.encoders.states import HiddenStates, hidden_states, maker_key, states_key, stored_states
 from subpop.encoders.tokens import check_tokens, lengths_of
 from subpop.feature_cache import keep, kept
-from subpop.representations import Progress
 from subpop.types import Array, Floats, Ints
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ class KnownStates:
     def __len__(self) -> int:
         return len(self._places)
 
-    def find(self, tokens: Array, progress: Progress | None = None) -> Ints:
+    def find(self, tokens: Array) -> Ints:
         """(n,) places of rows, however far they are padded; those that are new are computed first."""
         check_tokens(self.encoder, tokens)
         lengths = lengths_of(tokens)
@@ -68,11 +67,11 @@ class KnownStates:
             new = {name: i for i, name in reversed(list(enumerate(names))) if name not in self._places}
             if new:
                 rows = np.sort(np.fromiter(new.values(), np.int64, len(new)))
-                self._compute(tokens[rows, : lengths[rows].max()], [names[i] for i in rows], progress)
+                self._compute(tokens[rows, : lengths[rows].max()], [names[i] for i in rows])
             return np.fromiter((self._places[name] for name in names), np.int64, len(names))
 
-    def _compute(self, tokens: Array, names: list[bytes], progress: Progress | None) -> None:
-        states = hidden_states(self.encoder, tokens, cache=self._cache, device=self._device, progress=progress)
+    def _compute(self, tokens: Array, names: list[bytes]) -> None:
+        states = hidden_states(self.encoder, tokens, cache=self._cache, device=self._device)
         if self._cache is not None and self._device == "cpu":  # where `_read_folder` reads it
             key = states_key(self.encoder, tokens, self._device)
             lengths = np.ascontiguousarray(states.lengths, "<i8")[:, None].view(np.uint8)
@@ -131,9 +130,9 @@ class KnownStates:
         owner = int(np.searchsorted(self._first, place, side="right")) - 1
         return self._blocks[owner][int(place - self._first[owner])]
 
-    def of(self, tokens: Array, progress: Progress | None = None) -> KnownRows:
+    def of(self, tokens: Array) -> KnownRows:
         """The states of rows as `streamed_pca` reads them."""
-        places = self.find(tokens, progress)
+        places = self.find(tokens)
         return KnownRows(self, places, self.lengths(places))
 
     def padded(self, places: Ints) -> tuple[Floats, Ints]:

@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from subpop.representations import Progress, reporting
+from subpop.progress import Report, reporting
 from subpop.threads import one_thread
 from subpop.types import BadInput, Floats, Ints
 
@@ -50,16 +50,15 @@ def streamed_pca(
     max_length: int,
     *,
     seed: int = 0,
-    progress: Progress | None = None,
 ) -> Doubles:
     """(n, n_components) projections of all rows on the components of `rows`, centred on the mean of `rows`.
 
-    A component's sign makes its entry of largest size positive. progress: told (rows read, rows to read at most). Warns where
-    the components have not settled after MAX_STEPS passes.
+    A component's sign makes its entry of largest size positive. Warns where the components have not
+    settled after MAX_STEPS passes.
     """
     wide, rows = max_length * states.hidden, np.asarray(rows, np.int64)
     _check(states, rows, n_components, max_length)
-    with one_thread("blas"), reporting("principal components", progress) as report:
+    with one_thread("blas"), reporting("principal components") as report:
         reader = _Reader(states, rows, wide, report)
         mean = reader.mean()
         components = _components(reader, mean, n_components, seed)
@@ -79,7 +78,7 @@ def _check(states: States, rows: Ints, n_components: int, max_length: int) -> No
 class _Reader:
     """Passes over the states, in blocks of rows made dense."""
 
-    def __init__(self, states: States, rows: Ints, wide: int, report: Progress) -> None:
+    def __init__(self, states: States, rows: Ints, wide: int, report: Report) -> None:
         self._states, self.rows, self.wide, self._report = states, rows, wide, report
         self._each = max(1, BLOCK_BYTES // (8 * wide))
         self._read, self._most = 0, (MAX_STEPS + 1) * len(rows) + len(states)

@@ -11,7 +11,7 @@ import numpy as np
 from subpop.encoders.states import GPU_TOKENS, _batches, states_key
 from subpop.encoders.tokens import check_tokens, lengths_of
 from subpop.feature_cache import cached_blocks
-from subpop.representations import Progress, reporting
+from subpop.progress import reporting
 from subpop.types import Array, BadInput, Floats
 
 if TYPE_CHECKING:
@@ -22,16 +22,14 @@ CPU_TOKENS = 1 << 12
 """Tokens a batch, padding included."""
 
 
-def pooled_features(
-    encoder: Encoder, tokens: Array, *, cache: Path | None = None, device: str = "cpu", progress: Progress | None = None
-) -> Floats:
+def pooled_features(encoder: Encoder, tokens: Array, *, cache: Path | None = None, device: str = "cpu") -> Floats:
     """(n, d) float32, in float32 on any device; read-only. cache: a folder, or None to keep nothing."""
     check_tokens(encoder, tokens)
     if not len(tokens):
         raise BadInput("no rows of tokens to pool; give at least one")
 
     def blocks() -> Iterator[Array]:
-        with reporting(f"pooled features of {encoder.name}", progress) as report:
+        with reporting(f"pooled features of {encoder.name}") as report:
             for start in range(0, len(tokens), ROWS_A_TIME):
                 yield _pooled(encoder, tokens[start : start + ROWS_A_TIME], device)
                 report(min(start + ROWS_A_TIME, len(tokens)), len(tokens))

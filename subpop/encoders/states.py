@@ -21,7 +21,7 @@ import numpy as np
 from subpop.encoders.tokens import check_tokens, lengths_of
 from subpop.feature_cache import cached_blocks, kept
 from subpop.fingerprint import data_hash, key_of, versions
-from subpop.representations import Progress, reporting
+from subpop.progress import Report, reporting
 from subpop.types import Array, BadInput, Floats, Ints
 
 if TYPE_CHECKING:
@@ -73,11 +73,10 @@ def hidden_states(
     cache: Path | None = None,
     device: str = "cpu",
     dtype: str | None = None,
-    progress: Progress | None = None,
 ) -> HiddenStates:
     """The states of all rows. cache: a folder, or None for a file that goes when it is no longer used.
 
-    dtype: `float32` or `bfloat16`, by default as the device has it; progress: told (tokens done, tokens in all).
+    dtype: `float32` or `bfloat16`, by default as the device has it.
     """
     check_tokens(encoder, tokens)
     kind = dtype or _default_dtype(device)
@@ -88,7 +87,7 @@ def hidden_states(
     shape = (int(offsets[-1]), encoder.hidden)
 
     def blocks() -> Iterator[Array]:
-        with reporting(f"hidden states of {encoder.name}", progress) as report:
+        with reporting(f"hidden states of {encoder.name}") as report:
             yield from _pieces(encoder, tokens, lengths, device, DTYPES[kind], report)
 
     key = states_key(encoder, tokens, device, kind)
@@ -131,9 +130,7 @@ def _code_hash() -> str:
     return data_hash(*(np.frombuffer(file.read_bytes(), np.uint8) for file in files))
 
 
-def _pieces(
-    encoder: Encoder, tokens: Array, lengths: Ints, device: str, dtype: np.dtype[Any], report: Progress
-) -> Iterator[Array]:
+def _pieces(encoder: Encoder, tokens: Array, lengths: Ints, device: str, dtype: np.dtype[Any], report: Report) -> Iterator[Array]:
     """Consecutive rows' states, up to PIECE_BYTES at a time; a row that is not finite is refused."""
     most, start = max(1, PIECE_BYTES // (4 * encoder.hidden)), 0
     ends = np.cumsum(lengths)

@@ -10,7 +10,7 @@ import numpy as np
 
 from subpop.feature_cache import cached_blocks
 from subpop.fingerprint import data_hash, key_of
-from subpop.representations import Progress, reporting
+from subpop.progress import reporting
 from subpop.types import Array, BadInput, Ints
 
 if TYPE_CHECKING:
@@ -21,9 +21,7 @@ SPECIAL = 2
 """[CLS] and [SEP]."""
 
 
-def tokenise(
-    encoder: Encoder, texts: Sequence[str], max_length: int, *, cache: Path | None = None, progress: Progress | None = None
-) -> Ints:
+def tokenise(encoder: Encoder, texts: Sequence[str], max_length: int, *, cache: Path | None = None) -> Ints:
     """(n, max_length) int64: [CLS], the text's first max_length - 2 tokens, [SEP], zeros; read-only.
 
     cache: a folder, or None to keep nothing. Refuses texts without a token and a max_length beyond the position table.
@@ -34,7 +32,7 @@ def tokenise(
         raise BadInput("no texts to tokenise" if empty is None else f"text {empty} is empty; leave it out")
 
     def blocks() -> Iterator[Array]:
-        with reporting(f"tokens of {encoder.name}", progress) as report:
+        with reporting(f"tokens of {encoder.name}") as report:
             for start in range(0, len(texts), TEXTS_A_TIME):
                 some = texts[start : start + TEXTS_A_TIME]
                 yield _padded(encoder.encode(some, max_length), start, max_length)

@@ -85,7 +85,6 @@ def first_order_effects(
     pictures: Array,
     targets: Sequence[Array],
     target_y: int,
-    progress: Progress | None = None,
 ) -> Doubles:
     """(J, n) L1 norms of G for each set of targets, (t, d) features, and each training picture: the effect of a signed step.
 
@@ -102,12 +101,8 @@ def first_order_effects(
         gradients = (pullback(feature_gradients(top.w, s, features, top.y[chunk])) for s in pull)
         return np.stack([np.abs(each).reshape(len(each), -1).sum(axis=1, dtype=np.float64) for each in gradients])
 
-    found = []
     with on_cores(len(chunks), backbone.device == "cpu") as mapped:
-        for part in mapped(effects, chunks):
-            found.append(part)
-            if progress is not None:
-                progress(len(found), len(chunks))
+        found = list(mapped(effects, chunks))
     if not all(np.isfinite(part).all() for part in found):
         raise BadInput("gradients in the pixels are NaN or infinite; check the network's weights and the pictures")
     return np.concatenate(found, axis=1)

@@ -34,10 +34,10 @@ class BertFineTuned(TextVictim):
 
         return inputs
 
-    def _trained(self, job: FleetJob, inputs: Inputs, lengths: Ints, recipe: Any, seed: int, told: Any) -> TextModel:
+    def _trained(self, job: FleetJob, inputs: Inputs, lengths: Ints, recipe: Any, seed: int) -> TextModel:
         from subpop.victims.transformer_network import new_whole
         from subpop.victims.transformer_training import train
 
         whole = new_whole(self.origin.load().bert(), job.pool.n_classes, seed)
-        train(whole, list(whole.parameters()), inputs, lengths, job.y, job.rows, recipe, seed, self.device, told)
+        train(whole, list(whole.parameters()), inputs, lengths, job.y, job.rows, recipe, seed, self.device)
         return WholeTextModel(whole, self.origin)

@@ -11,7 +11,7 @@ which at this rate takes less than a thousandth off any weight.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ class TextVictim(ABC):
     """What both kinds of text victims share: encoder, recipe, checks, and one victim after another.
 
     encoder, weights_root: as `load_encoder` takes them; max_length: tokens a row, for whoever tokenises; cache: folder of hidden
-    states; progress: called with (epochs done, epochs) of a fleet.
+    states.
     """
 
     exact = False
@@ -48,12 +48,11 @@ class TextVictim(ABC):
         learning_rate: float = 1e-5,
         batch_size: int = 8,
         weight_decay: float = 0.01,
-        progress: Callable[[int, int], None] | None = None,
     ) -> None:
         if device.split(":")[0] not in ("cpu", "cuda"):
             raise BadInput(f"device={device!r} is unknown; give cpu or cuda")
         self.encoder, self.max_length, self.weights_root = encoder, max_length, weights_root
-        self.cache, self.device, self.progress = cache, device, progress
+        self.cache, self.device = cache, device
         self.epochs, self.learning_rate, self.batch_size, self.weight_decay = epochs, learning_rate, batch_size, weight_decay
 
     @property
@@ -80,9 +79,8 @@ class TextVictim(ABC):
         source = self._source(x, lengths)
         models: list[Model] = []
         for job, rows, seed in zip(jobs, places, seeds, strict=True):
-            told = self._told(len(models), len(jobs))
             inputs = lambda batch, rows=rows: source(rows[batch])  # noqa: E731
-            models.append(self._trained(job, inputs, lengths[rows], recipe, seed, told))
+            models.append(self._trained(job, inputs, lengths[rows], recipe, seed))
         return models
 
     @abstractmethod
@@ -90,14 +88,8 @@ class TextVictim(ABC):
         """What the network reads of rows of x."""
 
     @abstractmethod
-    def _trained(self, job: FleetJob, inputs: Inputs, lengths: Ints, recipe: Any, seed: int, told: Any) -> TextModel:
-        """One victim; told: called with (epochs done, epochs)."""
-
-    def _told(self, victims_before: int, victims: int) -> Callable[[int, int], None] | None:
-        progress = self.progress
-        if progress is None:
-            return None
-        return lambda done, epochs: progress(victims_before * epochs + done, victims * epochs)
+    def _trained(self, job: FleetJob, inputs: Inputs, lengths: Ints, recipe: Any, seed: int) -> TextModel:
+        """One victim."""
 
 
 class BertLastLayer(TextVictim):
@@ -136,11 +128,11 @@ class BertLastLayer(TextVictim):
 
         return inputs
 
-    def _trained(self, job: FleetJob, inputs: Inputs, lengths: Ints, recipe: Any, seed: int, told: Any) -> TextModel:
+    def _trained(self, job: FleetJob, inputs: Inputs, lengths: Ints, recipe: Any, seed: int) -> TextModel:
         from subpop.victims.transformer_network import last_layer_parameters, new_head
         from subpop.victims.transformer_training import train
 
         head = new_head(self.origin.load().bert(), job.pool.n_classes, seed)
         trained = last_layer_parameters(head)
-        train(head, trained, inputs, lengths, job.y, job.rows, recipe, seed, self.device, told)
+        train(head, trained, inputs, lengths, job.y, job.rows, recipe, seed, self.device)
         return LastLayerTextModel(head, self.origin)

@@ -10,7 +10,7 @@ bfloat16 with float32 weights. A row's place in the order and its shift depend o
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,8 +37,8 @@ CIFAR: dict[str, Any] = {"offset": 0.5, "augment": True}
 class FineTuned:
     """A network of `subpop.networks.imagenet`, or one of words without published weights (`pretrained=False`), under a new head.
 
-    offset: subtracted from pixels / 255; augment: random shifts and mirroring; progress: called with (epochs done, epochs) of a
-    fleet. Besides the models a fleet holds one network and the pictures that are trained on; each VGG-16 model takes 59 MB.
+    offset: subtracted from pixels / 255; augment: random shifts and mirroring. Besides the models a fleet
+    holds one network and the pictures that are trained on; each VGG-16 model takes 59 MB.
     """
 
     exact = False
@@ -55,13 +55,12 @@ class FineTuned:
         learning_rate: float = 1e-4,
         batch_size: int = 32,
         device: str = "cpu",
-        progress: Callable[[int, int], None] | None = None,
     ) -> None:
         if device.split(":")[0] not in ("cpu", "cuda"):
             raise BadInput(f"device={device!r} is unknown; give cpu or cuda")
         self.body, self.weights_root, self.pretrained, self.offset, self.augment = body, weights_root, pretrained, offset, augment
         self.epochs, self.learning_rate, self.batch_size = epochs, learning_rate, batch_size
-        self.device, self.progress = device, progress
+        self.device = device
         self._body: nn.Module | None = None
 
     def weights_fingerprint(self) -> str:
@@ -86,8 +85,7 @@ class FineTuned:
         models: list[Model] = []
         for job, rows, seed in zip(jobs, places, seeds, strict=True):
             network = self.untrained(job.pool.x.shape[1], job.pool.n_classes, seed)
-            told = self._told(len(models), len(jobs))
-            trained = train_on(network, x, job.y, rows, recipe, seed, self.device, told, job.rows)
+            trained = train_on(network, x, job.y, rows, recipe, seed, self.device, job.rows)
             models.append(TorchModel(trained, self.device))
         return models
 
@@ -127,9 +125,3 @@ class FineTuned:
         smallest = NETWORKS[self.body].smallest if self.body in NETWORKS else 1
         if self.body in NETWORKS and (shape[0] != 3 or min(shape[1:]) < smallest):
             raise BadInput(f"pictures of shape {shape}; {self.body} takes 3 channels and sides of at least {smallest} pixels")
-
-    def _told(self, victims_before: int, victims: int) -> Callable[[int, int], None] | None:
-        progress = self.progress
-        if progress is None:
-            return None
-        return lambda done, epochs: progress(victims_before * epochs + done, victims * epochs)

@@ -5,7 +5,6 @@ On a GPU layers run in bfloat16 (autocast) with weights and sums in float32, cha
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +20,6 @@ from subpop.victims.torch_network import ConvClassifier, frozen
 
 EPSILON = 1e-7
 """Keras' Adam, which the released scripts use; torch has 1e-8."""
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -48,13 +45,12 @@ def train_on(
     recipe: Recipe,
     seed: int,
     device: str,
-    progress: Progress | None = None,
     keys: Ints | None = None,
 ) -> ConvClassifier:
     """The network itself, trained in place on pictures x[rows] with labels y (n,), and returned on the CPU, frozen.
 
-    seed: of the batch order and augmentation, which depend on a row's key (default: the row) and not on other rows;
-    progress: called with (epochs done, epochs). Raises BadInput where training diverges.
+    seed: of the batch order and augmentation, which depend on a row's key (default: the row) and not on other rows.
+    Raises BadInput where training diverges.
     """
     keys = rows if keys is None else keys
     network.to(device, memory_format=torch.channels_last).train().requires_grad_(True)  # type: ignore[call-overload]
@@ -73,8 +69,6 @@ def train_on(
                 batch = slice(start, start + recipe.batch_size)
                 inputs = _gathered(pictures, own[0, batch], None if moved is None else moved[:, batch])
                 _step(network, optimizer, inputs, own[1, batch])
-            if progress is not None:
-                progress(epoch + 1, recipe.epochs)
     network.cpu()
     if not all(torch.isfinite(value).all() for value in network.parameters()):
         raise BadInput(f"training diverged at learning_rate={recipe.learning_rate}; lower it")

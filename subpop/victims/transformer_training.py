@@ -18,7 +18,6 @@ from subpop.victims.transformer_batches import epoch_batches
 
 Inputs = Callable[[Ints], tuple[Tensor, Tensor]]
 """Positions of a batch -> what the network reads of it, on the device, and (n,) lengths."""
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -45,11 +44,10 @@ def train(
     recipe: Recipe,
     seed: int,
     device: str,
-    progress: Progress | None = None,
 ) -> None:
     """Train `parameters` of the network in place; it ends on the CPU without gradients. Nothing else of it moves.
 
-    lengths, y, keys: (n,) of the rows in canonical order; progress: told (epochs done, epochs). BadInput where it diverges.
+    lengths, y, keys: (n,) of the rows in canonical order. BadInput where training diverges.
     """
     network.to(device).requires_grad_(False)
     for parameter in parameters:
@@ -57,7 +55,7 @@ def train(
     labels, kind = torch.from_numpy(np.array(y)).to(device), device.partition(":")[0]
     optimizer = torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     step, steps = 0, recipe.epochs * -(-len(y) // recipe.batch_size)
-    for epoch, batches in enumerate(epoch_batches(keys, lengths, seed, recipe.epochs, recipe.batch_size)):
+    for batches in epoch_batches(keys, lengths, seed, recipe.epochs, recipe.batch_size):
         for batch in batches:
             optimizer.param_groups[0]["lr"] = recipe.learning_rate * (1 - step / steps)
             with torch.autocast(kind, torch.bfloat16, enabled=kind != "cpu"):
@@ -67,8 +65,6 @@ def train(
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             step += 1
-        if progress is not None:
-            progress(epoch + 1, recipe.epochs)
     network.cpu().requires_grad_(False)
     if not all(bool(torch.isfinite(value).all()) for value in parameters):
         raise BadInput(f"training diverged at learning_rate={recipe.learning_rate}; lower it")
