@@ -87,11 +87,11 @@ def _inputs_like(sample: Array, x: Array) -> Array:
     with np.errstate(over="ignore"):  # reported below
         x = x.astype(sample.dtype)
     if x.dtype.kind == "f" and not np.isfinite(x).all():
-        raise BadInput(f"new inputs hold NaN, infinite or too large values for {sample.dtype}; clip or drop them before fit")
+        raise BadInput(f"new inputs contain NaN, infinite or too large values for {sample.dtype}; clip or remove them before fit")
     return x
 
 
-# --- what goes in and what goes wrong ---------------------------------------------------------------------------------
+# --- tasks and errors -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +113,7 @@ class DefenseError(RuntimeError):
     """A defense that failed. task: its number in the wave, None if it never came to a trial; details: traceback or output."""
 
     def __init__(self, task: int | None, reason: str, details: str = "", name: str = "") -> None:
-        reason, details, name = printable(reason), printable(details), printable(name)  # a defense may say anything
+        reason, details, name = printable(reason), printable(details), printable(name)  # a defense may raise any text
         super().__init__(task, reason, details, name)  # all of them, or the error could not travel between processes
         self.task, self.reason, self.details, self.name = task, reason, details, name
 
@@ -122,7 +122,7 @@ class DefenseError(RuntimeError):
         return f"{where}{self.reason}" + (f"\n{self.details.rstrip()}" if self.details.strip() else "")
 
 
-# --- the wave ---------------------------------------------------------------------------------------------------------
+# --- a batch of trials ---------------------------------------------------------------------------------------------------------
 
 
 def run_wave(
@@ -170,14 +170,16 @@ def fit_or_name(fit_many: FitMany, requests: list[tuple[int, TrainingSet]], task
         return list(fit_many(requests))
     except Unsolved as error:
         index = requests[error.jobs[0]][0]
-        raise DefenseError(index, f"fit could not train on what it was given: {error}", name=tasks[index].name) from error
+        raise DefenseError(index, f"fit could not train on this training set: {error}", name=tasks[index].name) from error
 
 
 def _fitted(fit_many: FitMany, live: Sequence[_Trial], tasks: Sequence[DefenseTask]) -> list[Any]:
     requests = [(trial.index, trial.waits_for) for trial in live if trial.waits_for is not None]
     models: list[Any] = [*fit_or_name(fit_many, requests, tasks)]
     if len(models) != len(live):
-        raise BadInput(f"fit_many returned {len(models)} models for {len(live)} training sets; it must return one for each")
+        raise BadInput(
+            f"fit_many returned {len(models)} models for {len(live)} training sets; it must return one per training set"
+        )
     return models
 
 
@@ -194,7 +196,7 @@ def _cancel(trials: Sequence[_Trial]) -> None:
         trial.end(deadline)
 
 
-# --- a trial, as the wave holds it ------------------------------------------------------------------------------------
+# --- a trial, seen by the harness -------------------------------------------------------------------------------------
 
 
 class _Trial:
@@ -363,7 +365,7 @@ def _hint(error: BaseException, know: Knowledge) -> str:
     line = (lines[0].line or "") if lines else ""
     for name in GRANTED:
         if getattr(know, name) is None and f"know.{name}" in line:
-            return f" (know.{name} is None here; a defense that needs it declares it: my_defense.needs = {{'{name}'}})"
+            return f" (know.{name} is None here; declare it in the defense: my_defense.needs = {{'{name}'}})"
     return ""
 
 

@@ -81,7 +81,7 @@ def _array(content: bytes) -> Array:
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
     came = len(content) - file.tell()
     if dtype.kind not in "biuf" or math.prod(shape) * dtype.itemsize != came:
-        raise ValueError(f"an array whose header says {dtype} of shape {shape} with {came:,} bytes behind it")
+        raise ValueError(f"an array with a header for {dtype} of shape {shape} and {came:,} bytes of data")
     flat = np.frombuffer(content, dtype, offset=file.tell())
     return flat.reshape(shape, order="F" if fortran else "C").copy()
 
@@ -197,6 +197,6 @@ def _redirect_output(output: Connection) -> None:
     for stream in (1, 2):
         os.dup2(output.fileno(), stream)
     output.close()
-    # Streams of its own: those inherited from the fork server may be missing or held by somebody's capture.
+    # New streams: those inherited from the fork server may be missing or captured.
     sys.stdout, sys.stderr = (os.fdopen(stream, "w", 1, "utf-8", "backslashreplace", closefd=False) for stream in (1, 2))
     faulthandler.enable(all_threads=False)  # a segmentation fault leaves a traceback

@@ -81,7 +81,7 @@ class Child:
             self.control.shutdown(socket.SHUT_WR)
         code = self.exitcode(END_SECONDS)
         if code is None or not self._supervised:
-            # Its supervisor was stopped or killed by somebody else: nobody below it is to stay.
+            # Another process stopped or killed its supervisor: end all processes below it.
             end_descendants(self._supervisor, self._group)
         if code is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -120,7 +120,7 @@ class ForkServer:
         pids = _received(control, _PIDS.size)
         control.settimeout(None)
         if not pids:
-            raise BadInput("the process that starts plug-in defenses has ended; what it wrote to the terminal says why")
+            raise BadInput("the process that starts plug-in defenses has ended; see its output on the terminal for the reason")
         return Child(connection, output, control, _PIDS.unpack(pids))
 
     def _send(self, fds: list[int]) -> None:
@@ -184,7 +184,7 @@ def serve(fd: int) -> None:
     """The server's whole life: a supervisor for each request, until the harness is gone."""
     for name in PRELOADED:
         importlib.import_module(name)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # supervisors are nobody's zombies
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended supervisors are reaped automatically
     with socket.socket(fileno=fd) as requests:
         while (asked := socket.recv_fds(requests, 1, 3))[0]:
             if os.fork() == 0:

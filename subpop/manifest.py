@@ -89,7 +89,7 @@ class Manifests:
     def note(self, key: str, manifest: Manifest) -> None:
         """Keep what the trials that were just run depend on."""
         if not manifest["reasons"] and not still_holds(manifest):
-            manifest = {**manifest, "reasons": ["what it read changed while it ran"]}
+            manifest = {**manifest, "reasons": ["files that it read changed while it ran"]}
         self._now[key] = manifest
         self._store.put_record(key, manifest, kind="manifest")
 
@@ -110,7 +110,7 @@ class Manifests:
         return list(self._now.get(key, {}).get("reasons", []))
 
 
-# --- places -----------------------------------------------------------------------------------------------------------
+# --- locations -----------------------------------------------------------------------------------------------------------
 
 
 def _is_installed(file: str) -> bool:
@@ -126,7 +126,7 @@ def _top(file: str, name: str) -> str:
     """The folder of the top-level package of an installed module, or the file of a module that is no package."""
     depth = name.count(".") + (os.path.basename(file) == "__init__.py")
     top = file if depth == 0 else str(Path(file).parents[depth - 1])
-    return top if os.path.realpath(top).startswith(INSTALLED) else file  # a module may have another name than its place
+    return top if os.path.realpath(top).startswith(INSTALLED) else file  # a module's name may differ from its location
 
 
 def _as_stamp(value: object) -> tuple[int, int] | None:

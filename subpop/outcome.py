@@ -79,15 +79,17 @@ def _checked_keep(keep: object, n: int) -> Bools | None:
         return None
     if not isinstance(keep, np.ndarray) or keep.dtype != np.bool_ or keep.shape != (n,):
         shape = f"{keep.dtype} of shape {keep.shape}" if isinstance(keep, np.ndarray) else type(keep).__name__
-        raise BadInput(f"keep is {shape}; it must be a boolean array of shape ({n},), True for the rows of `train` that stay")
+        raise BadInput(f"keep is {shape}; it must be a boolean array of shape ({n},), True for the rows of `train` to train on")
     if not keep.any():
-        raise BadInput(f"keep drops all {n} rows, which leaves nothing to train on; keep at least one row, or return keep=None")
+        raise BadInput(
+            f"keep removes all {n} rows, so that there is nothing to train on; keep at least one row, or return keep=None"
+        )
     return keep.copy()
 
 
 def _named(values: object, what: str, allowed: str) -> dict[str, Any]:
     if not isinstance(values, Mapping) or not all(isinstance(name, str) and name for name in values):
-        raise BadInput(f"{what} is {values!r}; it must be a mapping with {allowed}, under names that are not empty")
+        raise BadInput(f"{what} is {values!r}; it must be a mapping with {allowed}, under non-empty names")
     for name in values:
         _check_name(name, what)
     return dict(values)
@@ -108,13 +110,13 @@ def _predictions(model: Any, name: str, x: Array, n_classes: int) -> Ints:
     if not callable(getattr(model, "predict_proba", None)):
         kind = type(model).__name__
         raise BadInput(
-            f"{whose} is {kind}, which has no predict_proba(x); return what `fit` returned, or a class of your own with it"
+            f"{whose} is {kind}, which has no predict_proba(x); return a model from `fit`, or an object with this method"
         )
     proba = np.asarray(model.predict_proba(x))
     if proba.shape != (len(x), n_classes) or proba.dtype.kind not in "fiub":
         raise BadInput(
             f"predict_proba of {whose} returned {proba.dtype} of shape {proba.shape} for {len(x)} rows; it must return numbers "
-            f"of shape ({len(x)}, {n_classes}), one column for each class"
+            f"of shape ({len(x)}, {n_classes}), one column per class"
         )
     proba = proba.astype(np.float64)
     if not np.isfinite(proba).all():
@@ -123,8 +125,8 @@ def _predictions(model: Any, name: str, x: Array, n_classes: int) -> Ints:
     gap = np.abs(proba.sum(1) - 1)
     if proba.size and (proba.min() < 0 or gap.max() > SUM_TOLERANCE):
         raise BadInput(
-            f"predict_proba of {whose} has entries down to {proba.min():.4g} and rows that miss the sum 1 by up to "
-            f"{gap.max():.4g}; probabilities are at least 0 and sum to 1: divide each row by its sum"
+            f"predict_proba of {whose} has entries down to {proba.min():.4g} and rows whose sum differs from 1 by up to "
+            f"{gap.max():.4g}; probabilities must be at least 0 and sum to 1: divide each row by its sum"
         )
     predicted: Ints = proba.argmax(1).astype(np.int64)
     return predicted
@@ -148,8 +150,8 @@ def _checked_radius(radius: object, n: int) -> Ints:
     values = np.asarray(radius)
     if values.shape != (n,) or values.dtype.kind not in "iu" or (values.size and values.min() < 0):
         raise BadInput(
-            f"certified_radius returned {values.dtype} of shape {values.shape}; it must return {n} integers at least 0, one for "
-            "each row of x"
+            f"certified_radius returned {values.dtype} of shape {values.shape}; it must return {n} integers at least 0, one "
+            "per row of x"
         )
     return values.astype(np.int64)
 
@@ -179,4 +181,4 @@ def check_outcome(outcome: Outcome, n_rows: int, n_test: int, n_classes: int) ->
     for name, value in _named(outcome.diagnostics, "diagnostics", "a number for each name").items():
         _checked_number(name, value)
     if not 0 <= outcome.n_fits < MOST_FITS or not 0 <= outcome.seconds < float("inf"):
-        raise BadInput(f"{outcome.n_fits} fits in {outcome.seconds} s are not counts")
+        raise BadInput(f"{outcome.n_fits} fits in {outcome.seconds} s are not valid counts")

@@ -84,7 +84,7 @@ def _file(spec: str, where: str, base_dir: Path) -> Path:
         kind = path.stat().st_mode
         if stat.S_ISREG(kind):
             return path.resolve()
-        found = f"{path} is {'a folder' if stat.S_ISDIR(kind) else 'no regular file'}"
+        found = f"{path} is {'a folder' if stat.S_ISDIR(kind) else 'not a regular file'}"
     except FileNotFoundError:
         found = f"there is no file {path}"
     except (OSError, ValueError) as error:
@@ -96,7 +96,7 @@ def _find_module(name: str, base_dir: Path) -> Path:
     """The file of a dotted module name, found without running any package on the way."""
     parts = name.split(".")
     if not all(part.isidentifier() for part in parts):
-        raise BadInput(f"--defense: {name!r} is no module name; {_USAGE}")
+        raise BadInput(f"--defense: {name!r} is not a module name; {_USAGE}")
     roots = [base_dir.resolve(), *(Path(entry or ".") for entry in sys.path)]
     try:
         top = importlib.util.find_spec(parts[0])  # finds editable installs; of a top-level name it runs nothing
@@ -238,7 +238,9 @@ def _literal_names(value: ast.expr, function: str, path: Path) -> list[str]:
 
 def _checked_needs(names: list[str], function: str, path: Path) -> frozenset[str]:
     if "poison_mask" in names:
-        raise BadInput(f"{function!r} in {path} needs poison_mask, which no plug-in is told; it may need {', '.join(GRANTED)}")
+        raise BadInput(
+            f"{function!r} in {path} needs poison_mask, which is not available to plug-ins; it may need {', '.join(GRANTED)}"
+        )
     unknown = sorted(set(names) - set(GRANTED))
     if unknown:
         raise BadInput(f"{function!r} in {path} needs {', '.join(map(repr, unknown))}; it may need {', '.join(GRANTED)}")

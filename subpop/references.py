@@ -48,7 +48,7 @@ SAME_SETUP = "same set-up"
 SEVERITY = ("error", "fail", "pass", "no_power", "published_only", "no_reference")
 SCHEMA, SCHEMA_FILE = 1, "SCHEMA"
 """What the columns of a baselines folder mean: a number in a file beside the tables. Without the file it is 1."""
-AS_MEANT = "if this is meant, record it with --rebaseline"
+AS_MEANT = "if the change is intended, record it with --rebaseline"
 
 Key = tuple[str, ...]
 Row = Mapping[str, str]
@@ -86,7 +86,7 @@ def check_schema(folder: Path) -> None:
     text = path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else str(SCHEMA)
     if text != str(SCHEMA):
         fix = "upgrade subpop" if text.isdecimal() else f"write {SCHEMA} into it, or restore the file"
-        raise BadInput(f"{path} says that the baselines have schema {text[:40]!r}; this subpop reads schema {SCHEMA}: {fix}")
+        raise BadInput(f"{path} declares schema {text[:40]!r} for the baselines; this subpop reads schema {SCHEMA}: {fix}")
 
 
 def cell_key(cell: Cell) -> Key:
@@ -158,13 +158,13 @@ def compare(result: CellResult, references: References, *, plugin: bool = False)
         if metric.tolerance is Tolerance.TIMED:
             verdicts.append(Verdict(number, "pass", "times and efforts are not compared"))
         elif _asserted_by_suite(result.cell, number):
-            verdicts.append(Verdict(number, "pass", "held by the suite's own assertions"))
+            verdicts.append(Verdict(number, "pass", "checked by the suite's own assertions"))
         elif not metric.gated:
             verdicts.append(_shown(number, stored.get(key)))
         elif key in stored:
             verdicts.append(_verdict(result, number, stored[key], *_judge(number, stored[key], result.cell.n_seeds)))
         else:
-            fix = "write its bound there by hand" if _is_written_by_hand(number.metric) else AS_MEANT
+            fix = "add its bound to the file" if _is_written_by_hand(number.metric) else AS_MEANT
             reason = f"{_name(result, number)}: run {number.value:.6g} has no reference in {references.path}; {fix}"
             verdicts.append(Verdict(number, "no_reference", "" if plugin else reason))
     for key in sorted(stored.keys() - run.keys()):
@@ -177,7 +177,7 @@ def _missing(result: CellResult, number: Number, row: Row) -> list[Verdict]:
     metric = find_metric(number.metric)
     if metric is not None and not metric.is_recorded:
         return [_shown(number, row)] if row["published"] else []
-    kind, why = ("fail", f"the number is gone; {AS_MEANT}") if row["value"] else ("published_only", "")
+    kind, why = ("fail", f"this run has no such metric; {AS_MEANT}") if row["value"] else ("published_only", "")
     return [_verdict(result, number, row, kind, why)]
 
 
@@ -224,7 +224,7 @@ def _judge(number: Number, row: Row, n_seeds: int) -> tuple[str, str]:
     if not _near(run, value, limit):
         return "fail", AS_MEANT
     wide = limit > LARGEST_ATOL * _scale(value)
-    return ("no_power", "so wide a tolerance cannot tell drift from noise: use more seeds") if wide else ("pass", "")
+    return ("no_power", "the tolerance is too wide to distinguish a change from noise: use more seeds") if wide else ("pass", "")
 
 
 def _verdict(result: CellResult, number: Number, row: Row, kind: str, why: str) -> Verdict:

@@ -49,7 +49,7 @@ class _Outgoing(pickle.Pickler):
 
     def reducer_override(self, obj: object) -> Any:
         if isinstance(obj, Pool | FleetJob | PoolRows):
-            raise BadInput(f"a {type(obj).__name__} was about to reach a plug-in defense; models must not keep their job")
+            raise BadInput(f"a plug-in defense would have received a {type(obj).__name__}; models must not refer to their job")
         return NotImplemented
 
 
@@ -93,7 +93,7 @@ def run_in_child(
                 child.restart_clock()
             outcome = child.trusted(_outcome, message, i, task, len(test_x), n_classes)
             yield log.checked(i, outcome)
-            child.restart_clock()  # what the caller did meanwhile is nobody's own time
+            child.restart_clock()  # the caller's time between outcomes does not count
         values, _ = child.receive("manifest")
         if note_manifest is not None:
             note_manifest(child.trusted(manifest_of, values["seen"]))
@@ -105,7 +105,7 @@ def _handed_out(task: DefenseTask, spec: DefenseSpec) -> tuple[Any, ...]:
     """What the child is given for one task: plain arrays, and the knowledge that the plug-in asked for."""
     know, holdout = task.know, task.know.clean_holdout
     if know.poison_mask is not None:
-        raise BadInput(f"{spec.name} was about to be told poison_mask; plug-ins never are: leave it None in Knowledge")
+        raise BadInput(f"{spec.name} would have received poison_mask, which plug-ins must not; leave it None in Knowledge")
     return (
         (task.train.x, task.train.y),
         know.n_poison if "n_poison" in spec.needs else None,
@@ -240,7 +240,7 @@ class _Child:
         except (EOFError, OSError):
             self._fail_dead()
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, MemoryError) as error:
-            self._fail(f"sent something that cannot be used ({described(error)})")
+            self._fail(f"sent a message that cannot be used ({described(error)})")
 
     @contextlib.contextmanager
     def _reading(self, together: bool, seconds: float) -> Iterator[None]:
@@ -281,7 +281,7 @@ class _Child:
             self._fail(f"its own code ran {limit}; make it faster or raise --defense-timeout")
         if self._turn[0] >= 0:
             self._fail(f"predicting the test rows ran {limit}; make it faster or raise --defense-timeout")
-        step = "importing its file" if self._turn[1] == IMPORT else "a thread that it started held up the harness; a step"
+        step = "importing its file" if self._turn[1] == IMPORT else "a thread that it started delayed the harness; a step"
         self._fail(f"{step} ran {limit}")
 
     def _fail_dead(self) -> NoReturn:
@@ -347,7 +347,7 @@ class _Output:
 
     def _tell(self, chunk: bytes) -> None:
         if self._lines is not None:
-            with contextlib.suppress(Exception):  # whatever the listener does, the child must never wait for a reader
+            with contextlib.suppress(Exception):  # an error of the listener must not block the child
                 self._lines.feed(chunk) if chunk else self._lines.end()
 
     def tail(self) -> str:
@@ -357,7 +357,7 @@ class _Output:
 
     def close(self) -> None:
         self._thread.join(1)
-        if not self._thread.is_alive():  # else somebody outside the group still holds the other end
+        if not self._thread.is_alive():  # otherwise a process outside the group still has the other end open
             self._connection.close()
 
 

@@ -78,7 +78,7 @@ def headline(reports: Sequence[CellReport], standing: Standing | None) -> str:
         return _joined(f"**Interrupted{by}: {_of(measured, now)} measured.**", failed and f"**Failed: {failed}.**")
     early = "" if len(reports) >= now.planned else f"; stopped after {_of(measured, now)}"
     if now.rebaselined:
-        lead = "**References were rewritten**, so this run does not pass: read the change and run again without --rebaseline."
+        lead = "**References were rewritten**, so this run does not pass: review the changes and run again without --rebaseline."
         other = counted(Counter(failed.kind for failed in now.also_failed))
         return _joined(f"**Failed: {other}{early}.**" if other or early else "", lead)
     if failed:
@@ -88,7 +88,7 @@ def headline(reports: Sequence[CellReport], standing: Standing | None) -> str:
     if now.exit_status:
         return f"**Failed: pytest ended with exit status {now.exit_status}{early}.**"
     if not now.planned and now.claims:
-        return f"**Passed: {counted({'claim': now.claims})}, and no cell was held against its reference.**"
+        return f"**Passed: {counted({'claim': now.claims})}, and no cell was compared with a reference.**"
     return f"**Passed{early}.**"
 
 

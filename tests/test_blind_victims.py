@@ -170,7 +170,7 @@ def test_a_wave_names_the_trial_that_cannot_be_solved():
     def fit_many(requests):
         return blind(LogisticRegression()).fit_many([job_of(pool, train) for _, train in requests], [0] * len(requests))
 
-    with pytest.raises(DefenseError, match=r"trial 1 \(seed 1\): fit could not train on what it was given: its inputs") as caught:
+    with pytest.raises(DefenseError, match=r"trial 1 \(seed 1\): fit could not train on this training set: its inputs") as caught:
         list(run_wave(defense, tasks, fit_many, pool.x, 3))
     assert caught.value.task == 1
 
@@ -204,7 +204,7 @@ def cell(**changes):
 
 
 def test_one_huge_row_is_no_clean_victim(experiment):
-    with pytest.raises(DefenseError, match=r"trial 0 \(.*\): fit could not train on what it was given"):
+    with pytest.raises(DefenseError, match=r"trial 0 \(.*\): fit could not train on this training set"):
         experiment.run(cell(defense="mine.oracle"))
 
 

@@ -61,11 +61,11 @@ def test_curves_are_the_undefended_damages_and_rows_at_the_margin_have_their_own
 
 
 def test_points_are_cells_with_independent_draws_that_ran():
-    assert [row_name(cell) for cell, _ in world_points(BOARD)].count("agrees_with_holdout, told labels") == 1
+    assert [row_name(cell) for cell, _ in world_points(BOARD)].count("agrees_with_holdout, knows labels") == 1
     assert len(world_points(BOARD)) == 5
     assert {row_name(cell) for cell, _ in world_points(BOARD) if told_labels(cell)} == {
         "perfect_filter",
-        "agrees_with_holdout, told labels",
+        "agrees_with_holdout, knows labels",
     }
 
 
@@ -84,13 +84,13 @@ def test_what_is_drawn_is_what_was_measured():
     assert points_of(left, UNTOLD) == [(0.1, 0.9), (0.3, 0.7), (0.4, 0.55)]
     assert points_of(left, TOLD) == [(0.0, 0.0), (0.0, 0.1)]
     names = [label.get_text() for label in right.get_yticklabels()]
-    assert names == ["none", "agrees_with_holdout", "trim", "agrees_with_holdout, told labels", "perfect_filter"]
+    assert names == ["none", "agrees_with_holdout", "trim", "agrees_with_holdout, knows labels", "perfect_filter"]
     sums = {names[round(y)]: x for x, y in points_of(right, UNTOLD) + points_of(right, TOLD)}
     assert sums == {
         "none": pytest.approx(0.95),
         "agrees_with_holdout": 1.0,
         "trim": 1.0,
-        "agrees_with_holdout, told labels": 0.0,
+        "agrees_with_holdout, knows labels": 0.0,
         "perfect_filter": 0.1,
     }
 

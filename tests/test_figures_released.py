@@ -195,9 +195,9 @@ def rows(text):
 def test_tables_hold_ours_and_the_released_numbers():
     damages = spread(12)
     heading, words, summed_up, _, tested = beside_released_trials([run(damages)])
-    assert heading == "## Beside the released trials"
+    assert heading == "## Comparison with the released trials"
     assert "Encoders, clusters and victims differ" in words
-    assert "nothing of it is gated" in words
+    assert "for information" in words
     ours, last, tuned = rows(summed_up)
     assert ours[:4] == ["imdb_minilm, text_linear", "2", "12", "106"]
     largest = sorted(damages, reverse=True)
@@ -241,5 +241,5 @@ def test_hostile_names_end_no_cell():
 def test_the_page_of_the_suite_has_them_and_other_pages_do_not():
     information = RunInfo(tier="laptop", command="pytest")
     page = suite_page("imdb_cluster_match", [run(spread(12))], information)
-    assert "## Beside the released trials" in page
+    assert "## Comparison with the released trials" in page
     assert "released" not in suite_page("cluster_match", [run(spread(12), stem="cluster_match", kind="poisoning")], information)

@@ -118,7 +118,7 @@ def test_names_of_columns_and_words_are_made_printable():
 
 def test_counts_from_another_process_fit_into_the_store():
     zeros = np.zeros(3, np.int64)
-    with pytest.raises(BadInput, match="are not counts"):
+    with pytest.raises(BadInput, match="are not valid counts"):
         check_outcome(Outcome({"": zeros}, n_fits=10**30), 3, 3, 2)
 
 

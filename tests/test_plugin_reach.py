@@ -223,7 +223,7 @@ def test_built_in_defenses_are_held_to_the_same_rule(folder):
 
 
 def test_a_mask_that_drops_everything_is_refused(folder):
-    with pytest.raises(DefenseError, match="keep drops all 50 rows"):
+    with pytest.raises(DefenseError, match="keep removes all 50 rows"):
         run(folder, "nothing_kept")
 
 
@@ -293,14 +293,14 @@ def test_recall_is_shown_only_for_a_checked_mask(folder):
     reports = [CellReport(result.cell, result) for result in (ran.run(cell()), honest, copied)]
     page = scoreboard(reports, RunInfo("embedded", "pytest"))
     assert page.count("; keep not checked |") == 1
-    assert "fits a trial" not in page
+    assert "fits per trial" not in page
 
 
 def test_a_declared_number_of_fits_stands_beside_the_seconds(folder):
     often = replace(spec_of(folder, "honest"), max_fits=5000)
     ran = Experiment(NoStore(), plugins={"often": often})
     reports = [CellReport(result.cell, result) for result in (ran.run(cell()), ran.run(cell(defense="often")))]
-    assert scoreboard(reports, RunInfo("embedded", "pytest")).count("; declares up to 5,000 fits a trial |") == 1
+    assert scoreboard(reports, RunInfo("embedded", "pytest")).count("; declares up to 5,000 fits per trial |") == 1
 
 
 @pytest.mark.parametrize(

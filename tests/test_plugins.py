@@ -83,7 +83,7 @@ def test_a_package_itself_and_an_installed_module_can_be_named(tmp_path, write):
         ("sub/absent.py:drop", "there is no file"),
         ("absent:drop", "there is no module 'absent'"),
         ("os.absent:drop", "there is no module 'os.absent'"),
-        ("my-defense:drop", "no module name"),
+        ("my-defense:drop", "not a module name"),
         ("my_defense.py:absent", "has no function 'absent'; it has drop, other$"),
         ("broken.py:drop", "broken.py, line 2: not valid Python"),
         ("empty.py:drop", "it has no public function"),
@@ -200,7 +200,7 @@ def test_determinism_that_only_running_the_file_would_tell_is_refused(tmp_path, 
 @pytest.mark.parametrize(
     ("needs", "message"),
     [
-        ("{'poison_mask'}", "needs poison_mask, which no plug-in is told; it may need n_poison, clean_holdout, representation"),
+        ("{'poison_mask'}", "needs poison_mask, which is not available to plug-ins; it may need n_poison, clean_holdout, representation"),
         ("{'n_poison', 'labels'}", "needs 'labels'; it may need n_poison"),
         ("NEEDS", r"d.py, line 2: needs of 'f' is NEEDS; it is read without running the file"),
         ("{'n_poison', 3}", "write the names out"),

@@ -138,7 +138,7 @@ def test_a_reference_of_an_exact_cell_moved_by_a_tenth_fails_and_the_message_tel
     write(recorded, [{**r, "value": "0.55"} if r["value"] == "0.45" and r["rate"] == "0.5" else r for r in read(recorded)])
     failed = verdicts_of(result(), recorded)["target_damage_worst_5"]
     expected = (
-        f"{CELL.id}: target_damage_worst_5: run 0.45, reference 0.55, tolerance 0.01, gap -0.1; if this is meant, record it"
+        f"{CELL.id}: target_damage_worst_5: run 0.45, reference 0.55, tolerance 0.01, gap -0.1; if the change is intended, record it"
     )
     assert failed.reason.startswith(expected)
     assert (failed.verdict, failed.reference, failed.atol) == ("fail", 0.55, 0.01)
@@ -156,7 +156,7 @@ def test_a_lost_number_fails(recorded: Path) -> None:
     verdicts = verdicts_of(without(result(), "clean_accuracy"), recorded)
     assert verdicts["clean_accuracy"].verdict == "fail"
     assert "clean_accuracy: run nan, reference 0.9, tolerance 0.01" in verdicts["clean_accuracy"].reason
-    assert "gone" in verdicts["clean_accuracy"].reason
+    assert "has no such metric" in verdicts["clean_accuracy"].reason
     assert status(without(result(), "clean_accuracy"), recorded) == "fail"
 
 
@@ -295,7 +295,7 @@ def test_a_speed_ratio_fails_only_downwards_and_keeps_its_bound(path: Path) -> N
     rebaseline(path, [speed])
     assert read(path) == []
     assert status(speed, path) == "fail"
-    assert "by hand" in compare(speed, References.load(path))[0].reason
+    assert "add its bound" in compare(speed, References.load(path))[0].reason
     write(path, [row("speed_ratio", value="4")])
     for ratio, expected in ((5.0, "pass"), (400.0, "pass"), (4.0, "pass"), (3.99, "fail"), (math.nan, "fail")):
         assert status(result(speed_ratio=ratio), path) == expected

@@ -104,8 +104,8 @@ def test_a_board_sorts_for_the_defender_and_sets_controls_apart():
         ["controls", "", "", "", ""],
         ["none", "45.0 ± 1.3 (0.0 + 45.0)", "80.0 ± 1.3 (0.0 + 80.0)", "nothing", "5.0"],
         ["perfect_filter", "0.0 ± 1.3 (0.0 + 0.0)", "skipped", "poison_mask", "2.5"],
-        ["told a wrong poison count", "", "", "", ""],
-        ["trim (told half)", "60.0 ± 1.3 (0.0 + 60.0)", "–", "n_poison", "2.5"],
+        ["given a wrong poison count", "", "", "", ""],
+        ["trim (n_poison: half)", "60.0 ± 1.3 (0.0 + 60.0)", "–", "n_poison", "2.5"],
     ]
     assert others[1] == ["trim", "1.2; 25.0 / 50.0", "1.2; 12.5 / 25.0"]
     assert others[4] == ["none", "1.2", "1.2"]
@@ -177,7 +177,7 @@ def test_a_number_without_reference_is_named_where_it_makes_a_cell_fail():
     report = measured(0.1)
     verdicts = (*report.verdicts[:-1], Verdict(report.result.numbers[-1], "no_reference", "new"))
     text = scoreboard([replace(report, verdicts=verdicts, status="fail")], RUN)
-    assert "`: no reference for 1 of its numbers (collateral_damage_max); `--rebaseline` records them" in text
+    assert "`: no reference for 1 of its numbers (collateral_damage_max); `--rebaseline` records it" in text
     assert "What failed" not in scoreboard([replace(report, verdicts=verdicts, status="no_reference")], RUN)
 
 
@@ -214,7 +214,7 @@ def test_speed_suites_have_a_table_of_ratios():
     report = CellReport(cell, CellResult(cell, (ratio, Number("fleet_seconds", 0.5))), (Verdict(ratio, "pass", reference=4.0),))
     assert tables_of(scoreboard([report], RUN)) == [
         [
-            ["comparison", "ratio", "reference", "verdict"],
+            ["comparison", "speed-up", "reference", "verdict"],
             ["logistic_regression, none: against=one at a time", "6.2", "4", "pass"],
         ]
     ]

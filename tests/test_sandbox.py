@@ -617,10 +617,10 @@ PICKLE = "(b'\\x80\\x04cposix\\nsystem\\n(S\"true\"tR.')"
 @pytest.mark.parametrize(
     ("speech", "message"),
     [
-        ("connection.send_bytes(b'hello')", "sent something that cannot be used"),
-        (f"connection.send_bytes({PICKLE})", "sent something that cannot be used"),
-        ("connection.send_bytes(b'[1, 2]')", "sent something that cannot be used"),
-        ("connection.send_bytes(b'[' * 100000)", "sent something that cannot be used"),
+        ("connection.send_bytes(b'hello')", "sent a message that cannot be used"),
+        (f"connection.send_bytes({PICKLE})", "sent a message that cannot be used"),
+        ("connection.send_bytes(b'[1, 2]')", "sent a message that cannot be used"),
+        ("connection.send_bytes(b'[' * 100000)", "sent a message that cannot be used"),
         (f'connection.send_bytes(b\'{{"kind": "fit", "arrays": ["y"]}}\'); connection.send_bytes({PICKLE})', "cannot be used"),
         ("send_message(connection, 'hello')", "sent 'hello' out of turn"),
         ("send_message(connection, 'ready')", "sent 'ready' out of turn"),
@@ -673,7 +673,7 @@ def test_a_message_is_json_and_plain_arrays():
     np.save(buffer, np.array([{}], object), allow_pickle=True)
     theirs.send_bytes(json.dumps({"kind": "hello", "arrays": ["a"]}).encode())
     theirs.send_bytes(buffer.getvalue())
-    with pytest.raises(ValueError, match="header says object"):
+    with pytest.raises(ValueError, match="header for object"):
         receive_message(ours)
 
 
@@ -684,7 +684,7 @@ def test_an_array_may_not_claim_more_memory_than_was_sent():
         np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": shape})
         theirs.send_bytes(json.dumps({"kind": "hello", "arrays": ["a"]}).encode())
         theirs.send_bytes(header.getvalue() + bytes(16))
-        with pytest.raises(ValueError, match="with 16 bytes behind it"):
+        with pytest.raises(ValueError, match="and 16 bytes of data"):
             receive_message(ours)
     theirs.send_bytes(bytes(8))
     with pytest.raises(ValueError, match="more than 4 bytes"):
@@ -702,7 +702,7 @@ def test_models_must_be_fit_to_travel(folder):
             object.__setattr__(model, "job", job_of(POOL, train))
         return models
 
-    with pytest.raises(BadInput, match="a FleetJob was about to reach a plug-in defense"):
+    with pytest.raises(BadInput, match="a plug-in defense would have received a FleetJob"):
         run(folder, "none", fit=with_job)
     with pytest.raises(BadInput, match="models must be picklable"):
         run(folder, "none", fit=lambda requests: [lambda x: x] * len(requests))

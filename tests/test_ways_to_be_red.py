@@ -125,7 +125,7 @@ def project(passed_once, tmp_path):
         ("collection", (), 2, "**Failed: 1 module that could not be collected.**", 0, "collection"),
         ("interrupt", (), 2, "**Interrupted: 1 of 3 cells measured.**", 1, None),
         ("claim", ("-k", "claim"), 1, "**Failed: 1 claim.**", 0, "claim"),
-        ("", ("-k", "claim"), 0, "**Passed: 1 claim, and no cell was held against its reference.**", 0, None),
+        ("", ("-k", "claim"), 0, "**Passed: 1 claim, and no cell was compared with a reference.**", 0, None),
         ("", ("--tier", "paper"), 1, "**Nothing was measured**, so this run does not pass.", 0, None),
     ],
     ids=lambda value: value if isinstance(value, str) and " " not in value else "",

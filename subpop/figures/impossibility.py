@@ -20,10 +20,11 @@ from subpop.types import Cell, CellReport, Number
 ALT = "damage against alpha of local and global learners, and the errors of defended learners in two worlds"
 CAPTION = (
     "Above: mean target damage of the mixture's subpopulations against alpha, poison rows / clean rows in D; bars: standard "
-    "errors over subpopulations. Learners that count the labels of a cell step at 1, where their tie rule decides; beside it "
-    "stand one row less and one row more. Below: mean errors on the subpopulation in world 0 and world 1, and their sum, of 30 "
-    "draws each, with standard errors. In the grey square both errors would be below 1/2: nobody gets there who is not told "
-    "poison or labels (red)."
+    "errors over subpopulations. Learners that count the labels of a cell have a step at 1, where their tie rule decides; "
+    "the points next to it have one row less and one row more. Below: mean errors on the subpopulation in world 0 and world 1, "
+    "and their sum, of 30 draws each, with standard errors. In the "
+    "grey square both errors would be below 1/2: only learners that know the "
+    "poison or the labels (red) can reach it."
 )
 LEARNERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "cell_majority": ("majority of the cell (local)", {"color": "black", "marker": "o", "linewidth": 2.2}),
@@ -67,7 +68,7 @@ def draw_impossibility(reports: Sequence[CellReport]) -> Figure:
     return figure
 
 
-# --- what is drawn ----------------------------------------------------------------------------------------------------
+# --- selection --------------------------------------------------------------------------------------------------------
 
 
 def curves_of(reports: Iterable[CellReport]) -> dict[str, list[tuple[float, float, float]]]:
@@ -112,7 +113,7 @@ def told_labels(cell: Cell) -> bool:
 
 
 def row_name(cell: Cell) -> str:
-    return cell.defense + (", told labels" if cell.option("told", "") == "target" else "")
+    return cell.defense + (", knows labels" if cell.option("told", "") == "target" else "")
 
 
 def _look(victim: str) -> tuple[str, Mapping[str, Any]]:
@@ -140,7 +141,7 @@ def _draw_worlds(axis: Axes, points: Sequence[tuple[Cell, Mapping[str, Number]]]
     axis.plot([0, 1], [1, 0], color="#999999", linewidth=1.0, zorder=1)
     axis.annotate("errors sum to 1", (0.72, 0.36), fontsize=8, color="#666666")
     if any(told_labels(cell) for cell, _ in points):
-        axis.annotate("told poison or labels", (0.1, 0.02), fontsize=8, color=TOLD)
+        axis.annotate("knows poison or labels", (0.1, 0.02), fontsize=8, color=TOLD)
     for cell, numbers in points:
         axis.errorbar(**_place(numbers["error_world_0"], numbers["error_world_1"]), **_dot(cell))
     axis.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))

@@ -62,8 +62,8 @@ def _damage_plan(groups: Mapping[Setup, list[CellReport]], styles: Styles) -> Pl
 def _cloud_plans(groups: Mapping[Setup, list[CellReport]]) -> Iterator[Plan]:
     """One figure with a panel a set-up where nobody defends; else one a set-up, with a panel a defense."""
     caption = (
-        "Each circle is a subpopulation: its area is the number of its rows in D, its colour alpha. High: it is hurt; far right: "
-        f"others are hurt with it. The {LABELLED} that are hurt most are ringed and named.{{}}"
+        "Each circle is a subpopulation: its area is the number of its rows in D, its colour alpha. High: large damage; far "
+        f"right: large collateral damage. The {LABELLED} with the largest damage are ringed and named.{{}}"
     )
     undefended: list[tuple[str, list[CellReport]]] = []
     note, titles = "", titles_of(groups, columns_and_letters(len(groups))[1])
@@ -100,7 +100,7 @@ def _holdout_plan(i: int, victim: str, defense: str, reports: Sequence[CellRepor
 def _panels_plan(i: int, panels: Sequence[CellReport]) -> Plan:
     titles = "; ".join(panel_title(report).replace("\n", ", ") for report in panels)
     caption = (
-        "Blue and orange are the two classes, as labelled in training; the shading is what the victim predicts. "
-        "Triangles are poison, crosses what the defense removed (red: poison), the green outline holds the target subpopulation."
+        "Blue and orange are the two classes, as labelled in training; the shading shows the victim's predictions. "
+        "Triangles are poison, crosses are rows that the defense removed (red: poison), the green outline encloses the target."
     )
     return Plan(f"panels-{i + 1}", partial(draw_panels, panels), f"decision regions: {titles}", caption)

@@ -40,12 +40,12 @@ RING: Mapping[str, Any] = {
 }
 LINE_HEIGHT = 0.065
 FEWEST_FOR_QUARTILES = 5
-ALT = "target damage of clusters of IMDB reviews, this run beside the released trials, a column for each alpha"
+ALT = "target damage of clusters of IMDB reviews, this run next to the released trials, one column per alpha"
 CAPTION = (
-    "Target damage of clusters, this run (filled) beside the trials that the paper's authors released (open). Above: clusters "
-    "with enough test rows to be ranked, their number, median and quartiles. Below: damage against the rows of a cluster in D; "
-    "the worst cluster of each is ringed and named. Encoders, clusters and their number differ: shown, not gated. Each column "
-    "has a scale of its own."
+    "Target damage of clusters, this run (filled) and the trials released by the paper's authors (open). Above: clusters "
+    "with enough test rows, their number, median and quartiles. Below: damage against the number of rows of a cluster in D; "
+    "the worst cluster of each is ringed and named. Encoders, clusters and their number differ: informational, not gated. Each "
+    "column has its own scale."
 )
 
 
@@ -218,7 +218,7 @@ def _against_size(axis: Axes, samples: Sequence[Sample], looks: Mapping[str, Map
 
 def _name_worst(axis: Axes, samples: Sequence[Sample]) -> None:
     """Ring the worst cluster of each sample and write its name beside it, lower where another name stands there."""
-    axis.autoscale_view(scaley=False)  # or the places of points are not known yet
+    axis.autoscale_view(scaley=False)  # or the positions of points are not known yet
     to_panel = axis.transData + axis.transAxes.inverted()
     taken = np.inf
     for sample in sorted(samples, key=lambda sample: -sample.damages.max()):

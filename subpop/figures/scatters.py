@@ -29,7 +29,7 @@ CLASS_COLOURS = ("#0072B2", "#E69F00")
 REGIONS = ("#dbe9f4", "#fdf0d5")
 POISON, REMOVED, TARGET = "#D55E00", "#222222", "#009E73"
 NEEDED = ("panel_x", "panel_y", "panel_poison", "panel_target", "panel_proba", "panel_extent")
-# In two dimensions this many standard deviations hold 95 % of a Gaussian's rows.
+# In two dimensions, 95 % of a Gaussian's rows are within this many standard deviations.
 OUTLINE = 2.45
 
 
@@ -112,7 +112,7 @@ def _name_worst(axis: Axes, reports: Sequence[CellReport]) -> None:
     to_panel = axis.transData + axis.transAxes.inverted()
     ends = [to_panel.transform(point) for _, point in named]
     top = min(0.97, max((height for _, height in ends), default=0.0) + 0.25)  # above every circle, where there is room
-    # On the side where fewer of them lie.
+    # On the side with fewer of them.
     side, anchor = (0.02, "left") if np.mean([across for across, _ in ends] or [0.0]) > 0.55 else (0.98, "right")
     places = [(side, top - 0.085 * i) for i in range(len(named))]
     # The shortest leaders in total never cross each other.
@@ -191,7 +191,7 @@ def _draw_panel(axis: Axes, report: CellReport) -> None:
     _shade(axis, np.asarray(arrays["panel_proba"], float), (left, right, bottom, top))
     size = float(np.clip(3600 / len(x), 3, 14))
     colours = np.array(CLASS_COLOURS)[y]
-    # Clean target rows lie on top of the poison that is aimed at them, or nobody would see them.
+    # Clean target rows are drawn on top of the poison, which would hide them.
     for chosen in (~poison & ~target, poison, ~poison & target):
         look: dict[str, Any] = {"marker": "^", "edgecolors": POISON, "linewidths": 0.6} if chosen is poison else {"linewidths": 0}
         axis.scatter(

@@ -16,17 +16,17 @@ from subpop.types.metric import Unit
 
 CONTROLS = {
     "none": "no defense: the attack alone",
-    "perfect_filter": "is told which rows are poison and drops exactly those: the best that a filter can do",
+    "perfect_filter": "knows which rows are poison and removes exactly those: an upper bound for filters",
     "random_filter": "drops as many rows as there is poison, at random: a defense that ties with it has learned nothing",
-    "drop_duplicates": "drops repeated rows: ties with `none` unless the poison holds exact twins",
-    "retrain": "the clean victim against the clean victim of another seed: what worst-k reads when nothing happened",
+    "drop_duplicates": "removes duplicated rows: equals `none` unless the poison contains exact duplicates",
+    "retrain": "the clean victim compared with the clean victim of another seed: worst-k without any attack",
 }
 MATCHED = "matched_random_filter"
 MATCHED_MEANING = "drops at random as many rows of each class as the named defense removed in the same trial"
 NO_VALUE = "–"
 TITLE_WIDTH = 42
 """Letters that a panel's title may have on a line."""
-# Told apart by a row (n_poison_told) or averaged (split) inside one set-up, so no part of its name.
+# Settings that vary within one set-up: n_poison_told gets its own row, split is averaged over.
 _WITHIN_SETUP = ("n_poison_told", "split")
 
 
@@ -75,7 +75,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        return f"{self.defense} (told {self.told})" if self.told else self.defense
+        return f"{self.defense} (n_poison: {self.told})" if self.told else self.defense
 
     @property
     def kind(self) -> str:
@@ -235,7 +235,7 @@ def titles_of(groups: Iterable[Setup], width: int = TITLE_WIDTH) -> dict[Setup, 
     for setup in found:
         own = [(name, value) for name, value in _facts(setup) if (name, value) not in shared]
         told = "; ".join(f"{name}={value}" for name, value in own)
-        if len(told) > width:  # cut, two of them could read alike
+        if len(told) > width:  # after shortening, two of them could be equal
             told = "; ".join(value for _, value in own)
         lines = [f"{setup.victim} · {setup.partition}", told]
         titles[setup] = "\n".join(short(line, width) for line in lines if line)

@@ -91,8 +91,8 @@ def make_report_directory(path: Path) -> None:
 
 def _unusable(path: Path, why: str) -> BadInput:
     return BadInput(
-        f"the report directory {path} cannot be used ({why}); it must be a folder that can be written to: "
-        "remove what is in the way or name another with --report-dir"
+        f"the report directory {path} cannot be used ({why}); it must be a writable folder: "
+        "remove whatever blocks it, or choose another one with --report-dir"
     )
 
 
@@ -112,8 +112,8 @@ def append_summary(text: str) -> None:
                 file.write(without_files(text).rstrip() + "\n\n")
     except OSError as error:
         raise BadInput(
-            f"${SUMMARY_VARIABLE} names {target}, which cannot be written to ({error.strerror}); it must be a file in a folder "
-            "that can be written to: unset the variable or name another file"
+            f"${SUMMARY_VARIABLE} names {target}, which cannot be written to ({error.strerror}); it must be a writable file: "
+            "unset the variable or choose another file"
         ) from error
 
 
@@ -140,7 +140,7 @@ def results_json(reports: Sequence[CellReport], run: RunInfo) -> str:
         ],
     }
     rows = ",\n".join(_json(row) for report in reports for row in _rows(report))
-    return f'{_json(run_facts)[:-1]}, "cells": [\n{rows}\n]}}\n'  # a line a row: small, and lines can be compared
+    return f'{_json(run_facts)[:-1]}, "cells": [\n{rows}\n]}}\n'  # one line per row, so that files can be compared
 
 
 def _standing(reports: Sequence[CellReport], standing: Standing | None) -> dict[str, Any]:

@@ -24,7 +24,7 @@ LINKS = re.compile(r"(?=://)|(?<=[@#])|(?<=www)(?=\.)", re.IGNORECASE)
 """Where addresses, mentions and issue numbers come apart; GitHub would link them, escaped or not."""
 SIZES = {"n_train": "in D", "n_aux": "in D_aux", "n_test": "in D_test", "n_poison": "of poison"}
 WORDS = (
-    f"The {SHOWN} subpopulations that are hurt most at the largest alpha, of those with enough test rows to be ranked, and the "
+    f"The {SHOWN} subpopulations with the largest damage at the largest alpha, among those with enough test rows, and the "
     f"texts of D_aux nearest to their centroids, cut to {LONGEST} characters."
 )
 Row = Mapping[str, float | str]
@@ -92,7 +92,7 @@ def _number(row: Row, name: str) -> float | None:
     return float(value) if is_finite(value) else None
 
 
-# --- texts that nobody vouches for ------------------------------------------------------------------------------------
+# --- untrusted texts --------------------------------------------------------------------------------------------------
 
 
 def shown(text: str) -> str:

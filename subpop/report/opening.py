@@ -121,7 +121,7 @@ def failures(reports: Sequence[CellReport], tests: Sequence[FailedTest] = ()) ->
     for report in reports:
         lines += _failed_cell(report)
     left_out = len(lines) - MOST_LISTED
-    more = [f"- and {left_out} lines more: see `verdict` in results.json"] if left_out > 0 else []
+    more = [f"- and {left_out} more lines: see `verdict` in results.json"] if left_out > 0 else []
     return ["## What failed", "\n".join([*lines[:MOST_LISTED], *more])] if lines else []
 
 
@@ -132,7 +132,7 @@ def _failed_cell(report: CellReport) -> list[str]:
     name = code(report.cell.id)
     if all(verdict.verdict == "no_reference" for verdict in bad):
         metrics = short(", ".join(metric_name(verdict) for verdict in bad), 200)
-        return [f"- {name}: no reference for {len(bad)} of its numbers ({escape(metrics)}); `--rebaseline` records them"]
+        return [f"- {name}: no reference for {len(bad)} of its numbers ({escape(metrics)}); `--rebaseline` records it"]
     return [f"- {name}", *(f"  - {_failed_number(report, verdict)}" for verdict in bad)]
 
 
@@ -146,7 +146,7 @@ def _failed_number(report: CellReport, verdict: Verdict) -> str:
     metric, value = verdict.number.metric, verdict.number.value
     named = [("run", value), ("reference", verdict.reference), ("tolerance", verdict.atol)]
     told = ", ".join(f"{word} {quantity(metric, shown, 2)}" for word, shown in named)
-    # Where all three are there, the reason says the same once more.
+    # With all three values, the reason would repeat them.
     reason = verdict.reason.removeprefix(f"{report.cell.id}: ").removeprefix(f"{metric}: ")
     complete = all(is_finite(shown) for _, shown in named)
     return f"**{escape(metric_name(verdict))}**: {told}" + ("" if complete or not reason else f" ({escape(short(reason, 200))})")

@@ -49,7 +49,7 @@ def paper_tables(
     blocks = []
     for title, own in groups.items():
         percents = in_percent(column.metric for column in layout.columns)
-        blocks += [f"**{escape(title)}**, {percents}; in brackets what was published:", _table(layout, own)]
+        blocks += [f"**{escape(title)}**, {percents}; published values in brackets:", _table(layout, own)]
         blocks += words(own)
     return blocks
 

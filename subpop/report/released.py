@@ -16,16 +16,16 @@ SUMMED_UP = {
     "worst_10": "worst-10",
     "mean": "mean",
     "median": "median",
-    "share_unhurt": "unhurt",
+    "share_unhurt": "undamaged",
     "collateral_max": "collateral, max",
     "collateral_mean": "collateral, mean",
 }
 SMALLEST_P = 1e-4
 NOT_GATED = (
     "Encoders, clusters and victims differ between this run and the released trials (one training of BERT's last block, LL, or "
-    "of all of it, FT, for each of 30 of 100 clusters), so distributions are compared and nothing of it is gated. All in %. "
-    "Unhurt: clusters whose target damage is 0 or less. The more clusters, the larger a worst-k. The clean model of the released "
-    "LL was probably trained with other batches than its victims: its damages may be .4 % too low."
+    "of all of it, FT, for each of 30 of 100 clusters), so only distributions are compared, for information. All in %. "
+    "Undamaged: clusters whose target damage is 0 or less. Worst-k grows with the number of clusters. The clean model of the "
+    "released LL was probably trained with other batches than its victims: its damages may be .4 % too low."
 )
 TESTED = (
     "Whether target damages of this run and released ones could be one sample: p of the Kolmogorov-Smirnov and the Mann-Whitney "
@@ -49,7 +49,7 @@ def beside_released_trials(reports: Sequence[CellReport]) -> list[str]:
         if ours.ours and not released.ours
     ]
     return [
-        "## Beside the released trials",
+        "## Comparison with the released trials",
         NOT_GATED,
         table(["victims", "alpha", "clusters", "rows in D", *SUMMED_UP.values()], summed_up),
         TESTED,

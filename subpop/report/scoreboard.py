@@ -29,30 +29,29 @@ from subpop.report.opening import RunInfo, failures, opening, skipped
 from subpop.types import CellReport
 
 FLAG, UNCHECKED = "flag", "unchecked"
-KINDS = {"defense": "", "own": "*own learners*", "control": "*controls*", "variant": "*told a wrong poison count*"}
+KINDS = {"defense": "", "own": "*own learners*", "control": "*controls*", "variant": "*given a wrong poison count*"}
 LEGEND = {
-    "D, D_aux, D_test": "the victim's training set; the attacker's own sample; the held-out test set. They share no row",
+    "D, D_aux, D_test": "the victim's training set; the attacker's auxiliary set; the test set. They are disjoint",
     "subpopulation": "the rows that a filter selects, by annotated features (feature_match) or by cluster (cluster_match)",
     "alpha": "poison rows / rows of the subpopulation in D_aux; 0 is the clean control",
     "target damage": "undefended clean minus (defended) poisoned accuracy on the subpopulation's test rows; lower is better",
     "cost + effect": "its two parts: undefended clean minus defended clean accuracy, and defended clean minus defended poisoned. "
-    "The effect alone ranks nobody: a constant classifier has none",
-    "worst-k": "mean of the k largest target damages, ranked anew for each alpha, over subpopulations with at least 20 test rows",
+    "Defenses are not ranked by the effect alone: a constant classifier has none",
+    "worst-k": "mean of the k largest target damages, ranked for each alpha, over subpopulations with at least 20 test rows",
     "collateral damage": "the same accuracy lost on all other test rows; the largest over subpopulations",
-    "recall / precision": "share of the flipped poison rows that a filter removed / share of what it removed that was such a row",
-    "keep not checked": "the returned model is not one that `fit` trained on exactly the rows that `keep` names; the mask is not "
-    "scored",
+    "recall / precision": "fraction of the flipped poison that a filter removed / fraction of flipped poison in the removed rows",
+    "keep not checked": "the returned model was not trained by `fit` on exactly the rows in `keep`, so the mask is not scored",
     "±": "one split: standard error (bootstrap over seeds and test rows); several: their mean and sample deviation",
-    "knowledge": "what the defense is told beyond its training rows; `inferable`: the number of its rows less the public size of "
-    "D gives it away",
-    "integrity": "of a plug-in: whether probes found a known way to cheat; the pages of the suites say which of them ran",
-    "own learners": "defenses whose model is not one that `fit` made: ranked apart, since that is no repair of the victim; their "
-    "accuracy on clean data stands beside the victim's",
-    "seconds": "of all cells of the row; `stored`: recorded when they were computed, now read from the store",
+    "knowledge": "side information of the defense beyond its training rows; `inferable`: it follows from the number of rows and "
+    "the public size of D",
+    "integrity": "for plug-ins: whether probes found a known way to cheat; the pages of the suites list the probes that ran",
+    "own learners": "defenses whose model was not trained by `fit`: ranked separately, because they replace the victim instead "
+    "of repairing it; their accuracy on clean data is shown next to the victim's",
+    "seconds": "total of all cells of the row; `stored`: read from the store, as recorded when they were computed",
     "pass, fail": "within the tolerance of the stored reference, or not",
     "no_power": "the tolerance is too wide (above 10 %) for a pass to mean anything",
-    "no_reference": "nothing is stored to compare with: red, except for plug-in defenses and for metrics that are not gated yet",
-    "published_only": "a published number stands beside it, from another set-up: shown, not gated",
+    "no_reference": "there is no reference: the cell fails, except for plug-in defenses and for metrics that are not gated",
+    "published_only": "a published number from a different set-up is shown; informational, not gated",
     "skipped, error": "data is missing; the cell could not be measured",
 }
 
@@ -65,7 +64,8 @@ def scoreboard(reports: Sequence[CellReport], run: RunInfo, pictures: Sequence[P
         return "\n\n".join([*blocks, "The tables, figures and pages are written when the run ends."]) + "\n"
     measured = [report for report in reports if kind_of(report.cell).on_scoreboard]
     groups = {s: of_setup for s, of_setup in by_setup(measured).items() if any(r.status != "skipped" for r in of_setup)}
-    # A suite that measures no damage, such as the two worlds, has its page only. One that could not be measured says why here.
+    # A suite without damages, such as the two worlds, has only its page. A suite that could not be measured is listed with the
+    # reason.
     setups = {s: own for s, own in groups.items() if summarize(own, headline(own)) or not any(r.result for r in own)}
     boards = {s: of_setup for s, of_setup in setups.items() if any(r.cell.defense not in ("none", "retrain") for r in of_setup)}
     blocks += _boards(boards, run, pictures)
@@ -82,7 +82,7 @@ def scoreboard(reports: Sequence[CellReport], run: RunInfo, pictures: Sequence[P
 def _boards(setups: Mapping[Setup, list[CellReport]], run: RunInfo, pictures: Sequence[Picture]) -> list[str]:
     if not setups:
         return []
-    blocks = ["## Defenses", "Sorted by target damage, the mean over alpha: the first row of a table protects best."]
+    blocks = ["## Defenses", "Sorted by target damage, averaged over alpha: the first row of a table is the best defense."]
     last = {(setup.stem, setup.tier, setup.dataset): setup for setup in setups}
     headings = headings_of(setups)
     for setup, reports in setups.items():
@@ -110,7 +110,7 @@ def _board(setup: Setup, reports: Sequence[CellReport], run: RunInfo) -> list[st
         table(["defense", *alphas, "knowledge", *(["integrity"] if probed else []), "seconds"], _grouped(rows, damages)),
     ]
     if any(cell != NO_VALUE for row in others for cell in row[1:]):
-        blocks += ["Largest collateral damage in %; then recall / precision in % of what was removed:"]
+        blocks += ["Largest collateral damage in %, then recall / precision of the filter in %:"]
         blocks += [table(["defense", *alphas], _grouped(rows, others))]
     missing = [r for r in reports if r.result is None]
     reasons = [f"- {escape(r.cell.defense)}, alpha {r.cell.rate:g}: {r.status}: {escape(short(r.reason, 200))}" for r in missing]
@@ -207,11 +207,11 @@ def _seconds(row: Row) -> str:
         return NO_VALUE
     total = sum(result.seconds for result in results)
     declared = max((result.max_fits or 0 for result in results), default=0)
-    told = f"; declares up to {declared:,} fits a trial" if declared else ""
+    told = f"; declares up to {declared:,} fits per trial" if declared else ""
     return f"{total:.1f}" + (" stored" if all(result.from_store for result in results) else "") + told
 
 
-# --- attacks that nobody defends against, and speed -------------------------------------------------------------------
+# --- attacks without a defense, and speed -----------------------------------------------------------------------------
 
 
 def _attacks(setups: Mapping[Setup, list[CellReport]]) -> list[str]:
@@ -232,11 +232,11 @@ def _attacks(setups: Mapping[Setup, list[CellReport]]) -> list[str]:
         other = "" if metric == HEADLINES[0] else f": {metric_words(metric).lower()}"
         lines.append([escape(setup.title + setting + other), *cells, noise, collateral])
     words = (
-        "Worst-5 target damage in %, ± as in the words below. Noise floor: what retraining alone reads. "
+        "Worst-5 target damage in %, ± as explained below. Noise floor: the value from retraining alone. "
         "Collateral: the largest collateral damage in %, at the largest alpha."
     )
     headers = ["set-up", *(f"alpha {rate:g}" for rate in rates), "noise floor", "collateral"]
-    return ["## Attacks that nobody defends against", words, table(headers, lines)]
+    return ["## Attacks without a defense", words, table(headers, lines)]
 
 
 def _papers(reports: Sequence[CellReport], pictures: Sequence[Picture], run: RunInfo) -> list[str]:
@@ -252,8 +252,8 @@ def _papers(reports: Sequence[CellReport], pictures: Sequence[Picture], run: Run
 
 def _speed(reports: Sequence[CellReport]) -> list[str]:
     lines = [line for kind, own in by_kind(reports).items() for line in kind.speedups(own)]
-    words = "One-at-a-time seconds / our seconds, medians of one run; higher is faster."
-    return ["## Speed", words, table(["comparison", "ratio", "reference", "verdict"], lines)] if lines else []
+    words = "Seconds one at a time / seconds in batches, medians of one run; higher is faster."
+    return ["## Speed", words, table(["comparison", "speed-up", "reference", "verdict"], lines)] if lines else []
 
 
 def _legend(defenses: set[str]) -> list[str]:
@@ -261,4 +261,4 @@ def _legend(defenses: set[str]) -> list[str]:
     controls = [f"- **{escape(name)}**: {words}" for name, words in meanings.items() if name in defenses]
     words = [f"- **{escape(word)}**: {meaning}" for word, meaning in LEGEND.items()]
     blocks = ["## Controls", "\n".join(controls)] if controls else []
-    return [*blocks, "## Words", "\n".join(words)]
+    return [*blocks, "## Terms", "\n".join(words)]

@@ -81,7 +81,7 @@ def subpopulation_csv(reports: Sequence[CellReport]) -> str:
     return file.getvalue()
 
 
-# --- numbers beside their references ----------------------------------------------------------------------------------
+# --- numbers and their references -------------------------------------------------------------------------------------
 
 
 def _references(reports: Sequence[CellReport]) -> str:
@@ -108,7 +108,7 @@ def _stands_out(verdict: Verdict) -> bool:
 
 def _cell_words(report: CellReport, splits: bool) -> list[str]:
     told = report.cell.option("n_poison_told", "")
-    name = escape(report.cell.defense + (f" (told {told})" if told else ""))
+    name = escape(report.cell.defense + (f" (n_poison: {told})" if told else ""))
     return [name, f"{report.cell.rate:g}", *([report.cell.option("split", NO_VALUE)] if splits else [])]
 
 
