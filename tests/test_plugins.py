@@ -200,7 +200,7 @@ def test_determinism_that_only_running_the_file_would_tell_is_refused(tmp_path, 
 @pytest.mark.parametrize(
     ("needs", "message"),
     [
-        ("{'poison_mask'}", "needs poison_mask, which is not available to plug-ins; it may need n_poison, clean_holdout, representation"),
+        ("{'poison_mask'}", "needs poison_mask, which is not available to plug-ins; it may need n_poison, clean_holdout, repr"),
         ("{'n_poison', 'labels'}", "needs 'labels'; it may need n_poison"),
         ("NEEDS", r"d.py, line 2: needs of 'f' is NEEDS; it is read without running the file"),
         ("{'n_poison', 3}", "write the names out"),
