@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from subpop.batching import DefenseTask, FitMany, job_of, run_wave
+from subpop.batching import job_of, run_wave
 from subpop.defenses import DEFENSES
 from subpop.experiment import Experiment, without_residual
 from subpop.outcome import Outcome
@@ -44,8 +44,7 @@ def run_together(
 
     extra: defenses that only the caller knows, by name. The certificates of a defense are not asked for.
     """
-    tasks = [_bare(prepared.task) for _, prepared in trials]
-    n_classes = trials[0][0].dataset.n_classes
+    tasks = [replace(prepared.task, certify=np.zeros(0, np.int64), reference_y=None) for _, prepared in trials]
     one_pool = len({id(stage.pool) for stage, _ in trials}) == 1
 
     def fit_many(requests: list[tuple[int, TrainingSet]]) -> list[Model]:
@@ -53,32 +52,17 @@ def run_together(
         seeds = [training_seed(cell, trials[i][1].trial.seed) for i, _ in requests]
         return [without_residual(model) for model in victim.fit_many(jobs if one_pool else gathered(jobs), seeds)]
 
-    return _run(experiment, cell, tasks, fit_many, test_x, n_classes, extra)
-
-
-def _bare(task: DefenseTask) -> DefenseTask:
-    return replace(task, certify=np.zeros(0, np.int64), reference_y=None)
-
-
-def _run(
-    experiment: Experiment,
-    cell: Cell,
-    tasks: Sequence[DefenseTask],
-    fit_many: FitMany,
-    test_x: Array,
-    n_classes: int,
-    extra: Mapping[str, Defense],
-) -> list[Outcome]:
+    wave = (tasks, fit_many, test_x, trials[0][0].dataset.n_classes)
     if cell.defense in experiment.plugins:
         from subpop.sandbox import run_in_child
 
-        return list(run_in_child(experiment.plugins[cell.defense], tasks, fit_many, test_x, n_classes, experiment.timeout))
+        return list(run_in_child(experiment.plugins[cell.defense], *wave, experiment.timeout))
     known = {**DEFENSES, **extra}
     if cell.defense not in known:
         raise BadInput(
             f"no defense is named {cell.defense!r} here; there are {', '.join(known)}; your own: --defense file.py:name"
         )
-    return list(run_wave(known[cell.defense], tasks, fit_many, test_x, n_classes))
+    return list(run_wave(known[cell.defense], *wave))
 
 
 def secret_of(experiment: Experiment, cell: Cell) -> str:

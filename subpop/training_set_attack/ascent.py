@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import expit
 
+from subpop.threads import in_one_thread, on_cores
 from subpop.training_set_attack.backbone import Backbone, pictures_at_a_time
-from subpop.training_set_attack.threads import in_one_thread, on_cores
 from subpop.training_set_attack.top_layer import Doubles, TopLayer, checked_features, feature_gradients, log_loss
 from subpop.types import Array, BadInput, Bools, Floats
 

@@ -9,13 +9,12 @@ learning rate is 3e-3 (there 1e-3), which in 12 epochs from random weights gives
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from subpop.threads import on_cores
 from subpop.types import Array, BadInput, FleetJob, Floats, Ints, Model
 from subpop.victims.batched_jobs import Batches, present_jobs, stacked
 from subpop.victims.pictures import check_picture_jobs
@@ -32,7 +31,6 @@ FACTORS = (1, 2, 4, 4)
 SMALLEST = 8
 BUDGETS = {"cpu": 4 << 20, "cuda": 4 << 30}
 """Bytes that networks trained together take, on a CPU about a core's share of the cache. Fixed: it decides a fleet's chunks."""
-_ONE_CALL = threading.Lock()
 
 
 class ConvNet:
@@ -64,21 +62,9 @@ class ConvNet:
             tasks = [self._task(*each, shape) for each in zip(jobs[chunk], rows[chunk], seeds[chunk], strict=True)]
             return [self._model(weights, shape) for weights in train(pictures, tasks, shape, recipe)]
 
-        return [model for models in self._mapped(fleet, list(self._chunks(jobs, shape))) for model in models]
-
-    def _mapped(self, fleet: Callable[[slice], list[Model]], chunks: Sequence[slice]) -> list[list[Model]]:
-        """On a CPU one thread a chunk: no barriers between cores, and bits that do not depend on how many there are."""
-        import torch
-
-        if self.device != "cpu":
-            return [fleet(chunk) for chunk in chunks]
-        with _ONE_CALL:
-            cores = torch.get_num_threads()
-            try:
-                with ThreadPoolExecutor(min(cores, len(chunks)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                    return list(pool.map(fleet, chunks))
-            finally:
-                torch.set_num_threads(cores)
+        chunks = list(self._chunks(jobs, shape))
+        with on_cores(len(chunks), self.device == "cpu") as mapped:
+            return [model for models in mapped(fleet, chunks) for model in models]
 
     def _shape(self, job: FleetJob) -> Shape:
         from subpop.victims.conv_fleet import Shape
