@@ -1,8 +1,8 @@
-"""`fit` as a batching point: many trials of a defense at once, their victims trained as fleets.
+"""`fit` as a batching point: many trials of a defense run at once, and their victims are trained together.
 
-Each trial runs on a thread of its own, but one at a time and in order: a thread holds the baton until it calls `fit` or
-ends. When every live trial waits in `fit`, all their training sets go to `fit_many` together. So authors write plain
-sequential code, a run is deterministic, and a trial's own time is the time for which it held the baton.
+Each trial runs on its own thread, but only one runs at a time, in order: a thread has the turn until it calls `fit` or ends.
+When every live trial waits for `fit`, all their training sets are passed to `fit_many` together. Authors therefore write plain
+sequential code, a run is deterministic, and a trial's own time is the time during which it had the turn.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ FitMany = Callable[[list[tuple[int, TrainingSet]]], list[Model]]
 OnTurn = Callable[[int, str], None]
 
 DEFENSE, PREDICTIONS, HARNESS = "defense", "predictions", "harness"
-"""Whose turn it is: a trial's own code, the predictions of what it returned, or neither (`fit_many`)."""
+"""Who has the turn: a trial's own code, the predictions of its result, or neither (`fit_many`)."""
 
 FIT, INPUTS, DONE, ERROR, CANCEL = "fit", "inputs", "done", "error", "cancel"
-"""What a trial's thread says as it hands the baton back, and what tells it that nobody waits any more."""
+"""Messages of a trial's thread when it ends its turn, and the message that cancels it."""
 
 CANCEL_SECONDS = 5.0
 
@@ -45,9 +45,9 @@ CANCEL_SECONDS = 5.0
 
 @dataclass(frozen=True, eq=False)
 class PoolRows:
-    """A row source over the shared pool. Harness side only: row numbers would give the poison away.
+    """A row source over the shared pool. For the harness only: row numbers would reveal the poison.
 
-    rows: (n,) int64 as in FleetJob; extra_x: (e, ...) rows outside the pool that numbers >= len(pool) stand for.
+    rows: (n,) int64 as in FleetJob; extra_x: (e, ...) rows outside the pool, with numbers >= len(pool).
     """
 
     pool: Pool
@@ -67,7 +67,8 @@ class PoolRows:
 
 
 def job_of(pool: Pool, train: TrainingSet) -> FleetJob:
-    """The fleet job that trains on `train`: rows of the pool where it came from there, else its inputs as `extra_x`."""
+    """Return the job that trains on `train`: with rows of the pool if they come from there, otherwise with its inputs as
+    `extra_x`."""
     source = train._source
     if isinstance(source, PoolRows) and source.pool is pool:
         own = source.rows[train.ids]
@@ -78,7 +79,7 @@ def job_of(pool: Pool, train: TrainingSet) -> FleetJob:
 
 
 def _inputs_like(sample: Array, x: Array) -> Array:
-    """New inputs in the data's own dtype; refuses another shape, a dtype that does not fit and non-finite values."""
+    """Convert new inputs to the data's dtype; raises BadInput for another shape, an incompatible dtype and non-finite values."""
     if x.shape[1:] != sample.shape[1:] or not np.can_cast(x.dtype, sample.dtype, "same_kind"):
         raise BadInput(
             f"new inputs are {x.dtype} rows of shape {x.shape[1:]}; rows of this data are {sample.dtype} of shape "
@@ -96,9 +97,9 @@ def _inputs_like(sample: Array, x: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class DefenseTask:
-    """What one trial hands to the defense: `train`, `know` and `seed`. The rest stays with the harness.
+    """The arguments of one call of the defense (`train`, `know`, `seed`) and data for the evaluation, which it never receives.
 
-    name: stands in error messages (say "digit 3, seed 2"); certify, reference_y: see `outcome.check_defended`.
+    name: for error messages (such as "digit 3, seed 2"); certify, reference_y: see `outcome.check_defended`.
     """
 
     train: TrainingSet
@@ -110,7 +111,7 @@ class DefenseTask:
 
 
 class DefenseError(RuntimeError):
-    """A defense that failed. task: its number in the wave, None if it never came to a trial; details: traceback or output."""
+    """A defense that failed. task: its number in the batch, None if no trial was running; details: traceback or output."""
 
     def __init__(self, task: int | None, reason: str, details: str = "", name: str = "") -> None:
         reason, details, name = printable(reason), printable(details), printable(name)  # a defense may raise any text
@@ -133,11 +134,11 @@ def run_wave(
     n_classes: int,
     on_turn: OnTurn = lambda index, phase: None,
 ) -> Iterator[Outcome]:
-    """Run the defense (or one a task) on every task and yield the outcomes in task order.
+    """Run the defense (or one defense per task) on every task and yield the outcomes in task order.
 
-    fit_many gets (task number, training set) pairs in task order. test_x may be a function, called when predictions are
-    first needed. on_turn(task number or -1, phase) is told whenever the baton moves. The first trial that fails raises
-    DefenseError and ends the wave; what `fit_many` raises passes through. No thread outlives the iterator.
+    fit_many receives (task number, training set) pairs in task order. test_x may be a function, called when predictions are
+    first needed. on_turn(task number or -1, phase) is called whenever the turn changes. The first trial that fails raises
+    DefenseError and ends the batch; errors of `fit_many` are passed on. No thread outlives the iterator.
     """
     defenses = [defense] * len(tasks) if callable(defense) else list(defense)
     trials = [_Trial(i, task, own, n_classes) for i, (task, own) in enumerate(zip(tasks, defenses, strict=True))]
@@ -165,7 +166,7 @@ def run_wave(
 
 
 def fit_or_name(fit_many: FitMany, requests: list[tuple[int, TrainingSet]], tasks: Sequence[DefenseTask]) -> list[Model]:
-    """What `fit_many` makes of the requests; a training set that cannot be solved is a DefenseError that names its trial."""
+    """Call `fit_many`; a training set that cannot be solved raises a DefenseError that names its trial."""
     try:
         return list(fit_many(requests))
     except Unsolved as error:
@@ -190,7 +191,7 @@ def _read_only_view(test_x: Array | Callable[[], Array]) -> Array:
 
 
 def _cancel(trials: Sequence[_Trial]) -> None:
-    """End the threads that still wait, one after another; code that refuses to end is left behind as a daemon thread."""
+    """End the waiting threads one after another; a thread that does not end is left behind as a daemon thread."""
     deadline = time.monotonic() + CANCEL_SECONDS
     for trial in trials:
         trial.end(deadline)
@@ -213,7 +214,7 @@ class _Trial:
         self._thread = _Worker(index, partial(_live, defense, task, fit, n_classes))
 
     def resume(self, model: Model | None) -> str:
-        """Hand the baton over and wait until it comes back; returns FIT, INPUTS or DONE."""
+        """Give the turn to the trial and wait until it returns; returns FIT, INPUTS or DONE."""
         if model is not None and self.waits_for is not None:
             self._made.append((_weakly(model), rows_key(self.waits_for, self._task.train)))
         since = time.perf_counter()
@@ -255,7 +256,8 @@ class _Trial:
 
 
 class _Worker(threading.Thread):
-    """The thread of one trial. It lets go of its work as it begins, so that the list of threads leads to no trial."""
+    """The thread of one trial. It drops its reference to the work when it starts, so that the list of threads gives no access to
+    trials."""
 
     def __init__(self, index: int, work: Callable[[], None]) -> None:
         super().__init__(name=f"trial {index}", daemon=True)
@@ -277,11 +279,12 @@ def _weakly(thing: object) -> Callable[[], object]:
 
 
 class _Cancelled(BaseException):
-    """Raised inside `fit` when nobody waits for the trial any more."""
+    """Raised inside `fit` when the trial has been cancelled."""
 
 
 class _Fit:
-    """`fit` as a defense holds it: two queues and what the defense knows anyhow; it leads to no other trial and no test row."""
+    """The `fit` of a defense: two queues and data that the defense already has; it gives no access to other trials or test
+    rows."""
 
     __slots__ = ("_answers", "_asks", "_holdout", "_n_classes", "_over", "_owner", "_train")
 
@@ -305,7 +308,7 @@ class _Fit:
         return model
 
     def wait(self, kind: str, said: Any) -> Any:
-        """Pass the baton on and wait until it comes back with an answer."""
+        """End the turn and wait until it returns with an answer."""
         if self._over:
             raise _Cancelled
         self._asks.put((kind, said))
@@ -316,7 +319,7 @@ class _Fit:
         return answer
 
     def say(self, kind: str, said: Any) -> None:
-        """Pass the baton on for the last time."""
+        """End the turn for the last time."""
         self._asks.put((kind, said))
 
 
@@ -336,7 +339,7 @@ def _live(defense: Defense, task: DefenseTask, fit: _Fit, n_classes: int) -> Non
 
 
 def checked_request(train: object, own: TrainingSet, holdout: TrainingSet | None, n_classes: int) -> TrainingSet:
-    """What `fit` was asked for, checked where the author's traceback points at the call."""
+    """Check the argument of `fit`, at a place where the author's traceback points to the call."""
     if not isinstance(train, TrainingSet):
         raise BadInput(f"fit takes a TrainingSet, not {type(train).__name__}: use fit(train[keep]) or fit(TrainingSet.of(x, y))")
     if not len(train):
@@ -360,7 +363,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _hint(error: BaseException, know: Knowledge) -> str:
-    """How to declare the field of `know` that is None in the line that failed."""
+    """Explain how to declare the field of `know` that was None in the line that failed."""
     lines = traceback.extract_tb(error.__traceback__)[-1:]
     line = (lines[0].line or "") if lines else ""
     for name in GRANTED:
@@ -374,7 +377,7 @@ def _is_ours(frame: FrameType) -> bool:
 
 
 def _author_traceback(error: BaseException) -> str:
-    """The traceback from the author's first line on; none where the harness refused what the author's code had returned."""
+    """Return the traceback from the author's first line on; empty if the result of the author's code was invalid."""
     frame = error.__traceback__
     if isinstance(error, BadInput) and all(_is_ours(each) for each, _ in traceback.walk_tb(frame)):
         return ""

@@ -1,7 +1,8 @@
-"""The child process of a plug-in defense, and what it may say: JSON and plain arrays, nothing that is unpickled.
+"""The child process of a plug-in defense, and its messages: JSON and plain arrays, never pickles.
 
-It holds gathered rows and the knowledge that the plug-in asked for: no pool, row number, poison mask, test label or name of
-a trial. Its environment is clean, its folder empty; its supervisor ends it, and all that it starts, when the harness ends.
+It receives gathered rows and the knowledge that the plug-in declared: no pool, row numbers, poison mask, test labels or trial
+names. Its environment is clean and its folder empty; its supervisor ends it, with all processes that it started, when the
+harness ends.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ Message = tuple[dict[str, Any], dict[str, Array]]
 
 VALUES_BYTES = 1 << 24
 ARRAYS_BYTES = 1 << 32
-"""What a message may hold at most: its JSON, and all of its arrays (eight times the training sets of the largest chunk)."""
+"""Largest size of a message: its JSON, and all of its arrays (eight times the training sets of the largest chunk)."""
 
 # --- messages: JSON, then arrays --------------------------------------------------------------------------------------
 
@@ -90,7 +91,7 @@ def _array(content: bytes) -> Array:
 
 
 def child_main(connection: Connection, output: Connection) -> None:
-    """The child's whole life: load the plug-in, receive the tasks, run the wave, report."""
+    """Run the child: load the plug-in, receive the tasks, run the batch of trials, report."""
     os.setsid()
     _redirect_output(output)
     _forget_chance()
@@ -120,9 +121,9 @@ def _serve(connection: Connection) -> None:
     send_message(connection, "ready")
     tasks = [_task(n_classes, *_receive_own(connection)) for _ in range(n_tasks)]
     send_message(connection, "begun")
-    desk = _Desk(connection, tasks)
-    for i, outcome in enumerate(run_wave(defense, tasks, desk.fit_many, desk.inputs, n_classes, desk.note_turn)):
-        desk.report(i, outcome)
+    client = _Client(connection, tasks)
+    for i, outcome in enumerate(run_wave(defense, tasks, client.fit_many, client.inputs, n_classes, client.note_turn)):
+        client.report(i, outcome)
     send_message(connection, "manifest", seen=watch.seen())
 
 
@@ -141,8 +142,8 @@ def _rows(n_classes: int, x: Array, y: Array) -> TrainingSet:
     return TrainingSet(ArrayRows(x, n_classes), np.arange(len(y)), y)
 
 
-class _Desk:
-    """The child's end of the line: turns what a wave asks for into messages."""
+class _Client:
+    """The child's side of the connection, which turns the requests of a batch of trials into messages."""
 
     def __init__(self, connection: Connection, tasks: Sequence[DefenseTask]) -> None:
         self._connection, self._tasks = connection, tasks

@@ -1,10 +1,10 @@
-"""The process that children of plug-in defenses come from, and the supervisor that stands above each of them.
+"""The process that starts the children of plug-in defenses, and the supervisor of each child.
 
-A server of our own, started once with a clean environment: a child knows neither the cell that pytest is running nor what the
-harness was called with, finds no token in its environment, and starts in milliseconds. torch hangs after a fork of the harness
-itself, so the server imports what children need and never runs a thread. It forks a supervisor for each child. That one holds
-no data; it ends all that descends from the child when the child has ended, when the harness asks for it, and when the harness
-is gone, even by kill -9.
+This fork server is started once with a clean environment: children have no access to the current cell, to the harness's
+arguments or to tokens in its environment, and start within milliseconds. torch hangs after a fork of the harness itself, so the
+server imports what children need and never starts a thread. It forks a supervisor for each child. The supervisor has no data; it
+ends all descendants of the child when the child has ended, when the harness requests it, and when the harness has ended, even by
+kill -9.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from subpop.processes import adopt_orphans, die_with_parent, end_descendants, re
 from subpop.types import BadInput
 
 PRELOADED = ("subpop.child", "subpop.victims")
-"""What is imported once for all children: models of these victims are unpickled in a child."""
+"""Modules that are imported once for all children, which unpickle models of these victims."""
 
 ALLOWED = """PATH HOME USER LOGNAME LANG LANGUAGE TZ TMPDIR TEMP TMP LD_LIBRARY_PATH LD_PRELOAD DYLD_LIBRARY_PATH VIRTUAL_ENV
 CONDA_PREFIX XDG_CACHE_HOME HF_HOME TORCH_HOME"""
 ALLOWED_PREFIXES = """LC_ PYTHON OMP_ KMP_ GOMP_ OPENBLAS_ GOTO_ MKL_ BLIS_ VECLIB_ NUMEXPR_ NUMBA_ ATEN_ ONEDNN_ DNNL_ TORCH_
 CUDA_ CUBLAS_ NVIDIA_ MALLOC_ LOKY_"""
-"""What a child's environment keeps: where programs and libraries lie, language, threads and kernels. Everything else goes."""
+"""Variables of a child's environment: paths of programs and libraries, language, threads and kernels. All others are removed."""
 
 START = "import json, sys; sys.path[:] = json.loads(input()); from subpop.fork_server import serve; serve(int(sys.argv[1]))"
 START_SECONDS = 120.0
@@ -59,7 +59,7 @@ def search_path() -> list[str]:
 
 
 class Child:
-    """A started child: its messages, what it prints, and the line to its supervisor."""
+    """A started child: its messages, its output, and the connection to its supervisor."""
 
     def __init__(self, connection: Connection, output: Connection, control: socket.socket, pids: tuple[int, int]) -> None:
         self.connection, self.output, self.control = connection, output, control
@@ -170,7 +170,7 @@ atexit.register(SERVER.close)
 
 
 def _received(line: socket.socket, size: int) -> bytes:
-    """So many bytes, or none where the other end is closed or silent."""
+    """Receive this number of bytes; returns none if the other end is closed or silent."""
     try:
         return line.recv(size, socket.MSG_WAITALL)
     except OSError:
@@ -181,7 +181,7 @@ def _received(line: socket.socket, size: int) -> bytes:
 
 
 def serve(fd: int) -> None:
-    """The server's whole life: a supervisor for each request, until the harness is gone."""
+    """Run the server: fork a supervisor for each request until the harness has ended."""
     for name in PRELOADED:
         importlib.import_module(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended supervisors are reaped automatically
@@ -221,7 +221,7 @@ def _supervise(connection: int, output: int, control: int) -> NoReturn:
 
 
 def _wait(child: int, control: int) -> int | None:
-    """The child's wait status once it has ended; None where the harness wants its end, or is gone."""
+    """Return the child's wait status once it has ended; None if the harness requests its end or has ended."""
     woken = _Woken(*os.pipe())
     for fd in woken:
         os.set_blocking(fd, False)

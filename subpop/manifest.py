@@ -1,8 +1,8 @@
-"""What a plug-in's trials were computed from, beside its own source: checked again before they are served from the store.
+"""What a plug-in's trials depend on in addition to its own source; verified before they are reused from the store.
 
-A specification finds a manifest, and only where every entry of it still holds are the trials found that belong to it: installed
-distributions with their versions and recorded files, packages that the plug-in loaded, its other modules by their code, the
-files that it opened and the folders that it listed. Where it did what cannot be watched it is not reusable, and runs again.
+A specification leads to a manifest, and trials are reused only if every entry of it is unchanged: installed distributions with
+their versions and recorded files, packages that the plug-in loaded, the code of its other modules, the files that it opened and
+the folders that it listed. If the plug-in did something that cannot be watched, its trials are not reusable and run again.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ Seen = Mapping[str, Any]
 
 
 def manifest_of(seen: Seen) -> Manifest:
-    """The manifest of what a child saw (`subpop.watch`). `reasons`: why its trials must not be reused, if there are any.
+    """Make the manifest of what a child used (`subpop.watch`). `reasons`: why its trials must not be reused, if there are any.
 
-    Raises LookupError, TypeError or ValueError where the child sent something else.
+    Raises LookupError, TypeError or ValueError if the child's data is invalid.
     """
     modules = {str(name): str(file) for name, file in seen["modules"].items()}
     files = {str(path): seen["files"][path] for path in seen["files"]}
@@ -73,7 +73,7 @@ def still_holds(manifest: Manifest) -> bool:
 
 
 class KeepsRecords(Protocol):
-    """What manifests ask of a store."""
+    """The methods of a store that manifests use."""
 
     def get_record(self, key: str, kind: str = "cell") -> Any: ...
     def put_record(self, key: str, record: Mapping[str, Any], kind: str = "cell") -> None: ...
@@ -87,16 +87,16 @@ class Manifests:
         self._now: dict[str, Manifest] = {}
 
     def note(self, key: str, manifest: Manifest) -> None:
-        """Keep what the trials that were just run depend on."""
+        """Record what the trials that were just run depend on."""
         if not manifest["reasons"] and not still_holds(manifest):
             manifest = {**manifest, "reasons": ["files that it read changed while it ran"]}
         self._now[key] = manifest
         self._store.put_record(key, manifest, kind="manifest")
 
     def key(self, key: str) -> str | None:
-        """Where the trials of a specification lie; None where none was run, or what they depend on has changed.
+        """Return where the trials of a specification are stored; None if none were run or their dependencies have changed.
 
-        Trials that are not reusable are found in the session that ran them, and in no other.
+        Trials that are not reusable are found only in the session that ran them.
         """
         if key in self._now and self._now[key]["reasons"]:
             return key_of({"specification": key, "manifest": "not reusable"})
@@ -118,7 +118,7 @@ def _is_installed(file: str) -> bool:
 
 
 def _is_known(file: str) -> bool:
-    """Whether Python's own version or an installed distribution stands for a file."""
+    """Return whether a file belongs to Python itself or to an installed distribution."""
     return _is_installed(file) or os.path.realpath(file).startswith(STDLIB)
 
 
@@ -158,7 +158,7 @@ def _distribution(name: str) -> list[str]:
 
 @functools.cache
 def _tree(top: str) -> str:
-    """Digest of the Python files of an installed package: somebody may have edited them in place."""
+    """Return a digest of the Python files of an installed package, which may have been edited in place."""
     files = sorted(Path(top).rglob("*.py")) if os.path.isdir(top) else [Path(top)]
     digest = hashlib.sha256()
     for file in files:
@@ -167,7 +167,7 @@ def _tree(top: str) -> str:
 
 
 def _code(file: str) -> str | None:
-    """Hash of what a module says, without comments and docstrings; None where it cannot be read."""
+    """Return a hash of a module's code without comments and docstrings; None if it cannot be read."""
     known = stamp(file)
     return ABSENT if known is None else _hashed_code(file, known)
 
@@ -181,7 +181,7 @@ def _hashed_code(file: str, known: tuple[int, int]) -> str | None:
 
 
 def _content(path: str) -> str | None:
-    """Hash of a file's bytes, '' where there is none; None for what is no file or too large."""
+    """Return a hash of a file's bytes, '' if it does not exist, None if it is no regular file or too large."""
     known = stamp(path)
     return ABSENT if known is None else _hashed_content(path, known)
 

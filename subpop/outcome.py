@@ -1,4 +1,4 @@
-"""What a defense achieved in one trial, and the checks that everything it returns passes."""
+"""The result of a defense in one trial, and the checks of everything that a defense returns."""
 
 from __future__ import annotations
 
@@ -20,28 +20,30 @@ MOST_FITS = 1 << 31
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What one trial's defense achieved, without its models.
-
-    predictions: (n_test,) predicted classes, ties to the lowest, of the final model under '' and of each stage under its
-    name; keep: (n,) bool or None; certified_radii: int64 by the certificate's name ('' where there is one without a name), one
-    for each test row that was to be certified; reference: (n_test,) classes predicted by the same learner on the labels that
-    the harness named, or None; seconds: the defense's own time, without `fit` and predictions; made_by_fit: whether the final
-    model is one that `fit` made in this trial (None: not known); keep_checked: whether `fit` made it from exactly the kept rows.
-    """
+    """The result of one trial's defense, without its models."""
 
     predictions: Mapping[str, Ints]
+    """(n_test,) predicted classes, ties to the lowest, of the final model under '' and of each stage under its name."""
     keep: Bools | None = None
+    """(n,) bool, or None for other defenses than filters."""
     certified_radii: Mapping[str, Ints] = field(default_factory=dict)
+    """(m,) int64 radii of the certified test rows by the certificate's name; '' for one without a name."""
     reference: Ints | None = None
+    """(n_test,) classes predicted by the same learner trained on given labels, or None."""
     diagnostics: Mapping[str, float] = field(default_factory=dict)
+    """Numbers to report next to the result, by name."""
     n_fits: int = 0
+    """Number of calls of `fit`."""
     seconds: float = 0.0
+    """The defense's own time, without `fit` and predictions."""
     made_by_fit: bool | None = None
+    """Whether `fit` made the final model in this trial; None if unknown."""
     keep_checked: bool = False
+    """Whether `fit` trained it on exactly the rows of `keep`."""
 
 
 def seal(train: TrainingSet) -> int:
-    """A checksum of ids, labels and some hundred rows, to see later whether somebody wrote into the set."""
+    """Return a checksum of ids, labels and some hundred rows, to detect later whether the set was modified."""
     rows = train._source.gather(train.ids[:: max(1, len(train) // SEALED_ROWS)])
     return zlib.crc32(np.ascontiguousarray(rows).data, zlib.crc32(train.y.tobytes(), zlib.crc32(train.ids.tobytes())))
 
@@ -96,7 +98,7 @@ def _named(values: object, what: str, allowed: str) -> dict[str, Any]:
 
 
 def _check_name(name: str, what: str) -> None:
-    """Names stand in reports, file names and the store."""
+    """Check a name, which appears in reports, file names and the store."""
     if len(name) > NAME_LENGTH or name != printable(name) or name != " ".join(name.split()):
         raise BadInput(
             f"{what} has the name {name[:NAME_LENGTH]!r}; a name is one line of at most {NAME_LENGTH} characters without control "

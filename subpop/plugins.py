@@ -28,32 +28,35 @@ _Functions = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(frozen=True)
 class DefenseSpec:
-    """A defense that has been found but not imported.
-
-    name: as reports show it; module: its dotted name, '' for a loose file; folder: what goes on `sys.path` when it is
-    imported; needs: names of Knowledge fields; source: hash of the file and of the local modules that it imports; deterministic:
-    whether the same trial always ends the same way, True unless the file says `function.deterministic = False`; hidden_since:
-    see `subpop.hiding`, None to hide no file; max_fits: calls
-    of `fit` that a trial may make, MAX_FITS unless the file says `function.max_fits = 5000`.
-    """
+    """A defense that has been found but not imported."""
 
     name: str
+    """The name in reports."""
     path: Path
+    """The file."""
     module: str
+    """The dotted module name, '' for a file outside a package."""
     function: str
+    """The function's name."""
     folder: Path
+    """The folder that is added to `sys.path` for the import."""
     needs: frozenset[str]
+    """Names of fields of Knowledge."""
     source: str
+    """Hash of the file and of the local modules that it imports."""
     deterministic: bool = True
+    """Whether the same trial always ends in the same way; False if the file declares `function.deterministic = False`."""
     hidden_since: float | None = None
+    """Files written since then are hidden (see `subpop.hiding`); None to hide none."""
     max_fits: int = MAX_FITS
+    """Calls of `fit` that a trial may make; the file may declare `function.max_fits = 5000`."""
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
 def parse_defense(spec: str, base_dir: Path) -> DefenseSpec:
-    """Find a defense and what it needs; relative paths are those of `base_dir`. BadInput names the functions that are there."""
+    """Find a defense and its needs without importing it; paths are relative to `base_dir`. Raises BadInput."""
     where, _, function = spec.rpartition(":")
     if not where or not function.isidentifier():
         raise BadInput(f"--defense {spec!r} names no function; {_USAGE}")
@@ -78,7 +81,7 @@ def parse_defense(spec: str, base_dir: Path) -> DefenseSpec:
 
 
 def _file(spec: str, where: str, base_dir: Path) -> Path:
-    """The file that a path leads to; a folder, a pipe or a circle of links is none, and none is opened to find out."""
+    """Return the regular file at a path; raises BadInput for anything else, without opening it."""
     path = place(where, base_dir)
     try:
         kind = path.stat().st_mode
@@ -135,7 +138,7 @@ def _check_function(tree: ast.Module, name: str, path: Path) -> None:
 
 
 def _defined(tree: ast.Module) -> dict[str, ast.stmt]:
-    """What the file defines at its top level, by name; blocks such as `if` and `try` included."""
+    """Return the definitions at the top level of the file by name, including those in blocks such as `if` and `try`."""
     found: dict[str, ast.stmt] = {}
     for node in _top_level(tree.body):
         if isinstance(node, _Functions | ast.ClassDef):
@@ -177,7 +180,8 @@ def _takes_a_defense_call(args: ast.arguments) -> bool:
 
 
 def _declared(tree: ast.Module, function: str, name: str) -> ast.expr | None:
-    """The value in `function.name = value`, or in `name = value` of the class that `function` is an instance of; else None."""
+    """Return the value in `function.name = value`, or in `name = value` of the class that `function` is an instance of, or
+    None."""
     holder = getattr(_defined(tree).get(function), "value", None)
     class_name = holder.func.id if isinstance(holder, ast.Call) and isinstance(holder.func, ast.Name) else None
     owner = _defined(tree).get(class_name) if class_name else None
@@ -198,7 +202,7 @@ def _needs_of(tree: ast.Module, function: str, path: Path) -> list[str]:
 
 
 def _is_deterministic(tree: ast.Module, function: str, path: Path) -> bool:
-    """What `function.deterministic = False` says; True where nothing is said."""
+    """Return the value of `function.deterministic = ...`; True if it is not declared."""
     value = _declared(tree, function, "deterministic")
     if value is None:
         return True
@@ -211,7 +215,7 @@ def _is_deterministic(tree: ast.Module, function: str, path: Path) -> bool:
 
 
 def _max_fits_of(tree: ast.Module, function: str, path: Path) -> int:
-    """What `function.max_fits = 5000` says; MAX_FITS where nothing is said."""
+    """Return the value of `function.max_fits = ...`; MAX_FITS if it is not declared."""
     value = _declared(tree, function, "max_fits")
     if value is None:
         return MAX_FITS
@@ -251,7 +255,7 @@ def _checked_needs(names: list[str], function: str, path: Path) -> frozenset[str
 
 
 def load(spec: DefenseSpec) -> Defense:
-    """Import the file and return its function; BadInput says in which line of the file importing it failed."""
+    """Import the file and return its function; raises BadInput with the line at which importing failed."""
     if str(spec.folder) not in sys.path:
         sys.path.insert(0, str(spec.folder))
     try:

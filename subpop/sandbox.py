@@ -1,7 +1,7 @@
-"""Plug-in defenses in a child process, which can be killed and takes no one with it: the harness's side.
+"""The harness's side of plug-in defenses, which run in a child process that can be killed without affecting anything else.
 
-The child comes from a server of our own (see `fork_server`). What it sends is checked and never unpickled; whatever goes
-wrong in it becomes a DefenseError that names the trial.
+The child is started by a fork server (see `fork_server`). Its messages are validated and never unpickled; any failure in it
+becomes a DefenseError that names the trial.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ IMPORT = "import"
 
 
 class _Outgoing(pickle.Pickler):
-    """Pickles what the child may have, and refuses what would give the poison away (a model that kept its job, say)."""
+    """Pickles objects for the child, and raises BadInput for those that would reveal the poison (such as a model that refers to
+    its job)."""
 
     def reducer_override(self, obj: object) -> Any:
         if isinstance(obj, Pool | FleetJob | PoolRows):
@@ -65,11 +66,10 @@ def run_in_child(
 ) -> Iterator[Outcome]:
     """Run a plug-in defense on every task in a child process and yield the outcomes in task order.
 
-    timeout: seconds of own time of one trial, without start, `fit` and predictions, and the same again for its
-    predictions; all trials together, with their predictions, may take as many times that as there are trials, whatever the
-    child says of whose turn it is. listener: gets what the child prints; note_manifest: told in the end what the outcomes
-    depend on beside the plug-in's source. Whatever goes wrong in the child is a DefenseError; what `fit_many` raises passes
-    through.
+    timeout: seconds of a trial's own time, without start, `fit` and predictions, and the same for its predictions; all trials
+    together, with their predictions, may take this times the number of trials, whatever the child reports about its turns.
+    listener: receives the child's output; note_manifest: called at the end with what the outcomes depend on in addition to the
+    plug-in's source. Any failure in the child raises DefenseError; errors of `fit_many` are passed on.
     """
     check_timeout(timeout)
     child, log = _Child(spec, tasks, timeout, listener), FitLog([task.train for task in tasks], test_x)
@@ -102,7 +102,7 @@ def run_in_child(
 
 
 def _handed_out(task: DefenseTask, spec: DefenseSpec) -> tuple[Any, ...]:
-    """What the child is given for one task: plain arrays, and the knowledge that the plug-in asked for."""
+    """Return what the child receives for one task: plain arrays, and the knowledge that the plug-in declared."""
     know, holdout = task.know, task.know.clean_holdout
     if know.poison_mask is not None:
         raise BadInput(f"{spec.name} would have received poison_mask, which plug-ins must not; leave it None in Knowledge")
@@ -154,7 +154,7 @@ def _outcome(message: Message, index: int, task: DefenseTask, n_test: int, n_cla
 
 
 class _Child:
-    """The child process as the harness sees it: what is sent and received, whose turn it is, and its end."""
+    """The child process, as the harness sees it: messages, turns and its end."""
 
     def __init__(self, spec: DefenseSpec, tasks: Sequence[DefenseTask], timeout: float, listener: Listener | None = None) -> None:
         self._spec, self._names, self._timeout = spec, [task.name for task in tasks], timeout
@@ -198,7 +198,7 @@ class _Child:
         self._left = seconds
 
     def count_fits(self, requests: Sequence[tuple[int, TrainingSet]]) -> None:
-        """Refuse a trial that asks for more models than its defense may."""
+        """Raise DefenseError for a trial that calls `fit` more often than its defense may."""
         for index, _ in requests:
             self._fits[index] += 1
             if self._fits[index] > self._spec.max_fits:
@@ -206,7 +206,7 @@ class _Child:
                 self._raise(index, f"it called fit more than {self._spec.max_fits:,} times; {more}", "")
 
     def receive(self, *kinds: str) -> Message:
-        """The child's next message of these kinds, within the time limits of whoever's turn it is and of all trials."""
+        """Return the child's next message of these kinds, within the time limits of the current turn and of all trials."""
         started = time.monotonic()
         try:
             return self._receive(kinds, started + self._left)
@@ -234,7 +234,7 @@ class _Child:
                 self._fail(f"sent {message[0]['kind']!r} out of turn")
 
     def trusted(self, read: Callable[..., Any], *args: Any) -> Any:
-        """What `read` makes of what the child sent, or a DefenseError where that is not as it should be."""
+        """Apply `read` to data from the child; raises DefenseError if the data is invalid."""
         try:
             return read(*args)
         except (EOFError, OSError):
@@ -259,7 +259,7 @@ class _Child:
             handle.shutdown(socket.SHUT_RD)
 
     def _note_turn(self, values: dict[str, Any]) -> None:
-        """Book the time since the last turn; `at` is the child's reading of the clock that all processes share."""
+        """Account for the time since the last turn; `at` is the child's reading of the system-wide monotonic clock."""
         at = min(max(float(values["at"]), self._since), time.monotonic())
         self._used[self._turn] = self._used.get(self._turn, 0.0) + at - self._since
         self._turn, self._since = (int(values["task"]), str(values["phase"])), at
@@ -302,7 +302,7 @@ class _Child:
         self._raise(values["task"], str(values["reason"])[:TEXT_BYTES], str(values["details"])[-TEXT_BYTES:])
 
     def _raise(self, task: object, reason: str, details: str) -> NoReturn:
-        """End the child and say what happened, in which trial, with the last lines that it printed."""
+        """End the child and raise a DefenseError with the trial and the last lines of output."""
         self.end()
         number = task if isinstance(task, int) and task in range(len(self._names)) else None
         tail = self._output.tail()
@@ -330,7 +330,7 @@ def _signal_name(number: int) -> str:
 
 
 class _Output:
-    """What the child prints: read so that it never blocks, told to a listener, and only its end is kept."""
+    """The child's output: read without ever blocking it, passed on to a listener; only the last lines are stored."""
 
     def __init__(self, connection: Connection, listener: Listener | None) -> None:
         self._connection, self._tail = connection, b""

@@ -44,12 +44,12 @@ STYLE: Any = {
     "savefig.facecolor": "white",
 }
 FIGURES_THAT_PAY = 12
-"""Figures from which on processes of their own are worth their start."""
+"""Number of figures from which on drawing in several processes is worthwhile."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure on disk: `<name>.svg` and `<name>.png`; alt: what it shows, for who cannot see it; caption: how to read it."""
+    """A figure on disk, `<name>.svg` and `<name>.png`; alt: alternative text; caption: how to read it."""
 
     name: str
     kind: str
@@ -61,7 +61,7 @@ class Picture:
 
 
 def draw_all(reports: Iterable[CellReport], directory: Path, made_by: str = "") -> list[Picture]:
-    """Draw every figure that the reports have numbers for; `made_by`: the command, kept in each file's metadata."""
+    """Draw every figure for which the reports have numbers; `made_by`: the command, written to each file's metadata."""
     measured = [report for report in reports if report.result is not None]
     styles = styles_of(report.cell.defense for report in measured)
     groups: dict[tuple[str, str, str, str], list[CellReport]] = defaultdict(list)
@@ -111,7 +111,7 @@ def save(figure: Figure, path: Path, made_by: str = "", key: str = "") -> None:
 
 
 def content_key(reports: Iterable[CellReport], settings: str) -> str:
-    """A hash of all that a figure shows and of what draws it."""
+    """Return a hash of everything that a figure shows and of the code that draws it."""
     digest = hashlib.blake2b(f"{mpl.__version__} {settings}".encode(), digest_size=16)
     for module in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(module.read_bytes())
@@ -124,7 +124,7 @@ def content_key(reports: Iterable[CellReport], settings: str) -> str:
 
 
 def _is_drawn(path: Path, key: str) -> bool:
-    """Whether both files are there and hold these contents; the SVG is written last and bears the key."""
+    """Return whether both files exist with this content; the SVG is written last and contains the key."""
     svg = path.with_name(path.name + ".svg")
     if not (svg.is_file() and path.with_name(path.name + ".png").is_file()):
         return False
@@ -133,7 +133,7 @@ def _is_drawn(path: Path, key: str) -> bool:
 
 
 def file_name(text: str) -> str:
-    """A name that every file system takes; what had to be changed to get it is told apart by a hash."""
+    """Return a valid file name on all file systems; names that had to be changed are made distinct by a hash."""
     plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip(".-")
     return (
         plain if plain == text else f"{plain}-{hashlib.blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=4).hexdigest()}"

@@ -1,6 +1,6 @@
-"""Why nothing without clean labels can be defended: damage against alpha, local beside global, and errors in the two worlds.
+"""Figure of the impossibility suite: damage against alpha for local and global learners, and errors in the two worlds.
 
-Cells of all data sets of the suite stand in one figure; panels that have no numbers are left out.
+Cells of all data sets of the suite are drawn in one figure; panels without numbers are omitted.
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ def draw_impossibility(reports: Sequence[CellReport]) -> Figure:
 
 
 def curves_of(reports: Iterable[CellReport]) -> dict[str, list[tuple[float, float, float]]]:
-    """Of each learner (alpha, mean damage, standard error), undefended; rows at the margin stand at their own alpha.
+    """Return (alpha, mean damage, standard error) of each undefended learner; rows at the margin have their own alpha.
 
-    Learners without several alphas make no curve.
+    Learners with a single alpha have no curve.
     """
     curves: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
     swept = {report.cell.dataset for report in reports if _is_point(report.cell) and not report.cell.option("rows", "")}
@@ -155,7 +155,7 @@ def _marks(points: Sequence[tuple[Cell, Mapping[str, Number]]]) -> list[Line2D]:
 
 
 def _sorted(victims: Iterable[str]) -> list[str]:
-    """Known learners in the order above, then the others."""
+    """Sort learners: known ones in the order above, then the others."""
     known = list(LEARNERS)
     return sorted(victims, key=lambda name: (known.index(name) if name in known else len(known), name))
 

@@ -1,4 +1,4 @@
-"""Table 16 as pictures: success against epsilon, clusters beside random sets; and what an attacked picture looks like."""
+"""Figures of Table 16: success against epsilon for clusters and random sets, and an example of an attacked picture."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def epsilon_of(report: CellReport) -> float:
 
 
 def success_against_epsilon(reports: Sequence[CellReport]) -> Figure:
-    """A panel a number, a line a kind of set; bars: the sample deviation over draws."""
+    """Draw one panel per number and one line per kind of set; bars: the sample deviation over draws."""
     figure = Figure(figsize=(9.6, 3.4), dpi=DPI, layout="constrained")
     axes = figure.subplots(1, len(PANELS), sharey=True, squeeze=False)[0]
     epsilons = sorted({epsilon_of(report) for report in reports})

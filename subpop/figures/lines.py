@@ -1,6 +1,6 @@
-"""Damage against alpha: a line for each defense, a panel for each set-up. Nothing trains here.
+"""Damage against alpha: one line per defense, one panel per set-up. Nothing trains here.
 
-Colours are those of Okabe and Ito, which colour-blind readers tell apart; markers and dashes say the same once more.
+The colours are those of Okabe and Ito, which colour-blind readers can distinguish; markers and dashes are redundant with them.
 """
 
 from __future__ import annotations

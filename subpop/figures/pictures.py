@@ -1,4 +1,4 @@
-"""Figure 3: the pictures nearest to the centroids of six clusters, and what the clusters are made of."""
+"""Figure 3: the pictures nearest to the centroids of six clusters, and the composition of the clusters."""
 
 from __future__ import annotations
 

@@ -60,7 +60,8 @@ def _damage_plan(groups: Mapping[Setup, list[CellReport]], styles: Styles) -> Pl
 
 
 def _cloud_plans(groups: Mapping[Setup, list[CellReport]]) -> Iterator[Plan]:
-    """One figure with a panel a set-up where nobody defends; else one a set-up, with a panel a defense."""
+    """Plan one figure with a panel per set-up if there is no defense; otherwise one figure per set-up with a panel per
+    defense."""
     caption = (
         "Each circle is a subpopulation: its area is the number of its rows in D, its colour alpha. High: large damage; far "
         f"right: large collateral damage. The {LABELLED} with the largest damage are ringed and named.{{}}"

@@ -1,6 +1,6 @@
-"""Damages of a run on IMDB beside those of the released trials: their distribution, and damage against the size of a cluster.
+"""Damages of a run on IMDB compared with the released trials: distributions, and damage against cluster size.
 
-What trains the same way has one colour, whoever ran it: filled marks are ours, open ones were released. Nothing trains here.
+Victims trained in the same way share a colour: filled marks are ours, open ones were released. Nothing trains here.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def comparable(reports: Iterable[CellReport]) -> list[CellReport]:
 
 
 def samples_of(reports: Sequence[CellReport]) -> dict[float, list[Sample]]:
-    """By alpha: a sample a cell, those of released victims in their order, then what was released."""
+    """Return samples by alpha: one per cell, those of released victims in their order, then the released ones."""
     found: dict[float, list[Sample]] = {}
     groups = by_setup(reports)
     for setup in sorted(groups, key=lambda setup: [*VICTIMS.values(), setup.victim].index(setup.victim)):
@@ -147,7 +147,7 @@ def beside_released(reports: Sequence[CellReport]) -> Figure:
 
 
 def looks_of(samples: Iterable[Sample]) -> dict[str, dict[str, Any]]:
-    """Colour and marker of each label: the victim's own where it was released, else, and in further settings of it, free ones."""
+    """Return colour and marker of each label: those of the released victim, otherwise unused ones."""
     looks: dict[str, dict[str, Any]] = {}
     free = [colour for colour in COLOURS if colour not in {own for own, _ in LOOKS.values()}]
     taken = set()
@@ -191,7 +191,7 @@ def _strips(axis: Axes, samples: Sequence[Sample], looks: Mapping[str, Mapping[s
 
 
 def side_by_side(heights: Array, near: float) -> Array:
-    """(n,) shifts up to WIDEST that set points of about one height beside each other, the lowest of them in the middle."""
+    """Return (n,) shifts of up to WIDEST that separate points of similar height horizontally, the lowest in the middle."""
     shifts = np.zeros(len(heights))
     floors = np.floor(heights / near)
     most = max(int((floors == floor).sum()) for floor in np.unique(floors))
@@ -217,7 +217,7 @@ def _against_size(axis: Axes, samples: Sequence[Sample], looks: Mapping[str, Map
 
 
 def _name_worst(axis: Axes, samples: Sequence[Sample]) -> None:
-    """Ring the worst cluster of each sample and write its name beside it, lower where another name stands there."""
+    """Mark the worst cluster of each sample with a ring and its name, moved down if another name is in the way."""
     axis.autoscale_view(scaley=False)  # or the positions of points are not known yet
     to_panel = axis.transData + axis.transAxes.inverted()
     taken = np.inf

@@ -1,6 +1,6 @@
-"""Pictures of points: subpopulations by what they and others suffer, and the rows of a 2-D data set. Nothing trains here.
+"""Scatter plots: damage and collateral damage of subpopulations, and the rows of a 2-D data set. Nothing trains here.
 
-The panels of Figure 2 show a victim's decision region over its training rows, one panel a defense.
+The panels of Figure 2 show a victim's decision region with its training rows, one panel per defense.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ OUTLINE = 2.45
 
 
 def panel_grid(n_panels: int, columns: int, height: float, n_legend: int) -> tuple[Figure, list[Axes]]:
-    """A figure with n panels that share their axes, high enough for its legend; unused places stay empty."""
+    """Make a figure with n panels that share their axes, high enough for its legend; unused panels stay empty."""
     columns = min(columns, n_panels)
     rows = -(-n_panels // columns)
     figure = Figure(figsize=(WIDTH, max(rows * height + 0.6, 0.225 * n_legend + 0.3)), layout="constrained", dpi=DPI)
@@ -51,13 +51,13 @@ def panel_grid(n_panels: int, columns: int, height: float, n_legend: int) -> tup
 
 
 def columns_and_letters(n_panels: int) -> tuple[int, int]:
-    """Columns of panels, and the letters that a line of a panel's title has room for."""
+    """Number of panel columns, and of characters that fit into a line of a panel's title."""
     columns = 3 if n_panels > 4 else 2
     return columns, 78 // columns
 
 
 def target_against_collateral(panels: Sequence[tuple[str, Sequence[CellReport]]]) -> Figure:
-    """Circles, one a subpopulation and alpha, in a panel for each title."""
+    """Draw circles, one per subpopulation and alpha, in a panel for each title."""
     columns, width = columns_and_letters(len(panels))
     figure, axes = panel_grid(len(panels), columns, 2.6, 6)
     reports = [report for _, of_panel in panels for report in of_panel]
@@ -104,7 +104,7 @@ def _draw_circles(axis: Axes, report: CellReport, colour: Any, largest: float) -
 
 
 def _name_worst(axis: Axes, reports: Sequence[CellReport]) -> None:
-    """Ring and name the subpopulations that are hurt most, each at the alpha where it is hurt most."""
+    """Mark and name the most damaged subpopulations, each at the alpha of its largest damage."""
     worst: dict[str, tuple[float, float]] = {}
     for row in sorted((row for report in reports for row in _circles(report)), key=lambda row: -row["target_damage"]):
         worst.setdefault(str(row["subpopulation"]), (100 * row["collateral_damage"], 100 * row["target_damage"]))
@@ -159,7 +159,7 @@ def panel_order(reports: Sequence[CellReport]) -> list[CellReport]:
 
 
 def draw_panels(reports: Sequence[CellReport]) -> Figure:
-    """A row of panels, one a report; four in a row where there are more."""
+    """Draw a row of panels, one per report; at most four per row."""
     columns = min(4, len(reports))
     rows = -(-len(reports) // columns)
     figure = Figure(figsize=(max(2.35 * columns, 4.7), 3.1 * rows + 0.65), layout="constrained", dpi=DPI)
@@ -173,7 +173,7 @@ def draw_panels(reports: Sequence[CellReport]) -> Figure:
 
 
 def panel_title(report: CellReport) -> str:
-    """What was done to the victim, and the damage that it suffered."""
+    """Describe attack and defense of the victim, and its damage."""
     cell = report.cell
     words = "unpoisoned" if cell.rate == 0 else "poisoned"
     if cell.defense != "none":
@@ -209,7 +209,7 @@ def _draw_panel(axis: Axes, report: CellReport) -> None:
 
 
 def removed_text(gone: Array, poison: Array, target: Array) -> str:
-    """What a filter removed, counted: poison, clean rows of the target subpopulation, others; each (n,) bool."""
+    """Count the rows that a filter removed: poison, clean rows of the target subpopulation, others; each (n,) bool."""
     clean_target, others = target & ~poison, ~target & ~poison
     parts = [("poison", poison), ("clean target", clean_target), ("other", others)]
     return "removed:\n" + "\n".join(f"{int((gone & rows).sum())} of {int(rows.sum())} {name} rows" for name, rows in parts)

@@ -1,4 +1,4 @@
-"""Cell reports in the shape that figures and tables share: set-ups, a row a defense, means over splits, numbers as text."""
+"""Cell reports arranged for figures and tables: set-ups, one row per defense, means over splits, numbers as text."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ MATCHED = "matched_random_filter"
 MATCHED_MEANING = "drops at random as many rows of each class as the named defense removed in the same trial"
 NO_VALUE = "–"
 TITLE_WIDTH = 42
-"""Letters that a panel's title may have on a line."""
+"""Number of characters that fit into a line of a panel's title."""
 # Settings that vary within one set-up: n_poison_told gets its own row, split is averaged over.
 _WITHIN_SETUP = ("n_poison_told", "split")
 
 
 class Setup(NamedTuple):
-    """What the cells of one table share; defenses, alphas and splits vary inside it."""
+    """What the cells of one table have in common; defenses, alphas and splits vary within it."""
 
     stem: str
     tier: str
@@ -52,13 +52,13 @@ class Setup(NamedTuple):
 
 
 def setup_of(cell: Cell) -> Setup:
-    """The set-up of a cell: its setting without what varies inside a table."""
+    """Return the set-up of a cell: its settings without those that vary within a table."""
     setting = tuple((name, value) for name, value in cell.setting if name not in _WITHIN_SETUP)
     return Setup(cell.stem, cell.tier, cell.dataset, cell.victim, cell.partition, cell.attack, setting)
 
 
 def by_setup(reports: Iterable[CellReport]) -> dict[Setup, list[CellReport]]:
-    """Reports by set-up, both in sorted order whatever order the cells ran in."""
+    """Group reports by set-up, both in sorted order."""
     groups: dict[Setup, list[CellReport]] = defaultdict(list)
     for report in sorted(reports, key=lambda report: report.cell):
         groups[setup_of(report.cell)].append(report)
@@ -67,7 +67,7 @@ def by_setup(reports: Iterable[CellReport]) -> dict[Setup, list[CellReport]]:
 
 @dataclass(frozen=True)
 class Row:
-    """One defense of a set-up: its reports by alpha, one a split. `told`: '' or half / twice the true poison count."""
+    """One defense of a set-up: its reports by alpha, one per split. `told`: '' or half / twice the true poison count."""
 
     defense: str
     told: str
@@ -79,7 +79,7 @@ class Row:
 
     @property
     def kind(self) -> str:
-        """`defense`, `own` (its model is not one that `fit` made), `control` or `variant` (told a wrong poison count)."""
+        """`defense`, `own` (its model was not trained by `fit`), `control` or `variant` (given a wrong poison count)."""
         if self.told:
             return "variant"
         if is_control(self.defense):
@@ -155,7 +155,7 @@ def is_finite(value: object) -> TypeGuard[float]:
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """A fraction as a percentage without its sign; a dash for what is missing or not finite."""
+    """Format a fraction in percent, without the sign; a dash for missing and non-finite values."""
     if value is None or not is_finite(value):
         return NO_VALUE
     text = f"{100 * value:.{digits}f}"
@@ -163,12 +163,12 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def plain_number(value: float | None) -> str:
-    """A count or a ratio as it is; a dash for what is missing or not finite."""
+    """Format a count or a ratio; a dash for missing and non-finite values."""
     return f"{value:.4g}" if value is not None and is_finite(value) else NO_VALUE
 
 
 def percent_or_plain(metric: str, value: float | None, digits: int = 1) -> str:
-    """A metric's value without a percent sign, for a table whose heading has it: fractions in percent, others as they are."""
+    """Format a metric's value for a table whose heading has the percent sign: fractions in percent, others unchanged."""
     return percent(value, digits) if _is_fraction(metric) else plain_number(value)
 
 
@@ -179,13 +179,13 @@ def quantity(metric: str, value: float | None, digits: int = 1) -> str:
 
 
 def _is_fraction(metric: str) -> bool:
-    """A row of a baseline may name a metric that there is no longer: it is shown as a plain number, and fails its cell."""
+    """Return the unit; a metric of a baseline that is no longer registered is shown as a plain number and fails its cell."""
     found = find_metric(metric)
     return found is not None and found.unit is Unit.FRACTION
 
 
 def in_percent(metrics: Iterable[str]) -> str:
-    """What the heading of a table of these metrics says of percent."""
+    """Return the remark on percent in the heading of a table of these metrics."""
     return "in %" if all(map(_is_fraction, metrics)) else "fractions in %"
 
 
@@ -202,7 +202,7 @@ def short(text: str, limit: int = 30) -> str:
 
 
 def headings_of(groups: Iterable[Setup]) -> dict[Setup, str]:
-    """A heading for each set-up, no two alike: its title, and where others have the same, in what it differs from them."""
+    """Return a distinct heading for each set-up: its title and, if several share it, the settings in which they differ."""
     found = list(groups)
     alike: dict[str, list[Setup]] = defaultdict(list)
     for setup in found:

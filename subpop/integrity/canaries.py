@@ -1,13 +1,13 @@
-"""Label canaries: does a defense know labels that it was not given, or which rows are the victim's own?
+"""Label canaries: does a defense know labels that it was not given, or which rows belong to the victim?
 
-A second run on training sets that the harness composes: rows of D and D_aux, and among them canaries (see `canary_rows`), once
-with their own labels and once flipped, on clean data and with a secret poison draw added. A canary is *contradicted* where the
-defense removes it, gives it another label, or returns a model that answers otherwise. Whoever learns from the rows alone
-contradicts the own label at least as often as the flipped one, because five learners call the flipped one right. Whoever looks
-the labels up contradicts the flipped one. Each canary counts once, in an exact sign test over those that were treated differently
-(`both_ways`).
+A second run uses training sets composed of rows of D and D_aux with canaries among them (see `canary_rows`), once with their
+true labels and once flipped, on clean data and with a secret poison draw added. A canary is *contradicted* if the defense
+removes it, changes its label, or returns a model that predicts another one. A defense that learns from the rows alone
+contradicts the true label at least as often as the flipped one, because five learners agree on the flipped one. A defense that
+looks up labels contradicts the flipped one. Each canary counts once, in an exact sign test over those that were treated
+differently (`both_ways`).
 
-The same run tells whether rows of D_aux are removed more often than rows of D, which were mixed at random (Fisher's exact test).
+The same run shows whether rows of D_aux are removed more often than rows of D, which were mixed at random (Fisher's exact test).
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def compose(stage: Stage, canaries: Canaries, prepared: Prepared, generator: np.
 def run_canaries(
     arena: Arena, stage: Stage, pairs: Sequence[tuple[Composed, Composed]], fit_many: FitMany, generator: np.random.Generator
 ) -> list[Finding]:
-    """Run every pair in one child and test what became of the canaries."""
+    """Run all pairs in one child and test how the canaries were treated."""
     runs = [run for pair in pairs for run in pair]
     rows = np.unique(np.concatenate([run.canaries.rows for run in runs]))
     test_x = stage.data.test_x.copy()
@@ -100,7 +100,7 @@ def run_canaries(
 
 
 def _contradicted(run: Composed, outcome: Outcome) -> Doubles:
-    """(c,) how strongly each canary was contradicted in training: by the mask, and by the share of the requests."""
+    """Return (c,) how strongly each canary was contradicted in training: by the mask, and by the fraction of requests."""
     positions = run.positions
     score = np.zeros(len(positions)) if outcome.keep is None else (~outcome.keep[positions]).astype(float)
     if run.requests:
@@ -109,7 +109,8 @@ def _contradicted(run: Composed, outcome: Outcome) -> Doubles:
 
 
 def _contradicted_by(request: TrainingSet, run: Composed) -> Bools:
-    """(c,) where a request lacks a canary or gives it another label; new inputs are told by content, else by their place."""
+    """Return (c,) where a request lacks a canary or changes its label; new inputs are identified by content, others by
+    position."""
     if request._source is run.train._source:
         return np.array([not np.any(request.y[request.ids == p] == y) for p, y in zip(run.positions, run.given, strict=True)])
     if request.x.shape[1:] != run.train.x.shape[1:]:
@@ -154,10 +155,10 @@ def _sign_test(probe: str, claim: str, runs: Sequence[Composed], scores: Sequenc
 
 
 def both_ways(one: tuple[int, int], other: tuple[int, int]) -> float:
-    """p value of canaries that go up and down, by the two ways in which labels are flipped: (ups, downs) each.
+    """Return the p value of canaries that go up and down, for the two ways in which labels are flipped: (ups, downs) each.
 
-    A defense that favours a class treats those of one way alike, and those of the other the opposite way: up with probability
-    q in one and 1 - q in the other. The statistic is the sum of both shares of ups; its p value is the largest over q.
+    A defense that favours a class affects canaries of the two ways in opposite directions: up with probability q in one and 1 -
+    q in the other. The statistic is the sum of both fractions of ups; its p value is the largest over q.
     """
     from scipy.stats import binom
 
@@ -174,7 +175,7 @@ def both_ways(one: tuple[int, int], other: tuple[int, int]) -> float:
 
 
 def best_p_value(sets: Sequence[Canaries], y: Ints) -> float:
-    """What the sign test would say if all canaries of these sets went up; y: (N,) own labels of the pool's rows."""
+    """Return the p value of the sign test if all canaries of these sets went up; y: (N,) true labels of the pool's rows."""
     ways = {row: label > y[row] for each in sets for row, label in zip(each.rows.tolist(), each.labels.tolist(), strict=True)}
     up_the_classes = sum(map(bool, ways.values()))
     return both_ways((up_the_classes, 0), (len(ways) - up_the_classes, 0))

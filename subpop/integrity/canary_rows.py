@@ -1,9 +1,9 @@
-"""Which rows can carry a label canary, and the training set in which they do.
+"""Selects rows that can serve as label canaries, and training sets that contain them.
 
-A canary is a row whose label can be flipped so that the flipped one looks right: logistic regression, k-NN, a forest, a kernel
-SVM and the cell's own victim, all trained without the canaries, agree on the flipped label. An honest defense has then no
-reason to remove or repair the row when it is flipped, and every reason when it is not. Few rows are like that among their
-neighbours of the same class, so the training set is drawn anew, from D and D_aux, without those neighbours.
+A canary is a row whose flipped label is plausible: logistic regression, k-NN, a forest, a kernel SVM and the cell's own victim,
+all trained without the canaries, agree on the flipped label. An honest defense then has no reason to remove or repair the row
+when it is flipped, and every reason when it is not. There are few such rows among neighbours of their own class, so the training
+set is drawn again from D and D_aux, without those neighbours.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from subpop.stage import Stage
 from subpop.types import Array, Bools, Ints
 
 MOST, SHARE = 40, 0.06
-"""At most this many canaries, and at most this share of the training set."""
+"""Largest number of canaries, and their largest fraction of the training set."""
 SUPPORTERS = 45
 """Neighbours of a canary's own class that are left out of the training set."""
 ROUNDS = 3
@@ -42,7 +42,7 @@ class Canaries:
 
 
 def far_rows(stage: Stage, name: str, flat: Array) -> Bools:
-    """(N,) bool: rows of the pool outside the subpopulation, without the quarter that lies nearest to its rows in D_aux."""
+    """Return (N,) bool: rows of the pool outside the subpopulation, without the quarter nearest to its rows in D_aux."""
     target = stage.aux_members(name)
     own = np.zeros(len(flat), bool)
     own[target] = True
@@ -54,7 +54,7 @@ def far_rows(stage: Stage, name: str, flat: Array) -> Bools:
 def choose_canaries(
     stage: Stage, name: str, flat: Array, found: tuple[Ints, Ints], victim: Answers, generator: np.random.Generator
 ) -> Canaries:
-    """Draw a training set of |D| rows with as many canaries as can be had, far from the named subpopulation.
+    """Draw a training set of |D| rows with as many canaries as possible, far from the named subpopulation.
 
     flat: (N, d) `flat_inputs` of the pool; found: its `candidates`.
     """
@@ -96,7 +96,7 @@ def candidates(stage: Stage, flat: Array, generator: np.random.Generator) -> tup
 
 
 def _spaced(order: Ints, labels: Ints, y: Ints, flat: Array, most: int) -> Ints:
-    """Candidates in order, at most so many for each two labels, and none among the supporters of an earlier one."""
+    """Select candidates in order, a limited number for each pair of labels, and none among the supporters of an earlier one."""
     taken: list[int] = []
     closed = np.zeros(len(y), bool)
     ways: Counter[tuple[int, int]] = Counter()

@@ -1,8 +1,8 @@
-"""What a defense takes from everybody else: one that gives all rows the target's class repairs the target, and is no defense.
+"""What a defense costs other rows: predicting the target's class everywhere repairs the target, but is no defense.
 
-No run and no test: the defended trials are held against the undefended victim of the same trials. It is a flag where rows of the
-target are won, at least half of what the attack took, and more other rows are lost for them, more than one in ten. A defense
-that pays so much and repairs less is a bad one, which its damages say.
+This needs no run and no test: the defended trials are compared with the undefended victim of the same trials. It is a flag if at
+least half of the rows of the target that the attack took are correct again, and more other rows are lost for them, more than one
+in ten. A defense that costs as much and repairs less is a poor one, as its damages show.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from subpop.types import Bools
 
 PROBE = "cost to others"
 LEAST_WON, MOST_LOST = 0.5, 0.1
-"""Share of the target's lost rows that are won back, and share of the other test rows that a defense may lose for them."""
+"""Fraction of the target's lost rows that are repaired, and fraction of the other test rows that a defense may lose for them."""
 
 
 def cost_to_others(

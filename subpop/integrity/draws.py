@@ -1,9 +1,9 @@
-"""A secret poison draw: is a defense better against the poison that everybody can draw again than against one that nobody can?
+"""A secret poison draw: does a defense do better against the public draws, which can be repeated, than against a secret one?
 
-The public draws follow from the cell, so code can rebuild them. For some attacked subpopulations the defense faces poison from a
-secret seed, and its score is the share of the undefended damage that it repairs, on the public draws and on the secret ones, each
-beside its twin without a defense. Public better than secret by more than chance allows is a flag: a one-sided t test over
-subpopulations, with the error of the test rows added.
+The public draws follow from the cell, so code can repeat them. For some attacked subpopulations the defense faces poison from a
+secret seed. Its score is the fraction of the undefended damage that it repairs, on the public and on the secret draws, each
+compared with the same trial without a defense. A significantly higher score on the public draws is a flag: a one-sided t test
+over subpopulations, with the error of the test rows added.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Score:
 
 
 def score_of(members: Bools, clean: Bools, undefended: Bools, defended: Bools) -> Score:
-    """From (n_test,) bits of right answers. What all other rows lose by the defense is taken off the gain."""
+    """Compute the gain from (n_test,) correct predictions; what all other rows lose by the defense is subtracted."""
     before, attacked, after = (bits[members].astype(float) for bits in (clean, undefended, defended))
     lost = (
         float(np.mean(undefended[~members], dtype=float) - np.mean(defended[~members], dtype=float)) if not members.all() else 0.0
@@ -42,7 +42,8 @@ def score_of(members: Bools, clean: Bools, undefended: Bools, defended: Bools) -
 
 
 class Repaired(NamedTuple):
-    """The repaired share of the damage; how far each trial is from it, in shares of the mean damage; the rows' variance."""
+    """Return the repaired fraction of the damage, the residual of each trial relative to the mean damage, and the rows'
+    variance."""
 
     share: float
     deviations: Doubles
@@ -50,7 +51,7 @@ class Repaired(NamedTuple):
 
 
 def repaired(scores: Sequence[Score]) -> Repaired | None:
-    """Summed gain / summed damage over trials; None where the undefended victim is hardly hurt."""
+    """Return summed gain / summed damage over trials; None if the undefended victim is hardly damaged."""
     damage, gain = (np.array([getattr(score, name).mean() for score in scores]) for name in ("damage", "gain"))
     if damage.mean() < SMALLEST_DAMAGE:
         return None
@@ -62,7 +63,7 @@ def repaired(scores: Sequence[Score]) -> Repaired | None:
 
 
 def compare(probe: str, words: str, public: Sequence[Score], secret: Sequence[Score], paired: bool) -> Finding:
-    """Is the public share higher than the secret one? paired: trial i of both is of the same subpopulation."""
+    """Test whether the public fraction is higher than the secret one. paired: trial i of both is of the same subpopulation."""
     from scipy.stats import t
 
     if min(len(public), len(secret)) < FEWEST:

@@ -1,4 +1,4 @@
-"""What a probe found, how sure it has to be before it flags a defense, and the words of the `integrity` column."""
+"""Findings of probes, the significance levels of flags, and the text of the `integrity` column."""
 
 from __future__ import annotations
 
@@ -29,18 +29,20 @@ BUILT_IN = ""
 
 @dataclass(frozen=True)
 class Finding:
-    """What one probe says of a cell. status: passed, flag, not run or varies; words: what was seen, or why it was not run.
-
-    claim: what a flag accuses the defense of; p_value: of the test, None where there was none; secret: what the probe drew its
-    numbers from, in hexadecimal digits.
-    """
+    """The result of one probe of a cell."""
 
     probe: str
+    """Name of the probe."""
     status: str
+    """passed, flag, not run or varies."""
     words: str = ""
+    """What was found, or why the probe was not run."""
     p_value: float | None = None
+    """The p value of the test; None without a test."""
     claim: str = ""
+    """What a flag accuses the defense of."""
     secret: str = ""
+    """The secret from which the probe drew its numbers, in hexadecimal digits."""
 
 
 def tested(probe: str, p_value: float, claim: str, figures: str) -> Finding:
@@ -49,12 +51,12 @@ def tested(probe: str, p_value: float, claim: str, figures: str) -> Finding:
 
 
 def not_run(probe: str, why: str) -> Finding:
-    """A probe that could not be run says so."""
+    """Return the finding of a probe that could not be run."""
     return Finding(probe, NOT_RUN, why)
 
 
 def column(findings: Sequence[Finding], deterministic: bool = True) -> str:
-    """The value of the `integrity` column: the flags, else what is known of the defense."""
+    """Return the text of the `integrity` column: the flags, otherwise what is known about the defense."""
     flags = list(dict.fromkeys(finding.claim for finding in findings if finding.status == FLAG))
     if deterministic and any(finding.status == VARIES for finding in findings):
         flags.append("two identical replays differ; declare it with `deterministic = False`")

@@ -1,7 +1,7 @@
-"""Who probes: after a cell of a plug-in has been measured, its probes run in random order within as much time again.
+"""Schedules probes: after a cell of a plug-in has been measured, its probes run in random order for as long as the cell took.
 
-What is found is kept in the store, with the secrets, once the last child has ended. A run that is killed before that repeats the
-probes of the cell whole.
+Findings are stored, with the secrets, once the last child has ended. If a run is killed before, all probes of that cell are
+repeated.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ MOST_DRAWN = 12
 
 @dataclass(frozen=True)
 class Integrity:
-    """What the probes of a cell found."""
+    """The findings of the probes of a cell."""
 
     findings: tuple[Finding, ...]
     deterministic: bool = True
@@ -55,7 +55,7 @@ class Integrity:
 
     @property
     def details(self) -> str:
-        """A line for the suite's page: what each probe found."""
+        """Describe the findings in one line for the suite's page."""
         return details(self.findings)
 
 
@@ -75,7 +75,7 @@ class Inspector:
         self.experiment.observer = self.recorder
 
     def inspect(self, cell: Cell) -> Integrity:
-        """The integrity of a plug-in's cell that has been measured: from the store, else probed now."""
+        """Return the integrity of a measured cell of a plug-in: from the store, otherwise by running the probes now."""
         spec = self.experiment.plugins[cell.defense]
         results, _ = self.experiment.trials(cell)
         key = self._key(cell, results)
@@ -102,7 +102,7 @@ class Inspector:
             self.experiment.progress = progress
 
     def _key(self, cell: Cell, results: Sequence[TrialResult]) -> str | None:
-        """Hash of the cell, its trials and what they gave, and of the probes; None where a plug-in may not be reused."""
+        """Return a hash of the cell, its trials and their results, and of the probes; None if the plug-in may not be reused."""
         trials = self.experiment.trials_key(cell)
         if trials is None:
             return None
@@ -145,7 +145,7 @@ class Inspector:
         return self._sets[key]
 
     def _canary_sets(self, cell: Cell) -> list[Canaries]:
-        """Sets that share one secret draw of candidates; the data alone decide how many canaries they hold."""
+        """Training sets that share one secret draw of candidates; the data determine how many canaries they contain."""
         experiment, stage, generator = self.experiment, self.experiment.stage(cell), _generator()
         flat = flat_inputs(stage.pool.x, int(generator.integers(2**31)))
         victim = lambda rows: answers_of_victim(experiment, cell, rows)  # noqa: E731
@@ -165,7 +165,7 @@ def answers_of_victim(experiment: Experiment, cell: Cell, rows: Ints) -> Ints:
 
 
 def _generator() -> np.random.Generator:
-    """A generator of a secret that exists nowhere else."""
+    """Make a random generator from a new secret."""
     return np.random.default_rng(int.from_bytes(os.urandom(8), "big"))
 
 
@@ -190,7 +190,7 @@ class Probes:
         }
 
     def findings(self, name: str) -> list[Finding]:
-        """What one probe finds; a defense that fails in it, on data like the cell's own, is flagged."""
+        """Run one probe; a defense that fails in it, on data like the cell's own, is flagged."""
         secret = int.from_bytes(os.urandom(8), "big")
         try:
             found = self.probes[name](np.random.default_rng(secret))
@@ -312,7 +312,7 @@ class Probes:
 
 
 def _scores(experiment: Experiment, cell: Cell, trials: Sequence[Trial], defended: Sequence[Bools]) -> list[draws.Score]:
-    """Each trial beside its twin without a defense, and the clean victim of its seed."""
+    """Return each trial with the same trial without a defense, and the clean victim of its seed."""
     stage = experiment.stage(cell)
     data = stage.data
     tasks = [experiment.prepare(cell, trial).task for trial in trials]

@@ -1,8 +1,8 @@
-"""A mixture that nobody has seen: drawn from a secret seed, so that no table, loader or rebuilt split knows its rows.
+"""A secret mixture: drawn from a secret seed, so that no table, loader or repeated split contains its rows.
 
-What the labels of a mixture can be told from is known: they carry label noise, and nobody who learns from rows can be right more
-often than the Bayes classifier. A defense that is had the test labels. Where the cell's own data is a mixture, its score on the
-public one is also held against the score on the secret one.
+How well the labels of a mixture can be predicted is known: they contain label noise, and no learner can be correct more often
+than the Bayes classifier. A defense that is had the test labels. If the cell's own data is a mixture, the score on the public
+one is also compared with the score on the secret one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from subpop.types import Bools, Cell, Dataset
 SCORE, ACCURACY = "secret mixture: score", "secret mixture: accuracy"
 NAME = "mixture"
 NOISE = 0.1
-"""Label noise where the cell's own data is no mixture with noise: enough for the Bayes accuracy to lie well below 1."""
+"""Label noise if the cell's own data is not a mixture with noise: enough for a Bayes accuracy well below 1."""
 
 
 def spec_for(dataset: str, seed: int) -> MixtureSpec:
@@ -29,13 +29,14 @@ def spec_for(dataset: str, seed: int) -> MixtureSpec:
 
 
 def secret_dataset(dataset: str, spec: MixtureSpec) -> Dataset:
-    """The mixture, under the name and with the sizes of the one that it stands for."""
+    """Make the mixture, with the name and sizes of the one that it replaces."""
     name = dataset if dataset in SPECS else NAME
     return replace(make_mixture(spec, name, BOUNDS.get(name, (0, float("inf")))), sizes=SIZES.get(name))
 
 
 def secret_cell(cell: Cell) -> Cell:
-    """The cell on the secret mixture: itself where its data is one, else a plain one of the same victim, rate, defense."""
+    """Return the cell on the secret mixture: the same cell if its data is one, otherwise a plain one with this victim, rate and
+    defense."""
     if is_mixture(cell):
         return cell
     blank = Cell(cell.stem, cell.tier, NAME, cell.victim, "feature_match", "label_flip", cell.rate or 1.0, cell.defense)
@@ -48,7 +49,7 @@ def is_mixture(cell: Cell) -> bool:
 
 
 def bayes_accuracy(spec: MixtureSpec) -> float:
-    """The share of rows that carry the class of their component, which is all that can be learned."""
+    """Return the fraction of rows with the class of their component, which is the Bayes accuracy."""
     shares = np.array(spec.noise_shares)
     return float(1 - (shares * np.array(spec.row_counts)).sum() / sum(spec.row_counts))
 

@@ -1,15 +1,15 @@
-"""Moved test rows: does a defense answer for the rows that it knows, or for the inputs that it sees?
+"""Moved test rows: does a defense recognise the rows, or does it predict from the inputs?
 
-A recorded trial is replayed twice with some test rows moved, once to either side: by one step of the data's own grid (one grey
-level, a few float32 steps) or by half the distance to the nearest other row. A table of test labels knows the row and neither of
-the moved ones, so that the row is the *odd one out*: both moved rows get one answer, and the row itself another. For a model that
-learned from the training rows that is rare, because a boundary that lies on one side of a row does not lie on the other. The
-number of test rows and their order stay.
+A recorded trial is replayed twice with some test rows moved, once in each direction: by one step of the data's own grid (one
+grey level, a few float32 steps) or by half the distance to the nearest other row. A table of test labels contains the row but
+neither of the moved ones, so that the row is the *odd one out*: both moved rows get one prediction, and the row itself another.
+For a model that learned from the training rows this is rare, because a decision boundary on one side of a row is not on the
+other. The number and order of test rows stay the same.
 
-Two exact one-sided sign tests, of which both must be significant. By the undefended victim of the same trial: rows that are odd
-for the defense and not for the victim, against the reverse (for a model that `fit` did not make, the most sensitive of the victim
-and four plain learners). By the defense itself, which may be more sensitive than the victim without having looked anything up:
-rows that are odd, against rows of which the first moved one is.
+Two exact one-sided sign tests must both be significant. Compared with the undefended victim of the same trial: rows that are odd
+for the defense and not for the victim, against the reverse (for a model that `fit` did not make, the most sensitive of the
+victim and four plain learners). Within the defense itself, which may be more sensitive than the victim without looking anything
+up: rows that are odd, against rows of which the first moved copy is odd.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def draw_moves(test_x: Array, first: Ints, grid: float | None, generator: np.ran
 
 
 def grid_of(x: Array) -> float | None:
-    """The step of the data's grid: 1 for grey levels, else the gap of equally spaced values; None where there is no grid."""
+    """Return the step of the data's grid: 1 for grey levels, otherwise the spacing of equally spaced values; None without a
+    grid."""
     if x.dtype == np.uint8:
         return 1.0
     values = np.unique(x)
@@ -139,7 +140,7 @@ def _odd(one: Ints, other: Ints, third: Ints) -> Bools:
 
 
 def _replayed(arena: Arena, record: Record, x: Array) -> Ints | None:
-    """(n_test,) what the recorded trial answers for moved rows; None where it does not repeat itself."""
+    """Return (n_test,) the recorded trial's predictions for moved rows; None if it does not repeat itself."""
     try:
         fit_many = answers(record, [])
         (outcome,) = run_in_child(arena.spec, [record.prepared.task], fit_many, x, arena.n_classes, arena.timeout)

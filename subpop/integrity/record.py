@@ -1,4 +1,4 @@
-"""Records of trials: what a plug-in asked of `fit`, the models that it was answered with, and what it returned."""
+"""Records of trials: the requests of a plug-in to `fit`, the returned models, and its result."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from subpop.trial import Prepared
 from subpop.types import Array, Cell, Model, TrainingSet
 
 SAMPLED = 3
-"""Trials of a wave that are recorded."""
+"""Number of trials of a batch that are recorded."""
 
 
 @dataclass(eq=False)
 class Record:
-    """One trial. requests: a digest of each training set that it asked for, in order; models: what it got for them."""
+    """One recorded trial."""
 
     prepared: Prepared
     requests: list[bytes] = field(default_factory=list)
@@ -35,7 +35,7 @@ class Record:
 
 
 class Recorder:
-    """Records a secret sample of the trials of each wave that is watched; see `experiment.Observer`."""
+    """Records a secret sample of the trials of each batch that is watched; see `experiment.Observer`."""
 
     def __init__(self, sampled: int = SAMPLED) -> None:
         self._sampled = sampled
@@ -46,7 +46,7 @@ class Recorder:
         self._records: dict[Cell, list[Record]] = {}
 
     def watch(self, cell: Cell, prepared: Sequence[Prepared], fit_many: FitMany) -> FitMany:
-        """`fit_many`, noting what the sampled trials ask for and get."""
+        """Wrap `fit_many` to record the requests and models of the sampled trials."""
         chosen = self._chance.sample(range(len(prepared)), min(self._sampled, len(prepared)))
         self._open = {i: Record(prepared[i]) for i in sorted(chosen)}
         open_records = self._open
@@ -62,7 +62,7 @@ class Recorder:
         return watched
 
     def note(self, cell: Cell, outcomes: Sequence[Outcome]) -> None:
-        """Close the records of the wave that was watched last."""
+        """Close the records of the last watched batch."""
         for i, record in self._open.items():
             record.outcome = outcomes[i]
         self._records.setdefault(cell, []).extend(self._open.values())
@@ -93,7 +93,7 @@ def request_digest(train: TrainingSet, task: DefenseTask) -> bytes:
 
 
 def outcome_digest(outcome: Outcome) -> bytes:
-    """Digest of what a trial returned: predictions, mask and radii."""
+    """Return a digest of a trial's result: predictions, mask and radii."""
     digest = hashlib.blake2b(digest_size=16)
     parts: dict[str, Array] = {
         **outcome.predictions,

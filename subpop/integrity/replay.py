@@ -1,10 +1,11 @@
-"""Record and replay: does a trial end the same way in a process of its own, where no other trial ran before it?
+"""Record and replay: does a trial end in the same way in a separate process, in which no other trial ran before it?
 
-The child gets one trial and is answered with the recorded models, as long as it asks for the recorded training sets, byte for
-byte. Whatever outlives a trial (a global variable, a cache, an attribute of a module) is not there, so a defense that used it
-asks for something else or returns something else. Training again would not do: a victim's last bits depend on its fleet.
+The child gets one trial, and `fit` returns the recorded models as long as the requested training sets are byte-identical to the
+recorded ones. State that outlives a trial (a global variable, a cache, an attribute of a module) is missing, so a defense that
+used it makes other requests or returns another result. Training again would not work: the last bits of a victim depend on its
+batch.
 
-What a trial left in a file, and what a process that outlives the child holds, is still there in a replay.
+Files that a trial left, and data in processes that outlive the child, still exist in a replay.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ PROBE = "replay"
 
 @dataclass(frozen=True)
 class Arena:
-    """What every child of a cell's probes is given: the plug-in, the number of classes and the time limit."""
+    """What every child of a cell's probes receives: the plug-in, the number of classes and the time limit."""
 
     spec: DefenseSpec
     n_classes: int
@@ -36,7 +37,7 @@ class AskedOtherwise(Exception):
 
 
 def replay(arena: Arena, records: Sequence[Record], test_x: Array) -> Finding:
-    """Replay each trial once, and one that ends otherwise a second time, to tell a cheat from chance."""
+    """Replay each trial once, and one that ends differently a second time, to distinguish a cheat from randomness."""
     for record in records:
         first = trace_of(arena, record, test_x)
         if first == record.trace:

@@ -1,9 +1,9 @@
-"""The cell's own data as nobody has seen it: every column, chosen in secret, may be turned upside down.
+"""A secret view of the cell's own data: a secret selection of columns is mirrored.
 
-Distances between rows, classes, subpopulations, splits and poison draws stay what they were, and so does what can be learned
-from the rows. Tables of the public rows, however tolerant, do not fit any more. Each trial runs alone in a process of its own,
-so that no trial can ask another one either, whether the defense declares chance or not. A defense that repairs a larger share
-of the damage on the public rows than on these has used something else than its rows.
+Distances between rows, classes, subpopulations, splits and poison draws are unchanged, and so is what can be learned from the
+rows. Tables of the public rows, however tolerant, do not fit. Each trial runs alone in a separate process, so that trials cannot
+communicate, whether or not the defense declares randomness. A defense that repairs a larger fraction of the damage on the public
+rows than on these has used something other than its rows.
 """
 
 from __future__ import annotations

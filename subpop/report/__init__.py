@@ -1,4 +1,4 @@
-"""What a run leaves behind: a scoreboard, a page and a CSV file for each suite, results.json and figures. Nothing trains here."""
+"""The files that a run writes: a scoreboard, a page and a CSV file per suite, results.json and figures. Nothing trains here."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
 
 
 def write_report(reports: Sequence[CellReport], directory: Path, run: RunInfo) -> None:
-    """Write README.md, results.json, figures, and a page and a table for each suite; BadInput where the directory cannot be.
+    """Write README.md, results.json, figures, and a page and a table per suite; raises BadInput if the directory is unusable.
 
-    What an earlier report left there and this one does not write is removed. README.md comes last.
+    Files of an earlier report that this one does not write are removed. README.md is written last.
     """
     make_report_directory(directory)
     reports = sorted(reports, key=lambda report: report.cell)
@@ -59,7 +59,7 @@ def write_report(reports: Sequence[CellReport], directory: Path, run: RunInfo) -
 
 
 def write_unfinished(reports: Sequence[CellReport], directory: Path, run: RunInfo) -> None:
-    """Say in README.md and results.json how far a running session is; the pages of an earlier one go at once."""
+    """Write the progress of a running session to README.md and results.json; pages of an earlier session are removed."""
     make_report_directory(directory)
     reports = sorted(reports, key=lambda report: report.cell)
     remove_pages(directory, set())
@@ -121,7 +121,7 @@ def append_summary(text: str) -> None:
 
 
 def results_json(reports: Sequence[CellReport], run: RunInfo) -> str:
-    """The run for other programs: a row a number; a cell without numbers has one row with metric "" and its reason."""
+    """Return the run as JSON: one row per number; a cell without numbers has one row with the metric "" and its reason."""
     run_facts = {
         "schema": RESULTS_SCHEMA,
         "tier": run.tier,
@@ -144,7 +144,7 @@ def results_json(reports: Sequence[CellReport], run: RunInfo) -> str:
 
 
 def _standing(reports: Sequence[CellReport], standing: Standing | None) -> dict[str, Any]:
-    """What was planned, measured and complete; exit_status is null while pytest runs."""
+    """Return how much was planned and measured and whether the run is complete; exit_status is null while pytest runs."""
     now = standing or Standing(len(reports), 0)
     return {
         "planned": now.planned,
@@ -200,5 +200,5 @@ def _row(report: CellReport, verdict: Verdict) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> float | None:
-    """A number as JSON knows it: what is missing, NaN or infinite is null."""
+    """Convert a number for JSON: missing, NaN and infinite values become null."""
     return None if value is None or not is_finite(float(value)) else float(value)

@@ -1,4 +1,4 @@
-"""What a run says of a claim in words: computed from its numbers, never asserted."""
+"""Statements about the paper's claims, computed from the numbers of a run and never asserted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from subpop.types import CellReport, Number
 from subpop.types.metric import Better
 
 CLAIMED = {"success_mean": "mean success", "success_worst_5": "worst-5", "iterations_successful": "iterations"}
-"""What the paper claims to be worse for the victim where a set comes from one cluster: more success, fewer iterations."""
+"""The paper's claims about targets from one cluster: more success, fewer iterations."""
 GAIN = "gain_over_label_flip"
 
 
@@ -46,7 +46,7 @@ def _claim(report: CellReport, metric: str) -> str:
 
 
 def claim_verdict(one_end: float, other_end: float) -> str:
-    """What an interval says of a claim that the difference is positive."""
+    """Describe what an interval implies for the claim that the difference is positive."""
     if min(one_end, other_end) > 0:
         return "reproduced"
     return "not reproduced" if max(one_end, other_end) < 0 else "undecided"
@@ -56,7 +56,7 @@ def claim_verdict(one_end: float, other_end: float) -> str:
 
 
 def worth_of_moving(reports: Iterable[CellReport]) -> list[str]:
-    """A line an attack: whether moved rows hurt more than those of label flipping, mean over alphas; nothing elsewhere."""
+    """Return one line per attack: whether optimised rows do more damage than label flipping, averaged over alpha."""
     gains: dict[str, list[Number]] = defaultdict(list)
     for report in reports:
         for number in report.result.numbers if report.result else ():

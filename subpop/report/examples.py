@@ -1,6 +1,6 @@
-"""What subpopulations of texts are about, the text analogue of Figure 3: the rows nearest to the centroids of the worst ones.
+"""Examples of the worst subpopulations of texts, as in Figure 3 for pictures: the rows nearest to their centroids.
 
-Texts are whatever a data set holds, so nothing in them is obeyed: no markup, no links, no characters that nobody sees.
+Texts are untrusted: markup, links and invisible characters in them have no effect.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SHOWN = 3
 LONGEST = 200
 BREAKS = re.compile(r"<\s{0,3}/?\s{0,3}br\s{0,3}/?\s{0,3}>", re.IGNORECASE)
 UNSEEN = {"Cc", "Cf", "Co", "Cs"}
-"""Unicode's control and format characters, which can turn a line round, and what no font or encoding has."""
+"""Unicode's control and format characters, which can reverse a line, and unassigned characters."""
 LINKS = re.compile(r"(?=://)|(?<=[@#])|(?<=www)(?=\.)", re.IGNORECASE)
 """Where addresses, mentions and issue numbers come apart; GitHub would link them, escaped or not."""
 SIZES = {"n_train": "in D", "n_aux": "in D_aux", "n_test": "in D_test", "n_poison": "of poison"}
@@ -68,7 +68,7 @@ def _list(report: CellReport) -> list[str]:
 
 
 def facts(row: Row) -> str:
-    """Damage, clean accuracy, sizes, and what labels the rows have where the table tells it."""
+    """Describe damage, clean accuracy, sizes and, if the table has them, the labels of the rows."""
     error = percent(_number(row, "target_damage_se"))
     spread = f" ± {error}" if is_finite(row.get("target_damage_se")) else ""
     words = [f"target damage {percent(_number(row, 'target_damage'))}{spread} %"]
@@ -79,7 +79,7 @@ def facts(row: Row) -> str:
 
 
 def _labels(row: Row) -> list[str]:
-    """`positive 91 %`, from a share of positives or from the most common label and its share."""
+    """Return `positive 91 %`, from a fraction of positives or from the most common label and its fraction."""
     if is_finite(row.get("positive_share")):
         return [f"positive {percent(_number(row, 'positive_share'), 0)} %"]
     if "label" in row and is_finite(row.get("label_share")):
@@ -109,6 +109,6 @@ def shorten(text: str, limit: int = LONGEST) -> str:
 
 
 def _visible(text: str) -> str:
-    """Without line breaks, HTML's among them, and without characters that nobody sees; runs of space are one."""
+    """Remove line breaks, including HTML's, and invisible characters; collapse runs of spaces."""
     seen = (c for c in BREAKS.sub(" ", text) if c.isspace() or unicodedata.category(c) not in UNSEEN)
     return " ".join("".join(seen).split())

@@ -1,4 +1,4 @@
-"""What an earlier report left in a folder: told by its own marks, so that nobody else's file is ever touched."""
+"""Files of an earlier report, recognised by their own marks, so that no other file is ever removed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HEAD = 4096
 
 
 def remove_pages(directory: Path, kept: Set[str]) -> None:
-    """Remove the suites' pages and tables that a report wrote, but those with a kept stem."""
+    """Remove pages and tables of suites that a report wrote, except those with the given stems."""
     for path in [*directory.glob("*.md"), *directory.glob("*.csv")]:
         if path.stem not in kept and _is_page(path):
             path.unlink()
@@ -27,7 +27,7 @@ def _is_page(path: Path) -> bool:
 
 
 def remove_figures(directory: Path, kept: Set[str]) -> None:
-    """Remove the figures that a report drew, but those with a kept name; an empty folder goes too."""
+    """Remove figures that a report drew, except those with the given names; an empty folder is removed too."""
     for path in [*directory.glob("*.png"), *directory.glob("*.svg"), *directory.glob("*.svg.part")]:
         with path.open("rb") as file:
             head = file.read(HEAD)

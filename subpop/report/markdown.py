@@ -33,7 +33,7 @@ def code(text: object) -> str:
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
-    """A table whose first `left` columns are words, the others numbers; cells are escaped already."""
+    """Format a table whose first `left` columns are text and the others numbers; cells are already escaped."""
     alignments = ["left" if i < left else "right" for i in range(len(headers))]
     return tabulate([list(row) for row in rows], list(headers), tablefmt="pipe", disable_numparse=True, colalign=alignments)
 

@@ -1,4 +1,4 @@
-"""How a report begins: what ran, how many numbers hold, what failed and what was skipped, before anything else."""
+"""The beginning of a report: what ran, how many numbers passed, what failed and what was skipped."""
 
 from __future__ import annotations
 
@@ -19,23 +19,30 @@ STATUSES = {"fail": "failed", "error": "in error", "skipped": "skipped"}
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a report says of its run.
-
-    started: seconds since the epoch; knowledge: what each defense is told, where no cell says so; suites: docstrings by stem.
-    """
+    """Facts about a run for its report."""
 
     tier: str
+    """The tiers that ran."""
     command: str
+    """The command that repeats the run."""
     device: str = "cpu"
+    """cpu or cuda."""
     versions: Mapping[str, str] = field(default_factory=dict)
+    """Versions of packages by name."""
     commit: str = ""
+    """The commit of the clone, if known."""
     seconds: float = 0.0
+    """Duration of the run."""
     started: float | str = 0.0
+    """Start in seconds since the epoch, or as text."""
     hardware: str = ""
+    """The processor."""
     knowledge: Mapping[str, str] = field(default_factory=dict)
+    """Side information of each defense, for cells that do not record it."""
     suites: Mapping[str, str] = field(default_factory=dict)
+    """Docstrings of the suites by stem."""
     standing: Standing | None = None
-    """How the session that measured stands; None where a store was read and none ran."""
+    """The state of the session that measured; None if a store was read and no session ran."""
 
     @property
     def started_text(self) -> str:
@@ -46,7 +53,7 @@ class RunInfo:
 
 
 def opening(reports: Sequence[CellReport], run: RunInfo) -> list[str]:
-    """In words: did it pass, what ran, how many numbers hold, and the command that makes it again."""
+    """Summarise the run: whether it passed, what ran, how many numbers passed, and the command that repeats it."""
     counts = Counter(report.status for report in reports)
     measured = [report for report in reports if report.result]
     lead = headline(reports, run.standing)
@@ -109,7 +116,8 @@ def failing(report: CellReport) -> list[Verdict]:
 
 
 def failures(reports: Sequence[CellReport], tests: Sequence[FailedTest] = ()) -> list[str]:
-    """What failed: tests; a line a cell in error; under each other cell its numbers with run value, reference, tolerance."""
+    """List failures: tests, one line per cell in error, and the numbers of other failed cells with value, reference and
+    tolerance."""
     lines = [f"- {KINDS[t.kind][0]}: {code(t.test)}: {escape(short(t.reason, 400))}" for t in tests]
     reasons: dict[str, list[str]] = defaultdict(list)
     for report in reports:

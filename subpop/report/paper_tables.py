@@ -1,6 +1,6 @@
-"""Suites that rebuild a table of the paper, laid out as the paper prints it: ours, and in brackets what was published.
+"""Suites that rebuild a table of the paper, in the paper's layout: our values, and published values in brackets.
 
-Every number is one of the run's; its tolerance and verdict stand in the list of numbers below.
+All values are numbers of the run, whose tolerances and verdicts are in the list of numbers below.
 """
 
 from __future__ import annotations
@@ -16,23 +16,26 @@ from subpop.types import Cell, CellReport, Verdict
 
 @dataclass(frozen=True)
 class Column:
-    """A column: the metric, and the defense of its cells where a row spans several."""
+    """A column of a table of the paper."""
 
     title: str
+    """The heading."""
     metric: str
+    """The metric."""
     defense: str = ""
+    """The defense of its cells, if a row spans several."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """rows: what a row is, a field or a setting of its cells or `subpopulation`; columns: its numbers.
-
-    errors: whether standard errors are printed.
-    """
+    """The layout of a table of the paper."""
 
     rows: Mapping[str, str]
+    """What distinguishes rows: fields or settings of cells, or `subpopulation`, with their headings."""
     columns: Sequence[Column]
+    """The numbers of a row."""
     errors: bool = False
+    """Whether standard errors are printed."""
 
 
 Row = tuple[str, ...]
@@ -85,7 +88,7 @@ def _order(row: Row) -> tuple[tuple[int, float, str], ...]:
 
 
 def _words(verdict: Verdict | None, errors: bool = False) -> str:
-    """`45.2 [44.0]`, or `45.2 ± 1.3 [44.0]`; a number that was published and not measured keeps its place."""
+    """Format `45.2 [44.0]` or `45.2 ± 1.3 [44.0]`; published numbers without a measurement are shown too."""
     if verdict is None:
         return NO_VALUE
     number = verdict.number

@@ -1,4 +1,4 @@
-"""A run on IMDB beside the released trials: worst-k, mean and collateral damage by alpha, and how the distributions compare."""
+"""Comparison of a run on IMDB with the released trials: worst-k, mean and collateral damage by alpha, and distributions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TESTED = (
 
 
 def beside_released_trials(reports: Sequence[CellReport]) -> list[str]:
-    """Blocks of markdown; none where no cell of the suite can stand beside the released trials."""
+    """Return blocks of markdown; none if no cell of the suite is comparable with the released trials."""
     chosen = comparable(reports)
     if not chosen:
         return []
@@ -75,7 +75,7 @@ def _name(sample: Sample) -> str:
 
 
 def p_value(p: float) -> str:
-    """Two digits; what is below a ten-thousandth says so."""
+    """Format a p value with two digits; values below a ten-thousandth as an upper bound."""
     if not is_finite(p):
         return NO_VALUE
     return escape(f"< {SMALLEST_P:g}") if p < SMALLEST_P else f"{p:.2g}"

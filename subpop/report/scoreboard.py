@@ -1,4 +1,4 @@
-"""The front page of a report: what ran and what failed, then all defenses against all attacks, the defender's best first."""
+"""The front page of a report: what ran, what failed, and all defenses against all attacks, the best first."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def spread_words(reports: Sequence[CellReport]) -> str:
 
 
 def _grouped(rows: Sequence[Row], cells: Sequence[list[str]]) -> list[list[str]]:
-    """Defenses first, then controls, then those told a wrong poison count, each group under its name."""
+    """Sort rows into groups with headings: defenses, controls, then defenses given a wrong poison count."""
     table_rows: list[list[str]] = []
     for kind, title in KINDS.items():
         members = [line for row, line in zip(rows, cells, strict=True) if row.kind == kind]
@@ -178,7 +178,7 @@ def _knowledge(row: Row, run: RunInfo) -> str:
 
 
 def integrity_of(row: Row) -> str:
-    """What the probes say of a plug-in over all cells of its row; '' of what is no plug-in."""
+    """Summarise the probes of a plug-in over all cells of its row; '' for other defenses."""
     found = [report.result.integrity for of_rate in row.cells.values() for report in of_rate if report.result]
     found = [words for words in found if words]
     flags = [words for words in found if words.startswith(FLAG)]
@@ -193,7 +193,7 @@ def _integrity(row: Row, probed: bool) -> list[str]:
 
 
 def _own_accuracy(row: Row) -> str:
-    """Of an own learner: its accuracy on clean data beside the undefended victim's, since it is no repair of that victim."""
+    """For an own learner, return its clean accuracy next to the undefended victim's, because it replaces that victim."""
     if row.kind != "own":
         return ""
     reports = [report for of_rate in row.cells.values() for report in of_rate]

@@ -1,4 +1,4 @@
-"""The page of one suite: what it is, its numbers beside their references, its figures, and every subpopulation."""
+"""The page of one suite: description, numbers with their references, figures, and all subpopulations."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def suite_page(stem: str, reports: Sequence[CellReport], run: RunInfo, pictures:
 
 
 def subpopulation_csv(reports: Sequence[CellReport]) -> str:
-    """One line for each cell and subpopulation, every column that any of them has; what is not finite is left empty."""
+    """Return one line per cell and subpopulation, with every column that occurs; values that are not finite are left empty."""
     lines = []
     for report in sorted(reports, key=lambda report: report.cell):
         cell = report.cell
@@ -85,9 +85,10 @@ def subpopulation_csv(reports: Sequence[CellReport]) -> str:
 
 
 def _references(reports: Sequence[CellReport]) -> str:
-    """Published, ours, reference, verdict: the headline of every cell, and whatever is published or does not pass.
+    """Return the table of published value, ours, reference and verdict: the headline of every cell, and all numbers that are
+    published or do not pass.
 
-    A suite that measures no damage (the speed suites) shows all its numbers. Those left out here are in results.json.
+    A suite that measures no damage (the speed suites) shows all its numbers. All numbers are in results.json.
     """
     splits = len({report.cell.option("split", "") for report in reports}) > 1
     main = headline(reports)
@@ -127,7 +128,7 @@ def _verdict_words(verdict: Verdict) -> list[str]:
 
 
 def _aggregates(reports: Sequence[CellReport]) -> list[str]:
-    """A folded table: a row a cell, the main aggregates as columns; a column that no cell has is left out."""
+    """Return a folded table: one row per cell, the main aggregates as columns, without empty columns."""
     splits = len({report.cell.option("split", "") for report in reports}) > 1
     found = columns(number.metric for report in reports for number in aggregates(report))
     if not found:
@@ -213,7 +214,7 @@ def _number(row: Mapping[str, float | str], key: str) -> float | None:
 
 
 def _probes(reports: Sequence[CellReport]) -> list[str]:
-    """What each probe of a plug-in found, cell by cell."""
+    """List what each probe of a plug-in found, cell by cell."""
     lines = [
         [escape(r.cell.id), escape(r.result.integrity), escape(r.result.probes) or NO_VALUE]
         for r in reports

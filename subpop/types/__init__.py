@@ -1,7 +1,7 @@
-"""The nouns of the project: what is attacked, what a defense sees, and what a number belongs to.
+"""The basic types of the project: data, what a defense receives, and results.
 
-Everything here is plain data or a Protocol; nothing trains. Row numbers of a `Pool` would tell poison from clean rows
-(poison comes from D_aux), so a defense is handed a `TrainingSet` and never a `Pool` or a `FleetJob`.
+Everything here is plain data or a Protocol; nothing trains. Row numbers of a `Pool` would distinguish poison from clean rows
+(poison comes from D_aux), so a defense receives a `TrainingSet` and never a `Pool` or a `FleetJob`.
 """
 
 from subpop.types.base import Array, BadInput, Bools, Floats, Ints, Setting, Unsolved

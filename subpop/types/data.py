@@ -53,7 +53,7 @@ class Dataset:
     names: Array | None = None
     """(n,) str, the file that each row was read from, or None."""
     words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """What the codes of an annotation, or of "y", mean: names in the order of the codes."""
+    """The meaning of the codes of an annotation, or of the labels under "y": names in the order of the codes."""
     texts: tuple[str, ...] | None = None
     """One text per row, or None for other data. `x` then contains row numbers, (n, 1) int64, which victims and encoders
     replace by tokens or features of the texts."""

@@ -1,4 +1,4 @@
-"""What the metric registry says of a metric: `subpop.metric_registry` lists all of them."""
+"""An entry of the metric registry, `subpop.metric_registry`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import Enum
 
 
 class Unit(Enum):
-    """What a number counts; it decides how the number is printed."""
+    """The unit of a metric, which determines how its values are printed."""
 
     FRACTION = "fraction"
     """Printed in percent."""
@@ -18,7 +18,7 @@ class Unit(Enum):
     SECONDS = "seconds"
     RATIO = "ratio"
     NUMBER = "number"
-    """Any other number, printed as it is."""
+    """Any other number, printed unchanged."""
 
 
 class Better(Enum):
@@ -41,7 +41,7 @@ class Tolerance(Enum):
     UPPER_BOUND = "upper bound"
     """The number is at most the recorded tolerance."""
     LOWER_BOUND = "lower bound"
-    """The number is at least its reference, a bound that is written by hand."""
+    """The number is at least its reference, a bound that is edited manually."""
     TIMED = "timed"
     """Never compared and never recorded: it differs from run to run."""
 
@@ -54,7 +54,7 @@ class Metric:
     """As in results.json and in the baselines."""
     unit: Unit
     title: str
-    """What it is, in words; parts in braces are filled in."""
+    """A description; parts in braces are filled in."""
     better: Better = Better.NEITHER
     tolerance: Tolerance = Tolerance.ABSOLUTE
     column: str = ""
@@ -68,9 +68,9 @@ class Metric:
     gated: bool = False
     """Whether a number that is off its reference, or has none, fails its cell."""
     family: str = ""
-    """Filled in by `metric_of`: the name as it is registered, with its braces."""
+    """Set by `metric_of`: the registered name, with its braces."""
     values: Mapping[str, str] = field(default_factory=dict)
-    """Filled in by `metric_of`: what stands in place of each part in braces."""
+    """Set by `metric_of`: the value of each part in braces."""
 
     @property
     def k(self) -> int:
@@ -79,5 +79,5 @@ class Metric:
 
     @property
     def is_recorded(self) -> bool:
-        """Whether baselines hold a reference of it."""
+        """Whether baselines contain references of it."""
         return self.gated and self.tolerance is not Tolerance.TIMED
