@@ -121,7 +121,7 @@ def _serve(connection: Connection) -> None:
     send_message(connection, "ready")
     tasks = [_task(n_classes, *_receive_own(connection)) for _ in range(n_tasks)]
     send_message(connection, "begun")
-    client = _Client(connection, tasks)
+    client = _HarnessClient(connection, tasks)
     for i, outcome in enumerate(run_wave(defense, tasks, client.fit_many, client.inputs, n_classes, client.note_turn)):
         client.report(i, outcome)
     send_message(connection, "manifest", seen=watch.seen())
@@ -142,7 +142,7 @@ def _rows(n_classes: int, x: Array, y: Array) -> TrainingSet:
     return TrainingSet(ArrayRows(x, n_classes), np.arange(len(y)), y)
 
 
-class _Client:
+class _HarnessClient:
     """The child's side of the connection, which turns the requests of a batch of trials into messages."""
 
     def __init__(self, connection: Connection, tasks: Sequence[DefenseTask]) -> None:
