@@ -16,7 +16,7 @@ from subpop.types import BadInput, FleetJob, Pool, StoredModel
 from subpop.victims import conv_net
 from subpop.victims.batch_order import BatchOrder
 from subpop.victims.batched_jobs import Batches
-from subpop.victims.conv_fleet import Layer, Recipe, Shape, Task, train
+from subpop.victims.conv_fleet import AdamStep, Layer, Shape, Task, train
 from subpop.victims.conv_net import ConvNet, initial, network_state
 from subpop.victims.torch_model import TorchModel
 from subpop.victims.torch_network import of_state
@@ -120,7 +120,7 @@ def test_low_precision_learns_as_well() -> None:
     shape = victim._shape(job)
     task = Task(Batches.of(job.rows, job.rows, job.y, 0, 12, 32), initial(0, shape))
     x = torch.from_numpy(pool.x.transpose(0, 2, 3, 1).copy())
-    exact, low = (train(x, [task], shape, Recipe(3e-3, 0.01, low))[0] for low in (False, True))
+    exact, low = (train(x, [task], shape, AdamStep(3e-3, 0.01, low))[0] for low in (False, True))
     found = [accuracy(TorchModel(of_state(network_state(own, shape))), pool, slice(300, None)) for own in (exact, low)]
     assert not np.array_equal(exact, low)
     assert min(found) > 0.85

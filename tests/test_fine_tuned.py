@@ -11,10 +11,11 @@ from subpop.contracts import check_victim
 from subpop.types import BadInput, FleetJob, Pool
 from subpop.victims import torch_training
 from subpop.victims.batch_order import BatchOrder
+from subpop.victims.batched_jobs import Recipe
 from subpop.victims.fine_tuned import CIFAR, FACES, FineTuned
 from subpop.victims.torch_model import TorchModel
 from subpop.victims.torch_network import body_named
-from subpop.victims.torch_training import Recipe, _gathered, _Moves
+from subpop.victims.torch_training import _gathered, _Moves
 
 TINY = "4/2 6 M"
 

@@ -174,7 +174,7 @@ def test_learners_by_name():
     assert not make_learner("mlp", "digits").exact
     with pytest.raises(BadInput, match="supports"):
         make_learner("cell_majority", "digits")
-    with pytest.raises(BadInput, match="no victim"):
+    with pytest.raises(BadInput, match="unknown victim"):
         make_learner("cell_minority", "mixture_cells")
 
 

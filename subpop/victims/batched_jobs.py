@@ -52,6 +52,27 @@ def stacked(jobs: Sequence[FleetJob]) -> tuple[Array, list[Ints]]:
     return x, [np.where(job.rows < len(pool), job.rows, job.rows + shift) for job, shift in zip(jobs, shifts, strict=True)]
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How Adam or AdamW trains a network. Raises BadInput for values that cannot train one."""
+
+    epochs: int
+    learning_rate: float
+    batch_size: int
+    shift: float = 0.0
+    """Largest random shift of a picture, as a share of its side."""
+    flip: bool = False
+    """Whether pictures are mirrored at random."""
+    weight_decay: float = 0.0
+    """Of AdamW. torch's default, .01, takes less than a thousandth off a weight in all at a learning rate of 1e-5."""
+
+    def __post_init__(self) -> None:
+        counts = self.epochs >= 0 and self.batch_size >= 1
+        if not (counts and self.learning_rate > 0 and 0 <= self.shift < 1 and self.weight_decay >= 0):
+            allowed = "epochs >= 0, batch_size >= 1, learning_rate > 0, 0 <= shift < 1, weight_decay >= 0"
+            raise BadInput(f"{self} cannot train; give {allowed}")
+
+
 @dataclass(frozen=True, eq=False)
 class Batches:
     """What each step of one victim sees. rows, labels: (steps, B) int32, padded where fewer than B rows are left in an epoch.

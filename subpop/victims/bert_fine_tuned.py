@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from subpop.types import FleetJob, Ints
+from subpop.victims.batched_jobs import Recipe
 from subpop.victims.bert_last_layer import TextVictim
 from subpop.victims.transformer_model import TextModel, WholeTextModel
 
@@ -34,7 +35,7 @@ class BertFineTuned(TextVictim):
 
         return inputs
 
-    def _trained(self, job: FleetJob, inputs: Inputs, lengths: Ints, recipe: Any, seed: int) -> TextModel:
+    def _trained(self, job: FleetJob, inputs: Inputs, lengths: Ints, recipe: Recipe, seed: int) -> TextModel:
         from subpop.victims.transformer_network import new_whole
         from subpop.victims.transformer_training import train
 

@@ -20,7 +20,7 @@ import numpy as np
 from subpop.encoders import check_tokens, encoder_fingerprint, lengths_of
 from subpop.encoders.tokens import check_max_length
 from subpop.types import BadInput, FleetJob, Ints, Model
-from subpop.victims.batched_jobs import present_jobs, stacked
+from subpop.victims.batched_jobs import Recipe, present_jobs, stacked
 from subpop.victims.transformer_model import LastLayerTextModel, Origin, TextModel
 
 if TYPE_CHECKING:
@@ -68,9 +68,7 @@ class TextVictim(ABC):
         jobs = present_jobs(jobs, seeds)
         if not jobs:
             return []
-        from subpop.victims.transformer_training import Recipe
-
-        recipe = Recipe(self.epochs, self.learning_rate, self.batch_size, self.weight_decay)
+        recipe = Recipe(self.epochs, self.learning_rate, self.batch_size, weight_decay=self.weight_decay)
         encoder = self.origin.load()
         check_max_length(encoder, self.max_length)
         x, places = stacked(jobs)
@@ -88,7 +86,7 @@ class TextVictim(ABC):
         """What the network reads of rows of x."""
 
     @abstractmethod
-    def _trained(self, job: FleetJob, inputs: Inputs, lengths: Ints, recipe: Any, seed: int) -> TextModel:
+    def _trained(self, job: FleetJob, inputs: Inputs, lengths: Ints, recipe: Recipe, seed: int) -> TextModel:
         """One victim."""
 
 
@@ -128,7 +126,7 @@ class BertLastLayer(TextVictim):
 
         return inputs
 
-    def _trained(self, job: FleetJob, inputs: Inputs, lengths: Ints, recipe: Any, seed: int) -> TextModel:
+    def _trained(self, job: FleetJob, inputs: Inputs, lengths: Ints, recipe: Recipe, seed: int) -> TextModel:
         from subpop.victims.transformer_network import last_layer_parameters, new_head
         from subpop.victims.transformer_training import train
 

@@ -68,7 +68,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class AdamStep:
     """Adam's learning rate, the factor of the sum of squares of the head's kernel, and whether convolutions are bfloat16."""
 
     learning_rate: float
@@ -76,7 +76,7 @@ class Recipe:
     low_precision: bool = False
 
 
-def train(x: Tensor, tasks: Sequence[Task], shape: Shape, recipe: Recipe) -> list[Floats]:
+def train(x: Tensor, tasks: Sequence[Task], shape: Shape, recipe: AdamStep) -> list[Floats]:
     """Parameters, (P,) float32, of every task's network: x (N, height, width, channels) uint8 on the device to use."""
     order = longest_first([task.batches for task in tasks])
     batches = [tasks[i].batches for i in order]
@@ -157,7 +157,7 @@ class Fleet:
     """
 
     def __init__(
-        self, x: Tensor, shape: Shape, recipe: Recipe, weights: Tensor, moments: tuple[Tensor, Tensor], done: int
+        self, x: Tensor, shape: Shape, recipe: AdamStep, weights: Tensor, moments: tuple[Tensor, Tensor], done: int
     ) -> None:
         self.x, self.shape, self.recipe, self.weights, self.done = x, shape, recipe, weights, done
         self.mean, self.square = moments

@@ -52,9 +52,9 @@ class ConvNet:
         check_picture_jobs(jobs)
         if not jobs:
             return []
-        from subpop.victims.conv_fleet import Recipe, train
+        from subpop.victims.conv_fleet import AdamStep, train
 
-        shape, recipe = self._shape(jobs[0]), Recipe(LEARNING_RATE, PENALTY, low_precision=self.device != "cpu")
+        shape, recipe = self._shape(jobs[0]), AdamStep(LEARNING_RATE, PENALTY, low_precision=self.device != "cpu")
         x, rows = stacked(jobs)
         pictures = _on_device(x, self.device)
 

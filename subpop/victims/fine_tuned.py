@@ -18,7 +18,7 @@ import numpy as np
 
 from subpop.networks import NETWORKS
 from subpop.types import BadInput, FleetJob, Model
-from subpop.victims.batched_jobs import present_jobs, stacked
+from subpop.victims.batched_jobs import Recipe, present_jobs, stacked
 from subpop.victims.pictures import check_picture_jobs
 from subpop.victims.torch_model import TorchModel
 
@@ -77,7 +77,7 @@ class FineTuned:
         check_picture_jobs(jobs)
         if not jobs:
             return []
-        from subpop.victims.torch_training import Recipe, train_on
+        from subpop.victims.torch_training import train_on
 
         self._check_size(jobs[0])
         recipe = Recipe(self.epochs, self.learning_rate, self.batch_size, SHIFT if self.augment else 0.0, self.augment)

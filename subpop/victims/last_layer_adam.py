@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import joblib
 import numpy as np
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from subpop.threads import one_thread
 from subpop.types import Array, BadInput, FleetJob, Floats, Model, TrainingSet
-from subpop.victims.batched_jobs import Batches, longest_first, present_jobs, stacked, stretches
+from subpop.victims.batched_jobs import Batches, Recipe, longest_first, present_jobs, stacked, stretches
 from subpop.victims.last_layer import KERNEL_PENALTY, LastLayerModel
 from subpop.victims.linear_model import flat
 
@@ -26,25 +25,14 @@ _BUDGET = 2 << 20
 """Bytes that heads trained together take, about a core's share of the cache. Fixed: it decides a fleet's chunks."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """Adam with a fixed number of epochs; the defaults are the released script's."""
-
-    epochs: int = 12
-    learning_rate: float = 1e-3
-    batch_size: int = 32
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or not self.learning_rate > 0:
-            raise BadInput(f"{self} cannot train; epochs and batch_size are at least 1, learning_rate is above 0")
-
-
 class LastLayerAsReleased:
     """Softmax heads on a pool of features. Weights of a job may be 0 or 1."""
 
     exact = False
 
     def __init__(self, epochs: int = 12, learning_rate: float = 1e-3, batch_size: int = 32) -> None:
+        if epochs < 1:
+            raise BadInput(f"epochs={epochs}; it must be at least 1")
         self.recipe = Recipe(epochs, learning_rate, batch_size)
 
     def fit_many(self, jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:

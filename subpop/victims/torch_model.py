@@ -107,7 +107,8 @@ class TorchModel:
 
     def fine_tuned(self, train: TrainingSet, *, epochs: int, learning_rate: float, batch_size: int, seed: int) -> TorchModel:
         """A copy trained on by Adam, all layers, with the head's penalty; batch order and nothing else from `seed`."""
-        from subpop.victims.torch_training import Recipe, train_on
+        from subpop.victims.batched_jobs import Recipe
+        from subpop.victims.torch_training import train_on
 
         recipe = Recipe(epochs, learning_rate, batch_size)
         x, y = train.x, train.y

@@ -5,8 +5,6 @@ On a GPU layers run in bfloat16 (autocast) with weights and sums in float32, cha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,25 +14,11 @@ from torch.nn import functional
 
 from subpop.types import Array, BadInput, Ints
 from subpop.victims.batch_order import BatchOrder
+from subpop.victims.batched_jobs import Recipe
 from subpop.victims.torch_network import ConvClassifier, frozen
 
 EPSILON = 1e-7
 """Keras' Adam, which the released scripts use; torch has 1e-8."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Adam over `epochs` in batches. shift: largest random shift, as a share of a side; flip: mirrored at random."""
-
-    epochs: int
-    learning_rate: float
-    batch_size: int
-    shift: float = 0.0
-    flip: bool = False
-
-    def __post_init__(self) -> None:
-        if self.epochs < 0 or self.batch_size < 1 or not self.learning_rate > 0 or not 0 <= self.shift < 1:
-            raise BadInput(f"{self} cannot train; epochs >= 0, batch_size >= 1, learning_rate > 0, 0 <= shift < 1")
 
 
 def train_on(

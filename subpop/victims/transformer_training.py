@@ -6,7 +6,6 @@ On a GPU layers run in bfloat16 (autocast) with float32 weights.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,24 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from subpop.types import BadInput, Ints
+from subpop.victims.batched_jobs import Recipe
 from subpop.victims.transformer_batches import epoch_batches
 
 Inputs = Callable[[Ints], tuple[Tensor, Tensor]]
 """Positions of a batch -> what the network reads of it, on the device, and (n,) lengths."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """weight_decay: torch's default; at a rate of 1e-5 it takes less than a thousandth off a weight in all."""
-
-    epochs: int = 4
-    learning_rate: float = 1e-5
-    batch_size: int = 8
-    weight_decay: float = 0.01
-
-    def __post_init__(self) -> None:
-        if self.epochs < 0 or self.batch_size < 1 or not self.learning_rate > 0 or not self.weight_decay >= 0:
-            raise BadInput(f"{self} cannot train; epochs >= 0, batch_size >= 1, learning_rate > 0, weight_decay >= 0")
 
 
 def train(
