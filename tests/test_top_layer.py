@@ -167,7 +167,6 @@ def test_cotangents_are_the_formula(n, d):
         np.testing.assert_allclose(margins[j], sets[j] @ heads.w[j], atol=1e-9)
         g = (expit(sets[j] @ heads.w[j]) @ sets[j]) / len(sets[j])
         s = np.linalg.solve(dense_hessian(heads.w[j], rows), g)
-        np.testing.assert_allclose(heads.inverse_hessian_times(np.stack([g, g]))[j], s, atol=1e-4 * np.abs(s).max())
         expected = feature_gradients(heads.w[[j]], s[None], changed[[j]], y[[image]])[0]
         np.testing.assert_allclose(found[j], expected, atol=1e-4 * np.abs(expected).max())
 

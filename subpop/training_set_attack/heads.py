@@ -103,7 +103,9 @@ class Heads:
     @cached_property
     def w(self) -> Doubles:
         """(J, d) coefficients."""
-        return _array(self._sum(self._at.a))
+        a, gram = self._at.a, self._problems.gram
+        others = a.scatter(1, self._images, 0) @ gram.features
+        return _array(torch.addcmul(others, a.gather(1, self._images), self._changed))
 
     def margins(self, targets: Sequence[Targets]) -> list[Doubles]:
         """(t,) w . f of each head's own targets."""
@@ -129,12 +131,6 @@ class Heads:
         own = torch.addcmul(pull * g, rows.gather(1, self._images), self._changed)
         return (own.float() + rows.scatter(1, self._images, 0).float() @ self._problems.gram.coarse).numpy()
 
-    def inverse_hessian_times(self, g: Array) -> Doubles:
-        """(J, d): the solution of H_j s = g_j for each problem's own right side."""
-        given = torch.from_numpy(np.ascontiguousarray(g, dtype=np.float64))
-        part, _ = self._solved(given, given @ self._problems.gram.features.T)
-        return _array((given - self._sum(part)) / self._problems.gram.decay)
-
     def _solved(self, g: Tensor, along: Tensor) -> tuple[Tensor, Tensor]:
         """(J, n) p with H^-1 g = (g - sum of rows times p) / decay, and (J, 1) products of that with the changed rows.
 
@@ -146,11 +142,6 @@ class Heads:
         equations = Equations(problems.products.lowered(problems.gram.low), root, self._near)
         z = solve_exactly(problems.products, equations, root, root * along)
         return root * z, z.gather(1, self._images) / (problems.gram.decay * root.gather(1, self._images))
-
-    def _sum(self, a: Tensor) -> Tensor:
-        """(J, d) sum of each head's rows, times a (J, n)."""
-        own = a.gather(1, self._images)
-        return torch.addcmul(a.scatter(1, self._images, 0) @ self._problems.gram.features, own, self._changed)
 
 
 def _array(tensor: Tensor) -> Doubles:
