@@ -1,4 +1,4 @@
-"""What both backends of the MLP victim must agree on: the numbers of the recipe, initial weights, tasks and results."""
+"""What the MLP victim, its trainer and its kernel share: the numbers of the recipe, initial weights, tasks and results."""
 
 from __future__ import annotations
 
