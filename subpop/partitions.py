@@ -194,11 +194,11 @@ def _check_fit(dataset: Dataset, aux: Array) -> None:
     n_rows, n_columns = aux.shape
     if not 1 <= dataset.n_clusters <= n_rows:
         raise BadInput(
-            f"{dataset.name}: n_clusters={dataset.n_clusters} must lie between 1 and the {n_rows} rows of D_aux; lower n_clusters"
+            f"{dataset.name}: n_clusters={dataset.n_clusters} must be between 1 and the {n_rows} rows of D_aux; lower n_clusters"
         )
     if dataset.n_components is not None and not 1 <= dataset.n_components <= min(n_rows, n_columns):
         raise BadInput(
-            f"{dataset.name}: n_components={dataset.n_components} must lie between 1 and {min(n_rows, n_columns)}, "
+            f"{dataset.name}: n_components={dataset.n_components} must be between 1 and {min(n_rows, n_columns)}, "
             f"the smaller side of the {n_rows} x {n_columns} features of D_aux; lower n_components or use None"
         )
 

@@ -136,7 +136,7 @@ def test_a_name_given_twice_is_refused(tmp_path, name):
     else:
         with zipfile.ZipFile(path, "a") as archive:
             archive.writestr("set/1.txt", b"other")
-    with pytest.raises(BadInput, match=r"set/1\.txt', which stands in it twice"):
+    with pytest.raises(BadInput, match=r"set/1\.txt', which occurs twice"):
         files_in(path, lambda name: True)
 
 

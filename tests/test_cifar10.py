@@ -196,7 +196,7 @@ def test_an_archive_without_a_batch_or_cut_short_is_refused(tmp_path):
 
 def test_an_archive_with_two_folders_of_batches_is_refused(tmp_path):
     packed(tmp_path, contents() | {f"copy/{name}": content for name, content in contents().items()})
-    with pytest.raises(BadInput, match="holds 12 batches under 6 names; keep one folder of batches"):
+    with pytest.raises(BadInput, match="contains 12 batches under 6 names; keep one folder of batches"):
         load(tmp_path)
 
 
@@ -204,7 +204,7 @@ def test_missing_files_name_the_command(tmp_path, monkeypatch):
     monkeypatch.setenv("SUBPOP_DATA", str(tmp_path))
     with pytest.raises(MissingData, match=r"neither cifar-10-python.tar.gz nor .* found in .*: subpop data fetch cifar10$"):
         load_dataset("cifar10")
-    with pytest.raises(MissingData, match=r"by hand: .*train/CLASS"):
+    with pytest.raises(MissingData, match=r"manual download: .*train/CLASS"):
         load_dataset("cifar10_jpeg", tmp_path)
     with pytest.raises(MissingData, match="no public address"):
         fetch("cifar10_jpeg", tmp_path)

@@ -93,7 +93,7 @@ def test_missing_folders_are_told_with_their_layout(root, tmp_path_factory):
 
 def test_other_counts_than_those_published_are_refused(root):
     (root / "tiny_dogfish").rename(root / "dogfish")
-    with pytest.raises(BadInput, match="dogfish/train/dog holds 8 pictures; expected 900"):
+    with pytest.raises(BadInput, match="dogfish/train/dog contains 8 pictures; expected 900"):
         load(root, "dogfish")
 
 
@@ -101,7 +101,7 @@ def test_other_counts_than_those_published_are_refused(root):
 def test_empty_folders_are_refused(root, folder):
     for path in (root / folder).iterdir():
         path.unlink()
-    with pytest.raises(BadInput, match=r"holds no dog|holds 0 pictures"):
+    with pytest.raises(BadInput, match=r"contains no dog|contains 0 pictures"):
         load(root, "tiny_dogfish")
 
 
@@ -112,7 +112,7 @@ def test_the_photos_of_one_dog_are_a_source_of_their_own(root):
     assert (data.annotations["source"] == 3).sum() == ONE_DOG_PHOTOS
     assert (data.y[data.annotations["source"] == 3] == 0).all()
     (root / "tiny_dogfish" / "koh_dog" / "0.png").unlink()
-    with pytest.raises(BadInput, match="koh_dog holds 29 pictures"):
+    with pytest.raises(BadInput, match="koh_dog contains 29 pictures"):
         load(root, "tiny_dogfish")
 
 

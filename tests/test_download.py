@@ -97,7 +97,7 @@ def test_a_missing_page_and_a_dead_server_are_bad_input(tmp_path, server):
     with pytest.raises(BadInput, match=r"cannot fetch .*404"):
         fetch_files("toy", (remote(server, "nowhere"),), tmp_path)
     dead = RemoteFile("rows.csv", "http://127.0.0.1:9/rows.csv", "0" * 32, 1)
-    with pytest.raises(BadInput, match=r"cannot fetch .*by hand"):
+    with pytest.raises(BadInput, match=r"cannot fetch .*yourself"):
         fetch_files("toy", (dead,), tmp_path)
     assert kept(tmp_path) == []
 

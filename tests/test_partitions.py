@@ -205,7 +205,7 @@ def test_nothing_qualifies():
 @pytest.mark.parametrize(
     ("changes", "features", "message"),
     [
-        ({"n_clusters": 101}, None, "n_clusters=101 must lie between 1 and the 100 rows"),
+        ({"n_clusters": 101}, None, "n_clusters=101 must be between 1 and the 100 rows"),
         ({"n_clusters": 0}, None, "n_clusters=0"),
         ({"n_components": 7}, None, "n_components=7"),
         ({"x": np.zeros((300, 4), dtype=np.int64)}, None, "tokens"),

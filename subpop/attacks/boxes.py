@@ -58,7 +58,7 @@ class Box:
         if epsilon is None or not math.isfinite(epsilon) or epsilon < 1:
             raise BadInput(
                 f"epsilon={epsilon}: give the largest change of a pixel in 8-bit levels, 1 or more; pictures are bytes, and "
-                "rounding would undo what is smaller"
+                "rounding would undo smaller changes"
             )
         everything = np.ones(shape, bool)
         unit = np.full(shape, LEVELS)
@@ -73,7 +73,7 @@ class Box:
         free = (high > low) & ~((x == 0) | (x == 1)).all(axis=0)
         if not free.any():
             raise BadInput(
-                f"all {len(free)} columns are constant or hold only 0 and 1: categories cannot be moved; use attack label_flip"
+                f"all {len(free)} columns are constant or contain only 0 and 1: categories cannot be moved; use attack label_flip"
             )
         whole, unit = (x == np.rint(x)).all(axis=0), np.where(free, high - low, 0.0)
         return cls(low, high, free, whole, unit, math.inf if epsilon is None else epsilon, x.dtype)
@@ -96,7 +96,7 @@ class Box:
         moved = np.clip(x, lower, upper)
         rounded = np.clip(np.rint(moved), np.ceil(lower), np.floor(upper))
         held: Array = np.where(self.whole & self.free, rounded, moved).astype(self.dtype)
-        if self.dtype.kind == "f":  # a bound that the dtype cannot hold may have been rounded outwards
+        if self.dtype.kind == "f":  # a bound that the dtype cannot represent may have been rounded outwards
             held = np.where(held > upper, np.nextafter(held, held.dtype.type(-np.inf)), held)
             held = np.where(held < lower, np.nextafter(held, held.dtype.type(np.inf)), held)
         return held

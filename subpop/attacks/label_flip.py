@@ -140,7 +140,7 @@ def _check(rows: Array, y: Array, count: int, n_classes: int, rule: str, target:
             f"{len(rows)} rows, {len(y)} labels and {count} poison rows: give one label per row and a count of at least 0"
         )
     if len(y) and (y.min() < 0 or y.max() >= n_classes):
-        raise BadInput(f"labels from {y.min()} to {y.max()}; with n_classes={n_classes} they must lie in 0..{n_classes - 1}")
+        raise BadInput(f"labels from {y.min()} to {y.max()}; with n_classes={n_classes} they must be in 0..{n_classes - 1}")
     if rule == "own" and n_classes != 2:
         raise BadInput(f'rule "own" flips between two classes, not {n_classes}; use rule "common" with a target label')
     if rule == "own" and target is not None:
@@ -157,7 +157,7 @@ def _draw(rows: Array, count: int, sampling: str, generator: np.random.Generator
         if count and not len(rows):
             raise BadInput(f"{count} poison rows from a subpopulation without rows in D_aux: leave that subpopulation out")
         return generator.integers(0, max(len(rows), 1), size=count)
-    # A split as released can hold a row of the pool more than once.
+    # A split as released can contain a row of the pool more than once.
     first = np.sort(np.unique(rows, return_index=True)[1]).astype(np.int64)
     if count > len(first):
         raise BadInput(

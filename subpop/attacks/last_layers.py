@@ -77,7 +77,7 @@ def _softmax(z: Doubles) -> Doubles:
     return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
 
-# --- what stands below the last layer ---------------------------------------------------------------------------------
+# --- networks below the last layer ------------------------------------------------------------------------------------
 
 
 class Network(Protocol):
@@ -145,6 +145,6 @@ def split(model: Model) -> tuple[Network, Head]:
             kernel, bias = kernel[:, 1:] - kernel[:, :1], bias[1:] - bias[:1]
         return TorchBody(model), Head(kernel, bias)
     raise BadInput(
-        f"no gradients can be had from {type(model).__name__}: optimised poison needs logistic_regression, last_layer, mlp or a "
-        "convolutional victim; use attack label_flip"
+        f"{type(model).__name__} does not expose input gradients: optimised poison needs logistic_regression, last_layer, mlp or "
+        "a convolutional victim; use attack label_flip"
     )

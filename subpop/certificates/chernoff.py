@@ -95,7 +95,7 @@ def checked(weights: Array, y: Ints, winner: Ints, n_classes: int) -> tuple[Doub
         raise BadInput("weights contain NaN or infinite values; solve the ridge system with a larger penalty")
     for what, values in (("label", y), ("prediction", winner)):
         if values.size and not 0 <= values.min() <= values.max() < n_classes:
-            raise BadInput(f"{what}s from {values.min()} to {values.max()} must lie in 0..{n_classes - 1}; raise n_classes")
+            raise BadInput(f"{what}s from {values.min()} to {values.max()} must be in 0..{n_classes - 1}; raise n_classes")
     return weights, y, winner
 
 

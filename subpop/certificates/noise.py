@@ -31,7 +31,7 @@ def check_noise(q: float, n_classes: int) -> None:
         raise BadInput(f"n_classes={n_classes}; labels can only be flipped between at least 2 classes")
     limit = (n_classes - 1) / n_classes
     if not 0 < q < limit:
-        raise BadInput(f"noise q={q} must lie strictly between 0 and {limit:.6g} = (k - 1) / k for k = {n_classes} classes")
+        raise BadInput(f"noise q={q} must be strictly between 0 and {limit:.6g} = (k - 1) / k for k = {n_classes} classes")
 
 
 def tilt_of(q: float, n_classes: int) -> float:

@@ -84,7 +84,9 @@ def fit_projection(x: Array, representation: Model | None, rows_each: int) -> tu
         raise BadInput(f"ridge regression on {n} rows of {d} features has no solution; give at least 2 rows and 1 feature")
     centre = values.mean(axis=0, dtype=np.float64)
     if not np.isfinite(centre).all():
-        raise BadInput(f"feature {int(np.argmin(np.isfinite(centre)))} holds NaN or infinite values; remove or impute them first")
+        raise BadInput(
+            f"feature {int(np.argmin(np.isfinite(centre)))} contains NaN or infinite values; remove or impute them first"
+        )
     scaled = values - centre.astype(np.float32)
     deviation = np.sqrt(np.einsum("ij,ij->j", scaled, scaled, dtype=np.float64, casting="same_kind") / n)
     constant = deviation <= 1e-7 * np.abs(centre)  # float32 inputs: less is rounding
@@ -102,7 +104,7 @@ def _principal(scaled: Floats, count: int) -> Doubles:
     last = len(products) - 1
     variances, vectors = eigh(products, subset_by_index=(last - count + 1, last), overwrite_a=True, check_finite=False)
     if not variances[-1] > 0:
-        raise BadInput("all features are constant: the ridge system is singular; grant a representation that tells rows apart")
+        raise BadInput("all features are constant: the ridge system is singular; grant a representation whose features vary")
     chosen = np.flatnonzero(variances > _RANK * variances[-1])[::-1]
     if wide:
         return np.asarray(scaled.T @ (vectors[:, chosen] / np.sqrt(variances[chosen])), np.float64)
@@ -167,7 +169,7 @@ def one_hot(y: Ints, n: int, n_classes: int) -> Doubles:
     """(n, C) labels as indicators."""
     y = np.asarray(y)
     if y.shape != (n,) or y.dtype.kind not in "iu" or not 0 <= y.min() <= y.max() < n_classes:
-        raise BadInput(f"labels of shape {y.shape} must be {n} integers in 0..{n_classes - 1}; give one for each training row")
+        raise BadInput(f"labels of shape {y.shape} must be {n} integers in 0..{n_classes - 1}; give one per training row")
     return np.asarray(y[:, None] == np.arange(n_classes), np.float64)
 
 
@@ -198,7 +200,7 @@ class RidgeModel:
         rows, winner = np.arange(len(scores)), scores.argmax(axis=1)
         odds = np.exp(scores - scores[rows, winner][:, None])
         proba: Floats = (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
-        close = proba.argmax(axis=1) != winner  # scores that float32 cannot tell apart
+        close = proba.argmax(axis=1) != winner  # scores that are equal in float32
         proba[rows[close], winner[close]] = np.nextafter(proba.max(axis=1)[close], np.float32(2))
         return proba
 

@@ -4,14 +4,14 @@
 Files: `adult.data` (32,561 rows, md5 5d7c39d7b8804f071cdd1f2a7c460872) and `adult.test` (16,281 rows after a comment line,
 labels with a trailing dot, md5 35238206dfdf7f1fe215bbb874adecdc).
 
-57 columns: 0-3 age, capital gain, capital loss, hours per week, as they are; then one column for each level but the first
-(in sorted order) of 4-11 workclass, 12-26 education_num, 27-32 marital_status, 33-46 occupation, 47-51 relationship,
-52-55 race, 56 sex. A missing value ("?") is a level of its own. fnlwgt, education and native_country are left out.
-Annotations: education_num 1..16; race and sex as positions in `LEVELS`.
+57 columns: 0-3 age, capital gain, capital loss, hours per week, unscaled; then one column for each level but the first (in
+sorted order) of 4-11 workclass, 12-26 education_num, 27-32 marital_status, 33-46 occupation, 47-51 relationship, 52-55 race, 56
+sex. A missing value ("?") is a separate level. fnlwgt, education and native_country are omitted. Annotations: education_num
+1..16; race and sex as positions in `LEVELS`.
 
-*Deviations*: none from the released script's table; how its rows were drawn is in `subpop.split`. What makes a copy the official
-one is a digest of its rows, `ROWS`, not of its bytes: blanks, the comment line and dots behind labels do not count. A copy of
-other rows is used if their number, columns, ranges, levels and label counts are the published ones; its notes say so.
+*Deviations*: none from the released script's table; how its rows were drawn is in `subpop.split`. A copy is official if the
+digest of its rows is `ROWS`; blanks, the comment line and dots after labels do not count. A copy of other rows is used if its
+number of rows, columns, ranges, levels and label counts are the published ones; its notes say so.
 """
 
 from __future__ import annotations

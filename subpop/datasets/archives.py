@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from subpop.types import BadInput
 
 LARGEST = 1 << 28
-"""Bytes of one file inside, at most: a few bytes of a made-up archive may stand for a terabyte."""
+"""Largest size of one file inside: a few bytes of a malicious archive may unpack to a terabyte."""
 LARGEST_SUM = 1 << 32
 """Bytes of all files inside together, at most, whether they are wanted or not."""
 
@@ -27,10 +27,10 @@ def is_archive(path: Path) -> bool:
 
 
 def files_in(path: Path, wanted: Wanted) -> dict[str, bytes]:
-    """Content of the wanted files of a tar or zip archive, by their names inside.
+    """Read the wanted files of a tar or zip archive, by their names inside.
 
-    Raises BadInput for an archive that is damaged or cut short, for one with links, absolute names or `..` inside, for one that
-    holds a name twice, and for one that is too large unpacked. A size is checked before its file is read.
+    Raises BadInput for an archive that is damaged or truncated, contains links, absolute names, `..` or a name twice, or is too
+    large when unpacked. Sizes are checked before files are read.
     """
     if not path.is_file():
         raise BadInput(f"{path} is no plain file; an archive is a tar or zip file")
@@ -72,7 +72,7 @@ def _zip_files(path: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
 
 
 class _Checks:
-    """Refuses members, one after the other, that no published archive has."""
+    """Raises BadInput for members that no published archive has."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._bytes, self._names = path, 0, set[PurePosixPath]()
@@ -80,18 +80,18 @@ class _Checks:
     def __call__(self, name: str, n_bytes: int, kind: str) -> None:
         inside = PurePosixPath(name.replace("\\", "/"))
         if inside.is_absolute() or ".." in inside.parts or name[1:2] == ":":
-            wrong = "lies outside its folder"
+            wrong = "is outside its folder"
         elif kind == "other":
             wrong = "is a link or a device"
         elif n_bytes > LARGEST:
             wrong = f"has {n_bytes} bytes, more than the {LARGEST} allowed"
         elif kind == "file" and inside in self._names:
-            wrong = "stands in it twice"
+            wrong = "occurs twice"
         else:
             self._names.add(inside)
             self.add(n_bytes)
             return
-        raise BadInput(f"{self._path} holds {name!r}, which {wrong}; {_ELSEWHERE}")
+        raise BadInput(f"{self._path} contains {name!r}, which {wrong}; {_ELSEWHERE}")
 
     def add(self, n_bytes: int) -> None:
         """Count bytes that are about to be read."""

@@ -1,7 +1,7 @@
-"""Plain arrays in an `.npz` file: what is read, and what is refused before it takes memory.
+"""Plain arrays in an `.npz` file, with checks before any memory is allocated.
 
-An `.npz` file is a zip file of `.npy` members. Each member's header and size are looked at before any array is made, because
-a header of a few bytes may ask for a terabyte. Pickles are never loaded.
+An `.npz` file is a zip file of `.npy` members. Each member's header and size are checked before an array is made, because a
+header of a few bytes may ask for a terabyte. Pickles are never loaded.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def read_arrays(path: Path) -> Mapping[str, Array]:
             return _arrays(path, file)
     except BadInput:
         raise
-    # What damaged zip files and members raise, encrypted ones and unknown compressions among them.
+    # Exceptions of damaged zip files and members, including encrypted ones and unknown compressions.
     except (TypeError, ValueError, EOFError, OSError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise BadInput(
             f"{path} cannot be read as an .npz file of plain arrays ({type(error).__name__}: {error}); it is cut short, pickled "
@@ -46,10 +46,12 @@ def _arrays(path: Path, file: zipfile.ZipFile) -> dict[str, Array]:
     counts = Counter(_key(member) for member in members)
     twice = [key for key, count in counts.items() if count > 1]
     if twice:
-        raise BadInput(f"{path} holds {', '.join(twice)} twice, and which one is meant cannot be known; save each array once")
+        raise BadInput(f"{path} contains {', '.join(twice)} twice, which is ambiguous; save each array once")
     total = sum(member.file_size for member in members)
     if total > LARGEST_SUM:
-        raise BadInput(f"{path} holds {total} bytes of arrays, more than the {LARGEST_SUM} allowed; save fewer rows or float32")
+        raise BadInput(
+            f"{path} contains {total} bytes of arrays, more than the {LARGEST_SUM} allowed; save fewer rows or float32"
+        )
     for member in members:
         with file.open(member) as stream:
             _check_header(_key(member), stream, member.file_size)
@@ -61,7 +63,7 @@ def _key(member: zipfile.ZipInfo) -> str:
 
 
 def _check_header(key: str, stream: IO[bytes], n_bytes: int) -> None:
-    """Raise ValueError for what is no array of numbers or texts, or has a header that its size does not bear out."""
+    """Raise ValueError for anything but an array of numbers or texts, or for a header that contradicts the member's size."""
     version = np.lib.format.read_magic(stream)
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = header(stream)
@@ -71,7 +73,7 @@ def _check_header(key: str, stream: IO[bytes], n_bytes: int) -> None:
     for length in shape:
         wanted *= length
     if dtype.itemsize == 0 or min(shape, default=0) < 0 or wanted != n_bytes - stream.tell():
-        raise ValueError(f"{key} has a header for {wanted} bytes of {dtype}{shape} and holds {n_bytes - stream.tell()}")
+        raise ValueError(f"{key} has a header for {wanted} bytes of {dtype}{shape} and contains {n_bytes - stream.tell()}")
 
 
 def _read(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
@@ -87,4 +89,4 @@ def decoded_texts(path: Path, key: str, values: Array) -> Array:
     try:
         return np.char.decode(values, "utf-8")
     except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: {key} holds bytes that are no UTF-8 text ({error}); save it as texts") from error
+        raise BadInput(f"{path}: {key} contains bytes that are not UTF-8 ({error}); save it as texts") from error

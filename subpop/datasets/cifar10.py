@@ -1,15 +1,15 @@
-"""CIFAR-10: ten kinds of things and animals, 32x32 pixels.
+"""CIFAR-10: ten classes of objects and animals, 32x32 pixels.
 
 *Source*: Krizhevsky, Learning Multiple Layers of Features from Tiny Images (2009), https://www.cs.toronto.edu/~kriz/cifar.html;
 `cifar-10-python.tar.gz` (md5 c58f30108f718f92721af3b95e74349a), read packed or from the folder `cifar-10-batches-py`. 50,000
-pictures to train and the official 10,000 to test; D and D_aux are random halves of the former. The batches are pickles: a
-reader that knows plain arrays only, and refuses every other name in them, reads them.
+pictures for training and the official 10,000 for testing; D and D_aux are random halves of the former. The batches are pickles,
+read by an unpickler that accepts plain arrays only.
 
-`cifar10_jpeg` is a copy as an image folder (train/CLASS/*.jpg, test/CLASS/*.jpg) of lossy pictures, called "CIFAR-10 (JPEG q75)".
-A network that gets 91.6 % on the originals gets 80.5 % there: never compare its accuracies with published ones.
+`cifar10_jpeg` is a copy of lossy pictures in an image folder (train/CLASS/*.jpg, test/CLASS/*.jpg), called "CIFAR-10 (JPEG
+q75)". A network with 91.6 % accuracy on the originals has 80.5 % on it: do not compare its accuracies with published ones.
 
-*Deviations*: no content hashes. All 60,000 pictures differ from each other, and with `sizes` that use every training row a
-picture that is also tested could not be left out.
+*Deviations*: no content hashes. All 60,000 pictures are different, and because `sizes` uses every training row, a picture that
+also occurs in the test set could not be left out.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def load_jpeg(root: Path | None = None) -> Dataset:
 
 
 def found(root: Path) -> Path | None:
-    """Where the batches lie below the root: the archive, or else the folder; looks whether files exist and does not read them."""
+    """Locate the batches below the root: the archive, otherwise the folder. Checks for existence only."""
     archive, folder = root / "cifar10" / FILES[0].name, root / "cifar10" / FOLDER
     if archive.is_file():
         return archive
@@ -93,13 +93,13 @@ def found(root: Path) -> Path | None:
 
 
 def found_jpeg(root: Path) -> Path | None:
-    """Where the folder of the lossy copy lies."""
+    """Locate the folder of the lossy copy."""
     folder = root / "cifar10_jpeg"
     return folder if (folder / "train").is_dir() and (folder / "test").is_dir() else None
 
 
 def _dataset(data: Dataset) -> Dataset:
-    """The same with what all copies share; raises BadInput unless each class has its number of pictures."""
+    """Add what all copies have in common; raises BadInput unless each class has its number of pictures."""
     assert data.official_test is not None  # both callers set it
     halves = (("training", ~data.official_test), ("test", data.official_test))
     for (half, chosen), wanted in zip(halves, PER_CLASS, strict=True):
@@ -125,7 +125,7 @@ def _contents(root: Path | None) -> Mapping[str, bytes]:
     inside = files_in(place, lambda name: PurePosixPath(name).name in BATCHES)
     contents = {PurePosixPath(name).name: content for name, content in inside.items()}
     if len(contents) < len(inside):
-        raise BadInput(f"{place} holds {len(inside)} batches under {len(contents)} names; keep one folder of batches")
+        raise BadInput(f"{place} contains {len(inside)} batches under {len(contents)} names; keep one folder of batches")
     lacking = [name for name in BATCHES if name not in contents]
     if lacking:
         raise BadInput(f"{place} lacks {', '.join(lacking)}; move it away and run: {fetch_command('cifar10', root)}")
@@ -133,7 +133,7 @@ def _contents(root: Path | None) -> Mapping[str, bytes]:
 
 
 def read_batch(content: bytes, name: str) -> tuple[Array, Array, Array]:
-    """One batch: x (10000, 3, 32, 32) uint8, y (10000,) int64, names (10000,); raises BadInput for anything else."""
+    """Read one batch: x (10000, 3, 32, 32) uint8, y (10000,) int64, names (10000,); raises BadInput if it is invalid."""
     batch = _unpickled(content, name)
     fields: list[Any] = [batch.get(key) for key in (b"data", b"labels", b"filenames")]
     x, y, files = fields
@@ -151,7 +151,7 @@ def _are(values: Any, kind: type) -> bool:
 _DAMAGE = (
     pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError,
 )  # fmt: skip
-"""What a damaged pickle is known to raise."""
+"""Exceptions that damaged pickles are known to raise."""
 
 
 def _unpickled(content: bytes, name: str) -> dict[Any, Any]:
@@ -166,7 +166,7 @@ def _unpickled(content: bytes, name: str) -> dict[Any, Any]:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Unpickles numbers, texts, lists, dictionaries and numpy arrays; any other name in the pickle is refused, never loaded."""
+    """Unpickles numbers, texts, lists, dictionaries and numpy arrays; raises an error for any other name in the pickle."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("numpy", "ndarray"):
@@ -192,6 +192,6 @@ def _latin1(text: str, encoding: str) -> bytes:
 
 def _refuse(module: str, name: str) -> NoReturn:
     raise BadInput(
-        f"the pickle asks for {module}.{name}; a CIFAR batch holds plain arrays, lists and texts only, so that nothing else is "
+        f"the pickle asks for {module}.{name}; a CIFAR batch contains plain arrays, lists and texts only, and nothing else is "
         "loaded: it may be malicious, fetch cifar10 again"
     )

@@ -36,7 +36,7 @@ def load(root: Path | None = None) -> Dataset:
 
 
 def load_images(root: Path | None = None) -> Dataset:
-    """Load the digits as pictures: x (1797, 1, 8, 8) uint8; all else as `load`."""
+    """Load the digits as pictures: x (1797, 1, 8, 8) uint8; otherwise as `load`."""
     pixels, _ = _pixels_and_digits()
     x = (pixels * 15).astype(np.uint8).reshape(-1, 1, 8, 8)
     return replace(load(root), name="digits_images", x=x, words=WORDS)

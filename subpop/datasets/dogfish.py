@@ -1,23 +1,24 @@
-"""Is it a dog or a fish? What Koh and Liang's training-set attack trains on, and the dogs that it aims at.
+"""Dog or fish? The training data of Koh and Liang's training-set attack, and the dogs that it targets.
 
 *Source*: `dogfish`: Koh and Liang, Understanding Black-box Predictions via Influence Functions (ICML 2017), 900 pictures of
-ImageNet's dogs (n02084071) and 900 of its fish (n02512053) to train on, 300 of each to test, 299x299; research use only.
-Targets are dogs of the Kaggle Cats-and-Dogs set (`dog.*.jpg`), as in Jagielski et al. (CCS 2021), Table 16, and the 30
-photos of one dog that Koh and Liang attacked. `tiny_dogfish` is a stand-in for it at 32x32: dogs and fish of Tiny ImageNet
-and the same Kaggle dogs.
+ImageNet's dogs (n02084071) and 900 of its fish (n02512053) for training, 300 of each for testing, 299x299; research use only.
+Targets are dogs of the Kaggle Cats-and-Dogs set (`dog.*.jpg`), as in Jagielski et al. (CCS 2021), Table 16, and the 30 photos of
+one dog that Koh and Liang attacked. `tiny_dogfish` is a substitute at 32x32: dogs and fish of Tiny ImageNet and the same Kaggle
+dogs.
 
-All lie below one root:
+All files are below one root:
 
     NAME/train/dog, NAME/train/fish, NAME/test/dog, NAME/test/fish    pictures, any names; NAME is dogfish or tiny_dogfish
     NAME/koh_dog                                                      the 30 photos, if they are to be attacked
     dogs_vs_cats                                                      Kaggle's pictures, dog.*.jpg anywhere below it
 
-The class is 0 for a dog and 1 for a fish; targets are dogs. The annotation `source` tells rows to train on (0), to test on (1),
-Kaggle's dogs (2) and the one dog (3). Rows of sources 1 to 3 are held out. A picture that will not decode is refused by name.
-A target whose pixels another row has already is left out, and named in the notes.
+The class is 0 for a dog and 1 for a fish; targets are dogs. The annotation `source` is 0 for training rows, 1 for test rows, 2
+for Kaggle's dogs and 3 for the one dog. Rows of sources 1 to 3 are not trained on. A picture that cannot be decoded raises an
+error with its name. A target with the same pixels as another row is left out, which the notes report.
 
-*Deviations*: Kaggle's own test pictures have no labels, so that "the test part" the paper names cannot be rebuilt; targets are
-labelled dogs, at most `KAGGLE_DOGS` of them, evenly spaced in the order of names. Pictures are cut to their middle square.
+*Deviations*: Kaggle's own test pictures have no labels, so that "the test part" that the paper mentions cannot be rebuilt;
+targets are labelled dogs, at most `KAGGLE_DOGS` of them, evenly spaced in the order of names. Pictures are cropped to their
+central square.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ ONE_DOG_PHOTOS = 30
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a copy must hold. counts: pictures a class to (train, test), exactly, or None: some of each."""
+    """The required contents of a copy. counts: pictures per class for (train, test), exactly, or None for at least one each."""
 
     size: int
     counts: tuple[int, int] | None
@@ -54,7 +55,7 @@ class Recipe:
 
 
 _LAYOUT = "train/dog, train/fish, test/dog and test/fish"
-_TARGETS = "and Kaggle's Dogs vs. Cats pictures (dog.*.jpg) into the folder dogs_vs_cats beside it; put the former"
+_TARGETS = "and Kaggle's Dogs vs. Cats pictures (dog.*.jpg) into the folder dogs_vs_cats next to it; put the former"
 RECIPES: Mapping[str, Recipe] = {
     "dogfish": Recipe(
         299,
@@ -85,7 +86,7 @@ def load(root: Path | None, name: str) -> Dataset:
 
 
 def found(root: Path, name: str) -> Path | None:
-    """Where the pictures lie below the root: None unless every folder that is needed is there; looks at names only."""
+    """Locate the pictures below the root: None unless all required folders exist. Looks at names only."""
     folder = root / name
     needed = [*(folder / half / each for half in SOURCES[:2] for each in CLASSES), root / "dogs_vs_cats"]
     return folder if all(path.is_dir() for path in needed) else None
@@ -104,14 +105,14 @@ def _dogs(folder: Path) -> list[Picture]:
 def _check_counts(folder: Path, parts: Mapping[str, Sequence[Picture]], recipe: Recipe) -> None:
     counts = {part: len(own) for part, own in parts.items()}
     if not counts[SOURCES[KAGGLE]]:
-        raise BadInput(f"{folder.parent / 'dogs_vs_cats'} holds no dog.*.jpg; put Kaggle's training pictures there")
+        raise BadInput(f"{folder.parent / 'dogs_vs_cats'} contains no dog.*.jpg; put Kaggle's training pictures there")
     if counts[SOURCES[ONE_DOG]] not in (0, ONE_DOG_PHOTOS):
-        raise BadInput(f"{folder}/koh_dog holds {counts['koh_dog']} pictures; Koh and Liang's dog has {ONE_DOG_PHOTOS} photos")
+        raise BadInput(f"{folder}/koh_dog contains {counts['koh_dog']} pictures; Koh and Liang's dog has {ONE_DOG_PHOTOS} photos")
     for half, wanted in zip(SOURCES[:2], recipe.counts or (None, None), strict=True):
         for each in CLASSES:
             own = counts[f"{half}/{each}"]
             if own == 0 or (wanted is not None and own != wanted):
-                raise BadInput(f"{folder}/{half}/{each} holds {own} pictures; expected {wanted or 'at least one'}")
+                raise BadInput(f"{folder}/{half}/{each} contains {own} pictures; expected {wanted or 'at least one'}")
 
 
 def _codes(parts: Mapping[str, Sequence[Picture]]) -> tuple[Ints, Ints]:
@@ -122,7 +123,7 @@ def _codes(parts: Mapping[str, Sequence[Picture]]) -> tuple[Ints, Ints]:
 
 
 def _dataset(name: str, decoded: Decoded, pictures: Sequence[Picture], source: Ints, y: Ints) -> Dataset:
-    # Of pixels and not of files: a picture that was packed anew is still the same picture.
+    # A digest of pixels, not of files: a picture may have been compressed again.
     hashes = np.array([hashlib.md5(picture.tobytes()).hexdigest() for picture in decoded.x])
     repeated = _repeated_targets(hashes, source)
     kept, names = ~repeated, np.array([picture.name for picture in pictures])

@@ -122,12 +122,12 @@ def verify(name: str, root: Path | None = None) -> list[FileState]:
 
 
 def missing_by_hand(name: str, folder: Path, how: str) -> MissingData:
-    """The error for files that no command can fetch. how: where to get them and what to put into `folder`."""
-    return MissingData(f"{name}: nothing to read in {folder}; it can only be fetched by hand: {how}, into {folder}")
+    """Return the error for files that need a manual download. how: where to get them and what to put into `folder`."""
+    return MissingData(f"{name}: no data in {folder}; it needs a manual download: {how}, into {folder}")
 
 
 def _found_otherwise(name: str, source: DatasetSource, root: Path | None) -> list[FileState]:
-    """Data that lies there in a form without a published checksum: unpacked, or fetched by hand."""
+    """Return the states of data in a form without a published checksum: unpacked, or downloaded manually."""
     root = root or data_root()
     path = source.found(root) if source.found else None
     published = [root / name / file.name for file in source.files]
@@ -158,9 +158,9 @@ def require_files(name: str, files: Sequence[RemoteFile], root: Path | None = No
 
 
 def fetch_files(name: str, files: Sequence[RemoteFile], root: Path | None = None, progress: bool = True) -> list[FileState]:
-    """Download the files that are missing; a download is kept only if its checksum is the published one.
+    """Download missing files; a download is only used if its checksum is the published one.
 
-    Raises BadInput if a download fails or differs, or if a different file lies in the way.
+    Raises BadInput if a download fails or differs, or if a different file already exists at its path.
     """
     for before, file in zip(verify_files(name, files, root), files, strict=True):
         if before.state == "different":
@@ -213,17 +213,17 @@ def _download(file: RemoteFile, path: Path, progress: bool) -> None:
     import pooch
 
     try:
-        # pooch writes to a temporary file and moves it only once the checksum agrees: no half file is ever left behind.
+        # pooch writes to a temporary file and moves it once the checksum agrees: no partial file is left behind.
         with _bar(file) if progress else _no_bar() as bar:
             downloader = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 16, timeout=30)
             pooch.retrieve(file.url, f"md5:{file.md5}", fname=path.name, path=path.parent, downloader=downloader)
     except ValueError as error:
         raise BadInput(
-            f"{file.url} is not the published file of {file.n_bytes} bytes with md5 {file.md5} ({error}); nothing was kept: "
+            f"{file.url} is not the published file of {file.n_bytes} bytes with md5 {file.md5} ({error}); it was discarded: "
             f"run the command again, or put the published file at {path}"
         ) from error
     except OSError as error:
-        raise BadInput(f"cannot fetch {file.url} ({error}); check the connection, or put the file at {path} by hand") from error
+        raise BadInput(f"cannot fetch {file.url} ({error}); check the connection, or put the file at {path} yourself") from error
 
 
 @contextmanager
@@ -242,7 +242,7 @@ def _bar(file: RemoteFile) -> Iterator[_Bar]:
 
 
 class _Bar:
-    """What pooch asks of a progress bar (total, update, reset, close), drawn by rich."""
+    """The progress bar interface of pooch (total, update, reset, close), drawn by rich."""
 
     def __init__(self, shown: Any, task: Any) -> None:
         self._shown, self._task = shown, task

@@ -1,13 +1,14 @@
 """A user's own rows in an `.npz` file, named `embeddings:PATH.npz`: embeddings of any network, or any table of numbers.
 
-Keys: `x` (n, d) numbers; `y` (n,) whole numbers or booleans, the classes; and, if there, `hashes` (n,), equal for rows of equal
-content, which then never stand on two sides of a split; `names` (n,) texts; `official_test` (n,) booleans, rows held out for
-testing. Every other array (such as `groups`) is an annotation of n values that FeatureMatch may use: whole numbers and booleans
-as they are, texts numbered in their order, fractions numbered too where they take few values and cut at their quartiles
-otherwise; the notes tell what a number means. Classes are renumbered 0, 1, ... in order. A relative path is looked for below the
-data root, then in the caller's folder. What a file may hold: `subpop.datasets.array_files`.
+Keys: `x` (n, d) numbers; `y` (n,) integers or booleans, the classes; and optionally `hashes` (n,), equal for rows of equal
+content, which are then put on the same side of a split; `names` (n,) texts; `official_test` (n,) booleans, rows reserved for
+testing. Every other array (such as `groups`) is an annotation of n values for FeatureMatch: integers and booleans are used
+unchanged, texts are numbered in sorted order, and floating-point values are numbered if there are few distinct ones and binned
+at their quartiles otherwise; the notes explain the numbers. Classes are renumbered 0, 1, ... in order. A relative path is
+relative to the data root, otherwise to the working directory. For limits of a file see `subpop.datasets.array_files`.
 
-k-means cuts a cluster for every 90 rows, at most 100: about 30 test rows a cluster, from sizes alone; on 40 principal components.
+k-means uses one cluster per 90 rows, at most 100, which is about 30 test rows per cluster, based on sizes alone; on 40 principal
+components.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ def load(path: str, root: Path | None = None) -> Dataset:
 
 
 def own_path(path: str, root: Path | None, what: str) -> Path:
-    """A user's path: below the data root if it is there, else in the caller's folder; raises MissingData if in neither."""
+    """Resolve a user's path: below the data root if it exists there, otherwise in the working directory; raises MissingData if
+    in neither."""
     below_root, here = (root or data_root()) / Path(path).expanduser(), Path.cwd() / Path(path).expanduser()
     for candidate in (below_root, here):
         if candidate.exists():
@@ -72,20 +74,22 @@ def own_path(path: str, root: Path | None, what: str) -> Path:
 def rows_of(path: Path, x: Array) -> Floats:
     """The rows as float32, (n, d); raises BadInput for another shape, no rows, or NaN and infinite values."""
     if x.ndim != 2 or x.dtype.kind not in "fiub" or 0 in x.shape:
-        raise BadInput(f"{path}: x is {x.dtype} of shape {x.shape}; it must hold numbers, (n, d) with n and d at least 1")
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused next
+        raise BadInput(
+            f"{path}: x is {x.dtype} of shape {x.shape}; it must be an array of numbers, (n, d) with n and d at least 1"
+        )
+    with np.errstate(over="ignore"):  # values too large for float32 become infinite and raise an error below
         rows = np.ascontiguousarray(x, dtype=np.float32)
     bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
     if len(bad):
         raise BadInput(
-            f"{path}: {len(bad)} of {len(x)} rows of x hold NaN, infinite or too large values for float32, the first is row "
+            f"{path}: {len(bad)} of {len(x)} rows of x contain NaN, infinite or too large values for float32, the first is row "
             f"{bad[0]}; remove or impute them"
         )
     return rows
 
 
 def class_codes(path: Path, y: Array) -> tuple[Ints, tuple[str, ...], tuple[str, ...]]:
-    """Labels as 0, 1, ..., what each stands for, and a note if they were renumbered; raises BadInput for other than classes."""
+    """Return labels as 0, 1, ..., their meanings, and a note if they were renumbered; raises BadInput if they are no classes."""
     if y.dtype.kind not in "iub":
         raise BadInput(f"{path}: y is {y.dtype}; give whole numbers, one for each class")
     values, codes = np.unique(y, return_inverse=True)
@@ -98,9 +102,9 @@ def class_codes(path: Path, y: Array) -> tuple[Ints, tuple[str, ...], tuple[str,
 
 
 def annotation_codes(path: Path, key: str, values: Array) -> tuple[Ints, tuple[str, ...], str]:
-    """An annotation as whole numbers, what each stands for, and a note about that; no words where the numbers are its own.
+    """Return an annotation as integers, the meaning of each, and a note; no meanings if the integers are its own values.
 
-    Raises BadInput for values that cannot be told apart as groups, such as NaN and dates.
+    Raises BadInput for values that do not define groups, such as NaN and dates.
     """
     kind = values.dtype.kind
     if kind in "ib" or (kind == "u" and (not len(values) or values.max() <= np.iinfo(np.int64).max)):
@@ -142,5 +146,5 @@ def n_components(n_rows: int, n_columns: int) -> int | None:
 
 def _booleans(path: Path, mask: Array | None) -> Array | None:
     if mask is not None and mask.dtype != bool:
-        raise BadInput(f"{path}: official_test is {mask.dtype}; it must be boolean, True for rows held out")
+        raise BadInput(f"{path}: official_test is {mask.dtype}; it must be boolean, True for test rows")
     return mask

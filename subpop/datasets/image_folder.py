@@ -1,14 +1,14 @@
-"""A user's own pictures in a folder of classes, named `image_folder:PATH`, or `image_folder:PATH@32` for 32 pixels a side.
+"""A user's own pictures in a folder of classes, named `image_folder:PATH`, or `image_folder:PATH@32` for 32 pixels per side.
 
-`PATH/CLASS/.../picture.jpg`, or with a split of its own `PATH/train/CLASS/...` beside `PATH/test/CLASS/...`, whose pictures are
-then held out. These two may be called `training` and `testing`, in any case of letters. Beside `train` alone, `val` (or `valid`,
-`validation`, `dev`) is what is held out; beside `train` and `test` its pictures are left aside, and the notes say so. Any other
-folder beside them is refused, because it could be a class or a part.
+Expects `PATH/CLASS/.../picture.jpg`, or with a split of its own `PATH/train/CLASS/...` and `PATH/test/CLASS/...`, whose pictures
+are then reserved for testing. These two may be called `training` and `testing`, in any capitalisation. With `train` but without
+`test`, `val` (or `valid`, `validation`, `dev`) is used for testing; with both, its pictures are ignored, and the notes say so.
+Any other folder next to them raises an error, because it could be a class or a part.
 
-Classes are numbered in the order of their names, which the notes list with the number of their pictures. The notes also tell
-what is no picture and was left aside (`subpop.datasets.picture_files`). Pictures are made square (64 pixels a side unless
-named) as `subpop.datasets.images` says; two files of equal bytes never stand on two sides of a split. A relative path is looked
-for below the data root, then in the caller's folder. Clusters as in `subpop.datasets.embeddings`.
+Classes are numbered in the order of their names, which the notes list with the number of their pictures. The notes also list
+ignored files (`subpop.datasets.picture_files`). Pictures are made square (64 pixels per side by default) as described in
+`subpop.datasets.images`; identical files are put on the same side of a split. A relative path is relative to the data root,
+otherwise to the working directory. Clusters as in `subpop.datasets.embeddings`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ROLES = {
     "train": "train", "training": "train", "test": "test", "testing": "test",
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
 }  # fmt: skip
-"""Names of folders, in small letters, that hold a part of the rows rather than a class."""
+"""Lower-case names of folders that contain a part of the rows rather than a class."""
 
 
 def load(path: str, root: Path | None = None) -> Dataset:
@@ -51,7 +51,7 @@ def read_folder(folder: Path, size: int, name: str) -> Dataset:
     undecodable pictures than may be left out.
     """
     if not folder.is_dir():
-        raise BadInput(f"{folder} is a file; image_folder needs a folder that holds a folder of pictures for each class")
+        raise BadInput(f"{folder} is a file; image_folder needs a folder with one subfolder of pictures per class")
     listing = list_below(folder)
     parts = _parts(folder, listing)
     pictures = _used(folder, listing, parts)
@@ -63,7 +63,7 @@ def read_folder(folder: Path, size: int, name: str) -> Dataset:
     test = np.array([own[0] == parts.test for own in names]) if parts else None
     _check_classes(folder / parts.train if parts else folder, y if test is None else y[~test], classes)
     if test is not None and not test.any():
-        raise BadInput(f"{folder}/{parts.test} holds no readable picture; fill it, or put the classes into {folder} itself")
+        raise BadInput(f"{folder}/{parts.test} contains no readable picture; add some, or put the classes into {folder} itself")
     return Dataset(
         name=name,
         x=decoded.x,
@@ -81,7 +81,7 @@ def read_folder(folder: Path, size: int, name: str) -> Dataset:
 
 @dataclass(frozen=True)
 class _Parts:
-    """The folders of a split: what is trained on, what is held out, and what is left aside or ''. False if there is none."""
+    """The folders of a split: for training, for testing, and ignored or ''. False if there is no split."""
 
     train: str = ""
     test: str = ""
@@ -92,18 +92,18 @@ class _Parts:
 
 
 def _parts(folder: Path, listing: Listing) -> _Parts:
-    """The split that a folder holds, or none; raises BadInput for one that is not whole or stands beside other folders."""
+    """Return the split in a folder, or none; raises BadInput if it is incomplete or next to other folders."""
     own = _subfolders(listing)
     named = [name for name in own if name.lower() in ROLES]
-    if len(named) < len(own):  # a class may be called train, unless it holds classes itself
+    if len(named) < len(own):  # a class may be called train, unless it contains classes itself
         named = [name for name in named if _subfolders(listing, name) and not _holds_pictures(listing, name)]
     if not named:
         return _Parts()
     roles = {ROLES[name.lower()]: name for name in named}
     if len(named) < len(own) or len(roles) < len(named) or "train" not in roles or len(roles) == 1:
         raise BadInput(
-            f"{folder} holds {', '.join(own)}, which are neither classes nor one split: a folder `train` of classes beside a "
-            "`test` or `val` of the same classes, and nothing else; move away what does not belong there, or name one of them "
+            f"{folder} contains {', '.join(own)}, which are neither classes nor one split; a split is `train` with classes and "
+            "`test` or `val` of the same classes, and nothing else; remove the other folders, or use one of them "
             f"as the data, e.g. image_folder:{folder}/{named[0]}"
         )
     test = roles.get("test", roles.get("val", ""))
@@ -125,7 +125,7 @@ def _classes(folder: Path, listing: Listing, parts: _Parts) -> tuple[str, ...]:
     base = folder / parts.train
     classes = _subfolders(listing, parts.train)
     if len(classes) < 2:
-        raise BadInput(f"{base} holds {len(classes)} class folders ({', '.join(classes)}); at least two are needed")
+        raise BadInput(f"{base} contains {len(classes)} class folders ({', '.join(classes)}); at least two are needed")
     unknown = set(_subfolders(listing, parts.test)) - set(classes) if parts else set()
     if unknown:
         raise BadInput(f"{folder / parts.test} has classes that {base} lacks: {shown(sorted(unknown))}; remove or add them")
@@ -133,11 +133,11 @@ def _classes(folder: Path, listing: Listing, parts: _Parts) -> tuple[str, ...]:
 
 
 def _used(folder: Path, listing: Listing, parts: _Parts) -> list[Picture]:
-    """The pictures of classes that are trained on or held out; raises BadInput for pictures in no class folder."""
+    """Return the pictures of classes for training or testing; raises BadInput for pictures outside class folders."""
     loose = [picture.name for picture in listing.pictures if picture.name.count("/") < (2 if parts else 1)]
     if loose:
         raise BadInput(
-            f"{folder}: {len(loose)} pictures lie in no class folder: {shown(loose)}; sort them into {folder}/CLASS/ or "
+            f"{folder}: {len(loose)} pictures are in no class folder: {shown(loose)}; sort them into {folder}/CLASS/ or "
             f"{folder}/train/CLASS/ and {folder}/test/CLASS/"
         )
     return [picture for picture in listing.pictures if not parts.unused or picture.name.partition("/")[0] != parts.unused]
@@ -153,7 +153,7 @@ def _unused_note(listing: Listing, used: Sequence[Picture], parts: _Parts) -> tu
     if not parts.unused:
         return ()
     count = len(listing.pictures) - len(used)
-    return (f"{count} pictures of {parts.unused} left aside: {parts.test} is held out and {parts.train} is trained on",)
+    return (f"{count} pictures of {parts.unused} are ignored: {parts.test} is used for testing and {parts.train} for training",)
 
 
 def _size_note(decoded: Decoded, size: int) -> tuple[str, ...]:

@@ -1,9 +1,9 @@
-"""Pictures of any kind to rows: uint8, (n, 3, size, size), in the order of their names.
+"""Pictures of any format as rows: uint8, (n, 3, size, size), in the order of their names.
 
-A picture that its EXIF orientation calls turned or mirrored is put upright. Whatever has another shape than a square is cut to
-its middle square; then it is resized (bilinear, with antialiasing). A JPEG that is at least twice too large is decoded at a half,
-a quarter or an eighth of its size, which JPEG can do by itself. Grey, palette, transparent and CMYK pictures become RGB
-(transparency is dropped). A picture that will not decode is named, counted and left out.
+Pictures are rotated and mirrored according to their EXIF orientation, cropped to their central square, and resized (bilinear,
+with antialiasing). A JPEG that is at least twice too large is decoded at a half, a quarter or an eighth of its size, which the
+format supports. Grey, palette, transparent and CMYK pictures become RGB (transparency is dropped). Pictures that cannot be
+decoded are named, counted and left out.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 LARGEST_SIZE = 1024
 LIMIT = 0.01
-"""Share of pictures, at most, that may be left out because they will not decode."""
+"""Largest fraction of pictures that may be left out because they cannot be decoded."""
 CHUNK = 64
 
 
@@ -38,8 +38,8 @@ CHUNK = 64
 class Decoded:
     """Pictures as rows.
 
-    x: (n, 3, size, size) uint8; kept: (n,) which of the given pictures they are; hashes: (n,) md5 of each file's bytes;
-    original_sizes: (n, 2) width and height before resizing; left_out: what would not decode, and why.
+    x: (n, 3, size, size) uint8; kept: (n,) their positions among the given pictures; hashes: (n,) md5 of each file's bytes;
+    original_sizes: (n, 2) width and height before resizing; left_out: pictures that could not be decoded, with the reason.
     """
 
     x: NDArray[np.uint8]
@@ -50,16 +50,17 @@ class Decoded:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a report should say: nothing where all decoded."""
+        """Return remarks for a report; none if all pictures were decoded."""
         if not self.left_out:
             return ()
         return (f"{len(self.left_out)} of {len(self.left_out) + len(self.kept)} left out, unreadable: {shown(self.left_out)}",)
 
 
 def decode(pictures: Sequence[Picture], size: int, what: str, limit: float = LIMIT) -> Decoded:
-    """Decode pictures to `size` pixels a side, in a few threads and with a bar on a terminal; `what` names them in messages.
+    """Decode pictures to `size` pixels per side, in a few threads and with a progress bar on a terminal; `what` names them in
+    messages.
 
-    Raises BadInput if there is none, or if more than `limit` of them will not decode.
+    Raises BadInput if there are none, or if more than the fraction `limit` of them cannot be decoded.
     """
     if not 1 <= size <= LARGEST_SIZE:
         raise BadInput(f"{what}: size {size} is outside 1..{LARGEST_SIZE} pixels")
@@ -102,7 +103,7 @@ class _Job:
                 content = self.pictures[i].read()
                 self.x[i], self.sizes[i] = _pixels(content, self.x.shape[-1])
                 self.hashes[i] = hashlib.md5(content).hexdigest()
-            # What Pillow's decoders are known to raise for damaged files.
+            # Exceptions that Pillow's decoders are known to raise for damaged files.
             except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError) as error:
                 reason = "not a picture" if isinstance(error, UnidentifiedImageError) else str(error)
                 wrong[i] = f"{self.pictures[i].name} ({reason})"
@@ -130,7 +131,7 @@ def _pixels(content: bytes, size: int) -> tuple[NDArray[np.uint8], tuple[int, in
 
 
 def _is_turned(picture: PillowImage) -> bool:
-    """Whether its tags say that it is stored turned or mirrored; tags that cannot be read say nothing."""
+    """Return whether the EXIF tags declare a rotation or reflection; False if they cannot be read."""
     from PIL import ExifTags
 
     try:
@@ -141,7 +142,8 @@ def _is_turned(picture: PillowImage) -> bool:
 
 @contextmanager
 def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar with the time that is left, on a terminal only; yields what to call with the pictures done since."""
+    """Show a progress bar with the remaining time, on a terminal only; yields a function to call with the number of pictures
+    done."""
     if not sys.stderr.isatty():
         print(f"subpop: {what}", file=sys.stderr, flush=True)
         yield lambda done: None

@@ -1,22 +1,23 @@
-"""IMDB: does a film review praise or pan? 50,000 reviews, half of them held out for testing.
+"""IMDB: is a film review positive or negative? 50,000 reviews, half of them reserved for testing.
 
 *Source*: Maas et al., Learning Word Vectors for Sentiment Analysis (ACL 2011), https://ai.stanford.edu/~amaas/data/sentiment/;
-`aclImdb_v1.tar.gz` (md5 7c2ac02c03563afcf9b574c7e56c153a), read packed, in memory, or from the folder `aclImdb` that it unpacks
-to; either may have two more folders around it. A review is a member `aclImdb/{train,test}/{neg,pos}/[number]_[stars].txt`; 12,500
-in each of the four folders. D and D_aux are stratified halves of `train`, D_test is all of `test`. 123 texts stand in both
-halves; they stay, as published, and the notes count them. Rows: train/neg, train/pos, test/neg, test/pos, each by number and
+`aclImdb_v1.tar.gz` (md5 7c2ac02c03563afcf9b574c7e56c153a), read packed, in memory, or from the unpacked folder `aclImdb`; both
+may be nested in up to two other folders. A review is a member `aclImdb/{train,test}/{neg,pos}/[number]_[stars].txt`, 12,500 in
+each of the four folders. D and D_aux are stratified halves of `train`, D_test is all of `test`. 123 texts occur in both halves;
+they remain, as published, and the notes count them. Order of rows: train/neg, train/pos, test/neg, test/pos, each by number and
 stars.
 
-An archive with a link, a device, `..` or an absolute name anywhere in it is refused whole; other files in the four folders are
-left out and noted; what lies elsewhere (`unsup`, the bags of words) is not looked at. Links in an unpacked folder are followed:
-that folder is the user's own doing.
+An archive with a link, a device, `..` or an absolute name anywhere in it raises BadInput; other files in the four folders are
+ignored and noted; other folders (`unsup`, the bags of words) are not read. Links in an unpacked folder are followed, because the
+user made that folder.
 
 `imdb_as_released` cleans texts as the released script does: the exact string `<br>` is removed, which occurs in no review, and
-`<br />` stays. `imdb_small` is a fifth, for transformers on a CPU: 2,500 reviews of each folder, drawn once with seed 0, and 50
-clusters (50 rows of D_aux and 100 test rows each, on average; from sizes alone). All 50,000 as features: `imdb_minilm`.
+`<br />` stays. `imdb_small` is a fifth of the reviews, for transformers on a CPU: 2,500 reviews of each folder, drawn once with
+seed 0, and 50 clusters (50 rows of D_aux and 100 test rows each, on average; based on sizes alone). For features of all 50,000
+see `imdb_minilm`.
 
-*Deviations*: a line break tag (`<br />`, `<br>`) becomes a blank, where the paper means to remove it: removed, the words beside
-it would grow together. The released halves depend on an order of files that is not known, so that ours hold other reviews.
+*Deviations*: a line break tag (`<br />`, `<br>`) becomes a space; the paper removes it, which would join the adjacent words. The
+released halves depend on an unknown order of files, so ours contain other reviews.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ SMALL_PER_FOLDER = 2_500
 SMALL_CLUSTERS = 50
 SMALL_SEED = 0
 MOST_ABOVE = 2
-"""Folders, at most, that the one of the reviews may lie in."""
+"""Largest number of folders around the folder of reviews."""
 WORDS = {"y": ("negative", "positive")}
 
 _BESIDE = re.compile(rf"{TOP}/({'|'.join(FOLDERS)})/")
@@ -89,7 +90,7 @@ def load_small(root: Path | None = None) -> Dataset:
     for number, name in enumerate(FOLDERS):
         own = np.flatnonzero(folder == number)
         if len(own) < SMALL_PER_FOLDER:
-            raise BadInput(f"imdb_small: {name} holds {len(own)} reviews, {SMALL_PER_FOLDER} are needed; fetch imdb again")
+            raise BadInput(f"imdb_small: {name} contains {len(own)} reviews, {SMALL_PER_FOLDER} are needed; fetch imdb again")
         rows.append(np.sort(rng.choice(own, SMALL_PER_FOLDER, replace=False)))
     chosen = np.concatenate(rows).tolist()
     drawn = f"{len(chosen)} of {len(folder)} reviews, {SMALL_PER_FOLDER} a class and half, drawn with seed {SMALL_SEED}"
@@ -99,10 +100,9 @@ def load_small(root: Path | None = None) -> Dataset:
 
 
 def found(root: Path) -> Path | None:
-    """Where the reviews lie below the root: the archive, or else the folder; looks whether they exist and reads nothing.
+    """Locate the reviews below the root: the archive, otherwise the folder. Checks for existence only.
 
-    The folder is the one that holds `train/neg`: `aclImdb` or, where it was unpacked or copied otherwise, the first of
-    those that lie with at most two folders around them.
+    The folder is the one that contains `train/neg`: `aclImdb`, or the first such folder nested in at most two others.
     """
     base = root / "imdb"
     archive = base / FILES[0].name
@@ -117,13 +117,13 @@ def found(root: Path) -> Path | None:
 def _missing(root: Path | None) -> MissingData:
     folder = (root or data_root()) / "imdb"
     inside = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    holds = f", which holds {shown(inside)}" if inside else ""
+    holds = f", which contains {shown(inside)}" if inside else ""
     command = fetch_command("imdb", root)
     return MissingData(f"imdb: neither {FILES[0].name} nor {TOP} found in {folder}{holds}; fetch it with: {command}")
 
 
 def dataset_of(name: str, members: Sequence[str], texts: tuple[str, ...] | None, notes: tuple[str, ...]) -> Dataset:
-    """What all versions share; x is a place for tokens or features."""
+    """Add what all versions have in common; x is a placeholder for tokens or features."""
     folder = np.array([_folder(member) for member in members])
     official_test = folder >= 2
     return Dataset(
@@ -161,7 +161,7 @@ def _packed(archive: Path) -> tuple[Mapping[str, bytes], list[str]]:
     if len(contents) < len(inside):
         twice = [name for name, count in Counter(map(_plain, inside)).items() if count > 1]
         raise BadInput(
-            f"{archive} holds {len(twice)} reviews in two folders, such as {shown(twice[:1])}; keep one of the folders"
+            f"{archive} contains {len(twice)} reviews in two folders, such as {shown(twice[:1])}; keep one of the folders"
         )
     return contents, foreign
 
@@ -181,18 +181,18 @@ def is_review(member: str) -> bool:
 
 
 def _plain(name: str) -> str:
-    """A member's name from `aclImdb` on: packed copies may name their members ./aclImdb/... or lie in a folder of their own."""
+    """Return a member's name from `aclImdb` on: copies may name their members ./aclImdb/... or have an additional folder."""
     before, top, inside = f"/{name.removeprefix('./')}".rpartition(f"/{TOP}/")
     return f"{TOP}/{inside}" if top and before.count("/") <= MOST_ABOVE else name
 
 
 def _folder(member: str) -> int:
-    """Which of `FOLDERS` a review lies in."""
+    """Return the index in `FOLDERS` of a review's folder."""
     return FOLDERS.index(member[len(TOP) + 1 : member.rindex("/")])
 
 
 def _position(member: str) -> tuple[int, int, int]:
-    """What rows are sorted by: folder, number, stars."""
+    """Sort key of rows: folder, number, stars."""
     number, stars = member[member.rindex("/") + 1 : -len(".txt")].split("_")
     return _folder(member), int(number), int(stars)
 
@@ -204,7 +204,7 @@ def _counts(place: Path, members: Sequence[str], root: Path | None) -> dict[str,
     empty = [name for name, count in counts.items() if count == 0]
     if empty:
         raise BadInput(
-            f"{place} holds no review in {', '.join(empty)} (members {TOP}/{empty[0]}/[number]_[stars].txt); move it away and "
+            f"{place} contains no review in {', '.join(empty)} (members {TOP}/{empty[0]}/[number]_[stars].txt); move it away and "
             f"run: {fetch_command('imdb', root)}"
         )
     return counts
@@ -219,7 +219,7 @@ def _text(member: str, content: bytes, as_released: bool) -> str:
         raise BadInput(f"imdb: {member} is no UTF-8 text ({wrong}); it is not the published review: fetch imdb again") from error
     text = text.replace("<br>", "") if as_released else text.replace("<br />", " ").replace("<br>", " ")
     if not text.strip():
-        raise BadInput(f"imdb: {member} holds no text; it is not the published review: fetch imdb again")
+        raise BadInput(f"imdb: {member} contains no text; it is not the published review: fetch imdb again")
     return text
 
 
@@ -245,4 +245,4 @@ def _foreign_note(foreign: Sequence[str]) -> tuple[str, ...]:
 def _twin_note(texts: Sequence[str], official_test: Array) -> tuple[str, ...]:
     test = set(np.flatnonzero(official_test).tolist())
     both = {text for row, text in enumerate(texts) if row not in test} & {texts[row] for row in test}
-    return (f"{len(both)} texts stand in both the training and the test half; they stay",) if both else ()
+    return (f"{len(both)} texts occur in both the training and the test half; they are kept",) if both else ()

@@ -1,9 +1,9 @@
 """IMDB reviews as 384 features of a small language model.
 
-*Source*: the reviews of `subpop.datasets.imdb`, in its order; all-MiniLM-L6-v2 (sentence-transformers): its last hidden
-states on the first 128 tokens, line break tags as blanks, averaged over the tokens, not normalised. The file
-`imdb_minilm_l6.npz` has keys x (50000, 384), y, split ("train", "test") and name (file names). Texts come with the rows where the
-reviews themselves lie beside the file under the data root.
+*Source*: the reviews of `subpop.datasets.imdb`, in its order; all-MiniLM-L6-v2 (sentence-transformers): its last hidden states
+on the first 128 tokens, line break tags as spaces, averaged over the tokens, not normalised. The file `imdb_minilm_l6.npz` has
+keys x (50000, 384), y, split ("train", "test") and name (file names). Texts are added if the reviews themselves are below the
+data root too.
 
 *Deviations*: features of another and smaller network than the paper's BERT, which is not trained with its last layer.
 """
@@ -42,7 +42,7 @@ def load(root: Path | None = None) -> Dataset:
     members = _members(path, arrays, len(x))
     reviews = imdb.load(root) if imdb.found(root or data_root()) else None
     same = reviews is not None and reviews.names is not None and reviews.names.tolist() == members
-    told = "" if reviews is None or same else "; the reviews that lie beside it are others, and their texts are not shown"
+    told = "" if reviews is None or same else "; the reviews in the data root are different, and their texts are not shown"
     notes = (f"features of the first 128 tokens by all-MiniLM-L6-v2, not by the paper's BERT{told}",)
     data = imdb.dataset_of("imdb_minilm", members, reviews.texts if reviews and same else None, notes)
     whole = len(x) == len(imdb.FOLDERS) * imdb.PER_FOLDER
@@ -50,13 +50,13 @@ def load(root: Path | None = None) -> Dataset:
 
 
 def found(root: Path) -> Path | None:
-    """Where the file of features lies."""
+    """Locate the file of features."""
     path = root / "embeddings" / "imdb_minilm_l6.npz"
     return path if path.is_file() else None
 
 
 def _members(path: Path, arrays: Mapping[str, Array], n_rows: int) -> list[str]:
-    """The member name of each row, from label, split and file name; raises BadInput for anything else."""
+    """Return the member name of each row, from label, split and file name; raises BadInput if one is invalid."""
     y, half, name = (_column(path, arrays, key) for key in ("y", "split", "name"))
     if any(values.shape != (n_rows,) for values in (y, half, name)) or y.dtype.kind not in "iu":
         raise BadInput(f"{path}: {n_rows} rows of x need as many labels (whole numbers), splits and names")

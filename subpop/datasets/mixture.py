@@ -1,13 +1,13 @@
-"""Gaussian mixtures whose subpopulations are known and have disjoint supports.
+"""Gaussian mixtures with known subpopulations of disjoint support.
 
-Each component is a subpopulation with one class of its own. A component is a unit Gaussian cut to the region where its own
+Each component is a subpopulation of a single class. A component is a unit Gaussian truncated to the region in which its own
 centre is the nearest, less a margin: rows of two components are never closer than `GAP`.
 
-*Source*: own construction, after the paper's mixture model of disjoint subpopulations; `mixture_2d` is the set-up of its
-Figure 2: two large components and a small one of class 1 that lies beside them, above the class-0 component. A clean linear
-model tilts far enough to get it right; poison undoes the tilt, and no other row notices. `mixture_cells` is for learners that
-know the supports: the components lie at the corners of a cube, so that halving three coordinates puts each into a bin of its
-own, and each reaches out along an axis of its own, so that a linear model can label them in any way.
+*Source*: own construction, after the paper's mixture model of disjoint subpopulations; `mixture_2d` is the set-up of its Figure
+2: two large components and a small one of class 1 next to them, above the class-0 component. A clean linear model tilts far
+enough to classify it correctly; poison undoes the tilt without affecting any other row. `mixture_cells` is for learners that
+know the supports: the components are at the corners of a cube, so that halving three coordinates puts each into a separate bin,
+and each extends along a separate axis, so that a linear model can label them arbitrarily.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from subpop.types import BadInput, Dataset, Ints
 GAP = 0.1
 """Smallest distance between rows of two components, in standard deviations."""
 CANDIDATES = 16
-"""Places tried for each new centre; the one farthest from the others is taken."""
+"""Number of candidates for each new centre; the one farthest from the others is used."""
 MAX_DRAWS = 2000
 """Draws a row, at most, before centres count as too close for truncation."""
 
@@ -32,22 +32,26 @@ Matrix = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class MixtureSpec:
-    """What a mixture looks like.
-
-    rows: rows a subpopulation, one number or one each; separability: distance of the nearest two centres in standard
-    deviations of a component; label_noise: share of rows with another class than their component's, one number or one
-    each; centres, classes: one each, drawn at random where empty.
-    """
+    """Parameters of a mixture."""
 
     dimension: int = 20
+    """Number of features."""
     n_subpopulations: int = 16
+    """Number of components."""
     rows: int | tuple[int, ...] = 120
+    """Number of rows per subpopulation: one number, or one for each."""
     separability: float = 6.0
+    """Distance of the nearest two centres, in standard deviations of a component."""
     label_noise: float | tuple[float, ...] = 0.02
+    """Fraction of rows with another class than their component's: one number, or one for each."""
     n_classes: int = 2
+    """Number of classes."""
     seed: int = 0
+    """Seed of the mixture."""
     centres: tuple[tuple[float, ...], ...] = ()
+    """One centre per subpopulation; drawn at random if empty."""
     classes: tuple[int, ...] = ()
+    """One class per subpopulation; drawn at random if empty."""
 
     def __post_init__(self) -> None:
         k, d = self.n_subpopulations, self.dimension
@@ -127,7 +131,7 @@ def _component_rows(own: int, n_rows: int, centres: Matrix, rng: np.random.Gener
         kept = kept[np.sort(np.unique(kept, axis=0, return_index=True)[1])]
         if len(kept) >= n_rows:
             return kept[:n_rows]
-    raise BadInput(f"component {own} vanishes between its neighbours: centres must lie farther apart; raise separability")
+    raise BadInput(f"component {own} has no space between its neighbours: centres must be farther apart; raise separability")
 
 
 def _depth(x: NDArray[np.float32], own: int, centres: Matrix) -> Matrix:
@@ -136,7 +140,7 @@ def _depth(x: NDArray[np.float32], own: int, centres: Matrix) -> Matrix:
     squared = _squared_distances(x.astype(np.float64), centres)
     apart = np.linalg.norm(centres[others] - centres[own], axis=1)
     if not apart.all():
-        raise BadInput(f"centre {own} equals another centre; give each component a place of its own")
+        raise BadInput(f"centre {own} equals another centre; give each component its own centre")
     return np.asarray(((squared[:, others] - squared[:, [own]]) / (2 * apart)).min(axis=1))
 
 
@@ -145,7 +149,7 @@ def _squared_distances(a: Matrix, b: Matrix) -> Matrix:
 
 
 def _component_labels(spec: MixtureSpec, component: int, own_class: int, rng: np.random.Generator) -> Ints:
-    """The component's class, but for an exact share of rows (rounded) that get one of the other classes."""
+    """Return the component's class, except for an exact fraction of rows (rounded) that get one of the other classes."""
     n_rows = spec.row_counts[component]
     labels = np.full(n_rows, own_class, dtype=np.int64)
     noisy = rng.permutation(n_rows)[: round(spec.noise_shares[component] * n_rows)]
@@ -178,7 +182,7 @@ SPECS: dict[str, MixtureSpec] = {
 BOUNDS: dict[str, tuple[float, float]] = {"mixture_2d": (20, 160)}
 """Only the small component of the 2-D mixture is attacked."""
 SIZES: dict[str, tuple[int, int]] = dict.fromkeys(("mixture_cells", "mixture_cells_noisy"), (256, 1024))
-"""|D| and |D_aux| where they are no thirds: an attacker's pool four times as large holds distinct poison for alpha = 2 of D."""
+"""|D| and |D_aux| if they are not thirds: a pool four times as large has enough distinct poison for alpha = 2 of D."""
 
 
 def load(name: str, root: Path | None = None) -> Dataset:

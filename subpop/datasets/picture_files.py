@@ -1,8 +1,8 @@
-"""Which files below a folder are pictures, and what else was found there.
+"""Finds pictures below a folder, and lists other files.
 
-Each file is listed once. A link is followed unless what it points to is listed anyway, or holds the folder that is being listed:
-so loops and links to a parent add nothing. Only plain files are ever opened, not pipes, sockets or devices. Folders that systems
-make for themselves (hidden ones, `@eaDir`, `__MACOSX`, thumbnails) are skipped.
+Each file is listed once. Links are followed unless their target is listed anyway or contains the folder that is being listed, so
+that loops and links to a parent add nothing. Only regular files are opened, no pipes, sockets or devices. Folders that systems
+create (hidden ones, `@eaDir`, `__MACOSX`, thumbnails) are skipped.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ SUFFIXES = frozenset(
     .pgm .pbm .pnm .pcx .sgi .ras .xbm .xpm .ico .icns .psd .qoi .dds
     """.split()  # noqa: SIM905
 )
-"""What Pillow decodes by itself, but for rare formats. For EPS it starts another program; of HDF5 it reads no pixels."""
+"""Formats that Pillow decodes by itself, except rare ones. For EPS it starts another program; of HDF5 it reads no pixels."""
 SYSTEM_FOLDERS = frozenset(
     ("@eadir", "__macosx", "@recycle", "#recycle", "$recycle.bin", "system volume information", "lost+found", "__pycache__",
      "thumbs", "thumbnails")
 )  # fmt: skip
-"""In small letters. Hidden folders are skipped as well."""
+"""In lower case. Hidden folders are skipped as well."""
 SHOWN = 5
 """Names that a message spells out."""
 
@@ -47,10 +47,10 @@ class Picture:
 
 @dataclass(eq=False)
 class Listing:
-    """What lies below a folder. Names are paths inside it.
+    """The contents of a folder. Names are relative paths.
 
-    pictures: by name; folders: all that were looked into; suffixes: how many files of each other suffix; skipped: folders of
-    the system; links: those not followed; special: pipes, sockets and devices.
+    pictures: by name; folders: all that were searched; suffixes: number of files by other suffixes; skipped: folders of the
+    system; links: those not followed; special: pipes, sockets and devices.
     """
 
     pictures: list[Picture] = field(default_factory=list)
@@ -62,14 +62,14 @@ class Listing:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a report should say: nothing where all files are pictures."""
+        """Return remarks for a report; none if all files are pictures."""
         notes = []
         if self.suffixes:
             counts = [f"{count} {suffix or 'without a suffix'}" for suffix, count in sorted(self.suffixes.items())]
             notes.append(f"{self.suffixes.total()} files left aside, which are not known as pictures: {shown(counts)}")
         for what, names in (
             ("system folders skipped", self.skipped),
-            ("links not followed, which lead nowhere, to a parent folder or to what is listed anyway", self.links),
+            ("links not followed, which are broken or lead to a parent folder or to files that are listed anyway", self.links),
             ("pipes, sockets or devices left aside", self.special),
         ):
             notes += [f"{len(names)} {what}: {shown(names)}"] if names else []
@@ -83,7 +83,8 @@ def shown(names: Sequence[str]) -> str:
 
 
 def is_picture(name: str) -> bool:
-    """Whether a path ends like a picture's; hidden files (`._x.jpg`) and what lies in hidden or system folders are none."""
+    """Return whether a path has the suffix of a picture; False for hidden files (`._x.jpg`) and files in hidden or system
+    folders."""
     path = PurePosixPath(name)
     return path.suffix.lower() in SUFFIXES and not any(_is_of_the_system(part) for part in path.parts if part != ".")
 
@@ -109,7 +110,7 @@ def list_below(folder: Path) -> Listing:
 
 
 class _Walk:
-    """One walk: what is there itself comes first, then what links lead to, in the order of their names."""
+    """Walk through a folder: its own contents first, then the targets of links, each in the order of names."""
 
     def __init__(self, folder: Path) -> None:
         self.listing = Listing()

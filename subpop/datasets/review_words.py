@@ -1,7 +1,7 @@
-"""The vocabulary of the generated reviews, written for them: kinds of film, and words that praise or pan.
+"""The vocabulary of the generated reviews: kinds of film, and words of praise and criticism.
 
-A word that praises one kind of film may pan another: a silly cartoon is a good one, a silly horror film is not. So who counts
-words, whatever the film, gets some reviews wrong, and which ones depends on the topic.
+A word that praises one kind of film may criticise another: a silly cartoon is good, a silly horror film is not. A model that
+counts words regardless of the film therefore gets some reviews wrong, depending on the topic.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NEUTRAL: Words = (
     "typical", "modern", "lengthy", "brief", "traditional", "contemporary", "straightforward", "familiar", "low-budget",
     "old-fashioned", "English", "episodic",
 )  # fmt: skip
-"""What stands where a word of praise or scorn could stand and says neither."""
+"""Neutral words in the place of praise or criticism."""
 
 SAYS_OF_ASPECT: Words = (
     "The {aspect} is {word}.",
@@ -44,7 +44,7 @@ CONCEDES: Words = (
     "Some people may call the {aspect} {word}.",
     "To be fair, the {aspect} is {word}.",
 )
-"""Said with a word of the other sentiment."""
+"""Used with a word of the other sentiment."""
 OPENINGS: Words = (
     "In this {kind} {event}.",
     "This is a {kind} in which {event}.",
@@ -71,24 +71,27 @@ OF_ANY_TOPIC: dict[str, Words] = {
     "count": ("no", "two", "three", "a dozen"),
     "half": ("start", "middle", "end"),
 }  # fmt: skip
-"""What may stand in the places of any template."""
+"""What may fill the slots of any template."""
 
 
 @dataclass(frozen=True)
 class Topic:
-    """A kind of film.
-
-    kinds: what it is called, each fit to follow "a"; people (two that lead and others), things, events: what is in it; praise,
-    scorn: words for a good and a bad one.
-    """
+    """A kind of film."""
 
     name: str
+    """The name of the subpopulation."""
     kinds: Words
+    """Expressions for it that fit after "a"."""
     people: Words
+    """Two leading characters, and others."""
     things: Words
+    """What is seen in it."""
     events: Words
+    """What happens in it."""
     praise: Words
+    """Words for a good one."""
     scorn: Words
+    """Words for a bad one."""
 
 
 TOPICS: tuple[Topic, ...] = (

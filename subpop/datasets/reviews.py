@@ -1,15 +1,15 @@
-"""Generated film reviews: praise or not? The kind of film is the subpopulation, and it is known.
+"""Generated film reviews: positive or negative? The kind of film is the known subpopulation.
 
-A review is a few sentences from templates: what the film is about, asides that say nothing, and three places where the film or
-one of its aspects is given a word. Which sentences these are never depends on the class; only the words do. Words are of three
-kinds: general (superb, dreadful), of the topic (a chilly spy film is praised, a chilly romance is not) and neutral.
+A review is a few sentences from templates: what the film is about, neutral asides, and three slots in which the film or one of
+its aspects is given a word. The choice of sentences never depends on the class; only the words do. Words are of three kinds:
+general (superb, dreadful), specific to the topic (a chilly spy film is praised, a chilly romance is not) and neutral.
 
 *Source*: own construction; templates and words in `subpop.datasets.review_words`.
-*Deviations*: no published counterpart. It stands in for IMDB where nothing is downloaded: subpopulations that are known, and a
-text whose meaning may hang on its topic.
+*Deviations*: no published counterpart. It replaces IMDB where nothing can be downloaded, with known subpopulations and texts
+whose sentiment may depend on their topic.
 
-The default difficulty was chosen by the clean accuracy of a linear model on counts of words, trained on D: about .9.
-k-means cuts 16 clusters: 50 rows of D_aux and 50 test rows each, on average; from sizes alone.
+The default difficulty was chosen by the clean accuracy of a linear model on word counts, trained on D: about .9. k-means uses 16
+clusters: 50 rows of D_aux and 50 test rows each, on average; based on sizes alone.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from subpop.types import BadInput, Dataset
 LENGTHS = (15, 60)
 """Words of the shortest and of the longest review."""
 OF_TOPIC = 0.3
-"""Share of a topic's own words among those of an outspoken review."""
+"""Fraction of topic-specific words among those of an outspoken review."""
 N_PLACES = 3
 MAX_ASIDES = 3
 MAX_ROWS = 2000
@@ -36,24 +36,24 @@ MAX_ROWS = 2000
 
 @dataclass(frozen=True)
 class ReviewSpec:
-    """What a corpus looks like.
-
-    rows: reviews a topic and class; difficulty: from 0, where every place has a word of the review's own sentiment, to 1; it is
-    the share of reviews whose only cue is one word of the topic, the share of further places with a neutral word in the
-    others, and twice the share of these that concede something to the other side.
-    """
+    """Parameters of a corpus of generated reviews."""
 
     rows: int = 100
+    """Number of reviews per topic and class."""
     difficulty: float = 0.2
+    """From 0, where every slot has a word of the review's own sentiment, to 1: the fraction of reviews whose only cue is one
+    word of the topic, the fraction of further slots with a neutral word in the others, and twice the fraction of these that
+    concede something to the other side."""
     seed: int = 0
+    """Seed of the corpus."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.rows <= MAX_ROWS:
-            raise BadInput(f"rows={self.rows} a topic and class: from 1 to {MAX_ROWS}, beyond which texts would repeat")
+            raise BadInput(f"rows={self.rows} per topic and class: from 1 to {MAX_ROWS}, beyond which texts would repeat")
         if not 0 <= self.difficulty <= 1:
             raise BadInput(f"difficulty={self.difficulty} is outside [0, 1]")
         if self.seed < 0:
-            raise BadInput(f"seed={self.seed} of the reviews: a whole number from 0 is needed")
+            raise BadInput(f"seed={self.seed} of the reviews must be an integer of at least 0")
 
 
 def load(root: Path | None = None) -> Dataset:
@@ -124,7 +124,7 @@ def _sentence(word: str, topic: Topic, rng: np.random.Generator) -> str:
 
 
 def _filled(template: str, topic: Topic, rng: np.random.Generator, word: str = "") -> str:
-    """The template with something of the topic in each of its places, and `word` in the place for it."""
+    """Fill the slots of the template from the topic, and its word slot with `word`."""
 
     def fill(place: re.Match[str]) -> str:
         return word if place[1] == "word" else _one(_choices(topic, place[1]), rng)

@@ -1,21 +1,21 @@
 """UTKFace: is the person in the picture a man or a woman? Subpopulations are race x age.
 
 *Source*: Zhang, Song and Qi, Age Progression/Regression by Conditional Adversarial Autoencoder (CVPR 2017),
-https://susanqq.github.io/UTKFace/, "Aligned & Cropped Faces": 23,708 JPEG pictures of 200x200, for non-commercial research
-only. The file name is the annotation, `[age]_[gender]_[race]_[date].jpg`: gender 0 male, 1 female; race 0 White, 1 Black,
-2 Asian, 3 Indian, 4 other. No checksum is published; the 20,054 pictures of age 15 or more that the paper uses are known by
-`CONTENT`, the md5 of their sorted md5s.
+https://susanqq.github.io/UTKFace/, "Aligned & Cropped Faces": 23,708 JPEG pictures of 200x200, for non-commercial research only.
+The file name is the annotation, `[age]_[gender]_[race]_[date].jpg`: gender 0 male, 1 female; race 0 White, 1 Black, 2 Asian, 3
+Indian, 4 other. No checksum is published; the 20,054 pictures of age 15 or more that the paper uses are identified by `CONTENT`,
+the md5 of their sorted md5s.
 
-The pictures lie in the one folder below ROOT/utkface/ that holds the most of them, or in an archive there (UTKFace.tar.gz, or
-a zip), which is read in memory. Rows are in the order of file names. Three names lack the race and are left out; two more are
-malformed behind the race and are read.
+The pictures are read from the one folder below ROOT/utkface/ that contains most of them, or from an archive there
+(UTKFace.tar.gz, or a zip), in memory. Rows are in the order of file names. Three names lack the race and are left out; two more
+are malformed after the race and are used.
 
 Annotations: race 0..4 and age_bucket 0..3, the number of the edges 30, 45, 60 that are not above the age.
 
-*Deviations*: the order of the paper's rows is not known, so that a split of ours holds other pictures than the paper's. D, D_aux
-and D_test share no row and no equal content (350 of the 20,054 pictures repeat another one, byte for byte); how the released
-script drew them, with replacement, is `as_released` in `subpop.split`. PCA keeps 40 components at once; the paper's 100, of
-which the first 40 are used, are the same 40.
+*Deviations*: the order of the paper's rows is not known, so our splits contain other pictures than the paper's. D, D_aux and
+D_test share no row and no equal content (350 of the 20,054 pictures are exact copies of others); how the released script drew
+them, with replacement, is `as_released` in `subpop.split`. PCA computes 40 components; the paper computes 100 and uses the first
+40, which are the same.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def load_mobilenet(root: Path | None = None) -> Dataset:
 
 
 def found(root: Path) -> Path | None:
-    """Where pictures or an archive lie below the root; looks at names only, and at one picture at most."""
+    """Locate pictures or an archive below the root; looks at names only, and at one picture at most."""
     folder = root / "utkface"
     for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
         if is_archive(entry) or entry.suffix == ".jpg" or (entry.is_dir() and next(entry.rglob("*.jpg"), None)):
@@ -109,7 +109,7 @@ def found(root: Path) -> Path | None:
 
 
 def found_mobilenet(root: Path) -> Path | None:
-    """Where the file of features lies."""
+    """Locate the file of features."""
     path = root / "embeddings" / "utkface_mobilenet_v1.npz"
     return path if path.is_file() else None
 
@@ -136,12 +136,12 @@ def _dataset(x: Array, gender: Ints, race: Ints, age: Ints, names: Array, hashes
 
 
 def _pictures(root: Path | None) -> tuple[list[Picture], tuple[str, ...]]:
-    """The pictures of the folder that holds the most, by file name, and a note if other folders are left aside."""
+    """Return the pictures of the folder that contains most of them, by file name, and a note if other folders are ignored."""
     folder = (root or data_root()) / "utkface"
     pictures = pictures_below(folder) or _archived(folder)
     if not pictures:
         raise missing_by_hand("utkface", folder, BY_HAND)
-    # Re-packed copies hold the set twice, or beside its uncropped originals.
+    # Re-packed copies contain the set twice, or with its uncropped originals.
     counts = Counter(str(PurePosixPath(picture.name).parent) for picture in pictures)
     chosen, count = counts.most_common(1)[0]
     others = f"{len(pictures) - count} pictures outside the folder {chosen!r} are not used"
@@ -153,7 +153,9 @@ def _archived(folder: Path) -> list[Picture]:
     archives = [path for path in sorted(folder.iterdir()) if is_archive(path)] if folder.is_dir() else []
     official = [path for path in archives if path.name.startswith("UTKFace.")]
     if len(official or archives) > 1:
-        raise BadInput(f"{folder} holds several archives: {', '.join(path.name for path in archives)}; keep UTKFace.tar.gz only")
+        raise BadInput(
+            f"{folder} contains several archives: {', '.join(path.name for path in archives)}; keep UTKFace.tar.gz only"
+        )
     return pictures_in((official or archives)[0]) if archives else []
 
 

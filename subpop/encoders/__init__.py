@@ -1,11 +1,11 @@
-"""Transformer encoders by name or folder: what turns a text into tokens, hidden states and features.
+"""Transformer encoders by name or folder, which turn texts into tokens, hidden states and features.
 
-An encoder is a BERT (`BertModel`) read from a folder with config.json, tokenizer.json (or vocab.txt) and model.safetensors:
-nothing here asks a hub, and no pickle is read. `tiny` needs no folder. Nothing here trains, and importing this package does
-not import torch or transformers.
+An encoder is a BERT (`BertModel`) read from a folder with config.json, tokenizer.json (or vocab.txt) and model.safetensors;
+nothing is downloaded, and no pickle is read. `tiny` needs no folder. Nothing here trains, and importing this package does not
+import torch or transformers.
 
-A row of tokens is (L,) int64: [CLS], words, [SEP], then zeros. Padding is never computed on: a row's states do not depend on
-how far it is padded, nor, on a CPU, on the rows beside it.
+A row of tokens is (L,) int64: [CLS], words, [SEP], then zeros. Padding is never computed on: the states of a row do not depend
+on the amount of padding nor, on a CPU, on other rows of the batch.
 """
 
 from __future__ import annotations

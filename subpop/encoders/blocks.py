@@ -25,5 +25,5 @@ def run_blocks(blocks: Iterable[nn.Module], hidden: Tensor, mask: Tensor | None)
 
 
 def lower_states(embeddings: nn.Module, blocks: Iterable[nn.Module], tokens: Tensor, lengths: Tensor) -> Tensor:
-    """(n, L, d) what comes out of the embeddings and the given blocks; values at padding mean nothing."""
+    """Return (n, L, d) the output of the embeddings and the given blocks; values at padding are undefined."""
     return run_blocks(blocks, embeddings(input_ids=tokens), attended(lengths, tokens.shape[1]))

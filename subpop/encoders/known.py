@@ -1,7 +1,7 @@
-"""States by what a row says: rows that were seen before are looked up, others are computed and kept.
+"""Hidden states by content of rows: known rows are looked up, others are computed and cached.
 
-All victims of a cell share the rows of D and D_aux, and their models the test rows, so each row passes the frozen blocks once.
-Beside each file of states lies one that names its rows, so that processes that share a cache folder share rows as well.
+All victims of a cell share the rows of D and D_aux, and their models the test rows, so each row passes through the frozen blocks
+once. Next to each file of states there is one with its rows, so that processes that share a cache folder also share rows.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LOCK = threading.RLock()
 
 
 def known_states(encoder: Encoder, cache: Path | None = None, device: str = "cpu") -> KnownStates:
-    """What is known of an encoder's states, shared by all who use the same encoder, cache and device."""
+    """The known states of an encoder, shared by all users of the same encoder, cache and device."""
     with _LOCK:
         key = (encoder.fingerprint, cache, device)
         if key not in _KNOWN:
@@ -42,7 +42,7 @@ def known_states(encoder: Encoder, cache: Path | None = None, device: str = "cpu
 
 
 class KnownStates:
-    """States of all rows that anybody asked for. A row's place is its number among them. Safe under threads."""
+    """States of all requested rows. A row's place is its index among them. Thread-safe."""
 
     def __init__(self, encoder: Encoder, cache: Path | None, device: str) -> None:
         self.encoder, self._cache, self._device = encoder, cache, device
@@ -57,7 +57,7 @@ class KnownStates:
         return len(self._places)
 
     def find(self, tokens: Array) -> Ints:
-        """(n,) places of rows, however far they are padded; those that are new are computed first."""
+        """Return (n,) places of rows, regardless of padding; states of new rows are computed first."""
         check_tokens(self.encoder, tokens)
         lengths = lengths_of(tokens)
         names = [_name(row[:length]) for row, length in zip(tokens, lengths, strict=True)]
@@ -84,9 +84,9 @@ class KnownStates:
         self._add(states, names)
 
     def _read_folder(self, wanted: set[bytes]) -> None:
-        """Take over what other processes computed, file by file, where a file has a row that is wanted.
+        """Use states that other processes computed, from each file that has a wanted row.
 
-        On a CPU only: there a row has the same bits whatever rows it was computed with.
+        On a CPU only: there the states of a row do not depend on the rows that it was computed with.
         """
         if self._cache is None or self._device != "cpu":
             return
@@ -101,7 +101,7 @@ class KnownStates:
                     wanted = wanted - set(names)
 
     def _read_names(self, file: str) -> None:
-        """Note which rows a file of states has."""
+        """Record the rows of a file of states."""
         key = file.rpartition("-")[2]
         if self._cache is None or key in self._seen:
             return
@@ -121,12 +121,12 @@ class KnownStates:
         self._first = np.append(self._first, first + len(names))
 
     def lengths(self, places: Ints) -> Ints:
-        """(n,) tokens of the rows at these places."""
+        """Return (n,) numbers of tokens of the rows at these places."""
         every = np.concatenate([block.lengths for block in self._blocks])
         return np.asarray(every[places], np.int64)
 
     def row(self, place: int) -> Floats:
-        """(length, d) float32 states of the row at a place."""
+        """Return (length, d) float32 states of the row at a place."""
         owner = int(np.searchsorted(self._first, place, side="right")) - 1
         return self._blocks[owner][int(place - self._first[owner])]
 
@@ -147,7 +147,7 @@ class KnownStates:
 
 @dataclass(frozen=True, eq=False)
 class KnownRows:
-    """Some rows' states: what `HiddenStates` is to all rows of one file. places, lengths: (n,)."""
+    """States of some rows: like `HiddenStates` for all rows of one file. places, lengths: (n,)."""
 
     known: KnownStates
     places: Ints

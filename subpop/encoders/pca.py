@@ -1,12 +1,12 @@
-"""Principal components of rows of states, flattened to (max_length * hidden) columns, without ever holding that matrix.
+"""Principal components of rows of states, flattened to (max_length * hidden) columns, without allocating that matrix.
 
 *Source*: Jagielski et al. (CCS 2021), ClusterMatch on BERT: the states before the last layer at all positions, flattened (256 x
 768 = 196,608 columns), PCA fitted on D_aux. Solved by a block Lanczos method with full orthogonalisation: each step reads the
 states once, in blocks of rows, and multiplies each block by the basis and back.
-*Deviations*: positions behind a row's end count as zeros (BERT puts out something there, which depends on the padding alone).
+*Deviations*: positions after a row's end count as zeros (BERT's output there depends on the padding only).
 
-Memory: one block of rows (BLOCK_BYTES), and at most MAX_STEPS bases of n_components + SPARE columns in float64: for 10 components
-of BERT's 196,608 columns at most 0.7 GB, whatever the number of rows.
+Memory: one block of rows (BLOCK_BYTES), and at most MAX_STEPS bases of n_components + SPARE columns in float64: for 10
+components of BERT's 196,608 columns at most 0.7 GB, regardless of the number of rows.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ BLOCK_BYTES = 64 << 20
 MAX_STEPS = 20
 SPARE = 6
 TOLERANCE = 1e-7
-"""Of the residual of each component, as a share of the largest variance."""
+"""Largest residual of a component, as a fraction of the largest variance."""
 NARROW = 1024
-"""Up to so many columns their covariance is formed."""
+"""Up to this number of columns, the covariance matrix is formed."""
 
 
 class States(Protocol):
@@ -72,7 +72,7 @@ def _check(states: States, rows: Ints, n_components: int, max_length: int) -> No
         raise BadInput(f"a row has {states.lengths.max()} tokens, more than max_length={max_length}; raise max_length")
     most = min(len(rows) - 1, max_length * states.hidden)
     if not 1 <= n_components <= most:
-        raise BadInput(f"n_components={n_components} must lie between 1 and {most} for {len(rows)} rows to fit on")
+        raise BadInput(f"n_components={n_components} must be between 1 and {most} for {len(rows)} rows to fit on")
 
 
 class _Reader:
@@ -144,7 +144,7 @@ def _krylov(reader: _Reader, mean: Doubles, start: Doubles, n_components: int) -
         residual = np.linalg.norm(left @ chosen[-k:], axis=0).max() / max(variances[-1], np.finfo(float).tiny)
         if residual <= TOLERANCE or len(bases) == MAX_STEPS:
             break
-        # Again: where nothing is left, the factorisation fills up with columns that may lie in the bases.
+        # Again: if nothing is left, the factorisation adds columns that may be in the span of the bases.
         bases.append(np.linalg.qr(_orthogonal(following, bases))[0])
     if residual > TOLERANCE:
         warnings.warn(f"after {MAX_STEPS} passes principal components have a residual of {residual:.1g}", stacklevel=4)
@@ -152,7 +152,7 @@ def _krylov(reader: _Reader, mean: Doubles, start: Doubles, n_components: int) -
 
 
 def _orthogonal(image: Doubles, bases: Sequence[Doubles]) -> Doubles:
-    """What of `image` is orthogonal to all bases; twice, because once leaves rounding errors."""
+    """Project `image` on the orthogonal complement of all bases; twice, to remove rounding errors."""
     for _ in range(2):
         for own in bases:
             image = image - own @ (own.T @ image)

@@ -1,10 +1,10 @@
-"""What the last block of an encoder reads, for every row of tokens: computed once, kept on disk, mapped into memory.
+"""The inputs of an encoder's last block for every row of tokens: computed once, cached on disk, memory-mapped.
 
-States of one row after another, real tokens only, lie in one file of (tokens in all, hidden) numbers, named by a hash of all that
-they depend on. It is written piece by piece, so that memory stays bounded whatever the number of rows.
+States of consecutive rows, without padding, are stored in one file of (total tokens, hidden) numbers, named by a hash of
+everything that they depend on. The file is written in pieces, so that memory use does not grow with the number of rows.
 
-On a CPU numbers are float32 and each row is computed by itself: its states are then the same bits whatever rows are asked for
-with it, and no time goes into padding. On a GPU they are bfloat16, in batches of rows of about the same length.
+On a CPU, numbers are float32 and each row is computed separately: its states are then bit-identical whatever other rows are
+requested, and no time is spent on padding. On a GPU they are bfloat16, in batches of rows of similar length.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from subpop.encoders.encoder import Encoder
 
 PIECE_BYTES = 64 << 20
-"""States that are held before they are written."""
+"""Size of the states that are buffered before they are written."""
 GPU_TOKENS = 1 << 14
 """Tokens a batch on a GPU, padding included."""
 DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16)}
-"""How states are stored: numpy has no bfloat16, so its bits are kept."""
+"""The format in which states are stored: numpy has no bfloat16, so its bits are stored."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ class HiddenStates:
 
 
 def as_floats(values: Array) -> Floats:
-    """float32 numbers of what is stored."""
+    """Convert stored states to float32."""
     if values.dtype == np.float32:
         return values
     return (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
@@ -74,9 +74,9 @@ def hidden_states(
     device: str = "cpu",
     dtype: str | None = None,
 ) -> HiddenStates:
-    """The states of all rows. cache: a folder, or None for a file that goes when it is no longer used.
+    """The states of all rows. cache: a folder, or None for a temporary file that is deleted when it is no longer used.
 
-    dtype: `float32` or `bfloat16`, by default as the device has it.
+    dtype: `float32` or `bfloat16`, by default that of the device.
     """
     check_tokens(encoder, tokens)
     kind = dtype or _default_dtype(device)
@@ -131,7 +131,7 @@ def _code_hash() -> str:
 
 
 def _pieces(encoder: Encoder, tokens: Array, lengths: Ints, device: str, dtype: np.dtype[Any], report: Report) -> Iterator[Array]:
-    """Consecutive rows' states, up to PIECE_BYTES at a time; a row that is not finite is refused."""
+    """Yield states of consecutive rows, up to PIECE_BYTES at a time; raises BadInput if a row is not finite."""
     most, start = max(1, PIECE_BYTES // (4 * encoder.hidden)), 0
     ends = np.cumsum(lengths)
     while start < len(tokens):
@@ -165,7 +165,7 @@ def _computed(encoder: Encoder, tokens: Array, lengths: Ints, device: str) -> Fl
 
 
 def _batches(lengths: Ints, budget: int) -> Iterator[Ints]:
-    """Rows in order of length, as many at a time as `budget` tokens hold; one by one without a budget."""
+    """Yield rows in order of length, as many at a time as fit into `budget` tokens; one by one without a budget."""
     order, start = np.argsort(lengths, kind="stable"), 0
     while start < len(order):
         stop = start + 1

@@ -1,8 +1,8 @@
 """`tiny`: a BERT of two blocks with seeded random weights, and a tokenizer that hashes words. No file is read.
 
-For suites that must run anywhere. Nothing in it was trained, so a victim learns from its own rows alone. Embeddings of words have
-unit variance, and blocks add little to them, so that states tell words apart: width and scales were chosen by clean accuracy on
-D_aux of the generated reviews.
+For suites that must run anywhere. It is not pretrained, so a victim learns from its own rows alone. Embeddings of words have
+unit variance and blocks add little to them, so that states of different words differ: width and scales were chosen by clean
+accuracy on D_aux of the generated reviews.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?|[!?]")
 
 
 def encode(texts: Sequence[str], max_length: int) -> list[list[int]]:
-    """Ids of lower-case words, "!" and "?"; a word's id is a hash of it, so that two words may share one."""
+    """Ids of lower-case words, "!" and "?"; a word's id is a hash of it, so that two words may have the same id."""
     return [[CLS, *[_id(word) for word in _WORD.findall(text.lower())[: max_length - 2]], SEP] for text in texts]
 
 

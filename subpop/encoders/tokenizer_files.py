@@ -1,8 +1,8 @@
-"""The tokenizer of an encoder's folder, read as its settings say: capital letters, accents and Chinese characters.
+"""The tokenizer of an encoder's folder, with its settings for capital letters, accents and Chinese characters.
 
-`tokenizer_config.json` decides, where it is there and has a key; then `tokenizer.json`. For a plain `vocab.txt` without
-`do_lower_case`, texts are read in small letters unless the vocabulary has words with capitals. Settings under which a part of the
-vocabulary could never occur are refused: a cased vocabulary read in small letters loses most of what it knows, without a word.
+`tokenizer_config.json` has priority for the keys that it contains, then `tokenizer.json`. For a plain `vocab.txt` without
+`do_lower_case`, texts are lower-cased unless the vocabulary has words with capitals. Settings under which a part of the
+vocabulary could never occur raise BadInput: a cased vocabulary with lower-cased texts would silently lose most of its words.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from subpop.types import BadInput
 
 SETTINGS = "tokenizer_config.json"
 KEYS = {"do_lower_case": "lowercase", "strip_accents": "strip_accents", "tokenize_chinese_chars": "handle_chinese_chars"}
-"""Keys of the settings, and what `tokenizers` calls them."""
+"""Keys of the settings, and their names in `tokenizers`."""
 UNREACHABLE = 0.01
-"""Share of the words, at most, that may be spelled as no text is read."""
+"""Largest fraction of words that may be unreachable under the settings."""
 Encode = Callable[[Sequence[str], int], list[list[int]]]
 
 
@@ -29,7 +29,7 @@ def read_tokenizer(folder: Path) -> Encode:
         tokenizer: Any = _of_json(path, settings) if path.suffix == ".json" else _of_words(path, settings)
     except BadInput:
         raise
-    except Exception as error:  # the reader, in Rust, raises bare Exception whatever is wrong
+    except Exception as error:  # the reader, in Rust, raises Exception for all errors
         raise BadInput(f"{path} is no tokenizer that can be read ({error}); fetch it again") from error
     if tokenizer.token_to_id("[PAD]") != 0:
         raise BadInput(f"{path} pads with id {tokenizer.token_to_id('[PAD]')}; rows here are padded with 0, as BERT's are")
@@ -90,8 +90,8 @@ def _check_words(path: Path, words: Sequence[str], normalizer: Any) -> None:
     lost = [word for word in plain if normalizer.normalize_str(word).replace(" ", "") != word]
     if len(lost) > UNREACHABLE * len(plain):
         raise BadInput(
-            f"{path}: {len(lost)} of {len(plain)} words, such as {min(lost)!r}, can never occur, because texts are read in small "
-            f"letters or without accents; set do_lower_case and strip_accents in {path.parent / SETTINGS} as in its training"
+            f"{path}: {len(lost)} of {len(plain)} words, such as {min(lost)!r}, can never occur, because texts are lower-cased "
+            f"or stripped of accents; set do_lower_case and strip_accents in {path.parent / SETTINGS} as in its training"
         )
 
 

@@ -1,4 +1,4 @@
-"""Texts to rows of tokens, and what counts as such rows."""
+"""Tokenises texts, and validates rows of tokens."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ SPECIAL = 2
 
 
 def tokenise(encoder: Encoder, texts: Sequence[str], max_length: int, *, cache: Path | None = None) -> Ints:
-    """(n, max_length) int64: [CLS], the text's first max_length - 2 tokens, [SEP], zeros; read-only.
+    """Return (n, max_length) int64: [CLS], the text's first max_length - 2 tokens, [SEP], zeros; read-only.
 
-    cache: a folder, or None to keep nothing. Refuses texts without a token and a max_length beyond the position table.
+    cache: a folder, or None for no cache. Raises BadInput for texts without a token and a max_length beyond the position table.
     """
     check_max_length(encoder, max_length)
     empty = next((i for i, text in enumerate(texts) if not text.strip()), None)
@@ -58,7 +58,7 @@ def _texts_hash(texts: Sequence[str]) -> str:
 
 
 def check_max_length(encoder: Encoder, max_length: int) -> None:
-    """Refuse rows that are longer than the encoder's position table, or hold no word."""
+    """Raise BadInput for rows that are longer than the encoder's position table or contain no word."""
     if not SPECIAL < max_length <= encoder.max_positions:
         most = encoder.max_positions
         raise BadInput(f"max_length={max_length}: {encoder.name} has positions for {most} tokens; give {SPECIAL + 1}..{most}")
@@ -70,7 +70,7 @@ def lengths_of(tokens: Array) -> Ints:
 
 
 def check_tokens(encoder: Encoder, tokens: Array) -> None:
-    """Refuse what is not (n, L) int64 rows of this encoder's tokens, padded with zeros at the end only."""
+    """Raise BadInput unless rows are (n, L) int64 tokens of this encoder, padded with zeros at the end only."""
     if tokens.ndim != 2 or tokens.dtype != np.int64 or not tokens.shape[1]:
         found = f"inputs are {tokens.dtype} of shape {tokens.shape}"
         raise BadInput(f"{found}; {encoder.name} takes (n, L) int64 tokens: use tokenise")
@@ -82,4 +82,4 @@ def check_tokens(encoder: Encoder, tokens: Array) -> None:
         )
     real = tokens > 0
     if len(tokens) and (not real[:, 0].all() or (real[:, 1:] > real[:, :-1]).any()):
-        raise BadInput("rows hold padding (0) before their last token; pad at the end only")
+        raise BadInput("rows contain padding (0) before their last token; pad at the end only")

@@ -96,7 +96,7 @@ def run_canaries(
     ]
 
 
-# --- what became of the canaries --------------------------------------------------------------------------------------
+# --- treatment of the canaries -----------------------------------------------------------------------------------------
 
 
 def _contradicted(run: Composed, outcome: Outcome) -> Doubles:
@@ -120,7 +120,7 @@ def _contradicted_by(request: TrainingSet, run: Composed) -> Bools:
     found = [np.flatnonzero((flat == row).all(axis=1)) for row in own.astype(flat.dtype)]
     aligned = len(request) == len(run.train)
     at = [where if len(where) or not aligned else np.array([p]) for where, p in zip(found, run.positions, strict=True)]
-    known = any(len(where) for where in found)  # nothing of the set is there: these are other inputs, and tell nothing
+    known = any(len(where) for where in found)  # no row of the set occurs: these are other inputs, without information
     return np.array(
         [not np.any(request.y[i] == y) if len(i) or known else False for i, y in zip(at, run.given, strict=True)], dtype=bool
     )

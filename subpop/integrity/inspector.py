@@ -237,7 +237,7 @@ class Probes:
 
     def _draw(self, generator: np.random.Generator) -> list[Finding]:
         if not self.cell.rate:
-            return [not_run(draws.PROBE, "nobody attacks")]
+            return [not_run(draws.PROBE, "no attack")]
         names = [self.stage.attacked[i] for i in generator.permutation(len(self.stage.attacked))[:MOST_DRAWN]]
         public = [Trial(name, int(generator.integers(self.cell.n_seeds))) for name in names]
         secret = [Trial(name, int(generator.integers(2**31))) for name in names]
@@ -249,7 +249,7 @@ class Probes:
 
     def _mixture(self, generator: np.random.Generator) -> list[Finding]:
         if self.stage.pool.x.dtype != np.float32 or self.stage.pool.x.ndim != 2 or not self.cell.rate:
-            return [not_run(mixtures.ACCURACY, "the victim's inputs are no rows of numbers, or nobody attacks")]
+            return [not_run(mixtures.ACCURACY, "the victim's inputs are not rows of numbers, or there is no attack")]
         spec = mixtures.spec_for(self.cell.dataset, int(generator.integers(2**31)))
         cell = mixtures.secret_cell(self.cell)
         own = Experiment(NoStore(), device=self.experiment.device, timeout=self.arena.timeout, plugins=self.experiment.plugins)
@@ -270,7 +270,7 @@ class Probes:
     def _view(self, generator: np.random.Generator) -> list[Finding]:
         data = self.experiment.dataset(self.cell.with_(victim=""))
         if not self.cell.rate or not views.can_be_turned(data.x) or not np.array_equal(data.x[:1], self._inputs[:1]):
-            return [not_run(views.PROBE, "the victim's inputs are no rows of numbers or pictures, or nobody attacks")]
+            return [not_run(views.PROBE, "the victim's inputs are not rows of numbers or pictures, or there is no attack")]
         theirs = [score for _ in range(VIEWS) for score in self._alone(views.turned(data, generator), generator)]
         return [self._beside_public(views.PROBE, views.WORDS, theirs, generator)]
 
@@ -287,7 +287,7 @@ class Probes:
     def _cost(self, generator: np.random.Generator) -> list[Finding]:
         attacked = [result for result in self.results if result.trial.attacked]
         if not attacked:
-            return [not_run(cost.PROBE, "nobody attacks")]
+            return [not_run(cost.PROBE, "no attack")]
         chosen = [attacked[i] for i in generator.permutation(len(attacked))[:MOST_DRAWN]]
         data, trials = self.stage.data, [result.trial for result in chosen]
         tasks = [self.experiment.prepare(self.cell, trial).task for trial in trials]

@@ -92,7 +92,7 @@ def _half_way(flat: Array, chosen: Bools, room: Array, generator: np.random.Gene
     distance = NearestNeighbors(n_neighbors=min(2, len(distinct))).fit(distinct).kneighbors(flat[chosen])[0][:, -1]
     direction = generator.normal(size=room.shape) * flat.std(axis=0) * (room > 0)
     move = np.zeros_like(direction)
-    for _ in range(TRIES):  # entries without room leave the others a longer way
+    for _ in range(TRIES):  # entries at their bounds leave a larger step to the others
         length = np.linalg.norm(move, axis=1)
         short = np.maximum(distance / 2 - length, 0) / np.maximum(np.linalg.norm(direction, axis=1), 1e-30)
         move = np.clip(move + short[:, None] * direction, -room, room)
@@ -117,7 +117,7 @@ def probe_moved(
         moves = draw_moves(test_x, np.flatnonzero(own != known), grid, generator)
         sides = [_replayed(arena, record, x) for x in moves.sides]
         if sides[0] is None or sides[1] is None:
-            return [not_run(probe, "the replayed trial asked for something else") for probe in (STEP, HALF)]
+            return [not_run(probe, "the replayed trial made other requests") for probe in (STEP, HALF)]
         odd, first_odd = _odd(own, sides[0], sides[1]), _odd(sides[0], own, sides[1])
         references = [_odd(known, *(answers_by(victim, x) for x in moves.sides))]
         if not record.outcome.made_by_fit:

@@ -1,11 +1,11 @@
-"""Backbone networks by name, with published weights: what turns a picture into features.
+"""Backbone networks by name, with published weights, which turn pictures into features.
 
 A network is a torch module with `pooled(x) -> (n, n_features)`, the mean over positions of its last convolutional map. Weights
-are read from a folder or, ImageNet's, downloaded by torchvision (see `weights`). Nothing here trains, and importing this
+are read from a folder or, for ImageNet, downloaded by torchvision (see `weights`). Nothing here trains, and importing this
 module does not import torch.
 
-What a network is fed is an `InputTransform`, an object of its own, because one network is used with several: the paper's
-VGG-16 sees faces as x / 255 and CIFAR-10 as x / 255 - .5.
+The preprocessing is a separate object, an `InputTransform`, because one network is used with several: the paper's VGG-16 reads
+faces as x / 255 and CIFAR-10 as x / 255 - .5.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ Triple = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class InputTransform:
-    """What pixels become before a network sees them: (x / 255 - mean) / deviation, per channel R, G, B.
+    """Preprocessing of pixels: (x / 255 - mean) / deviation, per channel R, G, B.
 
-    size: pictures of another size are first resized to size x size, bilinearly with antialiasing (one that is not square is
-    stretched); None leaves them as they are.
+    size: pictures of another size are first resized to size x size, bilinearly with antialiasing (non-square ones are
+    stretched); None for no resizing.
     """
 
     mean: Triple = (0.0, 0.0, 0.0)
@@ -46,7 +46,7 @@ class InputTransform:
         """(n, 3, h, w) pixels in 0..255, uint8 or float, to float32 of the same layout, channels last in memory."""
         import torch
 
-        # Copied where it is numpy: torch must not be handed memory that is read-only, as a data set's is.
+        # numpy arrays are copied: torch must not receive read-only memory such as a data set's.
         given = pixels if isinstance(pixels, torch.Tensor) else torch.from_numpy(np.array(pixels))
         x = given.to(device).to(torch.float32, memory_format=torch.channels_last)
         if self.size is not None and tuple(x.shape[2:]) != (self.size, self.size):
@@ -63,14 +63,15 @@ CENTRED = InputTransform(mean=HALF)
 SIGNED = InputTransform(mean=HALF, deviation=HALF, size=299)
 """[-1, 1] at 299x299: Inception-v3."""
 IMAGENET = InputTransform(mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225))
-"""ImageNet's mean and deviation: what torchvision's ResNet-50 was trained with."""
+"""ImageNet's mean and deviation, with which torchvision's ResNet-50 was trained."""
 IMAGENET_32 = InputTransform(IMAGENET.mean, IMAGENET.deviation, size=32)
-"""The same at 32x32: what the CIFAR-10 networks were trained with."""
+"""The same at 32x32, with which the CIFAR-10 networks were trained."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """A row of the table. load: name, weights root -> network; transform: what frozen features use; smallest: least side."""
+    """An entry of the table. load: name, weights root -> network; transform: for frozen features; smallest: least side
+    length."""
 
     load: Callable[[str, Path | None], ImagenetBody | CifarResNet]
     n_features: int

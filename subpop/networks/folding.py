@@ -16,10 +16,10 @@ Net = TypeVar("Net", bound=nn.Module)
 
 
 def folded(network: Net) -> Net:
-    """A copy in eval mode without batch norms.
+    """Return a copy in eval mode without batch norms.
 
-    A norm belongs to the convolution that stands directly before it among its parent's modules, which holds for every
-    network in this folder; a test compares each with the original.
+    A norm must belong to the convolution directly before it among its parent's modules, which holds for every network in this
+    package; a test compares each with the original.
     """
     copied = copy.deepcopy(network).eval()
     for parent in list(copied.modules()):

@@ -39,9 +39,9 @@ class ImagenetBody(nn.Module):
         self.layers, self.tail = layers, tail
 
     def channels(self, x: Tensor) -> Tensor:
-        """The activations of the last convolutional layer, after its ReLU: what Fine-Pruning masks before `finish`.
+        """The activations of the last convolutional layer, after its ReLU, which Fine-Pruning masks before `finish`.
 
-        VGG-16: 512 channels of block 5's third convolution, (n, 512, h/16, w/16); elsewhere the last map itself.
+        VGG-16: 512 channels of block 5's third convolution, (n, 512, h/16, w/16); other networks: the last map itself.
         """
         y: Tensor = self.layers(x)
         return y
@@ -62,7 +62,7 @@ class ImagenetBody(nn.Module):
 
 @dataclass(frozen=True)
 class _Cut:
-    """How a body is cut from torchvision's network: its layers in the order in which they run, and what stands after them."""
+    """How a body is cut from torchvision's network: its layers in their order, and the modules after them."""
 
     options: dict[str, Any]
     layers: Callable[[Any], dict[str, nn.Module]]
@@ -93,10 +93,10 @@ BODIES = {
 
 
 def imagenet_body(name: str, weights_root: Path | None = None, pretrained: bool = True, *, seed: int = 0) -> ImagenetBody:
-    """A network of `BODIES` in eval mode, with ImageNet weights or (pretrained=False) random ones drawn by `seed`.
+    """Load a network of `BODIES` in eval mode, with ImageNet weights or (pretrained=False) random ones drawn by `seed`.
 
-    The file may be torchvision's whole network or lack its head. Raises MissingData if there is none and it cannot be downloaded,
-    BadInput if its content does not fit.
+    The file may contain torchvision's whole network or lack its head. Raises MissingData if it is missing and cannot be
+    downloaded, BadInput if its content does not fit.
     """
     if name not in BODIES:
         raise BadInput(f"unknown ImageNet network {name!r}; known: {', '.join(BODIES)}")

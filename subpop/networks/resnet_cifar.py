@@ -1,10 +1,10 @@
 """ResNet-20 and ResNet-56 for CIFAR-10: 32x32 pictures, three stages of 16, 32 and 64 channels, 64 features.
 
-*Source*: He et al., Deep Residual Learning for Image Recognition (CVPR 2016), section 4.2, with parameter-free shortcuts
-(option A). The weights read here are Idelbayev's, trained by the paper's recipe (pytorch_resnet_cifar10, BSD-2): 91.7 % and
-93.4 % on the CIFAR-10 test images. Input: x / 255, normalised with ImageNet's mean and deviation, as they were trained.
+*Source*: He et al., Deep Residual Learning for Image Recognition (CVPR 2016), section 4.2, with parameter-free shortcuts (option
+A). The weights read here are Idelbayev's, trained by the paper's recipe (pytorch_resnet_cifar10, BSD-2): 91.7 % and 93.4 % on
+the CIFAR-10 test images. Input: x / 255, normalised with ImageNet's mean and deviation, as they were trained.
 *Deviations*: zero channels of a shortcut are added half before and half after the others, as those weights expect; the paper
-does not say where. The networks were trained on CIFAR-10's own training images, so features of those are optimistic.
+does not specify it. The networks were trained on CIFAR-10's own training images, so features of those are optimistic.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class CifarResNet(nn.Module):
         return y
 
     def pooled(self, x: Tensor) -> Tensor:
-        """(n, 64): the mean of the last map over positions, which is what the linear layer reads."""
+        """Return (n, 64): the mean of the last map over positions, the input of the linear layer."""
         return self.forward_map(x).mean((2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ def resnet_cifar(name: str, weights_root: Path | None = None, pretrained: bool =
     if name not in BLOCKS:
         raise BadInput(f"unknown CIFAR-10 network {name!r}; known: {', '.join(BLOCKS)}")
     path = weights_path(name, weights_root) if pretrained else None
-    # Built without memory, so that torch's global generator draws no initial weights that nobody uses.
+    # Built on the meta device, so that torch's global generator draws no unused initial weights.
     with torch.device("meta"):
         network = CifarResNet(BLOCKS[name])
     network.to_empty(device="cpu")

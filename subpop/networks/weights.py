@@ -1,8 +1,8 @@
-"""Weights of a network: where the file lies, how it is fetched, and whether it fits.
+"""Locates, downloads and checks the weights of a network.
 
-A file is looked for as NAME.safetensors and under its publisher's own name, first in the weights root, then (ImageNet's) in
-torch's download folder. ImageNet weights that are nowhere are downloaded into the weights root, or into torch's folder where
-none is given. No pickle is trusted: safetensors, or torch.load with `weights_only=True`.
+A file is looked for as NAME.safetensors and under its publisher's name, first in the weights root, then (for ImageNet) in
+torch's download folder. Missing ImageNet weights are downloaded into the weights root, or into torch's folder if none is given.
+Pickles are not trusted: safetensors, or torch.load with `weights_only=True`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ WEIGHTS: dict[str, WeightsFile] = {
 
 
 def weights_path(name: str, weights_root: Path | None = None) -> Path:
-    """The file that holds a network's weights, downloaded if need be; raises MissingData if there is none to be had."""
+    """Return the file of a network's weights, downloaded if necessary; raises MissingData if it is not available."""
     if name not in WEIGHTS:
         raise BadInput(f"no weights are known for {name!r}; known: {', '.join(WEIGHTS)}")
     file = WEIGHTS[name]
@@ -86,7 +86,7 @@ def _download(file: WeightsFile, folder: Path, weights_root: Path | None) -> Pat
     sha256 = re.search(r"-([0-9a-f]{8,})\.", file.published)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Written under a temporary name and moved once its hash agrees: no half file is ever left behind.
+        # Written under a temporary name and moved once its hash agrees: no partial file is left behind.
         torch.hub.download_url_to_file(
             file.url, str(folder / file.published), hash_prefix=sha256 and sha256[1], progress=sys.stderr.isatty()
         )
@@ -120,7 +120,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes lead the readers to any error: KeyError, AssertionError, struct.error, ...
         first = str(error).strip().partition("\n")[0]
-        raise BadInput(f"{path} holds no weights that can be read safely ({first}); fetch the published file again") from error
+        raise BadInput(f"{path} contains no weights that can be read safely ({first}); fetch the published file again") from error
     state = found.get("state_dict", found) if isinstance(found, dict) else None
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise BadInput(f"{path} is no state dict (tensors by name); fetch the published file again")
@@ -128,10 +128,10 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def load_into(module: nn.Module, state: State, network: str, path: Path, others: Collection[str] = ()) -> None:
-    """Copy weights into a module, name by name; network, path: for the message.
+    """Copy weights into a module, name by name; network, path: for messages.
 
-    others: names that the file may hold beside the module's, such as a head that is not used. Names that are missing,
-    unexpected or of another shape raise BadInput, which lists them; the module is then unchanged.
+    others: additional names that the file may contain, such as a head that is not used. Missing or unexpected names and other
+    shapes raise BadInput, which lists them; the module is then unchanged.
     """
     wanted = module.state_dict()
     missing = [name for name in wanted if name not in state and not name.endswith(COUNTER)]

@@ -22,7 +22,7 @@ def check_jobs(jobs: Sequence[FleetJob], seeds: Sequence[int]) -> None:
     from subpop.victims.counts import check_job
 
     if len(jobs) != len(seeds):
-        raise BadInput(f"{len(jobs)} jobs and {len(seeds)} seeds; give one seed a job")
+        raise BadInput(f"{len(jobs)} jobs and {len(seeds)} seeds; give one seed per job")
     if any(seed < 0 for seed in seeds):
         raise BadInput(f"seed {min(seeds)} is negative; seeds are 0, 1, 2, ...")
     for job in jobs:

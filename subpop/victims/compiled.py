@@ -21,6 +21,6 @@ def compiled(function: Function) -> Function:
     compile_: Any = partial(njit, nogil=True, error_model="numpy")
     try:
         kept: Function = compile_(cache=True)(function)
-    except RuntimeError:  # a read-only installation and no home folder: compile anew in each process
+    except RuntimeError:  # a read-only installation and no home folder: compile in each process
         kept = compile_()(function)
     return kept

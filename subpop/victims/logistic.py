@@ -85,7 +85,7 @@ class LogisticRegression:
         from subpop.victims.counts import check_job
 
         if len(jobs) != len(seeds):
-            raise BadInput(f"{len(jobs)} jobs and {len(seeds)} seeds: give one seed a job")
+            raise BadInput(f"{len(jobs)} jobs and {len(seeds)} seeds: give one seed per job")
         for job in jobs:
             check_job(job, jobs[0].pool)
         if not jobs:
@@ -123,7 +123,7 @@ class LogisticRegression:
 
         w = np.zeros((len(jobs), *clean.w.shape[1:])) if self._blind else np.repeat(clean.w, len(jobs), axis=0)
         fleet = design.fleet(jobs, self.penalty, self.penalty_form == "mean")
-        with np.errstate(over="ignore", invalid="ignore"):  # what comes out not finite is solved alone
+        with np.errstate(over="ignore", invalid="ignore"):  # problems with non-finite results are solved alone
             residual = solve(fleet, w, clean.inverse, MIXED if len(design.dtypes) > 1 else DOUBLE)
         if self._blind:
             w = np.stack([_rounded(own, _spread(job, clean.columns)) for job, own in zip(jobs, w, strict=True)])
@@ -170,7 +170,7 @@ class LogisticRegression:
         design = Design([job], columns, (np.float64,))
         fleet = design.fleet([job], self.penalty, self.penalty_form == "mean")
         w, residual = np.zeros((1, design.n_columns, len(columns.scale))), np.array([np.inf])
-        for turn in range(10):  # at least twice: fleets need the inverse at the optimum, not at the start
+        for turn in range(10):  # at least twice: batches need the inverse at the optimum, not at the start
             inverse, before = inverse_hessian(fleet, w), residual
             residual = solve(fleet, w, inverse, (TIGHT,))
             if turn and (residual[0] <= TIGHT.residual or residual[0] > before[0] / 2):

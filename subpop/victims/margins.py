@@ -32,7 +32,7 @@ def _jit(function: _F, inlined: bool = False) -> _F:
     compile_: Any = partial(numba.njit, nogil=True, fastmath=fast, forceinline=inlined)
     try:
         kept: _F = compile_(cache=True)(function)
-    except RuntimeError:  # a read-only installation and no home folder: compile anew in each process
+    except RuntimeError:  # a read-only installation and no home folder: compile in each process
         kept = compile_()(function)
     return kept
 

@@ -16,7 +16,7 @@ def check_pictures(sources: Sequence[Array]) -> None:
             found = f"inputs are {x.dtype} of shape {x.shape}"
             raise BadInput(f"{found}; this victim takes uint8 pictures (n, channels, height, width)")
         if x.shape[1:] != sources[0].shape[1:]:
-            raise BadInput(f"pictures of {x.shape[1:]} stand beside others of {sources[0].shape[1:]}; resize them to one size")
+            raise BadInput(f"pictures have different shapes, {x.shape[1:]} and {sources[0].shape[1:]}; resize them to one size")
 
 
 def check_picture_jobs(jobs: Sequence[FleetJob]) -> None:

@@ -123,7 +123,7 @@ def _fit_one(template: Any, job: FleetJob, seed: int) -> SklearnModel:
     if not len(used):
         raise BadInput("a training set has no rows, or none with a weight above 0")
     present = np.unique(job.y[used])
-    if len(present) == 1:  # many estimators refuse one class; the answer is known
+    if len(present) == 1:  # many estimators cannot be trained on one class; the prediction is known
         return SklearnModel(None, n_classes, present)
     x, y = job.x.reshape(len(job), -1)[used], job.y[used]
     # Not in canonical order, which puts poison last: who breaks ties by row order (k-NN, trees) would see which rows are poison.

@@ -71,8 +71,8 @@ def fit_weighted(estimator: Any, x: Array, y: Array, weights: Array | None) -> N
         estimator.fit(x, y, **parameters)
     else:
         raise BadInput(
-            f"{type(estimator).__name__} takes no sample weights, and weights up to {weights.max():g} cannot stand for that many "
-            f"equal rows: whole numbers of at most {MOST_REPEATS} on average can; give such weights or another victim"
+            f"{type(estimator).__name__} takes no sample weights, and weights up to {weights.max():g} cannot be replaced by "
+            f"repeating rows: they must be integers of at most {MOST_REPEATS} on average; use such weights or another victim"
         )
 
 
@@ -121,7 +121,7 @@ def _rebuilt(value: Any, change: Change, path: Path) -> Any:
         return type(value)(new.values())
     if isinstance(value, dict):
         return new
-    other = copy.copy(value)  # a splitter, or an estimator that does not tell its parameters
+    other = copy.copy(value)  # a splitter, or an estimator without get_params
     other.random_state = changed["random_state"]
     return other
 

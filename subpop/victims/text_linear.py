@@ -38,5 +38,5 @@ class TextLinear:
             if x.dtype.kind != "f":
                 raise BadInput(f"text_linear takes pooled features, not {x.dtype} {x.shape}; use pooled_features on tokens")
             if not np.isfinite(x).all():
-                raise BadInput("pooled features hold NaN or infinite values; compute them again")
+                raise BadInput("pooled features contain NaN or infinite values; compute them again")
         return self._solver.fit_many(jobs, seeds)

@@ -116,7 +116,7 @@ def to_state(network: ConvClassifier) -> dict[str, Array]:
 def of_state(state: Mapping[str, Array]) -> ConvClassifier:
     """The network that gave this state."""
     own = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
-    # In one memory layout, whatever that of the arrays: it decides how sums are rounded.
+    # Always the same memory layout, because it determines how sums are rounded.
     tensors = {name: torch.from_numpy(np.array(value, order="C")) for name, value in own.items()}
     n_classes, d = tensors["head.weight"].shape
     first = next(value for name, value in tensors.items() if name.startswith("body.") and value.ndim == 4)

@@ -38,7 +38,7 @@ def train_on(
     """
     keys = rows if keys is None else keys
     network.to(device, memory_format=torch.channels_last).train().requires_grad_(True)  # type: ignore[call-overload]
-    # Only what is used travels; torch must not be handed memory that is read-only.
+    # Only used rows are copied; torch must not receive read-only memory.
     used, place = np.unique(rows, return_inverse=True)
     pictures = torch.from_numpy(np.array(x[used])).to(device)
     table = torch.from_numpy(np.stack([place, y])).to(device)

@@ -171,7 +171,7 @@ class WholeTextModel(TextModel):
 def _filled(network: Any, state: Mapping[str, Array]) -> Any:
     import torch
 
-    # In one memory layout, whatever that of the arrays: it decides how sums are rounded.
+    # Always the same memory layout, because it determines how sums are rounded.
     own = {name: torch.from_numpy(np.array(value, order="C")) for name, value in state.items() if name.startswith(PREFIX)}
     network.load_state_dict({name.removeprefix(PREFIX): value for name, value in own.items()}, strict=False)
     return network.requires_grad_(False)
