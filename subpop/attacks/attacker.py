@@ -1,7 +1,8 @@
-"""What an attacker that optimises poison has at hand: D_aux, its own model taken apart, and the box that rows may move in.
+"""What an attacker that optimises poison can use: D_aux, its own model split at the last layer, and the box of allowed
+perturbations.
 
-All that does not depend on a trial is computed once: the curvature, the target's directions, and, where rows move
-independently of each other, the moved rows of a whole subpopulation. So a row is the same whoever else is drawn.
+Everything that does not depend on a trial is computed once: the curvature, the target's directions, and, if rows move
+independently of each other, the moved rows of a whole subpopulation. A row is therefore the same whatever other rows are drawn.
 """
 
 from __future__ import annotations

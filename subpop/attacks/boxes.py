@@ -1,12 +1,12 @@
-"""Where optimised poison rows may move: near their picture, or within the range of each column of a table.
+"""Bounds of optimised poison rows: near the original picture, or within the range of each column of a table.
 
-*Source*: a box of epsilon 8-bit levels around a picture, as the released gradient matching has it; for tables and embeddings
-each column's range over D_aux, which an attacker sees.
-*Deviations*: a table may have an epsilon too: 255 levels are then a column's range over D_aux. Columns that are 0 or 1 throughout
-D_aux (one-hot, binary) or constant never move, since a table does not say which of its columns are categories. What is whole
-throughout D_aux stays whole: pictures are bytes, and an age of 38.27 would give itself away; so epsilon below one level is
-refused for pictures, as rounding would restore them. Wide boxes have corners where rows meet: under `sampling=distinct` a row
-that ends where an earlier one did is put back to where it began.
+*Source*: a box of epsilon 8-bit levels around a picture, as in the released gradient matching; for tables and embeddings each
+column's range over D_aux, which an attacker knows.
+*Deviations*: a table may have an epsilon too: 255 levels are then a column's range over D_aux. Columns that are 0 or 1
+throughout D_aux (one-hot, binary) or constant never move, since a table does not say which of its columns are categories.
+Columns of integers throughout D_aux stay integers: pictures are bytes, and an age of 38.27 would be conspicuous; an epsilon
+below one level is invalid for pictures, as rounding would restore them. In wide boxes rows may meet in a corner: under
+`sampling=distinct` a row that ends where an earlier one did is moved back to its start.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ LEVELS = 255.0
 class Box:
     """Bounds of every input, all of the shape of one row.
 
-    low, high: (...) float64 least and largest value; free: (...) bool, may move; whole: (...) bool, keeps whole numbers;
-    unit: (...) float64, 255 levels, how far a step of length 1 goes; epsilon: farthest move from the start in levels, inf for
-    none; dtype: of the pool's rows.
+    low, high: (...) float64 least and largest value; free: (...) bool, may move; whole: (...) bool, stays an integer; unit:
+    (...) float64 full value range (255 levels), of which step lengths are fractions; epsilon: largest distance from the start in
+    levels, inf for none; dtype: of the pool's rows.
     """
 
     low: Doubles
@@ -91,7 +91,7 @@ class Box:
         return lower, np.where(self.free, np.minimum(self.high, own + reach), own)
 
     def settle(self, x: Doubles, start: Array) -> Array:
-        """(m, ...) the rows as the pool can hold them: whole where they must be, inside the box, in its dtype."""
+        """Return (m, ...) the rows in the pool's dtype: rounded where necessary, inside the box."""
         lower, upper = self.around(start)
         moved = np.clip(x, lower, upper)
         rounded = np.clip(np.rint(moved), np.ceil(lower), np.floor(upper))

@@ -1,11 +1,11 @@
-"""The curvature of a last layer's training objective, and what it takes to divide by it.
+"""The curvature of a last layer's training objective, and division by it.
 
 *Source*: Koh and Liang 2017: H is the Hessian of the mean loss plus (lambda / 2) |w|^2 at the trained weights; H^-1 g by
-Cholesky, and for last layers of many parameters by conjugate gradients. Columns are scaled to a diagonal of ones first (raw
-tables span 1e5).
-*Deviations*: the network below is taken as frozen, whether or not the victim trains it; H is taken at the model's own weights,
-which stochastic training leaves short of their optimum. Free intercepts of a softmax may all move together at no cost; any
-curvature will do there, since no gradient has a part in that direction.
+Cholesky, and for last layers of many parameters by conjugate gradients. Columns are scaled to a unit diagonal first (raw tables
+span 1e5).
+*Deviations*: the network below is treated as frozen, whether or not the victim trains it; H is evaluated at the model's own
+weights, which stochastic training leaves short of their optimum. The objective is constant when the unpenalised intercepts of a
+softmax move together; the curvature in that direction is arbitrary, since gradients have no component there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from subpop.victims.logistic import LogisticRegression
 from subpop.victims.torch_model import TorchModel
 
 LARGEST = 6000
-"""Up to so many parameters H is factored; a factor of more would take gigabytes."""
+"""Up to this number of parameters H is factored; a factor of a larger one would take gigabytes."""
 TOLERANCE, MOST_STEPS = 1e-10, 2000
 
 
@@ -36,7 +36,7 @@ class Penalty:
 
 
 def penalty_of(victim: Victim, model: Model, n_rows: int) -> Penalty:
-    """What the victim penalises its last layer with, trained on n_rows rows; BadInput where that is not known."""
+    """Return the victim's penalty of its last layer, trained on n_rows rows; raises BadInput if it is not known."""
     if isinstance(model, LastLayerModel):
         return Penalty(KERNEL_PENALTY * (1 if model.n_classes == 2 else 2), 0.0)
     if isinstance(victim, LogisticRegression):

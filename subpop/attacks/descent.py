@@ -1,8 +1,8 @@
-"""Moving rows downhill inside a box, each at its own step length.
+"""Descent of rows inside a box, with a separate step length for each row.
 
 *Source*: projected gradient descent, after the released gradient matching (50 steps of length .2, clipped to the box each time).
-*Deviations*: a step that does not lower a row's value is taken back and the next one is half as long, so values never rise; a row
-that ends no lower once it is rounded to what the data can hold stays where it began.
+*Deviations*: a step that does not lower a row's value is undone and the next one is half as long, so values never rise; a row
+whose value is not lower after rounding to the data's precision stays at its start.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Direction = Callable[[Doubles], Doubles]
 
 
 def descend(start: Array, values: Values, box: Box, direction: Direction, length: float, steps: int = STEPS) -> Array:
-    """(m, ...) rows of the pool's dtype, moved from `start`; direction: gradient in the box's units -> what to step along."""
+    """Return (m, ...) rows of the pool's dtype, moved from `start`; direction: gradient in the box's units -> step direction."""
     if not len(start):
         return start.copy()
     x, (lower, upper) = start.astype(np.float64), box.around(start)
@@ -48,7 +48,7 @@ def _along(gradient: Doubles, box: Box, direction: Direction) -> Doubles:
 
 
 def _rows(values: Array, x: Array) -> Array:
-    """One value a row, in a shape that goes with the rows."""
+    """Reshape one value per row so that it broadcasts with the rows."""
     return values.reshape(len(values), *(1,) * (x.ndim - 1))
 
 

@@ -1,17 +1,17 @@
-"""Gradient matching: label-flipped rows whose inputs move until a training step on them undoes one on the target.
+"""Gradient matching: label-flipped rows are perturbed until a training step on them cancels a training step on the target.
 
 G is the gradient, in the last layer of the attacker's model, of the mean cross-entropy of the subpopulation's D_aux rows with
-their correct labels. Poison starts as the very rows and labels that label flipping draws, and x alone moves, so that the inner
-product of the poison's mean gradient with G falls (`objective=inner`), or its cosine (`objective=cosine`). Both are in the
-inputs' own units: in a table that is not scaled the widest columns decide.
+their correct labels. Poison starts from the same rows and labels as label flipping, and only x is perturbed, so as to reduce the
+inner product of the poison's mean gradient with G (`objective=inner`), or its cosine (`objective=cosine`). Both are in the units
+of the inputs: in an unscaled table the columns of largest range dominate.
 
-*Source*: the authors' released image scripts, which hold it with its call commented out: 50 steps of length .2 on the unit range
-of a pixel, clipped to +-epsilon of the original.
+*Source*: the authors' released image scripts, which contain it with its call commented out: 50 steps of length .2 on the unit
+range of a pixel, clipped to +-epsilon of the original.
 *Deviations*: cross-entropy of label and prediction (the released call swaps them), the target is the subpopulation (there also
 all of D_aux), the cosine is ours. A step moves the entry with a row's largest gradient by .2 of its unit, the others in
 proportion, so that it depends neither on how well the target is fitted nor on how many rows share a mean; on tables and
-embeddings the unit is the column's range over D_aux. Boxes and rounding: `attacks/boxes.py`; steps are halved where they do
-not help: `attacks/descent.py`.
+embeddings the unit is the column's range over D_aux. Boxes and rounding: `attacks/boxes.py`; steps are halved where they do not
+help: `attacks/descent.py`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LENGTH = 0.2
 
 
 def gradient_match(drawn: Poison, target: Target, attacker: Attacker) -> Poison:
-    """The poison that label flipping drew, moved; no poison stays as it is."""
+    """Perturb the poison drawn by label flipping; without poison, return it unchanged."""
     if target.objective not in get_args(Objective):
         raise BadInput(f"objective={target.objective} is unknown; use one of {', '.join(get_args(Objective))}")
     if not len(drawn):
@@ -52,7 +52,7 @@ def _moved(
 
 
 def places(rows: Ints, members: Ints) -> Ints:
-    """(m,) where in `members` each row stands first."""
+    """Return (m,) the first position in `members` of each row."""
     order = np.argsort(members, kind="stable")
     return np.asarray(order[np.searchsorted(members, rows, sorter=order)])
 

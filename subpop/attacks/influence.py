@@ -1,15 +1,15 @@
-"""Influence: the poison rows that a first-order calculation finds most harmful, moved the way it finds more harmful still.
+"""Influence: the poison rows that a first-order approximation finds most harmful, perturbed to be more harmful still.
 
 With L the mean training loss plus penalty of the attacker's model on D_aux, H its Hessian in the last layer and L_F the mean
-loss of the subpopulation's D_aux rows with correct labels, s = H^-1 grad L_F. Adding a point z changes L_F by about
--(1 / n) s . grad l(z): candidates are the subpopulation's D_aux rows with their poison label, the most negative s . grad l first.
-Moving one by d changes L_F by -(1 / n) (grad_x [s . grad l]) . d: rows step along -sign(grad_x [s . grad l]).
+loss of the subpopulation's D_aux rows with correct labels, s = H^-1 grad L_F. Adding a point z changes L_F by about -(1 / n) s .
+grad l(z): candidates are the subpopulation's D_aux rows with their poison label, the most negative s . grad l first. Moving one
+by d changes L_F by -(1 / n) (grad_x [s . grad l]) . d: rows step along -sign(grad_x [s . grad l]).
 
-*Source*: Koh and Liang 2017; the paper's abstract says that its attacks were optimised with influence functions, how is not in
-our hands.
+*Source*: Koh and Liang 2017; the paper's abstract says that its attacks were optimised with influence functions, but we do not
+have access to the details.
 *Deviations*: candidates and steps are ours. 50 sign steps of a twenty-fifth of the box each (Koh and Liang's add up to 20
 boxes). First order, in the last layer alone: for poison of more than a percent of D the sizes are far off; the victim is always
-trained anew. With `sampling=with_replacement` the ranking is gone through again when it ends. No seed enters: all trials of a
+retrained. With `sampling=with_replacement` the ranking is repeated when it is exhausted. No seed is used: all trials of a
 subpopulation have the same poison. Boxes and rounding: `attacks/boxes.py`; halved steps: `attacks/descent.py`.
 """
 
@@ -28,7 +28,7 @@ SHARE = 1 / 25
 
 
 def influence(drawn: Poison, target: Target, attacker: Attacker) -> Poison:
-    """As many rows as label flipping drew, chosen and moved by influence; no poison stays as it is."""
+    """Select and perturb as many rows as label flipping drew; without poison, return it unchanged."""
     if not len(drawn):
         return drawn
     order, moved = attacker.once(f"influence {target.sampling}", target, lambda: _ranked_and_moved(target, attacker))
@@ -37,7 +37,7 @@ def influence(drawn: Poison, target: Target, attacker: Attacker) -> Poison:
 
 
 def cycled(count: int, available: int, sampling: str) -> Ints:
-    """(count,) places in a ranking: from its top, and again from there where rows may repeat."""
+    """Return (count,) positions in a ranking: from its top, and again from the top if rows may repeat."""
     if sampling == "distinct" and count > available:
         raise BadInput(
             f"{count} distinct poison rows from {available} distinct rows of the subpopulation: lower the rate, give the "
@@ -47,7 +47,7 @@ def cycled(count: int, available: int, sampling: str) -> Ints:
 
 
 def _ranked_and_moved(target: Target, attacker: Attacker) -> tuple[Ints, Array]:
-    """(a',) places of distinct members, the most harmful first, and (a, ...) all members moved."""
+    """Return (a',) positions of distinct members, the most harmful first, and (a, ...) all perturbed members."""
     s = attacker.curvature.solve(attacker.gradient(target.rows))
     x = attacker.pool.x[target.rows]
     pairings = attacker.head.pairings(attacker.features(x), target.poison_y, s)

@@ -29,7 +29,8 @@ _ROWS = 64
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """kernel (d, K') and bias (K',) float64: K' = 1 for two classes, else one column a class. Directions V are (d + 1, K')."""
+    """kernel (d, K') and bias (K',) float64: K' = 1 for two classes, otherwise one column per class. Directions V are (d + 1,
+    K')."""
 
     kernel: Doubles
     bias: Doubles
@@ -81,7 +82,7 @@ def _softmax(z: Doubles) -> Doubles:
 
 
 class Network(Protocol):
-    """What turns inputs into the features of the last layer."""
+    """The network that turns inputs into the features of the last layer."""
 
     def features(self, x: Array) -> tuple[Doubles, Pull]:
         """(m, d) features, and their way back to the inputs (good for one call)."""
@@ -132,7 +133,7 @@ class TorchBody:
 
 
 def split(model: Model) -> tuple[Network, Head]:
-    """A model as what stands below its last layer, and that layer; BadInput where it has none that can be taken apart."""
+    """Split a model into the network below its last layer and that layer; raises BadInput if it cannot be split."""
     if isinstance(model, LinearModel):
         return NoNetwork(), Head(model.coef[:-1], model.coef[-1])
     if isinstance(model, MLPModel):

@@ -26,7 +26,7 @@ Doubles = NDArray[np.float64]
 _WIDTH = 64
 """Terms processed together, so that the compiler uses wide registers; lists are padded with weights of 0."""
 _FLUSH = 8
-"""Products of so many factors are far above the smallest float64 for any q above 1e-30."""
+"""Products of this number of factors are far above the smallest float64 for any q above 1e-30."""
 _STEPS = 100
 _PRECISION = 2e-10
 _FARTHEST = 40.0
@@ -202,7 +202,7 @@ def _sum_terms(a: Doubles, count: int, t: float, up: float, down: float, sums: D
 def _add_terms(
     a: Doubles, t: float, up: float, down: float, rest: float, slope: Doubles, bend: Doubles, product: Doubles
 ) -> None:
-    """The terms of _WIDTH weights, side by side: no branch, no call, so that they share wide registers."""
+    """The terms of _WIDTH weights, without branches and calls, so that they are vectorised."""
     for j in range(_WIDTH):
         size = abs(a[j])
         x = min(t * size, _FARTHEST) / 1024

@@ -128,8 +128,8 @@ def _checked(log_b: Array) -> Doubles:
 def _table_size(least: float, q: float, n_classes: int) -> int:
     """Return a number of flips, a power of two, that is more than a probability exp(least) of losing certifies.
 
-    r flips leave the likelier half of the worst case a mass of at most exp(tilt * median) / 2 under the true labels, and
-    the median lies within one deviation of the mean -drift * r.
+    r flips leave the likelier half of the worst case a mass of at most exp(tilt * median) / 2 under the true labels, and the
+    median is within one deviation of the mean -drift * r.
     """
     tilt, drift = tilt_of(q, n_classes), drift_of(q, n_classes)
     spread = tilt * math.sqrt(1 - q + q / (n_classes - 1) - drift**2)

@@ -1,9 +1,10 @@
-"""The linear smoother that label-flip certificates are about: ridge regression on frozen, standardised principal components.
+"""The linear smoother behind label-flip certificates: ridge regression on frozen, standardised principal components.
 
-With z the components of a test row and z_i those of the training rows, which have mean 0, training row i weighs
-alpha_i = 1/n + z (Z'Z + penalty I)^-1 z_i: the intercept is not penalised, so weights sum to 1. A class scores the sum of its
+With z the components of a test row and z_i those of the training rows, which have mean 0, training row i has the weight alpha_i
+= 1/n + z (Z'Z + penalty I)^-1 z_i: the intercept is not penalised, so weights sum to 1. The score of a class is the sum of its
 rows' weights: for two classes, the sign of the sum of alpha_i * (label in {-1, 1}). No weight depends on a label.
-*Deviations*: rows are kept multiplied with the inverse Cholesky factor, so that weights, scores and other labels are products.
+*Deviations*: rows are stored multiplied with the inverse Cholesky factor, so that weights, scores and relabelled models are
+products.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Doubles = NDArray[np.float64]
 Result = TypeVar("Result")
 
 _RANK = 1e-6
-"""Components of less variance than this share of the first one's are rounding of float32."""
+"""Components with less than this fraction of the first one's variance are float32 rounding."""
 _BLOCK = 1 << 20
 """Input values taken to float64 at a time (8 MB)."""
 
@@ -34,7 +35,7 @@ _BLOCK = 1 << 20
 
 
 class Remembered(Generic[Result]):
-    """A function of an array that keeps its last answer, by the array's content: predictions and certificates share it."""
+    """A function of an array that caches its last result by the array's content, shared by predictions and certificates."""
 
     def __init__(self, compute: Callable[[Array], Result]) -> None:
         self._compute = compute
@@ -158,7 +159,7 @@ class Learner:
         return alpha
 
     def leave_one_out_error(self, y: Ints, n_classes: int) -> float:
-        """Mean squared error of each training row's scores, predicted from the others. It depends on labels."""
+        """Mean squared error of each training row's scores, predicted from the other rows. It depends on labels."""
         hot = one_hot(y, len(self.design), n_classes)
         fitted = hot.mean(axis=0) + self.design @ (self.design.T @ hot)
         own = 1 / len(hot) + np.einsum("ij,ij->i", self.design, self.design)

@@ -1,19 +1,18 @@
 """Activation clustering: split the features of each label in two clusters, remove a small and separated one, refit once.
 
 *Source*: Chen et al. 2018. For each given label: features of the model trained on the poisoned set, reduced to 10 dimensions,
-2-means; the smaller cluster is poison if it holds less than .35 of the label (relative size) and the silhouette of the split is
-at least .10. `activation_clustering_as_released` is what the paper's authors ran on images: FastICA with 15 components, and the
-smaller cluster is removed if the silhouette is at least .1, whatever its size. Neither needs side information.
-*Deviations*: PCA instead of the paper's ICA: centred, not scaled, without constant columns. The released variant uses
-whitened PCA (components of variance 1) without ICA, which is equivalent: FastICA whitens first and then looks for an
-orthogonal matrix, so that its components are the whitened ones rotated, whether or not it has converged, and neither 2-means nor
-silhouettes change under a rotation. Components without variance are omitted instead of being divided by 0.
-Both criteria, size and silhouette, must hold: with the size alone, labels without poison would lose rows too. Exclusionary
-retraining is omitted. Shares are not rounded to two digits before the comparison. The silhouette is the mean over at most 1,000
-rows of a label, each against all rows.
-All random numbers have constant seeds and rows are sorted by content first, so that the result depends neither on `seed` nor on
-the order of rows. Nor does it depend on rounding: whitened points are perturbed slightly to break ties of distances, and of two
-clusters of equal size the one without the first row is removed.
+2-means; the smaller cluster is poison if it has less than .35 of the label's rows (relative size) and the silhouette of the
+split is at least .10. `activation_clustering_as_released` is what the paper's authors ran on images: FastICA with 15 components,
+and the smaller cluster is removed if the silhouette is at least .1, whatever its size. Neither needs side information.
+*Deviations*: PCA instead of the paper's ICA: centred, not scaled, without constant columns. The released variant uses whitened
+PCA (components of variance 1) without ICA, which is equivalent: FastICA whitens first and then looks for an orthogonal matrix,
+so that its components are rotated whitened ones, whether or not it has converged, and neither 2-means nor silhouettes change
+under a rotation. Components without variance are omitted instead of being divided by 0. Both criteria, size and silhouette, must
+be met: with the size alone, labels without poison would lose rows too. Exclusionary retraining is omitted. Fractions are not
+rounded to two digits before the comparison. The silhouette is the mean over at most 1,000 rows of a label, each against all
+rows. All random numbers have constant seeds and rows are sorted by content first, so that the result depends neither on `seed`
+nor on the order of rows. Nor does it depend on rounding: whitened points are perturbed slightly to break ties of distances, and
+of two clusters of equal size the one without the first row is removed.
 """
 
 from __future__ import annotations

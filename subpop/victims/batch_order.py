@@ -1,8 +1,8 @@
-"""In which order a victim sees its training rows: every epoch sorts them by a key that depends on the row alone.
+"""The order in which a victim visits its training rows: in every epoch they are sorted by a key that depends on the row alone.
 
-The key is a hash of (seed, epoch, row, copy), where `copy` counts the repeats of a row. So a row that joins or leaves the
-training set moves no other row: the clean and the poisoned victim of a seed see the rows of D in the same order, and what
-differs between them is the poison's doing (common random numbers).
+The key is a hash of (seed, epoch, row, copy), where `copy` counts the repeats of a row. Adding or removing a row therefore does
+not change the order of the others: the clean and the poisoned victim of a seed visit the rows of D in the same order, and
+differences between them are due to the poison (common random numbers).
 """
 
 from __future__ import annotations

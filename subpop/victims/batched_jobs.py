@@ -1,4 +1,4 @@
-"""What the victims that train in batches share: which jobs they take, where their rows lie, and which rows each step sees."""
+"""Shared code of victims that train in batches: validation of jobs, positions of their rows, and the rows of each step."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def present(job: FleetJob) -> FleetJob:
 
 
 def stacked(jobs: Sequence[FleetJob]) -> tuple[Array, list[Ints]]:
-    """The pool's inputs with all inputs outside it behind, and where in them each job's rows lie."""
+    """Return the pool's inputs followed by all inputs outside it, and the positions of each job's rows among them."""
     pool = jobs[0].pool
     parts, places, size = [pool.x], dict[int, int](), len(pool)
     for job in jobs:
@@ -60,7 +60,7 @@ class Recipe:
     learning_rate: float
     batch_size: int
     shift: float = 0.0
-    """Largest random shift of a picture, as a share of its side."""
+    """Largest random shift of a picture, as a fraction of its side."""
     flip: bool = False
     """Whether pictures are mirrored at random."""
     weight_decay: float = 0.0
@@ -75,9 +75,9 @@ class Recipe:
 
 @dataclass(frozen=True, eq=False)
 class Batches:
-    """What each step of one victim sees. rows, labels: (steps, B) int32, padded where fewer than B rows are left in an epoch.
+    """The rows of each step of one victim. rows, labels: (steps, B) int32, padded at the end of an epoch.
 
-    counts: (steps,) rows that are there; padding is row 0.
+    counts: (steps,) number of rows without padding; padding is row 0.
     """
 
     rows: NDArray[np.int32]
@@ -89,7 +89,7 @@ class Batches:
 
     @classmethod
     def of(cls, keys: Ints, rows: Ints, y: Ints, seed: int, epochs: int, size: int) -> Batches:
-        """keys: (n,) ascending, what the order depends on besides the seed; rows: (n,) where those rows lie; y: (n,) labels."""
+        """keys: (n,) ascending, determine the order together with the seed; rows: (n,) positions of the rows; y: (n,) labels."""
         from subpop.victims.batch_order import BatchOrder
 
         orders, each = BatchOrder(seed, keys).epochs(0, epochs), -(-len(keys) // size)
@@ -102,7 +102,7 @@ class Batches:
 
 
 def longest_first(batches: Sequence[Batches]) -> list[int]:
-    """The order in which a fleet stacks its victims, so that those who are done first stand last."""
+    """The order in which a batch stacks its victims: those that finish first come last."""
     return sorted(range(len(batches)), key=lambda i: -len(batches[i]))
 
 

@@ -1,9 +1,9 @@
 """All weights of a BERT and a classifier, trained from its published weights: the paper's "BERT-FT", one victim after another.
 
-*Source*: bert-base-uncased on IMDB, rows of 256 tokens; AdamW at 1e-5, falling linearly to 0 without warm-up, 4 epochs, batches
-of 8 for victims (the released clean models: 16; here both are trained alike).
-*Deviations*: dropout is off. Batches hold rows of about the same length, in an order that depends on the seed, the epoch and the
-row. Of the last block only [CLS] is computed. Weight decay is torch's .01. On a GPU layers run in bfloat16.
+*Source*: bert-base-uncased on IMDB, rows of 256 tokens; AdamW at 1e-5, decreasing linearly to 0 without warm-up, 4 epochs,
+batches of 8 for victims (the released clean models: 16; here both are trained in the same way).
+*Deviations*: no dropout. Batches contain rows of similar length, in an order that depends on the seed, the epoch and the row. Of
+the last block only [CLS] is computed. Weight decay is torch's .01. On a GPU layers run in bfloat16.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class BertFineTuned(TextVictim):
-    """Victims on tokens, which lie on the device as a whole."""
+    """Victims on tokens, which are copied to the device as a whole."""
 
     def _source(self, x: Any, lengths: Ints) -> Inputs:
         import torch

@@ -1,11 +1,11 @@
 """The last block of a BERT and a classifier, trained on states that frozen blocks computed once: the paper's "BERT-LL".
 
-*Source*: bert-base-uncased on IMDB, rows of 256 tokens; the last encoder block and the classifier train, the pooler and all below
-stay frozen. AdamW at 1e-5, falling linearly to 0 without warm-up, 4 epochs, batches of 8.
-*Deviations*: dropout is off, in frozen and in trained parts, so that frozen states never change and can be kept. Batches hold
-rows of about the same length, in an order that depends on the seed, the epoch and the row. Of the last block only [CLS] is
-computed, the one position that is read; the bias of its keys, which has no effect, gets no gradient. Weight decay is torch's .01,
-which at this rate takes less than a thousandth off any weight.
+*Source*: bert-base-uncased on IMDB, rows of 256 tokens; the last encoder block and the classifier train, the pooler and all
+lower layers are frozen. AdamW at 1e-5, decreasing linearly to 0 without warm-up, 4 epochs, batches of 8.
+*Deviations*: no dropout, in frozen and in trained parts, so that frozen states never change and can be cached. Batches contain
+rows of similar length, in an order that depends on the seed, the epoch and the row. Of the last block only [CLS] is computed,
+the one position that is read; the bias of its keys, which has no effect, gets no gradient. Weight decay is torch's .01, which at
+this rate reduces weights by less than a thousandth.
 """
 
 from __future__ import annotations
@@ -28,10 +28,9 @@ if TYPE_CHECKING:
 
 
 class TextVictim(ABC):
-    """What both kinds of text victims share: encoder, recipe, checks, and one victim after another.
+    """The common part of both kinds of text victims: encoder, recipe, checks, and training one victim after another.
 
-    encoder, weights_root: as `load_encoder` takes them; max_length: tokens a row, for whoever tokenises; cache: folder of hidden
-    states.
+    encoder, weights_root: as for `load_encoder`; max_length: tokens per row; cache: folder of hidden states.
     """
 
     exact = False
@@ -60,11 +59,12 @@ class TextVictim(ABC):
         return Origin(self.encoder, self.weights_root, self.cache, self.device)
 
     def weights_fingerprint(self) -> str:
-        """Hash of the encoder that training begins with; raises MissingData where it is not to be had."""
+        """Return a hash of the encoder's initial weights; raises MissingData if they are not available."""
         return encoder_fingerprint(self.encoder, self.weights_root)
 
     def fit_many(self, jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:
-        """Train a model a job; seeds draw the classifier and the batch order. Weights: 0 or 1."""
+        """Train one model per job; seeds determine the classifier's weights and the batch order. Sample weights must be 0 or
+        1."""
         jobs = present_jobs(jobs, seeds)
         if not jobs:
             return []
@@ -83,7 +83,7 @@ class TextVictim(ABC):
 
     @abstractmethod
     def _source(self, x: Any, lengths: Ints) -> Inputs:
-        """What the network reads of rows of x."""
+        """Return the network's inputs for rows of x."""
 
     @abstractmethod
     def _trained(self, job: FleetJob, inputs: Inputs, lengths: Ints, recipe: Recipe, seed: int) -> TextModel:
@@ -91,7 +91,7 @@ class TextVictim(ABC):
 
 
 class BertLastLayer(TextVictim):
-    """Victims on hidden states. cached: False computes the frozen blocks anew in each step, for comparison."""
+    """Victims on hidden states. cached: False computes the frozen blocks in each step, for comparison."""
 
     def __init__(self, encoder: str = "bert-base-uncased", *, cached: bool = True, **options: Any) -> None:
         super().__init__(encoder, **options)

@@ -1,4 +1,4 @@
-"""Numba's `njit` as the victims use it: without the interpreter lock, machine code kept on disk where that is possible."""
+"""Numba's `njit` with the options of the victims: without the interpreter lock, with machine code cached on disk if possible."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def compiled(function: Function) -> Function:
-    """`function` as machine code, made at its first call and kept beside its file or in the user's cache folder.
+    """Compile `function` at its first call, with a cache next to its file or in the user's cache folder.
 
-    Kept code notices changes in the function's own file only: it must use nothing of other files that may change unseen. No
-    `fastmath`: even leave to fuse products and sums is used differently in a function compiled alone and inside another, so that
-    a process that compiles and one that loads kept code would get different bits.
+    The cache notices changes in the function's own file only: it must not use anything in other files that may change unnoticed.
+    No `fastmath`: even permission to fuse products and sums is used differently in a function compiled alone and inside another,
+    so that a process that compiles and one that loads from the cache would get different bits.
     """
     compile_: Any = partial(njit, nogil=True, error_model="numpy")
     try:

@@ -1,8 +1,8 @@
-"""A small convolutional network for small pictures, a whole fleet of them at a time.
+"""A small convolutional network for small pictures, trained in batches of networks.
 
 *Source*: our own, after the paper's picture victims: pixels / 255 - .5, 3x3 convolutions of stride 2 with ReLU, global average
-pooling and a softmax head with the penalty 0.01 * sum(W^2) on its kernel; Adam, batches of 32, 12 epochs, no early stop. A side
-of 8 pixels has 2 convolutions, of 16 three, of 32 and more four; outputs are `width` * (1, 2, 4, 4).
+pooling and a softmax head with the penalty 0.01 * sum(W^2) on its kernel; Adam, batches of 32, 12 epochs, no early stopping.
+Pictures of 8 pixels per side have 2 convolutions, of 16 three, of 32 and more four; outputs are `width` * (1, 2, 4, 4).
 *Deviations*: the paper's small CIFAR-10 network has more convolutions, without stride, and would cost many times as much. The
 learning rate is 3e-3 (there 1e-3), which in 12 epochs from random weights gives better clean accuracy; chosen by that alone.
 """
@@ -30,7 +30,8 @@ LEARNING_RATE, PENALTY, OFFSET = 3e-3, 0.01, 0.5
 FACTORS = (1, 2, 4, 4)
 SMALLEST = 8
 BUDGETS = {"cpu": 4 << 20, "cuda": 4 << 30}
-"""Bytes that networks trained together take, on a CPU about a core's share of the cache. Fixed: it decides a fleet's chunks."""
+"""Memory of the networks that are trained together; on a CPU about a core's share of the cache. Constant, because it determines
+the chunks of a batch."""
 
 
 class ConvNet:
@@ -47,7 +48,8 @@ class ConvNet:
         self.width, self.epochs, self.device = width, epochs, device
 
     def fit_many(self, jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:
-        """Train a `TorchModel` a job. Weights may be 0 or 1; refuses others, different pools and all but uint8 pictures."""
+        """Train one `TorchModel` per job. Weights must be 0 or 1; raises BadInput for others, for several pools and for inputs
+        that are not uint8 pictures."""
         jobs = present_jobs(jobs, seeds)
         check_picture_jobs(jobs)
         if not jobs:
@@ -116,7 +118,7 @@ def initial(seed: int, shape: Shape) -> Floats:
 
 
 def network_state(weights: Floats, shape: Shape) -> dict[str, Array]:
-    """The fleet's (P,) parameters as the state of a `ConvClassifier`."""
+    """Return the batch's (P,) parameters as the state of a `ConvClassifier`."""
     state: dict[str, Array] = {
         "body": np.array(" ".join(f"{width}/2" for width in shape.widths)),
         "numbers": np.array([OFFSET, PENALTY]),

@@ -1,8 +1,8 @@
-"""VGG-16 trained on from ImageNet weights, all layers: the paper's "FT" victims, one after another.
+"""VGG-16 fine-tuned from ImageNet weights, all layers: the paper's "FT" victims, one after another.
 
 *Source*: VGG-16's convolutions, global average pooling, a softmax head with the penalty 0.01 * sum(W^2) on its kernel; Adam at
-1e-4 (Keras: epsilon 1e-7), batches of 32, 12 epochs. Faces (UTKFace): pixels / 255, no augmentation. CIFAR-10: pixels / 255 - .5,
-shifts of up to 12.5 % of a side and mirroring, both at random.
+1e-4 (Keras: epsilon 1e-7), batches of 32, 12 epochs. Faces (UTKFace): pixels / 255, no augmentation. CIFAR-10: pixels / 255 -
+.5, random shifts of up to 12.5 % of a side and random mirroring.
 *Deviations*: shifts are by whole pixels, which repeat the border (Keras interpolates between pixels). On a GPU layers run in
 bfloat16 with float32 weights. A row's place in the order and its shift depend on the seed, the epoch and the row alone.
 """
@@ -35,10 +35,11 @@ CIFAR: dict[str, Any] = {"offset": 0.5, "augment": True}
 
 
 class FineTuned:
-    """A network of `subpop.networks.imagenet`, or one of words without published weights (`pretrained=False`), under a new head.
+    """A network of `subpop.networks.imagenet`, or one from words without published weights (`pretrained=False`), with a new
+    head.
 
-    offset: subtracted from pixels / 255; augment: random shifts and mirroring. Besides the models a fleet
-    holds one network and the pictures that are trained on; each VGG-16 model takes 59 MB.
+    offset: subtracted from pixels / 255; augment: random shifts and mirroring. In addition to the models, a batch needs memory
+    for one network and the training pictures; each VGG-16 model takes 59 MB.
     """
 
     exact = False
@@ -64,7 +65,7 @@ class FineTuned:
         self._body: nn.Module | None = None
 
     def weights_fingerprint(self) -> str:
-        """Hash of the weights that training begins with, '' without any; raises MissingData where they are not to be had."""
+        """Return a hash of the initial weights, '' without any; raises MissingData if they are not available."""
         if not self.pretrained:
             return ""
         from subpop.networks.weights import weights_fingerprint, weights_path
@@ -72,7 +73,8 @@ class FineTuned:
         return weights_fingerprint(weights_path(self.body, self.weights_root))
 
     def fit_many(self, jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:
-        """Train a `TorchModel` a job; seeds draw head, batch order and augmentation, not what is pretrained. Weights: 0 or 1."""
+        """Train one `TorchModel` per job; seeds determine head, batch order and augmentation, not the pretrained weights. Sample
+        weights must be 0 or 1."""
         jobs = present_jobs(jobs, seeds)
         check_picture_jobs(jobs)
         if not jobs:

@@ -64,7 +64,7 @@ class LastLayerModel(LinearModel):
 
 
 class LastLayer:
-    """A fleet of last layers on a pool of features."""
+    """Last layers trained in batches on a pool of features."""
 
     exact = True
 

@@ -20,7 +20,7 @@ _BLOCK = 1 << 22
 
 
 def flat(x: Array) -> Array:
-    """(n, d): each input in one row, also where there are none."""
+    """Return (n, d): one flattened input per row, also if there are none."""
     return x.reshape(len(x), math.prod(x.shape[1:]))
 
 
@@ -28,8 +28,8 @@ def flat(x: Array) -> Array:
 class LinearModel:
     """Class probabilities from linear scores; the last row of `coef` is the intercept.
 
-    coef: (d + 1, K') float64 in the units of the inputs: K' = 1 for two classes (the score of class 1), else one column
-    a class; kkt_residual: largest entry of the gradient of the training objective / sum of training weights.
+    coef: (d + 1, K') float64 in the units of the inputs: K' = 1 for two classes (the score of class 1), otherwise one column per
+    class; kkt_residual: largest entry of the gradient of the training objective / sum of training weights.
     """
 
     coef: NDArray[np.float64]

@@ -1,9 +1,10 @@
-"""Logistic and softmax regression, solved exactly: the paper's convex victim, as a fleet.
+"""Logistic and softmax regression, solved exactly in batches: the paper's convex victim.
 
 *Source*: sum_i c_i * logloss_i + rho / 2 * |w|^2 with the intercept as a last column of ones, penalised like the others
-(liblinear's convention); rho = penalty (scikit-learn's 1 / C) or penalty * sum_i c_i. More than two classes: a softmax
-with a column a class, all penalised. Solved by Newton's method with conjugate gradients preconditioned at the clean optimum.
-*Deviations*: the released scripts stop their solvers far from the optimum; here each model's `kkt_residual` says how near it is.
+(liblinear's convention); rho = penalty (scikit-learn's 1 / C) or penalty * sum_i c_i. More than two classes: a softmax with one
+column per class, all penalised. Solved by Newton's method with conjugate gradients preconditioned at the clean optimum.
+*Deviations*: the released scripts stop their solvers far from the optimum; here each model's `kkt_residual` measures the
+distance.
 """
 
 from __future__ import annotations
@@ -31,19 +32,20 @@ Doubles = NDArray[np.float64]
 
 TOLERANCE = 1e-8
 WIDE = 128
-"""From so many features on a fleet is solved in float32 first, and in larger chunks."""
+"""From this number of features on, a batch is solved in float32 first, and in larger chunks."""
 FARTHEST = 1e6
-"""New inputs may be so many times as large as the pool's."""
+"""Largest ratio of new inputs to the pool's."""
 _CLEAN: WeakKeyDictionary[Pool, dict[tuple[float, str, bool], _Clean]] = WeakKeyDictionary()
 _ONE_CALL = threading.Lock()
 GRID = 2.0**-20
-"""Blind parameters are rounded to this share of the largest: a hundred times what solves from two starting points differ by,
-while margins move by some 1e-5 and predictions do not."""
+"""Blind parameters are rounded to this fraction of the largest: a hundred times the difference between solves from two starting
+points, while margins change by about 1e-5 and predictions do not."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Clean:
-    """The clean optimum of a pool, where every solve starts. Holds no pool, which it must not keep alive."""
+    """The clean optimum of a pool, where every solve starts. It has no reference to the pool, so that it does not keep it
+    alive."""
 
     columns: Columns
     counts: Doubles
@@ -53,10 +55,10 @@ class _Clean:
 
 
 class LogisticRegression:
-    """Exact penalised logistic regression. `fit_many` may be called from several threads; calls take turns.
+    """Exact penalised logistic regression. `fit_many` may be called from several threads, and runs one call at a time.
 
-    penalty: rho of the sum form (scikit-learn's 1 / C), or lambda of the mean form where penalty_form is "mean";
-    penalise_intercept: False leaves the intercept free; memory_bytes: about what the working arrays of a fleet may take.
+    penalty: rho of the sum form (scikit-learn's 1 / C), or lambda of the mean form if penalty_form is "mean";
+    penalise_intercept: False leaves the intercept unpenalised; memory_bytes: approximate size of the working arrays of a batch.
     """
 
     exact = True
@@ -72,9 +74,9 @@ class LogisticRegression:
         self.memory_bytes, self._blind = memory_bytes, False
 
     def blind(self) -> LogisticRegression:
-        """The same victim, whose answers do not tell how near a training set is to clean D.
+        """The same victim, whose models do not reveal how near a training set is to clean D.
 
-        Every solve, that of D included, starts at zero, and parameters are rounded well above what is left of solver error.
+        Every solve, including that of D, starts at zero, and parameters are rounded to well above the solver error.
         """
         other = copy.copy(self)
         other._blind = True
@@ -131,9 +133,9 @@ class LogisticRegression:
         return [self._model(own, clean.columns, r) if r <= TOLERANCE else self._solve_alone(job, clean) for job, own, r in solved]
 
     def _solve_alone(self, job: FleetJob, clean: _Clean) -> LinearModel:
-        """A training set far from the pool's scale: solved in units and with curvature of its own.
+        """A training set far from the pool's scale, solved in its own units and with its own curvature.
 
-        A gradient grows with the inputs, so its residual is told as if the largest feature had the pool's scale.
+        Gradients grow with the inputs, so its residual is given as if the largest feature had the pool's scale.
         """
         from subpop.victims.counts import Design
         from subpop.victims.newton import DOUBLE, Newton
@@ -154,7 +156,7 @@ class LogisticRegression:
         return LinearModel(np.full((len(clean.columns.scale), clean.w.shape[1]), np.nan))
 
     def _clean(self, pool: Pool) -> _Clean:
-        """Solved once for each pool and kept as long as the pool lives."""
+        """Solved once per pool and cached as long as the pool exists."""
         settings = (self.penalty, self.penalty_form, self.penalise_intercept)
         kept = _CLEAN.setdefault(pool, {})
         if settings not in kept:
@@ -213,7 +215,7 @@ def _rounded(w: Doubles, spread: Doubles) -> Doubles:
 
 
 def _check_scale(jobs: Sequence[FleetJob]) -> None:
-    """Refuse inputs beyond anything that could be solved, whatever a solver makes of them."""
+    """Raise BadInput for inputs that are too large for any solver."""
     usual = float(np.abs(flat(jobs[0].pool.x)).max()) or 1.0
     for i, job in enumerate(jobs):
         largest = 0.0 if job.extra_x is None or not job.extra_x.size else float(np.abs(job.extra_x).max())
@@ -226,7 +228,7 @@ def _check_scale(jobs: Sequence[FleetJob]) -> None:
 
 
 def _check_solved(models: Sequence[LinearModel], jobs: Sequence[FleetJob]) -> None:
-    """Refuse models that missed their optimum: they would be the starting point, more or less."""
+    """Raise BadInput for models that are not near their optimum: they would be close to the starting point."""
     far = tuple(i for i, model in enumerate(models) if not model.kkt_residual <= TOLERANCE)
     if not far:
         return

@@ -1,7 +1,7 @@
-"""Compiled loops over the margins of many logistic regressions: everything of Newton's method that is no matrix product.
+"""Compiled loops over the margins of many logistic regressions: all of Newton's method except matrix products.
 
-A problem's first N rows are those that all problems of its fleet share and multiply at once; behind them stands a list of
-its own, products with which are computed here.
+The first N rows of a problem are shared by all problems of its batch and multiplied together; they are followed by a list of its
+own rows, whose products are computed here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SAFE = 0.2
 FAR = 20.0
 """Up to here a slope that ends slightly positive proves a decrease; beyond, only a negative one does."""
 ENOUGH = 0.1
-"""A line search ends where the slope has fallen to this share of its start."""
+"""A line search ends where the slope has decreased to this fraction of its start."""
 TRIALS = 100
 
 
@@ -44,9 +44,9 @@ def _part(function: _F) -> _F:
 
 
 class Margins(NamedTuple):
-    """Margins of M problems and what follows from them: (M, K', W) each, total (M, W); W: N shared rows and the longest list.
+    """Margins of M problems and derived values: (M, K', W) each, total (M, W); W: N shared rows and the longest list.
 
-    change: of the margins along the direction in hand, zero between Newton steps; residual: total * chance - label.
+    change: of the margins along the current direction, zero between Newton steps; residual: total * probability - label.
     """
 
     margin: Array
@@ -173,8 +173,8 @@ def conjugate_steps(problems: Array, lists: Lists, at: Margins, q: Array, top: A
 def _search(j: int, n: int, at: Margins, start: float, pull: float, bend: float, reach: float) -> float:
     """Evaluate problem j at the step where its slope along the change is nearly zero: bracketed, found by secants.
 
-    start: the slope at step 0; pull + s * bend: the penalty's at step s. The objective is convex along the line, so the
-    slope tells all that its value would, and does not drown in rounding near the optimum as the value does.
+    start: the slope at step 0; pull + s * bend: the penalty's at step s. The objective is convex along the line, so the slope
+    determines the minimum, and it is less affected by rounding near the optimum than the value.
     """
     left, left_slope, right, right_slope, step = 0.0, start, 1.0, 0.0, 1.0
     for trial in range(TRIALS + 1):

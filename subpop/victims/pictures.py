@@ -1,4 +1,4 @@
-"""What counts as pictures: uint8, (n, channels, height, width), all of one size."""
+"""Validation of pictures: uint8, (n, channels, height, width), all of one size."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from subpop.types import Array, BadInput, FleetJob
 
 
 def check_pictures(sources: Sequence[Array]) -> None:
-    """Refuse arrays that are not pictures, or not of the size of the first."""
+    """Raise BadInput for arrays that are not pictures, or not of the size of the first."""
     for x in sources:
         if x.dtype != np.uint8 or x.ndim != 4:
             found = f"inputs are {x.dtype} of shape {x.shape}"
@@ -20,6 +20,6 @@ def check_pictures(sources: Sequence[Array]) -> None:
 
 
 def check_picture_jobs(jobs: Sequence[FleetJob]) -> None:
-    """Refuse jobs, of one pool, whose inputs are not pictures."""
+    """Raise BadInput for jobs of one pool whose inputs are not pictures."""
     if jobs:
         check_pictures([jobs[0].pool.x, *(job.extra_x for job in jobs if job.extra_x is not None)])

@@ -235,7 +235,7 @@ def _answer(estimator: Any) -> str:
 
 
 def _whole(values: Any, below: int) -> Ints | None:
-    """Labels as (n,) int64, whatever their type; None for others than whole numbers in 0..below-1."""
+    """Return labels as (n,) int64, whatever their type; None if they are not integers in 0..below-1."""
     try:
         numbers = np.asarray(values).astype(np.float64)
     except (TypeError, ValueError):

@@ -1,12 +1,12 @@
-"""What must be set in a scikit-learn estimator, however deeply it is nested, before it is trained.
+"""Sets the parameters of a scikit-learn estimator, including nested ones, before it is trained.
 
-Nested are the steps of a pipeline, the members of an ensemble, the model inside a search or a calibration, the candidates of
-a search grid, and a cross-validation splitter. A fitted estimator must depend on its rows and on the seed alone:
+Nested estimators are the steps of a pipeline, the members of an ensemble, the model inside a search or a calibration, the
+candidates of a search grid, and a cross-validation splitter. A fitted estimator must depend on its rows and on the seed alone:
 
-* every `random_state` is set, the outermost one to the seed itself and each other one to a seed of its own;
+* every `random_state` is set, the outermost one to the seed itself and each other one to a derived seed;
 * every `n_jobs` is one, because threads add the trees of a forest in any order, which changes the last bits;
-* a `class_weight` for labels 0, 1, ... is given to the labels that the training set has, in their new numbering;
-* `decision_function_shape` is "ovr": one column a class, which training does not depend on.
+* a `class_weight` for labels 0, 1, ... is mapped to the labels of the training set, in their new numbering;
+* `decision_function_shape` is "ovr": one column per class, which does not affect training.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from subpop.types import Array, BadInput
 Path = tuple[str | int, ...]
 Change = Callable[[Path, Any], Any]
 MOST_REPEATS = 100
-"""Rows a row, on average, that weights may be turned into."""
+"""Largest average number of copies of a row by which weights may be replaced."""
 
 
 def prepare(estimator: Any, seed: int, present: Sequence[int]) -> Any:
@@ -43,7 +43,7 @@ def prepare(estimator: Any, seed: int, present: Sequence[int]) -> Any:
 
 
 def is_random(estimator: Any) -> bool:
-    """Whether anything in an estimator takes a random state, or it does not tell its parameters."""
+    """Return whether anything in an estimator takes a random state, or whether it does not list its parameters."""
     found: list[Path] = []
 
     def look(path: Path, value: Any) -> Any:
@@ -55,10 +55,11 @@ def is_random(estimator: Any) -> bool:
 
 
 def fit_weighted(estimator: Any, x: Array, y: Array, weights: Array | None) -> None:
-    """Fit with weights where the estimator and all inside it take them; else whole weights become that many equal rows.
+    """Fit with weights if the estimator and everything inside it support them; otherwise repeat rows according to integer
+    weights.
 
-    A pipeline whose last step takes weights passes other weights to those steps that take them: its other steps see each row
-    once. Raises BadInput where weights can be passed in neither way.
+    A pipeline whose last step takes weights passes other weights to the steps that take them: its other steps see each row once.
+    Raises BadInput if neither is possible.
     """
     if weights is None:
         estimator.fit(x, y)
@@ -77,7 +78,7 @@ def fit_weighted(estimator: Any, x: Array, y: Array, weights: Array | None) -> N
 
 
 def _weight_parameters(estimator: Any, weights: Array) -> tuple[dict[str, Array], bool]:
-    """What `fit` is given, and whether every part of the estimator gets its weights by that."""
+    """Return the arguments of `fit`, and whether every part of the estimator gets its weights by them."""
     from sklearn.pipeline import Pipeline
 
     if not isinstance(estimator, Pipeline):
@@ -108,7 +109,7 @@ def _inside(value: Any) -> Iterator[Any]:
 
 
 def _rebuilt(value: Any, change: Change, path: Path) -> Any:
-    """A value whose nested parameters went through `change`; estimators are changed in place, all else is copied."""
+    """Return a value with `change` applied to nested parameters; estimators are changed in place, everything else is copied."""
     if not _is_nested(value) or (_name(path) == "class_weight" and isinstance(value, dict)):
         return change(path, value)
     new = {key: _rebuilt(each, change, (*path, key)) for key, each in _items(value)}
@@ -127,7 +128,7 @@ def _rebuilt(value: Any, change: Change, path: Path) -> Any:
 
 
 def _items(value: Any) -> list[tuple[Any, Any]]:
-    """Names and values of what is directly inside a value."""
+    """Return names and values directly inside a value."""
     if _has_parameters(value):
         return sorted(value.get_params(deep=False).items())
     if type(value) in (list, tuple):

@@ -19,7 +19,7 @@ PENALTY = 1.0
 
 
 class TextLinear:
-    """A fleet of logistic regressions on a pool of pooled features; its models are those of `logistic_regression`."""
+    """Logistic regressions trained in batches on a pool of pooled features; the models are those of `logistic_regression`."""
 
     exact = True
 
@@ -33,7 +33,7 @@ class TextLinear:
         return other
 
     def fit_many(self, jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:
-        """One LinearModel a job; seeds do not matter. Refuses pools of tokens."""
+        """Train one LinearModel per job; seeds are not used. Raises BadInput for pools of tokens."""
         for x in (job.pool.x for job in jobs[:1]):
             if x.dtype.kind != "f":
                 raise BadInput(f"text_linear takes pooled features, not {x.dtype} {x.shape}; use pooled_features on tokens")

@@ -1,7 +1,8 @@
-"""A trained convolutional network behind the protocols: predictions, features, its last channels, and storage as arrays.
+"""A trained convolutional network that implements the protocols: predictions, features, its last channels, and storage as
+arrays.
 
 Weights are float32, stay on the CPU, and are copied to the model's device for each call, so that hundreds of models do not fill
-a GPU. A model never changes: what would change it returns another one. torch is imported when a model is made, not before.
+a GPU. Models are immutable: methods that change one return a new model. torch is imported when a model is made, not before.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ _ROWS = 512
 
 
 class _LastFeatures:
-    """Features, without a mask, of the pictures that were asked for last; shared by a model and all that are pruned from it.
+    """Unmasked features of the last requested pictures; shared by a model and all models pruned from it.
 
-    Pruning step by step predicts the same rows hundreds of times. Only arrays that nobody can write to are remembered.
+    Pruning step by step predicts the same rows hundreds of times. Only read-only arrays are cached.
     """
 
     def __init__(self) -> None:
@@ -51,7 +52,7 @@ class _LastFeatures:
 
 
 def _immutable(x: Array) -> bool:
-    """Whether neither the array nor what it is a view of can be written to."""
+    """Return whether the array and the arrays that it is a view of are all read-only."""
     while isinstance(x, np.ndarray):
         if x.flags.writeable:
             return False
@@ -91,12 +92,12 @@ class TorchModel:
         return np.asarray(self._batches(x, lambda network, maps: maps.mean((2, 3))) * self._kept)
 
     def channel_zeros(self, x: Array) -> Floats:
-        """(n, c) share of positions at which a channel is zero; 1 for a masked channel."""
+        """Return (n, c) the fraction of positions at which a channel is zero; 1 for a masked channel."""
         found = self._batches(x, lambda network, maps: (maps == 0).float().mean((2, 3)))
         return np.where(self._kept > 0, found, np.float32(1))
 
     def pruned(self, keep: Bools) -> TorchModel:
-        """The same network with more channels masked; refuses another shape than (c,) bool."""
+        """Return the same network with more channels masked; raises BadInput for another shape than (c,) bool."""
         from subpop.victims.torch_network import ConvClassifier
 
         kept, own = np.asarray(keep), self._network
@@ -106,7 +107,8 @@ class TorchModel:
         return TorchModel(network.eval(), self.device, self._seen)
 
     def fine_tuned(self, train: TrainingSet, *, epochs: int, learning_rate: float, batch_size: int, seed: int) -> TorchModel:
-        """A copy trained on by Adam, all layers, with the head's penalty; batch order and nothing else from `seed`."""
+        """Return a copy trained further with Adam, all layers, with the head's penalty; `seed` determines the batch order
+        only."""
         from subpop.victims.batched_jobs import Recipe
         from subpop.victims.torch_training import train_on
 
@@ -143,7 +145,7 @@ class TorchModel:
         return kept
 
     def _batches(self, x: Array, what: Any) -> Floats:
-        """(n, c) float32 of `what`(network, maps) over all rows."""
+        """Return (n, c) float32 results of `what`(network, maps) over all rows."""
         import torch
 
         x = np.asarray(x)

@@ -1,7 +1,7 @@
-"""The torch modules behind the convolutional victims: a body up to its last map, global average pooling, a linear head.
+"""The torch modules of the convolutional victims: a body up to its last map, global average pooling, a linear head.
 
-A body has `channels(x)`, what its last convolution puts out after the ReLU, and `finish(channels)`, the pooling that may
-follow; VGG-16 and the others of `subpop.networks.imagenet` are such bodies. Small ones are written as words: `16/2 32 M` is a 3x3
+A body has `channels(x)`, the output of its last convolution after the ReLU, and `finish(channels)`, the pooling that may follow;
+VGG-16 and the others of `subpop.networks.imagenet` are such bodies. Small ones are written as words: `16/2 32 M` is a 3x3
 convolution to 16 channels with stride 2, one to 32 channels, and a 2x2 max pool.
 """
 
@@ -24,19 +24,19 @@ PREFIX = "network."
 
 
 class Body(Protocol):
-    """What stands below the pooling: also a torch.nn.Module."""
+    """The layers below the pooling, which are also a torch.nn.Module."""
 
     def channels(self, x: Tensor) -> Tensor:
         """(n, c, h, w) activations of the last convolution after its ReLU, from (n, channels, height, width) inputs."""
         ...
 
     def finish(self, channels: Tensor) -> Tensor:
-        """From those to the last map; each channel by itself."""
+        """Apply the layers after the channels; each channel is processed separately."""
         ...
 
 
 class PlainBody(nn.Module):
-    """3x3 convolutions with ReLU, and 2x2 max pools, as `words` say; all He-normal by fan-in from a local generator."""
+    """3x3 convolutions with ReLU, and 2x2 max pools, as given by `words`; He-normal weights by fan-in from a local generator."""
 
     def __init__(self, words: str, in_channels: int, seed: int = 0) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class ConvClassifier(nn.Module):
 
 
 def body_named(name: str, in_channels: int, seed: int = 0) -> nn.Module:
-    """A body with random weights drawn by `seed`: one of words, or an ImageNet network's (BadInput where there is none)."""
+    """Make a body with random weights drawn by `seed`: from words, or an ImageNet network's (BadInput if it is unknown)."""
     if _WORDS.fullmatch(name):
         return PlainBody(name, in_channels, seed)
     from subpop.networks.imagenet import imagenet_body

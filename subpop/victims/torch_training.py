@@ -31,10 +31,10 @@ def train_on(
     device: str,
     keys: Ints | None = None,
 ) -> ConvClassifier:
-    """The network itself, trained in place on pictures x[rows] with labels y (n,), and returned on the CPU, frozen.
+    """Train the network itself on pictures x[rows] with labels y (n,), and return it on the CPU, frozen.
 
-    seed: of the batch order and augmentation, which depend on a row's key (default: the row) and not on other rows.
-    Raises BadInput where training diverges.
+    seed: of the batch order and augmentation, which depend on a row's key (default: the row) and not on other rows. Raises
+    BadInput if training diverges.
     """
     keys = rows if keys is None else keys
     network.to(device, memory_format=torch.channels_last).train().requires_grad_(True)  # type: ignore[call-overload]
@@ -77,7 +77,8 @@ class _Moves:
         self._flip = recipe.flip
 
     def epoch(self, epoch: int, positions: NDArray[np.int64], device: str) -> Tensor | None:
-        """(3, n) shifts down and to the right, and whether mirrored, in the order of `positions`; None: as they are."""
+        """Return (3, n) shifts down and to the right, and whether rows are mirrored, in the order of `positions`; None for no
+        augmentation."""
         if not self._flip and not any(self._reach):
             return None
         rng, size = np.random.default_rng([self._seed, 2, epoch]), int(self._keys.max()) + 1
@@ -89,7 +90,7 @@ class _Moves:
 
 
 def _gathered(pictures: Tensor, rows: Tensor, moves: Tensor | None) -> Tensor:
-    """(B, channels, height, width) uint8 pictures; what a shift uncovers repeats the border."""
+    """Return (B, channels, height, width) uint8 pictures; pixels that a shift uncovers repeat the border."""
     if moves is None:
         return pictures.index_select(0, rows)
     _, channels, height, width = pictures.shape

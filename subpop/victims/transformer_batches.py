@@ -1,8 +1,8 @@
-"""Which rows of a text victim make up each step: rows of about the same length, in an order that hardly depends on the others.
+"""Batches of text victims: rows of similar length, in an order that hardly depends on the other rows.
 
-Every epoch visits the rows in the order of `BatchOrder`, sorted into classes of length; each class is cut into batches, what is
-left over into batches of neighbouring classes, and a batch stands where its rows stand on average in the epoch's order. So a row
-that joins changes the batches of its own class of length, and moves the others little.
+Every epoch visits the rows in the order of `BatchOrder`, sorted into classes of length; each class is cut into batches, the
+remainders are combined with those of neighbouring classes, and batches are sorted by the average position of their rows in the
+epoch's order. An additional row therefore changes the batches of its own length class, and the others only slightly.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A trained text classifier behind the protocols: rows of tokens to probabilities and features, and storage as arrays.
+"""A trained text classifier that implements the protocols: rows of tokens to probabilities and features, and storage as arrays.
 
-Weights are float32 and stay on the CPU; they travel to the model's device for each call. A model is stored as what was trained
-and the name of the encoder it was trained on, whose files must be the same when it is restored.
+Weights are float32 and stay on the CPU; they are copied to the model's device for each call. A model is stored as its trained
+weights and the name of the encoder that it was trained on, whose files must be the same when it is restored.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Origin:
 
     @classmethod
     def of(cls, arrays: Mapping[str, Array]) -> Origin:
-        """What was stored, on the CPU where its device is not here; BadInput where the encoder is another one now."""
+        """Return the stored model, on the CPU if its device is not available; raises BadInput if the encoder has changed."""
         import torch
 
         name, root, cache, device, fingerprint = map(str, arrays["origin"])
@@ -59,7 +59,7 @@ class Origin:
 
 
 class TextModel(ABC):
-    """What models of both kinds share. `network` must not be changed any more."""
+    """The common part of both kinds of models. `network` must not be modified afterwards."""
 
     def __init__(self, network: Head | Whole, origin: Origin) -> None:
         self._network, self.origin = network, origin

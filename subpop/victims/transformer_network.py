@@ -1,8 +1,9 @@
-"""What is trained of a BERT: the last block with the classifier, or all of it. Dropout is off: modules stay in eval mode.
+"""The trained part of a BERT: the last block with the classifier, or all of it. There is no dropout: modules stay in eval mode.
 
-Of the last block only [CLS] is read. So its queries are made for [CLS] alone, and keys and values for nobody: a head's query q
-meets the states x as (W_K^T q) x, and what it collects of them is projected by W_V afterwards. That is the block's own function,
-at about L * d / (2 * heads) of its cost for rows of L tokens of width d. (The bias of the keys drops out of the softmax.)
+Of the last block only [CLS] is read. Queries are therefore computed for [CLS] alone, and keys and values never explicitly: a
+head's query q is applied to the states x as (W_K^T q) x, and their weighted sum is projected by W_V afterwards. This is the same
+function as the block's, at about L * d / (2 * heads) of its cost for rows of L tokens of width d. (The bias of the keys cancels
+in the softmax.)
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Head(nn.Module):
 
 
 def _collected(attention: Any, first: Tensor, states: Tensor, lengths: Tensor) -> Tensor:
-    """(n, d) what the heads of [CLS] collect from all positions."""
+    """Return (n, d) the weighted sums over positions that the heads of [CLS] compute."""
     heads, each = attention.num_attention_heads, attention.attention_head_size
     keys, values = (layer.weight.view(heads, each, -1) for layer in (attention.key, attention.value))
     query = attention.query(first).view(-1, heads, each) * each**-0.5
@@ -96,7 +97,7 @@ def new_whole(bert: Any, n_classes: int, seed: int) -> Whole:
 
 
 def last_layer_parameters(head: Head) -> list[nn.Parameter]:
-    """What a last-layer victim trains: the block and the classifier, not the pooler."""
+    """The trained part of a last-layer victim: the block and the classifier, not the pooler."""
     return [*head.block.parameters(), *head.classifier.parameters()]
 
 

@@ -17,7 +17,7 @@ from subpop.victims.batched_jobs import Recipe
 from subpop.victims.transformer_batches import epoch_batches
 
 Inputs = Callable[[Ints], tuple[Tensor, Tensor]]
-"""Positions of a batch -> what the network reads of it, on the device, and (n,) lengths."""
+"""Positions of a batch -> the network's inputs, on the device, and (n,) lengths."""
 
 
 def train(
@@ -31,9 +31,9 @@ def train(
     seed: int,
     device: str,
 ) -> None:
-    """Train `parameters` of the network in place; it ends on the CPU without gradients. Nothing else of it moves.
+    """Train `parameters` of the network in place; it ends on the CPU without gradients. Other parameters do not change.
 
-    lengths, y, keys: (n,) of the rows in canonical order. BadInput where training diverges.
+    lengths, y, keys: (n,) of the rows in canonical order. Raises BadInput if training diverges.
     """
     network.to(device).requires_grad_(False)
     for parameter in parameters:
