@@ -42,17 +42,19 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--data-root", default=None, help=DATA_ROOT)
     data.set_defaults(run=_data)
 
-    check = commands.add_parser("check", help="does a defense keep the rules? e.g. subpop check my_defense.py:my_defense")
+    check = commands.add_parser("check", help="run the contract checks of a defense, such as my_defense.py:my_defense")
     check.add_argument("defense", help="path.py:function or package.module:function")
     check.set_defaults(run=_check)
 
     debug = commands.add_parser("debug", help="run one trial of a defense in this process: breakpoint(), pdb and print work")
     debug.add_argument("defense", help="path.py:function or package.module:function")
-    debug.add_argument("-k", dest="words", default="defenses", help="words that the suite and the cell hold (default: defenses)")
+    debug.add_argument(
+        "-k", dest="words", default="defenses", help="words in the names of the suite and the cell (default: defenses)"
+    )
     debug.add_argument("--data-root", default=None, help=DATA_ROOT)
     debug.set_defaults(run=_debug)
 
-    report = commands.add_parser("report", help="write the report of everything a store holds, training nothing")
+    report = commands.add_parser("report", help="write the report of a whole store, without training")
     report.add_argument("--store", default="runs/store.sqlite", help="database of finished trials (default: runs/store.sqlite)")
     report.add_argument("--report-dir", default="runs/report", help="where the report goes (default: runs/report)")
     baselines = "folder of reference numbers (default: baselines, else the clone's)"
@@ -76,12 +78,14 @@ def _data(options: argparse.Namespace) -> int:
     root = data_root(options.data_root)
     unknown = [name for name in options.names if name not in DATASETS]
     if unknown:
-        raise BadInput(f"no data set is named {unknown[0]!r}; there are {', '.join(DATASETS)}")
+        raise BadInput(f"unknown data set {unknown[0]!r}; use one of {', '.join(DATASETS)}")
     if options.action == "list":
         rows = [(each.name, _is_ready(each), each.summary, each.licence) for each in describe(root)]
         room = max(20, (shutil.get_terminal_size().columns - 36) // 2) if sys.stdout.isatty() else None
         found = tabulate(rows, ("name", "ready", "summary", "licence"), maxcolwidths=[None, None, room, room])
-        return _shown(f"Data sets are looked for in {root}. `subpop data fetch NAME` fetches one, or says how.\n\n{found}")
+        return _shown(
+            f"Data sets are read from {root}. `subpop data fetch NAME` downloads one, or explains the manual download.\n\n{found}"
+        )
     names = options.names or [record.name for record in describe(root) if record.needs_files]
     states = [state for name in names for state in (fetch if options.action == "fetch" else verify)(name, root)]
     print(*states, sep="\n")
@@ -129,7 +133,7 @@ def _debug(options: argparse.Namespace) -> int:
     try:
         print(*debug(spec, options.words, data_root(options.data_root)), sep="\n")
     except BdbQuit:
-        print("subpop: the debugger was left before the trial ended", file=sys.stderr)
+        print("subpop: the debugger was quit before the trial ended", file=sys.stderr)
         return 1
     return 0
 
@@ -157,7 +161,9 @@ def _report(options: argparse.Namespace) -> int:
     check_device_name(options.device)
     path, directory = place(options.store, Path.cwd()), place(options.report_dir, Path.cwd())
     if not path.exists():
-        raise BadInput(f"--store {path} does not exist; run `python -m pytest benchmarks/` first, or name the store it wrote")
+        raise BadInput(
+            f"--store {path} does not exist; run `python -m pytest benchmarks/` first, or pass the path of an existing store"
+        )
     check_report_directory(directory)
     check_summary()
     store = Store(path)
@@ -171,7 +177,7 @@ def _report(options: argparse.Namespace) -> int:
         print(f"subpop: {note}", file=sys.stderr)
     if not run.reports:
         others = f", but {n_cells(left_out)} not finished or made by another version" if left_out else ""
-        raise BadInput(f"--store {path} holds no finished cell{others}; run `python -m pytest benchmarks/` first")
+        raise BadInput(f"--store {path} contains no finished cell{others}; run `python -m pytest benchmarks/` first")
     tiers = ", ".join(sorted({cell.tier for cell in run.reports}))
     info = RunInfo(
         tier=tiers,

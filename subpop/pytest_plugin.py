@@ -46,12 +46,12 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     group.addoption("--weights-root", default=None, help="folder of network weights (default: weights/ in the data root)")
     group.addoption("--store", default="runs/store.sqlite", help="database of finished trials (default: runs/store.sqlite)")
     group.addoption("--report-dir", default="runs/report", help="where the report goes (default: runs/report)")
-    group.addoption("--fresh", action="store_true", help="train everything anew, whatever the store holds")
+    group.addoption("--fresh", action="store_true", help="ignore the store and train everything again")
     group.addoption(
-        "--defense", action="append", default=[], help="your own: path.py:function or package.module:function; repeatable"
+        "--defense", action="append", default=[], help="your own defense: path.py:function or package.module:function; repeatable"
     )
     group.addoption(
-        "--defense-timeout", type=float, default=300.0, help="seconds of its own time a plug-in may take for one trial"
+        "--defense-timeout", type=float, default=300.0, help="time limit in seconds for a plug-in's own code in one trial"
     )
     group.addoption("--no-integrity", action="store_true", help="do not probe plug-in defenses for known cheats")
     group.addoption("--device", default="cpu", help="cpu (default) or cuda")
@@ -61,9 +61,7 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     )
     if not pluginmanager.hasplugin("xdist"):  # whose option it is otherwise
         group._addoption("-n", "--numprocesses", dest="numprocesses", default=None, help="processes that train cells, or auto")
-    group.addoption(
-        "--rebaseline", action="store_true", help="rewrite our reference numbers of the cells that ran; the run still fails"
-    )
+    group.addoption("--rebaseline", action="store_true", help="record new references for the cells that ran; the run still fails")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -337,13 +335,24 @@ def _on_screen(config: pytest.Config) -> AbstractContextManager[None]:
 
 @pytest.fixture
 def measure(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Cell], CellResult]:
-    """Run a cell and hold every number against its reference; a number out of tolerance fails the test.
+    """Measure a cell and compare its metrics with the stored references.
 
-    Example::
+    The cell's results come from the store if they are there. The test fails if a gated metric is out of tolerance or has no
+    reference, if a reference has no metric, or if the cell raises an error; it is skipped if data is missing.
 
-        def test_cell(cell, measure):
-            result = measure(cell)
-            assert result["collateral_damage_max"] < 0.05
+    Returns
+    -------
+    callable
+        `measure(cell)` returns the `CellResult`; `result[metric]` is the value of a metric, in its own unit (damages are
+        fractions).
+
+    Examples
+    --------
+    ```python
+    def test_cell(cell, measure):
+        result = measure(cell)
+        assert result["collateral_damage_max"] < 0.05
+    ```
     """
     from subpop.run import failures
 
@@ -393,12 +402,19 @@ def result_of(request: pytest.FixtureRequest) -> Callable[[Cell], CellResult]:
 
 @pytest.fixture(scope="session")
 def clean_model(request: pytest.FixtureRequest) -> Callable[..., Model]:
-    """`clean_model(dataset, victim, seed=0)`: the victim trained on D alone, trained once and kept in the store.
+    """Train a victim on clean data.
 
-    Example::
+    Returns
+    -------
+    callable
+        `clean_model(dataset, victim, seed=0)` returns the `Model` of a victim trained on D, from the store if it is there.
 
-        def test_accuracy(clean_model):
-            model = clean_model("digits", "logistic_regression")
+    Examples
+    --------
+    ```python
+    def test_accuracy(clean_model):
+        model = clean_model("digits", "logistic_regression")
+    ```
     """
     from subpop.types import Cell
 

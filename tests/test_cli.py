@@ -146,4 +146,4 @@ def test_a_store_of_another_version_is_not_called_empty(tmp_path, capsys):
     with Store(tmp_path / "store.sqlite") as store:
         store.put_record("s a", {**cell, "attack": "label_flip", "rate": 1.0, "defense": "none", "setting": [["n_seeds", 1]]})
     assert main(["report", "--store", str(tmp_path / "store.sqlite"), "--report-dir", str(tmp_path / "report")]) == 2
-    assert "holds no finished cell, but 1 cell not finished or made by another version" in capsys.readouterr().err
+    assert "contains no finished cell, but 1 cell not finished or made by another version" in capsys.readouterr().err

@@ -124,7 +124,7 @@ def test_leaving_the_debugger_is_no_traceback(project, monkeypatch, capsys):
     monkeypatch.chdir(project)
     monkeypatch.setattr(debugging, "debug", leave)
     assert main(["debug", "mine.py:talks"]) == 1
-    assert "the debugger was left" in capsys.readouterr().err
+    assert "the debugger was quit" in capsys.readouterr().err
 
 
 def test_debugging_grants_what_is_needed_and_says_what_is_wrong(project):

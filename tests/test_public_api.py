@@ -29,6 +29,8 @@ PUBLIC = (
     *(f"subpop.contracts.{name}" for name in contracts.__all__),
     *(f"subpop.certificates.{name}" for name in CERTIFICATES),
     *(f"subpop.defenses.{name}" for name in FILTERS),
+    "subpop.pytest_plugin.clean_model",
+    "subpop.pytest_plugin.measure",
     "subpop.split.split",
 )
 WITHOUT_EXAMPLE = {
@@ -39,6 +41,8 @@ WITHOUT_EXAMPLE = {
     "subpop.StoredModel": "implemented by victims",
     "subpop.Worst": "shown with `worst_k`",
     "subpop.contracts.ContractWarning": "a warning",
+    "subpop.pytest_plugin.clean_model": "a fixture",
+    "subpop.pytest_plugin.measure": "a fixture",
 }
 
 
@@ -61,7 +65,7 @@ def documented_values(module):
 
 def docstring(path):
     thing, name = found(path), path.rpartition(".")[2]
-    if inspect.isclass(thing) or inspect.isfunction(thing):
+    if inspect.isclass(thing) or inspect.isfunction(thing) or path.startswith("subpop.pytest_plugin."):
         return inspect.getdoc(thing) or ""
     modules = ["subpop.types.roles", *(f"subpop.{module}" for module in ("datasets", "attacks", "victims", "defenses"))]
     return next((texts[name] for texts in map(documented_values, map(importlib.import_module, modules)) if name in texts), "")
