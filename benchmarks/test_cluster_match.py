@@ -1,14 +1,14 @@
-"""ClusterMatch with label flipping: how much each cluster of the data can be hurt.
+"""ClusterMatch with label flipping: how large the damage of each cluster can be.
 
 A cell attacks every k-means cluster of a data set whose size qualifies, one victim for each subpopulation and seed. Its
 number is the target damage: clean minus poisoned accuracy on the subpopulation's own test rows, averaged over seeds, then ranked.
 
-Source: Jagielski, Severi, Pousette Harger, Oprea, CCS 2021, ClusterMatch (main text; its tables are not in our hands, so
+Source: Jagielski, Severi, Pousette Harger, Oprea, CCS 2021, ClusterMatch (main text; we do not have access to its tables, so
 nothing is compared with a published number here).
 
-Deviations: clean and poisoned victims are trained alike; logistic regression is solved to its optimum (the released runs stop
-far from it); Adult is balanced as described, not as its script indexes it (`protocol=as_released` has that split and
-counts the poison by D); worst-k asks for 20 test rows (`_all` does not).
+Deviations: clean and poisoned victims are trained in the same way; logistic regression is solved to its optimum (the released
+runs stop far from it); Adult is balanced as described, not as its script indexes it (`protocol=as_released` has that split and
+counts the poison by D); worst-k requires 20 test rows (`_all` does not).
 """
 
 import pytest

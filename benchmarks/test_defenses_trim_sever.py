@@ -1,17 +1,17 @@
-"""TRIM and SEVER against FeatureMatch and ClusterMatch, beside the controls that every defense must be read against.
+"""TRIM and SEVER against FeatureMatch and ClusterMatch, compared with controls.
 
-A cell defends every attacked trial and, on clean data, pays what the defense costs when nobody attacks. The target damage is
+A cell runs the defense in every attacked trial and on clean data, to measure its cost without an attack. The target damage is
 undefended clean minus defended poisoned accuracy; `defense_cost` + `attack_effect` add up to it. Filters are scored
-by the flipped rows they find, and by the share of what they remove that was a clean member of the subpopulation.
+by the fraction of flipped rows that they remove, and by the fraction of clean members of the subpopulation in the removed rows.
 
 Source: Jagielski et al., CCS 2021, TRIM (Algorithm 4 of the appendix) and SEVER (Diakonikolas et al., ICML 2019). The
 paper's claim: against this attack TRIM and SEVER do not repair the damage, and can add to it.
 
-Deviations: poison rows are distinct (`sampling=distinct`), since exact twins give poison away; D_aux is twice as large as D
-(`protocol=reserve`), so that distinct rows suffice up to alpha = 2. `sampling=with_replacement` cells show what
-`drop_duplicates` wins without learning anything. `sever` is the published algorithm; `sever_as_released` what the authors'
-script does. At alpha = 2 the distinct draw is all of the subpopulation in D_aux, so that seeds differ in their shuffle
-alone; one split. The network on Adult is defended at alpha = 1 with three seeds.
+Deviations: poison rows are distinct (`sampling=distinct`), since exact duplicates reveal poison; D_aux is twice as large as D
+(`protocol=reserve`), so that distinct rows suffice up to alpha = 2. Cells with `sampling=with_replacement`
+show the gain of `drop_duplicates` without any learning. `sever` is the published algorithm, `sever_as_released` that of the
+authors' script. At alpha = 2 the distinct draw is all of the subpopulation in D_aux, so seeds differ in their shuffle only;
+one split. The network on Adult is defended at alpha = 1 with three seeds.
 """
 
 import pytest
@@ -68,7 +68,7 @@ def test_trim_does_not_repair(sweep, result_of):
 
 @pytest.mark.cells(defense="perfect_filter")
 def test_perfect_filter_is_the_clean_victim(sweep, result_of):
-    """The poison gone, the victim is the clean one, bit for bit: no damage on any row, no recall missed."""
+    """Without the poison, the victim is bit-identical to the clean one: no damage on any row, full recall."""
     for cell in sweep:
         result = result_of(cell)
         assert all(row["target_damage"] == 0 and row["collateral_damage"] == 0 for row in result.table), cell.id
@@ -86,7 +86,7 @@ def test_random_filter_ties_with_none(sweep, result_of):
 
 @pytest.mark.cells(defense="drop_duplicates", sampling="distinct")
 def test_drop_duplicates_ties_with_none(sweep, result_of):
-    """Distinct poison has no twins to be found by: nothing is removed, unless the data has twins of its own, as Adult has."""
+    """Distinct poison has no duplicates: nothing is removed, unless the data itself has duplicates, as Adult does."""
     for cell in sweep:
         assert abs(_gap(cell, result_of)) <= (0.03 if cell.dataset == "adult" else 0), cell.id
 

@@ -1,11 +1,11 @@
 """Figure 2: why TRIM fails on a subpopulation attack, in two dimensions.
 
 Four panels of one generated 2-D data set: unpoisoned, poisoned, poisoned + TRIM, poisoned + SEVER. A cell's number is the
-target damage of its panel. TRIM drops the rows of highest loss: under attack those are the clean members of the
-subpopulation, so it finishes what the attacker began.
+target damage of its panel. TRIM removes the rows of highest loss: under attack those are the clean members of the
+subpopulation, so it increases the damage.
 
-Source: Jagielski et al., CCS 2021, Figure 2. The paper says that TRIM makes it worse, and says so of SEVER too: the first is
-asserted here, the second is reported.
+Source: Jagielski et al., CCS 2021, Figure 2. The paper says that TRIM and SEVER increase the damage: the claim about TRIM is
+asserted here, that about SEVER is reported.
 
 Deviations: our own mixture (the paper's points are not given); logistic regression solved exactly.
 """

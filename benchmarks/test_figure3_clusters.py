@@ -1,9 +1,9 @@
-"""Figure 3: example subpopulations of ClusterMatch, as pictures with the make-up of their rows.
+"""Figure 3: example subpopulations of ClusterMatch, as pictures with the composition of their rows.
 
-A cell cuts the clusters of a data set and shows the six whose make-up is least like that of the data: the pictures of D_aux
+A cell clusters a data set and shows the six clusters whose composition differs most from that of the data: the pictures of D_aux
 nearest to the centroid and, of each annotation, the most common value. Its numbers say how pure clusters are:
-`purity_share_<annotation>` is the share of the most common value within a cluster, the mean over attacked clusters by rows;
-`most_common_share_<annotation>` that share in all of them together, which is what clusters that know nothing would have.
+`purity_share_<annotation>` is the fraction of the most common value within a cluster, the mean over attacked clusters by rows;
+`most_common_share_<annotation>` is that fraction in all of them together, the expected purity of random clusters.
 
 Source: Jagielski et al., CCS 2021, appendix, Figure 3 (UTKFace). The paper's words: not perfectly interpretable, but with
 patterns, such as older white men.

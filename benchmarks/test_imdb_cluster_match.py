@@ -1,19 +1,20 @@
-"""ClusterMatch with label flipping on texts, beside the 180 trials that the paper's authors released.
+"""ClusterMatch with label flipping on texts, compared with the 180 trials that the paper's authors released.
 
 A cell attacks clusters of reviews; all poison of a cluster gets the label that the attacker's own model finds least likely there.
-Ranked as everywhere: target damage, clean minus poisoned accuracy on the cluster's test reviews. The page sets the distribution
-of our damages beside those of the released trials, and shows the reviews nearest to the centroids of the worst clusters.
+Ranked as everywhere: target damage, clean minus poisoned accuracy on the cluster's test reviews. The page compares the
+distribution of our damages with that of the released trials, and shows the reviews nearest to the centroids of the worst
+clusters.
 
 Source: Jagielski et al., CCS 2021, ClusterMatch on IMDB with BERT: worst-k and collateral damage recomputed from the authors'
-released result files, one trial a cluster, 30 of 100 clusters (the 10 least, 10 middle and 10 most confident).
+released result files, one trial per cluster, 30 of 100 clusters (the 10 least, 10 middle and 10 most confident).
 
-Deviations: clean and poisoned victims are trained alike (the released clean model has batches of 16, its victims 8, which is
-probably why the released collateral damage of BERT-LL is negative). Line-break tags are removed. Confidence is a probability,
-not a raw logit, and so is what chooses the label. Dropout is off. Clusters of hidden states count padding as zeros; those of
-fine-tuned victims are cut in the pooled features of the attacker's model. The embedded tier has generated reviews and a tiny
-random encoder. The laptop tier has another encoder, all-MiniLM-L6-v2: published features under a logistic regression for all
-100 clusters, and its last block on a tenth of the reviews for three of them. No published number is of that set-up, so they are
-shown with the paper tier's cells alone.
+Deviations: clean and poisoned victims are trained in the same way (the released clean model has batches of 16, its victims 8,
+which is probably why the released collateral damage of BERT-LL is negative). Line-break tags are removed. Confidence is a
+probability, not a raw logit, also for the choice of the label. There is no dropout. Clusters of hidden states count padding as
+zeros; those of fine-tuned victims use the pooled features of the attacker's model. The embedded tier has generated reviews and a
+tiny random encoder. The laptop tier has another encoder, all-MiniLM-L6-v2: published features under a logistic regression for all
+100 clusters, and its last block on a tenth of the reviews for three of them. No published number has that set-up, so they are
+shown with the paper tier's cells only.
 """
 
 import pytest
@@ -72,7 +73,7 @@ def test_damage_grows_with_alpha(sweep, result_of):
 
 @pytest.mark.cells(rate=0.0)
 def test_alpha_zero_is_the_clean_victim(sweep, result_of):
-    """Bit for bit: no test review is answered otherwise."""
+    """Bit-identical: no prediction differs."""
     for cell in sweep:
         assert result_of(cell)["target_damage_worst_1_all"] == 0
         assert result_of(cell)["collateral_damage_max"] == 0

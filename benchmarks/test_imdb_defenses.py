@@ -1,15 +1,15 @@
 """Defenses against ClusterMatch on texts: TRIM, SEVER, activation clustering and spectral signatures.
 
-A cell attacks clusters of reviews and defends each trial; the controls stand beside it. `poison_recall` is of the flipped rows
-among what was removed.
+A cell attacks clusters of reviews and defends each trial, compared with controls. `poison_recall` is the fraction of flipped
+rows that were removed.
 
 Source: the paper's defenses; the authors' released notebooks ran three of them on one cluster of IMDB each.
 
-Deviations: the correct methods. The released notebooks are no references for them, and are shown with their defects: TRIM never
-trains on the trimmed set, and activation clustering and spectral signatures read the representations of shuffled rows beside
-labels in their own order, so that they find poison as often as chance would. Poison rows are distinct (`protocol=reserve`: D has
-a third of the training reviews). At the laptop tier the 10 clusters that the attacker's model is least sure of, in the features
-of another encoder.
+Deviations: the correct methods. The released notebooks cannot serve as references for them because of their defects: TRIM never
+trains on the trimmed set, and activation clustering and spectral signatures combine the representations of shuffled rows with
+unshuffled labels, so that they find poison at chance level. Poison rows are distinct (`protocol=reserve`: D has a third of the
+training reviews). The laptop tier uses the 10 clusters with the lowest confidence of the attacker's model, in the features of
+another encoder.
 """
 
 import pytest

@@ -1,7 +1,7 @@
-"""Impossibility: nothing without clean labels of a subpopulation can be defended, as something that one can run.
+"""Impossibility: no subpopulation can be defended without clean labels, demonstrated by experiments.
 
 Curves. Target damage of every subpopulation against alpha, poison rows / clean rows of the subpopulation in D itself, for local
-learners, which know the supports of the subpopulations and say of a row only what the training rows of its own cell do, beside
+learners, which know the supports of the subpopulations and predict a row from the training rows of its own cell only, and for
 global ones. `rows=margin_less_1|margin|margin_plus_1` puts the number of poison rows at the cell's margin: clean rows with its
 own label less those with another. Numbers: `target_damage_mean` (standard error over subpopulations), its smallest and largest
 value, `poison_share_mean` = alpha / (1 + alpha); at the margin the damages of cells that are flipped or tied.
@@ -9,14 +9,14 @@ value, `poison_share_mean` = alpha / (1 + alpha); at the margin the damages of c
 Two worlds. Halves A and B of a subpopulation's rows; world 0 has A clean and B poisoned, world 1 B clean and A poisoned, with all
 labels of the subpopulation swapped: the training set is the same. `worlds=independent` draws 30 training sets of each world:
 `error_sum` is the sum of the two mean errors on the subpopulation, 1 in expectation whatever the defense, so that `error_worst`
-is at least 1/2. `worlds=paired` swaps the halves of one draw: the sum is exactly 1. `can_run` is 0 where a defense and a learner
-do not go together; the notes say why. `tied`: in this share of the draws rows of equal score stood on both sides of a filter's
-cut, as where all rows of a label have one score, and the shuffle of rows chose between them. Then there are 60 draws, and errors
-are means over as many tie-breaks at random. Means of independent or tied draws are held to their standard error.
+is at least 1/2. `worlds=paired` swaps the halves of one draw: the sum is exactly 1. `can_run` is 0 if a defense and a learner are
+incompatible; the notes say why. `tied`: the fraction of draws in which rows of equal score were on both sides of a filter's
+threshold (for example if all rows of a label have one score), so that the shuffle of rows decided. Then there are 60 draws, and
+errors are means over as many tie-breaks at random. Means of independent or tied draws are compared within their standard error.
 
 Source: the paper's impossibility claim for locally dependent learners; the argument with two worlds is ours, in a form that holds
 for any learner and defense of two classes at alpha = 1. Asserted: the step of learners that count labels, the smooth rise of
-1-NN, sums of 1 for every registered defense and for yours; sums below 1 where the defender is told poison or labels of the
+1-NN, sums of 1 for every registered defense and for yours; sums below 1 if the defender knows the poison or labels of the
 subpopulation. No step is claimed for k-NN, and nothing for global learners on curves.
 
 Deviations: our own mixture with known supports (the paper's learners are not given). One pair runs on other data:
@@ -73,7 +73,7 @@ open_to_defenses = True
 
 
 def is_told(cell):
-    """Whether the defender is told poison or labels of the subpopulation."""
+    """Return whether the defender knows the poison or labels of the subpopulation."""
     return cell.defense in TOLD_POISON or cell.option("told", "") == "target"
 
 
@@ -89,7 +89,7 @@ def test_cell(cell, measure):
 
 @pytest.mark.cells(victim=COUNTING, worlds="", rows="", defense="none")
 def test_counting_learners_step_at_one(sweep, result_of):
-    """Cells of pure labels are unhurt below alpha 1 and flipped outright above."""
+    """Cells of pure labels have no damage below alpha 1 and are flipped completely above."""
     for cell in sweep:
         result = result_of(cell)
         if cell.rate != 1:
@@ -135,7 +135,7 @@ def test_swapped_halves_give_errors_that_sum_to_one(sweep, result_of):
 
 @pytest.mark.cells(worlds="independent")
 def test_no_defense_tells_the_worlds_apart(sweep, result_of):
-    """Unless it is told which rows are poison, or labels of the subpopulation."""
+    """Unless it knows which rows are poison, or labels of the subpopulation."""
     from subpop.theory.two_worlds import distance_allowed
 
     (cell,) = sweep

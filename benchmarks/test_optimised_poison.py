@@ -1,17 +1,17 @@
-"""Optimised poison beside plain label flipping: rows that move downhill instead of copied ones, at the same budget.
+"""Optimised poison compared with plain label flipping, at the same budget.
 
-A cell attacks subpopulations as elsewhere; `gradient_match` begins with the rows and labels that `label_flip` draws and moves
-them so that their gradient opposes the target's (inner product or cosine), `influence` chooses rows by influence and moves them
-along its slope. Its numbers are target damages; `gain_over_label_flip` is what moving added to the damage of label flipping,
-subpopulation by subpopulation (mean, standard error over subpopulations), below 0 where it took away. `epsilon` is the largest
-move in 8-bit levels, 255 of which are a column's range; without it a column of a table moves within all of its range.
+A cell attacks subpopulations as elsewhere; `gradient_match` starts from the rows and labels that `label_flip` draws and perturbs
+them so that their gradient opposes the target's (inner product or cosine), `influence` selects rows by influence and perturbs
+them along its gradient. Its numbers are target damages; `gain_over_label_flip` is the damage minus that of label flipping, for
+each subpopulation (mean, standard error over subpopulations). `epsilon` is the largest change in 8-bit levels, 255 of which are a
+column's range; without it a column of a table may change within its whole range.
 
 Source: Jagielski et al., CCS 2021 (the abstract's latest version names optimised attacks in continuous domains); the gradient
 matching of the authors' released image scripts, whose call is commented out; influence functions of Koh and Liang 2017. No number
 is published.
 
-Deviations: see the attacks' own; who wins is reported and not asserted. First-order calculations hold for few rows and small
-moves: in the corners of a wide box poison fits the victim without hurting the target.
+Deviations: see the attacks; which attack does more damage is reported and not asserted. First-order approximations are accurate
+for few rows and small changes only: in the corners of a wide box the victim fits the poison without damage to the target.
 """
 
 import pytest
@@ -57,7 +57,7 @@ def test_cell(cell, measure):
 
 @pytest.mark.cells(attack=["gradient_match", "influence"])
 def test_budgets_are_equal(sweep, result_of):
-    """As many poison rows in every subpopulation as label flipping has; moved ones have its labels too."""
+    """Every subpopulation has as many poison rows as with label flipping; perturbed rows have the same labels."""
     for cell in sweep:
         flipped = result_of(cell.with_(attack="label_flip", objective=None, epsilon=None))
         for ours, theirs in zip(result_of(cell).table, flipped.table, strict=True):

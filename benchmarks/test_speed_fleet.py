@@ -1,10 +1,10 @@
-"""How much faster victims train as a fleet than one at a time, on Adult.
+"""How much faster victims train in batches than one at a time, on Adult.
 
-A cell's number is `speed_ratio`: one-at-a-time seconds / fleet seconds, medians of three rounds in turn in the same run. Beside
-it stand what makes the comparison fair: KKT residuals and coefficients (exact victims), mean target damages (the
+A cell's number is `speed_ratio`: one-at-a-time seconds / batch seconds, medians of three interleaved rounds in the same
+run. Further numbers show that the comparison is fair: KKT residuals and coefficients (exact victims), mean target damages (the
 network), trials that end with another filter (TRIM).
 
-Source: our own claim; the one-at-a-time side is scikit-learn at its best for the task, in a process a core.
+Source: our own claim; the one-at-a-time side is scikit-learn's fastest solver for the task, with one process per core.
 
 Deviations: the first two cells train at alpha .5, 1 and 2, whatever their rate says; never served from the store; runs only
 when `-k speed` or its file is named.

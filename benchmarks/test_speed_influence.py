@@ -1,4 +1,4 @@
-"""How much faster training-set attacks go as one batch, and that the network is what they cost.
+"""How much faster training-set attacks run as one batch; their cost is mainly that of the network.
 
 The cell attacks 20 target sets of dogs (10 random, 10 of ClusterMatch) at once. Its numbers: `iteration_over_backbone_pass`, the
 median seconds of one iteration of all 20 over those of one forward and reverse pass of the network on 20 pictures, in turn in

@@ -1,14 +1,14 @@
-"""How much faster last layers on frozen features train as a fleet, and what all certificates together cost, on UTKFace
+"""How much faster last layers on frozen features train in batches, and the cost of all certificates together, on UTKFace
 embeddings.
 
-A cell's number is `speed_ratio`: one-at-a-time seconds / our seconds a victim (a certified row), medians of three rounds in
-turn in one run. Beside it stands what makes the comparison fair: KKT residuals and coefficients, radii that differ.
+A cell's number is `speed_ratio`: one-at-a-time seconds / our seconds per victim (or certified row), medians of three interleaved
+rounds in one run. Further numbers show that the comparison is fair: KKT residuals and coefficients, radii that differ.
 
-Source: our own claim; the one-at-a-time side is scikit-learn's `LogisticRegression` in a process a core, and scipy for the
+Source: our own claim; the one-at-a-time side is scikit-learn's `LogisticRegression` with one process per core, and scipy for the
 certificate.
 
 Deviations: the other side does a sample of the work (every 25th victim, every 50th row), since all of it takes minutes.
-Fleets hold 100 clusters at alpha .5, 1 and 2 in three draws, whatever the cell's rate says. Never served from the store;
+Batches contain 100 clusters at alpha .5, 1 and 2 in three draws, whatever the cell's rate says. Never served from the store;
 runs only when `-k speed` or its file is named.
 """
 

@@ -1,16 +1,16 @@
 """Table 12: Fine-Pruning on three attacked subpopulations, with four sizes of clean holdout.
 
-A cell attacks three clusters, five times each, and defends by pruning the channels that sleep on a clean holdout, then training
-on it. Its numbers are accuracies, on all test rows (`*_test_accuracy`) and on the subpopulation's (`*_target_accuracy`), of the
-attacked, the pruned and the fine-tuned model, and the sample deviation of the last over the five runs (`*_sd`).
+A cell attacks three clusters, five times each, and defends by pruning the channels that are inactive on a clean holdout, then
+training on it. Its numbers are accuracies, on all test rows (`*_test_accuracy`) and on the subpopulation's (`*_target_accuracy`),
+of the attacked, the pruned and the fine-tuned model, and the sample deviation of the last over the five runs (`*_sd`).
 
 Source: Jagielski et al., CCS 2021, appendix, Table 12 (VGG-LL on UTKFace); Liu et al., Fine-Pruning, RAID 2018.
 
-Deviations: the published rows are three clusters and four settings that are not named (the first is a holdout of 1 % of the
-test set; that the others are larger ones is an inference), so no published number is gated. The holdout never holds rows of the
-subpopulation. Each run draws its poison, its holdout and its training anew; the published five share one poisoned model. The
-clusters are the three that the attacker's own model is least sure of. Last layers are fine-tuned alone (the released run
-trained the whole network, though the table says VGG-LL).
+Deviations: the published rows are three clusters and four settings that are not named (the first is a holdout of 1 % of the test
+set; that the others are larger ones is an inference), so no published number is gated. The holdout never contains rows of the
+subpopulation. Each run has its own poison, holdout and training; the published five share one poisoned model. The clusters are
+the three with the lowest confidence of the attacker's own model. Last layers are fine-tuned alone (the released run trained the
+whole network, though the table says VGG-LL).
 """
 
 import pytest

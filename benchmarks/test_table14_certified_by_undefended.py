@@ -1,10 +1,10 @@
 """Table 14: target damage before and after the certified label-flip defense, on the subpopulations worst undefended.
 
 A cell attacks every cluster. `defense=none` is the column "before", `label_flip_smoothing` the column "after"; both are means
-over the k subpopulations with the largest damage without it (`ranked_by`). Certified numbers stand beside: `certified_damage_*`
-counts a test row only if no `n_flipped` changed labels could turn its prediction (`:exact` of the deployed predictor, `:kl_q*`
+over the k subpopulations with the largest damage without it (`ranked_by`). Certified numbers are added: `certified_damage_*`
+counts a test row only if `n_flipped` changed labels cannot change its prediction (`:exact` of the deployed predictor, `:kl_q*`
 and `:neyman_pearson_q*` of the smoothed vote at noise q), on the same subpopulations. As published, worst-k has no minimum of
-test rows (`..._all`); the values with the minimum stand beside.
+test rows (`..._all`); the values with the minimum are shown too.
 
 Source: Jagielski et al., CCS 2021, appendix, Table 14 (VGG-LL on UTKFace); Rosenfeld et al., ICML 2020.
 

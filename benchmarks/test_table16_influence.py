@@ -1,19 +1,19 @@
-"""Table 16: one training picture, changed by less than can be seen, against sets of targets: random ones and ClusterMatch.
+"""Table 16: one training picture with an invisible change, against sets of targets: random ones and ClusterMatch.
 
 A cell attacks 10 sets of targets of one kind (its partition), in several draws, each by moving the pixels of one training picture
-by at most `epsilon` 8-bit levels; nothing is added to D, so the rate is 0. Its numbers: `success_worst_1`, `success_worst_5`
-and `success_mean`, the share of a set's targets that end misclassified; `iterations_successful`, the first iteration after which
-all targets are, mean over the sets where that happens (`share_complete`; absent where it never does); and, of ClusterMatch, the
-`..._difference` to random sets with the ends of its 95 % interval.
+by at most `epsilon` 8-bit levels; nothing is added to D, so the rate is 0. Its numbers: `success_worst_1`, `success_worst_5` and
+`success_mean`, the fraction of a set's targets that are misclassified at the end; `iterations_successful`, the first iteration
+after which all targets are, mean over the sets where that happens (`share_complete`; absent where it never does); and, of
+ClusterMatch, the `..._difference` to random sets with the ends of its 95 % interval.
 
 Source: Jagielski et al., CCS 2021, appendix, Table 16 and section D; the attack is Koh and Liang's (ICML 2017), whose recorded
-constants stand beside the cell `koh_dog`.
+constants are compared with the cell `koh_dog`.
 
 Deviations: only the paper tier has the published network and pictures. Features of the other tiers are so weak that half a level
-does little, so that epsilon is an axis (the published attack's is half a level), and steps are fewer and longer for the same
+has little effect, so that epsilon is varied (the published attack's is half a level), and steps are fewer and longer for the same
 way in all. Of digits only 100 rows of D train, fewer than there are features, as in the other tiers. Targets that are wrong
-before the attack do not count. Attacks end as soon as all targets have fallen. The claim, that clusters are easier targets, is
-reported as reproduced, not reproduced or undecided, and never asserted.
+before the attack do not count. Attacks end as soon as all targets are misclassified. The claim, that clusters are easier targets,
+is reported as reproduced, not reproduced or undecided, and never asserted.
 """
 
 import pytest

@@ -1,14 +1,14 @@
-"""Activation clustering and spectral signatures against ClusterMatch on faces: what they find, and whom they cost.
+"""Activation clustering and spectral signatures against ClusterMatch on faces: what they detect, and at what cost.
 
 A cell attacks clusters and defends each trial. `poison_recall` and `poison_precision` are of the flipped rows among what was
-removed; `defense_cost_*` is what the defense takes from clean data, on the subpopulations that are hurt most.
+removed; `defense_cost_*` is the accuracy that the defense loses on clean data, on the subpopulations with the largest damage.
 
 Source: Chen et al. 2018 and Tran et al. 2018; the authors' released notebooks ran both on one cluster of UTKFace (VGG-LL, 40
 poison rows): activation clustering removed 25.7 % of the data with all poison in it and left .38 of .57 target accuracy,
 spectral signatures found 18 of 40.
 
 Deviations: the correct methods by default, the released variants named. The released runs are one cluster of another network:
-told here, not compared. Poison rows are distinct (`protocol=reserve`, so that D has 4,666 rows, not 7,000).
+mentioned here, not compared. Poison rows are distinct (`protocol=reserve`, so that D has 4,666 rows, not 7,000).
 """
 
 import pytest
@@ -92,7 +92,7 @@ def test_perfect_filter_is_the_clean_victim(sweep, result_of):
 
 @pytest.mark.cells(defense="drop_duplicates")
 def test_drop_duplicates_ties_with_none(sweep, result_of):
-    """Distinct poison has no twins: nothing goes but what the data has twice."""
+    """Distinct poison has no duplicates: only duplicates of the data itself are removed."""
     for cell in sweep:
         gap = result_of(cell)["target_damage_mean"] - result_of(cell.with_(defense="none"))["target_damage_mean"]
         assert abs(gap) <= 0.03, cell.id
