@@ -139,7 +139,7 @@ def _debug(options: argparse.Namespace) -> int:
 
 
 def _baselines(named: str | None) -> Path:
-    """The folder of references that was named, else the caller's `baselines`, else the clone's where this is one."""
+    """Return the folder of references: the given one, otherwise `baselines` in the working directory, otherwise the clone's."""
     from subpop.options import place
 
     own = place(named or "baselines", Path.cwd())

@@ -307,11 +307,11 @@ def collateral(clean: ArrayLike, poisoned: ArrayLike, *, seed: int, n_replicates
 
 @dataclass(frozen=True)
 class FilterScores:
-    """What a filter removed, against the poison.
+    """How many rows a filter removed, and how many of them were poison.
 
     recall: removed flipped poison / flipped poison; precision: removed flipped poison / removed; removed_share: removed / rows;
-    removed_target_clean_share: removed clean members of the attacked subpopulation / removed. 0 / 0 is NaN: no poison has no
-    recall, and a filter that removes nothing has neither precision nor a share of clean members.
+    removed_target_clean_share: removed clean members of the attacked subpopulation / removed. 0 / 0 is NaN: without poison there
+    is no recall, and a filter that removes nothing has no precision and no fraction of clean members.
     """
 
     recall: float

@@ -1,4 +1,4 @@
-"""What plug-in defenses print, on its way to whoever listens: whole lines, made printable, and never more than is asked for."""
+"""Output of plug-in defenses on its way to listeners: in whole lines, made printable, and limited in size."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from subpop.printable import printable
 
 Listener = Callable[[str], None]
-"""Gets what a defense prints, some whole lines at a time; called from the thread that reads them."""
+"""Receives the output of a defense, some whole lines at a time; called from the thread that reads it."""
 
 LINE_BYTES = 1 << 14
 """A line without an end is cut here."""
@@ -33,7 +33,7 @@ class Lines:
             self._rest = self._rest[LINE_BYTES:]
 
     def end(self) -> None:
-        """Pass on what came after the last line end."""
+        """Pass on the output after the last line end."""
         if self._rest:
             self._say(self._rest)
         self._rest = b""
@@ -55,7 +55,7 @@ class Tail:
         self._lines.extend(lines)
 
     def take(self) -> str:
-        """What is kept, '' for nothing; then begin anew."""
+        """Return the stored lines, '' if there are none, and clear them."""
         left_out = self._n_lines - len(self._lines)
         kept = "\n".join([*([f"({left_out} lines before these are left out)"] if left_out else []), *self._lines])
         self._lines.clear()
@@ -64,7 +64,7 @@ class Tail:
 
 
 def to_terminal(text: str) -> None:
-    """A listener that passes everything through; letters that the terminal does not know become their numbers."""
+    """A listener that writes everything to the terminal; characters that the terminal cannot show are escaped."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
     sys.stdout.flush()

@@ -1,23 +1,27 @@
 """Stored reference numbers: read baselines/<stem>.csv, compare a run with them, rewrite them.
 
-How a metric is compared is its `tolerance` in `subpop.metric_registry`:
+How a metric is compared is determined by its `tolerance` in `subpop.metric_registry`:
 
 * `TIMED`: never compared, never recorded.
-* `LOWER_BOUND`: fails only downwards; `value` is the bound of its issue, written by hand and kept by `rebaseline`. Other numbers
-  of cells of the kind `speed` are held by the assertions of their suite.
-* `UPPER_BOUND`: fails above its `atol`, which is RESIDUAL_BOUND unless written by hand, and then kept by `rebaseline`.
-* all others fail where |run - value| > atol. A value up to 1 has the scale 1, a larger one (a count) its own: where .01 and
-  .1 bound a tolerance below, they are multiplied by the scale. `published` is held to the same atol where `certainty` says
-  `same set-up`, and is only shown elsewhere.
+* `LOWER_BOUND`: fails only below its bound; `value` is that bound, which is edited manually and not changed by `rebaseline`.
+Other
+  numbers of cells of the kind `speed` are checked by the assertions of their suite.
+* `UPPER_BOUND`: fails above its `atol`, which is RESIDUAL_BOUND unless it was edited manually; `rebaseline` does not change it.
+* all others fail if |run - value| > atol. A value up to 1 has the scale 1, a larger one (a count) its own: limits of .01 and .1
+for
+  a tolerance below are multiplied by the scale. `published` is compared with the same atol if `certainty` says `same set-up`, and
+  is only shown otherwise.
 
-A metric that is not gated yet is shown, never compared and not recorded: a reference that nothing is compared with would go
-stale unnoticed, and could fail the cell on the day that the metric is gated. `rebaseline` records it then, from stored trials.
+A metric that is not gated is shown, but neither compared nor recorded: a reference that nothing is compared with would become
+outdated unnoticed, and could fail the cell on the day that the metric is gated. `rebaseline` records it then, from stored
+trials.
 
 `rebaseline` sets each tolerance. Exact victims, and numbers of stochastic ones whose `std` is absent or 0: the largest of .01,
-one flipped test row, and the number's own `tolerance` (a mean of draws that another run repeats: its standard error), of which .1
-counts at most. With `std`: t * s * sqrt(1/n_base + 1/n_run), where n_run = n_base, s is pooled over the rows of the file with the
-same metric, victim and tier (single subpopulations apart from aggregates) and t is the two-sided Student quantile at .05 / number
-of such rows in the file. So a part of a file that is recorded anew keeps the power of the whole file.
+one flipped test row, and the number's own `tolerance` (for a mean of draws that another run repeats: its standard error), of
+which at most .1 counts. With `std`: t * s * sqrt(1/n_base + 1/n_run), where n_run = n_base, s is pooled over the rows of the
+file with the same metric, victim and tier (separately for single subpopulations and aggregates) and t is the two-sided Student
+quantile at .05 / number of such rows in the file. A part of a file that is recorded again therefore has the power of the whole
+file.
 """
 
 from __future__ import annotations
@@ -47,7 +51,7 @@ ROUNDING = 1e-9
 SAME_SETUP = "same set-up"
 SEVERITY = ("error", "fail", "pass", "no_power", "published_only", "no_reference")
 SCHEMA, SCHEMA_FILE = 1, "SCHEMA"
-"""What the columns of a baselines folder mean: a number in a file beside the tables. Without the file it is 1."""
+"""Version of the columns of a baselines folder, a number in a file next to the tables. Without the file it is 1."""
 AS_MEANT = "if the change is intended, record it with --rebaseline"
 
 Key = tuple[str, ...]
@@ -59,7 +63,7 @@ Row = Mapping[str, str]
 
 @dataclass(frozen=True)
 class References:
-    """The rows of one baselines file, each as it is written: by cell, then by (subpopulation, metric)."""
+    """The rows of one baselines file, unchanged: by cell, then by (subpopulation, metric)."""
 
     path: Path
     rows: Mapping[Key, Mapping[Key, Row]]
@@ -81,7 +85,7 @@ class References:
 
 
 def check_schema(folder: Path) -> None:
-    """Refuse baselines of a schema that this subpop does not know, by name."""
+    """Raise BadInput for baselines of an unknown schema."""
     path = folder / SCHEMA_FILE
     text = path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else str(SCHEMA)
     if text != str(SCHEMA):
@@ -90,7 +94,7 @@ def check_schema(folder: Path) -> None:
 
 
 def cell_key(cell: Cell) -> Key:
-    """What names a cell in a baselines file: the first eight columns."""
+    """Return the key of a cell in a baselines file: the first eight columns."""
     rate = _text(cell.rate)
     return (cell.tier, cell.dataset, cell.victim, cell.partition, cell.attack, rate, cell.defense, cell.setting_text)
 
@@ -117,7 +121,8 @@ def _lines(path: Path) -> Iterable[tuple[int, Row]]:
 
 
 def _check(where: str, text: Row) -> None:
-    """Refuse what is no number. A value may be nan or infinite, a deviation nan (unknown), a tolerance infinite (no power)."""
+    """Raise BadInput for invalid numbers. A value may be nan or infinite, a deviation nan (unknown), a tolerance infinite (no
+    power)."""
     for name in ("rate", "published", "value", "std", "n_seeds", "atol"):
         try:
             number = float(text[name] or 1)
@@ -182,16 +187,15 @@ def _missing(result: CellResult, number: Number, row: Row) -> list[Verdict]:
 
 
 def _shown(number: Number, row: Row | None) -> Verdict:
-    """A number that is not compared, with what was published of it."""
+    """Return the verdict on a number that is not compared, with the published number if there is one."""
     published, certainty = (_held(row)[1], row["certainty"]) if row else (None, "")
     kind = "no_reference" if published is None else "published_only"
     return Verdict(number, kind, published=published, certainty=certainty)
 
 
 def cell_status(verdicts: Sequence[Verdict]) -> str:
-    """What its verdicts make of a cell: `fail` where one fails or lacks a reference that should be there, else `pass` where
-    one has power enough to pass; `error` without any verdict.
-    """
+    """Derive the status of a cell from its verdicts: `fail` if one fails or lacks a required reference, otherwise `pass` if one
+    has enough power to pass; `error` without verdicts."""
     found = {"fail" if v.verdict == "no_reference" and v.reason else v.verdict for v in verdicts}
     return min(found, key=SEVERITY.index, default="error")
 
@@ -202,7 +206,7 @@ def _is_written_by_hand(name: str) -> bool:
 
 
 def _asserted_by_suite(cell: Cell, number: Number) -> bool:
-    """A speed suite's other numbers say whether the race was fair; its assertions hold them, no reference does."""
+    """Other numbers of a speed suite show that the comparison is fair; they are checked by its assertions, not by references."""
     return not kind_of(cell).is_compared(number.metric)
 
 
@@ -286,10 +290,10 @@ def noisy_atol(deviations: Iterable[tuple[float, int]], n_seeds: int, n_numbers:
 
 
 def rebaseline(path: Path, results: Sequence[CellResult], *, hardware: str = "", commit: str = "", n_noisy: int = 0) -> None:
-    """Rewrite our columns of the cells that ran; other cells and what is published stay as they are written.
+    """Rewrite our columns of the cells that ran; other cells and published numbers are not changed.
 
-    n_noisy: numbers with a `std` in the whole run, if more than in this file. The file is replaced at once or not at all, and
-    a row whose numbers are as before keeps its hardware and commit.
+    n_noisy: numbers with a `std` in the whole run, if more than in this file. The file is replaced atomically, and a row whose
+    numbers have not changed keeps its hardware and commit.
     """
     cells = {cell_key(result.cell): result for result in results}
     if len(cells) < len(results):
@@ -311,7 +315,7 @@ def rebaseline(path: Path, results: Sequence[CellResult], *, hardware: str = "",
 
 
 def _recorded(result: CellResult, number: Number, before: Row) -> dict[str, str]:
-    """A row with our columns set anew; `std` is empty where there is no noise, nan where one seed cannot tell it."""
+    """Return a row with new values in our columns; `std` is empty without noise, nan if a single seed cannot determine it."""
     scale, own = _scale(number.value), number.tolerance or 0.0
     std, atol = "", _text(max(SMALLEST_ATOL * scale, one_row(result, number), min(own, LARGEST_ATOL * scale)))
     if metric_of(number.metric).tolerance is Tolerance.UPPER_BOUND:

@@ -1,4 +1,5 @@
-"""How a session stands: what was planned, what failed, whether it ran to its end. The headline of every page rests on it."""
+"""The state of a session: what was planned, what failed, whether it was completed. The headline of every page follows from
+it."""
 
 from __future__ import annotations
 
@@ -18,15 +19,15 @@ KINDS = {
     "collection": ("module that could not be collected", "modules that could not be collected"),
     "internal": ("internal error", "internal errors"),
 }
-"""What can fail, in the singular and the plural. `cell`: its numbers, which the report lists by themselves."""
+"""What can fail, in the singular and the plural. `cell`: its numbers, which the report lists separately."""
 
 INTERRUPT, SIGTERM, EXIT = "interrupt", "SIGTERM", "pytest.exit"
-"""What can end a session before its last test."""
+"""Reasons for which a session can end before its last test."""
 
 
 @dataclass(frozen=True)
 class FailedTest:
-    """A test that failed, or what pytest could not do. kind: one of KINDS; test: its node id."""
+    """A test that failed, or an error of pytest. kind: one of KINDS; test: its node id."""
 
     kind: str
     test: str
@@ -35,7 +36,8 @@ class FailedTest:
 
 @dataclass(frozen=True)
 class Standing:
-    """planned: cells to be measured; exit_status: pytest's, None while the session runs; stopped: what ended it early."""
+    """planned: cells to be measured; exit_status: pytest's, None while the session runs; stopped: the reason if it ended
+    early."""
 
     planned: int
     exit_status: int | None = None
@@ -43,13 +45,13 @@ class Standing:
     stopped: str = ""
     rebaselined: bool = False
     claims: int = 0
-    """Claims that held."""
+    """Number of claims that passed."""
     planned_of: Mapping[str, int] = field(default_factory=dict)
     """Planned cells of each suite, by stem."""
 
     @property
     def also_failed(self) -> tuple[FailedTest, ...]:
-        """What failed beside cells."""
+        """Failures other than those of cells."""
         return tuple(failed for failed in self.failed if failed.kind != "cell")
 
     def of_suite(self, stem: str, reports: Sequence[CellReport]) -> Standing:
@@ -62,7 +64,7 @@ class Standing:
         return replace(self, planned=planned, failed=own, stopped=self.stopped if early else "", exit_status=status)
 
     def is_complete(self, reports: Sequence[CellReport]) -> bool:
-        """Whether the session ended by itself and every planned cell has a report, be it `skipped` or `error`."""
+        """Return whether the session ended normally and every planned cell has a report, including `skipped` and `error`."""
         return self.exit_status in (0, 1) and not self.stopped and len(reports) >= self.planned
 
 
