@@ -73,7 +73,7 @@ def refused_options(project):
         (["--defense-timeout", "inf"], "inf must be a number of seconds"),
         (["--defense", "loop.py:f"], "loop.py cannot be read (Too many levels of symbolic links)"),
         (["--defense", "folder.py:f"], "is a folder"),
-        (["--defense", "pipe.py:f"], "no regular file"),
+        (["--defense", "pipe.py:f"], "not a regular file"),
         (["--defense", f"{'x' * 300}.py:f"], "File name too long"),
     ]
     options += [(["-k", stem], said) for stem, (_, said) in BAD_CELLS.items()]
