@@ -67,14 +67,14 @@ CELLS += [
     *grid(victim="last_layer", defense=PRUNING, **KINDS[0], **WORLDS),
     *grid(victim="conv_net", defense="fine_pruning_as_released", **KINDS[0], **PICTURES),
 ]
-N_PAIRS = sum(cell.option("worlds", "") == "independent" for cell in CELLS)
+N_PAIRS = sum(cell.two_worlds.worlds == "independent" for cell in CELLS)
 
 open_to_defenses = True
 
 
 def is_told(cell):
     """Return whether the defender knows the poison or labels of the subpopulation."""
-    return cell.defense in TOLD_POISON or cell.option("told", "") == "target"
+    return cell.defense in TOLD_POISON or cell.two_worlds.told == "target"
 
 
 def cannot_run(cell):
@@ -100,7 +100,7 @@ def test_counting_learners_step_at_one(sweep, result_of):
 @pytest.mark.cells(victim=COUNTING, rows=AROUND_MARGIN, defense="none")
 def test_one_row_more_than_the_margin_flips_a_cell(sweep, result_of):
     (cell,) = sweep
-    result, rows = result_of(cell), cell.option("rows", "")
+    result, rows = result_of(cell), cell.two_worlds.rows
     if rows == "margin_less_1":
         assert result["target_damage_min"] == result["target_damage_max"] == 0
     else:

@@ -20,7 +20,7 @@ import lzma
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,10 @@ import numpy as np
 
 from subpop.fingerprint import data_hash
 from subpop.metrics import MIN_TEST_ROWS
-from subpop.representations import REPRESENTATIONS
+from subpop.networks.frozen import REPRESENTATIONS
 from subpop.texts import Reading
 from subpop.types import Array, BadInput, Cell, Dataset, Ints, Partition, Splits
+from subpop.types.specifications import Learner
 from subpop.victims import VICTIMS
 
 FOLDER = "partitions"
@@ -151,16 +152,17 @@ class AttackSets:
 
 def chosen(cell: Cell) -> tuple[str, str]:
     """How many of a cell's subpopulations are attacked, and which."""
-    return cell.option("n_attacked", ""), cell.option("attacked_by", "")
+    return cell.option("n_attacked"), cell.option("attacked_by")
 
 
 def clusters_name(cell: Cell, rows_of: Callable[[Cell], object]) -> dict[str, str]:
     """What names a cell's clusters; empty for other partitions. rows_of: how a cell's victim sees the rows, None: as they are."""
     if cell.partition != "cluster_match":
         return {}
-    named = cell.option("clusters_on", "inputs")
-    rows = "" if named in REPRESENTATIONS else _in_words(rows_of(cell.with_(victim=named) if named in VICTIMS else cell))
-    return {**_setup(cell), "partition_seed": cell.option("partition_seed", "0"), "clusters_on": named, "rows": rows}
+    named = cell.subpopulations.clusters_on
+    clustered_by = replace(cell, learner=Learner(named)) if named in VICTIMS else cell
+    rows = "" if named in REPRESENTATIONS else _in_words(rows_of(clustered_by))
+    return {**_setup(cell), "partition_seed": cell.subpopulations.text("partition_seed"), "clusters_on": named, "rows": rows}
 
 
 def choice_name(cell: Cell, rows_of: Callable[[Cell], object]) -> dict[str, str]:
@@ -173,7 +175,7 @@ def choice_name(cell: Cell, rows_of: Callable[[Cell], object]) -> dict[str, str]
 
 
 def _setup(cell: Cell) -> dict[str, str]:
-    split, protocol = cell.option("split", "0"), cell.option("protocol", "default")
+    split, protocol = cell.data.text("split"), cell.data.protocol
     return {"dataset": cell.dataset, "split": split, "protocol": protocol, "partition": cell.partition}
 
 

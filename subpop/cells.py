@@ -11,7 +11,8 @@ from subpop.types import Cell, CellResult
 
 
 def grid(**axes: Any) -> list[Cell]:
-    """One cell for each combination; a list is an axis, anything else is fixed; names that are no field of Cell are settings.
+    """One cell for each combination; a list is an axis, anything else is fixed; names are those of `Cell.of`.
+
 
     `grid(stem="s", tier="embedded", dataset="digits", victim=["mlp"], partition="feature_match", rate=[0.5, 1], split=[0, 1])`
     gives four cells.
@@ -20,8 +21,7 @@ def grid(**axes: Any) -> list[Cell]:
     listed.setdefault("attack", ["label_flip"])
     for kind in listed.get("kind", ()):
         check_kind(kind)
-    blank = Cell("", "", "", "", "", "", 0.0)
-    return [blank.with_(**dict(zip(listed, values, strict=True))) for values in product(*listed.values())]
+    return [Cell.of(**dict(zip(listed, values, strict=True))) for values in product(*listed.values())]
 
 
 def sweeps(cells: Iterable[Cell]) -> list[tuple[Cell, ...]]:

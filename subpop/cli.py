@@ -24,9 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     if isinstance(sys.stdout, TextIOWrapper):  # a terminal that cannot show a letter gets its number
         sys.stdout.reconfigure(errors="backslashreplace")
-    options = _parser().parse_args(arguments)
+    options, for_pytest = _parser().parse_known_args(arguments)
+    if for_pytest and options.command != "run":
+        _parser().error(f"unrecognized arguments: {' '.join(for_pytest)}")
     try:
-        return int(options.run(options))
+        return int(options.run(options) if options.command != "run" else _run(for_pytest))
     except BadInput as error:
         print(f"subpop: {error}", file=sys.stderr)
         return 2
@@ -54,10 +56,12 @@ def _parser() -> argparse.ArgumentParser:
     debug.add_argument("--data-root", default=None, help=DATA_ROOT)
     debug.set_defaults(run=_debug)
 
+    commands.add_parser("run", help="run the benchmark's own suites from any folder; options go to pytest: -k, --tier, -n")
+
     report = commands.add_parser("report", help="write the report of a whole store, without training")
     report.add_argument("--store", default="runs/store.sqlite", help="database of finished trials (default: runs/store.sqlite)")
     report.add_argument("--report-dir", default="runs/report", help="where the report goes (default: runs/report)")
-    baselines = "folder of reference numbers (default: baselines, else the clone's)"
+    baselines = "folder of reference numbers (default: baselines, else those of the clone or of the installed package)"
     report.add_argument("--baselines", default=None, help=baselines)
     report.add_argument("--data-root", default=None, help=DATA_ROOT)
     report.add_argument("--weights-root", default=None, help="folder of network weights (default: weights/ in the data root)")
@@ -124,6 +128,19 @@ def _check(options: argparse.Namespace) -> int:
     return 0 if all(result.passed for result in results) else 1
 
 
+def _run(for_pytest: Sequence[str]) -> int:
+    """Run the suites of the clone or of the installed package; results go below the caller's folder."""
+    import pytest
+
+    from subpop.places import find, keep_machine_code_out_of_the_package
+
+    suites, baselines = find("benchmarks", Path.cwd()), find("baselines", Path.cwd())
+    keep_machine_code_out_of_the_package()
+    sys.dont_write_bytecode = True  # else pytest would write compiled suites beside them
+    places = [str(suites), "--rootdir", str(Path.cwd()), "--baselines", str(baselines)]
+    return int(pytest.main([*places, "-p", "no:cacheprovider", *for_pytest]))
+
+
 def _debug(options: argparse.Namespace) -> int:
     from subpop.datasets.download import data_root
     from subpop.debugging import debug
@@ -138,20 +155,12 @@ def _debug(options: argparse.Namespace) -> int:
     return 0
 
 
-def _baselines(named: str | None) -> Path:
-    """Return the folder of references: the given one, otherwise `baselines` in the working directory, otherwise the clone's."""
-    from subpop.options import place
-
-    own = place(named or "baselines", Path.cwd())
-    of_clone = Path(__file__).resolve().parents[1] / "baselines"
-    return own if named or own.is_dir() or not of_clone.is_dir() else of_clone
-
-
 def _report(options: argparse.Namespace) -> int:
     from subpop.attack_sets import FOLDER
     from subpop.datasets.download import data_root
     from subpop.experiment import Experiment
     from subpop.options import check_device_name, place
+    from subpop.places import find
     from subpop.report import RunInfo, check_report_directory, check_summary
     from subpop.run import Run, environment
     from subpop.store import Store
@@ -168,9 +177,9 @@ def _report(options: argparse.Namespace) -> int:
     check_summary()
     store = Store(path)
     weights = None if options.weights_root is None else place(options.weights_root, Path.cwd())
-    baselines = _baselines(options.baselines)
-    experiment = Experiment(store, data_root(options.data_root), options.device, cache=path.parent / "features")
-    experiment.weights_root, experiment.partitions = weights, baselines / FOLDER
+    baselines = find("baselines", Path.cwd()) if options.baselines is None else place(options.baselines, Path.cwd())
+    experiment = Experiment.on(store, data_root(options.data_root), options.device, cache=path.parent / "features")
+    experiment.context.weights_root, experiment.context.partitions = weights, baselines / FOLDER
     run = Run(experiment, store, baselines)
     left_out = run.measure_stored()
     for note in store.untold_notes():

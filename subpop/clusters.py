@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from subpop.context import Context
 from subpop.examples import nearest
-from subpop.parts import Parts
 from subpop.stage import Stage
 from subpop.types import Array, BadInput, Cell, CellResult, Dataset, Ints, Number
 
@@ -20,10 +20,10 @@ PICTURES = 24
 SMALLEST = 1e-9
 
 
-def describe_clusters(cell: Cell, parts: Parts) -> CellResult:
+def describe_clusters(cell: Cell, context: Context) -> CellResult:
     """The six most distinctive clusters of a cell's partition: pictures, make-up, and how pure all clusters are."""
     started = time.perf_counter()
-    stage = parts.stage(cell)
+    stage = context.stage(cell)
     dataset = stage.dataset
     if dataset.x.ndim != 4:
         raise BadInput(f"{cell.id}: rows of {dataset.name} have shape {dataset.x.shape[1:]}; Figure 3 needs pictures")
@@ -31,7 +31,7 @@ def describe_clusters(cell: Cell, parts: Parts) -> CellResult:
     aux = stage.data.splits.aux
     shares = {name: _shares(stage.partition.aux, values[aux], len(stage.partition.names)) for name, values in codes.items()}
     shown = _most_distinctive(stage, shares, codes)
-    space = parts.cluster_space(cell)
+    space = context.cluster_space(cell)
     table, names = tuple(_row(stage, i, shares, dataset) for i in shown), stage.partition.names
     return CellResult(
         cell,

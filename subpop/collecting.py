@@ -15,6 +15,7 @@ from typing import Any
 
 from subpop.kinds import kind_of
 from subpop.types import BadInput, Cell
+from subpop.types.cell import NAMES
 
 # --- the cells of one test --------------------------------------------------------------------------------------------
 
@@ -25,8 +26,7 @@ def chosen(cells: Sequence[Cell], everything: Sequence[Cell], fields: Mapping[st
     everything: the suite's cells of all tiers. BadInput where a field is none of theirs, or where no cell of any tier can
     match: either would delete the test without a word.
     """
-    settings = {name for cell in everything for name, _ in cell.setting}
-    known = [*Cell.__dataclass_fields__, *sorted(settings)]
+    known = [*NAMES, *sorted({name for cell in everything for name, _ in cell.setting})]
     for name in fields:
         if name not in known and everything:
             near = get_close_matches(name, known, 1, 0.5)
@@ -40,7 +40,7 @@ def chosen(cells: Sequence[Cell], everything: Sequence[Cell], fields: Mapping[st
 
 def _matches(cell: Cell, fields: Mapping[str, Any]) -> bool:
     def one(name: str, allowed: Any) -> bool:
-        value = getattr(cell, name, None) if name in Cell.__dataclass_fields__ else cell.option(name, "")
+        value = getattr(cell, name) if name in NAMES else cell.option(name)
         return value in allowed if isinstance(allowed, (list, tuple, set, frozenset)) else value == allowed
 
     return all(one(name, allowed) for name, allowed in fields.items())
@@ -49,9 +49,16 @@ def _matches(cell: Cell, fields: Mapping[str, Any]) -> bool:
 # --- the tests of a session -------------------------------------------------------------------------------------------
 
 
+def cells_of_module(module: Any) -> list[Cell] | None:
+    """The CELLS of a suite; None for a module that defines none, or whose CELLS are something of its own."""
+    cells = getattr(module, "CELLS", None)
+    is_suite = isinstance(cells, list | tuple) and all(isinstance(cell, Cell) for cell in cells)
+    return list(cells or ()) if is_suite else None
+
+
 def is_of_suite(item: Any) -> bool:
-    """Whether a test belongs to a module that defines CELLS."""
-    return getattr(getattr(item, "module", None), "CELLS", None) is not None
+    """Whether a test belongs to a suite."""
+    return cells_of_module(getattr(item, "module", None)) is not None
 
 
 def parameters(item: Any) -> Mapping[str, Any]:
@@ -66,7 +73,7 @@ def without_cells(item: Any) -> bool:
 
 def runs_by_default(item: Any) -> bool:
     """Whether a test runs where no suite is named: not if its suite has only cells of kinds such as `speed`."""
-    cells = getattr(getattr(item, "module", None), "CELLS", None)
+    cells = cells_of_module(getattr(item, "module", None))
     return not cells or any(kind_of(cell).runs_by_default for cell in cells)
 
 

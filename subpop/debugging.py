@@ -21,6 +21,7 @@ from subpop.experiment import Experiment
 from subpop.fit_log import kept_key, rows_key
 from subpop.kinds import kind_of
 from subpop.outcome import check_defended, seal
+from subpop.places import find
 from subpop.plugins import DefenseSpec, load
 from subpop.run import select
 from subpop.threads import one_thread
@@ -37,8 +38,8 @@ def debug(spec: DefenseSpec, words: str = DEFAULT_WORDS, data_root: Path | None 
 
     Whatever the defense raises passes through, with its traceback.
     """
-    partitions = _clone() / "baselines" / FOLDER
-    experiment = Experiment(NoStore(), data_root, plugins={spec.name: spec}, partitions=partitions)
+    partitions = find("baselines", Path.cwd()) / FOLDER
+    experiment = Experiment.on(NoStore(), data_root, plugins={spec.name: spec}, partitions=partitions)
     cell = _chosen(spec, words)
     trial = next(trial for chunk in experiment.chunks(cell) for trial in chunk if trial.attacked)
     prepared = experiment.prepare(cell, trial)
@@ -53,13 +54,13 @@ def _chosen(spec: DefenseSpec, words: str) -> Cell:
     if not own:
         some = ", ".join(f"{cell.stem} {cell.id}" for cell in cells[:3])
         raise BadInput(f"no cell of the embedded tier that is open to defenses holds {words!r}; there are {some}, ...")
-    needs_holdout = "clean_holdout" in spec.needs and not own[0].option("holdout", "")
+    needs_holdout = "clean_holdout" in spec.needs and own[0].defender.holdout is None
     return own[0].with_(holdout=HOLDOUT) if needs_holdout else own[0]
 
 
 def _open_cells(name: str) -> list[Cell]:
     """The undefended cells of the suites that are open to plug-ins, with this one as their defense."""
-    folder = _clone() / "benchmarks"
+    folder = find("benchmarks", Path.cwd())
     sys.path.insert(0, str(folder))  # a suite may take its cells from another
     try:
         suites = [runpy.run_path(str(path)) for path in sorted(folder.glob("test_*.py"))]
@@ -69,17 +70,8 @@ def _open_cells(name: str) -> list[Cell]:
     return [cell for cells in found for cell in cells if cell.defense == name]
 
 
-def _clone() -> Path:
-    """The folder that holds the suites: the caller's, else the one that holds this package."""
-    folders = (Path.cwd(), Path(__file__).resolve().parents[1])
-    for folder in folders:
-        if (folder / "benchmarks").is_dir():
-            return folder
-    raise BadInput(f"there is no folder benchmarks in {' or '.join(map(str, folders))}; run the command in the clone")
-
-
 def _run(experiment: Experiment, cell: Cell, prepared: Prepared, spec: DefenseSpec) -> TrialResult:
-    task, stage = prepared.task, experiment.stage(cell)
+    task, stage = prepared.task, experiment.context.stage(cell)
     n_classes = stage.dataset.n_classes
     fit_many = experiment.fleet_of(cell, [prepared.trial.seed])
     made: list[tuple[Model, bytes | None]] = []

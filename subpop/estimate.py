@@ -6,10 +6,11 @@ Nothing but the plan and the progress rests on it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from subpop.types import Cell
+from subpop.types import BadInput, Cell
 
 SECONDS_PER_VALUE = {
     "logistic_regression": 4e-8,
@@ -50,7 +51,8 @@ class Rates:
         """From a store's `costs`."""
         rates = cls()
         for told, trials, seconds, fits in costs:
-            rates.note(Cell(**{**told, "setting": tuple(map(tuple, told["setting"]))}), trials, seconds, fits)
+            with suppress(BadInput, TypeError):  # of another version
+                rates.note(Cell.of(**told), trials, seconds, fits)
         return rates
 
     def fits(self, cell: Cell) -> float:

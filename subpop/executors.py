@@ -19,7 +19,7 @@ from typing import Any
 from subpop.defenses import MATCHED
 from subpop.experiment import Experiment
 from subpop.kinds import Measurers, kind_of
-from subpop.seeds import plain
+from subpop.seeds import draw_identity
 from subpop.types import Array, BadInput, Cell, Trial, TrialResult
 
 EXECUTORS = ("here", "loky", "dask", "ray")
@@ -90,7 +90,7 @@ def tasks_of(experiment: Experiment, cells: Iterable[Cell]) -> list[Task]:
 def _missing(experiment: Experiment, cell: Cell) -> list[tuple[Cell, list[Trial]]]:
     """What is missing of a cell, that which it is ranked by or compared with first; nothing of one that cannot run."""
     base = cell.with_(defense=cell.defense.removeprefix(MATCHED))
-    related = dict.fromkeys([cell.with_(defense=cell.option("ranked_by", cell.defense)), plain(cell), base, cell])
+    related = dict.fromkeys([cell.with_(defense=cell.ranked_by), cell.plain(), base, cell])
     found = []
     for each in related:
         if each.defense.removeprefix(MATCHED) not in experiment.plugins:
@@ -101,9 +101,8 @@ def _missing(experiment: Experiment, cell: Cell) -> list[tuple[Cell, list[Trial]
 
 def _company(experiment: Experiment, cell: Cell, chunk: Sequence[Trial]) -> Any:
     """Equal for chunks that are trained in one go."""
-    if not experiment.victim(cell).exact:
-        named = cell.with_(stem="", tier="", kind="", defense="", holdout=None, n_poison_told=None, ranked_by=None)
-        return named.with_(n_seeds=0)
+    if not experiment.context.victim(cell).exact:
+        return (cell.data, cell.subpopulations, cell.poisoning, cell.rate, cell.learner, draw_identity(cell))
     base = cell.with_(defense=cell.defense.removeprefix(MATCHED))
     return experiment.chunk_key(base, chunk)
 
@@ -202,7 +201,7 @@ def _trained(experiment: Experiment, cell: Cell, chunk: list[Trial]) -> list[Tri
         results = experiment.timed_chunk(cell, chunk)
         experiment.commit(cell, chunk, results)  # for the controls matched to it
         for seed in range(cell.n_seeds):
-            experiment.clean_right(cell, seed)  # what a summary of the cell asks for
+            experiment.context.clean_right(cell, seed)  # what a summary of the cell asks for
     except Exception:
         return None
     return results
@@ -216,7 +215,7 @@ def _worker(
     if harness and os.getpid() != harness and os.getppid() == harness:
         _end_with(harness)
     store = TaskStore()
-    experiment = Experiment(store, root, device, cache=cache, weights_root=weights_root, partitions=partitions)
+    experiment = Experiment.on(store, root, device, cache=cache, weights_root=weights_root, partitions=partitions)
     return store, experiment, Measurers(experiment)
 
 
@@ -309,7 +308,7 @@ class Ahead:
         from joblib import Parallel, delayed
 
         own = self._experiment
-        settings = (own.root, own.device, own.cache, own.weights_root, own.partitions)
+        settings = (own.context.root, own.context.device, own.context.cache, own.context.weights_root, own.context.partitions)
         harness = os.getpid() if self._executor == "loky" else 0
         work = (delayed(_work)(settings, number, task, harness) for number, task in enumerate(self._tasks))
         with _backend(self._executor, self._jobs):
@@ -317,7 +316,7 @@ class Ahead:
 
     def _commit(self, answer: Answer) -> None:
         for key, arrays in answer.arrays.items():
-            self._experiment.receive_arrays(key, arrays)
+            self._experiment.context.memo.receive(key, arrays)
         task = self._tasks[answer.number]
         for (cell, _), key, results in zip(task.chunks, self._keys[answer.number], answer.chunks, strict=True):
             if results is not None:

@@ -10,26 +10,29 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
+from subpop.attacks.drawing import check_attack
 from subpop.batching import FitMany, job_of, run_wave
+from subpop.cell_code import TRIALS, modules_behind
+from subpop.context import Context
 from subpop.defenses import DEFENSES, MATCHED, RETRAIN, matched_random_filter
 from subpop.examples import nearest_texts
 from subpop.fingerprint import data_hash, key_of
 from subpop.manifest import KeepsRecords, Manifests
+from subpop.memo import KeepsArrays
 from subpop.metrics import Doubles, eligible
 from subpop.outcome import Outcome
 from subpop.output import Listener
-from subpop.parts import KeepsArrays, Parts
 from subpop.plugins import MAX_FITS, DefenseSpec
-from subpop.seeds import plain
-from subpop.settings import check_settings
-from subpop.stage import Stage, check_attack
+from subpop.seeds import draw_identity
+from subpop.stage import Stage
 from subpop.summary import summarise
 from subpop.summary.ranked import seed_std
-from subpop.trial import TOLD, Prepared, grid, panels, prepare, score
+from subpop.trial import TOLD, Prepared, grid, prepare, score
 from subpop.types import Array, BadInput, Bools, Cell, CellResult, Ints, Model, Number, TrainingSet, Trial, TrialResult
 
 CHUNK_TRIALS = 256
@@ -60,34 +63,51 @@ class Observer(Protocol):
 
 
 @dataclass
-class Experiment(Parts):
-    """Runs cells against one store.
-
-    plugins: defenses from other people's files, by the name reports use; listener: gets what they print.
-    """
+class Experiment:
+    """Runs cells of trials."""
 
     store: KeepsTrials
+    context: Context
+    """Builds data, victims and attackers, with the same store."""
     timeout: float = 300.0
+    """Seconds that a plug-in has for a trial."""
     plugins: Mapping[str, DefenseSpec] = field(default_factory=dict)
+    """Defenses from other people's files, by the name that reports use."""
     listener: Listener | None = None
+    """Gets what plug-ins print."""
     observer: Observer | None = None
     await_chunk: Callable[[str], None] = field(default=lambda key: None, repr=False)
     """Returns once no worker is at the chunk with this key."""
+
+    @classmethod
+    def on(
+        cls,
+        store: KeepsTrials,
+        root: Path | None = None,
+        device: str = "cpu",
+        *,
+        timeout: float = 300.0,
+        plugins: Mapping[str, DefenseSpec] | None = None,
+        listener: Listener | None = None,
+        **places: Any,
+    ) -> Experiment:
+        """An experiment with a context of its own; places: further fields of `Context`."""
+        return cls(store, Context(store, root, device, **places), timeout, plugins or {}, listener)
 
     # --- the whole cell -----------------------------------------------------------------------------------------------
 
     def run(self, cell: Cell) -> CellResult:
         """All numbers of a cell: trials from the store where they are there, trained where not."""
-        stage = self.stage(cell)
+        stage = self.context.stage(cell)
         results, from_store = self.trials(cell)
-        clean = np.stack([self.clean_right(cell, seed) for seed in range(cell.n_seeds)])
+        clean = np.stack([self.context.clean_right(cell, seed) for seed in range(cell.n_seeds)])
         seconds = sum(result.seconds for result in results)
         found = summarise(
             cell,
             stage,
             results,
             clean,
-            exact=self.victim(cell).exact and getattr(DEFENSES.get(cell.defense), "exact", True),
+            exact=self.context.victim(cell).exact and getattr(DEFENSES.get(cell.defense), "exact", True),
             knowledge=self.knowledge(cell),
             seconds=seconds,
             from_store=from_store,
@@ -96,28 +116,28 @@ class Experiment(Parts):
         if cell.defense in self.plugins and self.plugins[cell.defense].max_fits > MAX_FITS:
             found = replace(found, max_fits=self.plugins[cell.defense].max_fits)
         found = replace(found, notes=(*found.notes, *self._not_reusable(cell)))
-        if plain(cell) != cell:
-            return replace(found, numbers=(*found.numbers, *gain(cell, stage, results, self.trials(plain(cell))[0])))
+        if cell.plain() != cell:
+            return replace(found, numbers=(*found.numbers, *gain(cell, stage, results, self.trials(cell.plain())[0])))
         if stage.dataset.texts is not None and cell.partition == "cluster_match" and cell.defense == "none":
             return replace(found, arrays={**found.arrays, **self._examples(cell, found)})
         return found
 
     def _examples(self, cell: Cell, found: CellResult) -> dict[str, Array]:
         """The texts nearest to the centroids of the subpopulations that are hurt most."""
-        stage = self.stage(cell)
+        stage = self.context.stage(cell)
         hurt = sorted(found.table, key=lambda row: (-float(row["target_damage"]), str(row["subpopulation"])))
         names = [str(row["subpopulation"]) for row in hurt[:SHOWN]]
-        kept, _ = self.kept(
-            lambda: nearest_texts(stage, self.cluster_space(cell), names),
-            texts=(names, self._once(("texts", cell.dataset), lambda: hash_of_texts(stage.dataset.texts or ()))),
-            subpopulations=self.partition_key(cell),
+        memo, texts = self.context.memo, stage.dataset.texts or ()
+        key = memo.key(
+            ["subpop.examples"],
+            texts=(names, memo.once(("texts", cell.dataset), lambda: hash_of_texts(texts))),
+            subpopulations=self.context.partition_key(cell),
         )
-        return dict(kept)
+        return dict(memo.arrays(key, lambda: nearest_texts(stage, self.context.cluster_space(cell), names))[0])
 
     def _ranking(self, cell: Cell) -> list[TrialResult] | None:
         """The trials whose damages rank the cell's subpopulations: those of the defense `ranked_by`; None: its own."""
-        named = cell.option("ranked_by", cell.defense)
-        return None if named == cell.defense else self.trials(cell.with_(defense=named))[0]
+        return None if cell.ranked_by == cell.defense else self.trials(cell.with_(defense=cell.ranked_by))[0]
 
     def trials(self, cell: Cell) -> tuple[list[TrialResult], bool]:
         """Every trial of a cell, in order, and whether all of them came from the store."""
@@ -125,7 +145,7 @@ class Experiment(Parts):
         all_stored = True
         for chunk in self.chunks(cell):
             stored = self.stored(cell, chunk)
-            if self._was_ahead(self.chunk_key(cell, chunk)):
+            if self.context.memo.was_received(self.chunk_key(cell, chunk)):
                 all_stored = False
             all_stored &= stored is not None
             results += self._chunk(cell, chunk) if stored is None else stored
@@ -135,7 +155,7 @@ class Experiment(Parts):
         """The trials of a chunk, from the store or trained and kept."""
         results = self.stored(cell, chunk)
         if results is None:
-            with self.progress.showing(cell.id):
+            with self.context.progress.showing(cell.id):
                 results = self.timed_chunk(cell, chunk)
             self.commit(cell, chunk, results)
         return results
@@ -143,7 +163,7 @@ class Experiment(Parts):
     def list_trials(self, cell: Cell) -> list[Trial]:
         """Attacked trials of all subpopulations and seeds, then the defense on clean data."""
         seeds = range(cell.n_seeds)
-        names = self.stage(cell).attacked
+        names = self.context.stage(cell).attacked
         trials = [Trial(name, seed) for name in names for seed in seeds]
         if cell.defense in ("none", RETRAIN):
             return trials
@@ -153,11 +173,10 @@ class Experiment(Parts):
 
     def chunks(self, cell: Cell) -> list[list[Trial]]:
         """A cell's trials cut in order, so that a chunk's gathered training sets fit the memory budget."""
-        return self._once(("chunks", cell), lambda: self._cut(cell))
+        return self.context.memo.once(("chunks", cell), lambda: self._cut(cell))
 
     def _cut(self, cell: Cell) -> list[list[Trial]]:
-        check_settings(cell)
-        stage = self.stage(cell)
+        stage = self.context.stage(cell)
         check_attack(stage, cell)
         self._check_granted(cell)
         trials = self.list_trials(cell)
@@ -170,20 +189,19 @@ class Experiment(Parts):
         return [(cell, chunk) for chunk in self.chunks(cell) if self._key_of_stored(cell, chunk) is None]
 
     def commit(self, cell: Cell, chunk: list[Trial], results: list[TrialResult]) -> None:
-        """Keep a chunk's trials, in one transaction."""
+        """Store a chunk's trials, in one transaction."""
         key = self._key_of_trials(cell, chunk)
         if key is None:  # what a plug-in read has changed since
             return
-        own = cell.defense.removeprefix(MATCHED)
-        self.store.put_chunk(key, cell, results, self.device, replace=self.fresh or own in self.plugins)
-        self._done_now.add(key)
+        again = self.context.fresh or self._filter_of(cell) in self.plugins
+        self.store.put_chunk(key, cell, results, self.context.device, replace=again)
+        self.context.memo.note(key)
 
     def receive_chunk(self, key: str, cell: Cell, results: Sequence[TrialResult]) -> None:
-        """Keep trials that a worker trained; the first cell that asks for them counts as having trained them."""
-        self.store.put_chunk(key, cell, results, self.device, replace=self.fresh)
-        self._ahead.add(key)
-        self._done_now.add(key)
-        self.progress.forecast.receive(cell, sum(result.n_fits for result in results))
+        """Store trials that a worker trained; the first cell that asks for them counts as having trained them."""
+        self.store.put_chunk(key, cell, results, self.context.device, replace=self.context.fresh)
+        self.context.memo.note(key, received=True)
+        self.context.progress.forecast.receive(cell, sum(result.n_fits for result in results))
 
     def stored(self, cell: Cell, chunk: list[Trial]) -> list[TrialResult] | None:
         """The trials of a chunk if the store has them, once workers that are at it have sent them; else None."""
@@ -194,13 +212,13 @@ class Experiment(Parts):
     def _key_of_stored(self, cell: Cell, chunk: list[Trial]) -> str | None:
         """Where trials lie that may be served; None where the chunk has to be run."""
         key = self._key_of_trials(cell, chunk)
-        if key is None or (self.fresh and key not in self._done_now):
+        if key is None or not self.context.memo.may_serve(key):
             return None
         return key if self.store.has_chunk(key) else None
 
     def _key_of_trials(self, cell: Cell, chunk: Sequence[Trial]) -> str | None:
         """Where a chunk's trials lie; a plug-in's, and those of controls matched to it, as long as its manifest holds."""
-        key, own = self.chunk_key(cell, chunk), cell.defense.removeprefix(MATCHED)
+        key, own = self.chunk_key(cell, chunk), self._filter_of(cell)
         if own not in self.plugins:
             return key
         if own == cell.defense:
@@ -218,7 +236,7 @@ class Experiment(Parts):
 
     @property
     def _manifests(self) -> Manifests:
-        return self._once(("manifests",), lambda: Manifests(self.store))
+        return self.context.memo.once(("manifests",), lambda: Manifests(self.store))
 
     def _not_reusable(self, cell: Cell) -> tuple[str, ...]:
         """A note on a plug-in whose trials run again each time."""
@@ -240,17 +258,17 @@ class Experiment(Parts):
         """Train and defend the trials of one chunk as one fleet; touches the store for clean models only."""
         if cell.defense == RETRAIN:
             return [self._retrained(cell, trial) for trial in chunk]
-        stage = self.stage(cell)
+        stage = self.context.stage(cell)
         prepared = [self.prepare(cell, trial) for trial in chunk]
         residuals = np.full(len(chunk), np.nan)
         fit_many = self.fleet_of(cell, [trial.seed for trial in chunk], residuals)
         outcomes = self._defend(cell, prepared, fit_many, self.asked_rows(cell))
-        return [score(stage, p, o, float(r), panels(cell)) for p, o, r in zip(prepared, outcomes, residuals, strict=True)]
+        return [score(stage, p, o, float(r), cell.panels) for p, o, r in zip(prepared, outcomes, residuals, strict=True)]
 
     def asked_rows(self, cell: Cell) -> Array:
         """(n, ...) the rows that every model of a cell answers for: the test rows, then those of the panels, if any."""
-        stage = self.stage(cell)
-        return stage.data.test_x if not panels(cell) else np.concatenate([stage.data.test_x, grid(stage)[0]])
+        stage = self.context.stage(cell)
+        return stage.data.test_x if not cell.panels else np.concatenate([stage.data.test_x, grid(stage)[0]])
 
     def defended_right(self, cell: Cell, trials: Sequence[Trial]) -> list[Bools]:
         """(n_test,) bits for trials that no store keeps, under the cell's defense: what probes ask."""
@@ -263,22 +281,22 @@ class Experiment(Parts):
 
     def fleet_of(self, cell: Cell, seeds: Sequence[int], residuals: Doubles | None = None) -> FitMany:
         """How the trials of a wave get their models; seeds: one a trial; residuals: (n,) where each one's largest is noted."""
-        pool = self.data(cell).pool
+        pool = self.context.data(cell).pool
 
         def fit_many(requests: list[tuple[int, TrainingSet]]) -> list[Model]:
             jobs = [job_of(pool, train).canonical() for _, train in requests]
-            models = self.fit(cell, jobs, [seeds[i] for i, _ in requests], blindly=cell.defense in self.plugins)
+            models = self.context.fit(cell, jobs, [seeds[i] for i, _ in requests], blindly=cell.defense in self.plugins)
             for (i, _), model in zip(requests, models, strict=True):
                 if residuals is not None:
                     residuals[i] = np.fmax(residuals[i], getattr(model, "kkt_residual", np.nan))
-            self.progress.advance(len(requests))
+            self.context.progress.advance(len(requests))
             return [without_residual(model) for model in models]
 
         return fit_many
 
     def _defend(self, cell: Cell, prepared: Sequence[Prepared], fit_many: FitMany, test_x: Array) -> list[Outcome]:
         tasks = [p.task for p in prepared]
-        n_classes = self.stage(cell).dataset.n_classes
+        n_classes = self.context.stage(cell).dataset.n_classes
         if cell.defense in self.plugins:
             from subpop.sandbox import run_in_child
 
@@ -297,9 +315,10 @@ class Experiment(Parts):
 
     def prepare(self, cell: Cell, trial: Trial) -> Prepared:
         """One trial, ready for its defense."""
-        attacker = self.label_attacker(cell) if trial.attacked else None
-        optimiser = self.optimiser(cell) if trial.attacked else None
-        return prepare(self.stage(cell), cell, trial, self.needs(cell), attacker, self._secret(cell), optimiser)
+        context = self.context
+        attacker = context.label_attacker(cell) if trial.attacked else None
+        optimiser = context.optimiser(cell) if trial.attacked else None
+        return prepare(context.stage(cell), cell, trial, self.needs(cell), attacker, self._secret(cell), optimiser)
 
     def _secret(self, cell: Cell) -> str:
         """What a plug-in would have to know to rebuild its shuffle: drawn once a store, never sent to a child."""
@@ -332,10 +351,10 @@ class Experiment(Parts):
             return ""
         if cell.defense.startswith(MATCHED):
             return "the filter's counts"
-        granted = {"n_poison", "poison_mask"} | ({"clean_holdout"} if cell.option("holdout", "") else set())
+        granted = {"n_poison", "poison_mask"} | ({"clean_holdout"} if cell.defender.holdout is not None else set())
         told = sorted(self.needs(cell) & granted)
-        variant = cell.option("n_poison_told", "exact")
-        words = {"clean_holdout": f"clean_holdout of {cell.option('holdout', '')} of the test rows"}
+        variant = cell.defender.n_poison_told
+        words = {"clean_holdout": f"clean_holdout of {cell.option('holdout')} of the test rows"}
         if variant != "exact":
             words["n_poison"] = f"n_poison x {TOLD[variant]:g}"
         knows_count = "poison_mask" in told or ("n_poison" in told and variant == "exact")
@@ -344,7 +363,7 @@ class Experiment(Parts):
 
     def _check_granted(self, cell: Cell) -> None:
         """Refuse a cell that cannot hand out what its defense needs, before anything is trained."""
-        if "clean_holdout" in self.needs(cell) and not cell.option("holdout", ""):
+        if "clean_holdout" in self.needs(cell) and cell.defender.holdout is None:
             raise BadInput(
                 f"{cell.defense} needs clean_holdout, and {cell.id} grants none: its setting has no holdout. Choose cells whose "
                 "setting names one, such as holdout=0.05 (-k holdout), or take clean_holdout out of the defense's needs"
@@ -352,32 +371,70 @@ class Experiment(Parts):
 
     def _retrained(self, cell: Cell, trial: Trial) -> TrialResult:
         """The noise floor: the clean victim of another seed stands where the poisoned one would."""
-        right = self.clean_right(cell, trial.seed + cell.n_seeds)
+        right = self.context.clean_right(cell, trial.seed + cell.n_seeds)
         return TrialResult(trial, {"n_poison": 0.0, "n_flipped": 0.0}, {"right": right})
 
     def _removed_per_class(self, cell: Cell, trials: Sequence[Trial]) -> dict[Trial, Ints]:
         """What the matched filter removed in each of the trials: {trial: (C,) rows per class}."""
-        base, asked = cell.with_(defense=cell.defense.removeprefix(MATCHED)), set(trials)
-        # What is kept of a control matched to a plug-in hangs on all of the plug-in's trials.
-        chunks = [chunk for chunk in self.chunks(base) if asked & set(chunk) or base.defense in self.plugins]
-        results = [result for chunk in chunks for result in self._chunk(base, chunk)]
+        base = cell.with_(defense=self._filter_of(cell))
+        results = [result for chunk in self._chunks_read(cell, trials) for result in self._chunk(base, chunk)]
         return {result.trial: np.asarray(result.arrays["removed_per_class"]) for result in results}
 
-    def chunk_key(self, cell: Cell, chunk: Sequence[Trial]) -> str:
-        """The hash under which a chunk is kept: of all that its trials depend on."""
-        what = cell.with_(stem="", tier="", kind="", n_seeds=0, ranked_by=None, n_attacked=None, attacked_by=None)
-        own = cell.defense.removeprefix(MATCHED)
-        spec = self.plugins.get(own)
-        plugin = "" if spec is None else (spec.source, str(spec.path), spec.module, spec.function)
-        trials = [(t.subpopulation, t.seed, t.attacked) for t in chunk]
-        spare = cell.n_seeds if cell.defense == RETRAIN else 0
-        data, victim = self.stage(cell).fingerprint, self.victim_identity(cell)
-        return self._key(cell=repr(what), trials=trials, spare=spare, data=data, victim=victim, plugin=plugin)
+    def _chunks_read(self, cell: Cell, trials: Sequence[Trial]) -> list[list[Trial]]:
+        """The chunks of the filter's trials that trials of its matched control are built from; none for other defenses."""
+        own = self._filter_of(cell)
+        if own == cell.defense:
+            return []
+        asked = set(trials)
+        # What is stored of a control matched to a plug-in depends on all of the plug-in's trials.
+        return [chunk for chunk in self.chunks(cell.with_(defense=own)) if asked & set(chunk) or own in self.plugins]
 
-    @property
-    def _done_now(self) -> set[str]:
-        done: set[str] = self._memory.setdefault("done now", set())
-        return done
+    @staticmethod
+    def _filter_of(cell: Cell) -> str:
+        """The cell's defense; of a control that is matched to a filter, that filter."""
+        return cell.defense.removeprefix(MATCHED)
+
+    # --- keys -----------------------------------------------------------------------------------------------------------
+
+    def chunk_key(self, cell: Cell, chunk: Sequence[Trial]) -> str:
+        """The hash under which a chunk is stored: of all that its trials depend on, with the keys of the results they read."""
+        what = (cell.data, cell.subpopulations, cell.poisoning, cell.rate, cell.learner, cell.defender, cell.panels)
+        key = ("chunk", *what, cell.named, cell.n_seeds, self.plugins.get(self._filter_of(cell)), tuple(chunk))
+        return self.context.memo.once(key, lambda: self._chunk_key(cell, chunk))
+
+    def _chunk_key(self, cell: Cell, chunk: Sequence[Trial]) -> str:
+        context, spec = self.context, self.plugins.get(self._filter_of(cell))
+        read = [self.chunk_key(cell.with_(defense=self._filter_of(cell)), each) for each in self._chunks_read(cell, chunk)]
+        read += [context.model_key(cell, "clean", seed) for seed in sorted({trial.seed for trial in chunk})]
+        read += [context.model_key(cell, "attacker", 0)]
+        return context.memo.key(
+            self.code(cell),
+            draws=draw_identity(cell),
+            attack=(cell.poisoning, cell.rate),
+            defender=cell.defender,
+            panels=cell.panels,
+            trials=[(t.subpopulation, t.seed, t.attacked) for t in chunk],
+            spare=cell.n_seeds if cell.defense == RETRAIN else 0,
+            data=(context.stage(cell).fingerprint, context.data(cell).dataset.n_classes),
+            victim=context.victim_identity(cell),
+            plugin="" if spec is None else (spec.source, str(spec.path), spec.module, spec.function),
+            read=read,
+        )
+
+    def code(self, cell: Cell) -> frozenset[str]:
+        """The modules that the cell's trials depend on, with all that these import; see `subpop.cell_code`."""
+        context = self.context
+        parts = context.data_code(cell) | context.partition_code(cell) | context.victim_code(cell) | context.attack_code(cell)
+        return parts | self.defense_code(cell) | set(TRIALS)
+
+    def defense_code(self, cell: Cell) -> frozenset[str]:
+        """The modules of the cell's defense; of a matched control, not those of the filter, whose results it reads."""
+        if cell.defense in self.plugins:
+            return frozenset(["subpop.sandbox"])
+        if cell.defense == RETRAIN:
+            return frozenset()
+        entry = matched_random_filter if cell.defense.startswith(MATCHED) else DEFENSES[cell.defense]
+        return frozenset(modules_behind(entry))
 
 
 def gain(cell: Cell, stage: Stage, results: Sequence[TrialResult], flipped: Sequence[TrialResult]) -> list[Number]:

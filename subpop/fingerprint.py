@@ -13,7 +13,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -49,18 +49,47 @@ class _Tree:
         return next((path for path in candidates if path.is_file()), None)
 
 
-def source_hash(module_names: Iterable[str], package: Path = PACKAGE) -> str:
-    """Hash of the named modules (`subpop.store`) and of every module of the package that they import, transitively.
+def source_hash(
+    module_names: Iterable[str],
+    package: Path = PACKAGE,
+    *,
+    alone: Set[str] = frozenset(),
+    without: Set[str] = frozenset(),
+) -> str:
+    """Hash of the code of the named modules (`subpop.store`) and of every module of the package that they import.
 
     Nothing is imported. Layout, comments and docstrings do not count, nor does the `__init__` of a parent package unless it is
-    named (a registry there would make every hash the whole package's). A name that is no module raises BadInput.
+    named (a registry there would make every hash the whole package's).
+
+    Parameters
+    ----------
+    alone
+        Modules whose own code counts where they are reached, but not what they import.
+    without
+        Modules that do not count at all.
+
+    Raises
+    ------
+    BadInput
+        If a name is no module of the package.
     """
+    return _hash_of(modules_of(module_names, package, alone=alone, without=without))
+
+
+def modules_of(
+    module_names: Iterable[str],
+    package: Path = PACKAGE,
+    *,
+    alone: Set[str] = frozenset(),
+    without: Set[str] = frozenset(),
+) -> dict[str, str]:
+    """The modules that `source_hash` covers: {name: code}."""
     tree = _Tree(package.parent, package.name)
     names = list(module_names)
     for name in names:
         if tree.find(name) is None:
             raise BadInput(f"no module {name!r} in {package}; name modules as {package.name}.store or {package.name}.victims")
-    return _hash_all(names, [tree])
+    return _reached(names, [tree], alone=alone, without=without)
 
 
 def plugin_hash(path: Path) -> str:
@@ -77,7 +106,7 @@ def plugin_hash(path: Path) -> str:
     name = ".".join(parts).removesuffix(".__init__")
     own = _Tree(base, parts[0] if parents else "")
     # The file itself is given by path: a loose one may have a name that no import could spell.
-    return _hash_all([name, *parents], [_Tree(PACKAGE.parent, PACKAGE.name), own], {name: path})
+    return _hash_of(_reached([name, *parents], [_Tree(PACKAGE.parent, PACKAGE.name), own], {name: path}))
 
 
 def code_hash(path: Path) -> str:
@@ -85,17 +114,29 @@ def code_hash(path: Path) -> str:
     return _digest(_code_of(path, path.read_bytes(), "")[0].encode("utf-8", "surrogatepass"))
 
 
-def _hash_all(names: Iterable[str], trees: list[_Tree], known: Mapping[str, Path] | None = None) -> str:
-    found, waiting, dumps = dict(known or {}), list(names), {}
+def _reached(
+    names: Iterable[str],
+    trees: list[_Tree],
+    known: Mapping[str, Path] | None = None,
+    *,
+    alone: Set[str] = frozenset(),
+    without: Set[str] = frozenset(),
+) -> dict[str, str]:
+    """Every module that the named ones import, directly or not: {name: code}."""
+    found, waiting, codes = dict(known or {}), list(names), dict[str, str]()
     while waiting:
         name = waiting.pop()
         path = found.get(name) or next((p for p in (tree.find(name) for tree in trees) if p), None)
-        if name in dumps or path is None:
+        if name in codes or name in without or path is None:
             continue
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        dumps[name], imported = _code_of(path, path.read_bytes(), package)
-        waiting += imported
-    return _digest("\0".join(f"{name}\0{dumps[name]}" for name in sorted(dumps)).encode("utf-8", "surrogatepass"))
+        codes[name], imported = _code_of(path, path.read_bytes(), package)
+        waiting += () if name in alone else imported
+    return codes
+
+
+def _hash_of(codes: Mapping[str, str]) -> str:
+    return _digest("\0".join(f"{name}\0{codes[name]}" for name in sorted(codes)).encode("utf-8", "surrogatepass"))
 
 
 @functools.cache

@@ -5,36 +5,44 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from functools import cache
 from typing import Any
 
 import numpy as np
 
+from subpop.defenses import DEFENSES
 from subpop.experiment import Experiment
-from subpop.fingerprint import source_hash
 from subpop.types import Array, Cell, CellResult, Number
+from subpop.victims import VICTIMS
 
 PLAIN = "plain"
 ARRAY = "array:"
 
-Measure = Callable[[Cell, Experiment], CellResult]
 
-
-def kept_result(measure: Measure, cell: Cell, experiment: Experiment) -> CellResult:
+def kept_result(cell: Cell, experiment: Experiment, module: str, measure: Callable[[], CellResult]) -> CellResult:
     """What `measure` finds for a cell, from the store where the same code measured it on the same data before.
 
-    A cell that raises leaves nothing behind and is measured again. Its defense, if a plug-in, counts with its source.
+    module: the one that measures cells of this kind. A cell that raises leaves nothing behind and is measured again. Its
+    defense, if a plug-in, counts with its source.
     """
-    dataset = experiment.dataset(cell)
-    arrays, stored = experiment.kept(
-        lambda: to_arrays(measure(cell, experiment)),
-        result=repr(cell.with_(tier="")),
-        subpopulations=experiment.partition_key(cell),
+    context, plugin = experiment.context, experiment.plugins.get(cell.defense)
+    dataset = context.dataset(cell)
+    key = context.memo.key(
+        {module, __name__} | _code(cell, experiment),
+        result=cell.with_(tier=""),
+        subpopulations=context.partition_key(cell),
         told={"name": dataset.name, "words": dict(dataset.words), "notes": dataset.notes},
-        measured_by=_source(measure.__module__),
-        plugin=experiment.plugins[cell.defense].source if cell.defense in experiment.plugins else "",
+        plugin="" if plugin is None else plugin.source,
     )
+    arrays, stored = context.memo.arrays(key, lambda: to_arrays(measure()))
     return replace(from_arrays(cell, arrays), from_store=stored)
+
+
+def _code(cell: Cell, experiment: Experiment) -> frozenset[str]:
+    """The modules of the cell's parts; a victim or defense that is in no registry belongs to the module that measures."""
+    context = experiment.context
+    own = context.data_code(cell) | context.partition_code(cell) | context.attack_code(cell)
+    own |= context.victim_code(cell) if cell.victim in VICTIMS else frozenset()
+    return own | (experiment.defense_code(cell) if cell.defense in {**DEFENSES, **experiment.plugins} else frozenset())
 
 
 def to_arrays(result: CellResult) -> dict[str, Array]:
@@ -51,8 +59,3 @@ def from_arrays(cell: Cell, arrays: Mapping[str, Array]) -> CellResult:
     own = {name.removeprefix(ARRAY): array for name, array in arrays.items() if name.startswith(ARRAY)}
     table, notes = tuple(plain.pop("table")), tuple(plain.pop("notes"))
     return CellResult(cell, numbers, table, own, notes=notes, **plain)
-
-
-@cache
-def _source(module: str) -> str:
-    return source_hash([module, __name__])

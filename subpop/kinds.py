@@ -67,9 +67,6 @@ class Kind(ABC):
     def figures(self, reports: Sequence[CellReport], styles: Any) -> Iterator[Plan]:
         """The figures of cells with results. styles: the colour and the marker of each defense."""
 
-    def check(self, cell: Cell) -> None:  # noqa: B027 (kinds with settings of their own check them where they read them)
-        """Raise BadInput for a cell that cannot be measured, before any data is read."""
-
     def expected_seconds(self, cell: Cell) -> float:
         """Seconds that a cell without trials is expected to take."""
         return 1.0

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from subpop.fingerprint import source_hash
+from subpop.cell_code import TRIALS, code_key
 from subpop.metric_registry import find_metric
-from subpop.types import Cell, CellReport, CellResult, Number
+from subpop.types import BadInput, Cell, CellReport, CellResult, Number
+from subpop.types.cell import NAMES
 
 KIND = "plug-in"
 """The kind of these records in the store."""
@@ -25,29 +26,32 @@ def record_of(report: CellReport, device: str) -> dict[str, Any]:
     """A plug-in's cell as plain JSON data."""
     result = None if report.result is None else _plain(asdict(replace(report.result, arrays={})))
     when = datetime.now(UTC).isoformat(timespec="minutes")
-    about = {"cell": asdict(report.cell), "device": device, "measured": when, "source": source_hash(["subpop.experiment"])}
+    about = {"cell": report.cell.record(), "device": device, "measured": when, "source": code_key(frozenset(TRIALS))}
     return {**about, "result": result, "reason": report.reason}
 
 
 def kept_reports(records: Mapping[str, Mapping[str, Any]], device: str) -> Iterator[CellReport]:
     """The reports that records of this device hold, without verdicts."""
     for record in records.values():
-        if record["device"] != device or "kind" not in record["cell"]:  # of a version that did not say how it was measured
-            continue
         cell = cell_of(record["cell"])
+        if record["device"] != device or cell is None:
+            continue
         if record["result"] is None:
             yield CellReport(cell, None, status="error", reason=record["reason"])
         else:
             yield CellReport(cell, _result_of(cell, record["result"], _note(cell, record)))
 
 
-def cell_of(record: Mapping[str, Any]) -> Cell:
-    """A cell from the record that its dataclass makes."""
-    return Cell(**{**record, "setting": tuple(map(tuple, record["setting"]))})
+def cell_of(record: Mapping[str, Any]) -> Cell | None:
+    """The cell of a record; None where another version wrote it, with other names than those of today."""
+    try:
+        return Cell.of(**record) if set(NAMES) <= set(record) else None
+    except (BadInput, TypeError):
+        return None
 
 
 def _note(cell: Cell, record: Mapping[str, Any]) -> str:
-    other = "" if record["source"] == source_hash(["subpop.experiment"]) else ", by another version of subpop"
+    other = "" if record["source"] == code_key(frozenset(TRIALS)) else ", by another version of subpop"
     return f"{cell.defense} is a plug-in: its numbers are those of {record['measured']}{other}, and were not measured again"
 
 

@@ -46,6 +46,7 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     group.addoption("--weights-root", default=None, help="folder of network weights (default: weights/ in the data root)")
     group.addoption("--store", default="runs/store.sqlite", help="database of finished trials (default: runs/store.sqlite)")
     group.addoption("--report-dir", default="runs/report", help="where the report goes (default: runs/report)")
+    group.addoption("--baselines", default=None, help="folder of reference numbers (default: baselines/ in the root folder)")
     group.addoption("--fresh", action="store_true", help="ignore the store and train everything again")
     group.addoption(
         "--defense", action="append", default=[], help="your own defense: path.py:function or package.module:function; repeatable"
@@ -120,15 +121,17 @@ def _check_options(config: pytest.Config) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Cross a suite's CELLS with --tier and, where it is open to them, with --defense."""
-    cells = getattr(metafunc.module, "CELLS", None)
     wanted = {"cell", "sweep"} & set(metafunc.fixturenames)
-    if cells is None or not wanted:
+    if getattr(metafunc.module, "CELLS", None) is None or not wanted:
         return
     from subpop.cells import sweep_id, sweeps
-    from subpop.collecting import chosen
+    from subpop.collecting import cells_of_module, chosen
     from subpop.run import select
     from subpop.types import BadInput
 
+    cells = cells_of_module(metafunc.module)
+    if cells is None:
+        return
     config = metafunc.config
     own = select(cells, config.getoption("--tier"), config.stash[PLUGINS], getattr(metafunc.module, "open_to_defenses", False))
     try:
@@ -195,7 +198,7 @@ def _make_run(config: pytest.Config) -> Run:
     from subpop.store import Store
 
     store = Store(_place(config, "--store"))
-    experiment = Experiment(
+    experiment = Experiment.on(
         store,
         root=data_root(_place_or_none(config, "--data-root")),
         device=config.getoption("--device"),
@@ -204,11 +207,15 @@ def _make_run(config: pytest.Config) -> Run:
         fresh=config.getoption("--fresh"),
         cache=store.path.parent / "features",
         weights_root=_place_or_none(config, "--weights-root"),
-        partitions=config.rootpath / "baselines" / PARTITIONS_FOLDER,
+        partitions=_baselines(config) / PARTITIONS_FOLDER,
         listener=_listener(config),
     )
     inspector = None if config.getoption("--no-integrity") else Inspector(experiment)
-    return Run(experiment, store, config.rootpath / "baselines", inspector=inspector)
+    return Run(experiment, store, _baselines(config), inspector=inspector)
+
+
+def _baselines(config: pytest.Config) -> Path:
+    return _place_or_none(config, "--baselines") or config.rootpath / "baselines"
 
 
 def _listener(config: pytest.Config) -> Callable[[str], None]:
@@ -286,15 +293,15 @@ def pytest_runtestloop(session: pytest.Session) -> None:
 
 def _begin(config: pytest.Config, items: list[pytest.Item], cells: Sequence[Cell]) -> None:
     """Tell what is wrong with the report folder, the store or a reference before anything is trained; start the pages."""
-    from subpop.kinds import kind_of
+    from subpop.places import check_writable
     from subpop.report import check_report_directory, check_summary
     from subpop.types import BadInput
 
     try:
         check_report_directory(_report_directory(config))
+        if config.getoption("--rebaseline"):
+            check_writable(_baselines(config))
         check_summary()
-        for cell in cells:
-            kind_of(cell).check(cell)
         reports = _run_of(config).reports if cells else {}
         for stem in {cell.stem for cell in cells}:
             _run_of(config).references(stem)
@@ -307,7 +314,7 @@ def _start_progress(config: pytest.Config, run: Run, say: Callable[[str], None])
     from subpop.progress import Progress
 
     with _on_screen(config):
-        run.experiment.progress = Progress.of_run(run.forecast, say)
+        run.experiment.context.progress = Progress.of_run(run.forecast, say)
 
 
 def _say(config: pytest.Config) -> Callable[[str], None]:
@@ -421,8 +428,8 @@ def clean_model(request: pytest.FixtureRequest) -> Callable[..., Model]:
     run = _run_of(request.config)
 
     def model(dataset: str, victim: str, seed: int = 0) -> Model:
-        cell = Cell("", "", dataset, victim, "none", "label_flip", 0.0)
-        return run.experiment.clean_model(cell, seed)
+        cell = Cell.of(dataset=dataset, victim=victim, partition="none")
+        return run.experiment.context.clean_model(cell, seed)
 
     return model
 
@@ -438,7 +445,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     run = config.stash.get(RUN, None)
     if run is not None:
-        run.experiment.progress.close()
+        run.experiment.context.progress.close()
     if run is not None and run.ahead is not None:
         run.ahead.stop()
     rebaselined = bool(config.getoption("--rebaseline") and run is not None and run.reports)

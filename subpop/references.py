@@ -156,13 +156,14 @@ def compare(result: CellResult, references: References, *, plugin: bool = False)
     A number without a reference is `no_reference` and fails its cell. A plug-in's number, or one of a metric that is not gated,
     has no reason and does not.
     """
+    kind = kind_of(result.cell)
     run, stored = _by_key(result), references.rows.get(cell_key(result.cell), {})
     verdicts = []
     for key, number in run.items():
         metric = metric_of(number.metric)
         if metric.tolerance is Tolerance.TIMED:
             verdicts.append(Verdict(number, "pass", "times and efforts are not compared"))
-        elif _asserted_by_suite(result.cell, number):
+        elif not kind.is_compared(number.metric):
             verdicts.append(Verdict(number, "pass", "checked by the suite's own assertions"))
         elif not metric.gated:
             verdicts.append(_shown(number, stored.get(key)))
@@ -203,11 +204,6 @@ def cell_status(verdicts: Sequence[Verdict]) -> str:
 def _is_written_by_hand(name: str) -> bool:
     metric = find_metric(name)
     return metric is not None and metric.tolerance is Tolerance.LOWER_BOUND
-
-
-def _asserted_by_suite(cell: Cell, number: Number) -> bool:
-    """Other numbers of a speed suite show that the comparison is fair; they are checked by its assertions, not by references."""
-    return not kind_of(cell).is_compared(number.metric)
 
 
 def _judge(number: Number, row: Row, n_seeds: int) -> tuple[str, str]:
@@ -302,9 +298,10 @@ def rebaseline(path: Path, results: Sequence[CellResult], *, hardware: str = "",
     rows = {key: dict(row) for key, row in old.items() if key[:8] not in cells or _is_written_by_hand(key[-1])}
     rows |= {key: {**row, **dict.fromkeys(OURS, "")} for key, row in old.items() if key not in rows and row["published"]}
     for cell, result in cells.items():
+        kind = kind_of(result.cell)
         for number_key, number in _by_key(result).items():
-            held_elsewhere = _asserted_by_suite(result.cell, number) or _is_written_by_hand(number.metric)
-            if metric_of(number.metric).is_recorded and not held_elsewhere:
+            elsewhere = not kind.is_compared(number.metric) or _is_written_by_hand(number.metric)
+            if metric_of(number.metric).is_recorded and not elsewhere:
                 key = (*cell, *number_key)
                 rows[key] = _recorded(result, number, {**dict(zip(KEY, key, strict=True)), **old.get(key, {})})
     _set_tolerances(rows, cells, n_noisy)

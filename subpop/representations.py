@@ -21,35 +21,15 @@ from subpop.datasets.download import MissingData
 from subpop.datasets.download import data_root as default_data_root
 from subpop.feature_cache import cached
 from subpop.fingerprint import data_hash, key_of, versions
-from subpop.networks import NETWORKS, InputTransform
+from subpop.networks import NETWORKS
+from subpop.networks.frozen import REPRESENTATIONS, Representation
+from subpop.networks.transforms import InputTransform
 from subpop.progress import Report, reporting
 from subpop.types import Array, BadInput, Dataset, Floats
 
-LAST_LAYER = "_last_layer"
 CPU_PIXELS = 64 * 32 * 32
 """Pixels a batch: maps of 64 small pictures stay in a cache. Not by the number of threads, lest bits depend on it."""
 CPU_LEAST, GPU_BATCH = 4, 256
-
-
-@dataclass(frozen=True)
-class Representation:
-    """Where features come from: a network of `NETWORKS`, or a file of published ones below the data root."""
-
-    n_features: int
-    network: str = ""
-    file: str = ""
-
-
-REPRESENTATIONS: dict[str, Representation] = {
-    **{name: Representation(network.n_features, network=name) for name, network in NETWORKS.items()},
-    "utkface_mobilenet_v1": Representation(1024, file="embeddings/utkface_mobilenet_v1.npz"),
-}
-
-
-def is_frozen(victim_name: str) -> str | None:
-    """The representation whose last layer a victim trains (`vgg16_last_layer`: `vgg16`), None for any other victim."""
-    name = victim_name.removesuffix(LAST_LAYER)
-    return name if name != victim_name and name in REPRESENTATIONS else None
 
 
 def frozen_features(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,11 @@ from subpop.experiment import Experiment
 from subpop.integrity import UNCHECKED, Inspector
 from subpop.kinds import Measurers, kind_of
 from subpop.metric_registry import check_registered, metric_of
+from subpop.networks.frozen import is_frozen
 from subpop.plugin_records import KIND, cell_of, kept_reports, record_of
 from subpop.printable import described, in_one_line, printable
 from subpop.references import References, cell_status, compare, rebaseline
 from subpop.report import RunInfo, append_summary, write_report
-from subpop.representations import is_frozen
-from subpop.seeds import plain
 from subpop.store import Store
 from subpop.types import BadInput, Cell, CellReport, CellResult
 from subpop.verdict import n_cells
@@ -85,7 +84,7 @@ class Run:
         if cell in self.failed:
             raise self.failed[cell]
         if cell not in self.results:
-            self.experiment.progress.begin(cell)
+            self.experiment.context.progress.begin(cell)
             self.wait_for(cell)
             try:
                 result = self._measure(cell)
@@ -95,13 +94,13 @@ class Run:
                 self.failed[cell] = error
                 raise
             finally:
-                self.experiment.progress.end(cell)
+                self.experiment.context.progress.end(cell)
         return self.results[cell]
 
     def train_ahead(self, cells: Iterable[Cell], executor: str, jobs: int) -> None:
         """Start workers that train these cells while the tests run."""
         self.ahead = Ahead(self.experiment, tasks_of(self.experiment, cells), executor, jobs)
-        self.experiment.await_chunk, self.ahead.idle = self.ahead.wait, self.experiment.progress.tick
+        self.experiment.await_chunk, self.ahead.idle = self.ahead.wait, self.experiment.context.progress.tick
         self.ahead.start()
 
     def wait_for(self, cell: Cell) -> bool:
@@ -135,10 +134,10 @@ class Run:
         else:
             verdicts = compare(result, self.references(cell.stem), plugin=cell.defense in self.experiment.plugins)
             report = CellReport(cell, result, verdicts, cell_status(verdicts))
-            self.store.put_record(printable(f"{cell.stem} {cell.id}"), asdict(cell))
+            self.store.put_record(printable(f"{cell.stem} {cell.id}"), cell.record())
         self.reports[cell] = report
         if cell.defense in self.experiment.plugins and report.status != "skipped":
-            self.store.put_record(printable(f"{cell.stem} {cell.id}"), record_of(report, self.experiment.device), KIND)
+            self.store.put_record(printable(f"{cell.stem} {cell.id}"), record_of(report, self.experiment.context.device), KIND)
         return report
 
     def measure_stored(self) -> int:
@@ -147,23 +146,26 @@ class Run:
         Cells of plug-ins, whose code a store does not hold, are shown as they were last measured.
         """
         left_out = 0
-        for report in kept_reports(self.store.records(KIND), self.experiment.device):
+        for report in kept_reports(self.store.records(KIND), self.experiment.context.device):
             if report.cell.defense not in self.experiment.plugins:
                 self.n_kept += 1
                 self.reports[report.cell] = self._compared(report)
-        for record in self.store.records().values():
-            cell = cell_of(record)
+        for cell in map(cell_of, self.store.records().values()):
             if cell in self.reports:
                 continue
-            try:
-                kind = kind_of(cell)
-                finished = self._is_finished(cell) if kind.trains_trials else kind.is_stored
-            except BadInput:  # its data or its plug-in is not at hand
-                finished = False
-            if finished:
+            finished = cell is not None and self._can_be_shown(cell)
+            if cell is not None and finished:
                 self.measure(cell)
             left_out += not finished
         return left_out
+
+    def _can_be_shown(self, cell: Cell) -> bool:
+        """Whether nothing of the cell has to be trained."""
+        try:
+            kind = kind_of(cell)
+            return self._is_finished(cell) if kind.trains_trials else kind.is_stored
+        except BadInput:  # its data or its plug-in is not available
+            return False
 
     def _compared(self, report: CellReport) -> CellReport:
         """A plug-in's report with its verdicts."""
@@ -174,7 +176,7 @@ class Run:
 
     def _is_finished(self, cell: Cell) -> bool:
         """Whether no trial is missing, nor one of the cells that it is ranked by or compared with."""
-        beside = (cell.with_(defense=cell.option("ranked_by", cell.defense)), plain(cell))
+        beside = (cell.with_(defense=cell.ranked_by), cell.plain())
         return not any(self.experiment.missing_chunks(each) for each in (cell, *beside))
 
     def references(self, stem: str) -> References:
@@ -221,7 +223,7 @@ class Run:
             return kind.expected_seconds(cell)
         if not missing:
             return 0.0
-        pool, victim = self.experiment.data(cell).pool, "last_layer" if is_frozen(cell.victim) else cell.victim
+        pool, victim = self.experiment.context.data(cell).pool, "last_layer" if is_frozen(cell.victim) else cell.victim
         return missing * rates.seconds(cell, victim, pool.n_train * int(pool.x[0].size))
 
     def _rates(self) -> Rates:
@@ -232,7 +234,7 @@ class Run:
 
     def rebaseline(self, hardware: str, commit: str) -> list[Path]:
         """Rewrite our columns of the baselines of every cell that ran, and record attack sets that have no record yet."""
-        written, left = self.experiment.attack_sets.record()
+        written, left = self.experiment.context.attack_sets.record()
         self.recorded += [f"attack set recorded: {path}" for path in written]
         self.recorded += [f"{path} belongs to other data and was left; delete it to have it recorded anew" for path in left]
         results = [r.result for r in self.reports.values() if r.result and r.cell.defense not in self.experiment.plugins]

@@ -1,19 +1,16 @@
 """The random seeds of a cell's trials, each derived from what it is used for.
 
-The rows of a trial's poison do not depend on the defense, so that defenses are compared on the same attacks, nor on the
-victim. (The label rule `common` asks the victim's own model for the label.) The shuffle does not derive from the seed that a
-defense is given. `tests/seeds.csv` lists these seeds for every cell, so that no change of the code moves one unnoticed.
+Draws of poison and holdout rows derive from the cell's data, subpopulations and attack alone, so that all victims and
+defenses meet the same attacks. (The label rule `common` asks the victim's own model for the label.) The shuffle does not derive
+from the seed that a defense is given. `tests/seeds.csv` lists these seeds for every cell, so that no change of the code moves
+one unnoticed.
 """
 
 from __future__ import annotations
 
 import hashlib
 
-from subpop.attacks import OPTIMISED
 from subpop.types import Cell, Trial
-
-NO_PART_OF_THE_ATTACK = {"n_poison_told", "panels", "holdout", "ranked_by", "n_attacked", "attacked_by"}
-"""Settings that tell what a defender knows or what is reported: the poison is the same whatever they are."""
 
 
 def derived_seed(*purpose: object) -> int:
@@ -25,19 +22,16 @@ def derived_seed(*purpose: object) -> int:
 # --- what seeds derive from -------------------------------------------------------------------------------------------
 
 
-def attack_identity(cell: Cell) -> tuple[object, ...]:
-    """What the attack of a cell is, whoever the victim and the defender are."""
-    return (cell.dataset, cell.partition, cell.attack, *(item for item in cell.setting if item[0] not in NO_PART_OF_THE_ATTACK))
-
-
-def plain(cell: Cell) -> Cell:
-    """The cell in which labels are flipped and no row is moved."""
-    return cell.with_(attack="label_flip", objective=None, epsilon=None) if cell.attack in OPTIMISED else cell
-
-
 def draw_identity(cell: Cell) -> tuple[object, ...]:
-    """What random draws derive from: optimised poison begins as the rows that label flipping draws, shuffled alike."""
-    return attack_identity(plain(cell))
+    """What random draws derive from: the cell's data, subpopulations and attack, whoever the victim and the defender are.
+
+    Which subpopulations are attacked does not count, and rows that an attack moves begin as those that label flipping draws,
+    shuffled in the same way.
+    """
+    plain = cell.plain()
+    chosen = {"n_attacked", "attacked_by"}
+    setting = plain.setting_of(*(each for each in plain.specifications if each.enters_draws))
+    return (plain.dataset, plain.partition, plain.attack, *(item for item in setting if item[0] not in chosen))
 
 
 # --- the seeds of a trial ---------------------------------------------------------------------------------------------
@@ -65,4 +59,4 @@ def defense_seed(cell: Cell, trial: Trial, secret: str = "") -> int:
 
 def training_seed(cell: Cell, seed: int) -> int:
     """The seed of a trial's victim, below 2**32: the same for the clean and the poisoned one, so that they are paired."""
-    return derived_seed("train", cell.dataset, cell.option("split", "0"), seed) % 2**32
+    return derived_seed("train", cell.dataset, cell.data.split, seed) % 2**32

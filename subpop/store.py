@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from subpop.blobs import encode_all
 from subpop.store_rescue import (
     APPLICATION_ID,
+    OLDER,
     SCHEMA,
     create_tables,
     has_damaged_header,
@@ -286,7 +287,7 @@ class Store:
         self._attempt("BEGIN IMMEDIATE", create)
 
     def _check(self) -> bool:
-        """Whether the file can be used as it is; one of schema 1 is set aside first."""
+        """Whether the file can be used as it is; one of an older schema is set aside first."""
         # One statement is one snapshot: another process may be creating the tables at this moment.
         tables = "(SELECT group_concat(sql, ';') FROM (SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY rowid))"
         columns = f"{tables}, application_id, user_version"
@@ -297,8 +298,8 @@ class Store:
         if SCHEMA < version < IMPLAUSIBLE:
             newer = f"has schema {version}, written by a newer subpop; this one reads schema {SCHEMA}"
             raise BadInput(f"the store {self.path} {newer}: upgrade subpop, or {ELSEWHERE}")
-        if version == 1:
-            self._migrate()
+        if version in OLDER:
+            self._set_aside(version)
             return False
         if statements and (statements != ";".join(TABLES) or (application, version) != (APPLICATION_ID, SCHEMA)):
             raise _Corrupt(self.path, "its list of tables is not that of a store")
@@ -307,15 +308,15 @@ class Store:
             raise _Corrupt(self.path, health)
         return True
 
-    def _migrate(self) -> None:
-        """Schema 1 had no digests, so that no number in it can be verified: the file is kept, and trials are trained again."""
+    def _set_aside(self, version: int) -> None:
+        """Keep the file of an older schema under another name, and begin a new one."""
         self.close()
         with only_one(self.path) as file:
             if os.path.samestat(file, self.path.stat()):
-                kept = set_aside(self.path, "schema-1")
+                kept = set_aside(self.path, f"schema-{version}")
                 self._note(
-                    f"the store {self.path} had schema 1, without digests that prove its numbers: it is kept as {kept}, and its "
-                    "trials are trained again"
+                    f"the store {self.path} had schema {version}, {OLDER[version]}: it is kept as {kept}, and its trials are "
+                    "trained again; delete the old file if no older subpop reads it"
                 )
         self._connect()
 

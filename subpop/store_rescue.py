@@ -18,8 +18,9 @@ from pathlib import Path
 from subpop.store_rows import ARRAYS, CHUNK, RECORD, TABLES, Damaged, Item, is_text
 
 APPLICATION_ID = 0x73627070
-SCHEMA = 2
-"""Version 1 had no digests."""
+SCHEMA = 3
+OLDER = {1: "without digests that prove its numbers", 2: "whose keys name cells as no version after it does"}
+"""What is wrong with stores of earlier schemas."""
 UNREADABLE = (sqlite3.Error, Damaged, MemoryError, UnicodeError)
 """What reading damaged rows raises; SQLite's messages may quote text that is none."""
 PAGE = 4096

@@ -11,7 +11,7 @@ import json
 import math
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -112,7 +112,7 @@ def rows_of(key: str, cell: Cell, results: Sequence[TrialResult], device: str) -
         which = (result.trial.subpopulation, int(result.trial.seed), int(result.trial.attacked))
         cost = (float(result.seconds), int(result.n_fits))
         trials.append(TrialRow(*which, *cost, metrics, [(name, blob[0]) for name, blob in encoded]))
-    return ChunkRows(key, json.dumps(asdict(cell)), device, now(), json.dumps(versions()), trials, blobs)
+    return ChunkRows(key, json.dumps(cell.record()), device, now(), json.dumps(versions()), trials, blobs)
 
 
 def _as_number(metric: str, value: object) -> float | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from subpop.stage import whole
 from subpop.types import Array, BadInput, Cell, Dataset, Ints, Victim
 from subpop.victims.bert_last_layer import TextVictim
 from subpop.victims.text_linear import TextLinear
@@ -25,38 +24,23 @@ class Reading:
     pooled: bool
 
 
-def is_text(dataset: Dataset) -> bool:
-    """Whether rows are texts that somebody has to read; not where published features stand in their place."""
-    return dataset.texts is not None and dataset.x.dtype.kind == "i"
-
-
 def reading_of(cell: Cell, victim: Victim) -> Reading:
     """How the cell's victim reads texts; victims that read tokens know it from settings `encoder` and `max_length`."""
     if isinstance(victim, TextVictim):
         return Reading(victim.encoder, victim.max_length, pooled=False)
-    encoder = cell.option("encoder", "")
+    encoder = cell.learner.encoder
     if not isinstance(victim, TextLinear):
         raise BadInput(f"{cell.victim} of {cell.id} cannot read texts; use text_linear or one of the bert victims")
     if not encoder:
         raise BadInput(f"{cell.id}: text_linear reads texts through an encoder; add encoder=NAME or FOLDER to its setting")
-    return Reading(encoder, max_length_of(cell) or MAX_LENGTH, pooled=True)
-
-
-def max_length_of(cell: Cell) -> int | None:
-    """The cell's setting `max_length`, tokens a row; None where it names none."""
-    if not cell.option("max_length", ""):
-        return None
-    length = whole(cell, "max_length", "")
-    if not length:
-        raise BadInput(f"max_length={length} in the setting of {cell.id} must be a whole number of tokens above 0")
-    return length
+    return Reading(encoder, cell.learner.max_length or MAX_LENGTH, pooled=True)
 
 
 def read(dataset: Dataset, reading: Reading, weights_root: Path | None, cache: Path | None, device: str) -> Dataset:
     """The data set with tokens or pooled features as its x; both are kept in the cache folder."""
     from subpop.encoders import load_encoder, pooled_features, tokenise
 
-    assert dataset.texts is not None  # is_text has seen to it
+    assert dataset.texts is not None  # whoever asks has looked at `holds_texts`
     encoder = load_encoder(reading.encoder, weights_root)
     tokens = tokenise(encoder, dataset.texts, reading.max_length, cache=cache)
     x = pooled_features(encoder, tokens, cache=cache, device=device) if reading.pooled else tokens

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Set
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from subpop.attacks.attacker import Attacker
+from subpop.attacks.drawing import base_size, draw_poison
 from subpop.attacks.label_flip import Poison, poison_count
 from subpop.batching import DefenseTask, PoolRows
 from subpop.outcome import Outcome
 from subpop.seeds import defense_seed, holdout_seed, shuffle_seed
-from subpop.stage import Stage, base_size, draw_poison
+from subpop.stage import Stage
 from subpop.types import (
     KEEP_UNCHECKED,
     OWN_LEARNER,
@@ -58,7 +59,7 @@ def prepare(
     needs: Set[str],
     attacker: Model | None,
     secret: str = "",
-    optimiser: Attacker | None = None,
+    optimiser: Any = None,
 ) -> Prepared:
     """Poison D, shuffle it, and hand out what the defense may know. A trial on clean data is told what the attacked one is.
 
@@ -92,16 +93,16 @@ def prepare(
 
 def clean_holdout(stage: Stage, cell: Cell, trial: Trial) -> Bools | None:
     """(n_test,) bool: the share `holdout` of the test rows, drawn anew for each seed, none of them in the subpopulation."""
-    text = cell.option("holdout", "")
-    if not text:
+    share = cell.defender.holdout
+    if share is None:
         return None
     n_test = len(stage.data.test_y)
     others = np.flatnonzero(~stage.test_members(trial.subpopulation)) if trial.subpopulation else np.arange(n_test)
-    count = round(holdout_share(cell) * n_test)
+    count = round(share * n_test)
     if not 0 < count < len(others):
         raise BadInput(
-            f"holdout={text} of {cell.id} asks for {count} of the {len(others)} test rows outside {trial.subpopulation!r}; it "
-            "must be at least one row and leave one to be scored"
+            f"holdout={cell.option('holdout')} of {cell.id} asks for {count} of the {len(others)} test rows outside "
+            f"{trial.subpopulation!r}; it must be at least one row and leave one to be scored"
         )
     generator = np.random.default_rng(holdout_seed(cell, trial.subpopulation, trial.seed))
     chosen = np.zeros(n_test, bool)
@@ -109,27 +110,12 @@ def clean_holdout(stage: Stage, cell: Cell, trial: Trial) -> Bools | None:
     return chosen
 
 
-def holdout_share(cell: Cell) -> float:
-    """The setting `holdout`: the share of the test rows that a defender is handed."""
-    text = cell.option("holdout", "")
-    try:
-        share = float(text)
-    except ValueError:
-        share = float("nan")
-    if not 0 < share < 1:
-        raise BadInput(f"holdout={text} of {cell.id} must be a share of the test rows, above 0 and below 1, such as 0.05")
-    return share
-
-
 def _shuffle(cell: Cell, trial: Trial, n_rows: int, secret: str) -> Ints:
     return np.random.default_rng(shuffle_seed(cell, trial, secret)).permutation(n_rows)
 
 
 def _told(stage: Stage, cell: Cell, name: str) -> int:
-    variant = cell.option("n_poison_told", "exact")
-    if variant not in TOLD:
-        raise BadInput(f"n_poison_told={variant} is unknown; use one of {', '.join(TOLD)}")
-    return round(poison_count(cell.rate, base_size(stage, cell, name)) * TOLD[variant])
+    return round(poison_count(cell.rate, base_size(stage, cell, name)) * TOLD[cell.defender.n_poison_told])
 
 
 def score(stage: Stage, prepared: Prepared, outcome: Outcome, kkt_residual: float, draw: bool) -> TrialResult:
@@ -199,8 +185,3 @@ def grid(stage: Stage) -> tuple[Array, Array]:
 def right_of(model: Model, x: Array, y: Ints) -> Bools:
     """(n,) bool: where the most likely class (ties to the lowest index) is the label."""
     return np.asarray(model.predict_proba(x).argmax(1) == y)
-
-
-def panels(cell: Cell) -> bool:
-    """Whether a cell keeps what Figure 2 draws."""
-    return cell.option("panels", "no") == "yes"

@@ -26,7 +26,7 @@ def scored(text, grace=float("inf"), **changes):
     name = text if spec is None else spec.name
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "store.sqlite") as store:
-        experiment = Experiment(store, plugins={} if spec is None else {name: spec})
+        experiment = Experiment.on(store, plugins={} if spec is None else {name: spec})
         inspector = None if spec is None else Inspector(experiment, grace=grace)
         cell = cell_of(name, **changes)
         try:

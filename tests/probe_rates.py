@@ -21,14 +21,14 @@ PLUGINS = Path(__file__).parent / "plugins"
 
 
 def cell_of(name, dataset="digits", **changes):
-    cell = Cell("rates", "embedded", dataset, "logistic_regression", "feature_match", "label_flip", 1.0, name)
+    cell = Cell.of("rates", "embedded", dataset, "logistic_regression", "feature_match", "label_flip", 1.0, name)
     return cell.with_(**{"protocol": "reserve", "sampling": "distinct", "n_seeds": 2, **changes})
 
 
 def inspector_of(texts):
     """An inspector that takes whatever time its probes take; what it sets up is shared by all of its plug-ins."""
     specs = [parse_defense(text, Path("/")) for text in texts]
-    return Inspector(Experiment(NoStore(), plugins={spec.name: spec for spec in specs}), grace=float("inf"))
+    return Inspector(Experiment.on(NoStore(), plugins={spec.name: spec for spec in specs}), grace=float("inf"))
 
 
 def plugins_of(folder):

@@ -20,7 +20,7 @@ DEFENSES = {
 
 
 def cell_of(**changes):
-    blank = Cell("defenses_trim_sever", "embedded", "digits", "logistic_regression", "feature_match", "label_flip", 1.0)
+    blank = Cell.of("defenses_trim_sever", "embedded", "digits", "logistic_regression", "feature_match", "label_flip", 1.0)
     return blank.with_(**changes)
 
 
@@ -85,7 +85,7 @@ def report_of(cell, n_subpopulations=20, left=None, cost=None, recall=None, prec
     """A measured cell whose verdicts are all alike."""
     if left is None:
         left, cost, recall, precision = DEFENSES.get(cell.defense, DEFENSES["none"])
-    told = cell.option("n_poison_told", "")
+    told = cell.option("n_poison_told")
     left = left * {"": 1.0, "half": 0.95, "twice": 1.1}[told]
     table = subpopulations(cell, n_subpopulations, left, cost or 0.0, recall, precision)
     knowledge = "n_poison" if recall else ""

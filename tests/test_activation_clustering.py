@@ -21,7 +21,7 @@ from subpop.defenses.activation_clustering import (
     activation_clustering_as_released,
     silhouette,
 )
-from subpop.defenses.spectral_signatures import centred
+from subpop.defenses.filters import centred
 from subpop.types import BadInput, Knowledge, TrainingSet, content_order
 
 module = importlib.import_module("subpop.defenses.activation_clustering")  # the package has a function of that name

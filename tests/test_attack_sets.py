@@ -15,6 +15,7 @@ from test_target_suite import toy
 
 from subpop.attack_sets import AttackSets, choice_name, clusters_name, file_name, read_entry
 from subpop.cells import grid
+from subpop.context import Context
 from subpop.datasets.download import data_root
 from subpop.executors import NoStore, _worker
 from subpop.experiment import Experiment
@@ -41,17 +42,17 @@ def cell(**changes):
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
     """The experiment that cut the attack sets of `cell()` and of three of its subpopulations, and recorded them."""
-    experiment = Experiment(NoStore(), partitions=tmp_path_factory.mktemp("first"))
+    experiment = Experiment.on(NoStore(), partitions=tmp_path_factory.mktemp("first"))
     for own in (cell(), cell(n_attacked=3)):
-        experiment.stage(own)
-    experiment.attack_sets.record()
+        experiment.context.stage(own)
+    experiment.context.attack_sets.record()
     return experiment
 
 
 @pytest.fixture
 def folder(first, tmp_path):
     """A copy of that folder."""
-    return Path(shutil.copytree(first.partitions, tmp_path / "partitions"))
+    return Path(shutil.copytree(first.context.partitions, tmp_path / "partitions"))
 
 
 def moved(path, key, change):
@@ -65,34 +66,34 @@ def moved(path, key, change):
 def test_a_recorded_attack_set_is_used_instead_of_what_would_be_cut_here(folder, first, monkeypatch):
     path = folder / "digits-partition=cluster_match.partition"
     moved(path, "aux", lambda aux: np.roll(aux, 1))
-    again = Experiment(NoStore(), partitions=folder)
-    monkeypatch.setattr("subpop.parts.build_stage", lambda *given: pytest.fail("cut anew"))
-    partition = again.stage(cell()).partition
-    assert np.array_equal(partition.aux, np.roll(first.stage(cell()).partition.aux, 1))
+    again = Experiment.on(NoStore(), partitions=folder)
+    monkeypatch.setattr("subpop.context.build_stage", lambda *given: pytest.fail("cut anew"))
+    partition = again.context.stage(cell()).partition
+    assert np.array_equal(partition.aux, np.roll(first.context.stage(cell()).partition.aux, 1))
     assert partition.aux.dtype == np.int64
-    assert again.stage(cell(victim="last_layer")).partition.names == partition.names
+    assert again.context.stage(cell(victim="last_layer")).partition.names == partition.names
     _, worker, _ = _worker(None, "cpu", None, None, folder, 0)
-    assert np.array_equal(worker.stage(cell()).partition.aux, partition.aux)
+    assert np.array_equal(worker.context.stage(cell()).partition.aux, partition.aux)
 
 
 def test_what_the_store_keeps_belongs_to_the_recorded_content(folder, first):
-    again = Experiment(NoStore(), partitions=folder)
-    key, fingerprint = again.partition_key(cell()), again.stage(cell()).fingerprint
-    assert fingerprint == first.stage(cell()).fingerprint
+    again = Experiment.on(NoStore(), partitions=folder)
+    key, fingerprint = again.context.partition_key(cell()), again.context.stage(cell()).fingerprint
+    assert fingerprint == first.context.stage(cell()).fingerprint
     moved(folder / "digits-partition=cluster_match.partition", "test", lambda test: np.roll(test, 1))
-    other = Experiment(NoStore(), partitions=folder)
-    assert other.partition_key(cell()) != key
-    assert other.stage(cell()).fingerprint != fingerprint
+    other = Experiment.on(NoStore(), partitions=folder)
+    assert other.context.partition_key(cell()) != key
+    assert other.context.stage(cell()).fingerprint != fingerprint
 
 
 def test_a_recorded_choice_is_attacked_in_its_order_and_trains_no_attacker(folder, first, monkeypatch):
     target = cell(n_attacked=3)
     path = folder / "digits-partition=cluster_match-n_attacked=3-victim=logistic_regression.partition"
     moved(path, "attacked", lambda attacked: attacked[::-1])
-    again = Experiment(NoStore(), partitions=folder)
-    monkeypatch.setattr(again, "attacker", lambda own: pytest.fail("an attacker was trained"))
-    assert again.stage(target).attacked == first.stage(target).attacked[::-1]
-    assert len(again.stage(cell()).attacked) > 3  # the clusters serve other cells as well
+    again = Experiment.on(NoStore(), partitions=folder)
+    monkeypatch.setattr(again.context, "attacker", lambda own: pytest.fail("an attacker was trained"))
+    assert again.context.stage(target).attacked == first.context.stage(target).attacked[::-1]
+    assert len(again.context.stage(cell()).attacked) > 3  # the clusters serve other cells as well
 
 
 def test_a_choice_among_other_clusters_is_not_used(folder, first):
@@ -100,9 +101,9 @@ def test_a_choice_among_other_clusters_is_not_used(folder, first):
     (folder / "digits-partition=cluster_match.partition").unlink()
     path = folder / "digits-partition=cluster_match-n_attacked=3-victim=logistic_regression.partition"
     moved(path, "attacked", lambda attacked: attacked[::-1])
-    again = Experiment(NoStore(), partitions=folder)
-    assert again.stage(target).attacked == first.stage(target).attacked
-    written, left = again.attack_sets.record()
+    again = Experiment.on(NoStore(), partitions=folder)
+    assert again.context.stage(target).attacked == first.context.stage(target).attacked
+    written, left = again.context.attack_sets.record()
     assert [each.name for each in written] == ["digits-partition=cluster_match.partition"]
     assert left == [path]
 
@@ -114,14 +115,14 @@ def test_a_damaged_entry_is_refused_by_name(folder, place):
     content[place] ^= 4
     path.write_bytes(content)
     with pytest.raises(BadInput, match="partition=cluster_match"):
-        Experiment(NoStore(), partitions=folder).stage(cell())
+        Experiment.on(NoStore(), partitions=folder).context.stage(cell())
 
 
 def test_an_entry_of_another_name_or_schema_is_refused(folder):
     path = folder / "digits-partition=cluster_match.partition"
     path.rename(folder / "digits-split=1-partition=cluster_match.partition")
     with pytest.raises(BadInput, match="belongs to the set-up"):
-        Experiment(NoStore(), partitions=folder).stage(cell(split=1))
+        Experiment.on(NoStore(), partitions=folder).context.stage(cell(split=1))
     path.write_bytes(b"subpop partition 2 00\n{}\n")
     with pytest.raises(BadInput, match="schema 2"):
         read_entry(path)
@@ -129,20 +130,20 @@ def test_an_entry_of_another_name_or_schema_is_refused(folder):
 
 def test_an_entry_of_other_data_is_not_used(folder, first):
     """Labels, splits and integer content decide; the last bits of floating-point columns do not."""
-    other = Experiment(NoStore(), partitions=folder)
-    dataset = first.dataset(cell())
-    other._memory["dataset", "digits"] = replace(dataset, x=np.nextafter(dataset.x, np.float32(2)))
-    assert other.recorded(cell()).complete
+    other = Experiment.on(NoStore(), partitions=folder)
+    dataset = first.context.dataset(cell())
+    other.context.supply(cell(), replace(dataset, x=np.nextafter(dataset.x, np.float32(2))))
+    assert other.context.recorded(cell()).complete
     for change in ({"y": np.roll(dataset.y, 1)}, {"n_clusters": 7}, {"x": dataset.x[:, :-1]}):
-        other = Experiment(NoStore(), partitions=folder)
-        other._memory["dataset", "digits"] = replace(dataset, **change)
-        assert not other.recorded(cell()).complete
+        other = Experiment.on(NoStore(), partitions=folder)
+        other.context.supply(cell(), replace(dataset, **change))
+        assert not other.context.recorded(cell()).complete
 
 
 def test_rebaseline_adds_what_is_missing_and_rewrites_nothing(tmp_path):
     with Store(tmp_path / "store.sqlite") as store:
         (tmp_path / "partitions").mkdir()
-        experiment = Experiment(store, partitions=tmp_path / "partitions")
+        experiment = Experiment.on(store, partitions=tmp_path / "partitions")
         run = Run(experiment, store, tmp_path)
         run.measure(cell(rate=0.0))
         run.rebaseline("", "")
@@ -150,7 +151,7 @@ def test_rebaseline_adds_what_is_missing_and_rewrites_nothing(tmp_path):
     assert run.recorded == [f"attack set recorded: {path}"]
     before = path.read_bytes()
     with Store(tmp_path / "store.sqlite") as store:
-        experiment = Experiment(store, partitions=tmp_path / "partitions", fresh=True)
+        experiment = Experiment.on(store, partitions=tmp_path / "partitions", fresh=True)
         run = Run(experiment, store, tmp_path)
         run.measure(cell(rate=0.0))
         run.rebaseline("", "")
@@ -184,8 +185,8 @@ def setups(tier):
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "benchmarks"))  # a suite may take its cells from another
         suites = [runpy.run_path(str(path))["CELLS"] for path in sorted((ROOT / "benchmarks").glob("test_*.py"))]
-    parts, found = Experiment(NoStore(), data_root(None), partitions=FOLDER), {}
-    rows_of = lambda own: parts._data_identity(own)[1]  # noqa: E731
+    context, found = Context(NoStore(), data_root(None), partitions=FOLDER), {}
+    rows_of = context.rows
     for own in chain(*suites):
         if own.tier == tier and own.stem != "table16_influence" and own.dataset not in UNREAD:
             names = file_name(clusters_name(own, rows_of)), file_name(choice_name(own, rows_of))
@@ -228,7 +229,7 @@ def test_every_set_up_of_real_data_is_recorded_and_can_be_derived_anew(cache):
 
     as_recorded = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
     for files, own in setups("laptop").items():
-        deciding = {own.option("clusters_on", "inputs"), own.victim if own.option("n_attacked", "") else ""}
+        deciding = {own.subpopulations.clusters_on, own.victim if own.subpopulations.n_attacked else ""}
         if as_recorded or not deciding & TRAINED_HERE:
             check_derivable(files, own, cache)
         else:
@@ -238,7 +239,7 @@ def test_every_set_up_of_real_data_is_recorded_and_can_be_derived_anew(cache):
 def check_derivable(files, own, cache):
     """Clusters are cut anew; the choice of those that are attacked is made anew among the recorded clusters."""
     assert all((FOLDER / file).is_file() for file in files if file)
-    kept, anew = (Experiment(NoStore(), data_root(None), cache=cache, partitions=folder) for folder in (FOLDER, None))
+    kept, anew = (Context(NoStore(), data_root(None), cache=cache, partitions=folder) for folder in (FOLDER, None))
     assert kept.recorded(own).complete
     whole = own.with_(n_attacked=None, attacked_by=None)
     sides = [np.concatenate(parts.stage(whole).partition_arrays) for parts in (kept, anew)]
@@ -251,17 +252,17 @@ def check_derivable(files, own, cache):
 def test_recorded_targets_of_table_16_are_used(tmp_path):
     """The clusters of the pool of targets, which decide who is attacked, are cut once and recorded like all others."""
     problem, own = toy(), cell_of("cluster_match")
-    first = TargetSuite(Experiment(NoStore(), partitions=tmp_path))
+    first = TargetSuite(Context(NoStore(), partitions=tmp_path))
     cut = first._solve(own, problem).clusters
-    path = first.parts.attack_sets.record()[0][0]
+    path = first.context.attack_sets.record()[0][0]
     moved(path, "clusters", lambda clusters: np.roll(clusters, 1))
-    again = TargetSuite(Experiment(NoStore(), partitions=tmp_path))
+    again = TargetSuite(Context(NoStore(), partitions=tmp_path))
     assert np.array_equal(again._solve(own, problem).clusters, np.roll(cut, 1))
     assert again._recorded(own, toy(n=14)) is None
 
 
 def test_the_shipped_targets_of_table_16_are_those_that_are_cut_here():
-    suite = TargetSuite(Experiment(NoStore(), partitions=FOLDER))
+    suite = TargetSuite(Context(NoStore(), partitions=FOLDER))
     own = cell_of("cluster_match", tier="embedded", dataset="digits_images", victim="conv_net_last_layer")
     problem = suite._problem(own)
     recorded = suite._recorded(own, problem).arrays["clusters"]

@@ -193,7 +193,7 @@ def plain(train, fit, know, *, seed):
 def experiment(tmp_path_factory):
     folder = tmp_path_factory.mktemp("blind")
     (folder / "mine.py").write_text(PLUGIN)
-    return Experiment(
+    return Experiment.on(
         NoStore(), plugins={f"mine.{name}": parse_defense(f"mine.py:{name}", folder) for name in ("oracle", "plain")}
     )
 
@@ -209,12 +209,12 @@ def test_one_huge_row_is_no_clean_victim(experiment):
 
 
 def test_a_plug_in_is_answered_blindly_and_a_built_in_defense_is_not(experiment):
-    stage = experiment.stage(cell())
+    stage = experiment.context.stage(cell())
     clean = TrainingSet(
         PoolRows(stage.pool, np.arange(stage.pool.n_train)), np.arange(stage.pool.n_train), stage.pool.y[: stage.pool.n_train]
     )
     (plain,) = experiment.fleet_of(cell(defense="mine.plain"), [0])([(0, clean)])
     (none,) = experiment.fleet_of(cell(defense="none"), [0])([(0, clean)])
-    known = experiment.clean_model(cell(), 0)
+    known = experiment.context.clean_model(cell(), 0)
     assert none.coef.tobytes() == known.coef.tobytes() != plain.coef.tobytes()
     assert np.array_equal(plain.predict_proba(stage.data.test_x).argmax(1), known.predict_proba(stage.data.test_x).argmax(1))

@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -67,7 +66,7 @@ def test_a_report_of_a_store_trains_nothing(tmp_path, capsys, monkeypatch):
         stem="s", tier="embedded", dataset="digits", victim="logistic_regression", partition="feature_match", rate=1.0, n_seeds=1
     )[0]
     with Store(tmp_path / "store.sqlite") as store:
-        Run(Experiment(store), store, tmp_path).measure(cell)
+        Run(Experiment.on(store), store, tmp_path).measure(cell)
     monkeypatch.setattr(Experiment, "run_chunk", lambda *_: pytest.fail("it trains"))
     assert (
         main(
@@ -127,16 +126,6 @@ def test_what_the_harness_refuses_has_no_traceback_of_the_harness(capsys, tmp_pa
     told = capsys.readouterr().out
     assert "the defense returned NoneType; it must return Defended(model)" in told
     assert "Traceback" not in told
-
-
-def test_a_report_finds_the_references_of_the_clone(tmp_path, monkeypatch):
-    from subpop.cli import _baselines
-
-    monkeypatch.chdir(tmp_path)
-    assert _baselines(None) == Path(__file__).parents[1] / "baselines"
-    assert _baselines("mine") == tmp_path / "mine"
-    (tmp_path / "baselines").mkdir()
-    assert _baselines(None) == tmp_path / "baselines"
 
 
 def test_a_store_of_another_version_is_not_called_empty(tmp_path, capsys):

@@ -22,16 +22,16 @@ FIGURE = {
 
 @pytest.fixture(scope="module")
 def experiment():
-    return Experiment(NoStore())
+    return Experiment.on(NoStore())
 
 
 @pytest.fixture(scope="module")
 def result(experiment):
-    return describe_clusters(grid(**FIGURE)[0], experiment)
+    return describe_clusters(grid(**FIGURE)[0], experiment.context)
 
 
 def test_numbers_agree_with_counting(experiment, result):
-    stage = experiment.stage(grid(**FIGURE)[0])
+    stage = experiment.context.stage(grid(**FIGURE)[0])
     digit = stage.dataset.annotations["digit"][stage.data.splits.aux]
     members = [digit[stage.partition.aux == g] for g in stage.partition.attacked]
     most = [np.bincount(own, minlength=10).max() for own in members]
@@ -42,7 +42,7 @@ def test_numbers_agree_with_counting(experiment, result):
 
 def test_pictures_are_members_nearest_to_their_mean(experiment, result):
     """The inputs are clustered as they are, so that the mean of a cluster's pixels is its centroid."""
-    stage = experiment.stage(grid(**FIGURE)[0])
+    stage = experiment.context.stage(grid(**FIGURE)[0])
     pixels = stage.dataset.x[stage.data.splits.aux].reshape(len(stage.data.splits.aux), -1).astype(float)
     assert len(result.table) == SHOWN
     for row in result.table:
@@ -57,7 +57,7 @@ def test_pictures_are_members_nearest_to_their_mean(experiment, result):
 
 def test_it_needs_pictures(experiment):
     with pytest.raises(BadInput, match="needs pictures"):
-        describe_clusters(grid(**{**FIGURE, "dataset": "digits"})[0], experiment)
+        describe_clusters(grid(**{**FIGURE, "dataset": "digits"})[0], experiment.context)
 
 
 def test_the_sheet_of_a_panel():

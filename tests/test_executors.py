@@ -24,9 +24,9 @@ CELLS = grid(
 
 def test_workers_leave_what_a_run_here_finds(tmp_path):
     with Store(tmp_path / "here.sqlite") as store:
-        here = [Experiment(store).run(cell) for cell in CELLS]
+        here = [Experiment.on(store).run(cell) for cell in CELLS]
     with Store(tmp_path / "there.sqlite") as store:
-        experiment = Experiment(store)
+        experiment = Experiment.on(store)
         prefill(experiment, CELLS, "loky")
         assert not [chunk for cell in CELLS for chunk in experiment.missing_chunks(cell)]
         there = [experiment.run(cell) for cell in CELLS]
@@ -57,9 +57,9 @@ def test_workers_do_controls_with_their_defense_cells_as_a_whole_and_no_speed(tm
         stem="speed_fleet", kind="speed", tier="laptop", dataset="adult", victim="mlp", partition="feature_match", rate=1.0
     )
     with Store(tmp_path / "s.sqlite") as store:
-        experiment = Experiment(store)
+        experiment = Experiment.on(store)
         measure = Measurers(experiment)
-        here = Measurers(Experiment(NoStore()))(two_worlds[0])
+        here = Measurers(Experiment.on(NoStore()))(two_worlds[0])
         tasks = tasks_of(experiment, [*CELLS, *two_worlds, *speed])
         assert [[cell.defense for cell, _ in task.chunks] for task in tasks] == [["trim", "matched_random_filter:trim"]] * 2 + [
             []
@@ -88,14 +88,14 @@ def test_tasks_come_in_the_order_of_the_tests_that_wait_for_them(tmp_path):
         rate=0.0,
     )
     with Store(tmp_path / "s.sqlite") as store:
-        experiment = Experiment(store)
+        experiment = Experiment.on(store)
         tasks = tasks_of(experiment, [CELLS[0], *clusters, *CELLS[1:]])
     assert [task.whole for task in tasks] == [None, clusters[0], None]
 
 
 def test_workers_that_die_leave_the_rest_to_the_tests(tmp_path, monkeypatch):
     with Store(tmp_path / "s.sqlite") as store:
-        ahead = Ahead(Experiment(store), tasks_of(Experiment(store), CELLS[:1]), "loky", 2)
+        ahead = Ahead(Experiment.on(store), tasks_of(Experiment.on(store), CELLS[:1]), "loky", 2)
         monkeypatch.setattr(ahead, "_answers", lambda: iter([os.kill]))
         ahead.start()
         assert not ahead.has_made(CELLS[0]), "nobody waits for what will not come"
@@ -104,8 +104,8 @@ def test_workers_that_die_leave_the_rest_to_the_tests(tmp_path, monkeypatch):
 
 def test_one_bad_cell_takes_no_other_along(tmp_path):
     with Store(tmp_path / "s.sqlite") as store:
-        experiment = Experiment(store)
-        prefill(experiment, [CELLS[0].with_(rate=-1.0), CELLS[0]], "loky")
+        experiment = Experiment.on(store)
+        prefill(experiment, [CELLS[0].with_(rate=100.0, sampling="distinct"), CELLS[0]], "loky")
         assert not experiment.missing_chunks(CELLS[0])
 
 

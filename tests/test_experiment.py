@@ -32,7 +32,7 @@ def cell(**changes) -> Cell:
 
 @pytest.fixture(scope="module")
 def experiment() -> Experiment:
-    return Experiment(NoStore())
+    return Experiment.on(NoStore())
 
 
 def test_the_trials_of_a_cell_are_its_subpopulations_times_its_seeds(experiment):
@@ -46,10 +46,10 @@ def test_damage_agrees_with_training_by_hand(experiment):
     from sklearn.linear_model import LogisticRegression
 
     target = cell()
-    stage = experiment.stage(target)
+    stage = experiment.context.stage(target)
     results, _ = experiment.trials(target)
     trial = results[5].trial
-    from subpop.stage import draw_poison
+    from subpop.attacks.drawing import draw_poison
 
     poison = draw_poison(stage, target, trial.subpopulation, trial.seed, None)
     n = stage.pool.n_train
@@ -68,7 +68,7 @@ def test_damage_agrees_with_training_by_hand(experiment):
         for r in results
         if r.trial.subpopulation == trial.subpopulation
     ]
-    clean = experiment.clean_right(target, 0)[stage.test_members(trial.subpopulation)].mean()
+    clean = experiment.context.clean_right(target, 0)[stage.test_members(trial.subpopulation)].mean()
     assert row["target_damage"] == pytest.approx(clean - np.mean(seeds), abs=1e-12)
 
 
@@ -78,7 +78,7 @@ def test_alpha_zero_and_the_perfect_filter_are_the_clean_victim(experiment, vict
         target = cell(victim=victim, **changes)
         results, _ = experiment.trials(target)
         for result in results:
-            np.testing.assert_array_equal(result.arrays["right"], experiment.clean_right(target, result.trial.seed))
+            np.testing.assert_array_equal(result.arrays["right"], experiment.context.clean_right(target, result.trial.seed))
 
 
 def test_a_defense_meets_the_poison_that_nobody_defends(experiment):
@@ -94,7 +94,7 @@ def test_a_defense_meets_the_poison_that_nobody_defends(experiment):
 
 def test_what_a_defense_sees_is_shuffled_and_says_nothing(experiment):
     prepared = experiment.prepare(cell(defense="trim", rate=2.0), Trial("digit=3", 0))
-    is_poison = prepared.rows >= experiment.stage(cell()).pool.n_train
+    is_poison = prepared.rows >= experiment.context.stage(cell()).pool.n_train
     assert is_poison.sum() == prepared.n_poison > 50
     thirds = np.array_split(is_poison, 3)
     assert min(part.mean() for part in thirds) > 0.4 * is_poison.mean()
@@ -120,17 +120,17 @@ def test_chunks_do_not_depend_on_what_is_there(tmp_path, monkeypatch):
     monkeypatch.setattr("subpop.experiment.CHUNK_TRIALS", 8)
     target = cell(defense="trim")
     with Store(tmp_path / "whole.sqlite") as store:
-        whole = Experiment(store).run(target)
+        whole = Experiment.on(store).run(target)
     with Store(tmp_path / "parts.sqlite") as store:
-        first = Experiment(store)
+        first = Experiment.on(store)
         chunks = first.chunks(target)
         assert [len(c) for c in chunks] == [8, 8, 8, 8, 8]
         for chunk in (chunks[0], chunks[3]):
             first.commit(target, chunk, first.run_chunk(target, chunk))
-        resumed = Experiment(store)
+        resumed = Experiment.on(store)
         assert len(resumed.missing_chunks(target)) == 3
         parts = resumed.run(target)
-        again = Experiment(store).run(target)
+        again = Experiment.on(store).run(target)
     assert parts.numbers == whole.numbers == again.numbers
     assert parts.table == whole.table
     assert again.from_store
@@ -139,8 +139,8 @@ def test_chunks_do_not_depend_on_what_is_there(tmp_path, monkeypatch):
 
 def test_fresh_trains_again_what_the_store_holds(tmp_path):
     with Store(tmp_path / "s.sqlite") as store:
-        Experiment(store).run(cell())
-        fresh = Experiment(store, fresh=True)
+        Experiment.on(store).run(cell())
+        fresh = Experiment.on(store, fresh=True)
         assert not fresh.run(cell()).from_store
         assert fresh.run(cell()).from_store  # once a run
 
@@ -148,13 +148,13 @@ def test_fresh_trains_again_what_the_store_holds(tmp_path):
 def test_fresh_trials_replace_stale_ones(tmp_path):
     target = cell()
     with Store(tmp_path / "s.sqlite") as store:
-        first = Experiment(store)
+        first = Experiment.on(store)
         chunk = first.chunks(target)[0]
         stale = [replace(r, arrays={"right": ~r.arrays["right"]}) for r in first.run_chunk(target, chunk)]
         first.commit(target, chunk, stale)
         assert first.run(target)["poisoned_accuracy"] < 0.5
-        assert Experiment(store, fresh=True).run(target)["poisoned_accuracy"] > 0.8
-        assert Experiment(store).run(target)["poisoned_accuracy"] > 0.8
+        assert Experiment.on(store, fresh=True).run(target)["poisoned_accuracy"] > 0.8
+        assert Experiment.on(store).run(target)["poisoned_accuracy"] > 0.8
 
 
 def test_a_model_does_not_tell_a_defense_how_exactly_it_was_solved(experiment, monkeypatch):
@@ -175,7 +175,7 @@ def test_a_plug_in_is_shuffled_by_a_secret_of_the_store(tmp_path):
     orders = []
     for name in "ab":
         with Store(tmp_path / f"{name}.sqlite") as store:
-            plugged = Experiment(store, plugins={"mine": parse_defense("examples/drop_random.py:drop_random", ROOT)})
+            plugged = Experiment.on(store, plugins={"mine": parse_defense("examples/drop_random.py:drop_random", ROOT)})
             prepared = [plugged.prepare(cell(defense="mine"), Trial("digit=3", 0)) for _ in range(2)]
         assert prepared[0].rows.tolist() == prepared[1].rows.tolist()
         orders.append(prepared[0])
@@ -223,7 +223,7 @@ def test_bad_settings_are_refused_with_what_is_allowed(experiment):
 def test_several_classes_get_one_common_label(experiment):
     target = cell(dataset="mixture_multiclass")
     prepared = experiment.prepare(target, experiment.list_trials(target)[0])
-    poison = prepared.rows >= experiment.stage(target).pool.n_train
+    poison = prepared.rows >= experiment.context.stage(target).pool.n_train
     assert len(set(prepared.task.train.y[poison].tolist())) == 1
 
 

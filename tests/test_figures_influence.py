@@ -52,7 +52,7 @@ def test_lines_are_the_numbers():
 
 def test_the_most_successful_set_of_each_epsilon_is_shown():
     shown = with_pictures(REPORTS)
-    assert [r.cell.option("epsilon", "") for r in shown] == ["0.5", "2", "8", "16"]
+    assert [r.cell.option("epsilon") for r in shown] == ["0.5", "2", "8", "16"]
     assert [r.cell.partition for r in shown] == ["cluster_match", "random", "cluster_match", "cluster_match"]
     assert with_pictures([]) == []
 

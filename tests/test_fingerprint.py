@@ -210,11 +210,11 @@ def test_key_of_tells_values_apart_and_ignores_the_order_of_names() -> None:
 
 
 def test_key_of_a_cell_moves_with_every_field() -> None:
-    cell = Cell("s", "t", "d", "v", "p", "a", 0.5)
+    cell = Cell.of("s", "t", "d", "v", "p", "a", 0.5)
     changes = [
         cell.with_(rate=0.6),
         cell.with_(defense="trim"),
-        cell.with_(q="2"),
+        cell.with_(split="2"),
         cell.with_(n_seeds=4),
         cell.with_(dataset="e"),
     ]

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from subpop.attacks import gradient_match, label_flip
+from subpop.attacks import label_flip
 from subpop.attacks.attacker import Attacker, Target
 from subpop.attacks.boxes import Box
 from subpop.attacks.descent import descend, largest_one, signs
-from subpop.attacks.gradient_match import cosine_and_slope, cosine_values, inner_values, places
+from subpop.attacks.gradient_match import cosine_and_slope, cosine_values, gradient_match, inner_values, places
 from subpop.attacks.last_layers import Head, HiddenLayer, NoNetwork, split
 from subpop.types import BadInput, Pool
 from subpop.victims.conv_net import ConvNet

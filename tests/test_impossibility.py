@@ -37,7 +37,7 @@ WORLDS = {
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory):
-    return Experiment(Store(tmp_path_factory.mktemp("worlds") / "store.sqlite"))
+    return Experiment.on(Store(tmp_path_factory.mktemp("worlds") / "store.sqlite"))
 
 
 def cell_of(victim="cell_majority", **changes):
@@ -59,7 +59,7 @@ def check(experiment, cell):
 
 
 def test_worlds_are_made_of_the_same_rows(experiment):
-    base = experiment.stage(cell_of())
+    base = experiment.context.stage(cell_of())
     ground = Ground.of(base, "component=1", 10)
     division = ground.division(0)
     assert sorted(division) == sorted(ground.target)
@@ -256,7 +256,7 @@ def test_a_plug_in_is_held_to_the_same(tmp_path):
         "    return Defended(fit(train[keep]), keep)\n"
     )
     spec = parse_defense(f"{path}:half", tmp_path)
-    experiment = Experiment(Store(tmp_path / "store.sqlite"), plugins={spec.name: spec})
+    experiment = Experiment.on(Store(tmp_path / "store.sqlite"), plugins={spec.name: spec})
     result = measure_impossibility(cell_of(defense=spec.name, worlds="paired", n_seeds=3), experiment)
     assert result["identical_share"] == 1
     assert result["error_sum_min"] == result["error_sum_max"] == 1

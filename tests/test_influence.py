@@ -6,12 +6,12 @@ from scipy.stats import pearsonr, spearmanr
 from test_gradient_match import attacker_of, aux_model, drawn, members_of, picture_pool, rng, table_pool
 
 from subpop.attacks import curvature as curvature_module
-from subpop.attacks import influence, label_flip
+from subpop.attacks import label_flip
 from subpop.attacks.attacker import Attacker, Target
 from subpop.attacks.boxes import Box
 from subpop.attacks.curvature import Curvature, Penalty, penalty_of
 from subpop.attacks.gradient_match import inner_values
-from subpop.attacks.influence import cycled
+from subpop.attacks.influence import cycled, influence
 from subpop.attacks.last_layers import Head, split
 from subpop.types import BadInput, FleetJob, Pool
 from subpop.victims.conv_net import ConvNet

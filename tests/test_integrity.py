@@ -45,7 +45,7 @@ def same_secrets(monkeypatch):
 def probes_of(path, dataset="digits", **changes):
     """The probes of a plug-in after its cell has run: a few trials of a small cell."""
     spec = parse_defense(f"{path}:{Path(path).stem}", Path("/"))
-    experiment = Experiment(NoStore(), plugins={spec.name: spec})
+    experiment = Experiment.on(NoStore(), plugins={spec.name: spec})
     cell = cell_of(spec.name, dataset, n_seeds=1, **changes)
     inspector = Inspector(experiment)
     return Probes(inspector, cell, experiment.trials(cell)[0])
@@ -289,7 +289,7 @@ def test_a_full_store_shows_the_same_findings_without_a_child(tmp_path, monkeypa
 
     def inspected():
         with Store(tmp_path / "store.sqlite") as store:
-            experiment = Experiment(store, plugins={spec.name: spec})
+            experiment = Experiment.on(store, plugins={spec.name: spec})
             return Run(experiment, store, tmp_path, inspector=Inspector(experiment)).result(cell)
 
     first = inspected()
@@ -312,7 +312,7 @@ def test_probes_stop_when_their_time_is_used_up():
 def test_secrets_differ_and_are_kept_with_the_findings(tmp_path):
     spec = parse_defense(f"{HONEST / 'undefended.py'}:undefended", Path("/"))
     with Store(tmp_path / "store.sqlite") as store:
-        experiment = Experiment(store, plugins={spec.name: spec})
+        experiment = Experiment.on(store, plugins={spec.name: spec})
         kept = []
         monitor = lambda key, arrays: kept.append(arrays)  # noqa: E731
         put = store.put_arrays

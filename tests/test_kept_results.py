@@ -11,7 +11,7 @@ from subpop.kept_results import from_arrays, kept_result, to_arrays
 from subpop.store import Store
 from subpop.types import BadInput, Cell, CellResult, Number
 
-CELL = Cell("impossibility", "embedded", "mixture_cells", "cell_majority", "feature_match", "label_flip", 1.0)
+CELL = Cell.of("impossibility", "embedded", "mixture_cells", "cell_majority", "feature_match", "label_flip", 1.0)
 
 
 def result(cell=CELL, value=1 / 3):
@@ -49,10 +49,14 @@ def test_a_result_survives_the_store_to_the_bit(tmp_path):
         assert found.arrays[name].dtype == array.dtype
 
 
+def kept(measure, cell, experiment):
+    return kept_result(cell, experiment, "subpop.theory", lambda: measure(cell, experiment))
+
+
 def test_a_cell_is_measured_once_a_store(tmp_path, measured):
     for from_store in (False, True):
         with Store(tmp_path / "s.sqlite") as store:
-            found = kept_result(measured.measure, CELL, Experiment(store=store))
+            found = kept(measured.measure, CELL, Experiment.on(store=store))
         assert (found.numbers[0].value, found.from_store) == (1.0, from_store)
     assert len(measured.calls) == 1
 
@@ -62,43 +66,42 @@ def test_a_cell_is_measured_once_a_store(tmp_path, measured):
 )
 def test_another_cell_is_another_result(tmp_path, measured, other):
     with Store(tmp_path / "s.sqlite") as store:
-        experiment = Experiment(store=store)
-        kept_result(measured.measure, CELL, experiment)
-        assert not kept_result(measured.measure, other, experiment).from_store
+        experiment = Experiment.on(store=store)
+        kept(measured.measure, CELL, experiment)
+        assert not kept(measured.measure, other, experiment).from_store
 
 
 def test_a_plug_in_counts_with_its_source(tmp_path, measured):
     cell = CELL.with_(defense="mine")
     with Store(tmp_path / "s.sqlite") as store:
         for source in ("first", "second"):
-            experiment = Experiment(store=store, plugins={"mine": SimpleNamespace(source=source)})
-            assert not kept_result(measured.measure, cell, experiment).from_store
-            assert kept_result(measured.measure, cell, experiment).from_store
+            experiment = Experiment.on(store=store, plugins={"mine": SimpleNamespace(source=source)})
+            assert not kept(measured.measure, cell, experiment).from_store
+            assert kept(measured.measure, cell, experiment).from_store
 
 
 def test_a_fresh_run_measures_again(tmp_path, measured):
     with Store(tmp_path / "s.sqlite") as store:
         for _ in range(2):
-            assert not kept_result(measured.measure, CELL, Experiment(store=store, fresh=True)).from_store
+            assert not kept(measured.measure, CELL, Experiment.on(store=store, fresh=True)).from_store
 
 
 def test_what_raises_leaves_nothing_behind(tmp_path, measured):
     def fails(cell, experiment):
         raise BadInput("no")
 
-    fails.__module__ = measured.measure.__module__
     with Store(tmp_path / "s.sqlite") as store:
         with pytest.raises(BadInput, match="no"):
-            kept_result(fails, CELL, Experiment(store=store))
-        assert not kept_result(measured.measure, CELL, Experiment(store=store)).from_store
+            kept(fails, CELL, Experiment.on(store=store))
+        assert not kept(measured.measure, CELL, Experiment.on(store=store)).from_store
 
 
 def test_words_of_codes_count(tmp_path, measured, monkeypatch):
     """A folder that was renamed changes what a report says, though no array."""
     with Store(tmp_path / "s.sqlite") as store:
-        first = Experiment(store=store)
-        kept_result(measured.measure, CELL, first)
-        dataset = first.dataset(CELL)
-        renamed = Experiment(store=store)
-        monkeypatch.setattr(renamed, "dataset", lambda cell: replace(dataset, words={"group": ("a", "b")}))
-        assert not kept_result(measured.measure, CELL, renamed).from_store
+        first = Experiment.on(store=store)
+        kept(measured.measure, CELL, first)
+        dataset = first.context.dataset(CELL)
+        renamed = Experiment.on(store=store)
+        monkeypatch.setattr(renamed.context, "dataset", lambda cell: replace(dataset, words={"group": ("a", "b")}))
+        assert not kept(measured.measure, CELL, renamed).from_store

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from subpop.attacks import ATTACKS, label_flip, least_likely_label, poison_count, rarest_label
+from subpop.attacks.label_flip import flip_labels
 from subpop.types import BadInput
 
 ROWS = np.array([100, 205, 7, 33, 58])
@@ -159,4 +160,4 @@ def test_rarest_label_as_released():
 
 
 def test_attacks_by_name():
-    assert ATTACKS["label_flip"] is label_flip
+    assert ATTACKS["label_flip"] is flip_labels

@@ -9,12 +9,13 @@ ROOT = Path(__file__).parents[1]
 ORDER = """
 printable writing
 _torchvision types options metric_registry kinds estimate progress
-threads hardware fingerprint split datasets feature_cache networks representations encoders victims partitions attacks
-seeds certificates defenses metrics
+threads hardware fingerprint places
+split datasets feature_cache networks representations encoders victims partitions seeds stage attacks
+certificates defenses metrics
 blobs store_rows store_rescue
 store output outcome fit_log batching plugins hiding watch manifest child processes fork_server sandbox
-stage trial summary cells texts
-settings collecting examples attack_sets parts experiment
+trial summary cells texts
+collecting examples attack_sets cell_code memo context experiment
 kept_results clusters training_set_attack speed
 theory executors
 integrity

@@ -70,7 +70,7 @@ def folder(tmp_path, monkeypatch):
 
 def session(folder, store, function="f"):
     """An experiment as a new run makes it, with the plug-in as it is now."""
-    return Experiment(store, plugins={"mine.f": parse_defense(f"mine/mine.py:{function}", folder)})
+    return Experiment.on(store, plugins={"mine.f": parse_defense(f"mine/mine.py:{function}", folder)})
 
 
 def from_store(folder, store, function="f"):

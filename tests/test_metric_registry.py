@@ -86,10 +86,10 @@ def test_an_unknown_metric_is_refused_with_the_nearest_name(name, nearest):
 
 
 def test_a_measured_metric_that_is_not_registered_is_an_error_of_its_cell(tmp_path, monkeypatch):
-    cell = Cell("mine", "embedded", "digits", "logistic_regression", "feature_match", "label_flip", 1.0)
+    cell = Cell.of("mine", "embedded", "digits", "logistic_regression", "feature_match", "label_flip", 1.0)
     made = CellResult(cell, (Number("clean_accuracy", 0.9), Number("brand_new", 0.5)))
     with Store(tmp_path / "store.sqlite") as store:
-        experiment = Experiment(store)
+        experiment = Experiment.on(store)
         monkeypatch.setattr(experiment, "run", lambda _: made)
         report = Run(experiment, store, tmp_path).measure(cell)
     assert (report.status, report.result) == ("error", None)
@@ -99,7 +99,7 @@ def test_a_measured_metric_that_is_not_registered_is_an_error_of_its_cell(tmp_pa
 
 def test_a_metric_without_a_gate_changes_no_tolerance_of_others(tmp_path, monkeypatch):
     """Tolerances of noisy numbers depend on how many of them a run has."""
-    cell = Cell("mine", "embedded", "digits", "mlp", "feature_match", "label_flip", 1.0)
+    cell = Cell.of("mine", "embedded", "digits", "mlp", "feature_match", "label_flip", 1.0)
     others = tuple(Number(f"brand_new_{i}", 0.5, std=0.1) for i in range(9))
     monkeypatch.setattr(metric_registry, "METRICS", (*METRICS, Metric("brand_new_{k}", Unit.FRACTION, "new")))
     find_metric.cache_clear()
@@ -107,7 +107,7 @@ def test_a_metric_without_a_gate_changes_no_tolerance_of_others(tmp_path, monkey
     for folder, numbers in (("without", ()), ("with", others)):
         made = CellResult(cell, (Number("clean_accuracy", 0.9, std=0.1), *numbers), exact=False)
         with Store(tmp_path / f"{folder}.sqlite") as store:
-            experiment = Experiment(store)
+            experiment = Experiment.on(store)
             monkeypatch.setattr(experiment, "run", lambda _, made=made: made)
             run = Run(experiment, store, tmp_path / folder)
             run.measure(cell)

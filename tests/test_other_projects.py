@@ -63,6 +63,14 @@ def test_their_tests_and_tables_are_left_alone(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_cells_of_another_meaning_are_theirs(tmp_path):
+    """A spreadsheet, or a biologist's project, has CELLS too."""
+    theirs = 'CELLS = {"A1": 3}\n\ndef test_theirs():\n    assert CELLS["A1"] == 3\n'
+    project(tmp_path, test_theirs=theirs, test_more=theirs.replace('{"A1": 3}', "[1]").replace('CELLS["A1"] == 3', "CELLS"))
+    done = pytest_in(tmp_path)
+    assert "2 passed" in done.stdout, done.stdout + done.stderr
+
+
 def test_a_read_only_folder_is_no_reason_to_refuse_their_tests(tmp_path):
     project(tmp_path, test_theirs="def test_something():\n    pass\n")
     (tmp_path / "runs").write_text("a file of theirs")

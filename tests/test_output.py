@@ -130,7 +130,7 @@ def test_leaving_the_debugger_is_no_traceback(project, monkeypatch, capsys):
 def test_debugging_grants_what_is_needed_and_says_what_is_wrong(project):
     asks = run(project, "subpop", "debug", "mine.py:asks", "-k", "little")
     assert asks.returncode == 0, asks.stderr
-    assert "holdout=0.05" in asks.stdout
+    assert "holdout:0.05" in asks.stdout
     assert "recall: 0 of" in asks.stdout
     fails = run(project, "subpop", "debug", "mine.py:fails", "-k", "little")
     assert fails.returncode == 1

@@ -1,7 +1,5 @@
 """Tables laid out as the paper prints them."""
 
-from dataclasses import replace
-
 from subpop.figures.holdouts import accuracy_against_holdout, holdout_groups
 from subpop.report.claims import worth_of_moving
 from subpop.tables.certified import Certified
@@ -16,15 +14,15 @@ def report(cell, numbers, published=()):
     return CellReport(cell, CellResult(cell, tuple(numbers)), tuple(verdicts))
 
 
-CELL = Cell("table13_certified_by_defended", "paper", "utkface", "vgg16_last_layer", "cluster_match", "label_flip", 0.5)
+CELL = Cell.of("table13_certified_by_defended", "paper", "utkface", "vgg16_last_layer", "cluster_match", "label_flip", 0.5)
 
 
 def test_before_and_after_stand_in_one_row():
     worst = "target_damage_worst_1_all"
     reports = [
         report(CELL, [Number(worst, -0.071)], [(worst, -0.07)]),
-        report(replace(CELL, defense="label_flip_smoothing"), [Number(worst, 0.34)]),
-        report(replace(CELL, rate=2.0), [Number(worst, 0.2)]),
+        report(CELL.with_(defense="label_flip_smoothing"), [Number(worst, 0.34)]),
+        report(CELL.with_(rate=2.0), [Number(worst, 0.2)]),
     ]
     title, text = Certified().tables(reports)
     assert "utkface · vgg16\\_last\\_layer" in title or "utkface · vgg16_last_layer" in title
@@ -36,7 +34,7 @@ def test_before_and_after_stand_in_one_row():
 
 
 def stages(holdout):
-    cell = replace(CELL, stem="table12_fine_pruning", defense="fine_pruning", setting=(("holdout", holdout),))
+    cell = CELL.with_(stem="table12_fine_pruning", defense="fine_pruning", holdout=holdout)
     names = ("attacked_target_accuracy", "pruned_target_accuracy", "finetuned_target_accuracy")
     numbers = [Number(name, value, subpopulation="A", std=0.1) for name, value in zip(names, (0.757, 0.508, 0.6), strict=True)]
     return report(cell, [*numbers, Number("attacked_target_accuracy", 0.9)], [("pruned_target_accuracy", 0.5)])
@@ -54,13 +52,15 @@ def test_numbers_of_subpopulations_and_not_their_means():
 def test_the_figure_has_a_panel_a_subpopulation():
     groups = holdout_groups([stages("0.2"), stages("0.01")])
     assert list(groups) == [("vgg16_last_layer", "fine_pruning")]
-    assert [r.cell.option("holdout", "") for r in groups["vgg16_last_layer", "fine_pruning"]] == ["0.01", "0.2"]
+    assert [r.cell.option("holdout") for r in groups["vgg16_last_layer", "fine_pruning"]] == ["0.01", "0.2"]
     assert len(accuracy_against_holdout(groups["vgg16_last_layer", "fine_pruning"]).axes) == 1
     assert holdout_groups([stages("0.2")]) == {}
 
 
 def moved(rate, gain, error, **setting):
-    cell = Cell("optimised_poison", "laptop", "adult", "logistic_regression", "feature_match", "influence", rate).with_(**setting)
+    cell = Cell.of("optimised_poison", "laptop", "adult", "logistic_regression", "feature_match", "influence", rate).with_(
+        **setting
+    )
     return CellReport(cell, CellResult(cell, (Number("gain_over_label_flip", gain, error),)))
 
 

@@ -279,7 +279,7 @@ def cell(**changes):
 
 
 def experiment(folder, *functions):
-    return Experiment(NoStore(), plugins={f"reach.{function}": spec_of(folder, function) for function in functions})
+    return Experiment.on(NoStore(), plugins={f"reach.{function}": spec_of(folder, function) for function in functions})
 
 
 def test_recall_is_shown_only_for_a_checked_mask(folder):
@@ -298,7 +298,7 @@ def test_recall_is_shown_only_for_a_checked_mask(folder):
 
 def test_a_declared_number_of_fits_stands_beside_the_seconds(folder):
     often = replace(spec_of(folder, "honest"), max_fits=5000)
-    ran = Experiment(NoStore(), plugins={"often": often})
+    ran = Experiment.on(NoStore(), plugins={"often": often})
     reports = [CellReport(result.cell, result) for result in (ran.run(cell()), ran.run(cell(defense="often")))]
     assert scoreboard(reports, RunInfo("embedded", "pytest")).count("; declares up to 5,000 fits per trial |") == 1
 
@@ -325,7 +325,7 @@ def test_what_the_number_of_rows_gives_away_is_knowledge(folder, changes, told):
 def test_the_number_of_rows_does_give_the_poison_away(folder):
     ran = experiment(folder, "honest")
     prepared = ran.prepare(cell(defense="reach.honest"), Trial("digit=3", 0))
-    assert len(prepared.task.train) - ran.stage(cell()).pool.n_train == prepared.n_poison > 0
+    assert len(prepared.task.train) - ran.context.stage(cell()).pool.n_train == prepared.n_poison > 0
 
 
 def test_a_holdout_that_no_cell_grants_is_told_before_anything_starts(tmp_path):
@@ -333,7 +333,7 @@ def test_a_holdout_that_no_cell_grants_is_told_before_anything_starts(tmp_path):
         "from subpop import Defended\ndef asks(train, fit, know, *, seed):\n    return Defended(fit(know.clean_holdout))\n"
         "asks.needs = {'clean_holdout'}\n"
     )
-    ran = Experiment(NoStore(), plugins={"asks": parse_defense("asks.py:asks", tmp_path)})
+    ran = Experiment.on(NoStore(), plugins={"asks": parse_defense("asks.py:asks", tmp_path)})
     with pytest.raises(BadInput, match=r"asks needs clean_holdout, and embedded-digits.* grants none: its setting"):
         ran.chunks(cell(defense="asks"))
     assert ran.run(cell(defense="asks", holdout="0.1")).knowledge.startswith("clean_holdout of 0.1")

@@ -65,7 +65,7 @@ def test_a_report_of_a_store_shows_plug_ins(tmp_path, capsys, monkeypatch):
     path.write_text(PLUGIN)
     specs = [parse_defense(f"mine.py:{function}", tmp_path) for function in ("half", "broken")]
     with Store(tmp_path / "store.sqlite") as store:
-        run = Run(Experiment(store, plugins={spec.name: spec for spec in specs}), store, tmp_path)
+        run = Run(Experiment.on(store, plugins={spec.name: spec for spec in specs}), store, tmp_path)
         for name in ("none", "mine.half", "mine.broken"):
             run.measure(CELL.with_(defense=name))
     measured = {report.cell.defense: report for report in run.reports.values()}
@@ -104,14 +104,14 @@ def test_a_plug_in_at_hand_is_measured_and_its_last_result_is_kept(tmp_path):
     (tmp_path / "mine.py").write_text(PLUGIN)
     spec = parse_defense("mine.py:half", tmp_path)
     with Store(tmp_path / "store.sqlite") as store:
-        Run(Experiment(store, plugins={spec.name: spec}), store, tmp_path).measure(cell)
+        Run(Experiment.on(store, plugins={spec.name: spec}), store, tmp_path).measure(cell)
         (tmp_path / "mine.py").write_text(PLUGIN.replace("keep = ", "raise KeyError\n    keep = "))
         worse = parse_defense("mine.py:half", tmp_path)
-        Run(Experiment(store, plugins={worse.name: worse}), store, tmp_path).measure(cell)
-        later = Run(Experiment(store), store, tmp_path)
+        Run(Experiment.on(store, plugins={worse.name: worse}), store, tmp_path).measure(cell)
+        later = Run(Experiment.on(store), store, tmp_path)
         assert later.measure_stored() == 0
         assert later.reports[cell].status == "error"
         assert "KeyError" in later.reports[cell].reason
-        other = Run(Experiment(store, device="cuda"), store, tmp_path)
+        other = Run(Experiment.on(store, device="cuda"), store, tmp_path)
         assert other.measure_stored() == 1
         assert cell not in other.reports

@@ -45,7 +45,7 @@ def test_rates_come_from_the_nearest_record():
 
 def test_a_run_learns_from_its_store(tmp_path):
     with Store(tmp_path / "s.sqlite") as store:
-        run = Run(Experiment(store), store, tmp_path)
+        run = Run(Experiment.on(store), store, tmp_path)
         run.experiment.run(NONE)
         trained = sum(seconds for _, _, seconds, _ in store.costs())
         expected = run.plan([NONE_2])
@@ -84,7 +84,7 @@ def test_the_time_left_is_measured_by_the_cells_that_ended():
 def test_without_a_terminal_a_line_comes_now_and_then(monkeypatch):
     clock, said = [0.0], []
     monkeypatch.setattr(subpop.progress.time, "monotonic", lambda: clock[0])
-    many = [NONE.with_(rate=i) for i in range(100)]
+    many = [NONE.with_(rate=i / 10) for i in range(100)]
     progress = Progress(Forecast(dict.fromkeys(many, 1.0), dict.fromkeys(many, 20.0)), said.append)
     for cell in many:
         clock[0] += 0.5
@@ -121,7 +121,7 @@ def test_the_bar_fits_into_80_columns():
     texts = [TextColumn(f"{{task.fields[{name}]}}") for name in names]
     console = Console(file=file, width=80, force_terminal=True, color_system=None)
     bar = Bar(texts[0], BarColumn(bar_width=12), *texts[1:], TextColumn("{task.description}"), console=console)
-    many = [NONE.with_(rate=i) for i in range(455)]
+    many = [NONE.with_(rate=i / 10) for i in range(455)]
     progress = Progress(Forecast(dict.fromkeys(many, 1e3), dict.fromkeys(many, 91.0), fits_done=15_320), bar=bar)
     with progress.showing(NONE.id):
         pass
@@ -173,7 +173,7 @@ def test_the_probes_of_a_plug_in_are_part_of_the_plan(tmp_path):
     )
     plugins = {"mine.f": parse_defense("mine.py:f", tmp_path)}
     with Store(tmp_path / "s.sqlite") as store:
-        experiment = Experiment(store, plugins=plugins)
+        experiment = Experiment.on(store, plugins=plugins)
         unprobed = Run(experiment, store, tmp_path).plan([NONE, MINE, MINE_2])
         probed = Run(experiment, store, tmp_path, inspector=Inspector(experiment, grace=7.0)).plan([NONE, MINE, MINE_2])
     assert probed.seconds >= unprobed.seconds + 7.0

@@ -18,8 +18,8 @@ from subpop.references import COLUMNS, References, cell_key, cell_status, compar
 from subpop.types import BadInput, Cell, CellResult, Number, Verdict
 from subpop.types.metric import Metric, Unit
 
-CELL = Cell(
-    "stem", "embedded", "digits", "logistic_regression", "feature_match", "label_flip", 0.5, "trim", (("a", "1"), ("b", "x,y"))
+CELL = Cell.of(
+    "stem", "embedded", "digits", "logistic_regression", "feature_match", "label_flip", 0.5, "trim", encoder="x,y", split=1
 )
 OTHER = CELL.with_(rate=2)
 BASELINES = Path(__file__).parents[1] / "baselines"
@@ -168,7 +168,7 @@ def test_a_number_without_a_reference_fails_unless_it_is_a_plugins(recorded: Pat
 
 
 def test_other_numbers_of_seeds_fail_even_at_the_same_value(recorded: Path) -> None:
-    few = result(replace(CELL, n_seeds=3))
+    few = result(CELL.with_(n_seeds=3))
     assert {v.verdict for v in compare(few, References.load(recorded))} == {"fail"}
     assert "the run has 3 seeds, its reference 5" in compare(few, References.load(recorded))[0].reason
 
@@ -211,9 +211,9 @@ def every_cell(stem: str) -> list[CellResult]:
     """Each cell of a baselines file with exactly its references as numbers."""
     found = []
     for key, rows in References.load(BASELINES / f"{stem}.csv").rows.items():
-        setting = tuple(part.partition("=")[::2] for part in key[7].split(";") if part)
+        settings = dict(part.partition("=")[::2] for part in key[7].split(";") if part)
         n_seeds = max(int(r["n_seeds"] or 1) for r in rows.values())
-        cell = Cell(stem, *key[:5], float(key[5]), key[6], setting, n_seeds)
+        cell = Cell.of(stem, *key[:5], float(key[5]), key[6], n_seeds=n_seeds, **settings)
         numbers = [Number(name, float(r["value"]), subpopulation=s) for (s, name), r in rows.items() if r["value"]]
         found.append(CellResult(cell, tuple(numbers)))
     return found
@@ -460,7 +460,7 @@ def test_a_wide_tolerance_has_no_power_and_a_larger_gap_fails(path: Path) -> Non
 
 
 def test_a_single_seed_of_a_stochastic_victim_has_no_power(path: Path) -> None:
-    single = replace(result(replace(CELL, n_seeds=1), clean_accuracy=0.9), exact=False)
+    single = replace(result(CELL.with_(n_seeds=1), clean_accuracy=0.9), exact=False)
     rebaseline(path, [single])
     assert [(r["std"], r["atol"]) for r in read(path)] == [("nan", "inf")]
     assert status(single, path) == "no_power"

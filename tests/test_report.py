@@ -153,7 +153,7 @@ def test_a_baseline_s_row_of_a_metric_that_is_gone_is_shown_and_fails_its_cell()
 
 @pytest.mark.parametrize("defense", ["none", "trim"])
 def test_set_ups_that_measure_no_damage_are_not_on_the_scoreboard(defense):
-    cell = cell_of(defense=defense, worlds="independent")
+    cell = cell_of(defense=defense, kind="two_worlds", worlds="independent")
     worlds = CellReport(cell, CellResult(cell, (Number("error_sum", 1.0),)), status="pass")
     assert "worlds" not in scoreboard([*tiny_board(), worlds], RUN)
     assert "worlds" in scoreboard([*tiny_board(), replace(worlds, result=None, status="error", reason="it died")], RUN)

@@ -18,8 +18,9 @@ import subpop.networks
 from subpop.datasets.download import MissingData, data_root
 from subpop.feature_cache import cached
 from subpop.networks import IMAGENET_32, NETWORKS, UNIT, InputTransform
+from subpop.networks.frozen import REPRESENTATIONS, is_frozen
 from subpop.networks.resnet_cifar import resnet_cifar
-from subpop.representations import REPRESENTATIONS, frozen_features, is_frozen
+from subpop.representations import frozen_features
 from subpop.types import BadInput, Dataset, Floats
 
 NAME = "resnet20_cifar10"

@@ -22,7 +22,7 @@ def test_seeds_of_different_purposes_differ() -> None:
 
 
 def test_a_secret_moves_what_a_plug_in_could_rebuild() -> None:
-    cell = Cell("s", "embedded", "digits", "mlp", "feature_match", "label_flip", 1.0, "mine")
+    cell = Cell.of("s", "embedded", "digits", "mlp", "feature_match", "label_flip", 1.0, "mine")
     trial = Trial("digit=3", 1)
     assert shuffle_seed(cell, trial) != shuffle_seed(cell, trial, "secret")
     assert defense_seed(cell, trial) != defense_seed(cell, trial, "secret")

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 
+from subpop.attacks.drawing import base_size, draw_poison
 from subpop.cells import grid
 from subpop.datasets import load_dataset
-from subpop.seeds import attack_identity, derived_seed
-from subpop.stage import base_size, build_stage, draw_poison, split_data
+from subpop.seeds import derived_seed, draw_identity
+from subpop.stage import build_stage, split_data
 from subpop.types import Cell
 
 
@@ -51,8 +52,10 @@ def test_poison_flips_members_of_the_subpopulation_in_d_aux():
 
 
 def test_an_attack_is_the_same_whoever_learns_and_defends():
-    assert attack_identity(cell()) == attack_identity(cell(victim="x", defense="trim", n_poison_told="half", panels="yes"))
-    assert attack_identity(cell()) != attack_identity(cell(split=1))
+    others = {"victim": "x", "encoder": "tiny", "max_length": 64, "defense": "trim", "n_poison_told": "half", "holdout": 0.1}
+    assert draw_identity(cell()) == draw_identity(cell(**others, panels="yes", ranked_by="none", n_attacked=3))
+    for change in ({"split": 1}, {"protocol": "reserve"}, {"partition": "x"}, {"label_rule": "common"}, {"sampling": "distinct"}):
+        assert draw_identity(cell()) != draw_identity(cell(**change))
     assert derived_seed("a", 1) != derived_seed("a1")
     assert 0 <= derived_seed("a") < 2**63
 

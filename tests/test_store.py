@@ -24,7 +24,7 @@ from subpop import store as store_module
 from subpop.store import Store
 from subpop.types import BadInput, Cell, Trial, TrialResult
 
-CELL = Cell("stem", "embedded", "digits", "logistic_regression", "feature_match", "label_flip", 0.5, setting=(("q", "1"),))
+CELL = Cell.of("stem", "embedded", "digits", "logistic_regression", "feature_match", "label_flip", 0.5, split=1)
 ROOT = Path(__file__).parents[1]
 
 
@@ -280,7 +280,7 @@ def test_a_store_from_a_newer_schema_is_refused_and_left_alone(path: Path) -> No
         connection.execute("PRAGMA user_version = 7")
     connection.close()
     before = path.read_bytes()
-    with pytest.raises(BadInput, match=r"schema 7.*reads schema 2.*upgrade subpop.*--store"):
+    with pytest.raises(BadInput, match=r"schema 7.*reads schema 3.*upgrade subpop.*--store"):
         Store(path)
     assert path.read_bytes() == before
 
@@ -437,6 +437,19 @@ def test_a_store_of_schema_1_is_set_aside_and_named(path: Path) -> None:
         assert_same(store.get_chunk("k"), chunk(1, 2))
 
 
+def test_a_store_of_schema_2_is_set_aside_and_named(path: Path) -> None:
+    """The tables are those of today, but keys and cells are written in another way."""
+    with Store(path) as store:
+        store.put_chunk("k", CELL, chunk(1, 2), "cpu")
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 2")
+    with Store(path) as store:
+        (note,) = store.notes
+        assert "schema 2, whose keys" in note
+        assert str(path.with_name("store.schema-2.sqlite")) in note
+        assert store.get_chunk("k") is None
+
+
 def test_a_store_that_stays_locked_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Store(path).close()
     monkeypatch.setattr(store_module, "BUSY_SECONDS", 0.05)
@@ -470,7 +483,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 with Store(path) as store:
     for number in range(first, last):
-        store.put_chunk(f"k{{number}}", {CELL!r}, chunk(number), "cpu")
+        store.put_chunk(f"k{{number}}", Cell.of(**{CELL.record()!r}), chunk(number), "cpu")
         print(f"k{{number}}", flush=True)
 """
 

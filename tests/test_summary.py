@@ -8,7 +8,7 @@ from subpop.summary import summarise
 from subpop.types import Cell, Dataset, Partition, Pool, Splits, Trial, TrialResult
 
 N_A, N_B, N_REST = 24, 30, 10
-CELL = Cell("s", "embedded", "toy", "v", "feature_match", "label_flip", 1.0, "filter", n_seeds=2)
+CELL = Cell.of("s", "embedded", "toy", "v", "feature_match", "label_flip", 1.0, "filter", n_seeds=2)
 
 
 def stage() -> Stage:
@@ -96,7 +96,7 @@ def test_small_subpopulations_enter_only_the_all_values():
 
 # --- numbers of the tables -------------------------------------------------------------------------------------------------
 
-UNDEFENDED = Cell("s", "embedded", "toy", "v", "feature_match", "label_flip", 1.0, "none", (("ranked_by", "filter"),), n_seeds=2)
+UNDEFENDED = Cell.of("s", "embedded", "toy", "v", "feature_match", "label_flip", 1.0, "none", ranked_by="filter", n_seeds=2)
 
 
 def summary_of(cell, trials, ranked_by=None):

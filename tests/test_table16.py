@@ -105,14 +105,14 @@ def test_cells_and_set_ups_agree():
     cells = runpy.run_path(str(ROOT / "benchmarks" / "test_table16_influence.py"))["CELLS"]
     for cell in cells:
         setup = SETUPS[cell.dataset]
-        assert float(cell.option("epsilon", "")) in setup.epsilons
+        assert float(cell.option("epsilon")) in setup.epsilons
         assert cell.victim == setup.network + LAST_LAYER
-        schedule = setup.schedule(float(cell.option("epsilon", "")))
+        schedule = setup.schedule(float(cell.option("epsilon")))
         assert schedule.step * schedule.iterations == pytest.approx(WAY * schedule.box)
     paper = SETUPS["dogfish"].schedule(0.5)
     assert (paper.box, paper.step, paper.iterations) == (0.5, 0.005, 2000)
     laptop = SETUPS["tiny_dogfish"].schedule(4.0)
     assert (laptop.box, laptop.step, laptop.iterations) == (4.0, 0.8, 100)
-    assert {(c.dataset, c.option("epsilon", "")) for c in cells if c.partition == "random"} == {
+    assert {(c.dataset, c.option("epsilon")) for c in cells if c.partition == "random"} == {
         (name, f"{epsilon:g}") for name, setup in SETUPS.items() for epsilon in setup.epsilons
     }

@@ -48,13 +48,13 @@ def toy(*, one_dog=0, copies=1, n=12):
 
 @pytest.fixture
 def suite_of(monkeypatch):
-    from subpop.parts import Parts
+    from subpop.context import Context
     from subpop.training_set_attack import measure
 
     def suite(problem, store=None, **options):
         monkeypatch.setattr(measure, "problem_of", lambda cell, parts: problem)
         # Reading the package's source for its hash would take longer than all attacks.
-        return measure.TargetSuite(Parts(store or Kept(), _memory={("source",): "this one"}, **options))
+        return measure.TargetSuite(Context(store or Kept(), **options))
 
     return suite
 
@@ -140,8 +140,8 @@ def test_koh_and_liangs_dog(suite_of):
 
 
 def test_what_cannot_be_attacked(suite_of):
+    from subpop.context import Context
     from subpop.datasets import MissingData
-    from subpop.parts import Parts
     from subpop.training_set_attack.setups import problem_of
 
     suite = suite_of(toy())
@@ -154,16 +154,16 @@ def test_what_cannot_be_attacked(suite_of):
     with pytest.raises(MissingData, match="30 photos"):
         suite.measure(toy_cell("koh_dog", "0.5"))
     with pytest.raises(BadInput, match="set up on 'adult'; there are digits_images"):
-        problem_of(cell_of("random", dataset="adult"), Parts(Kept()))
+        problem_of(cell_of("random", dataset="adult"), Context(Kept()))
     with pytest.raises(BadInput, match="has victim conv_net_last_layer, not mlp"):
-        problem_of(cell_of("random", dataset="digits_images", victim="mlp"), Parts(Kept()))
+        problem_of(cell_of("random", dataset="digits_images", victim="mlp"), Context(Kept()))
 
 
 def test_digits_aim_at_test_rows_of_even_digits():
-    from subpop.parts import Parts
+    from subpop.context import Context
     from subpop.training_set_attack.setups import SETUPS, problem_of
 
-    parts = Parts(Kept())
+    parts = Context(Kept())
     cell = cell_of("random", dataset="digits_images", victim="conv_net_last_layer")
     problem, data = problem_of(cell, parts), parts.data(cell.with_(victim="conv_net"))
     per_class = SETUPS["digits_images"].per_class

@@ -31,7 +31,7 @@ CURVE = {
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory):
-    return Experiment(Store(tmp_path_factory.mktemp("theory") / "store.sqlite"))
+    return Experiment.on(Store(tmp_path_factory.mktemp("theory") / "store.sqlite"))
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from trace_cell import committed, rows, the_cell, trace, traced
 
-from subpop.seeds import attack_identity, draw_identity, poison_seed
+from subpop.seeds import poison_seed, training_seed
 
 
 def test_a_cell_is_seen_under_any_name() -> None:
     one = the_cell()
     with traced() as tracer:
-        attack_identity(one)
-    assert tracer.traces["specification"].by_function == {("seeds.py", "attack_identity"): 1}
+        training_seed(one, 0)
+    assert tracer.traces["specification"].by_function == {("seeds.py", "training_seed"): 1}
     with traced() as tracer:
         poison_seed(one.with_(rate=2.0), "a", 0)  # a cell that was built from it
     found = tracer.traces["specification"].by_function
@@ -20,8 +20,8 @@ def test_a_cell_is_seen_under_any_name() -> None:
 
 def test_moves_are_calls_from_another_file() -> None:
     with traced() as tracer:
-        draw_identity(the_cell())
-    assert tracer.traces["specification"].by_function["seeds.py", "attack_identity"] == 1
+        poison_seed(the_cell(), "a", 0)
+    assert tracer.traces["specification"].by_function["types/cell.py", "Cell.plain"] == 1
     assert tracer.traces["specification"].moves < tracer.traces["specification"].calls
 
 

@@ -12,7 +12,8 @@ from scipy.special import log_expit
 from sklearn.linear_model import LogisticRegression
 from toy_poison import told, with_label_noise
 
-from subpop.defenses.trim import given_label_loss, highest, trim
+from subpop.defenses.filters import highest
+from subpop.defenses.trim import given_label_loss, trim
 from subpop.types import BadInput, TrainingSet
 
 PENALTY = 1.0

@@ -28,13 +28,18 @@ from typing import Any
 
 import subpop
 from subpop.cells import grid
-from subpop.types import Cell
+from subpop.types import Cell, specifications
+
+
+def _is_specification(found: object) -> bool:
+    return isinstance(found, type) and issubclass(found, specifications.Specification)
+
 
 PACKAGE = Path(subpop.__file__).parent
 TABLE = Path(__file__).parent / "trace.csv"
 COLUMNS = ("state", "kind", "calls", "moves", "files", "functions")
-SPECIFICATIONS = {"Cell"}
-"""Classes that say what is measured. A class that takes over part of `Cell` is added here."""
+SPECIFICATIONS = {"Cell", *(each.__name__ for each in vars(specifications).values() if _is_specification(each))}
+"""Classes that say what is measured."""
 CONTEXTS = {"SplitData", "Stage"}
 """Classes that hold what was set up for a specification."""
 KEYS = ("key", "identity")
@@ -128,7 +133,7 @@ def trace() -> Tracer:
 
     cell = the_cell()
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "store.sqlite") as store:
-        experiment = Experiment(store)
+        experiment = Experiment.on(store)
         run = Run(experiment, store, Path(folder))
         with traced() as tracer:
             run.plan([cell])

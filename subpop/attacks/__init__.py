@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from subpop.attacks.attacker import Attacker, Target
-from subpop.attacks.gradient_match import gradient_match
-from subpop.attacks.influence import influence
-from subpop.attacks.label_flip import Poison, label_flip, least_likely_label, poison_count, rarest_label
+from subpop.attacks.gradient_match import match_gradients
+from subpop.attacks.influence import follow_influence
+from subpop.attacks.label_flip import AttackTask, Poison, flip_labels, label_flip, least_likely_label, poison_count, rarest_label
 
-OPTIMISED: Mapping[str, Callable[[Poison, Target, Attacker], Poison]] = {
-    "gradient_match": gradient_match,
-    "influence": influence,
+ATTACKS: Mapping[str, Callable[[AttackTask], Poison]] = {
+    "label_flip": flip_labels,
+    "gradient_match": match_gradients,
+    "influence": follow_influence,
 }
-"""Attacks that optimise the inputs of the rows drawn by label flipping: (poison, target, attacker) -> poison outside the pool."""
-
-ATTACKS: Mapping[str, Callable[..., Poison]] = {"label_flip": label_flip, **OPTIMISED}
-"""Every attack by name.
+"""Every attack by name; one with settings of its own also has a class in `subpop.types.specifications`.
 
 Examples
 --------
@@ -25,4 +22,4 @@ Examples
 ['gradient_match', 'influence', 'label_flip']
 """
 
-__all__ = ["ATTACKS", "OPTIMISED", "Poison", "label_flip", "least_likely_label", "poison_count", "rarest_label"]
+__all__ = ["ATTACKS", "AttackTask", "Poison", "label_flip", "least_likely_label", "poison_count", "rarest_label"]

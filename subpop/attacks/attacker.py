@@ -12,18 +12,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from subpop.attacks.boxes import Box
 from subpop.attacks.curvature import Curvature, penalty_of
-from subpop.attacks.label_flip import Poison, Sampling
+from subpop.attacks.label_flip import AttackTask, Poison, flip_labels, poison_labels
 from subpop.attacks.last_layers import Doubles, NoNetwork, split
 from subpop.threads import one_thread
-from subpop.types import Array, Ints, Model, Pool, Victim
+from subpop.types import Array, BadInput, Ints, Model, Pool, Victim
+from subpop.types.specifications import GradientMatch, Objective, Sampling
 
-Objective = Literal["inner", "cosine"]
 T = TypeVar("T")
 
 
@@ -35,6 +35,20 @@ class Target:
     poison_y: Ints
     sampling: Sampling = "with_replacement"
     objective: Objective = "inner"
+
+
+def drawn_and_aim(task: AttackTask) -> tuple[Poison, Target]:
+    """What label flipping draws in a trial, and the subpopulation that moved rows aim at.
+
+    Raises
+    ------
+    BadInput
+        If the task has no optimiser to move rows with.
+    """
+    if task.optimiser is None:
+        raise BadInput(f"attack {task.settings.name} moves rows by the attacker's model: give draw_poison an optimiser")
+    objective: Objective = task.settings.objective if isinstance(task.settings, GradientMatch) else "inner"
+    return flip_labels(task), Target(task.members, poison_labels(task.y, task.target), task.settings.sampling, objective)
 
 
 class Attacker:

@@ -21,13 +21,19 @@ from typing import get_args
 
 import numpy as np
 
-from subpop.attacks.attacker import Attacker, Objective, Target, single_threaded
+from subpop.attacks.attacker import Attacker, Target, drawn_and_aim, single_threaded
 from subpop.attacks.descent import Values, descend, largest_one
-from subpop.attacks.label_flip import Poison
+from subpop.attacks.label_flip import AttackTask, Poison
 from subpop.attacks.last_layers import Doubles
 from subpop.types import Array, BadInput, Ints
+from subpop.types.specifications import Objective
 
 LENGTH = 0.2
+
+
+def match_gradients(task: AttackTask) -> Poison:
+    """The attack `gradient_match`: the rows that label flipping draws, moved."""
+    return gradient_match(*drawn_and_aim(task), task.optimiser)
 
 
 def gradient_match(drawn: Poison, target: Target, attacker: Attacker) -> Poison:

@@ -17,14 +17,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from subpop.attacks.attacker import Attacker, Target
+from subpop.attacks.attacker import Attacker, Target, drawn_and_aim
 from subpop.attacks.descent import descend, signs
 from subpop.attacks.gradient_match import inner_values
-from subpop.attacks.label_flip import Poison
+from subpop.attacks.label_flip import AttackTask, Poison
 from subpop.types import Array, BadInput, Ints
 
 SHARE = 1 / 25
 """Of the box, the length of a step."""
+
+
+def follow_influence(task: AttackTask) -> Poison:
+    """The attack `influence`: as many rows as label flipping draws, chosen and moved by their influence."""
+    return influence(*drawn_and_aim(task), task.optimiser)
 
 
 def influence(drawn: Poison, target: Target, attacker: Attacker) -> Poison:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-from subpop.types import Array, BadInput, Ints
+from subpop.types import Array, BadInput, Ints, Pool
+from subpop.types.specifications import LabelFlip, Sampling
 
 Rule = Literal["own", "common"]
-Sampling = Literal["with_replacement", "distinct"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +45,43 @@ class Poison:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+
+@dataclass(frozen=True, eq=False)
+class AttackTask:
+    """What an attack is given in one trial: a subpopulation in the attacker's sample and how many poison rows to make."""
+
+    settings: LabelFlip
+    """Settings of the cell's attack."""
+    pool: Pool
+    members: Ints
+    """(a,) pool rows of the subpopulation in D_aux."""
+    count: int
+    """Number of poison rows."""
+    target: int | None
+    """The label that all poison rows get; None where own labels of two classes are flipped."""
+    generator: np.random.Generator
+    optimiser: Any = None
+    """The `subpop.attacks.attacker.Attacker` of attacks that move rows; None for others."""
+
+    @property
+    def y(self) -> Ints:
+        """(a,) true labels of the members."""
+        return self.pool.y[self.members]
+
+
+def flip_labels(task: AttackTask) -> Poison:
+    """The attack `label_flip`: members of the subpopulation drawn at random, with a wrong label."""
+    return label_flip(
+        task.members,
+        task.y,
+        task.count,
+        n_classes=task.pool.n_classes,
+        rule="own" if task.target is None else "common",
+        target=task.target,
+        sampling=task.settings.sampling,
+        generator=task.generator,
+    )
 
 
 def poison_count(rate: float, base: float) -> int:

@@ -21,7 +21,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from subpop.defenses.spectral_signatures import centred, refitted
+from subpop.defenses.filters import centred, refitted
 from subpop.threads import one_thread
 from subpop.types import Array, Bools, Defended, Fit, Knowledge, TrainingSet, content_order
 

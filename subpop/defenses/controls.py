@@ -14,7 +14,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from subpop.types import Array, BadInput, Bools, Defended, Defense, Fit, Ints, Knowledge, TrainingSet
+from subpop.defenses.filters import filtered, told_poison
+from subpop.types import Array, BadInput, Defended, Defense, Fit, Ints, Knowledge, TrainingSet
 
 
 def none(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) -> Defended:
@@ -186,34 +187,6 @@ def matched_random_filter(removed: Mapping[int, int]) -> Defense:
         return filtered(train, fit, keep)
 
     return matched
-
-
-def filtered(train: TrainingSet, fit: Fit, keep: Bools) -> Defended:
-    """Train the victim on the rows of the mask; raises BadInput if there are none."""
-    if not keep.any():
-        raise BadInput(f"a filter removed all {len(train)} training rows; keep at least one")
-    return Defended(fit(train[keep]), keep)
-
-
-def told_poison(know: Knowledge, train: TrainingSet, defense: str) -> int:
-    """Return the known number of poison rows; raises BadInput if it is missing or would leave no row."""
-    if know.n_poison is None or not 0 <= know.n_poison < len(train):
-        raise BadInput(
-            f"{defense} needs n_poison, at least 0 and below its {len(train)} training rows; got {know.n_poison}. "
-            "Grant n_poison in the cell's knowledge"
-        )
-    return know.n_poison
-
-
-def finite(features: Array) -> Array:
-    """Return the features unchanged; raises BadInput if some are NaN or infinite."""
-    if not np.isfinite(features).all():
-        n_bad = int((~np.isfinite(features)).any(axis=1).sum())
-        raise BadInput(
-            f"features of the model contain NaN or infinite values in {n_bad} of {len(features)} rows; standardise or clip the "
-            "inputs, or use another victim"
-        )
-    return features
 
 
 def twin_counts(x: Array, y: Ints) -> Ints:

@@ -20,9 +20,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from subpop.defenses.controls import finite, told_poison
 from subpop.defenses.eigenspaces import steady, tie_decides, top_eigenspace, top_eigenspace_of
-from subpop.defenses.trim import highest, keep_lowest
+from subpop.defenses.filters import finite, highest, keep_lowest, told_poison
 from subpop.types import Array, Bools, Defended, Fit, Knowledge, Model, TrainingSet
 
 N_ROUNDS = 2

@@ -15,17 +15,13 @@ are not rescaled: columns of larger spread weigh more, as in the paper.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 
-from subpop.defenses.controls import finite, told_poison
 from subpop.defenses.eigenspaces import steady, tie_decides, top_eigenspace
-from subpop.defenses.trim import highest
-from subpop.types import Array, Bools, Defended, Fit, Floats, Ints, Knowledge, Model, TrainingSet
-
-ROUNDING = 1e-7
-"""A column whose deviation is below this fraction of its largest value counts as constant: float32 rounding."""
+from subpop.defenses.filters import centred, highest, refitted, told_poison
+from subpop.types import Array, Bools, Defended, Fit, Floats, Ints, Knowledge, TrainingSet
 
 
 def spectral_signatures(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) -> Defended:
@@ -121,20 +117,3 @@ def signature_scores(features: Floats, y: Ints) -> tuple[Array, dict[int, float]
         total = float(np.einsum("ij,ij->", columns, columns))
         along[label] = float(scores[members].sum() / total) if total else 0.0
     return scores, along
-
-
-def centred(features: Floats) -> Array:
-    """Return (n, d') centred float64 features without columns that are constant up to rounding.
-
-    Raises BadInput for NaN and infinite features.
-    """
-    columns = np.array(finite(features), dtype=np.float64)
-    columns -= columns.mean(axis=0)
-    deviation = np.sqrt(np.einsum("ij,ij->j", columns, columns) / len(columns))
-    varies = deviation > ROUNDING * np.abs(features).max(axis=0)
-    return columns if varies.all() else np.ascontiguousarray(columns[:, varies])
-
-
-def refitted(train: TrainingSet, fit: Fit, model: Model, keep: Bools, diagnostics: Mapping[str, float]) -> Defended:
-    """Train the victim again on the remaining rows; if nothing was removed, return the existing model."""
-    return Defended(model if keep.all() else fit(train[keep]), keep, diagnostics=diagnostics)

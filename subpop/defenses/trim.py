@@ -8,13 +8,10 @@ plus a fixed regulariser exactly, no round raises the trimmed objective, so the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
-from subpop.defenses.controls import told_poison
-from subpop.defenses.eigenspaces import tie_decides
-from subpop.types import Array, Bools, Defended, Fit, Ints, Knowledge, Model, TrainingSet
+from subpop.defenses.filters import keep_lowest, told_poison
+from subpop.types import Array, Defended, Fit, Ints, Knowledge, TrainingSet
 
 MAX_ROUNDS = 20
 
@@ -54,37 +51,6 @@ def trim(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int, max_rounds
 
 
 trim.needs = {"n_poison"}  # type: ignore[attr-defined]
-
-
-def keep_lowest(train: TrainingSet, fit: Fit, n_drop: int, score: Callable[[Model], Array], max_rounds: int) -> Defended:
-    """Refit on the n - n_drop rows of lowest score, (n,) under the last model, until a set repeats.
-
-    `keep` is the set that the returned model was trained on. With n_drop = 0, this is the undefended model.
-    Diagnostics: rounds; converged, 1 or 0; tied, 1 if in some round rows of equal scores were on both sides of the threshold.
-    """
-    tied = False
-    following = np.ones(len(train), dtype=np.bool_)
-    seen: set[bytes] = set()
-    while following.tobytes() not in seen and len(seen) < max_rounds:
-        keep = following
-        seen.add(keep.tobytes())
-        model = fit(train[keep])
-        scores = score(model)
-        following = ~highest(scores, train.ids, n_drop)
-        tied |= tie_decides(scores, ~following)
-    converged = float(np.array_equal(following, keep))
-    return Defended(model, keep, diagnostics={"rounds": float(len(seen)), "converged": converged, "tied": float(tied)})
-
-
-def highest(score: Array, ids: Ints, count: int) -> Bools:
-    """Select the `count` rows of highest score, (n,) bool; ties go to higher ids, which are random because rows are shuffled."""
-    if count == 0:
-        return np.zeros(len(score), dtype=np.bool_)
-    limit = np.partition(score, len(score) - count)[len(score) - count]
-    chosen = np.asarray(score > limit)
-    ties = np.flatnonzero(score == limit)
-    chosen[ties[np.argsort(ids[ties], kind="stable")][len(ties) - (count - int(chosen.sum())) :]] = True
-    return chosen
 
 
 def given_label_loss(proba: Array, y: Ints) -> Array:

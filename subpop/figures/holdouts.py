@@ -28,7 +28,7 @@ def holdout_groups(reports: Iterable[CellReport]) -> dict[tuple[str, str], list[
     """Cells that differ in their holdout alone, by victim and defense; groups with a single size are left out."""
     groups: dict[tuple[str, str], list[CellReport]] = defaultdict(list)
     for report in reports:
-        if report.result is not None and report.cell.option("holdout", ""):
+        if report.result is not None and report.cell.defender.holdout is not None:
             groups[report.cell.victim, report.cell.defense].append(report)
     return {key: sorted(own, key=_size) for key, own in groups.items() if len({_size(report) for report in own}) > 1}
 
@@ -70,4 +70,4 @@ def _number(report: CellReport, metric: str, subpopulation: str) -> Number | Non
 
 
 def _size(report: CellReport) -> float:
-    return float(report.cell.option("holdout", "0"))
+    return report.cell.defender.holdout or 0.0

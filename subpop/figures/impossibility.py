@@ -77,19 +77,19 @@ def curves_of(reports: Iterable[CellReport]) -> dict[str, list[tuple[float, floa
     Learners with a single alpha have no curve.
     """
     curves: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
-    swept = {report.cell.dataset for report in reports if _is_point(report.cell) and not report.cell.option("rows", "")}
+    swept = {report.cell.dataset for report in reports if _is_point(report.cell) and not report.cell.two_worlds.rows}
     for report in reports:
         damage = _number(report, "target_damage_mean")
         if damage is None or not _is_point(report.cell) or report.cell.dataset not in swept:
             continue
-        at_margin = _number(report, "alpha_mean") if report.cell.option("rows", "") else None
+        at_margin = _number(report, "alpha_mean") if report.cell.two_worlds.rows else None
         alpha = report.cell.rate if at_margin is None else at_margin.value
         curves[report.cell.victim].append((alpha, damage.value, damage.std_error or 0.0))
     return {victim: sorted(set(own)) for victim, own in curves.items() if len({alpha for alpha, *_ in own}) > 1}
 
 
 def _is_point(cell: Cell) -> bool:
-    return cell.defense == "none" and not cell.option("worlds", "")
+    return cell.defense == "none" and cell.two_worlds.worlds is None
 
 
 def world_points(reports: Iterable[CellReport]) -> list[tuple[Cell, dict[str, Number]]]:
@@ -109,11 +109,11 @@ def _number(report: CellReport, metric: str) -> Number | None:
 
 def told_labels(cell: Cell) -> bool:
     """Whether the defender knows the poison or labels of the subpopulation."""
-    return cell.defense == "perfect_filter" or cell.option("told", "") == "target"
+    return cell.defense == "perfect_filter" or cell.two_worlds.told is not None
 
 
 def row_name(cell: Cell) -> str:
-    return cell.defense + (", knows labels" if cell.option("told", "") == "target" else "")
+    return cell.defense + (", knows labels" if cell.two_worlds.told else "")
 
 
 def _look(victim: str) -> tuple[str, Mapping[str, Any]]:

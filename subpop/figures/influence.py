@@ -26,7 +26,7 @@ def attacked_sets(reports: Iterable[CellReport]) -> list[CellReport]:
 
 
 def epsilon_of(report: CellReport) -> float:
-    return float(report.cell.option("epsilon", "0"))
+    return report.cell.epsilon or 0.0
 
 
 def success_against_epsilon(reports: Sequence[CellReport]) -> Figure:

@@ -52,7 +52,7 @@ def _damage_plan(groups: Mapping[Setup, list[CellReport]], styles: Styles) -> Pl
     metric = metric_of(headline(reports))
     words, better = metric_words(metric.name), metric.better.value
     n_splits = max((s.n_splits for r in reports for s in [summarize([r], headline([r]))] if s), default=1)
-    n_splits = max(n_splits, len({r.cell.option("split", "") for r in reports}))
+    n_splits = max(n_splits, len({r.cell.option("split") for r in reports}))
     bars = f"the sample deviation over {n_splits} splits" if n_splits > 1 else "standard errors"
     alt = f"{words} against alpha, a line for each defense, in {len(groups)} panels"
     caption = f"{words} against the poisoning rate alpha; {better} is better for the defender. Bars: {bars}."
@@ -69,9 +69,9 @@ def _cloud_plans(groups: Mapping[Setup, list[CellReport]]) -> Iterator[Plan]:
     undefended: list[tuple[str, list[CellReport]]] = []
     note, titles = "", titles_of(groups, columns_and_letters(len(groups))[1])
     for i, (setup, of_setup) in enumerate(groups.items()):
-        splits = sorted({report.cell.option("split", "") for report in of_setup})
+        splits = sorted({report.cell.option("split") for report in of_setup})
         note = f" Split {splits[0]} only." if len(splits) > 1 else ""
-        panels = _panels_by_defense(report for report in of_setup if report.cell.option("split", "") == splits[0])
+        panels = _panels_by_defense(report for report in of_setup if report.cell.option("split") == splits[0])
         if [name for name, _ in panels] == ["none"]:
             undefended.append((titles[setup], panels[0][1]))
         elif panels:
@@ -87,7 +87,7 @@ def _panels_by_defense(reports: Iterable[CellReport]) -> list[tuple[str, list[Ce
     panels: dict[str, list[CellReport]] = defaultdict(list)
     for report in reports:
         cell = report.cell
-        if cell.rate > 0 and not cell.option("n_poison_told", "") and (cell.defense == "none" or not is_control(cell.defense)):
+        if cell.rate > 0 and not cell.option("n_poison_told") and (cell.defense == "none" or not is_control(cell.defense)):
             panels[cell.defense].append(report)
     return sorted(panels.items(), key=lambda panel: (panel[0] != "none", panel[0]))
 

@@ -93,7 +93,7 @@ def samples_of(reports: Sequence[CellReport]) -> dict[float, list[Sample]]:
         rivals = [other for other in groups if (other.dataset, other.victim) == (setup.dataset, setup.victim)]
         settings = titles_of(rivals)[setup].partition("\n")[2]
         for report in groups[setup]:
-            split = report.cell.option("split", "")
+            split = report.cell.option("split")
             words = [setup.victim, *([settings] if settings else []), *([f"split {split}"] if split else [])]
             found.setdefault(report.cell.rate, []).append(_ours(report, ", ".join(words)))
     return {rate: [*found[rate], *(released_sample(model, rate) for model in VICTIMS)] for rate in sorted(found)}

@@ -150,10 +150,10 @@ def has_panels(report: CellReport) -> bool:
 def panel_order(reports: Sequence[CellReport]) -> list[CellReport]:
     """Unpoisoned, poisoned, then poisoned and defended by name, TRIM and SEVER first; one split and the largest alpha only."""
     drawable = [report for report in reports if has_panels(report)]
-    split = min((report.cell.option("split", "") for report in drawable), default="")
+    split = min((report.cell.option("split") for report in drawable), default="")
     largest = max((report.cell.rate for report in drawable), default=0.0)
     first = {"none": 0, "trim": 1, "sever": 2}
-    of_split = [r for r in drawable if r.cell.option("split", "") == split and not r.cell.option("n_poison_told", "")]
+    of_split = [r for r in drawable if r.cell.option("split") == split and not r.cell.option("n_poison_told")]
     shown = [r for r in of_split if r.cell.rate == largest or (r.cell.rate == 0 and r.cell.defense == "none")]
     return sorted(shown, key=lambda r: (r.cell.rate > 0, first.get(r.cell.defense, 3), r.cell.defense))
 

@@ -99,7 +99,7 @@ def rows_of(reports: Sequence[CellReport]) -> list[Row]:
     """
     cells: dict[tuple[str, str], dict[float, list[CellReport]]] = defaultdict(lambda: defaultdict(list))
     for report in reports:
-        cells[report.cell.defense, report.cell.option("n_poison_told", "")][report.cell.rate].append(report)
+        cells[report.cell.defense, report.cell.option("n_poison_told")][report.cell.rate].append(report)
     rows = [Row(*key, {rate: tuple(of_rate) for rate, of_rate in sorted(rates.items())}) for key, rates in cells.items()]
     metric = headline(reports)
 

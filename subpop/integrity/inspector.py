@@ -18,7 +18,7 @@ import numpy as np
 from subpop.batching import DefenseError, job_of
 from subpop.executors import NoStore
 from subpop.experiment import Experiment
-from subpop.fingerprint import data_hash, key_of, source_hash
+from subpop.fingerprint import data_hash
 from subpop.integrity import canaries, cost, draws, mixtures, moved, replay, views
 from subpop.integrity.canary_rows import Canaries, candidates, choose_canaries
 from subpop.integrity.findings import FLAG, Finding, column, details, not_run
@@ -79,7 +79,7 @@ class Inspector:
         spec = self.experiment.plugins[cell.defense]
         results, _ = self.experiment.trials(cell)
         key = self._key(cell, results)
-        stored = None if self.experiment.fresh or key is None else self.experiment.store.get_arrays(key)
+        stored = None if self.experiment.context.fresh or key is None else self.experiment.store.get_arrays(key)
         if stored is None:
             seconds = sum(result.seconds for result in results)
             self._earned[cell.defense] = self._earned.get(cell.defense, self.grace) + self.share * seconds
@@ -95,11 +95,11 @@ class Inspector:
     @contextmanager
     def _unseen(self) -> Iterator[None]:
         """Probes train victims that no plan counted: they do not move its progress bar."""
-        progress, self.experiment.progress = self.experiment.progress, Progress()
+        progress, self.experiment.context.progress = self.experiment.context.progress, Progress()
         try:
             yield
         finally:
-            self.experiment.progress = progress
+            self.experiment.context.progress = progress
 
     def _key(self, cell: Cell, results: Sequence[TrialResult]) -> str | None:
         """Return a hash of the cell, its trials and their results, and of the probes; None if the plug-in may not be reused."""
@@ -107,9 +107,8 @@ class Inspector:
         if trials is None:
             return None
         bits = data_hash(*(array for result in results for _, array in sorted(result.arrays.items())))
-        code = source_hash(["subpop.integrity.inspector"])
-        what = cell.with_(stem="", tier="", kind="")
-        return key_of({"integrity": repr(what), "trials": trials, "bits": bits, "code": code})
+        what = cell.with_(stem="", tier="", kind="poisoning")
+        return self.experiment.context.memo.key({__name__}, integrity=what, trials=trials, bits=bits)
 
     # --- the probes of a cell -----------------------------------------------------------------------------------------
 
@@ -130,8 +129,8 @@ class Inspector:
 
     def canary_sets(self, cell: Cell) -> list[Canaries]:
         """Sets of canaries, chosen once for all cells of the same data and victim."""
-        experiment, stage = self.experiment, self.experiment.stage(cell)
-        key = (stage.fingerprint, experiment.victim_identity(cell))
+        experiment, stage = self.experiment, self.experiment.context.stage(cell)
+        key = (stage.fingerprint, experiment.context.victim_identity(cell))
         if key not in self._sets:
 
             def power(sets: list[Canaries]) -> float:
@@ -146,7 +145,7 @@ class Inspector:
 
     def _canary_sets(self, cell: Cell) -> list[Canaries]:
         """Training sets that share one secret draw of candidates; the data determine how many canaries they contain."""
-        experiment, stage, generator = self.experiment, self.experiment.stage(cell), _generator()
+        experiment, stage, generator = self.experiment, self.experiment.context.stage(cell), _generator()
         flat = flat_inputs(stage.pool.x, int(generator.integers(2**31)))
         victim = lambda rows: answers_of_victim(experiment, cell, rows)  # noqa: E731
         found, sets = candidates(stage, flat, generator), list[Canaries]()
@@ -158,9 +157,9 @@ class Inspector:
 
 def answers_of_victim(experiment: Experiment, cell: Cell, rows: Ints) -> Ints:
     """(N,) classes that the undefended victim, trained on some rows of the pool, gives to all of them."""
-    pool = experiment.data(cell).pool
+    pool = experiment.context.data(cell).pool
     rows = np.sort(rows)
-    model = experiment.fit(cell, [FleetJob(pool, rows, pool.y[rows])], [0])[0]
+    model = experiment.context.fit(cell, [FleetJob(pool, rows, pool.y[rows])], [0])[0]
     return np.asarray(model.predict_proba(pool.x).argmax(axis=1))
 
 
@@ -175,7 +174,7 @@ class Probes:
     def __init__(self, inspector: Inspector, cell: Cell, results: Sequence[TrialResult]) -> None:
         self.inspector, self.cell, self.results = inspector, cell, results
         self.experiment = inspector.experiment
-        self.stage = self.experiment.stage(cell)
+        self.stage = self.experiment.context.stage(cell)
         spec = replace(self.experiment.plugins[cell.defense], hidden_since=inspector.recorder.started)
         self.arena = Arena(spec, self.stage.dataset.n_classes, self.experiment.timeout)
         self._records: list[Record] | None = None
@@ -220,7 +219,7 @@ class Probes:
     def _undefended(self, records: Sequence[Record]) -> list[Model]:
         """The victims of the recorded trials without a defense."""
         jobs = [job_of(self.stage.pool, record.prepared.task.train).canonical() for record in records]
-        return self.experiment.fit(self.cell, jobs, [record.prepared.trial.seed for record in records])
+        return self.experiment.context.fit(self.cell, jobs, [record.prepared.trial.seed for record in records])
 
     def _canaries(self, generator: np.random.Generator) -> list[Finding]:
         if self.stage.pool.x.dtype.kind == "i":
@@ -252,9 +251,9 @@ class Probes:
             return [not_run(mixtures.ACCURACY, "the victim's inputs are not rows of numbers, or there is no attack")]
         spec = mixtures.spec_for(self.cell.dataset, int(generator.integers(2**31)))
         cell = mixtures.secret_cell(self.cell)
-        own = Experiment(NoStore(), device=self.experiment.device, timeout=self.arena.timeout, plugins=self.experiment.plugins)
-        own.supply(cell, mixtures.secret_dataset(self.cell.dataset, spec))
-        names = own.stage(cell).attacked[:MOST_DRAWN]
+        own = self._other_experiment()
+        own.context.supply(cell, mixtures.secret_dataset(self.cell.dataset, spec))
+        names = own.context.stage(cell).attacked[:MOST_DRAWN]
         trials = [Trial(name, int(generator.integers(2**31))) for name in names]
         try:
             defended = own.defended_right(cell, trials)
@@ -268,7 +267,7 @@ class Probes:
         return found
 
     def _view(self, generator: np.random.Generator) -> list[Finding]:
-        data = self.experiment.dataset(self.cell.with_(victim=""))
+        data = self.experiment.context.loaded(self.cell.dataset)
         if not self.cell.rate or not views.can_be_turned(data.x) or not np.array_equal(data.x[:1], self._inputs[:1]):
             return [not_run(views.PROBE, "the victim's inputs are not rows of numbers or pictures, or there is no attack")]
         theirs = [score for _ in range(VIEWS) for score in self._alone(views.turned(data, generator), generator)]
@@ -276,13 +275,18 @@ class Probes:
 
     def _alone(self, data: Dataset, generator: np.random.Generator) -> list[draws.Score]:
         """Scores of secret trials on other data under the cell's name, each in a process of its own."""
-        own = Experiment(NoStore(), device=self.experiment.device, timeout=self.arena.timeout, plugins=self.experiment.plugins)
-        own.supply(self.cell, data)
-        names = own.stage(self.cell).attacked
+        own = self._other_experiment()
+        own.context.supply(self.cell, data)
+        names = own.context.stage(self.cell).attacked
         chosen = [names[i] for i in generator.permutation(len(names))[:MOST_DRAWN]]
         trials = [Trial(name, int(generator.integers(2**31))) for name in chosen]
         defended = [bits for trial in trials for bits in own.defended_right(self.cell, [trial])]
         return _scores(own, self.cell, trials, defended)
+
+    def _other_experiment(self) -> Experiment:
+        """An experiment on data of the probe's own, which leaves nothing in the store."""
+        device, plugins = self.experiment.context.device, self.experiment.plugins
+        return Experiment.on(NoStore(), device=device, timeout=self.arena.timeout, plugins=plugins)
 
     def _cost(self, generator: np.random.Generator) -> list[Finding]:
         attacked = [result for result in self.results if result.trial.attacked]
@@ -292,16 +296,16 @@ class Probes:
         data, trials = self.stage.data, [result.trial for result in chosen]
         tasks = [self.experiment.prepare(self.cell, trial).task for trial in trials]
         jobs = [job_of(data.pool, task.train).canonical() for task in tasks]
-        models = self.experiment.fit(self.cell, jobs, [trial.seed for trial in trials])
+        models = self.experiment.context.fit(self.cell, jobs, [trial.seed for trial in trials])
         undefended = [right_of(model, data.test_x, data.test_y) for model in models]
         members = [self.stage.test_members(trial.subpopulation) for trial in trials]
         defended = [np.asarray(result.arrays["right"], bool) for result in chosen]
-        clean = [self.experiment.clean_right(self.cell, trial.seed) for trial in trials]
+        clean = [self.experiment.context.clean_right(self.cell, trial.seed) for trial in trials]
         return [cost.cost_to_others(members, clean, undefended, defended)]
 
     @property
     def _inputs(self) -> Array:
-        return self.experiment.dataset(self.cell).x
+        return self.experiment.context.dataset(self.cell).x
 
     def _beside_public(self, probe: str, words: str, theirs: Sequence[draws.Score], generator: np.random.Generator) -> Finding:
         names = [self.stage.attacked[i] for i in generator.permutation(len(self.stage.attacked))[:MOST_DRAWN]]
@@ -313,12 +317,12 @@ class Probes:
 
 def _scores(experiment: Experiment, cell: Cell, trials: Sequence[Trial], defended: Sequence[Bools]) -> list[draws.Score]:
     """Return each trial with the same trial without a defense, and the clean victim of its seed."""
-    stage = experiment.stage(cell)
+    stage = experiment.context.stage(cell)
     data = stage.data
     tasks = [experiment.prepare(cell, trial).task for trial in trials]
-    models = experiment.fit(cell, [job_of(data.pool, task.train).canonical() for task in tasks], [t.seed for t in trials])
+    models = experiment.context.fit(cell, [job_of(data.pool, task.train).canonical() for task in tasks], [t.seed for t in trials])
     undefended = [right_of(model, data.test_x, data.test_y) for model in models]
-    clean = experiment.fit(cell, [data.pool.clean_job().canonical()] * len(trials), [trial.seed for trial in trials])
+    clean = experiment.context.fit(cell, [data.pool.clean_job().canonical()] * len(trials), [trial.seed for trial in trials])
     before = [right_of(model, data.test_x, data.test_y) for model in clean]
     members = [stage.test_members(trial.subpopulation) for trial in trials]
     return [draws.score_of(*bits) for bits in zip(members, before, undefended, defended, strict=True)]

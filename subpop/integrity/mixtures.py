@@ -39,8 +39,8 @@ def secret_cell(cell: Cell) -> Cell:
     defense."""
     if is_mixture(cell):
         return cell
-    blank = Cell(cell.stem, cell.tier, NAME, cell.victim, "feature_match", "label_flip", cell.rate or 1.0, cell.defense)
-    return blank.with_(protocol="reserve", sampling="distinct", holdout=cell.option("holdout", "") or None)
+    names = (cell.stem, cell.tier, NAME, cell.victim, "feature_match", "label_flip", cell.rate or 1.0, cell.defense)
+    return Cell.of(*names, protocol="reserve", sampling="distinct", holdout=cell.defender.holdout)
 
 
 def is_mixture(cell: Cell) -> bool:

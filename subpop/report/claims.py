@@ -21,7 +21,7 @@ GAIN = "gain_over_label_flip"
 def easier_targets(reports: Iterable[CellReport]) -> list[str]:
     """A line an epsilon: whether the paper's claim, clusters are the easier targets, shows in the run; nothing elsewhere."""
     lines = []
-    for report in sorted(reports, key=lambda report: float(report.cell.option("epsilon", "0"))):
+    for report in sorted(reports, key=lambda report: report.cell.epsilon or 0):
         if report.cell.partition == "cluster_match" and report.result:
             words = "; ".join(_claim(report, metric) for metric in CLAIMED)
             lines.append(f"- epsilon {report.cell.option('epsilon', NO_VALUE)}: {words}")

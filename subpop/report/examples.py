@@ -44,7 +44,7 @@ def example_texts(reports: Sequence[CellReport]) -> list[str]:
 
 
 def _details(report: CellReport, details: str) -> str:
-    split = report.cell.option("split", "")
+    split = report.cell.option("split")
     return escape("; ".join([details, *([f"split {split}"] if split else []), f"defense {report.cell.defense}"])) + "."
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from subpop.figures.setups import NO_VALUE, in_percent, is_finite, percent_or_plain
 from subpop.report.markdown import escape, table
 from subpop.types import Cell, CellReport, Verdict
+from subpop.types.cell import NAMES
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def _row(layout: Layout, cell: Cell, subpopulation: str) -> Row:
     def value(name: str) -> str:
         if name == "subpopulation":
             return subpopulation
-        own = getattr(cell, name, None) if name in cell.__dataclass_fields__ else cell.option(name, NO_VALUE)
+        own = getattr(cell, name) if name in NAMES else cell.option(name, NO_VALUE)
         return f"{own:g}" if isinstance(own, float) else str(own)
 
     return tuple(value(name) for name in layout.rows)

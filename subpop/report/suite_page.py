@@ -90,7 +90,7 @@ def _references(reports: Sequence[CellReport]) -> str:
 
     A suite that measures no damage (the speed suites) shows all its numbers. All numbers are in results.json.
     """
-    splits = len({report.cell.option("split", "") for report in reports}) > 1
+    splits = len({report.cell.option("split") for report in reports}) > 1
     main = headline(reports)
     all_of_them = not any(summarize([report], main) for report in reports)
     lines = [
@@ -108,7 +108,7 @@ def _stands_out(verdict: Verdict) -> bool:
 
 
 def _cell_words(report: CellReport, splits: bool) -> list[str]:
-    told = report.cell.option("n_poison_told", "")
+    told = report.cell.option("n_poison_told")
     name = escape(report.cell.defense + (f" (n_poison: {told})" if told else ""))
     return [name, f"{report.cell.rate:g}", *([report.cell.option("split", NO_VALUE)] if splits else [])]
 
@@ -129,7 +129,7 @@ def _verdict_words(verdict: Verdict) -> list[str]:
 
 def _aggregates(reports: Sequence[CellReport]) -> list[str]:
     """Return a folded table: one row per cell, the main aggregates as columns, without empty columns."""
-    splits = len({report.cell.option("split", "") for report in reports}) > 1
+    splits = len({report.cell.option("split") for report in reports}) > 1
     found = columns(number.metric for report in reports for number in aggregates(report))
     if not found:
         return []
@@ -155,8 +155,8 @@ def _with_spread(metric: str, value: float | None, spread: float | None) -> str:
 def _subpopulations(setup: Setup, reports: Sequence[CellReport]) -> list[str]:
     """A folded table for each alpha and split: everything where one defense ran, the damage under each where several did."""
     blocks = []
-    for split in sorted({report.cell.option("split", "") for report in reports}):
-        rows = rows_of([report for report in reports if report.cell.option("split", "") == split])
+    for split in sorted({report.cell.option("split") for report in reports}):
+        rows = rows_of([report for report in reports if report.cell.option("split") == split])
         for rate in sorted({rate for row in rows for rate in row.cells}):
             shown = {row.name: _by_name(row.cells[rate][0]) for row in rows if rate in row.cells}
             shown = {name: subpopulations for name, subpopulations in shown.items() if subpopulations}

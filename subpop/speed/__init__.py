@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 
-from subpop.parts import Parts
+from subpop.context import Context
 from subpop.speed.certificate import certificate
 from subpop.speed.defended import trim
 from subpop.speed.influence import influence
@@ -31,13 +31,13 @@ MEASURES = {
 STOCHASTIC = ("mlp", "minilm_last_layer")
 
 
-def measure_speed(cell: Cell, parts: Parts) -> CellResult:
+def measure_speed(cell: Cell, context: Context) -> CellResult:
     """The speed ratio of a cell and what makes it a fair one; never served from a store."""
     started = time.perf_counter()
     measure = MEASURES.get((cell.victim, cell.defense))
     if measure is None:
         known = ", ".join(f"{victim} with {defense}" for victim, defense in MEASURES)
         raise BadInput(f"{cell.id}: no speed comparison for {cell.victim} with {cell.defense}; there are {known}")
-    numbers, n_fits = measure(cell, parts)
+    numbers, n_fits = measure(cell, context)
     exact, seconds = cell.victim not in STOCHASTIC, time.perf_counter() - started
     return CellResult(cell, tuple(numbers), exact=exact, n_fits=n_fits, seconds=seconds)

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 
 from subpop.batching import DefenseTask, PoolRows, job_of, run_wave
+from subpop.context import Context
 from subpop.defenses import DEFENSES
-from subpop.parts import Parts
 from subpop.speed.timing import ROUNDS, attacks, ratio_of_medians
 from subpop.stage import Stage
 from subpop.types import Cell, FleetJob, Knowledge, Model, Number, TrainingSet
 from subpop.victims import make_victim
 
 
-def trim(cell: Cell, experiment: Parts) -> tuple[list[Number], int]:
+def trim(cell: Cell, context: Context) -> tuple[list[Number], int]:
     """TRIM over all trials of a cell, through the batching `fit` and one trial after another, with the same solver."""
-    stage = experiment.stage(cell)
+    stage = context.stage(cell)
     victim = make_victim(cell.victim)
     tasks = [_task(stage, job) for seed in range(cell.n_seeds) for job, _ in attacks(cell, stage, seed, (cell.rate,))]
     victim.fit_many([stage.pool.clean_job()], [0])  # both sides start from the clean optimum

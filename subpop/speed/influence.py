@@ -14,7 +14,7 @@ from functools import partial
 
 import numpy as np
 
-from subpop.parts import Parts
+from subpop.context import Context
 from subpop.seeds import derived_seed
 from subpop.training_set_attack.setups import TARGET_CLASS, Problem, problem_of
 from subpop.training_set_attack.solved import Solved, solve
@@ -28,9 +28,9 @@ SAMPLE = 4
 EPSILON = 0.5
 
 
-def influence(cell: Cell, parts: Parts) -> tuple[list[Number], int]:
+def influence(cell: Cell, context: Context) -> tuple[list[Number], int]:
     """Seconds of an iteration, of a pass of the network alone, and of an iteration one attack at a time."""
-    problem = problem_of(cell, parts)
+    problem = problem_of(cell, context)
     solved = solve(problem)
     sets = _sets(problem, solved)
     images = np.argsort(np.abs(solved.top.margins(solved.top.features)), kind="stable")[: len(sets)]

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from subpop.parts import Parts
+from subpop.context import Context
 from subpop.speed.timing import RATES, ROUNDS, attacks
 from subpop.types import Array, Cell, FleetJob, Number
 from subpop.victims import make_victim
@@ -24,13 +24,13 @@ EVERY = 25
 SOLVERS = {"sklearn lbfgs": "lbfgs", "sklearn newton-cholesky": "newton-cholesky"}
 
 
-def last_layer(cell: Cell, parts: Parts) -> tuple[list[Number], int]:
+def last_layer(cell: Cell, context: Context) -> tuple[list[Number], int]:
     """All clusters at three rates in three draws as one fleet, against a sample of them one at a time."""
-    stage = parts.stage(cell)
+    stage = context.stage(cell)
     jobs = [job for seed in range(DRAWS) for job, _ in attacks(cell, stage, seed, RATES)]
     sample = jobs[::EVERY]
     x = stage.pool.x
-    solver = SOLVERS[cell.option("against", "")]
+    solver = SOLVERS[cell.speed.against]
     _one_at_a_time(x, sample[:2], solver)  # start the workers and load their libraries
     make_victim(cell.victim).fit_many(jobs[:2], [0, 0])
     seconds: tuple[list[float], list[float]] = ([], [])

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from subpop.parts import Parts
+from subpop.context import Context
 from subpop.speed.timing import ROUNDS, attacks, ratio_of_medians
 from subpop.types import Array, Cell, FleetJob, Number
 from subpop.victims import make_victim
 
 
-def logistic(cell: Cell, experiment: Parts) -> tuple[list[Number], int]:
+def logistic(cell: Cell, context: Context) -> tuple[list[Number], int]:
     """All FeatureMatch and ClusterMatch subpopulations at three rates, against newton-cholesky on a column of ones."""
-    stages = [experiment.stage(cell.with_(partition=name)) for name in ("feature_match", "cluster_match")]
+    stages = [context.stage(cell.with_(partition=name)) for name in ("feature_match", "cluster_match")]
     jobs = [job for stage in stages for job, _ in attacks(cell, stage)]
     pool = stages[0].pool
     newton = _Workers(pool.x.astype(np.float64))

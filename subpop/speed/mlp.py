@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from subpop.parts import Parts
+from subpop.context import Context
 from subpop.seeds import derived_seed
 from subpop.speed.timing import ROUNDS, attacks, ratio_of_medians
 from subpop.stage import Stage
@@ -19,9 +19,9 @@ N_MLP = 102
 """A multiple of three, so that every rate is there equally often."""
 
 
-def mlp(cell: Cell, experiment: Parts) -> tuple[list[Number], int]:
+def mlp(cell: Cell, context: Context) -> tuple[list[Number], int]:
     """FeatureMatch victims, each of its own seed, against MLPClassifier; both sides' mean target damage."""
-    stage = experiment.stage(cell)
+    stage = context.stage(cell)
     attacked = attacks(cell, stage)
     chosen = [attacked[i % len(attacked)] for i in range(N_MLP)]
     jobs, names = [job for job, _ in chosen], [name for _, name in chosen]

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from subpop.context import Context
 from subpop.datasets import load_dataset
-from subpop.parts import Parts
 from subpop.speed.logistic import _fleet_from_nothing, _kkt, _Workers
 from subpop.speed.timing import ROUNDS, attacks, ratio_of_medians
 from subpop.split import split
@@ -35,9 +35,9 @@ KEY_BIAS = "attention.self.key.bias"
 """The one parameter without effect: transformers trains it on rounding errors."""
 
 
-def text_linear(cell: Cell, parts: Parts) -> tuple[list[Number], int]:
+def text_linear(cell: Cell, context: Context) -> tuple[list[Number], int]:
     """All clusters at three rates as one fleet, against every tenth of them one at a time; the ratio is of seconds a victim."""
-    jobs = [job for job, _ in attacks(cell, parts.stage(cell))]
+    jobs = [job for job, _ in attacks(cell, context.stage(cell))]
     sample, newton = jobs[::EVERY], _Workers(jobs[0].pool.x.astype(np.float64))
     newton.solve(sample[:2])  # start the workers and load their libraries
     make_victim(cell.victim).fit_many(jobs[:2], [0, 0])
@@ -63,14 +63,14 @@ def text_linear(cell: Cell, parts: Parts) -> tuple[list[Number], int]:
     ], ROUNDS * (len(jobs) + len(sample))
 
 
-def last_block(cell: Cell, parts: Parts) -> tuple[list[Number], int]:
+def last_block(cell: Cell, context: Context) -> tuple[list[Number], int]:
     """One victim from states that are kept, against the way that the cell names."""
     from subpop.encoders import lengths_of
 
-    victim = make_victim(cell.victim, parts.device, parts.weights_root or (parts.root and parts.root / "weights"))
+    victim = make_victim(cell.victim, context.device, context.weights_root or (context.root and context.root / "weights"))
     if not isinstance(victim, BertLastLayer):
         raise BadInput(f"{cell.id}: {cell.victim} trains no last block; name a ..._last_layer victim of a text encoder")
-    job, other = _job(cell, victim, parts.root), _OTHERS[cell.option("against", "")]
+    job, other = _job(cell, victim, context.root), _OTHERS[cell.speed.against]
     with tempfile.TemporaryDirectory() as folder:
         cached = _alike(victim, cache=Path(folder))
         started = time.perf_counter()

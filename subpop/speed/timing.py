@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from subpop.stage import Stage, draw_poison
+from subpop.attacks.drawing import draw_poison
+from subpop.stage import Stage
 from subpop.types import Cell, FleetJob, Number
 
 RATES = (0.5, 1.0, 2.0)

@@ -117,7 +117,7 @@ def _attack_numbers(parts: Sequence[Subpopulation], n_left_out: int) -> list[Num
 
 def _rank_numbers(cell: Cell, ranked: Ranked) -> list[Number]:
     """What Tables 13 to 15 tell of all subpopulations, as published; only where a suite's cells say what ranks them."""
-    if not cell.option("ranked_by", ""):
+    if not cell.option("ranked_by"):
         return []
     sizes = np.array([part.sizes["n_aux"] for part in ranked.parts], float)
     low, high = PUBLISHED_RANGE

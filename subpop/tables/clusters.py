@@ -26,7 +26,7 @@ class Clusters(Kind):
 
     def measurer(self, experiment: Experiment) -> Measure:
         """Reads everything off D_aux; the result stays in the store."""
-        return lambda cell: kept_result(describe_clusters, cell, experiment)
+        return lambda cell: kept_result(cell, experiment, "subpop.clusters", lambda: describe_clusters(cell, experiment.context))
 
     def expected_seconds(self, cell: Cell) -> float:
         """Where the clusters are recorded."""

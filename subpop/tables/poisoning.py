@@ -11,8 +11,7 @@ from subpop.figures.lines import Styles
 from subpop.figures.plans import poisoning_plans
 from subpop.kinds import Kind, Measure, Plan
 from subpop.report.paper_tables import Layout, paper_tables
-from subpop.settings import check_settings
-from subpop.types import Cell, CellReport
+from subpop.types import CellReport
 
 
 class Poisoning(Kind):
@@ -23,10 +22,6 @@ class Poisoning(Kind):
     def measurer(self, experiment: Experiment) -> Measure:
         """Trains what the store lacks."""
         return experiment.run
-
-    def check(self, cell: Cell) -> None:
-        """Raise BadInput for a rate or a setting that no cell can have."""
-        check_settings(cell)
 
     def figures(self, reports: Sequence[CellReport], styles: Styles) -> Iterator[Plan]:
         """Damage against alpha, decision regions, accuracy against the holdout, target against collateral damage."""

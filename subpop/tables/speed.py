@@ -24,7 +24,7 @@ class Speed(Kind):
 
     def measurer(self, experiment: Experiment) -> Measure:
         """Times are never served from the store."""
-        return lambda cell: measure_speed(cell, experiment)
+        return lambda cell: measure_speed(cell, experiment.context)
 
     def company(self, cell: Cell) -> None:
         """No worker measures them ahead."""

@@ -39,7 +39,7 @@ class TargetSets(Kind):
 
     def measurer(self, experiment: Experiment) -> Measure:
         """Draws stay in the store one by one."""
-        return TargetSuite(experiment).measure
+        return TargetSuite(experiment.context).measure
 
     def expected_seconds(self, cell: Cell) -> float:
         """Of one cell where its draws are shared."""
@@ -47,7 +47,7 @@ class TargetSets(Kind):
 
     def company(self, cell: Cell) -> Hashable:
         """All kinds of sets and all epsilons."""
-        return cell.stem, cell.dataset, cell.option("split", "0")
+        return cell.stem, cell.dataset, cell.data.split
 
     def tables(self, reports: Sequence[CellReport]) -> list[str]:
         """A row for each epsilon and kind of set, and in words whether clusters are easier targets."""

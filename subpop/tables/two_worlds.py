@@ -19,7 +19,7 @@ class TwoWorlds(Kind):
 
     def measurer(self, experiment: Experiment) -> Measure:
         """The result stays in the store."""
-        return lambda cell: kept_result(measure_impossibility, cell, experiment)
+        return lambda cell: kept_result(cell, experiment, "subpop.theory", lambda: measure_impossibility(cell, experiment))
 
     def expected_seconds(self, cell: Cell) -> float:
         """Small training sets."""

@@ -12,9 +12,9 @@ from subpop.types import Cell, CellResult
 
 
 def measure_impossibility(cell: Cell, experiment: Experiment) -> CellResult:
-    """The numbers of one cell: of two worlds where its setting says `worlds`, else of a point of a curve."""
+    """The numbers of one cell: of two worlds where the cell names `worlds`, else of a point of a curve."""
     started = time.perf_counter()
-    result = measure_worlds(cell, experiment) if cell.option("worlds", "") else measure_curve(cell, experiment)
+    result = measure_worlds(cell, experiment) if cell.two_worlds.worlds else measure_curve(cell, experiment)
     return replace(result, seconds=time.perf_counter() - started)
 
 

@@ -51,11 +51,11 @@ class Target:
 
 def measure_curve(cell: Cell, experiment: Experiment) -> CellResult:
     """Damages of all subpopulations, `n_seeds` poison draws each, through the harness's own poison and shuffle."""
-    stage = experiment.stage(cell)
+    stage = experiment.context.stage(cell)
     if stage.dataset.n_classes != 2:
         raise BadInput(f"{cell.id}: margins are counted between two classes; {stage.dataset.name} has {stage.dataset.n_classes}")
     targets = [Target.of(stage, name) for name in stage.attacked]
-    victim = make_learner(cell.victim, cell.dataset, experiment.device)
+    victim = make_learner(cell.victim, cell.dataset, experiment.context.device)
     clean = _clean_right(cell, stage, victim)
     prepared = _prepared(cell, experiment, stage, targets)
     outcomes = run_together(experiment, cell, victim, [(stage, own) for own in prepared], stage.data.test_x)
@@ -68,7 +68,7 @@ def measure_curve(cell: Cell, experiment: Experiment) -> CellResult:
     if victim.exact:
         numbers += [Number("target_damage_min", float(damages.min())), Number("target_damage_max", float(damages.max()))]
     alphas = [own.n_poison / target.size for own, target in zip(prepared[:: cell.n_seeds], targets, strict=True)]
-    numbers += _facts(targets, alphas, at_margin=bool(cell.option("rows", "")))
+    numbers += _facts(targets, alphas, at_margin=cell.two_worlds.rows is not None)
     n_fits = len(clean) + sum(outcome.n_fits for outcome in outcomes)
     return CellResult(cell, tuple(numbers), exact=victim.exact, n_subpopulations=len(targets), n_fits=n_fits)
 
@@ -93,11 +93,9 @@ def _prepared(cell: Cell, experiment: Experiment, stage: Stage, targets: Sequenc
 
 def _rate(cell: Cell, target: Target) -> float:
     """Poison rows / clean rows of the subpopulation in D."""
-    around = cell.option("rows", "")
-    if not around:
+    around = cell.two_worlds.rows
+    if around is None:
         return cell.rate
-    if around not in AROUND_MARGIN:
-        raise BadInput(f"rows={around} of {cell.id} is unknown; use one of {', '.join(AROUND_MARGIN)}")
     return (target.margin + AROUND_MARGIN[around]) / target.size
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from subpop.batching import DefenseError
 from subpop.defenses import DEFENSES
 from subpop.experiment import Experiment
-from subpop.stage import Stage, whole
+from subpop.stage import Stage
 from subpop.theory.learners import make_learner
 from subpop.theory.two_worlds import (
     OWN_DEFENSES,
@@ -48,9 +48,7 @@ def measure_worlds(cell: Cell, experiment: Experiment) -> CellResult:
     Where a defense says that equal scores decided, each draw is a tie-break at random: there are at least TIE_BREAKS of them,
     and the number `tied` is the share of draws that had a tie.
     """
-    kind = cell.option("worlds", "")
-    if kind not in KINDS:
-        raise BadInput(f"worlds={kind} of {cell.id} is unknown; use one of {', '.join(KINDS)}")
+    kind = cell.two_worlds.worlds or "independent"
     if cell.attack != "label_flip":
         raise BadInput(f"attack {cell.attack} of {cell.id} moves rows, which tells poison from clean rows; use label_flip")
     draw = KINDS[kind]
@@ -82,7 +80,7 @@ class Found(NamedTuple):
 
 def errors_of(cell: Cell, experiment: Experiment, draws: list[Draw]) -> Found:
     """The cell's defense on every draw. Draws come in the order world 0, world 1, world 0, ..."""
-    victim = make_learner(cell.victim, cell.dataset, experiment.device)
+    victim = make_learner(cell.victim, cell.dataset, experiment.context.device)
     scored = draws[0].scored
     trials = [(draw.stage, draw.prepared) for draw in draws]
     test_x = draws[0].stage.data.test_x[scored]
@@ -122,11 +120,11 @@ KINDS: Mapping[str, Callable[[Cell, Experiment], list[Draw]]] = {"independent": 
 
 def _ground(cell: Cell, experiment: Experiment) -> Ground:
     """The cell's subpopulation (by default the first that is attacked) and the numbers of its rows."""
-    base = experiment.stage(cell)
-    name = cell.option("target", base.attacked[0])
+    base = experiment.context.stage(cell)
+    name = cell.two_worlds.target or base.attacked[0]
     if name not in base.partition.names:
         raise BadInput(f"target={name} of {cell.id} is no subpopulation; there are {', '.join(base.partition.names)}")
-    return Ground.of(base, name, whole(cell, "clean_rows", "16"))
+    return Ground.of(base, name, cell.two_worlds.clean_rows)
 
 
 def _draw(cell: Cell, experiment: Experiment, stage: Stage, world: int, seed: int, secret: str) -> Draw:
@@ -134,7 +132,7 @@ def _draw(cell: Cell, experiment: Experiment, stage: Stage, world: int, seed: in
     own = OWN_DEFENSES.get(cell.defense)
     needs = experiment.needs(cell) if own is None else frozenset(getattr(own, "needs", ()))
     prepared = prepare(stage, cell, Trial(name, seed), needs, None, secret)
-    if cell.option("told", "") == "target":
+    if cell.two_worlds.told:
         return Draw(world, stage, *told_target(stage, prepared, name))
     return Draw(world, stage, prepared, stage.test_members(name))
 

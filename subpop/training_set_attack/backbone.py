@@ -21,7 +21,7 @@ from subpop.types import Array, BadInput, Floats
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from subpop.networks import InputTransform
+    from subpop.networks.transforms import InputTransform
     from subpop.victims.torch_model import TorchModel
 
 Pullback = Callable[[Array], Floats]

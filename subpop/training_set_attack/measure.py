@@ -9,24 +9,22 @@ An attacked picture exists in float pixels only: where epsilon is half a level, 
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from subpop.attack_sets import Entry
-from subpop.fingerprint import source_hash
-from subpop.parts import Parts
+from subpop.context import Context
 from subpop.seeds import derived_seed
-from subpop.stage import whole
 from subpop.training_set_attack.setups import TARGET_CLASS, Problem, problem_of
 from subpop.training_set_attack.solved import Solved, solve
 from subpop.training_set_attack.success import Sets, differences, numbers_of
 from subpop.training_set_attack.target_sets import CLUSTER, KINDS, ONE_DOG, RANDOM, TargetSet, cluster_sets, random_sets
 from subpop.types import Array, BadInput, Cell, CellResult, Number
+from subpop.victims import VICTIMS
 
 Arrays = Mapping[str, Array]
 LEVELS_TO_SIGNED = 2 / 255
@@ -37,10 +35,7 @@ LEVELS_TO_SIGNED = 2 / 255
 class TargetSuite:
     """Measures cells; holds what they share for as long as a run lasts."""
 
-    parts: Parts
-    _problems: dict[tuple[str, str], Problem] = field(default_factory=dict)
-    _solved: dict[tuple[str, str], Solved] = field(default_factory=dict)
-    _draws: dict[tuple[str, str, int], tuple[Arrays, bool]] = field(default_factory=dict)
+    context: Context
 
     def measure(self, cell: Cell) -> CellResult:
         """The numbers of one kind of set (the cell's partition) at one epsilon."""
@@ -69,56 +64,48 @@ class TargetSuite:
         )
 
     def _problem(self, cell: Cell) -> Problem:
-        key = _identity(cell)
-        if key not in self._problems:
-            self._problems[key] = problem_of(cell, self.parts)
-        return self._problems[key]
+        return self.context.memo.once(("problem", *_identity(cell)), lambda: problem_of(cell, self.context))
 
     def _draw(self, cell: Cell, problem: Problem, draw: int) -> tuple[Arrays, bool]:
         """The outcomes of a draw, and whether the store had them."""
-        key = (*_identity(cell), draw)
-        if key not in self._draws:
-            recorded = self._recorded(cell, problem)
-            kept = {
-                "training_set_attack": (problem.setup, *key),
-                "data": problem.fingerprint,
-                "weights": problem.weights,
-                "clusters": recorded.digest if recorded else "",
-                "attack": _source(),
-            }
-            self._draws[key] = self.parts.kept(lambda: self._attacked(cell, problem, draw), **kept)
-        return self._draws[key]
+        return self.context.memo.once(("draw", *_identity(cell), draw), lambda: self._stored_draw(cell, problem, draw))
+
+    def _stored_draw(self, cell: Cell, problem: Problem, draw: int) -> tuple[Arrays, bool]:
+        memo, recorded, network = self.context.memo, self._recorded(cell, problem), problem.setup.network
+        trained = cell.with_(victim=network) if network in VICTIMS else None
+        key = memo.key(
+            {__name__, "subpop.stage"},
+            training_set_attack=(problem.setup, *_identity(cell), draw),
+            data=problem.fingerprint,
+            weights=problem.weights,
+            network="" if trained is None else self.context.model_key(trained, "attacker", 0),
+            clusters=recorded.digest if recorded else "",
+        )
+        return memo.arrays(key, lambda: self._attacked(cell, problem, draw))
 
     def _recorded(self, cell: Cell, problem: Problem) -> Entry | None:
         """The clusters of the targets that are recorded beside the baselines."""
-        return self.parts.attack_sets.get(_clusters_name(cell, problem), problem.fingerprint)
+        return self.context.attack_sets.get(_clusters_name(cell, problem), problem.fingerprint)
 
     def _solve(self, cell: Cell, problem: Problem) -> Solved:
         recorded = self._recorded(cell, problem)
         if recorded is not None:
             return solve(problem, recorded.arrays["clusters"])
         solved = solve(problem)
-        self.parts.attack_sets.add(_clusters_name(cell, problem), problem.fingerprint, {"clusters": solved.clusters})
+        self.context.attack_sets.add(_clusters_name(cell, problem), problem.fingerprint, {"clusters": solved.clusters})
         return solved
 
     def _attacked(self, cell: Cell, problem: Problem, draw: int) -> Arrays:
         key = _identity(cell)
         started = time.perf_counter()
-        with self.parts.progress.showing(f"{cell.dataset}, draw {draw}"):
-            if key not in self._solved:
-                self._solved[key] = self._solve(cell, problem)
-            arrays = attacked(problem, self._solved[key], _drawn(problem, self._solved[key], (*key, draw)))
+        with self.context.progress.showing(f"{cell.dataset}, draw {draw}"):
+            solved = self.context.memo.once(("solved", *key), lambda: self._solve(cell, problem))
+            arrays = attacked(problem, solved, _drawn(problem, solved, (*key, draw)))
         return {**arrays, "seconds": np.array(time.perf_counter() - started)}
 
 
-@functools.cache
-def _source() -> str:
-    """What a kept draw was computed by, beside what the store's keys count already."""
-    return source_hash(["subpop.training_set_attack.measure"])
-
-
 def _identity(cell: Cell) -> tuple[str, str]:
-    return cell.dataset, str(whole(cell, "split", "0"))
+    return cell.dataset, str(cell.data.split)
 
 
 def _clusters_name(cell: Cell, problem: Problem) -> dict[str, str]:
@@ -132,14 +119,15 @@ def _checked_epsilon(cell: Cell, problem: Problem) -> float:
     from subpop.datasets.dogfish import ONE_DOG_BY_HAND
     from subpop.datasets.download import MissingData
 
-    text, allowed = cell.option("epsilon", ""), problem.setup.epsilons
-    if text not in {f"{epsilon:g}" for epsilon in allowed}:
-        raise BadInput(f"{cell.id}: epsilon={text} is not attacked; use one of {', '.join(f'{e:g}' for e in allowed)} levels")
+    epsilon, allowed = cell.epsilon, problem.setup.epsilons
+    if epsilon is None or epsilon not in allowed:
+        named, levels = cell.option("epsilon", "none"), ", ".join(f"{each:g}" for each in allowed)
+        raise BadInput(f"{cell.id}: epsilon={named} is not attacked; use one of {levels} levels")
     if cell.partition not in KINDS or cell.rate != 0:
         raise BadInput(f"{cell.id}: target sets are {', '.join(KINDS)} at rate 0, for nothing is added to D")
     if cell.partition == ONE_DOG and not len(problem.one_dog):
         raise MissingData(f"{cell.dataset}: no photos in the folder koh_dog; {ONE_DOG_BY_HAND}, into {cell.dataset}/koh_dog")
-    return float(text)
+    return epsilon
 
 
 # --- one draw ---------------------------------------------------------------------------------------------------------

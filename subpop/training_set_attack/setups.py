@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from subpop.context import Context
 from subpop.datasets import dogfish
 from subpop.fingerprint import data_hash
-from subpop.parts import Parts
 from subpop.seeds import derived_seed
-from subpop.stage import whole
 from subpop.types import Array, BadInput, Cell, Dataset, Ints
 
 if TYPE_CHECKING:
@@ -92,50 +91,50 @@ class Problem:
         return data_hash(self.x, self.y, self.targets, self.one_dog, self.test_x, self.test_y)
 
 
-def problem_of(cell: Cell, parts: Parts) -> Problem:
+def problem_of(cell: Cell, context: Context) -> Problem:
     """What a cell attacks; raises BadInput for a data set or a victim without a set-up."""
     if cell.dataset not in SETUPS:
         raise BadInput(f"{cell.id}: no training-set attack is set up on {cell.dataset!r}; there are {', '.join(SETUPS)}")
     setup = SETUPS[cell.dataset]
     if cell.victim != setup.network + LAST_LAYER:
         raise BadInput(f"{cell.id}: the attack on {cell.dataset} has victim {setup.network + LAST_LAYER}, not {cell.victim}")
-    return _digits(cell, parts, setup) if setup.network == "conv_net" else _dogs(cell, parts, setup)
+    return _digits(cell, context, setup) if setup.network == "conv_net" else _dogs(cell, context, setup)
 
 
-def _digits(cell: Cell, parts: Parts, setup: Setup) -> Problem:
+def _digits(cell: Cell, context: Context, setup: Setup) -> Problem:
     """D of the ordinary split; the attacker's network has seen D_aux alone."""
     from subpop.victims.torch_model import TorchModel
 
     own = cell.with_(victim=setup.network)
-    data = parts.data(own)
-    seed = derived_seed("training_set", cell.dataset, whole(cell, "split", "0"))
+    data = context.data(own)
+    seed = derived_seed("training_set", cell.dataset, cell.data.split)
     rows = per_class_rows(data.pool.y[: data.pool.n_train], setup.per_class, seed, data.dataset)
     x, y = data.pool.x[rows], data.pool.y[rows]
 
     def backbone() -> TorchBackbone:
         from subpop.training_set_attack.backbone import ConvBackbone
 
-        model = parts.attacker(own)
+        model = context.attacker(own)
         assert isinstance(model, TorchModel)
-        return ConvBackbone(model, pooled=setup.pooled, device=parts.device).scaled_on(x)
+        return ConvBackbone(model, pooled=setup.pooled, device=context.device).scaled_on(x)
 
     targets, none = data.test_x[data.test_y == TARGET_CLASS], data.test_x[:0]
     return Problem(setup, x, y, targets, none, data.test_x, data.test_y, "", backbone)
 
 
-def _dogs(cell: Cell, parts: Parts, setup: Setup) -> Problem:
+def _dogs(cell: Cell, context: Context, setup: Setup) -> Problem:
     from subpop.networks.weights import weights_fingerprint, weights_path
 
-    dataset = parts.dataset(cell.with_(victim=""))
-    root = parts.weights_root or (parts.root / "weights" if parts.root is not None else None)
+    dataset = context.loaded(cell.dataset)
+    root = context.weights_root or (context.root / "weights" if context.root is not None else None)
     weights = weights_fingerprint(weights_path(setup.network, root))
-    rows = training_rows(dataset, setup.per_class, derived_seed("training_set", dataset.name, whole(cell, "split", "0")))
+    rows = training_rows(dataset, setup.per_class, derived_seed("training_set", dataset.name, cell.data.split))
     x, source = dataset.x[rows], dataset.annotations["source"]
 
     def backbone() -> TorchBackbone:
         from subpop.training_set_attack.backbone import NetworkBackbone
 
-        plain = NetworkBackbone(setup.network, root, pooled=setup.pooled, device=parts.device)
+        plain = NetworkBackbone(setup.network, root, pooled=setup.pooled, device=context.device)
         return plain if setup.pooled else plain.scaled_on(x)
 
     targets, one_dog, test = (source == code for code in (dogfish.KAGGLE, dogfish.ONE_DOG, dogfish.TEST))

@@ -5,12 +5,12 @@ Everything here is plain data or a Protocol; nothing trains. Row numbers of a `P
 """
 
 from subpop.types.base import Array, BadInput, Bools, Floats, Ints, Setting, Unsolved
+from subpop.types.cell import Cell
 from subpop.types.data import Dataset, Partition, Splits
 from subpop.types.results import (
     KEEP_UNCHECKED,
     OWN_LEARNER,
     VERDICTS,
-    Cell,
     CellReport,
     CellResult,
     Number,

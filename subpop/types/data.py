@@ -60,6 +60,11 @@ class Dataset:
     stratified: bool = False
     """Whether all sides of a split have the same class proportions."""
 
+    @property
+    def holds_texts(self) -> bool:
+        """Whether rows are texts that a victim has to read; False where published features take their place."""
+        return self.texts is not None and self.x.dtype.kind == "i"
+
     def __post_init__(self) -> None:
         """Make names of files, folders and columns printable: they come from other people and appear in reports."""
         for name, made in (

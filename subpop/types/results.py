@@ -1,55 +1,12 @@
-"""What a number belongs to: cells and trials, their results, and how a number stands against its reference."""
+"""Trials, the results of trials and cells, and the verdicts on their numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 
-from subpop.types.base import Array, Setting
-
-
-@dataclass(frozen=True, order=True)
-class Cell:
-    """All subpopulations and seeds of one set-up. `setting` holds what else tells two cells apart, sorted by name."""
-
-    stem: str
-    tier: str
-    dataset: str
-    victim: str
-    partition: str
-    attack: str
-    rate: float
-    defense: str = "none"
-    setting: Setting = ()
-    n_seeds: int = 5
-    kind: str = "poisoning"
-    """How the cell is measured and shown: a name of `subpop.kinds.KINDS`."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "rate", float(self.rate))  # 1 and 1.0 are one cell, also by their repr
-
-    @property
-    def setting_text(self) -> str:
-        """`name=value;...`, as baselines and reports write it."""
-        return ";".join(f"{name}={value}" for name, value in self.setting)
-
-    def option(self, name: str, default: str) -> str:
-        return dict(self.setting).get(name, default)
-
-    def with_(self, **changes: Any) -> Cell:
-        """The same cell with other fields; names that are no field go into `setting` (None removes one)."""
-        own = {name: changes.pop(name) for name in list(changes) if name in self.__dataclass_fields__}
-        setting = {**dict(self.setting), **{k: None if v is None else str(v) for k, v in changes.items()}}
-        own.setdefault("setting", tuple(sorted((k, v) for k, v in setting.items() if v is not None)))
-        return replace(self, **own)
-
-    @property
-    def id(self) -> str:
-        """The test id: feature_match reads `feature`, so that `-k feature_match` selects the suite of that name only."""
-        partition = self.partition.removesuffix("_match")
-        parts = [self.tier, self.dataset, self.victim, partition, self.attack, f"{self.rate:g}", self.defense]
-        return "-".join([*parts, *([self.setting_text] if self.setting else [])])
+from subpop.types.base import Array
+from subpop.types.cell import Cell
 
 
 @dataclass(frozen=True, order=True)

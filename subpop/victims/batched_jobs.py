@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from subpop.types import Array, BadInput, FleetJob, Ints
+from subpop.victims.job_checks import check_job
 
 
 def present_jobs(jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[FleetJob]:
@@ -19,8 +20,6 @@ def present_jobs(jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[FleetJo
 
 def check_jobs(jobs: Sequence[FleetJob], seeds: Sequence[int]) -> None:
     """Raises BadInput for jobs that no victim can be trained on, for weights other than 0 and 1, and for negative seeds."""
-    from subpop.victims.counts import check_job
-
     if len(jobs) != len(seeds):
         raise BadInput(f"{len(jobs)} jobs and {len(seeds)} seeds; give one seed per job")
     if any(seed < 0 for seed in seeds):

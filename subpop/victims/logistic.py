@@ -84,7 +84,7 @@ class LogisticRegression:
 
     def fit_many(self, jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:
         """One LinearModel a job; seeds do not matter. Raises Unsolved where a `kkt_residual` stays above 1e-8."""
-        from subpop.victims.counts import check_job
+        from subpop.victims.job_checks import check_job
 
         if len(jobs) != len(seeds):
             raise BadInput(f"{len(jobs)} jobs and {len(seeds)} seeds: give one seed per job")
@@ -164,7 +164,8 @@ class LogisticRegression:
         return kept[settings]
 
     def _solve_clean(self, job: FleetJob) -> _Clean:
-        from subpop.victims.counts import Columns, Design, check_job, count
+        from subpop.victims.counts import Columns, Design, count
+        from subpop.victims.job_checks import check_job
         from subpop.victims.newton import TIGHT, inverse_hessian, solve
 
         check_job(job, job.pool)

@@ -3,9 +3,9 @@
 import numpy as np
 
 from subpop import Defended
+from subpop.attacks.drawing import draw_poison
 from subpop.executors import NoStore
 from subpop.experiment import Experiment
-from subpop.stage import draw_poison
 from subpop.types import Cell
 
 
@@ -15,9 +15,9 @@ def content(x):
 
 
 def poison(name, rate):
-    cell = Cell("", "", name, "logistic_regression", "feature_match", "label_flip", rate)
+    cell = Cell.of("", "", name, "logistic_regression", "feature_match", "label_flip", rate)
     cell = cell.with_(protocol="reserve", sampling="distinct")
-    stage = Experiment(NoStore()).stage(cell)
+    stage = Experiment.on(NoStore()).context.stage(cell)
     for group in stage.attacked:
         for seed in range(5):
             drawn = draw_poison(stage, cell, group, seed, None)

@@ -1,0 +1,87 @@
+"""The poison of each trial: how many rows, under which label, made by which attack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from subpop.attacks import ATTACKS
+from subpop.attacks.boxes import Box
+from subpop.attacks.label_flip import AttackTask, Poison, least_likely_label, poison_count, rarest_label
+from subpop.seeds import poison_seed
+from subpop.stage import Stage
+from subpop.types import BadInput, Cell, Model, Pool
+
+MOST_POISON = 10
+"""Poison rows for each row of D that a trial may have; more would only fill the memory."""
+
+
+def base_size(stage: Stage, cell: Cell, name: str) -> float:
+    """The number of rows that alpha multiplies, in rows of a set as large as D.
+
+    `aux`: the subpopulation's rows in D_aux, scaled by |D| / |D_aux| where the attacker's pool is larger than D;
+    `train`: its rows in D itself, as Adult was released, which no attacker can see.
+    """
+    if cell.poisoning.alpha_base == "train":
+        return float(stage.train_members(name).sum())
+    return len(stage.aux_members(name)) * stage.pool.n_train / stage.n_aux
+
+
+def draw_poison(stage: Stage, cell: Cell, name: str, seed: int, attacker: Model | None, optimiser: Any = None) -> Poison:
+    """The poison rows of one trial.
+
+    attacker: the model that the label rule `common` asks for the least likely label; optimiser: the
+    `subpop.attacks.attacker.Attacker` of attacks that move rows.
+    """
+    members = stage.aux_members(name)
+    rule, target = label_rule(cell, stage.dataset.n_classes), None
+    if rule == "rarest":
+        target = rarest_label(stage.pool.y[members], stage.dataset.n_classes)
+    elif rule == "common":
+        if attacker is None:
+            raise BadInput(f"label_rule=common of {cell.id} asks the attacker's model for a label: give draw_poison an attacker")
+        target = least_likely_label(attacker.predict_proba(stage.pool.x[members]))
+    count = poison_count(cell.rate, base_size(stage, cell, name))
+    generator = np.random.default_rng(poison_seed(cell, name, seed))
+    return ATTACKS[cell.attack](AttackTask(cell.poisoning, stage.pool, members, count, target, generator, optimiser))
+
+
+def box(cell: Cell, pool: Pool) -> Box:
+    """Where the cell's poison rows may move: `epsilon` levels, 255 of which are the range of a pixel or a column."""
+    return Box.of(pool, cell.epsilon)
+
+
+def label_rule(cell: Cell, n_classes: int) -> str:
+    """The cell's label rule; by default own labels are flipped, with more than two classes one common label is given."""
+    return cell.poisoning.label_rule or ("own" if n_classes == 2 else "common")
+
+
+def check_attack(stage: Stage, cell: Cell) -> None:
+    """Draw every trial's count once, so that a rate that cannot be used is refused before hours are spent."""
+    if cell.attack not in ATTACKS:
+        raise BadInput(f"no attack is named {cell.attack!r}; there are {', '.join(ATTACKS)}")
+    _check_attack_suits(stage, cell)
+    for name in stage.attacked:
+        count = poison_count(cell.rate, base_size(stage, cell, name))
+        available = len(stage.aux_members(name))
+        if count > MOST_POISON * stage.pool.n_train:
+            raise BadInput(
+                f"{cell.id}: rate {cell.rate:g} asks for {count} poison rows of {name!r}, more than {MOST_POISON} times the "
+                f"{stage.pool.n_train} rows of D; use a lower rate"
+            )
+        if cell.poisoning.sampling == "distinct" and count > available:
+            raise BadInput(
+                f"{cell.id}: rate {cell.rate:g} asks for {count} distinct poison rows of {name!r} but D_aux holds {available}; "
+                "use protocol=reserve (a larger D_aux), a lower rate or sampling=with_replacement"
+            )
+
+
+def _check_attack_suits(stage: Stage, cell: Cell) -> None:
+    if label_rule(cell, stage.dataset.n_classes) == "own" and stage.dataset.n_classes != 2:
+        raise BadInput(
+            f"label_rule=own of {cell.id} flips between two classes, and {stage.dataset.name} has {stage.dataset.n_classes}; use "
+            "common or rarest"
+        )
+    if cell.poisoning.moves_rows:
+        box(cell, stage.pool)

@@ -1,0 +1,229 @@
+"""The unit of measurement: a cell, which combines typed specifications and is named by its row in a baseline file."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from functools import cached_property
+from typing import Any
+
+from subpop.types.base import BadInput, Setting
+from subpop.types.specifications import (
+    Data,
+    Defender,
+    GradientMatch,
+    LabelFlip,
+    Learner,
+    Measurement,
+    Objective,
+    Specification,
+    Speed,
+    Subpopulations,
+    TwoWorlds,
+    all_settings,
+    attack_specification,
+    measurement_specification,
+    text_of,
+)
+
+LARGEST_RATE = 100.0
+NAMES = ("stem", "tier", "dataset", "victim", "partition", "attack", "rate", "defense", "n_seeds", "kind")
+"""What every cell has, by the names that suites use; all else is a setting."""
+
+
+def _name_of(specification: str) -> Any:
+    """A field that holds the name in a specification of the cell."""
+    return field(init=False, repr=False, compare=False, metadata={"of": specification})
+
+
+@dataclass(frozen=True)
+class Cell:
+    """All subpopulations and seeds of one set-up. Use `Cell.of` or `subpop.cells.grid` to build cells from names.
+
+    Raises
+    ------
+    BadInput
+        If the rate or the number of seeds is out of range.
+    """
+
+    stem: str
+    """The suite: `benchmarks/test_<stem>.py`, `baselines/<stem>.csv`, `reports/<stem>.md`."""
+    tier: str
+    data: Data
+    subpopulations: Subpopulations
+    poisoning: LabelFlip
+    rate: float
+    """alpha: poison rows for each row of the subpopulation."""
+    learner: Learner
+    defender: Defender
+    measurement: Specification
+    """Settings of the kind of measurement."""
+    n_seeds: int = 5
+    kind: str = "poisoning"
+    """How the cell is measured and shown: a name of `subpop.kinds.KINDS`."""
+    named: tuple[str, ...] = ()
+    """Settings that the suite names, sorted. They identify the cell in baseline files and enter its random draws; a setting
+    that is left out keeps its default and does neither."""
+    dataset: str = _name_of("data")
+    partition: str = _name_of("subpopulations")
+    attack: str = _name_of("poisoning")
+    victim: str = _name_of("learner")
+    defense: str = _name_of("defender")
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            if "of" in each.metadata:
+                object.__setattr__(self, each.name, getattr(self, each.metadata["of"]).name)
+        object.__setattr__(self, "rate", float(self.rate))  # 1 and 1.0 are one cell, also by their repr
+        if not (math.isfinite(self.rate) and 0 <= self.rate <= LARGEST_RATE):
+            raise BadInput(
+                f"rate {self.rate:g} must be finite, at least 0 and at most {LARGEST_RATE:g}: it is the number of poison rows "
+                "for each row of the subpopulation in D_aux"
+            )
+        if not isinstance(self.n_seeds, int) or self.n_seeds < 1:
+            raise BadInput(f"n_seeds={self.n_seeds} must be a whole number of at least 1")
+
+    @classmethod
+    def of(
+        cls,
+        stem: str = "",
+        tier: str = "",
+        dataset: str = "",
+        victim: str = "",
+        partition: str = "",
+        attack: str = "label_flip",
+        rate: float = 0.0,
+        defense: str = "none",
+        *,
+        n_seeds: int = 5,
+        kind: str = "poisoning",
+        **settings: Any,
+    ) -> Cell:
+        """Build a cell from names, with any other field of its specifications as a keyword; None leaves a setting out.
+
+        Raises
+        ------
+        BadInput
+            If a setting is unknown, does not belong to this attack or kind of cell, or has a value that is not allowed.
+        """
+        given = {name: value for name, value in settings.items() if value is not None}
+        parts: dict[str, tuple[type[Any], str | None]] = {
+            "data": (Data, dataset),
+            "subpopulations": (Subpopulations, partition),
+            "poisoning": (attack_specification(attack), attack),
+            "learner": (Learner, victim),
+            "defender": (Defender, defense),
+            "measurement": (measurement_specification(kind), None),
+        }
+        built: dict[str, Any] = {}
+        for field_name, (specification, name) in parts.items():
+            own = {each: given[each] for each in specification.settings() if each in given}
+            built[field_name] = specification(**own) if name is None else specification(name=name, **own)
+        known = {each for specification, _ in parts.values() for each in specification.settings()}
+        for name in given:
+            if name not in known:
+                raise BadInput(_unknown(name, given[name], attack, kind, known))
+        return cls(stem, tier, rate=rate, n_seeds=n_seeds, kind=kind, named=tuple(sorted(given)), **built)
+
+    # --- names --------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def id(self) -> str:
+        """The test id, of characters that pytest's `-k` accepts.
+
+        `feature_match` reads `feature`, so that `-k feature_match` selects the suite of that name only.
+        """
+        partition = self.partition.removesuffix("_match")
+        parts = [self.tier, self.dataset, self.victim, partition, self.attack, f"{self.rate:g}", self.defense]
+        return re.sub(r"[^\w:+\-./]", "_", "-".join([*parts, *(f"{name}:{value}" for name, value in self.setting)]))
+
+    # --- settings -----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def setting(self) -> Setting:
+        """The settings that the suite names, as (name, text) pairs sorted by name."""
+        return self.setting_of(*self.specifications)
+
+    @property
+    def specifications(self) -> tuple[Specification, ...]:
+        """All that the cell combines."""
+        return self.data, self.subpopulations, self.poisoning, self.learner, self.defender, self.measurement
+
+    def setting_of(self, *specifications: Specification) -> Setting:
+        """The settings of some of the cell's specifications that the suite names, sorted by name."""
+        texts = {name: each.text(name) for each in specifications for name in each.settings() if name in self.named}
+        return tuple(sorted(texts.items()))
+
+    @cached_property
+    def setting_text(self) -> str:
+        """`name=value;...`, as baselines and reports write it."""
+        return ";".join(f"{name}={value}" for name, value in self.setting)
+
+    def option(self, name: str, default: str = "") -> str:
+        """The text of a setting that the suite names, else `default`: for keys and tables that show what was named."""
+        return dict(self.setting).get(name, default)
+
+    @property
+    def two_worlds(self) -> TwoWorlds:
+        """Settings of a cell of kind `two_worlds`; of other kinds, the defaults."""
+        return self.measurement if isinstance(self.measurement, TwoWorlds) else TwoWorlds()
+
+    @property
+    def speed(self) -> Speed:
+        """Settings of a cell of kind `speed`; of other kinds, the defaults."""
+        return self.measurement if isinstance(self.measurement, Speed) else Speed()
+
+    @property
+    def ranked_by(self) -> str:
+        """The defense whose damages rank the cell's subpopulations."""
+        return getattr(self.measurement, "ranked_by", "") or self.defense
+
+    @cached_property
+    def panels(self) -> bool:
+        """Whether rows and predictions are stored for drawing."""
+        return isinstance(self.measurement, Measurement) and self.measurement.panels
+
+    @property
+    def epsilon(self) -> float | None:
+        """Farthest move of an input of a poison row, in 8-bit levels; None for no limit and for attacks that move no row."""
+        return getattr(self.poisoning, "epsilon", None)
+
+    @property
+    def objective(self) -> Objective:
+        """What gradient matching maximises."""
+        return self.poisoning.objective if isinstance(self.poisoning, GradientMatch) else "inner"
+
+    # --- other cells --------------------------------------------------------------------------------------------------
+
+    def with_(self, **changes: Any) -> Cell:
+        """The same cell with other names or settings; None leaves a setting out."""
+        return Cell.of(**{**self.record(), **changes})
+
+    def plain(self) -> Cell:
+        """The cell whose poison rows are not moved: itself, unless its attack moves rows that label flipping drew."""
+        if not self.poisoning.moves_rows:
+            return self
+        spared = {name: None for name in self.poisoning.settings() if name not in LabelFlip.settings()}
+        return self.with_(attack="label_flip", **spared)
+
+    def record(self) -> dict[str, Any]:
+        """Names and settings as plain values, which `Cell.of` takes."""
+        return {**{name: getattr(self, name) for name in NAMES}, **dict(self.setting)}
+
+    def __lt__(self, other: Cell) -> bool:
+        return self._order < other._order
+
+    @cached_property
+    def _order(self) -> tuple[Any, ...]:
+        names = ("stem", "tier", "dataset", "victim", "partition", "attack", "rate", "defense", "setting", "n_seeds", "kind")
+        return tuple(getattr(self, name) for name in names)
+
+
+def _unknown(name: str, value: object, attack: str, kind: str, known: set[str]) -> str:
+    what, allowed = f"{name}={text_of(value)}", ", ".join(sorted(known))
+    if name in all_settings():
+        return f"{what} is no setting of a cell of kind {kind} with attack {attack}; leave it out, or use one of {allowed}"
+    near = get_close_matches(name, [*sorted(known), *NAMES], 1)
+    return f"{what} is no setting that a cell has; {f'did you mean {near[0]}?' if near else f'use one of {allowed}'}"

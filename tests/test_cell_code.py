@@ -1,0 +1,251 @@
+"""Keys of stored results cover every module that runs while the result is made, and no more than its own parts."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import subpop
+from subpop import fingerprint
+from subpop.attacks import ATTACKS
+from subpop.cell_code import BOOKKEEPING, COMPOSERS, REGISTRIES, code_key, modules_in_key
+from subpop.cells import grid
+from subpop.context import Context
+from subpop.datasets import DATASETS
+from subpop.defenses import DEFENSES, MATCHED
+from subpop.executors import NoStore
+from subpop.experiment import Experiment
+from subpop.kinds import KINDS, kind_named
+from subpop.memo import Memo
+from subpop.partitions import PARTITIONS
+from subpop.types import Cell
+from subpop.victims import VICTIMS
+
+PACKAGE = Path(subpop.__file__).parent
+BASE = {"stem": "s", "tier": "embedded", "victim": "logistic_regression", "partition": "feature_match", "rate": 1.0, "n_seeds": 1}
+PICTURES = {"dataset": "digits_images", "victim": "conv_net"}
+OWN_CELLS = {
+    "label_flip_smoothing": {"dataset": "digits", "victim": "last_layer"},
+    "fine_pruning": {**PICTURES, "holdout": 0.1},
+    "fine_pruning_as_released": {**PICTURES, "holdout": 0.1},
+}
+NEED_WEIGHTS = {name for name in VICTIMS if name.startswith(("vgg16", "bert", "minilm"))}
+"""Victims that begin with the weights of a published network."""
+
+
+def cell(**changes: object) -> Cell:
+    return grid(**{**BASE, "dataset": "mixture", **changes})[0]
+
+
+def executed(run: Callable[[], object]) -> set[str]:
+    """Names of the package's modules of which a function runs."""
+    files: set[str] = set()
+
+    def note(frame, event, argument):
+        if event == "call":
+            files.add(frame.f_code.co_filename)
+
+    threading.setprofile(note)
+    sys.setprofile(note)
+    try:
+        run()
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+    own = [Path(file).relative_to(PACKAGE) for file in files if file.startswith(str(PACKAGE))]
+    return {".".join(["subpop", *path.with_suffix("").parts]).removesuffix(".__init__") for path in own}
+
+
+def uncovered(own: Cell) -> set[str]:
+    """Modules that run while some trials of a cell are made, and that are in no key."""
+    experiment = Experiment.on(NoStore())
+    covered = modules_in_key(experiment.code(own))
+    if own.defense.startswith(MATCHED):
+        covered |= modules_in_key(experiment.code(own.with_(defense=own.defense.removeprefix(MATCHED))))
+    trials = experiment.list_trials(own)
+    return executed(lambda: experiment.run_chunk(own, [trials[0], trials[-1]])) - covered - REGISTRIES - BOOKKEEPING
+
+
+@pytest.mark.parametrize("defense", [*DEFENSES, MATCHED + "trim", "retrain"])
+def test_what_runs_for_a_defense_is_in_its_key(defense):
+    assert uncovered(cell(**{"defense": defense, **OWN_CELLS.get(defense, {})})) == set()
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_what_runs_for_an_attack_is_in_its_key(attack):
+    assert uncovered(cell(dataset="digits", attack=attack)) == set()
+
+
+@pytest.mark.parametrize("victim", [*sorted(set(VICTIMS) - NEED_WEIGHTS), "sklearn.naive_bayes:GaussianNB"])
+def test_what_runs_for_a_victim_is_in_its_key(victim):
+    pictures, texts = victim.startswith("conv_net"), victim.startswith(("tiny_bert", "text"))
+    more = {"encoder": "tiny"} if victim == "text_linear" else {}
+    assert (
+        uncovered(cell(victim=victim, dataset="digits_images" if pictures else "reviews" if texts else "digits", **more)) == set()
+    )
+
+
+@pytest.mark.parametrize("dataset", [name for name, source in DATASETS.items() if source.licence == "generated"] + ["digits"])
+def test_what_runs_for_a_data_set_is_in_its_key(dataset):
+    text = {"victim": "text_linear", "encoder": "tiny"} if dataset == "reviews" else {}
+    label = {"label_rule": "rarest"} if dataset == "mixture_multiclass" else {}
+    assert uncovered(cell(dataset=dataset, **text, **label)) == set()
+
+
+@pytest.mark.parametrize("partition", PARTITIONS)
+def test_what_runs_for_a_partition_is_in_its_key(partition):
+    assert uncovered(cell(dataset="digits", partition=partition, n_attacked=2, protocol="reserve")) == set()
+    if partition == "cluster_match":
+        assert uncovered(cell(partition=partition, clusters_on="conv_net", **PICTURES)) == set()
+        words = {"dataset": "reviews", "victim": "tiny_bert_last_layer", "clusters_on": "hidden_states"}
+        assert uncovered(cell(partition=partition, **words)) == set()
+
+
+MEASURED_WHOLE = {
+    "clusters": {"victim": "none", "partition": "cluster_match", "dataset": "digits_images", "rate": 0.0},
+    "target_sets": {
+        "dataset": "digits_images",
+        "victim": "conv_net_last_layer",
+        "partition": "random",
+        "attack": "influence",
+        "epsilon": 16,
+        "rate": 0.0,
+    },
+    "two_worlds": {"dataset": "mixture_cells", "worlds": "paired", "alpha_base": "train", "defense": "trim"},
+}
+
+
+@pytest.mark.parametrize("kind", MEASURED_WHOLE)
+def test_what_runs_for_a_kind_is_in_a_key(kind, monkeypatch):
+    """Results that are stored whole: the modules of all keys that are asked for while one is made."""
+    roots: set[str] = set()
+    key = Memo.key
+
+    def noted(self, code, **parts):
+        roots.update(code)
+        return key(self, code, **parts)
+
+    monkeypatch.setattr(Memo, "key", noted)
+    own = cell(kind=kind, **MEASURED_WHOLE[kind])
+    measure = kind_named(kind).measurer(Experiment.on(NoStore()))
+    tables = {name for name in sys.modules if name.startswith("subpop.tables")}  # say how cells are shown
+    found = executed(lambda: measure(own)) - tables - REGISTRIES - BOOKKEEPING
+    assert found - modules_in_key(frozenset(roots)) == set()
+
+
+def test_every_registered_part_has_a_case():
+    served = {name for name in KINDS if kind_named(name).is_stored and not kind_named(name).trains_trials}
+    assert served == set(MEASURED_WHOLE)
+    assert set(OWN_CELLS) <= set(DEFENSES)
+    missing = {name for name, source in DATASETS.items() if source.licence != "generated"}
+    assert {"digits", "digits_images"} < missing  # of those that come with scikit-learn; the others need their files
+
+
+# --- what an edit makes invalid ---------------------------------------------------------------------------------------
+
+OWN = {
+    "none": cell(),
+    "trim": cell(defense="trim"),
+    "matched to trim": cell(defense=MATCHED + "trim"),
+    "sever": cell(defense="sever"),
+    "matched to sever": cell(defense=MATCHED + "sever"),
+    "spectral": cell(defense="spectral_signatures"),
+    "clustering": cell(defense="activation_clustering"),
+    "network": cell(victim="mlp"),
+    "digits": cell(dataset="digits"),
+    "moved": cell(attack="gradient_match"),
+    "texts": cell(dataset="reviews", victim="text_linear", encoder="tiny"),
+    "smoothing": cell(dataset="digits", victim="last_layer", defense="label_flip_smoothing"),
+}
+
+
+@pytest.fixture(scope="module")
+def experiment():
+    return Experiment.on(NoStore())
+
+
+def keys(experiment: Experiment) -> dict[str, str]:
+    """The key of the first trials of each cell, computed anew."""
+    made = experiment.context.memo._made
+    for key in [key for key in made if key[0] in ("chunk", "model key")]:
+        del made[key]
+    code_key.cache_clear()
+    return {name: experiment.chunk_key(own, experiment.chunks(own)[0]) for name, own in OWN.items()}
+
+
+def invalid_after(edit: str, experiment: Experiment, monkeypatch) -> set[str]:
+    """The cells whose trials are trained anew after an edit of a module's code."""
+    before, code_of = keys(experiment), fingerprint._code_of
+    path = fingerprint._Tree(PACKAGE.parent, PACKAGE.name).find(edit)
+    assert path is not None, edit
+
+    def edited(file, source, package):
+        code, imported = code_of(file, source, package)
+        return (code + "edited" if file == path else code), imported
+
+    monkeypatch.setattr(fingerprint, "_code_of", edited)
+    after = keys(experiment)
+    monkeypatch.undo()
+    code_key.cache_clear()
+    return {name for name in OWN if before[name] != after[name]}
+
+
+ALL = set(OWN)
+LOGISTIC = ALL - {"network"}
+
+
+@pytest.mark.parametrize(
+    ("edit", "invalid"),
+    [
+        ("subpop.defenses.trim", {"trim", "matched to trim"}),
+        ("subpop.defenses.sever", {"sever", "matched to sever"}),
+        ("subpop.defenses.spectral_signatures", {"spectral"}),
+        ("subpop.defenses.activation_clustering", {"clustering"}),
+        ("subpop.defenses", set()),  # where a new defense gets its line
+        ("subpop.victims", set()),
+        ("subpop.datasets", set()),
+        ("subpop.attacks", set()),
+        ("subpop.attacks.gradient_match", {"moved"}),
+        ("subpop.certificates.smoother", {"smoothing"}),
+        ("subpop.victims.mlp_kernel", {"network", "moved"}),  # the attack takes the models of any victim apart
+        ("subpop.victims.conv_fleet", set()),
+        ("subpop.victims.newton", LOGISTIC),
+        ("subpop.datasets.mixture", ALL - {"digits", "texts", "smoothing"}),
+        ("subpop.datasets.imdb", set()),
+        ("subpop.datasets.adult", set()),
+        ("subpop.encoders.tokens", {"texts"}),
+        ("subpop.summary", set()),
+        ("subpop.references", set()),
+        ("subpop.progress", set()),
+        ("subpop.report.suite_page", set()),
+        ("subpop.figures.lines", set()),
+        ("subpop.pytest_plugin", set()),
+        ("subpop.theory.curves", set()),
+        ("subpop.integrity.inspector", set()),
+        ("subpop.trial", ALL),
+        ("subpop.experiment", ALL),
+        ("subpop.context", ALL),
+    ],
+)
+def test_an_edit_makes_its_own_trials_invalid_and_no_others(edit, invalid, experiment, monkeypatch):
+    assert invalid_after(edit, experiment, monkeypatch) == invalid
+
+
+def test_composers_and_registries_exist():
+    tree = fingerprint._Tree(PACKAGE.parent, PACKAGE.name)
+    assert all(tree.find(name) for name in REGISTRIES | COMPOSERS | BOOKKEEPING)
+
+
+def test_one_text_victim_with_two_encoders_has_two_models(tmp_path):
+    """Both encoders have one vocabulary, so that the rows are equal and only the encoder tells the models apart."""
+    context = Context(NoStore())
+    one = cell(dataset="reviews", victim="tiny_bert_last_layer")
+    assert context.model_key(one, "clean", 0) != context.model_key(one.with_(max_length=32), "clean", 0)
+    assert context.model_key(one, "clean", 0) != context.model_key(one, "attacker", 0)
+    assert context.model_key(one, "clean", 0) != context.model_key(one, "clean", 1)
+    exact = cell()
+    assert context.model_key(exact, "clean", 0) == context.model_key(exact, "clean", 1)
