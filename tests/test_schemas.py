@@ -36,7 +36,7 @@ def test_baselines_of_before_there_were_numbers_are_of_schema_1(tmp_path: Path) 
 @pytest.mark.parametrize(("schema", "fix"), [("2", "upgrade subpop"), ("0", "upgrade"), ("one", "write 1"), ("", "write 1")])
 def test_baselines_of_another_schema_are_refused_by_name(tmp_path: Path, schema: str, fix: str) -> None:
     (tmp_path / "SCHEMA").write_text(schema)
-    with pytest.raises(BadInput, match=rf"SCHEMA declares schema '{schema}'; this subpop reads schema 1: {fix}"):
+    with pytest.raises(BadInput, match=rf"SCHEMA declares schema '{schema}' .*; this subpop reads schema 1: {fix}"):
         References.load(tmp_path / "any.csv")
 
 
