@@ -14,7 +14,7 @@ another encoder.
 
 import pytest
 
-from subpop.cells import grid
+from subpop.types.grid import grid
 
 STEM = "imdb_defenses"
 open_to_defenses = True

@@ -25,8 +25,8 @@ Deviations: our own mixture with known supports (the paper's learners are not gi
 
 import pytest
 
-from subpop.cells import grid
 from subpop.defenses import DEFENSES
+from subpop.types.grid import grid
 
 STEM = "impossibility"
 COMMON = {
@@ -136,7 +136,7 @@ def test_swapped_halves_give_errors_that_sum_to_one(sweep, result_of):
 @pytest.mark.cells(worlds="independent")
 def test_no_defense_tells_the_worlds_apart(sweep, result_of):
     """Unless it knows which rows are poison, or labels of the subpopulation."""
-    from subpop.theory.two_worlds import distance_allowed
+    from subpop.experiments.impossibility.two_worlds import distance_allowed
 
     (cell,) = sweep
     result = result_of(cell)

@@ -15,7 +15,7 @@ whole network, though the table says VGG-LL).
 
 import pytest
 
-from subpop.cells import grid
+from subpop.types.grid import grid
 
 STEM = "table12_fine_pruning"
 COMMON = {

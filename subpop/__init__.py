@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from subpop.attacks import ATTACKS, Poison, label_flip
     from subpop.datasets import DATASETS, MissingData, load_dataset
+    from subpop.datasets.partitions import cluster_match, feature_match
     from subpop.defenses import DEFENSES
-    from subpop.metrics import Damage, RightBits, Worst, damage, worst_k
-    from subpop.partitions import cluster_match, feature_match
+    from subpop.results.metrics import Damage, RightBits, Worst, damage, worst_k
     from subpop.types import (
         BadInput,
         Certificate,
@@ -40,8 +40,8 @@ _MODULES = {
     "attacks": ("ATTACKS", "Poison", "label_flip"),
     "datasets": ("DATASETS", "MissingData", "load_dataset"),
     "defenses": ("DEFENSES",),
-    "metrics": ("Damage", "RightBits", "Worst", "damage", "worst_k"),
-    "partitions": ("cluster_match", "feature_match"),
+    "results.metrics": ("Damage", "RightBits", "Worst", "damage", "worst_k"),
+    "datasets.partitions": ("cluster_match", "feature_match"),
     "types": (
         *("BadInput", "Certificate", "ChannelModel", "Dataset", "Defended", "Defense", "Fit", "FleetJob", "Knowledge", "Model"),
         *("Partition", "Pool", "Splits", "StoredModel", "TrainingSet", "Victim"),

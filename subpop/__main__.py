@@ -2,6 +2,6 @@
 
 import sys
 
-from subpop.cli import main
+from subpop.session.cli import main
 
 sys.exit(main())

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from probe_rates import cell_of
 
-from subpop.batching import DefenseError
 from subpop.defenses import DEFENSES
-from subpop.experiment import Experiment
-from subpop.integrity.inspector import Inspector
-from subpop.plugins import parse_defense
-from subpop.store import Store
+from subpop.experiments.experiment import Experiment
+from subpop.experiments.integrity.inspector import Inspector
+from subpop.harness.batching import DefenseError
+from subpop.harness.plugins import parse_defense
+from subpop.runtime.store import Store
 from subpop.types import OWN_LEARNER
 
 

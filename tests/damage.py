@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from test_store import CELL, assert_same, chunk
 
-from subpop.store import Store
+from subpop.runtime.store import Store
 from subpop.types import BadInput
 
 EACH, TRIALS = 4, 6

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import expit
 
-from subpop.training_set_attack.ascent import Outcome, attack
-from subpop.training_set_attack.top_layer import TopLayer
+from subpop.experiments.target_sets.ascent import Outcome, attack
+from subpop.experiments.target_sets.top_layer import TopLayer
 
 DECAY = 0.001
 SIDE = 4

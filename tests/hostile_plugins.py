@@ -44,7 +44,7 @@ def desk():
 
 
 def send(*args, **values):
-    sys.modules["subpop.child"].send_message(desk()._connection, *args, **values)
+    sys.modules["subpop.harness.child"].send_message(desk()._connection, *args, **values)
 
 
 @hostile("ended by SIGABRT")
@@ -221,11 +221,11 @@ def patches_numpy(train, fit, know, *, seed):
 
 @hostile("works|outcome|cannot be used|predicts|not 17 classes")
 def patches_subpop(train, fit, know, *, seed):
-    import subpop.batching
-    import subpop.outcome
+    import subpop.harness.batching
+    import subpop.harness.outcome
 
-    lie = subpop.outcome.Outcome(predictions={"": np.full(17, 9)})
-    subpop.batching.check_defended = lambda *args, **kwargs: lie
+    lie = subpop.harness.outcome.Outcome(predictions={"": np.full(17, 9)})
+    subpop.harness.batching.check_defended = lambda *args, **kwargs: lie
     return Defended(fit(train))
 
 

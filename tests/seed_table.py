@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from subpop.seeds import defense_seed, holdout_seed, poison_seed, shuffle_seed, training_seed
+from subpop.runtime.seeds import defense_seed, holdout_seed, poison_seed, shuffle_seed, training_seed
 from subpop.types import Cell, Trial
 
 HERE = Path(__file__).parent

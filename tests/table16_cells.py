@@ -1,6 +1,6 @@
 """A cell of Table 16 as the paper has it, with what a test changes."""
 
-from subpop.cells import grid
+from subpop.types.grid import grid
 
 
 def cell_of(partition, epsilon="0.5", **changes):

@@ -13,17 +13,17 @@ from scipy.optimize import linear_sum_assignment
 from table16_cells import cell_of
 from test_target_suite import toy
 
-from subpop.attack_sets import AttackSets, choice_name, clusters_name, file_name, read_entry
-from subpop.cells import grid
-from subpop.context import Context
 from subpop.datasets.download import data_root
-from subpop.executors import NoStore, _worker
-from subpop.experiment import Experiment
-from subpop.run import Run
-from subpop.store import Store
-from subpop.training_set_attack.measure import TargetSuite
-from subpop.training_set_attack.solved import solve
+from subpop.experiments.attack_sets import AttackSets, choice_name, clusters_name, file_name, read_entry
+from subpop.experiments.context import Context
+from subpop.experiments.executors import NoStore, _worker
+from subpop.experiments.experiment import Experiment
+from subpop.experiments.target_sets.measure import TargetSuite
+from subpop.experiments.target_sets.solved import solve
+from subpop.runtime.store import Store
+from subpop.session.run import Run
 from subpop.types import BadInput
+from subpop.types.grid import grid
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "baselines" / "partitions"
@@ -57,7 +57,7 @@ def folder(first, tmp_path):
 
 def moved(path, key, change):
     """Write an entry anew with another array."""
-    from subpop.attack_sets import write_entry
+    from subpop.experiments.attack_sets import write_entry
 
     entry = read_entry(path)
     write_entry(path, entry.name, entry.content, {**entry.arrays, key: change(entry.arrays[key])})
@@ -67,7 +67,7 @@ def test_a_recorded_attack_set_is_used_instead_of_what_would_be_cut_here(folder,
     path = folder / "digits-partition=cluster_match.partition"
     moved(path, "aux", lambda aux: np.roll(aux, 1))
     again = Experiment.on(NoStore(), partitions=folder)
-    monkeypatch.setattr("subpop.context.build_stage", lambda *given: pytest.fail("cut anew"))
+    monkeypatch.setattr("subpop.experiments.context.build_stage", lambda *given: pytest.fail("cut anew"))
     partition = again.context.stage(cell()).partition
     assert np.array_equal(partition.aux, np.roll(first.context.stage(cell()).partition.aux, 1))
     assert partition.aux.dtype == np.int64

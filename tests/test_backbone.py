@@ -10,10 +10,10 @@ import torch
 from frozen_toys import loss_of
 from real_data import needs
 
-from subpop.networks import InputTransform
-from subpop.training_set_attack.ascent import Schedule, attack, first_order_effects
-from subpop.training_set_attack.backbone import ConvBackbone, NetworkBackbone, TorchBackbone
-from subpop.training_set_attack.top_layer import TopLayer
+from subpop.experiments.target_sets.ascent import Schedule, attack, first_order_effects
+from subpop.experiments.target_sets.backbone import ConvBackbone, NetworkBackbone, TorchBackbone
+from subpop.experiments.target_sets.top_layer import TopLayer
+from subpop.features.networks import InputTransform
 from subpop.types import BadInput
 from subpop.victims.torch_model import TorchModel
 from subpop.victims.torch_network import ConvClassifier, body_named, frozen
@@ -73,7 +73,7 @@ def test_a_conv_backbone(pooled):
 def test_a_network_backbone(tmp_path, pooled):
     from safetensors.torch import save_file
 
-    from subpop.networks.resnet_cifar import resnet_cifar
+    from subpop.features.networks.resnet_cifar import resnet_cifar
 
     network = resnet_cifar("resnet20_cifar10", pretrained=False, seed=1)
     generator = torch.Generator().manual_seed(0)
@@ -135,8 +135,8 @@ def test_a_backbone_refuses():
 @needs("weights")
 def test_published_weights():
     from subpop.datasets.download import data_root
-    from subpop.networks import load_network
-    from subpop.networks.resnet_cifar import N_FEATURES
+    from subpop.features.networks import load_network
+    from subpop.features.networks.resnet_cifar import N_FEATURES
 
     weights, pictures = data_root() / "weights", np.random.default_rng(0).integers(0, 256, (3, 3, 32, 32), dtype=np.uint8)
     backbone = NetworkBackbone("resnet56_cifar10", weights, pooled=True)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from subpop.batching import DefenseError, DefenseTask, PoolRows, job_of, run_wave
-from subpop.outcome import Outcome, check_defended, check_outcome, seal
+from subpop.harness.batching import DefenseError, DefenseTask, PoolRows, job_of, run_wave
+from subpop.harness.outcome import Outcome, check_defended, check_outcome, seal
 from subpop.types import ArrayRows, BadInput, Defended, Knowledge, Pool, TrainingSet
 
 N, D, N_TEST, N_CLASSES = 30, 4, 11, 3
@@ -234,7 +234,7 @@ def test_a_trial_that_raises_is_named_and_ends_the_wave():
         next(wave)
     assert caught.value.task == 2
     assert 'raise KeyError("no such thing")' in caught.value.details
-    assert "subpop/batching.py" not in caught.value.details
+    assert "subpop/harness/batching.py" not in caught.value.details
     assert no_trial_is_left()
 
 

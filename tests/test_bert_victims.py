@@ -14,9 +14,9 @@ from small_encoders import BAD, CLS, FILM, GOOD, SEP, SHOUT, save_bert
 from small_networks import one_thread  # noqa: F401
 from torch.nn import functional
 
-from subpop.contracts import check_victim
 from subpop.datasets.download import MissingData
-from subpop.encoders import encoder_fingerprint, lengths_of, load_encoder
+from subpop.features.encoders import encoder_fingerprint, lengths_of, load_encoder
+from subpop.testing import check_victim
 from subpop.types import BadInput, FleetJob, Knowledge, Pool, TrainingSet
 from subpop.victims import MODELS, make_victim
 from subpop.victims.bert_fine_tuned import BertFineTuned

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 
-from subpop.batching import DefenseError, DefenseTask, PoolRows, job_of, run_wave
-from subpop.cells import grid
-from subpop.executors import NoStore
-from subpop.experiment import Experiment
-from subpop.plugins import parse_defense
+from subpop.experiments.executors import NoStore
+from subpop.experiments.experiment import Experiment
+from subpop.harness.batching import DefenseError, DefenseTask, PoolRows, job_of, run_wave
+from subpop.harness.plugins import parse_defense
 from subpop.types import Defended, FleetJob, Knowledge, Pool, TrainingSet, Unsolved
+from subpop.types.grid import grid
 from subpop.victims import blind
 from subpop.victims.last_layer import LastLayer
 from subpop.victims.logistic import LogisticRegression

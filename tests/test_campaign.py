@@ -19,7 +19,7 @@ import test_sandbox as sandboxed
 from campaign_scores import scored
 from probe_rates import PLUGINS
 
-from subpop.batching import DefenseError
+from subpop.harness.batching import DefenseError
 
 pytestmark = pytest.mark.slow
 

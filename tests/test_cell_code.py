@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 
 import subpop
-from subpop import fingerprint
 from subpop.attacks import ATTACKS
-from subpop.cell_code import BOOKKEEPING, COMPOSERS, REGISTRIES, code_key, modules_in_key
-from subpop.cells import grid
-from subpop.context import Context
 from subpop.datasets import DATASETS
+from subpop.datasets.partitions import PARTITIONS
 from subpop.defenses import DEFENSES, MATCHED
-from subpop.executors import NoStore
-from subpop.experiment import Experiment
-from subpop.kinds import KINDS, kind_named
-from subpop.memo import Memo
-from subpop.partitions import PARTITIONS
+from subpop.experiments.context import Context
+from subpop.experiments.executors import NoStore
+from subpop.experiments.experiment import Experiment
+from subpop.runtime import fingerprint
+from subpop.runtime.cell_code import BOOKKEEPING, COMPOSERS, REGISTRIES, code_key, modules_in_key
+from subpop.runtime.memo import Memo
 from subpop.types import Cell
+from subpop.types.grid import grid
+from subpop.types.kinds import KINDS, kind_named
 from subpop.victims import VICTIMS
 
 PACKAGE = Path(subpop.__file__).parent
@@ -132,7 +132,7 @@ def test_what_runs_for_a_kind_is_in_a_key(kind, monkeypatch):
     monkeypatch.setattr(Memo, "key", noted)
     own = cell(kind=kind, **MEASURED_WHOLE[kind])
     measure = kind_named(kind).measurer(Experiment.on(NoStore()))
-    tables = {name for name in sys.modules if name.startswith("subpop.tables")}  # say how cells are shown
+    tables = {name for name in sys.modules if name.startswith("subpop.report.tables")}  # say how cells are shown
     found = executed(lambda: measure(own)) - tables - REGISTRIES - BOOKKEEPING
     assert found - modules_in_key(frozenset(roots)) == set()
 
@@ -210,25 +210,25 @@ LOGISTIC = ALL - {"network"}
         ("subpop.datasets", set()),
         ("subpop.attacks", set()),
         ("subpop.attacks.gradient_match", {"moved"}),
-        ("subpop.certificates.smoother", {"smoothing"}),
+        ("subpop.defenses.certificates.smoother", {"smoothing"}),
         ("subpop.victims.mlp_kernel", {"network", "moved"}),  # the attack takes the models of any victim apart
         ("subpop.victims.conv_fleet", set()),
         ("subpop.victims.newton", LOGISTIC),
         ("subpop.datasets.mixture", ALL - {"digits", "texts", "smoothing"}),
         ("subpop.datasets.imdb", set()),
         ("subpop.datasets.adult", set()),
-        ("subpop.encoders.tokens", {"texts"}),
-        ("subpop.summary", set()),
-        ("subpop.references", set()),
-        ("subpop.progress", set()),
+        ("subpop.features.encoders.tokens", {"texts"}),
+        ("subpop.results.summary", set()),
+        ("subpop.results.references", set()),
+        ("subpop.runtime.progress", set()),
         ("subpop.report.suite_page", set()),
-        ("subpop.figures.lines", set()),
-        ("subpop.pytest_plugin", set()),
-        ("subpop.theory.curves", set()),
-        ("subpop.integrity.inspector", set()),
-        ("subpop.trial", ALL),
-        ("subpop.experiment", ALL),
-        ("subpop.context", ALL),
+        ("subpop.report.figures.lines", set()),
+        ("subpop.session.pytest_plugin", set()),
+        ("subpop.experiments.impossibility.curves", set()),
+        ("subpop.experiments.integrity.inspector", set()),
+        ("subpop.experiments.trial", ALL),
+        ("subpop.experiments.experiment", ALL),
+        ("subpop.experiments.context", ALL),
     ],
 )
 def test_an_edit_makes_its_own_trials_invalid_and_no_others(edit, invalid, experiment, monkeypatch):

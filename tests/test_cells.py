@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from seed_table import all_cells
 
-from subpop.cells import grid, mean_by_rate, sweep_id, sweeps
 from subpop.types import BadInput, Cell
+from subpop.types.grid import grid, mean_by_rate, sweep_id, sweeps
 
 ROOT = Path(__file__).parents[1]
 BASE = {

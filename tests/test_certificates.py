@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.stats import binom
 
-from subpop.certificates import (
+from subpop.defenses.certificates import (
     MAX_RADIUS,
     chernoff,
     kl_radius,
@@ -20,7 +20,7 @@ from subpop.certificates import (
     pairwise_exact_radius,
     pairwise_log_bounds,
 )
-from subpop.certificates.noise import SLACK, _limits, _table_size
+from subpop.defenses.certificates.noise import SLACK, _limits, _table_size
 from subpop.types import BadInput
 
 NOISE = (0.1, 0.2, 0.3, 0.4, 0.45)

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from test_sandbox import TEST_X, _nothing_is_left, children, fit_many, is_alive, script, tasks, wait_until_gone  # noqa: F401
 
-from subpop import fork_server
-from subpop.batching import DefenseError
-from subpop.fork_server import SERVER, clean_environment
-from subpop.plugins import parse_defense
-from subpop.processes import descendants
-from subpop.sandbox import run_in_child
+from subpop.harness import fork_server
+from subpop.harness.batching import DefenseError
+from subpop.harness.fork_server import SERVER, clean_environment
+from subpop.harness.plugins import parse_defense
+from subpop.harness.sandbox import run_in_child
+from subpop.runtime.processes import descendants
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who descends from whom")
 

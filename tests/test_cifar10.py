@@ -16,7 +16,7 @@ from subpop.datasets import MissingData, cifar10, data_root, describe, fetch, lo
 from subpop.datasets.cifar10 import BATCHES, CLASSES, FILES, load, load_jpeg, read_batch
 from subpop.datasets.images import decode
 from subpop.datasets.picture_files import pictures_below
-from subpop.split import split
+from subpop.datasets.split import split
 from subpop.types import BadInput
 
 needs_jpeg = needs("cifar10_jpeg")

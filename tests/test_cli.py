@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from subpop.cli import main
+from subpop.session.cli import main
 
 
 def test_data_list_names_every_data_set(capsys, tmp_path):
@@ -57,10 +57,10 @@ def test_check_passes_a_defense_and_fails_another(capsys, tmp_path, monkeypatch)
 
 
 def test_a_report_of_a_store_trains_nothing(tmp_path, capsys, monkeypatch):
-    from subpop.cells import grid
-    from subpop.experiment import Experiment
-    from subpop.run import Run
-    from subpop.store import Store
+    from subpop.experiments.experiment import Experiment
+    from subpop.runtime.store import Store
+    from subpop.session.run import Run
+    from subpop.types.grid import grid
 
     cell = grid(
         stem="s", tier="embedded", dataset="digits", victim="logistic_regression", partition="feature_match", rate=1.0, n_seeds=1
@@ -86,8 +86,8 @@ def test_a_report_of_a_store_trains_nothing(tmp_path, capsys, monkeypatch):
 
 
 def test_the_command_runs_as_a_module_and_unknown_commands_are_usage_errors():
-    runs = [(["-m", "subpop", "nonsense"], 2), (["-m", "subpop.cli", "nonsense"], 2), (["-m", "subpop.cli"], 2)]
-    runs += [(["-m", "subpop", "data", "list"], 0), (["-m", "subpop.cli", "data", "list"], 0)]
+    runs = [(["-m", "subpop", "nonsense"], 2), (["-m", "subpop.session.cli", "nonsense"], 2), (["-m", "subpop.session.cli"], 2)]
+    runs += [(["-m", "subpop", "data", "list"], 0), (["-m", "subpop.session.cli", "data", "list"], 0)]
     for arguments, status in runs:
         done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == status, (arguments, done.stderr)
@@ -129,7 +129,7 @@ def test_what_the_harness_refuses_has_no_traceback_of_the_harness(capsys, tmp_pa
 
 
 def test_a_store_of_another_version_is_not_called_empty(tmp_path, capsys):
-    from subpop.store import Store
+    from subpop.runtime.store import Store
 
     cell = {"stem": "s", "tier": "embedded", "dataset": "digits", "victim": "logistic_regression", "partition": "feature_match"}
     with Store(tmp_path / "store.sqlite") as store:

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from subpop.cells import grid
-from subpop.clusters import PICTURES, SHOWN, describe_clusters
-from subpop.executors import NoStore
-from subpop.experiment import Experiment
-from subpop.figures.pictures import draw_clusters, make_up, mosaic
+from subpop.experiments.clusters import PICTURES, SHOWN, describe_clusters
+from subpop.experiments.executors import NoStore
+from subpop.experiments.experiment import Experiment
+from subpop.report.figures.pictures import draw_clusters, make_up, mosaic
 from subpop.types import BadInput, CellReport
+from subpop.types.grid import grid
 
 FIGURE = {
     "stem": "figure3_clusters",

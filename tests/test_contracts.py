@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from subpop.contracts import (
+from subpop.harness.plugins import load, parse_defense
+from subpop.testing import (
     CheckResult,
     ContractError,
     ContractWarning,
@@ -17,8 +18,7 @@ from subpop.contracts import (
     check_victim,
     defense_checks,
 )
-from subpop.contracts import defenses as defense_module
-from subpop.plugins import load, parse_defense
+from subpop.testing import defenses as defense_module
 from subpop.types import BadInput, Dataset, Defended
 from subpop.victims.linear_model import LinearModel
 

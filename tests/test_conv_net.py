@@ -11,7 +11,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch.nn import functional
 
-from subpop.contracts import check_victim
+from subpop.testing import check_victim
 from subpop.types import BadInput, FleetJob, Pool, StoredModel
 from subpop.victims import conv_net
 from subpop.victims.batch_order import BatchOrder

@@ -4,8 +4,8 @@ import numpy as np
 
 from subpop.datasets import load_dataset
 from subpop.datasets.digits import load, load_images
-from subpop.partitions import cluster_match, feature_match
-from subpop.split import split
+from subpop.datasets.partitions import cluster_match, feature_match
+from subpop.datasets.split import split
 
 
 def test_digits_are_the_published_table():

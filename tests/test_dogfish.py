@@ -7,12 +7,12 @@ import pytest
 from PIL import Image
 from real_data import needs
 
-from subpop.contracts.datasets import DATASET_CHECKS
 from subpop.datasets import MissingData, data_root, load_dataset, source_of
 from subpop.datasets.dogfish import ONE_DOG_PHOTOS, RECIPES, SOURCES, evenly_spaced, load
 from subpop.datasets.picture_files import Picture
-from subpop.split import split
-from subpop.training_set_attack.setups import training_rows
+from subpop.datasets.split import split
+from subpop.experiments.target_sets.setups import training_rows
+from subpop.testing.datasets import DATASET_CHECKS
 from subpop.types import BadInput
 
 needs_data = needs("tiny_dogfish", "dogs_vs_cats")

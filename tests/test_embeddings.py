@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from subpop.contracts.datasets import DATASET_CHECKS
 from subpop.datasets import MissingData, array_files, fetch, load_dataset, source_of, verify
 from subpop.datasets.embeddings import class_codes, load, n_clusters, n_components
-from subpop.partitions import cluster_match, feature_match
-from subpop.split import split
+from subpop.datasets.partitions import cluster_match, feature_match
+from subpop.datasets.split import split
+from subpop.testing.datasets import DATASET_CHECKS
 from subpop.types import BadInput
 
 N = 300

@@ -15,7 +15,7 @@ from small_encoders import CLS, FILM, GOOD, PLOT, SEP, SHOUT, UNK, WORDS, A, S, 
 from small_networks import one_thread  # noqa: F401
 
 from subpop.datasets.download import MissingData
-from subpop.encoders import (
+from subpop.features.encoders import (
     check_tokens,
     encoder_fingerprint,
     lengths_of,
@@ -24,7 +24,7 @@ from subpop.encoders import (
     tokenise,
     tokenizer_files,
 )
-from subpop.encoders import tiny as tiny_encoder
+from subpop.features.encoders import tiny as tiny_encoder
 from subpop.types import BadInput
 
 MINILM = "all-MiniLM-L6-v2"

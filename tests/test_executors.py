@@ -3,12 +3,12 @@ from dataclasses import replace
 
 import pytest
 
-from subpop.cells import grid
-from subpop.executors import Ahead, NoStore, check_executor, prefill, tasks_of
-from subpop.experiment import Experiment
-from subpop.kinds import Measurers
-from subpop.store import Store
+from subpop.experiments.executors import Ahead, NoStore, check_executor, prefill, tasks_of
+from subpop.experiments.experiment import Experiment
+from subpop.runtime.store import Store
 from subpop.types import BadInput
+from subpop.types.grid import grid
+from subpop.types.kinds import Measurers
 
 CELLS = grid(
     stem="s",

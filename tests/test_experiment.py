@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from subpop.cells import grid
 from subpop.defenses import DEFENSES
-from subpop.executors import NoStore
-from subpop.experiment import Experiment
-from subpop.plugins import parse_defense
-from subpop.store import Store
+from subpop.experiments.executors import NoStore
+from subpop.experiments.experiment import Experiment
+from subpop.harness.plugins import parse_defense
+from subpop.runtime.store import Store
 from subpop.types import BadInput, Cell, Defended, Trial
+from subpop.types.grid import grid
 
 ROOT = Path(__file__).parents[1]
 
@@ -117,7 +117,7 @@ def test_the_poison_count_told_can_be_wrong_on_purpose(experiment):
 
 def test_chunks_do_not_depend_on_what_is_there(tmp_path, monkeypatch):
     """Three chunks; the middle one missing is run again alone, and everything is as it was."""
-    monkeypatch.setattr("subpop.experiment.CHUNK_TRIALS", 8)
+    monkeypatch.setattr("subpop.experiments.experiment.CHUNK_TRIALS", 8)
     target = cell(defense="trim")
     with Store(tmp_path / "whole.sqlite") as store:
         whole = Experiment.on(store).run(target)

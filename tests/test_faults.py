@@ -17,7 +17,7 @@ from damage import what_flips_do
 from faults import copy_of, disturb
 from test_plugin_life import make_project, run
 
-from subpop.feature_cache import cached
+from subpop.runtime.feature_cache import cached
 
 ENDS = {"unharmed", "missing", "rescued", "refused"}
 

@@ -13,10 +13,10 @@ from matplotlib.contour import QuadContourSet
 from PIL import Image
 from synthetic_reports import DEFENSES, RATES, cell_of, figure2_reports, report_of
 
-from subpop.figures import draw_all, file_name
-from subpop.figures.lines import damage_against_alpha, styles_of
-from subpop.figures.scatters import draw_panels, panel_order, panel_title, removed_text, target_against_collateral
-from subpop.figures.setups import by_setup, percent, quantity, rows_of, summarize
+from subpop.report.figures import draw_all, file_name
+from subpop.report.figures.lines import damage_against_alpha, styles_of
+from subpop.report.figures.scatters import draw_panels, panel_order, panel_title, removed_text, target_against_collateral
+from subpop.report.figures.setups import by_setup, percent, quantity, rows_of, summarize
 from subpop.types import CellResult, Number
 
 
@@ -60,9 +60,9 @@ def test_all_figures_of_a_run_are_whole_files(tmp_path):
 def test_processes_draw_the_same_bytes(tmp_path, monkeypatch):
     reports = [*board(["none", "trim"], rates=(0.5, 1.0)), *figure2_reports()]
     kinds = []
-    monkeypatch.setattr("subpop.figures.Parallel", lambda n_jobs: kinds.append(n_jobs) or Parallel(n_jobs))
+    monkeypatch.setattr("subpop.report.figures.Parallel", lambda n_jobs: kinds.append(n_jobs) or Parallel(n_jobs))
     here = draw_all(reports, tmp_path / "here")
-    monkeypatch.setattr("subpop.figures.FIGURES_THAT_PAY", 1)
+    monkeypatch.setattr("subpop.report.figures.FIGURES_THAT_PAY", 1)
     assert draw_all(reports, tmp_path / "there") == here
     assert kinds == [1, -1]
     for path in (tmp_path / "here").iterdir():
@@ -100,7 +100,7 @@ def test_drawing_leaves_matplotlib_as_it_was(tmp_path):
     before = dict(mpl.rcParams)
     draw_all(board(["none"], n=2, rates=(1.0,)), tmp_path)
     assert dict(mpl.rcParams) == before
-    code = "import subpop.figures, sys; sys.exit('matplotlib.pyplot' in sys.modules or 'torch' in sys.modules)"
+    code = "import subpop.report.figures, sys; sys.exit('matplotlib.pyplot' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

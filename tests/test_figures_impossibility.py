@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from subpop.cells import grid
-from subpop.figures.impossibility import (
+from subpop.report.figures.impossibility import (
     TOLD,
     UNTOLD,
     can_be_drawn,
@@ -15,6 +14,7 @@ from subpop.figures.impossibility import (
     world_points,
 )
 from subpop.types import CellReport, CellResult, Number
+from subpop.types.grid import grid
 
 COMMON = {"stem": "impossibility", "kind": "two_worlds", "tier": "embedded", "partition": "feature_match"}
 

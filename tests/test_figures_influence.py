@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from subpop.cells import grid
-from subpop.figures import draw_all
-from subpop.figures.influence import attacked_pictures, attacked_sets, success_against_epsilon, with_pictures
+from subpop.report.figures import draw_all
+from subpop.report.figures.influence import attacked_pictures, attacked_sets, success_against_epsilon, with_pictures
 from subpop.types import CellReport, CellResult, Number
+from subpop.types.grid import grid
 
 
 def report(partition, epsilon, worst, mean, success=None, channels=3):

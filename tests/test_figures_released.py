@@ -7,12 +7,20 @@ import pytest
 from matplotlib.collections import LineCollection
 from synthetic_reports import cell_of, report_of
 
-from subpop.figures import draw_all
-from subpop.figures.released import WIDEST, beside_released, comparable, looks_of, released_sample, samples_of, side_by_side
-from subpop.released import trials_of, two_samples
 from subpop.report import RunInfo
+from subpop.report.figures import draw_all
+from subpop.report.figures.released import (
+    WIDEST,
+    beside_released,
+    comparable,
+    looks_of,
+    released_sample,
+    samples_of,
+    side_by_side,
+)
 from subpop.report.released import beside_released_trials, p_value
 from subpop.report.suite_page import suite_page
+from subpop.results.released import trials_of, two_samples
 from subpop.types import CellReport
 
 RATES = (0.5, 1.0, 2.0)

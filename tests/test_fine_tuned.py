@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from subpop.contracts import check_victim
+from subpop.testing import check_victim
 from subpop.types import BadInput, FleetJob, Pool
 from subpop.victims import torch_training
 from subpop.victims.batch_order import BatchOrder
@@ -108,7 +108,7 @@ def test_pretrained_bodies_are_read_once_and_not_changed(monkeypatch: pytest.Mon
         read.append((name, weights_root))
         return body_named(TINY, 3, seed=9)
 
-    monkeypatch.setattr("subpop.networks.imagenet.imagenet_body", body)
+    monkeypatch.setattr("subpop.features.networks.imagenet.imagenet_body", body)
     monkeypatch.setattr("subpop.victims.fine_tuned.NETWORKS", {})
     tuned, pool = FineTuned("vgg16", epochs=1), stripes()
     models = tuned.fit_many([pool.clean_job()] * 2, [0, 1])

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from subpop import fingerprint
-from subpop.fingerprint import data_hash, key_of, plugin_hash, source_hash, versions
+from subpop.runtime import fingerprint
+from subpop.runtime.fingerprint import data_hash, key_of, plugin_hash, source_hash, versions
 from subpop.types import BadInput, Cell
 
 FILES = {
@@ -113,15 +113,15 @@ def printed(code: str) -> list[str]:
 
 
 def test_the_real_package_is_hashed_without_being_imported() -> None:
-    hashed = "source_hash(['subpop.store']), 'subpop.store' in sys.modules"
-    assert printed(f"import sys; from subpop.fingerprint import source_hash; print({hashed})") == [
-        source_hash(["subpop.store"]),
+    hashed = "source_hash(['subpop.runtime.store']), 'subpop.runtime.store' in sys.modules"
+    assert printed(f"import sys; from subpop.runtime.fingerprint import source_hash; print({hashed})") == [
+        source_hash(["subpop.runtime.store"]),
         "False",
     ]
 
 
 def test_versions_without_importing_torch() -> None:
-    code = "import sys; from subpop.fingerprint import versions; print(versions()['numpy'], 'torch' in sys.modules)"
+    code = "import sys; from subpop.runtime.fingerprint import versions; print(versions()['numpy'], 'torch' in sys.modules)"
     assert printed(code) == [np.__version__, "False"]
     assert set(versions()) == {"torch", "numpy", "scikit-learn", "transformers", "python"}
 

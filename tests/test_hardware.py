@@ -8,12 +8,12 @@ import sys
 import pytest
 from threadpoolctl import threadpool_info
 
-from subpop.hardware import blas_kernels, cpu_flags, cpu_model, hardware
-from subpop.run import environment
+from subpop.runtime.hardware import blas_kernels, cpu_flags, cpu_model, hardware
+from subpop.session.run import environment
 
 TELL = """
 import json, sys
-from subpop.run import environment
+from subpop.session.run import environment
 print(json.dumps([environment()["hardware"], "torch" in sys.modules]))
 """
 
@@ -52,6 +52,6 @@ def test_the_kernel_is_the_one_that_was_really_taken():
 
 
 def test_a_system_that_tells_nothing(monkeypatch, tmp_path):
-    monkeypatch.setattr("subpop.hardware.CPUINFO", tmp_path / "none")
+    monkeypatch.setattr("subpop.runtime.hardware.CPUINFO", tmp_path / "none")
     assert cpu_flags() == frozenset()
     assert cpu_model()

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from small_encoders import SIZES, save_bert
 from small_networks import one_thread  # noqa: F401
 
-from subpop.encoders import HiddenStates, hidden_states, known_states, lengths_of, load_encoder, pca, streamed_pca
-from subpop.encoders import known as known_module
-from subpop.encoders import states as states_module
-from subpop.feature_cache import cached_blocks
+from subpop.features.encoders import HiddenStates, hidden_states, known_states, lengths_of, load_encoder, pca, streamed_pca
+from subpop.features.encoders import known as known_module
+from subpop.features.encoders import states as states_module
+from subpop.runtime.feature_cache import cached_blocks
 from subpop.types import BadInput
 
 LENGTHS = [3, 9, 5, 5, 20, 4]
@@ -69,7 +69,9 @@ def test_neither_padding_nor_other_rows_change_a_bit(encoder):
 
 def test_batches_of_padded_rows_agree_with_single_ones(encoder, monkeypatch):
     every = hidden_states(encoder, rows())
-    monkeypatch.setattr("subpop.encoders.states._batches", lambda lengths, budget: [np.array([4, 0, 2]), np.array([1, 3, 5])])
+    monkeypatch.setattr(
+        "subpop.features.encoders.states._batches", lambda lengths, budget: [np.array([4, 0, 2]), np.array([1, 3, 5])]
+    )
     batched = hidden_states(encoder, rows())
     np.testing.assert_allclose(batched.values, every.values, atol=1e-5)
 
@@ -94,7 +96,7 @@ def test_two_bytes_a_number_keep_eight_bits(encoder):
 
 
 def test_memory_stays_bounded_and_progress_is_reported(encoder, reported, monkeypatch):
-    monkeypatch.setattr("subpop.encoders.states.PIECE_BYTES", 4 * 16 * 10)  # ten tokens at a time
+    monkeypatch.setattr("subpop.features.encoders.states.PIECE_BYTES", 4 * 16 * 10)  # ten tokens at a time
     found = hidden_states(encoder, rows())
     assert reported == [(3, 46), (12, 46), (22, 46), (42, 46), (46, 46)]  # rows of 3 | 9 | 5 + 5 | 20 | 4 tokens
     monkeypatch.undo()
@@ -102,7 +104,7 @@ def test_memory_stays_bounded_and_progress_is_reported(encoder, reported, monkey
 
 
 def test_an_encoder_that_gives_no_numbers_is_refused(encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr("subpop.encoders.blocks.lower_states", lambda *_: torch.full((1, 20, 16), torch.inf))
+    monkeypatch.setattr("subpop.features.encoders.blocks.lower_states", lambda *_: torch.full((1, 20, 16), torch.inf))
     with pytest.raises(BadInput, match=r"NaN or infinite states in rows 0\.\.5"):
         hidden_states(encoder, rows(), cache=tmp_path)
     assert not list(tmp_path.glob("states-*"))[1:]  # the lock alone
@@ -117,7 +119,7 @@ def test_a_second_run_maps_what_the_first_one_wrote(encoder, tmp_path, monkeypat
         hidden_states(encoder, other, cache=tmp_path)
     hidden_states(encoder, rows(), cache=tmp_path, dtype="bfloat16")
     assert len(list(tmp_path.glob("states-*.npy"))) == 4
-    monkeypatch.setattr("subpop.encoders.blocks.lower_states", lambda *_: pytest.fail("computed although it is cached"))
+    monkeypatch.setattr("subpop.features.encoders.blocks.lower_states", lambda *_: pytest.fail("computed although it is cached"))
     again = hidden_states(encoder, rows(), cache=tmp_path)
     assert isinstance(again.values, np.memmap)
     assert np.array_equal(first.values, again.values)
@@ -136,7 +138,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from subpop.feature_cache import cached_blocks
+from subpop.runtime.feature_cache import cached_blocks
 def blocks():
     yield np.zeros((2, 3), np.float32)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -209,7 +211,7 @@ def test_rows_are_computed_once_however_they_come(encoder, tmp_path, monkeypatch
         computed.append(len(tokens))
         return lower(encoder, tokens, lengths, device)
 
-    monkeypatch.setattr("subpop.encoders.states._computed", counted)
+    monkeypatch.setattr("subpop.features.encoders.states._computed", counted)
     known, tokens = known_states(encoder, tmp_path), rows()
     assert known.find(tokens[[2, 0, 2]]).tolist() == [0, 1, 0]
     assert known.find(tokens).tolist() == [1, 2, 0, 3, 4, 5]
@@ -238,7 +240,8 @@ def test_processes_that_share_a_cache_folder_compute_no_row_twice(encoder, tmp_p
     computed: list[int] = []
     lower = states_module._computed
     monkeypatch.setattr(
-        "subpop.encoders.states._computed", lambda e, t, lengths, device: computed.append(len(t)) or lower(e, t, lengths, device)
+        "subpop.features.encoders.states._computed",
+        lambda e, t, lengths, device: computed.append(len(t)) or lower(e, t, lengths, device),
     )
     other = known_module.KnownStates(encoder, tmp_path, "cpu")
     places = other.find(tokens)
@@ -262,7 +265,7 @@ def test_files_without_a_wanted_row_are_not_opened(encoder, tmp_path, monkeypatc
         opened.append(key)
         return states_module.stored_states(encoder, cache, key, *more)
 
-    monkeypatch.setattr("subpop.encoders.known.stored_states", counted)
+    monkeypatch.setattr("subpop.features.encoders.known.stored_states", counted)
     other = known_module.KnownStates(encoder, tmp_path, "cpu")
     other.find(tokens[:1])
     assert (len(opened), len(other)) == (1, 2)

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from subpop.batching import DefenseError
-from subpop.outcome import Outcome, check_outcome
-from subpop.plugins import parse_defense
+from subpop.harness.batching import DefenseError
+from subpop.harness.outcome import Outcome, check_outcome
+from subpop.harness.plugins import parse_defense
 from subpop.types import BadInput, Dataset
 
 ROOT = Path(__file__).parents[1]
 SUITE = '''"""Source: a test with an accent, é. Deviations: none."""
-from subpop.cells import grid
+from subpop.types.grid import grid
 
 open_to_defenses = True
 CELLS = grid(stem="little", tier="embedded", dataset="digits", victim="logistic_regression", partition="feature_match",

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from real_data import needs
 
-from subpop.contracts.datasets import DATASET_CHECKS
 from subpop.datasets import MissingData, data_root, load_dataset
 from subpop.datasets.image_folder import load
-from subpop.split import split
+from subpop.datasets.split import split
+from subpop.testing.datasets import DATASET_CHECKS
 from subpop.types import BadInput
 
 needs_data = needs("tiny_dogfish")

@@ -14,10 +14,10 @@ from torch import nn
 
 from subpop._torchvision import import_torchvision
 from subpop.datasets.download import MissingData
-from subpop.networks import CENTRED, IMAGENET, NETWORKS, SIGNED, UNIT, InputTransform, load_network
-from subpop.networks.folding import folded
-from subpop.networks.imagenet import imagenet_body
-from subpop.networks.weights import WEIGHTS, initialise, weights_fingerprint, weights_path
+from subpop.features.networks import CENTRED, IMAGENET, NETWORKS, SIGNED, UNIT, InputTransform, load_network
+from subpop.features.networks.folding import folded
+from subpop.features.networks.imagenet import imagenet_body
+from subpop.features.networks.weights import WEIGHTS, initialise, weights_fingerprint, weights_path
 from subpop.types import BadInput
 
 OPTIONS = {"vgg16": {}, "resnet50": {}, "inception_v3": {"aux_logits": True, "init_weights": False}}

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from real_data import IMDB_FEATURES, needs
 
-from subpop.contracts import check_dataset
 from subpop.datasets import MissingData, fetch, imdb, load_dataset, verify
-from subpop.split import split
+from subpop.datasets.split import split
+from subpop.testing import check_dataset
 from subpop.types import BadInput, Dataset
 
 needs_data = needs("imdb", IMDB_FEATURES)

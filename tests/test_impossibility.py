@@ -6,19 +6,26 @@ import numpy as np
 import pytest
 from scipy.stats import hypergeom
 
-from subpop.batching import job_of
-from subpop.cells import grid
 from subpop.datasets.mixture import SPECS, centres_of
-from subpop.experiment import Experiment
-from subpop.plugins import parse_defense
-from subpop.references import References, cell_key, rebaseline
-from subpop.store import Store
-from subpop.theory import measure_impossibility
-from subpop.theory.learners import LOCAL, CellModel, NearestCentre
-from subpop.theory.measure import TIE_BREAKS, errors_of, independent_draws, paired_draws
-from subpop.theory.two_worlds import OWN_DEFENSES, Errors, Ground, distance_allowed, origin_of, same_for_the_defender
-from subpop.theory.waves import gathered
+from subpop.experiments.experiment import Experiment
+from subpop.experiments.impossibility import measure_impossibility
+from subpop.experiments.impossibility.learners import LOCAL, CellModel, NearestCentre
+from subpop.experiments.impossibility.measure import TIE_BREAKS, errors_of, independent_draws, paired_draws
+from subpop.experiments.impossibility.two_worlds import (
+    OWN_DEFENSES,
+    Errors,
+    Ground,
+    distance_allowed,
+    origin_of,
+    same_for_the_defender,
+)
+from subpop.experiments.impossibility.waves import gathered
+from subpop.harness.batching import job_of
+from subpop.harness.plugins import parse_defense
+from subpop.results.references import References, cell_key, rebaseline
+from subpop.runtime.store import Store
 from subpop.types import BadInput, Defended, FleetJob, Pool
+from subpop.types.grid import grid
 
 CENTRES = centres_of(SPECS["mixture_cells"])
 WORLDS = {
@@ -305,7 +312,7 @@ def test_poison_that_is_appended_and_not_shuffled_is_found_out(experiment, monke
     monkeypatch.setitem(OWN_DEFENSES, "first_rows", first_rows)
     holds, total = check(experiment, cell_of(defense="first_rows"))
     assert holds, f"the shuffled order tells the worlds apart: {total:.3f}"
-    monkeypatch.setattr("subpop.trial._shuffle", lambda cell, trial, n_rows, secret: np.arange(n_rows))
+    monkeypatch.setattr("subpop.experiments.trial._shuffle", lambda cell, trial, n_rows, secret: np.arange(n_rows))
     for victim, most in (("cell_majority", 0.0), ("logistic_regression", 0.3)):
         holds, total = check(experiment, cell_of(victim, defense="first_rows"))
         assert not holds

@@ -13,23 +13,34 @@ import pytest
 from probe_rates import PLUGINS, cell_of
 from scipy.spatial.distance import pdist
 
-from subpop.batching import DefenseError
-from subpop.executors import NoStore
-from subpop.experiment import Experiment
-from subpop.integrity import inspector as inspecting
-from subpop.integrity.canaries import both_ways
-from subpop.integrity.canary_rows import candidates, choose_canaries, far_rows
-from subpop.integrity.cost import cost_to_others
-from subpop.integrity.draws import Score, compare
-from subpop.integrity.findings import CLEAN, DECLARED, FLAG, LEVELS, NOT_RUN, PASSED, UNCHECKED, VARIES, Finding, column
-from subpop.integrity.inspector import Inspector, Probes
-from subpop.integrity.learners import answers_of_learners, flat_inputs
-from subpop.integrity.mixtures import above_bayes, bayes_accuracy, secret_dataset, spec_for
-from subpop.integrity.moved import draw_moves, grid_of
-from subpop.integrity.views import turned
-from subpop.plugins import parse_defense
-from subpop.run import Run
-from subpop.store import Store
+from subpop.experiments.executors import NoStore
+from subpop.experiments.experiment import Experiment
+from subpop.experiments.integrity import inspector as inspecting
+from subpop.experiments.integrity.canaries import both_ways
+from subpop.experiments.integrity.canary_rows import candidates, choose_canaries, far_rows
+from subpop.experiments.integrity.cost import cost_to_others
+from subpop.experiments.integrity.draws import Score, compare
+from subpop.experiments.integrity.findings import (
+    CLEAN,
+    DECLARED,
+    FLAG,
+    LEVELS,
+    NOT_RUN,
+    PASSED,
+    UNCHECKED,
+    VARIES,
+    Finding,
+    column,
+)
+from subpop.experiments.integrity.inspector import Inspector, Probes
+from subpop.experiments.integrity.learners import answers_of_learners, flat_inputs
+from subpop.experiments.integrity.mixtures import above_bayes, bayes_accuracy, secret_dataset, spec_for
+from subpop.experiments.integrity.moved import draw_moves, grid_of
+from subpop.experiments.integrity.views import turned
+from subpop.harness.batching import DefenseError
+from subpop.harness.plugins import parse_defense
+from subpop.runtime.store import Store
+from subpop.session.run import Run
 from subpop.types import Dataset
 
 HONEST, CHEATS = PLUGINS / "honest", PLUGINS / "cheats"
@@ -295,7 +306,7 @@ def test_a_full_store_shows_the_same_findings_without_a_child(tmp_path, monkeypa
     first = inspected()
     assert first.integrity == CLEAN
     assert "replay: passed" in first.probes
-    monkeypatch.setattr("subpop.sandbox.run_in_child", None)
+    monkeypatch.setattr("subpop.harness.sandbox.run_in_child", None)
     monkeypatch.setattr(Inspector, "probe", None)
     again = inspected()
     assert (again.integrity, again.probes) == (first.integrity, first.probes)
@@ -328,7 +339,7 @@ def test_secrets_differ_and_are_kept_with_the_findings(tmp_path):
 HIDDEN = """
 import os, sqlite3, sys, time
 from pathlib import Path
-from subpop.hiding import Hiding
+from subpop.harness.hiding import Hiding
 
 old, young, source, new = (Path(sys.argv[1]) / name for name in ("old", "young", "source.py", "new"))
 Hiding(float(sys.argv[2]), source)

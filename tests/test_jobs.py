@@ -9,13 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from subpop.collecting import declares_cells, names_suites, take_over_processes
+from subpop.session.collecting import declares_cells, names_suites, take_over_processes
 from subpop.types import BadInput
 
 ROOT = Path(__file__).parents[1]
 SUITE = '''"""Source: a test. Deviations: none."""
 import os
-from subpop.cells import grid
+from subpop.types.grid import grid
 
 COMMON = dict(stem="little", tier="embedded", dataset="digits", victim="logistic_regression", partition="feature_match",
               sampling="distinct", n_seeds=1)
@@ -94,8 +94,8 @@ def test_without_xdist_and_with_every_cell_skipped(project):
 def test_training_processes_that_fail_are_reported_and_cost_no_cell(project):
     """The run used to train everything in one process without a word."""
     (project / "broken_workers.py").write_text(
-        "import subpop.executors\n\n\ndef answers(self):\n    raise RuntimeError('no worker today')\n\n\n"
-        "subpop.executors.Ahead._answers = answers\n"
+        "import subpop.experiments.executors\n\n\ndef answers(self):\n    raise RuntimeError('no worker today')\n\n\n"
+        "subpop.experiments.executors.Ahead._answers = answers\n"
     )
     done = run(
         project, "benchmarks/", "-n", "2", "-p", "broken_workers", "--store", "f.sqlite", "--report-dir", "f", "-k", "test_cell"

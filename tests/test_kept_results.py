@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from subpop.experiment import Experiment
-from subpop.kept_results import from_arrays, kept_result, to_arrays
-from subpop.store import Store
+from subpop.experiments.experiment import Experiment
+from subpop.experiments.kept_results import from_arrays, kept_result, to_arrays
+from subpop.runtime.store import Store
 from subpop.types import BadInput, Cell, CellResult, Number
 
 CELL = Cell.of("impossibility", "embedded", "mixture_cells", "cell_majority", "feature_match", "label_flip", 1.0)
@@ -30,7 +30,7 @@ def measured():
         calls.append(cell)
         return result(cell, value=float(len(calls)))
 
-    measure.__module__ = "subpop.theory"
+    measure.__module__ = "subpop.experiments.impossibility"
     return SimpleNamespace(measure=measure, calls=calls)
 
 
@@ -50,7 +50,7 @@ def test_a_result_survives_the_store_to_the_bit(tmp_path):
 
 
 def kept(measure, cell, experiment):
-    return kept_result(cell, experiment, "subpop.theory", lambda: measure(cell, experiment))
+    return kept_result(cell, experiment, "subpop.experiments.impossibility", lambda: measure(cell, experiment))
 
 
 def test_a_cell_is_measured_once_a_store(tmp_path, measured):

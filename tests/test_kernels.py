@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from subpop import kernels
-from subpop.hardware import blas_kernels
-from subpop.kernels import PROFILES, environment_of, lacking, main, moved, read_outcome, report
+from subpop.runtime.hardware import blas_kernels
+from subpop.session import kernels
+from subpop.session.kernels import PROFILES, environment_of, lacking, main, moved, read_outcome, report
 from subpop.types import BadInput
 
 FIXED = {"stem": "s", "tier": "embedded", "dataset": "digits", "victim": "mlp", "partition": "feature_match"}

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from seed_table import all_cells
 
-from subpop.cells import grid
-from subpop.kinds import KINDS, Kind, Measurers, by_kind, kind_named, kind_of
-from subpop.tables.poisoning import Poisoning
+from subpop.report.tables.poisoning import Poisoning
 from subpop.types import BadInput, CellReport, CellResult, Number
+from subpop.types.grid import grid
+from subpop.types.kinds import KINDS, Kind, Measurers, by_kind, kind_named, kind_of
 
 ROOT = Path(__file__).parents[1]
 COMMON = {"stem": "s", "tier": "embedded", "dataset": "digits", "victim": "mlp", "partition": "feature_match", "rate": 1.0}

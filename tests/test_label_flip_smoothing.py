@@ -12,11 +12,11 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge, RidgeClassifier
 from sklearn.preprocessing import StandardScaler
 
-from subpop.certificates import smoother
-from subpop.certificates.smoother import Learner, Remembered, fit_projection
-from subpop.contracts.defenses import DEFENSE_CHECKS
 from subpop.datasets.download import data_root
+from subpop.defenses.certificates import smoother
+from subpop.defenses.certificates.smoother import Learner, Remembered, fit_projection
 from subpop.defenses.label_flip_smoothing import CERTIFICATES, NOISE, all_radii, label_flip_smoothing
+from subpop.testing.defenses import DEFENSE_CHECKS
 from subpop.types import BadInput, Knowledge, Model, TrainingSet
 
 module = import_module("subpop.defenses.label_flip_smoothing")  # the package holds the function under this name

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from subpop.contracts import check_victim
+from subpop.testing import check_victim
 from subpop.types import BadInput, FleetJob, Pool, TrainingSet
 from subpop.victims import last_layer_adam
 from subpop.victims.batch_order import BatchOrder

@@ -6,25 +6,22 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ORDER = """
-printable writing
-_torchvision types options metric_registry kinds estimate progress
-threads hardware fingerprint places
-split datasets feature_cache networks representations encoders victims partitions seeds stage attacks
-certificates defenses metrics
-blobs store_rows store_rescue
-store output outcome fit_log batching plugins hiding watch manifest child processes fork_server sandbox
-trial summary cells texts
-collecting examples attack_sets cell_code memo context experiment
-kept_results clusters training_set_attack speed
-theory executors
-integrity
-audit references released
-results_file
-figures verdict report
-tables
-contracts plugin_records kernels run debugging session_watch pytest_plugin cli __main__
-""".split()  # noqa: SIM905
+LAYERS = (
+    {"types"},
+    {"runtime", "_torchvision"},
+    {"datasets", "harness"},
+    {"features", "results", "testing"},
+    {"victims"},
+    {"attacks", "defenses"},
+    {"experiments"},
+    {"report"},
+    {"session"},
+)
+"""Rooms of the package from the lowest layer to the highest. A room imports rooms of lower layers only."""
+OTHER_NAMES = {"__init__", "__main__", "cells", "contracts", "pytest_plugin"}
+"""Entry points and earlier names of rooms: they import and contain nothing else."""
+LAYER_OF = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
+MOST_ARROWS = 70
 
 
 def part(path: Path) -> str:
@@ -37,21 +34,34 @@ def imported_parts(path: Path) -> set[str]:
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("subpop."):
             names.add(node.module.split(".")[1])
         elif isinstance(node, ast.ImportFrom) and node.module == "subpop":
-            names |= {alias.name for alias in node.names if (ROOT / "subpop" / f"{alias.name}.py").exists()}
+            names |= {alias.name for alias in node.names if (ROOT / "subpop" / alias.name).exists()}
         elif isinstance(node, ast.Import):
             names |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("subpop.")}
-    return names
+    return names - {part(path)}
 
 
-MODULES = sorted(path for path in (ROOT / "subpop").rglob("*.py") if path != ROOT / "subpop" / "__init__.py")
+MODULES = sorted(path for path in (ROOT / "subpop").rglob("*.py") if part(path) not in OTHER_NAMES)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_point_one_way(path):
+def test_imports_point_to_lower_layers(path):
     own = part(path)
-    assert own in ORDER, f"{own} has no place in the order; give it one here"
-    later = {name for name in imported_parts(path) if name != own and ORDER.index(name) > ORDER.index(own)}
-    assert not later, f"{own} imports {later}, which come after it"
+    assert own in LAYER_OF, f"{own} is in no layer; give it a place in LAYERS"
+    higher = {name for name in imported_parts(path) if LAYER_OF[name] >= LAYER_OF[own]}
+    assert not higher, f"{own} imports {higher}, which are not in a lower layer"
+
+
+def test_there_are_few_rooms_and_few_arrows_between_them():
+    arrows = {(part(path), name) for path in MODULES for name in imported_parts(path)}
+    assert {part(path) for path in MODULES} == set(LAYER_OF)
+    assert len(LAYER_OF) <= 14
+    assert len(arrows) <= MOST_ARROWS
+
+
+@pytest.mark.parametrize("name", sorted(OTHER_NAMES))
+def test_other_names_contain_nothing(name):
+    body = ast.parse((ROOT / "subpop" / f"{name}.py").read_text()).body
+    assert sum(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in body) <= (2 if name == "__init__" else 0)
 
 
 def test_importing_the_package_is_cheap():

@@ -10,14 +10,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from subpop import manifest as manifest_module
-from subpop.cells import grid
-from subpop.executors import NoStore
-from subpop.experiment import Experiment
-from subpop.manifest import Manifests, manifest_of, still_holds
-from subpop.plugins import parse_defense
-from subpop.store import Store
+from subpop.experiments.executors import NoStore
+from subpop.experiments.experiment import Experiment
+from subpop.harness import manifest as manifest_module
+from subpop.harness.manifest import Manifests, manifest_of, still_holds
+from subpop.harness.plugins import parse_defense
+from subpop.runtime.store import Store
 from subpop.types import Trial
+from subpop.types.grid import grid
 
 CELL = grid(
     stem="s",

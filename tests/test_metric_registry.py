@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from subpop import metric_registry
-from subpop.experiment import Experiment
-from subpop.figures.setups import in_percent, metric_words, percent_or_plain, quantity
-from subpop.metric_registry import METRICS, columns, find_metric, metric_of, subpopulation_columns
-from subpop.run import Run
-from subpop.store import Store
+from subpop.experiments.experiment import Experiment
+from subpop.report.figures.setups import in_percent, metric_words, percent_or_plain, quantity
+from subpop.results import metric_registry
+from subpop.results.metric_registry import METRICS, columns, find_metric, metric_of, subpopulation_columns
+from subpop.runtime.store import Store
+from subpop.session.run import Run
 from subpop.types import BadInput, Cell, CellResult, Number
 from subpop.types.metric import Better, Metric, Tolerance, Unit
 
@@ -81,7 +81,9 @@ def test_defenses_may_name_stages_as_they_like(name):
     [("clean_acuracy", "clean_accuracy"), ("effective_rates", "effective_rate"), ("n_flips", "n_flipped")],
 )
 def test_an_unknown_metric_is_refused_with_the_nearest_name(name, nearest):
-    with pytest.raises(BadInput, match=f"'{name}' is not registered; did you mean '{nearest}'.*subpop/metric_registry.py"):
+    with pytest.raises(
+        BadInput, match=f"'{name}' is not registered; did you mean '{nearest}'.*subpop/results/metric_registry.py"
+    ):
         metric_of(name)
 
 
@@ -94,7 +96,7 @@ def test_a_measured_metric_that_is_not_registered_is_an_error_of_its_cell(tmp_pa
         report = Run(experiment, store, tmp_path).measure(cell)
     assert (report.status, report.result) == ("error", None)
     assert "'brand_new' is not registered" in report.reason
-    assert "subpop/metric_registry.py" in report.reason
+    assert "subpop/results/metric_registry.py" in report.reason
 
 
 def test_a_metric_without_a_gate_changes_no_tolerance_of_others(tmp_path, monkeypatch):
@@ -121,7 +123,7 @@ def test_a_metric_without_a_gate_changes_no_tolerance_of_others(tmp_path, monkey
 @pytest.mark.parametrize("name", ["", "xyzzy", "target_damage_worst_", "target_damage_worst_five", "error_world_2"])
 def test_what_only_looks_like_a_metric_is_unknown(name):
     assert find_metric(name) is None
-    with pytest.raises(BadInput, match=r"needs a line in METRICS in subpop/metric_registry\.py"):
+    with pytest.raises(BadInput, match=r"needs a line in METRICS in subpop/results/metric_registry\.py"):
         metric_of(name)
 
 

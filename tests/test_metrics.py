@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from subpop.metrics import (
+from subpop.results.metrics import (
     RightBits,
     collateral,
     damage,

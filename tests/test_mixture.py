@@ -10,8 +10,8 @@ from sklearn.neighbors import NearestNeighbors
 
 from subpop.datasets import load_dataset
 from subpop.datasets.mixture import GAP, SPECS, MixtureSpec, make_mixture
-from subpop.partitions import feature_match
-from subpop.split import split
+from subpop.datasets.partitions import feature_match
+from subpop.datasets.split import split
 from subpop.types import BadInput, Dataset
 
 

@@ -7,12 +7,12 @@ import pytest
 
 from subpop.attacks import ATTACKS
 from subpop.attacks.drawing import draw_poison
-from subpop.batching import PoolRows, job_of
-from subpop.cells import grid
-from subpop.executors import NoStore
-from subpop.experiment import Experiment
-from subpop.seeds import draw_identity
+from subpop.experiments.executors import NoStore
+from subpop.experiments.experiment import Experiment
+from subpop.harness.batching import PoolRows, job_of
+from subpop.runtime.seeds import draw_identity
 from subpop.types import BadInput, Cell, FleetJob, TrainingSet, Trial
+from subpop.types.grid import grid
 from subpop.types.specifications import attack_specification
 
 BASE = {

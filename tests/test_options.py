@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from subpop.cells import grid
-from subpop.executors import check_executor
-from subpop.experiment import Experiment
-from subpop.options import check_device, check_device_name, check_timeout, place
-from subpop.store import Store
+from subpop.experiments.executors import check_executor
+from subpop.experiments.experiment import Experiment
+from subpop.runtime.options import check_device, check_device_name, check_timeout, place
+from subpop.runtime.store import Store
 from subpop.types import BadInput
+from subpop.types.grid import grid
 
 ROOT = Path(__file__).parents[1]
 SUITE = '''"""Source: a test. Deviations: none."""
-from subpop.cells import grid
+from subpop.types.grid import grid
 
 shared = dict(tier="embedded", dataset="digits", victim="logistic_regression", partition="feature_match", n_seeds=1)
 CELLS = grid(stem="{stem}", **shared, **{own})
@@ -36,7 +36,7 @@ BAD_CELLS = {
 MANY_RUNS = """
 import contextlib, io, json, os, sys
 import pytest
-from subpop.cli import main
+from subpop.session.cli import main
 
 for folder, environment, arguments in json.load(sys.stdin):
     os.chdir(folder)
@@ -129,7 +129,7 @@ def test_devices_and_limits():
 
 
 def test_an_executor_whose_package_is_missing_is_refused(monkeypatch):
-    monkeypatch.setattr("subpop.executors.find_spec", lambda name: None)
+    monkeypatch.setattr("subpop.experiments.executors.find_spec", lambda name: None)
     check_executor("loky")
     for name in ("dask", "ray"):
         with pytest.raises(BadInput, match=rf"--executor {name} needs the package .*\[{name}\]"):

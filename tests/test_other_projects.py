@@ -23,7 +23,7 @@ def test_something():
 """
 SUITE = '''"""Source: a test. Deviations: none."""
 import pytest
-from subpop.cells import grid
+from subpop.types.grid import grid
 
 CELLS = grid(stem="little", tier="embedded", dataset="digits", victim="logistic_regression", partition="feature_match",
              rate=[0.5, 1.0], sampling="distinct", n_seeds=1)

@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from subpop import debugging
-from subpop.batching import DefenseError, DefenseTask
-from subpop.cli import main
-from subpop.output import LINE_BYTES, TAIL_LINES, Lines, Tail
-from subpop.plugins import parse_defense
-from subpop.sandbox import run_in_child
+from subpop.harness.batching import DefenseError, DefenseTask
+from subpop.harness.plugins import parse_defense
+from subpop.harness.sandbox import run_in_child
+from subpop.runtime.output import LINE_BYTES, TAIL_LINES, Lines, Tail
+from subpop.session import debugging
+from subpop.session.cli import main
 from subpop.types import Knowledge, TrainingSet
 
 ROOT = Path(__file__).parents[1]
 SUITE = '''"""Source: a test. Deviations: none."""
-from subpop.cells import grid
+from subpop.types.grid import grid
 
 open_to_defenses = True
 CELLS = grid(stem="little", tier="embedded", dataset="digits", victim="logistic_regression", partition="feature_match",

@@ -1,11 +1,11 @@
 """Tables laid out as the paper prints them."""
 
-from subpop.figures.holdouts import accuracy_against_holdout, holdout_groups
 from subpop.report.claims import worth_of_moving
-from subpop.tables.certified import Certified
-from subpop.tables.fine_pruning import FinePruning
-from subpop.tables.optimised import Optimised
-from subpop.tables.poisoning import Poisoning
+from subpop.report.figures.holdouts import accuracy_against_holdout, holdout_groups
+from subpop.report.tables.certified import Certified
+from subpop.report.tables.fine_pruning import FinePruning
+from subpop.report.tables.optimised import Optimised
+from subpop.report.tables.poisoning import Poisoning
 from subpop.types import Cell, CellReport, CellResult, Number, Verdict
 
 

@@ -13,8 +13,8 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from subpop.datasets import load_dataset
 from subpop.datasets.mixture import MixtureSpec, make_mixture
-from subpop.partitions import PARTITIONS, attacked_of, cluster_match, confidence_order, feature_match
-from subpop.split import split
+from subpop.datasets.partitions import PARTITIONS, attacked_of, cluster_match, confidence_order, feature_match
+from subpop.datasets.split import split
 from subpop.types import BadInput, Dataset, Partition, Splits
 
 needs_adult = needs("adult")

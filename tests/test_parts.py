@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from subpop.cells import grid
-from subpop.executors import NoStore
-from subpop.experiment import Experiment
-from subpop.seeds import draw_identity
-from subpop.store import Store
-from subpop.trial import clean_holdout
+from subpop.experiments.executors import NoStore
+from subpop.experiments.experiment import Experiment
+from subpop.experiments.trial import clean_holdout
+from subpop.runtime.seeds import draw_identity
+from subpop.runtime.store import Store
 from subpop.types import BadInput, Trial
+from subpop.types.grid import grid
 
 DIGITS = {
     "stem": "s",

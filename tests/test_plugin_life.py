@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SUITE = '''"""Source: a test. Deviations: none."""
-from subpop.cells import grid
+from subpop.types.grid import grid
 
 open_to_defenses = True
 CELLS = grid(stem="little", tier="embedded", dataset="digits", victim="logistic_regression", partition="feature_match",
@@ -231,7 +231,7 @@ def twins(train, fit, know, *, seed):
 
 def rebuilt_shuffle(train, fit, know, *, seed):
     """The shuffle from the seed, in the ways that come to mind, and by the harness's own function."""
-    from subpop.seeds import derived_seed
+    from subpop.runtime.seeds import derived_seed
     n = len(train)
     guesses = [np.random.default_rng(s).permutation(n) for s in (seed, derived_seed("shuffle", seed), derived_seed(seed))]
     guesses.append(np.random.RandomState(seed % 2**32).permutation(n))

@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from subpop.cells import grid
-from subpop.cli import main
-from subpop.experiment import Experiment
-from subpop.plugin_records import kept_reports, record_of
-from subpop.plugins import parse_defense
-from subpop.run import Run
-from subpop.store import Store
+from subpop.experiments.experiment import Experiment
+from subpop.harness.plugins import parse_defense
+from subpop.results.plugin_records import kept_reports, record_of
+from subpop.runtime.store import Store
+from subpop.session.cli import main
+from subpop.session.run import Run
 from subpop.types import CellReport, CellResult, Number
+from subpop.types.grid import grid
 
 [CELL] = grid(
     stem="little",

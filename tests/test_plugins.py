@@ -5,7 +5,7 @@ import textwrap
 
 import pytest
 
-from subpop.plugins import GRANTED, load, parse_defense
+from subpop.harness.plugins import GRANTED, load, parse_defense
 from subpop.types import BadInput
 
 SIMPLE = """

@@ -5,8 +5,8 @@ import stat
 
 import pytest
 
-from subpop.printable import printable, said_by
-from subpop.writing import write_atomically
+from subpop.runtime.writing import write_atomically
+from subpop.types.printable import printable, said_by
 
 
 @pytest.mark.parametrize(

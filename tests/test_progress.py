@@ -9,16 +9,16 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
-import subpop.progress
-from subpop.cells import grid
-from subpop.estimate import Forecast, Rates
-from subpop.experiment import Experiment
-from subpop.figures.setups import headings_of, setup_of, titles_of
-from subpop.integrity import Inspector
-from subpop.plugins import parse_defense
-from subpop.progress import Progress, reporting
-from subpop.run import Plan, Run
-from subpop.store import Store
+import subpop.runtime.progress
+from subpop.experiments.experiment import Experiment
+from subpop.experiments.integrity import Inspector
+from subpop.harness.plugins import parse_defense
+from subpop.report.figures.setups import headings_of, setup_of, titles_of
+from subpop.runtime.estimate import Forecast, Rates
+from subpop.runtime.progress import Progress, reporting
+from subpop.runtime.store import Store
+from subpop.session.run import Plan, Run
+from subpop.types.grid import grid
 
 CELLS = grid(
     stem="s",
@@ -50,7 +50,7 @@ def test_a_run_learns_from_its_store(tmp_path):
         trained = sum(seconds for _, _, seconds, _ in store.costs())
         expected = run.plan([NONE_2])
         assert expected.n_fits == len(run.experiment.list_trials(NONE_2))
-        assert run.forecast.seconds[NONE_2] == pytest.approx(trained + subpop.run.SUMMARY_SECONDS)
+        assert run.forecast.seconds[NONE_2] == pytest.approx(trained + subpop.session.run.SUMMARY_SECONDS)
         assert run.plan([NONE]).n_fits == 0
 
 
@@ -83,7 +83,7 @@ def test_the_time_left_is_measured_by_the_cells_that_ended():
 
 def test_without_a_terminal_a_line_comes_now_and_then(monkeypatch):
     clock, said = [0.0], []
-    monkeypatch.setattr(subpop.progress.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(subpop.runtime.progress.time, "monotonic", lambda: clock[0])
     many = [NONE.with_(rate=i / 10) for i in range(100)]
     progress = Progress(Forecast(dict.fromkeys(many, 1.0), dict.fromkeys(many, 20.0)), said.append)
     for cell in many:
@@ -99,7 +99,7 @@ def test_without_a_terminal_a_line_comes_now_and_then(monkeypatch):
 
 
 def test_silence_is_broken_without_a_terminal(monkeypatch):
-    monkeypatch.setattr(subpop.progress, "SILENT_SECONDS", 0.2)
+    monkeypatch.setattr(subpop.runtime.progress, "SILENT_SECONDS", 0.2)
     progress = Progress(Forecast({NONE: 100.0}, {NONE: 20.0}))
     progress.begin(NONE)
     there, here = os.pipe()

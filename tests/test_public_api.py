@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import subpop
-from subpop import contracts
+from subpop import testing as contracts
 
 ROOT = Path(__file__).parents[1]
 CERTIFICATES = ("kl_radius", "neyman_pearson_radius", "pairwise_exact_radius", "pairwise_log_bounds")
@@ -26,12 +26,12 @@ label_flip_smoothing.label_flip_smoothing
 """.split()  # noqa: SIM905
 PUBLIC = (
     *(f"subpop.{name}" for name in subpop.__all__),
-    *(f"subpop.contracts.{name}" for name in contracts.__all__),
-    *(f"subpop.certificates.{name}" for name in CERTIFICATES),
+    *(f"subpop.testing.{name}" for name in contracts.__all__),
+    *(f"subpop.defenses.certificates.{name}" for name in CERTIFICATES),
     *(f"subpop.defenses.{name}" for name in FILTERS),
-    "subpop.pytest_plugin.clean_model",
-    "subpop.pytest_plugin.measure",
-    "subpop.split.split",
+    "subpop.session.pytest_plugin.clean_model",
+    "subpop.session.pytest_plugin.measure",
+    "subpop.datasets.split.split",
 )
 WITHOUT_EXAMPLE = {
     "subpop.Certificate": "a type",
@@ -40,9 +40,9 @@ WITHOUT_EXAMPLE = {
     "subpop.MissingData": "needs a missing file",
     "subpop.StoredModel": "implemented by victims",
     "subpop.Worst": "shown with `worst_k`",
-    "subpop.contracts.ContractWarning": "a warning",
-    "subpop.pytest_plugin.clean_model": "a fixture",
-    "subpop.pytest_plugin.measure": "a fixture",
+    "subpop.testing.ContractWarning": "a warning",
+    "subpop.session.pytest_plugin.clean_model": "a fixture",
+    "subpop.session.pytest_plugin.measure": "a fixture",
 }
 
 
@@ -65,7 +65,7 @@ def documented_values(module):
 
 def docstring(path):
     thing, name = found(path), path.rpartition(".")[2]
-    if inspect.isclass(thing) or inspect.isfunction(thing) or path.startswith("subpop.pytest_plugin."):
+    if inspect.isclass(thing) or inspect.isfunction(thing) or path.startswith("subpop.session.pytest_plugin."):
         return inspect.getdoc(thing) or ""
     modules = ["subpop.types.roles", *(f"subpop.{module}" for module in ("datasets", "attacks", "victims", "defenses"))]
     return next((texts[name] for texts in map(documented_values, map(importlib.import_module, modules)) if name in texts), "")

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from subpop import metric_registry
-from subpop.metric_registry import find_metric, gated
-from subpop.references import COLUMNS, References, cell_key, cell_status, compare, noisy_atol, one_row, rebaseline
+from subpop.results import metric_registry
+from subpop.results.metric_registry import find_metric, gated
+from subpop.results.references import COLUMNS, References, cell_key, cell_status, compare, noisy_atol, one_row, rebaseline
 from subpop.types import BadInput, Cell, CellResult, Number, Verdict
 from subpop.types.metric import Metric, Unit
 
@@ -258,7 +258,7 @@ def test_a_reference_of_a_metric_that_is_not_gated_decides_nothing(recorded: Pat
 def test_a_metric_that_is_not_registered_is_refused(path: Path) -> None:
     unknown = result(clean_acuracy=0.9)
     for use in (lambda: compare(unknown, References(path, {})), lambda: rebaseline(path, [unknown])):
-        with pytest.raises(BadInput, match=r"did you mean 'clean_accuracy'.*subpop/metric_registry\.py"):
+        with pytest.raises(BadInput, match=r"did you mean 'clean_accuracy'.*subpop/results/metric_registry\.py"):
             use()
 
 

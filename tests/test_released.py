@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from subpop.figures.released import released_sample
-from subpop.released import (
+from subpop.report.figures.released import released_sample
+from subpop.results.released import (
     ALPHAS,
     VICTIMS,
     damage_table,

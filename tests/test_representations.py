@@ -14,13 +14,13 @@ from real_data import UTKFACE_FEATURES, needs
 from safetensors.torch import save_file
 from small_networks import lively, one_thread  # noqa: F401
 
-import subpop.networks
+import subpop.features.networks
 from subpop.datasets.download import MissingData, data_root
-from subpop.feature_cache import cached
-from subpop.networks import IMAGENET_32, NETWORKS, UNIT, InputTransform
-from subpop.networks.frozen import REPRESENTATIONS, is_frozen
-from subpop.networks.resnet_cifar import resnet_cifar
-from subpop.representations import frozen_features
+from subpop.features.networks import IMAGENET_32, NETWORKS, UNIT, InputTransform
+from subpop.features.networks.frozen import REPRESENTATIONS, is_frozen
+from subpop.features.networks.resnet_cifar import resnet_cifar
+from subpop.features.representations import frozen_features
+from subpop.runtime.feature_cache import cached
 from subpop.types import BadInput, Dataset, Floats
 
 NAME = "resnet20_cifar10"
@@ -45,13 +45,13 @@ def root(tmp_path_factory) -> Path:
 @pytest.fixture
 def loads(monkeypatch) -> list[str]:
     """Names of the networks that were loaded, one for each time that features were computed."""
-    names, load = [], subpop.networks.load_network
+    names, load = [], subpop.features.networks.load_network
 
     def counted(name: str, weights_root: Path | None = None):
         names.append(name)
         return load(name, weights_root)
 
-    monkeypatch.setattr(subpop.networks, "load_network", counted)
+    monkeypatch.setattr(subpop.features.networks, "load_network", counted)
     return names
 
 
@@ -177,7 +177,7 @@ def test_whatever_features_depend_on_has_a_file_of_its_own(root, tmp_path, loads
     frozen_features(NAME, replace(data, x=data.x[::-1]), data_root=root, cache=cache)
     frozen_features(NAME, data, data_root=root, weights_root=weights, cache=cache)
     frozen_features(NAME, data, data_root=root, transform=UNIT, cache=cache)
-    monkeypatch.setattr("subpop.representations.versions", lambda: {"torch": "0.0"})
+    monkeypatch.setattr("subpop.features.representations.versions", lambda: {"torch": "0.0"})
     frozen_features(NAME, data, data_root=root, cache=cache)
     assert len(files(cache)) == len(loads) == 6
 
@@ -244,7 +244,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from subpop.feature_cache import cached
+from subpop.runtime.feature_cache import cached
 def half(file, features, **options):
     file.write(features.tobytes()[:10]); file.flush(); os.kill(os.getpid(), signal.SIGKILL)
 np.save = half
@@ -263,7 +263,7 @@ COMPANY = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from subpop.feature_cache import cached
+from subpop.runtime.feature_cache import cached
 folder = Path(sys.argv[1])
 def compute():
     with open(folder / "log", "a") as file: file.write("computed\\n")

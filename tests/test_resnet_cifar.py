@@ -11,10 +11,10 @@ from small_networks import lively, one_thread  # noqa: F401
 from torch import nn
 
 from subpop.datasets.download import MissingData, data_root
-from subpop.networks import IMAGENET_32, NETWORKS
-from subpop.networks.folding import folded
-from subpop.networks.resnet_cifar import Block, CifarResNet, resnet_cifar
-from subpop.networks.weights import read_weights
+from subpop.features.networks import IMAGENET_32, NETWORKS
+from subpop.features.networks.folding import folded
+from subpop.features.networks.resnet_cifar import Block, CifarResNet, resnet_cifar
+from subpop.features.networks.weights import read_weights
 from subpop.types import BadInput
 
 WEIGHTS = data_root() / "weights"

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from subpop.contracts import check_dataset
 from subpop.datasets import load_dataset, review_words
 from subpop.datasets.review_words import NEUTRAL, PRAISE, SCORN, TOPICS
 from subpop.datasets.reviews import LENGTHS, ReviewSpec, make_reviews
-from subpop.split import split
+from subpop.datasets.split import split
+from subpop.testing import check_dataset
 from subpop.types import BadInput, Dataset
 
 CUES = {*PRAISE, *SCORN, *(word for topic in TOPICS for word in (*topic.praise, *topic.scorn))}

@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from subpop import child, sandbox
-from subpop.batching import DefenseError, DefenseTask, PoolRows, job_of, run_wave
-from subpop.child import receive_message, send_message
-from subpop.fork_server import SERVER
-from subpop.plugins import load, parse_defense
-from subpop.processes import descendants
-from subpop.sandbox import run_in_child
+from subpop.harness import child, sandbox
+from subpop.harness.batching import DefenseError, DefenseTask, PoolRows, job_of, run_wave
+from subpop.harness.child import receive_message, send_message
+from subpop.harness.fork_server import SERVER
+from subpop.harness.plugins import load, parse_defense
+from subpop.harness.sandbox import run_in_child
+from subpop.runtime.processes import descendants
 from subpop.types import BadInput, Knowledge, Pool, TrainingSet
 from subpop.victims.linear_model import LinearModel
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from subpop.references import SCHEMA, References
-from subpop.results_file import read_results
+from subpop.results.references import SCHEMA, References
+from subpop.results.results_file import read_results
 from subpop.types import BadInput
 
 ROOT = Path(__file__).parents[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from seed_table import committed, computed
 
-from subpop.seeds import defense_seed, shuffle_seed, training_seed
+from subpop.runtime.seeds import defense_seed, shuffle_seed, training_seed
 from subpop.types import Cell, Trial
 
 

@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
-from subpop.contracts import check_victim
+from subpop.testing import check_victim
 from subpop.types import BadInput, FleetJob, Pool, content_order
 from subpop.victims import make_victim
 from subpop.victims.sklearn_adapter import SklearnVictim

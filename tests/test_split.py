@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from real_data import needs
 
 from subpop.datasets import load_dataset
-from subpop.fingerprint import data_hash
-from subpop.split import check_dataset, protocols, split
+from subpop.datasets.split import check_dataset, protocols, split
+from subpop.runtime.fingerprint import data_hash
 from subpop.types import BadInput, Dataset, Splits
 
 needs_adult = needs("adult")

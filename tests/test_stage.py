@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 
 from subpop.attacks.drawing import base_size, draw_poison
-from subpop.cells import grid
 from subpop.datasets import load_dataset
-from subpop.seeds import derived_seed, draw_identity
-from subpop.stage import build_stage, split_data
+from subpop.datasets.stage import build_stage, split_data
+from subpop.runtime.seeds import derived_seed, draw_identity
 from subpop.types import Cell
+from subpop.types.grid import grid
 
 
 def cell(**changes) -> Cell:

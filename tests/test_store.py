@@ -20,8 +20,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis.extra import numpy as st_numpy
 
-from subpop import store as store_module
-from subpop.store import Store
+from subpop.runtime import store as store_module
+from subpop.runtime.store import Store
 from subpop.types import BadInput, Cell, Trial, TrialResult
 
 CELL = Cell.of("stem", "embedded", "digits", "logistic_regression", "feature_match", "label_flip", 0.5, split=1)
@@ -241,7 +241,7 @@ PROTECTED = """
 import importlib.metadata, os, shutil, tempfile
 from pathlib import Path
 import numpy
-from subpop.store import Store
+from subpop.runtime.store import Store
 from subpop.types import BadInput
 
 folder = Path(tempfile.mkdtemp())
@@ -473,7 +473,7 @@ WRITER = f"""
 import sys
 from pathlib import Path
 import numpy as np
-from subpop.store import Store
+from subpop.runtime.store import Store
 from subpop.types import Cell, Trial, TrialResult
 
 {inspect.getsource(chunk)}

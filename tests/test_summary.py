@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from subpop.stage import SplitData, Stage
-from subpop.summary import summarise
+from subpop.datasets.stage import SplitData, Stage
+from subpop.results.summary import summarise
 from subpop.types import Cell, Dataset, Partition, Pool, Splits, Trial, TrialResult
 
 N_A, N_B, N_REST = 24, 30, 10

@@ -7,8 +7,8 @@ import pytest
 from table16_cells import cell_of
 
 from subpop.report.claims import claim_verdict, easier_targets
-from subpop.tables.target_sets import TargetSets
-from subpop.tables.transfer import Transfer
+from subpop.report.tables.target_sets import TargetSets
+from subpop.report.tables.transfer import Transfer
 from subpop.types import CellReport, CellResult, Number, Verdict
 
 ROOT = Path(__file__).parents[1]
@@ -100,7 +100,7 @@ def test_epsilons_are_ordered_by_value():
 
 
 def test_cells_and_set_ups_agree():
-    from subpop.training_set_attack.setups import LAST_LAYER, SETUPS, WAY
+    from subpop.experiments.target_sets.setups import LAST_LAYER, SETUPS, WAY
 
     cells = runpy.run_path(str(ROOT / "benchmarks" / "test_table16_influence.py"))["CELLS"]
     for cell in cells:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_ind
 
-from subpop.training_set_attack.success import Sets, differences, numbers_of, welch
-from subpop.training_set_attack.target_sets import (
+from subpop.experiments.target_sets.success import Sets, differences, numbers_of, welch
+from subpop.experiments.target_sets.target_sets import (
     cluster_notes,
     cluster_sets,
     clusters_of,

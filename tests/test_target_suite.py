@@ -35,7 +35,7 @@ class Kept:
 
 def toy(*, one_dog=0, copies=1, n=12):
     """Random pictures of 16 pixels, fewer than pixels; targets of class 0: noisy copies of the pictures of that class."""
-    from subpop.training_set_attack.setups import Problem, Setup
+    from subpop.experiments.target_sets.setups import Problem, Setup
 
     generator = np.random.default_rng(0)
     setup = Setup("toy", False, 0, 3, 2, (0.5, 120.0), 6, n_sets=5)
@@ -48,8 +48,8 @@ def toy(*, one_dog=0, copies=1, n=12):
 
 @pytest.fixture
 def suite_of(monkeypatch):
-    from subpop.context import Context
-    from subpop.training_set_attack import measure
+    from subpop.experiments.context import Context
+    from subpop.experiments.target_sets import measure
 
     def suite(problem, store=None, **options):
         monkeypatch.setattr(measure, "problem_of", lambda cell, parts: problem)
@@ -140,9 +140,9 @@ def test_koh_and_liangs_dog(suite_of):
 
 
 def test_what_cannot_be_attacked(suite_of):
-    from subpop.context import Context
     from subpop.datasets import MissingData
-    from subpop.training_set_attack.setups import problem_of
+    from subpop.experiments.context import Context
+    from subpop.experiments.target_sets.setups import problem_of
 
     suite = suite_of(toy())
     with pytest.raises(BadInput, match=r"epsilon=3 is not attacked; use one of 0.5, 120 levels"):
@@ -160,8 +160,8 @@ def test_what_cannot_be_attacked(suite_of):
 
 
 def test_digits_aim_at_test_rows_of_even_digits():
-    from subpop.context import Context
-    from subpop.training_set_attack.setups import SETUPS, problem_of
+    from subpop.experiments.context import Context
+    from subpop.experiments.target_sets.setups import SETUPS, problem_of
 
     parts = Context(Kept())
     cell = cell_of("random", dataset="digits_images", victim="conv_net_last_layer")

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from small_encoders import save_bert
 
-from subpop.cells import grid
-from subpop.examples import nearest
-from subpop.executors import NoStore
-from subpop.experiment import Experiment
-from subpop.partitions import cluster_match
-from subpop.store import Store
+from subpop.datasets.partitions import cluster_match
+from subpop.experiments.executors import NoStore
+from subpop.experiments.experiment import Experiment
+from subpop.experiments.nearest_texts import nearest
+from subpop.runtime.store import Store
 from subpop.types import BadInput, FleetJob
+from subpop.types.grid import grid
 from subpop.victims.bert_fine_tuned import BertFineTuned
 from subpop.victims.bert_last_layer import BertLastLayer
 

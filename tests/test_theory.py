@@ -6,16 +6,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from subpop.attacks import poison_count
-from subpop.cells import grid
 from subpop.datasets import load_dataset
 from subpop.datasets.mixture import SIZES, SPECS, centres_of
-from subpop.experiment import Experiment
-from subpop.stage import build_stage, split_data
-from subpop.store import Store
-from subpop.theory import measure_impossibility
-from subpop.theory.curves import Target
-from subpop.theory.learners import LOCAL, Bins, CellHistogram, CellMajority, NearestCentre, NearestNeighbours, make_learner
+from subpop.datasets.stage import build_stage, split_data
+from subpop.experiments.experiment import Experiment
+from subpop.experiments.impossibility import measure_impossibility
+from subpop.experiments.impossibility.curves import Target
+from subpop.experiments.impossibility.learners import (
+    LOCAL,
+    Bins,
+    CellHistogram,
+    CellMajority,
+    NearestCentre,
+    NearestNeighbours,
+    make_learner,
+)
+from subpop.runtime.store import Store
 from subpop.types import BadInput, FleetJob, Pool
+from subpop.types.grid import grid
 
 CENTRES = centres_of(SPECS["mixture_cells"])
 CURVE = {

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from subpop.threads import one_thread
+from subpop.runtime.threads import one_thread
 
 
 def numbers_of_threads(user_api=None):
@@ -25,7 +25,7 @@ def test_one_thread_inside_and_the_old_number_outside():
 
 def test_a_library_that_is_loaded_later_is_found():
     code = """
-from subpop.threads import one_thread
+from subpop.runtime.threads import one_thread
 with one_thread("blas"):
     pass
 import numpy, scipy.linalg, sklearn.cluster

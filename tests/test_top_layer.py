@@ -9,9 +9,9 @@ from frozen_toys import DECAY, SHAPES, dense_hessian, gaussian, residual_of
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
-from subpop.training_set_attack.equations import Equations, Preconditioner, solve_exactly
-from subpop.training_set_attack.gram import Gram, Products
-from subpop.training_set_attack.top_layer import TopLayer, feature_gradients
+from subpop.experiments.target_sets.equations import Equations, Preconditioner, solve_exactly
+from subpop.experiments.target_sets.gram import Gram, Products
+from subpop.experiments.target_sets.top_layer import TopLayer, feature_gradients
 from subpop.types import BadInput
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -133,7 +133,7 @@ def test_a_head_that_does_not_get_there_starts_again(monkeypatch):
     top, images = TopLayer.fit(features, y, DECAY), np.array([2, 9])
     changed = features[images] + 3 * np.random.default_rng(0).normal(size=(2, 90))
     expected = top.fleet(images).resolve(changed).w
-    monkeypatch.setattr("subpop.training_set_attack.lockstep.PATIENCE", 1)
+    monkeypatch.setattr("subpop.experiments.target_sets.lockstep.PATIENCE", 1)
     heads = top.fleet(images).resolve(changed)
     assert np.abs(heads.w - expected).max() < 1e-8
     assert (heads.kkt_residual <= top.tolerance).all()
@@ -219,6 +219,6 @@ def test_a_fleet_refuses_features_that_do_not_fit():
 
 
 def test_too_many_rows_for_a_table(monkeypatch):
-    monkeypatch.setattr("subpop.training_set_attack.gram.LARGEST", 30)
+    monkeypatch.setattr("subpop.experiments.target_sets.gram.LARGEST", 30)
     with pytest.raises(BadInput, match="at most 30 rows"):
         TopLayer.fit(*gaussian(40, 3)).fleet(np.array([0]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trace_cell import committed, rows, the_cell, trace, traced
 
-from subpop.seeds import poison_seed, training_seed
+from subpop.runtime.seeds import poison_seed, training_seed
 
 
 def test_a_cell_is_seen_under_any_name() -> None:

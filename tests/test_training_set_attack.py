@@ -11,9 +11,9 @@ from frozen_toys import DECAY, SIDE, Case, Curved, Pixels, dense_hessian, gaussi
 from scipy.special import expit
 from scipy.stats import pearsonr, spearmanr
 
-from subpop.threads import one_thread as one_thread_of_blas
-from subpop.training_set_attack.ascent import AT_ONCE, Schedule, attack, first_order_effects
-from subpop.training_set_attack.top_layer import TopLayer, feature_gradients
+from subpop.experiments.target_sets.ascent import AT_ONCE, Schedule, attack, first_order_effects
+from subpop.experiments.target_sets.top_layer import TopLayer, feature_gradients
+from subpop.runtime.threads import one_thread as one_thread_of_blas
 from subpop.types import BadInput
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -221,7 +221,7 @@ def test_bits_do_not_depend_on_the_number_of_threads():
 def test_effects_one_picture_at_a_time(monkeypatch):
     case, sets = Case(70), []
     sets = [case.pool[:5], case.pool[5:12]]
-    monkeypatch.setattr("subpop.training_set_attack.backbone.PIXELS", 7 * SIDE * SIDE)
+    monkeypatch.setattr("subpop.experiments.target_sets.backbone.PIXELS", 7 * SIDE * SIDE)
     found = first_order_effects(case.backbone, case.top, case.pictures, sets, 0)
     expected = np.empty((2, 40))
     for j, targets in enumerate(sets):

@@ -65,7 +65,7 @@ UNSUITABLE = {
     ":": "cannot be imported",
 }
 SUITE = f'''"""Source: a test. Deviations: none."""
-from subpop.cells import grid
+from subpop.types.grid import grid
 
 CELLS = grid(stem="little", tier="embedded", dataset="digits", partition="feature_match", rate=1.0, n_seeds=1,
              victim=["logistic_regression", "my_victims:good_pipeline", *{list(UNSUITABLE)}])

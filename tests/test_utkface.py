@@ -13,10 +13,10 @@ from PIL import Image
 from real_data import UTKFACE_FEATURES, needs
 
 from subpop.datasets import MissingData, data_root, describe, fetch, load_dataset, utkface, verify
+from subpop.datasets.partitions import feature_match
 from subpop.datasets.picture_files import pictures_below
+from subpop.datasets.split import split
 from subpop.datasets.utkface import CONTENT, GROUP_SIZES, load, load_mobilenet
-from subpop.partitions import feature_match
-from subpop.split import split
 from subpop.types import BadInput, Dataset
 
 DATA = Path(os.environ.get("SUBPOP_DATA") or "no data")

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from subpop.session_watch import SessionWatch
+from subpop.session.session_watch import SessionWatch
 
 ROOT = Path(__file__).parents[1]
 SUITE = '''"""Source: a test. Deviations: none."""
 import os, signal, time
 import pytest
-from subpop.cells import grid
+from subpop.types.grid import grid
 
 COMMON = dict(stem="little", tier="embedded", dataset="digits", victim="logistic_regression", partition="feature_match",
               sampling="distinct", n_seeds=1)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from subpop.places import PACKAGE_DATA, check_writable, find
+from subpop.runtime.places import PACKAGE_DATA, check_writable, find
 from subpop.types import BadInput
 
 ROOT = Path(__file__).parents[1]

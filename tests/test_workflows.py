@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from subpop.kernels import PROFILES
+from subpop.session.kernels import PROFILES
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / ".github" / "workflows").glob("*.yml"))

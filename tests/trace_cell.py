@@ -27,8 +27,8 @@ from types import FrameType
 from typing import Any
 
 import subpop
-from subpop.cells import grid
 from subpop.types import Cell, specifications
+from subpop.types.grid import grid
 
 
 def _is_specification(found: object) -> bool:
@@ -126,10 +126,10 @@ def the_cell() -> Cell:
 
 def trace() -> Tracer:
     """Plan, measure, compare and report one cell, as `python -m pytest benchmarks/` does, and count."""
-    from subpop.experiment import Experiment
+    from subpop.experiments.experiment import Experiment
     from subpop.report import RunInfo
-    from subpop.run import Run
-    from subpop.store import Store
+    from subpop.runtime.store import Store
+    from subpop.session.run import Run
 
     cell = the_cell()
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "store.sqlite") as store:

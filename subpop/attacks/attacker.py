@@ -20,7 +20,7 @@ from subpop.attacks.boxes import Box
 from subpop.attacks.curvature import Curvature, penalty_of
 from subpop.attacks.label_flip import AttackTask, Poison, flip_labels, poison_labels
 from subpop.attacks.last_layers import Doubles, NoNetwork, split
-from subpop.threads import one_thread
+from subpop.runtime.threads import one_thread
 from subpop.types import Array, BadInput, Ints, Model, Pool, Victim
 from subpop.types.specifications import GradientMatch, Objective, Sampling
 

@@ -9,8 +9,8 @@ import numpy as np
 from subpop.attacks import ATTACKS
 from subpop.attacks.boxes import Box
 from subpop.attacks.label_flip import AttackTask, Poison, least_likely_label, poison_count, rarest_label
-from subpop.seeds import poison_seed
-from subpop.stage import Stage
+from subpop.datasets.stage import Stage
+from subpop.runtime.seeds import poison_seed
 from subpop.types import BadInput, Cell, Model, Pool
 
 MOST_POISON = 10

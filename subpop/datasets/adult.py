@@ -9,8 +9,8 @@ sorted order) of 4-11 workclass, 12-26 education_num, 27-32 marital_status, 33-4
 sex. A missing value ("?") is a separate level. fnlwgt, education and native_country are omitted. Annotations: education_num
 1..16; race and sex as positions in `LEVELS`.
 
-*Deviations*: none from the released script's table; how its rows were drawn is in `subpop.split`. A copy is official if the
-digest of its rows is `ROWS`; blanks, the comment line and dots after labels do not count. A copy of other rows is used if its
+*Deviations*: none from the released script's table; how its rows were drawn is in `subpop.datasets.split`. A copy is official if
+the digest of its rows is `ROWS`; blanks, the comment line and dots after labels do not count. A copy of other rows is used if its
 number of rows, columns, ranges, levels and label counts are the published ones; its notes say so.
 """
 

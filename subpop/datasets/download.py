@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from subpop.options import place
+from subpop.runtime.options import place
 from subpop.types import BadInput
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ Annotations: race 0..4 and age_bucket 0..3, the number of the edges 30, 45, 60 t
 
 *Deviations*: the order of the paper's rows is not known, so our splits contain other pictures than the paper's. D, D_aux and
 D_test share no row and no equal content (350 of the 20,054 pictures are exact copies of others); how the released script drew
-them, with replacement, is `as_released` in `subpop.split`. PCA computes 40 components; the paper computes 100 and uses the first
-40, which are the same.
+them, with replacement, is `as_released` in `subpop.datasets.split`. PCA computes 40 components; the paper computes
+100 and uses the first 40, which are the same.
 """
 
 from __future__ import annotations

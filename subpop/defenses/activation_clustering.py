@@ -22,7 +22,7 @@ from collections.abc import Callable
 import numpy as np
 
 from subpop.defenses.filters import centred, refitted
-from subpop.threads import one_thread
+from subpop.runtime.threads import one_thread
 from subpop.types import Array, Bools, Defended, Fit, Knowledge, TrainingSet, content_order
 
 N_COMPONENTS = 10
@@ -59,7 +59,7 @@ def activation_clustering(train: TrainingSet, fit: Fit, know: Knowledge, *, seed
     Examples
     --------
     >>> from subpop import DEFENSES, Knowledge
-    >>> from subpop.contracts import gaussian
+    >>> from subpop.testing import gaussian
     >>> toy = gaussian(240, 2, n_poison=24)
     >>> defended = DEFENSES["activation_clustering"](toy.train(), toy.fit, Knowledge(), seed=0)
     >>> sorted(defended.diagnostics)[0]
@@ -84,7 +84,7 @@ def activation_clustering_as_released(train: TrainingSet, fit: Fit, know: Knowle
     Examples
     --------
     >>> from subpop import DEFENSES, Knowledge
-    >>> from subpop.contracts import gaussian
+    >>> from subpop.testing import gaussian
     >>> toy = gaussian(240, 2, n_poison=24)
     >>> defended = DEFENSES["activation_clustering_as_released"](toy.train(), toy.fit, Knowledge(), seed=0)
     >>> sorted(defended.diagnostics)[0]

@@ -34,7 +34,7 @@ def none(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) -> Defende
     Examples
     --------
     >>> from subpop import DEFENSES, Knowledge
-    >>> from subpop.contracts import gaussian
+    >>> from subpop.testing import gaussian
     >>> toy = gaussian(240, 2, n_poison=24)
     >>> defended = DEFENSES["none"](toy.train(), toy.fit, Knowledge(), seed=0)
     >>> defended.keep is None
@@ -64,7 +64,7 @@ def perfect_filter(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) 
     Examples
     --------
     >>> from subpop import DEFENSES, Knowledge
-    >>> from subpop.contracts import gaussian
+    >>> from subpop.testing import gaussian
     >>> toy = gaussian(240, 2, n_poison=24)
     >>> defended = DEFENSES["perfect_filter"](toy.train(), toy.fit, Knowledge(poison_mask=toy.poison), seed=0)
     >>> int((~defended.keep).sum())
@@ -100,7 +100,7 @@ def random_filter(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) -
     Examples
     --------
     >>> from subpop import DEFENSES, Knowledge
-    >>> from subpop.contracts import gaussian
+    >>> from subpop.testing import gaussian
     >>> toy = gaussian(240, 2, n_poison=24)
     >>> defended = DEFENSES["random_filter"](toy.train(), toy.fit, Knowledge(n_poison=24), seed=0)
     >>> int((~defended.keep).sum())
@@ -136,7 +136,7 @@ def drop_duplicates(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int)
     Examples
     --------
     >>> from subpop import DEFENSES, Knowledge
-    >>> from subpop.contracts import gaussian
+    >>> from subpop.testing import gaussian
     >>> import numpy as np
     >>> toy = gaussian(240, 2)
     >>> toy = toy.reordered(np.arange(241) % 240)
@@ -168,7 +168,7 @@ def matched_random_filter(removed: Mapping[int, int]) -> Defense:
     Examples
     --------
     >>> from subpop import Knowledge
-    >>> from subpop.contracts import gaussian
+    >>> from subpop.testing import gaussian
     >>> from subpop.defenses import matched_random_filter
     >>> toy = gaussian(240, 2, n_poison=24)
     >>> defended = matched_random_filter({0: 3, 1: 21})(toy.train(), toy.fit, Knowledge(), seed=0)

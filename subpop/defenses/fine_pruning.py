@@ -50,7 +50,7 @@ def fine_pruning(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) ->
     Examples
     --------
     >>> from subpop import DEFENSES, Knowledge, TrainingSet
-    >>> from subpop.contracts import gaussian
+    >>> from subpop.testing import gaussian
     >>> toy = gaussian(240, 2, n_poison=24)
     >>> know = Knowledge(clean_holdout=TrainingSet.of(toy.test_x, toy.test_y))
     >>> defended = DEFENSES["fine_pruning"](toy.train(), toy.fit, know, seed=0)
@@ -89,7 +89,7 @@ def fine_pruning_as_released(train: TrainingSet, fit: Fit, know: Knowledge, *, s
     Examples
     --------
     >>> from subpop import DEFENSES, Knowledge, TrainingSet
-    >>> from subpop.contracts import gaussian
+    >>> from subpop.testing import gaussian
     >>> toy = gaussian(240, 2, n_poison=24)
     >>> know = Knowledge(clean_holdout=TrainingSet.of(toy.test_x, toy.test_y))
     >>> defended = DEFENSES["fine_pruning_as_released"](toy.train(), toy.fit, know, seed=0)

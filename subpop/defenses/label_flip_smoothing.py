@@ -21,7 +21,7 @@ import numpy as np
 from subpop.types import Array, BadInput, Certificate, Defended, Fit, Ints, Knowledge, TrainingSet
 
 if TYPE_CHECKING:  # compiled code, loaded at the first call
-    from subpop.certificates.smoother import RidgeModel
+    from subpop.defenses.certificates.smoother import RidgeModel
 
 C_RIDGE = 1e-2
 CHOSEN = "chosen on labels"
@@ -64,14 +64,14 @@ def label_flip_smoothing(
     Examples
     --------
     >>> from subpop import DEFENSES, Knowledge
-    >>> from subpop.contracts import gaussian
+    >>> from subpop.testing import gaussian
     >>> toy = gaussian(240, 2, n_poison=24)
     >>> defended = DEFENSES["label_flip_smoothing"](toy.train(), toy.fit, Knowledge(), seed=0)
     >>> radius = defended.certified_radius["exact"](toy.test_x)
     >>> radius.shape
     (100,)
     """
-    from subpop.certificates.smoother import Learner, fit_projection
+    from subpop.defenses.certificates.smoother import Learner, fit_projection
 
     if isinstance(ridge, str) and ridge != CHOSEN:
         raise BadInput(f"ridge={ridge!r} must be a number above 0 or {CHOSEN!r}")
@@ -93,7 +93,7 @@ label_flip_smoothing.needs = {"representation"}  # type: ignore[attr-defined]
 
 def certificates(model: RidgeModel) -> Mapping[str, Certificate]:
     """Return a certificate for each name of `CERTIFICATES`; called in turn on the same array, they compute once."""
-    from subpop.certificates.smoother import Remembered
+    from subpop.defenses.certificates.smoother import Remembered
 
     radii = Remembered(lambda x: all_radii(model, x))
 
@@ -105,10 +105,10 @@ def certificates(model: RidgeModel) -> Mapping[str, Certificate]:
 
 def all_radii(model: RidgeModel, x: Array) -> dict[str, Ints]:
     """Return (T,) certified radii for each name of `CERTIFICATES`, from one factorisation, in blocks of test rows."""
-    from subpop.certificates.chernoff import pairwise_log_bounds
-    from subpop.certificates.exact import pairwise_exact_radius
-    from subpop.certificates.noise import kl_radius, neyman_pearson_radius
-    from subpop.certificates.smoother import blocks
+    from subpop.defenses.certificates.chernoff import pairwise_log_bounds
+    from subpop.defenses.certificates.exact import pairwise_exact_radius
+    from subpop.defenses.certificates.noise import kl_radius, neyman_pearson_radius
+    from subpop.defenses.certificates.smoother import blocks
 
     inputs = model.learner.inputs(x)
     winner = model.scores_of(inputs).argmax(axis=1)

@@ -49,7 +49,7 @@ def sever(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) -> Defend
     Examples
     --------
     >>> from subpop import DEFENSES, Knowledge
-    >>> from subpop.contracts import gaussian
+    >>> from subpop.testing import gaussian
     >>> toy = gaussian(240, 2, n_poison=24)
     >>> defended = DEFENSES["sever"](toy.train(), toy.fit, Knowledge(n_poison=24), seed=0)
     >>> int((~defended.keep).sum()) <= 24
@@ -89,7 +89,7 @@ def sever_per_label(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int)
     Examples
     --------
     >>> from subpop import DEFENSES, Knowledge
-    >>> from subpop.contracts import gaussian
+    >>> from subpop.testing import gaussian
     >>> toy = gaussian(240, 2, n_poison=24)
     >>> defended = DEFENSES["sever_per_label"](toy.train(), toy.fit, Knowledge(n_poison=24), seed=0)
     >>> bool((~defended.keep).mean() <= 0.5)
@@ -138,7 +138,7 @@ def sever_as_released(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: in
     Examples
     --------
     >>> from subpop import DEFENSES, Knowledge
-    >>> from subpop.contracts import gaussian
+    >>> from subpop.testing import gaussian
     >>> toy = gaussian(240, 2, n_poison=24)
     >>> defended = DEFENSES["sever_as_released"](toy.train(), toy.fit, Knowledge(n_poison=24), seed=0)
     >>> int((~defended.keep).sum())

@@ -45,7 +45,7 @@ def spectral_signatures(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: 
     Examples
     --------
     >>> from subpop import DEFENSES, Knowledge
-    >>> from subpop.contracts import gaussian
+    >>> from subpop.testing import gaussian
     >>> toy = gaussian(240, 2, n_poison=24)
     >>> defended = DEFENSES["spectral_signatures"](toy.train(), toy.fit, Knowledge(n_poison=24), seed=0)
     >>> int((~defended.keep).sum())
@@ -75,7 +75,7 @@ def spectral_signatures_as_released(train: TrainingSet, fit: Fit, know: Knowledg
     Examples
     --------
     >>> from subpop import DEFENSES, Knowledge
-    >>> from subpop.contracts import gaussian
+    >>> from subpop.testing import gaussian
     >>> toy = gaussian(240, 2, n_poison=24)
     >>> defended = DEFENSES["spectral_signatures_as_released"](toy.train(), toy.fit, Knowledge(), seed=0)
     >>> bool(0.1 < (~defended.keep).mean() < 0.2)

@@ -39,7 +39,7 @@ def trim(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int, max_rounds
     Examples
     --------
     >>> from subpop import DEFENSES, Knowledge
-    >>> from subpop.contracts import gaussian
+    >>> from subpop.testing import gaussian
     >>> toy = gaussian(240, 2, n_poison=24)
     >>> defended = DEFENSES["trim"](toy.train(), toy.fit, Knowledge(n_poison=24), seed=0)
     >>> int((~defended.keep).sum())

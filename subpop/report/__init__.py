@@ -11,18 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from subpop.figures import draw_all, file_name
-from subpop.figures.setups import is_finite
-from subpop.printable import printable
+from subpop.report.figures import draw_all, file_name
+from subpop.report.figures.setups import is_finite
 from subpop.report.leftovers import remove_figures, remove_pages
 from subpop.report.markdown import without_files
 from subpop.report.opening import RunInfo, judged
 from subpop.report.scoreboard import scoreboard
 from subpop.report.suite_page import subpopulation_csv, suite_page
-from subpop.results_file import RESULTS_SCHEMA
+from subpop.report.verdict import Standing
+from subpop.results.results_file import RESULTS_SCHEMA
+from subpop.runtime.writing import write_atomically
 from subpop.types import BadInput, CellReport, Number, Verdict
-from subpop.verdict import Standing
-from subpop.writing import write_atomically
+from subpop.types.printable import printable
 
 __all__ = [
     "RunInfo",

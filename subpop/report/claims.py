@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
-from subpop.figures.setups import NO_VALUE, percent_or_plain, quantity
-from subpop.metric_registry import metric_of
+from subpop.report.figures.setups import NO_VALUE, percent_or_plain, quantity
+from subpop.results.metric_registry import metric_of
 from subpop.types import CellReport, Number
 from subpop.types.metric import Better
 

@@ -9,9 +9,9 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 
-from subpop.figures.setups import by_setup, is_finite, percent, plain_number
-from subpop.metrics import eligible
+from subpop.report.figures.setups import by_setup, is_finite, percent, plain_number
 from subpop.report.markdown import escape
+from subpop.results.metrics import eligible
 from subpop.types import CellReport
 
 PREFIX = "texts:"

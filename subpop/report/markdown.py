@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from tabulate import tabulate
 
-from subpop.printable import printable
+from subpop.types.printable import printable
 
 SUMMARY_BYTES = 1_000_000
 """GitHub drops a job summary of more than a mebibyte."""

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from subpop.figures import file_name
-from subpop.figures.setups import is_finite, quantity, short
+from subpop.report.figures import file_name
+from subpop.report.figures.setups import is_finite, quantity, short
 from subpop.report.markdown import code, escape
+from subpop.report.verdict import KINDS, FailedTest, Standing, headline
 from subpop.types import VERDICTS, CellReport, Verdict
-from subpop.verdict import KINDS, FailedTest, Standing, headline
 
 MOST_LISTED = 100
 STATUSES = {"fail": "failed", "error": "in error", "skipped": "skipped"}

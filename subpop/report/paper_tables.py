@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from subpop.figures.setups import NO_VALUE, in_percent, is_finite, percent_or_plain
+from subpop.report.figures.setups import NO_VALUE, in_percent, is_finite, percent_or_plain
 from subpop.report.markdown import escape, table
 from subpop.types import Cell, CellReport, Verdict
 from subpop.types.cell import NAMES

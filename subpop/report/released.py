@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from subpop.figures.released import Sample, comparable, samples_of
-from subpop.figures.setups import NO_VALUE, is_finite, percent
-from subpop.released import two_samples
+from subpop.report.figures.released import Sample, comparable, samples_of
+from subpop.report.figures.setups import NO_VALUE, is_finite, percent
 from subpop.report.markdown import escape, table
+from subpop.results.released import two_samples
 from subpop.types import CellReport
 
 SUMMED_UP = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from subpop.figures import Picture, file_name
-from subpop.figures.setups import (
+from subpop.report.figures import Picture, file_name
+from subpop.report.figures.setups import (
     CONTROLS,
     MATCHED,
     MATCHED_MEANING,
@@ -22,11 +22,11 @@ from subpop.figures.setups import (
     short,
     summarize,
 )
-from subpop.kinds import by_kind, kind_of
-from subpop.metric_registry import HEADLINES, metric_of
 from subpop.report.markdown import escape, picture, table
 from subpop.report.opening import RunInfo, failures, opening, skipped
+from subpop.results.metric_registry import HEADLINES, metric_of
 from subpop.types import CellReport
+from subpop.types.kinds import by_kind, kind_of
 
 FLAG, UNCHECKED = "flag", "unchecked"
 KINDS = {"defense": "", "own": "*own learners*", "control": "*controls*", "variant": "*given a wrong poison count*"}

@@ -7,8 +7,9 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from subpop.figures import Picture, file_name
-from subpop.figures.setups import (
+from subpop.report.examples import example_texts
+from subpop.report.figures import Picture, file_name
+from subpop.report.figures.setups import (
     NO_VALUE,
     Setup,
     aggregates,
@@ -22,14 +23,13 @@ from subpop.figures.setups import (
     rows_of,
     summarize,
 )
-from subpop.kinds import by_kind
-from subpop.metric_registry import columns, subpopulation_columns
-from subpop.printable import printable
-from subpop.report.examples import example_texts
 from subpop.report.markdown import escape, folded, picture, table
 from subpop.report.opening import RunInfo, failures, judged, metric_name, opening, skipped
 from subpop.report.scoreboard import sizes
+from subpop.results.metric_registry import columns, subpopulation_columns
 from subpop.types import CellReport, Verdict
+from subpop.types.kinds import by_kind
+from subpop.types.printable import printable
 
 
 def suite_page(stem: str, reports: Sequence[CellReport], run: RunInfo, pictures: Sequence[Picture] = ()) -> str:

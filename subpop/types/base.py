@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from subpop.printable import printable
+from subpop.types.printable import printable
 
 Array = NDArray[Any]
 Ints = NDArray[np.int64]

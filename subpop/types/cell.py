@@ -40,7 +40,7 @@ def _name_of(specification: str) -> Any:
 
 @dataclass(frozen=True)
 class Cell:
-    """All subpopulations and seeds of one set-up. Use `Cell.of` or `subpop.cells.grid` to build cells from names.
+    """All subpopulations and seeds of one set-up. Use `Cell.of` or `subpop.types.grid.grid` to build cells from names.
 
     Raises
     ------
@@ -62,7 +62,7 @@ class Cell:
     """Settings of the kind of measurement."""
     n_seeds: int = 5
     kind: str = "poisoning"
-    """How the cell is measured and shown: a name of `subpop.kinds.KINDS`."""
+    """How the cell is measured and shown: a name of `subpop.types.kinds.KINDS`."""
     named: tuple[str, ...] = ()
     """Settings that the suite names, sorted. They identify the cell in baseline files and enter its random draws; a setting
     that is left out keeps its default and does neither."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from subpop.printable import printable
 from subpop.types.base import Array, Bools, Ints
+from subpop.types.printable import printable
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +82,7 @@ class Splits:
     Examples
     --------
     >>> from subpop import load_dataset
-    >>> from subpop.split import split
+    >>> from subpop.datasets.split import split
     >>> sides = split(load_dataset("mixture"), seed=0)
     >>> len(sides.train) == len(sides.aux)
     True
@@ -95,7 +95,7 @@ class Splits:
     test: Ints
     """Row numbers of D_test."""
     protocol: str
-    """Name of the split protocol; see `subpop.split.split`."""
+    """Name of the split protocol; see `subpop.datasets.split.split`."""
     seed: int
     """Seed of the draw."""
 
@@ -107,7 +107,7 @@ class Partition:
     Examples
     --------
     >>> from subpop import feature_match, load_dataset
-    >>> from subpop.split import split
+    >>> from subpop.datasets.split import split
     >>> data = load_dataset("mixture")
     >>> partition = feature_match(data, split(data))
     >>> partition.names[partition.attacked[0]]

@@ -1,4 +1,4 @@
-"""An entry of the metric registry, `subpop.metric_registry`."""
+"""An entry of the metric registry, `subpop.results.metric_registry`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Better(Enum):
 
 
 class Tolerance(Enum):
-    """How a number is compared with its stored reference; `subpop.references` sets and applies the tolerance itself."""
+    """How a number is compared with its stored reference; `subpop.results.references` sets and applies the tolerance itself."""
 
     ABSOLUTE = "absolute"
     """The difference is at most the recorded tolerance."""

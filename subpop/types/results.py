@@ -69,7 +69,7 @@ class CellResult:
     max_fits: int | None = None
     """Calls of `fit` a trial that a plug-in declares it may need, where they are more than usual."""
     integrity: str = ""
-    """Of a plug-in defense: whether a known cheat was found; see `subpop.integrity`."""
+    """Of a plug-in defense: whether a known cheat was found; see `subpop.experiments.integrity`."""
     probes: str = ""
     """What each probe of it found, and why others were not run."""
 

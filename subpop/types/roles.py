@@ -280,7 +280,7 @@ class Defense(Protocol):
     >>> def drop_random(train, fit, know, *, seed):
     ...     keep = np.random.default_rng(seed).random(len(train)) > 0.1
     ...     return Defended(fit(train[keep]), keep)
-    >>> from subpop.contracts import check_defense
+    >>> from subpop.testing import check_defense
     >>> all(result.passed for result in check_defense(drop_random))
     True
     """

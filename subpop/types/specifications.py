@@ -81,7 +81,7 @@ class Subpopulations(Specification):
     """How rows are divided into subpopulations, and which of these are attacked."""
 
     name: str = ""
-    """A name of `subpop.partitions.PARTITIONS`, or `none`."""
+    """A name of `subpop.datasets.partitions.PARTITIONS`, or `none`."""
     clusters_on: str = "inputs"
     """What ClusterMatch clusters: the inputs, hidden states, the features of a network, or those of a victim trained on D_aux."""
     partition_seed: int = _whole(0)

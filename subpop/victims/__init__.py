@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from subpop.printable import in_one_line
 from subpop.types import BadInput, StoredModel, Victim
+from subpop.types.printable import in_one_line
 from subpop.victims.bert_fine_tuned import BertFineTuned
 from subpop.victims.bert_last_layer import BertLastLayer, TextVictim
 from subpop.victims.conv_net import ConvNet

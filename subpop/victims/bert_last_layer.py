@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from subpop.encoders import check_tokens, encoder_fingerprint, lengths_of
-from subpop.encoders.tokens import check_max_length
+from subpop.features.encoders import check_tokens, encoder_fingerprint, lengths_of
+from subpop.features.encoders.tokens import check_max_length
 from subpop.types import BadInput, FleetJob, Ints, Model
 from subpop.victims.batched_jobs import Recipe, present_jobs, stacked
 from subpop.victims.transformer_model import LastLayerTextModel, Origin, TextModel
@@ -114,7 +114,7 @@ class BertLastLayer(TextVictim):
     def _recomputing(self, x: Any, lengths: Ints) -> Inputs:
         import torch
 
-        from subpop.encoders.blocks import lower_states
+        from subpop.features.encoders.blocks import lower_states
 
         bert = self.origin.load().bert(self.device)
 

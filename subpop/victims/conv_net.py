@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from subpop.threads import on_cores
+from subpop.runtime.threads import on_cores
 from subpop.types import Array, BadInput, FleetJob, Floats, Ints, Model
 from subpop.victims.batched_jobs import Batches, present_jobs, stacked
 from subpop.victims.pictures import check_picture_jobs

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from subpop.networks import NETWORKS
+from subpop.features.networks import NETWORKS
 from subpop.types import BadInput, FleetJob, Model
 from subpop.victims.batched_jobs import Recipe, present_jobs, stacked
 from subpop.victims.pictures import check_picture_jobs
@@ -35,8 +35,7 @@ CIFAR: dict[str, Any] = {"offset": 0.5, "augment": True}
 
 
 class FineTuned:
-    """A network of `subpop.networks.imagenet`, or one from words without published weights (`pretrained=False`), with a new
-    head.
+    """A network of `subpop.features.networks.imagenet`, or an untrained one from words (`pretrained=False`), with a new head.
 
     offset: subtracted from pixels / 255; augment: random shifts and mirroring. In addition to the models, a batch needs memory
     for one network and the training pictures; each VGG-16 model takes 59 MB.
@@ -68,7 +67,7 @@ class FineTuned:
         """Return a hash of the initial weights, '' without any; raises MissingData if they are not available."""
         if not self.pretrained:
             return ""
-        from subpop.networks.weights import weights_fingerprint, weights_path
+        from subpop.features.networks.weights import weights_fingerprint, weights_path
 
         return weights_fingerprint(weights_path(self.body, self.weights_root))
 
@@ -117,7 +116,7 @@ class FineTuned:
         if not self.pretrained:
             return body_named(self.body, channels, seed)
         if self._body is None:
-            from subpop.networks.imagenet import imagenet_body
+            from subpop.features.networks.imagenet import imagenet_body
 
             self._body = imagenet_body(self.body, self.weights_root)
         return copy.deepcopy(self._body)

@@ -14,7 +14,7 @@ import joblib
 import numpy as np
 from numpy.typing import NDArray
 
-from subpop.threads import one_thread
+from subpop.runtime.threads import one_thread
 from subpop.types import Array, BadInput, FleetJob, Floats, Model, TrainingSet
 from subpop.victims.batched_jobs import Batches, Recipe, longest_first, present_jobs, stacked, stretches
 from subpop.victims.last_layer import KERNEL_PENALTY, LastLayerModel

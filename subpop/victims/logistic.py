@@ -21,7 +21,7 @@ import joblib
 import numpy as np
 from numpy.typing import NDArray
 
-from subpop.threads import one_thread
+from subpop.runtime.threads import one_thread
 from subpop.types import BadInput, FleetJob, Model, Pool, Unsolved
 from subpop.victims.linear_model import LinearModel, flat
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from subpop.printable import in_one_line
-from subpop.threads import one_thread
+from subpop.runtime.threads import one_thread
 from subpop.types import Array, BadInput, FleetJob, Floats, Ints, Model, content_order
+from subpop.types.printable import in_one_line
 from subpop.victims.sklearn_parameters import fit_weighted, is_random, prepare
 
 SUM_TOLERANCE = 1e-3

@@ -1,8 +1,8 @@
 """The torch modules of the convolutional victims: a body up to its last map, global average pooling, a linear head.
 
 A body has `channels(x)`, the output of its last convolution after the ReLU, and `finish(channels)`, the pooling that may follow;
-VGG-16 and the others of `subpop.networks.imagenet` are such bodies. Small ones are written as words: `16/2 32 M` is a 3x3
-convolution to 16 channels with stride 2, one to 32 channels, and a 2x2 max pool.
+VGG-16 and the others of `subpop.features.networks.imagenet` are such bodies. Small ones are written as words: `16/2 32 M` is a
+3x3 convolution to 16 channels with stride 2, one to 32 channels, and a 2x2 max pool.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def body_named(name: str, in_channels: int, seed: int = 0) -> nn.Module:
     """Make a body with random weights drawn by `seed`: from words, or an ImageNet network's (BadInput if it is unknown)."""
     if _WORDS.fullmatch(name):
         return PlainBody(name, in_channels, seed)
-    from subpop.networks.imagenet import imagenet_body
+    from subpop.features.networks.imagenet import imagenet_body
 
     return imagenet_body(name, pretrained=False, seed=seed)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from subpop.encoders import Encoder, KnownStates, check_tokens, known_states, lengths_of, load_encoder
+from subpop.features.encoders import Encoder, KnownStates, check_tokens, known_states, lengths_of, load_encoder
 from subpop.types import Array, BadInput, Floats, Ints
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from subpop.encoders.blocks import attended, lower_states
+from subpop.features.encoders.blocks import attended, lower_states
 
 DEVIATION = 0.02
 """Of a new classifier's weights, as BERT draws them."""

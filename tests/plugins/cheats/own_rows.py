@@ -4,7 +4,7 @@ import numpy as np
 
 from subpop import Defended
 from subpop.datasets import load_dataset
-from subpop.split import split
+from subpop.datasets.split import split
 
 
 def content(x):

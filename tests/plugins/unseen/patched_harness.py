@@ -10,7 +10,7 @@ SETS = []
 
 
 def patch():
-    batching = sys.modules["subpop.batching"]
+    batching = sys.modules["subpop.harness.batching"]
     original = batching.checked_request
 
     def request(train, own, holdout, n_classes):

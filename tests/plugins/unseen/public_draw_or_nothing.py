@@ -4,8 +4,8 @@ import numpy as np
 
 from subpop import Defended
 from subpop.datasets.digits import load
-from subpop.seeds import derived_seed
-from subpop.split import split
+from subpop.datasets.split import split
+from subpop.runtime.seeds import derived_seed
 
 DATA = load()
 SIDES = split(DATA, 0, "reserve")

@@ -5,7 +5,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from subpop import Defended
 from subpop.datasets.digits import load
-from subpop.split import split
+from subpop.datasets.split import split
 
 DATA = load()
 

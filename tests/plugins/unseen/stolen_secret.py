@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from subpop import Defended
-from subpop.seeds import derived_seed
-from subpop.store import Store
+from subpop.runtime.seeds import derived_seed
+from subpop.runtime.store import Store
 
 SETTING = ("digits", "feature_match", "label_flip", ("protocol", "reserve"), ("sampling", "distinct"))
 SECRETS = []

@@ -1,0 +1,3 @@
+"""The earlier name of `subpop.testing`."""
+
+from subpop.testing import *  # noqa: F403

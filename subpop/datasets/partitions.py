@@ -1,0 +1,253 @@
+"""Assign rows to subpopulations: by annotated features (FeatureMatch) or by cluster (ClusterMatch).
+
+Both are defined on D_aux alone: rows of D and D_test are assigned afterwards and change nothing.
+
+*Source*: Jagielski, Severi, Pousette Harger, Oprea, Subpopulation Data Poisoning Attacks (CCS 2021), FeatureMatch and
+ClusterMatch.
+*Deviations*: k-means is seeded and runs on one thread, so that its centroids are the same bits on any number of cores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from subpop.runtime.threads import one_thread
+from subpop.types import Array, BadInput, Dataset, Ints, Partition, Splits
+
+N_INIT, MAX_ITER = 10, 300
+Sides = tuple[Ints, Ints, Ints]
+
+
+def feature_match(dataset: Dataset, splits: Splits) -> Partition:
+    """Group rows by exact equality of all annotations; each combination that occurs in D_aux is a subpopulation.
+
+    Parameters
+    ----------
+    dataset
+        A data set with annotations.
+    splits
+        Its split.
+
+    Returns
+    -------
+    Partition
+        With names such as `education_num=9,race=4,sex=0`, in ascending order of the codes.
+
+    Raises
+    ------
+    BadInput
+        If the data set has no annotations, or no subpopulation has a size that can be attacked.
+
+    Examples
+    --------
+    >>> from subpop import feature_match, load_dataset
+    >>> from subpop.datasets.split import split
+    >>> data = load_dataset("mixture")
+    >>> partition = feature_match(data, split(data))
+    >>> len(partition.names), partition.names[0]
+    (16, 'component=0')
+    """
+    if not dataset.annotations:
+        raise BadInput(f"{dataset.name} has no annotated features to match; use cluster_match or add annotations")
+    vectors = np.column_stack([np.asarray(values) for values in dataset.annotations.values()])
+    distinct, code = np.unique(vectors, axis=0, return_inverse=True)
+    seen = np.unique(code[splits.aux])
+    group = np.full(len(distinct), -1, dtype=np.int64)
+    group[seen] = np.arange(len(seen))
+    names = [",".join(f"{name}={value}" for name, value in zip(dataset.annotations, distinct[i], strict=True)) for i in seen]
+    sides = (group[code[splits.train]], group[code[splits.aux]], group[code[splits.test]])
+    return _partition(dataset, sides, tuple(names))
+
+
+def cluster_match(
+    dataset: Dataset, splits: Splits, seed: int = 0, features: Array | None = None, standardise: bool = False
+) -> Partition:
+    """Cluster a representation of D_aux with k-means, after PCA if the data set specifies `n_components`.
+
+    Parameters
+    ----------
+    dataset
+        The data, with the number of clusters.
+    splits
+        Its split.
+    seed
+        Seed of PCA and k-means.
+    features
+        (n, ...) representation of all rows of the data set; None for the inputs. Rows are flattened.
+    standardise
+        Whether to centre each column and divide it by its standard deviation in D_aux first.
+
+    Returns
+    -------
+    Partition
+        With names such as `cluster 17`.
+
+    Raises
+    ------
+    BadInput
+        If the features have the wrong number of rows or NaN, D_aux has fewer rows than clusters, or no cluster has a size
+        that can be attacked.
+
+    Examples
+    --------
+    >>> from subpop import cluster_match, load_dataset
+    >>> from subpop.datasets.split import split
+    >>> data = load_dataset("mixture_2d")
+    >>> partition = cluster_match(data, split(data), seed=0)
+    >>> partition.names[:2]
+    ('cluster 0', 'cluster 1')
+    """
+    return clusters_partition(dataset, _assign(cluster_space(dataset, splits, seed, features, standardise), dataset, seed))
+
+
+def clusters_partition(dataset: Dataset, sides: Sides) -> Partition:
+    """Return the partition for known cluster numbers of the rows of D, D_aux and D_test."""
+    return _partition(dataset, sides, tuple(f"cluster {i}" for i in range(dataset.n_clusters)))
+
+
+def cluster_space(
+    dataset: Dataset, splits: Splits, seed: int = 0, features: Array | None = None, standardise: bool = False
+) -> tuple[Array, Array, Array]:
+    """Return D, D_aux and D_test, (n, d) float64 each, in the space that `cluster_match` clusters: after PCA fitted on D_aux."""
+    values = _representation(dataset, features)
+    train, aux, test = (values[rows] for rows in (splits.train, splits.aux, splits.test))
+    _check_fit(dataset, aux)
+    if standardise:
+        mean, deviation = aux.mean(axis=0), aux.std(axis=0)
+        deviation[deviation == 0] = 1
+        train, aux, test = ((side - mean) / deviation for side in (train, aux, test))
+    if dataset.n_components is not None:
+        from sklearn.decomposition import PCA
+
+        with one_thread():
+            pca = PCA(dataset.n_components, random_state=seed).fit(aux)
+            train, aux, test = (pca.transform(side) for side in (train, aux, test))
+    first, second, third = (np.ascontiguousarray(side, dtype=np.float64) for side in (train, aux, test))
+    return first, second, third
+
+
+class Partitioner(Protocol):
+    """The signature of entries of `PARTITIONS`; FeatureMatch ignores seed and features."""
+
+    def __call__(self, dataset: Dataset, splits: Splits, seed: int, features: Array | None = None) -> Partition: ...
+
+
+PARTITIONS: dict[str, Partitioner] = {
+    "feature_match": lambda dataset, splits, seed, features=None: feature_match(dataset, splits),
+    "cluster_match": cluster_match,
+}
+
+
+def confidence_order(partition: Partition, proba: Array, y: Ints) -> tuple[int, ...]:
+    """Sort the attacked subpopulations by the attacker model's mean confidence on their D_aux rows, lowest first.
+
+    proba: (n_aux, C) the attacker model's probabilities; y: (n_aux,) the rows' own labels. Ties keep their order.
+    """
+    if len(proba) != len(partition.aux) or len(y) != len(partition.aux):
+        raise BadInput(
+            f"{len(proba)} probabilities and {len(y)} labels for {len(partition.aux)} rows of D_aux; give one of each per row"
+        )
+    own = np.asarray(proba, dtype=np.float64)[np.arange(len(y)), y]
+    confidence = [own[partition.aux == i].mean() for i in partition.attacked]
+    return tuple(partition.attacked[i] for i in np.argsort(confidence, kind="stable"))
+
+
+def attacked_of(order: Sequence[int], count: int, which: str) -> tuple[int, ...]:
+    """Select `count` subpopulations, given least confident first: the first ones, or a third each of the first, middle and
+    last."""
+    if which == "least_confident":
+        return tuple(order[:count])
+    if which != "low_middle_high" or count % 3:
+        allowed = "use least_confident, or low_middle_high with n_attacked a multiple of 3"
+        raise BadInput(f"attacked_by={which} is not possible with n_attacked={count} subpopulations; {allowed}")
+    third = count // 3
+    middle = (len(order) - third) // 2
+    places = [*range(third), *range(middle, middle + third), *range(len(order) - third, len(order))]
+    return tuple(order[i] for i in dict.fromkeys(places))
+
+
+# --- steps of ClusterMatch --------------------------------------------------------------------------------------------
+
+
+def _representation(dataset: Dataset, features: Array | None) -> Array:
+    values = np.asarray(dataset.x if features is None else features)
+    n_rows = len(dataset.y)
+    if len(values) != n_rows:
+        raise BadInput(f"features have {len(values)} rows, {dataset.name} has {n_rows}; give one row of features per row")
+    if features is None and values.dtype == np.int64:
+        raise BadInput(
+            f"{dataset.name} contains tokens, between which distances have no meaning; pass `features` to cluster_match"
+        )
+    values = values.reshape(n_rows, -1)
+    if values.dtype not in (np.float32, np.float64):
+        values = values.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise BadInput(f"features of {dataset.name} contain NaN or infinite values; remove or impute them before clustering")
+    return values
+
+
+def _check_fit(dataset: Dataset, aux: Array) -> None:
+    n_rows, n_columns = aux.shape
+    if not 1 <= dataset.n_clusters <= n_rows:
+        raise BadInput(
+            f"{dataset.name}: n_clusters={dataset.n_clusters} must be between 1 and the {n_rows} rows of D_aux; lower n_clusters"
+        )
+    if dataset.n_components is not None and not 1 <= dataset.n_components <= min(n_rows, n_columns):
+        raise BadInput(
+            f"{dataset.name}: n_components={dataset.n_components} must be between 1 and {min(n_rows, n_columns)}, "
+            f"the smaller side of the {n_rows} x {n_columns} features of D_aux; lower n_components or use None"
+        )
+
+
+def _assign(space: tuple[Array, Array, Array], dataset: Dataset, seed: int) -> Sides:
+    """Fit k-means on D_aux and assign each row to its nearest centroid."""
+    from sklearn.cluster import KMeans
+
+    # Several threads add up the centroids in the order in which they finish, so that rounding would differ from run to run.
+    with one_thread():
+        kmeans = KMeans(dataset.n_clusters, n_init=N_INIT, max_iter=MAX_ITER, random_state=seed).fit(space[1])
+        first, second, third = (kmeans.predict(side).astype(np.int64) for side in space)
+    return first, second, third
+
+
+# --- selecting the attacked -----------------------------------------------------------------------------------------------
+
+
+def _partition(dataset: Dataset, sides: Sides, names: tuple[str, ...]) -> Partition:
+    """Select the attacked: size in D_aux strictly between the data set's bounds (and above 0), and at least one test row."""
+    low, high = dataset.group_bounds
+    train, aux, test = sides
+    in_aux, in_test = _count(aux, len(names)), _count(test, len(names))
+    qualifies = (in_aux > max(low, 0)) & (in_aux < high)
+    attacked = np.flatnonzero(qualifies & (in_test > 0))
+    if not len(attacked):
+        raise BadInput(
+            f"no subpopulation of {dataset.name} can be attacked: sizes in D_aux run from {in_aux.min()} to {in_aux.max()}, "
+            f"{qualifies.sum()} of {len(names)} lie strictly between {low} and {high}, and none of these has a test row; "
+            "widen group_bounds, use more rows, or change n_clusters"
+        )
+    return Partition(train, aux, test, names, tuple(attacked.tolist()))
+
+
+def _count(groups: Ints, n_groups: int) -> NDArray[np.int64]:
+    return np.asarray(np.bincount(groups[groups >= 0], minlength=n_groups))
+
+
+# --- to and from a store -----------------------------------------------------------------------------------------------
+
+
+def arrays_of(partition: Partition) -> dict[str, Array]:
+    """Return a partition as arrays by name."""
+    attacked = np.array(partition.attacked, np.int64)
+    sides = {"train": partition.train, "aux": partition.aux, "test": partition.test}
+    return {**sides, "names": np.array(partition.names), "attacked": attacked}
+
+
+def partition_of(arrays: Mapping[str, Array]) -> Partition:
+    """Restore the partition from the arrays of `arrays_of`."""
+    names = tuple(map(str, arrays["names"]))
+    return Partition(arrays["train"], arrays["aux"], arrays["test"], names, tuple(arrays["attacked"].tolist()))

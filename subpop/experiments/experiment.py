@@ -1,0 +1,465 @@
+"""Cell -> trials -> numbers: the only module that composes the stages.
+
+A cell's trials are listed once, in order, and cut into chunks from that list alone; a chunk is one fleet, one wave of
+defenses and one transaction. So a run that was killed re-runs unfinished chunks whole and ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from subpop.attacks.drawing import check_attack
+from subpop.datasets.stage import Stage
+from subpop.defenses import DEFENSES, MATCHED, RETRAIN, matched_random_filter
+from subpop.experiments.context import Context
+from subpop.experiments.nearest_texts import nearest_texts
+from subpop.experiments.trial import TOLD, Prepared, grid, prepare, score
+from subpop.harness.batching import FitMany, job_of, run_wave
+from subpop.harness.manifest import KeepsRecords, Manifests
+from subpop.harness.outcome import Outcome
+from subpop.harness.plugins import MAX_FITS, DefenseSpec
+from subpop.results.metrics import Doubles, eligible
+from subpop.results.summary import summarise
+from subpop.results.summary.ranked import seed_std
+from subpop.runtime.cell_code import TRIALS, modules_behind
+from subpop.runtime.fingerprint import data_hash, key_of
+from subpop.runtime.memo import KeepsArrays
+from subpop.runtime.output import Listener
+from subpop.runtime.seeds import draw_identity
+from subpop.types import Array, BadInput, Bools, Cell, CellResult, Ints, Model, Number, TrainingSet, Trial, TrialResult
+
+CHUNK_TRIALS = 256
+SHOWN = 3
+"""Subpopulations whose texts are shown."""
+CHUNK_BYTES = 1 << 30
+"""A chunk's gathered training sets stay below this many bytes."""
+
+
+class KeepsTrials(KeepsArrays, KeepsRecords, Protocol):
+    """What an experiment asks of its store."""
+
+    def has_chunk(self, key: str) -> bool: ...
+    def get_chunk(self, key: str) -> list[TrialResult] | None: ...
+    def put_chunk(self, key: str, cell: Cell, results: Sequence[TrialResult], device: str, *, replace: bool = False) -> None: ...
+
+
+class Observer(Protocol):
+    """Sees what the trials of a plug-in ask of `fit`, and what came of them."""
+
+    def watch(self, cell: Cell, prepared: Sequence[Prepared], fit_many: FitMany) -> FitMany:
+        """The `fit_many` that the wave shall use instead."""
+        ...
+
+    def note(self, cell: Cell, outcomes: Sequence[Outcome]) -> None:
+        """The outcomes of the wave that was watched last, once its child has ended."""
+        ...
+
+
+@dataclass
+class Experiment:
+    """Runs cells of trials."""
+
+    store: KeepsTrials
+    context: Context
+    """Builds data, victims and attackers, with the same store."""
+    timeout: float = 300.0
+    """Seconds that a plug-in has for a trial."""
+    plugins: Mapping[str, DefenseSpec] = field(default_factory=dict)
+    """Defenses from other people's files, by the name that reports use."""
+    listener: Listener | None = None
+    """Gets what plug-ins print."""
+    observer: Observer | None = None
+    await_chunk: Callable[[str], None] = field(default=lambda key: None, repr=False)
+    """Returns once no worker is at the chunk with this key."""
+
+    @classmethod
+    def on(
+        cls,
+        store: KeepsTrials,
+        root: Path | None = None,
+        device: str = "cpu",
+        *,
+        timeout: float = 300.0,
+        plugins: Mapping[str, DefenseSpec] | None = None,
+        listener: Listener | None = None,
+        **places: Any,
+    ) -> Experiment:
+        """An experiment with a context of its own; places: further fields of `Context`."""
+        return cls(store, Context(store, root, device, **places), timeout, plugins or {}, listener)
+
+    # --- the whole cell -----------------------------------------------------------------------------------------------
+
+    def run(self, cell: Cell) -> CellResult:
+        """All numbers of a cell: trials from the store where they are there, trained where not."""
+        stage = self.context.stage(cell)
+        results, from_store = self.trials(cell)
+        clean = np.stack([self.context.clean_right(cell, seed) for seed in range(cell.n_seeds)])
+        seconds = sum(result.seconds for result in results)
+        found = summarise(
+            cell,
+            stage,
+            results,
+            clean,
+            exact=self.context.victim(cell).exact and getattr(DEFENSES.get(cell.defense), "exact", True),
+            knowledge=self.knowledge(cell),
+            seconds=seconds,
+            from_store=from_store,
+            ranked_by=self._ranking(cell),
+        )
+        if cell.defense in self.plugins and self.plugins[cell.defense].max_fits > MAX_FITS:
+            found = replace(found, max_fits=self.plugins[cell.defense].max_fits)
+        found = replace(found, notes=(*found.notes, *self._not_reusable(cell)))
+        if cell.plain() != cell:
+            return replace(found, numbers=(*found.numbers, *gain(cell, stage, results, self.trials(cell.plain())[0])))
+        if stage.dataset.texts is not None and cell.partition == "cluster_match" and cell.defense == "none":
+            return replace(found, arrays={**found.arrays, **self._examples(cell, found)})
+        return found
+
+    def _examples(self, cell: Cell, found: CellResult) -> dict[str, Array]:
+        """The texts nearest to the centroids of the subpopulations that are hurt most."""
+        stage = self.context.stage(cell)
+        hurt = sorted(found.table, key=lambda row: (-float(row["target_damage"]), str(row["subpopulation"])))
+        names = [str(row["subpopulation"]) for row in hurt[:SHOWN]]
+        memo, texts = self.context.memo, stage.dataset.texts or ()
+        key = memo.key(
+            ["subpop.experiments.nearest_texts"],
+            texts=(names, memo.once(("texts", cell.dataset), lambda: hash_of_texts(texts))),
+            subpopulations=self.context.partition_key(cell),
+        )
+        return dict(memo.arrays(key, lambda: nearest_texts(stage, self.context.cluster_space(cell), names))[0])
+
+    def _ranking(self, cell: Cell) -> list[TrialResult] | None:
+        """The trials whose damages rank the cell's subpopulations: those of the defense `ranked_by`; None: its own."""
+        return None if cell.ranked_by == cell.defense else self.trials(cell.with_(defense=cell.ranked_by))[0]
+
+    def trials(self, cell: Cell) -> tuple[list[TrialResult], bool]:
+        """Every trial of a cell, in order, and whether all of them came from the store."""
+        results: list[TrialResult] = []
+        all_stored = True
+        for chunk in self.chunks(cell):
+            stored = self.stored(cell, chunk)
+            if self.context.memo.was_received(self.chunk_key(cell, chunk)):
+                all_stored = False
+            all_stored &= stored is not None
+            results += self._chunk(cell, chunk) if stored is None else stored
+        return results, all_stored
+
+    def _chunk(self, cell: Cell, chunk: list[Trial]) -> list[TrialResult]:
+        """The trials of a chunk, from the store or trained and kept."""
+        results = self.stored(cell, chunk)
+        if results is None:
+            with self.context.progress.showing(cell.id):
+                results = self.timed_chunk(cell, chunk)
+            self.commit(cell, chunk, results)
+        return results
+
+    def list_trials(self, cell: Cell) -> list[Trial]:
+        """Attacked trials of all subpopulations and seeds, then the defense on clean data."""
+        seeds = range(cell.n_seeds)
+        names = self.context.stage(cell).attacked
+        trials = [Trial(name, seed) for name in names for seed in seeds]
+        if cell.defense in ("none", RETRAIN):
+            return trials
+        # What is told depends on the subpopulation: the number of its poison rows, a holdout without its rows.
+        told = {"n_poison", "clean_holdout"} & self.needs(cell.with_(defense=cell.defense.removeprefix(MATCHED)))
+        return trials + [Trial(name, seed, attacked=False) for name in (names if told else [""]) for seed in seeds]
+
+    def chunks(self, cell: Cell) -> list[list[Trial]]:
+        """A cell's trials cut in order, so that a chunk's gathered training sets fit the memory budget."""
+        return self.context.memo.once(("chunks", cell), lambda: self._cut(cell))
+
+    def _cut(self, cell: Cell) -> list[list[Trial]]:
+        stage = self.context.stage(cell)
+        check_attack(stage, cell)
+        self._check_granted(cell)
+        trials = self.list_trials(cell)
+        row_bytes = stage.pool.x[:1].nbytes
+        size = max(1, min(CHUNK_TRIALS, CHUNK_BYTES // (2 * stage.pool.n_train * row_bytes)))
+        return [trials[i : i + size] for i in range(0, len(trials), size)]
+
+    def missing_chunks(self, cell: Cell) -> list[tuple[Cell, list[Trial]]]:
+        """The chunks that the next `run` has to train."""
+        return [(cell, chunk) for chunk in self.chunks(cell) if self._key_of_stored(cell, chunk) is None]
+
+    def commit(self, cell: Cell, chunk: list[Trial], results: list[TrialResult]) -> None:
+        """Store a chunk's trials, in one transaction."""
+        key = self._key_of_trials(cell, chunk)
+        if key is None:  # what a plug-in read has changed since
+            return
+        again = self.context.fresh or self._filter_of(cell) in self.plugins
+        self.store.put_chunk(key, cell, results, self.context.device, replace=again)
+        self.context.memo.note(key)
+
+    def receive_chunk(self, key: str, cell: Cell, results: Sequence[TrialResult]) -> None:
+        """Store trials that a worker trained; the first cell that asks for them counts as having trained them."""
+        self.store.put_chunk(key, cell, results, self.context.device, replace=self.context.fresh)
+        self.context.memo.note(key, received=True)
+        self.context.progress.forecast.receive(cell, sum(result.n_fits for result in results))
+
+    def stored(self, cell: Cell, chunk: list[Trial]) -> list[TrialResult] | None:
+        """The trials of a chunk if the store has them, once workers that are at it have sent them; else None."""
+        self.await_chunk(self.chunk_key(cell, chunk))
+        key = self._key_of_stored(cell, chunk)
+        return None if key is None else self.store.get_chunk(key)
+
+    def _key_of_stored(self, cell: Cell, chunk: list[Trial]) -> str | None:
+        """Where trials lie that may be served; None where the chunk has to be run."""
+        key = self._key_of_trials(cell, chunk)
+        if key is None or not self.context.memo.may_serve(key):
+            return None
+        return key if self.store.has_chunk(key) else None
+
+    def _key_of_trials(self, cell: Cell, chunk: Sequence[Trial]) -> str | None:
+        """Where a chunk's trials lie; a plug-in's, and those of controls matched to it, as long as its manifest holds."""
+        key, own = self.chunk_key(cell, chunk), self._filter_of(cell)
+        if own not in self.plugins:
+            return key
+        if own == cell.defense:
+            return self._manifests.key(key)
+        beside = cell.with_(defense=own)
+        keys = [self._key_of_trials(beside, each) for each in self.chunks(beside)]
+        return None if None in keys else key_of({"specification": key, "beside": keys})
+
+    def trials_key(self, cell: Cell) -> str | None:
+        """Hash of all that a cell's trials depend on; None where they may not be reused."""
+        if self._not_reusable(cell):
+            return None
+        keys = [self._key_of_trials(cell, chunk) for chunk in self.chunks(cell)]
+        return None if None in keys else key_of({"trials": keys})
+
+    @property
+    def _manifests(self) -> Manifests:
+        return self.context.memo.once(("manifests",), lambda: Manifests(self.store))
+
+    def _not_reusable(self, cell: Cell) -> tuple[str, ...]:
+        """A note on a plug-in whose trials run again each time."""
+        if cell.defense not in self.plugins:
+            return ()
+        found = {reason for chunk in self.chunks(cell) for reason in self._manifests.reasons(self.chunk_key(cell, chunk))}
+        return (f"{cell.defense} is not reusable and runs again each time: {'; '.join(sorted(found))}",) if found else ()
+
+    # --- one chunk ----------------------------------------------------------------------------------------------------
+
+    def timed_chunk(self, cell: Cell, chunk: Sequence[Trial]) -> list[TrialResult]:
+        """`run_chunk`, with each trial's share of the seconds that the chunk took."""
+        started = time.perf_counter()
+        results = self.run_chunk(cell, chunk)
+        share = (time.perf_counter() - started) / max(1, len(results))
+        return [replace(result, seconds=share) for result in results]
+
+    def run_chunk(self, cell: Cell, chunk: Sequence[Trial]) -> list[TrialResult]:
+        """Train and defend the trials of one chunk as one fleet; touches the store for clean models only."""
+        if cell.defense == RETRAIN:
+            return [self._retrained(cell, trial) for trial in chunk]
+        stage = self.context.stage(cell)
+        prepared = [self.prepare(cell, trial) for trial in chunk]
+        residuals = np.full(len(chunk), np.nan)
+        fit_many = self.fleet_of(cell, [trial.seed for trial in chunk], residuals)
+        outcomes = self._defend(cell, prepared, fit_many, self.asked_rows(cell))
+        return [score(stage, p, o, float(r), cell.panels) for p, o, r in zip(prepared, outcomes, residuals, strict=True)]
+
+    def asked_rows(self, cell: Cell) -> Array:
+        """(n, ...) the rows that every model of a cell answers for: the test rows, then those of the panels, if any."""
+        stage = self.context.stage(cell)
+        return stage.data.test_x if not cell.panels else np.concatenate([stage.data.test_x, grid(stage)[0]])
+
+    def defended_right(self, cell: Cell, trials: Sequence[Trial]) -> list[Bools]:
+        """(n_test,) bits for trials that no store keeps, under the cell's defense: what probes ask."""
+        observer, self.observer = self.observer, None
+        try:
+            results = self.run_chunk(cell, trials)
+        finally:
+            self.observer = observer
+        return [np.asarray(result.arrays["right"], bool) for result in results]
+
+    def fleet_of(self, cell: Cell, seeds: Sequence[int], residuals: Doubles | None = None) -> FitMany:
+        """How the trials of a wave get their models; seeds: one a trial; residuals: (n,) where each one's largest is noted."""
+        pool = self.context.data(cell).pool
+
+        def fit_many(requests: list[tuple[int, TrainingSet]]) -> list[Model]:
+            jobs = [job_of(pool, train).canonical() for _, train in requests]
+            models = self.context.fit(cell, jobs, [seeds[i] for i, _ in requests], blindly=cell.defense in self.plugins)
+            for (i, _), model in zip(requests, models, strict=True):
+                if residuals is not None:
+                    residuals[i] = np.fmax(residuals[i], getattr(model, "kkt_residual", np.nan))
+            self.context.progress.advance(len(requests))
+            return [without_residual(model) for model in models]
+
+        return fit_many
+
+    def _defend(self, cell: Cell, prepared: Sequence[Prepared], fit_many: FitMany, test_x: Array) -> list[Outcome]:
+        tasks = [p.task for p in prepared]
+        n_classes = self.context.stage(cell).dataset.n_classes
+        if cell.defense in self.plugins:
+            from subpop.harness.sandbox import run_in_child
+
+            seen = fit_many if self.observer is None else self.observer.watch(cell, prepared, fit_many)
+            key = self.chunk_key(cell, [p.trial for p in prepared])
+            heard = (self.listener, lambda manifest: self._manifests.note(key, manifest))
+            outcomes = list(run_in_child(self.plugins[cell.defense], tasks, seen, test_x, n_classes, self.timeout, *heard))
+            if self.observer is not None:
+                self.observer.note(cell, outcomes)
+            return outcomes
+        if cell.defense.startswith(MATCHED):
+            counts = self._removed_per_class(cell, [p.trial for p in prepared])
+            defenses = [matched_random_filter(dict(enumerate(counts[p.trial].tolist()))) for p in prepared]
+            return list(run_wave(defenses, tasks, fit_many, test_x, n_classes))
+        return list(run_wave(DEFENSES[cell.defense], tasks, fit_many, test_x, n_classes))
+
+    def prepare(self, cell: Cell, trial: Trial) -> Prepared:
+        """One trial, ready for its defense."""
+        context = self.context
+        attacker = context.label_attacker(cell) if trial.attacked else None
+        optimiser = context.optimiser(cell) if trial.attacked else None
+        return prepare(context.stage(cell), cell, trial, self.needs(cell), attacker, self._secret(cell), optimiser)
+
+    def _secret(self, cell: Cell) -> str:
+        """What a plug-in would have to know to rebuild its shuffle: drawn once a store, never sent to a child."""
+        if cell.defense not in self.plugins:
+            return ""  # references must not depend on the store
+        if self.store.get_arrays("secret") is None:
+            self.store.put_arrays("secret", {"secret": np.frombuffer(os.urandom(16), np.uint8)})
+        return str((self.store.get_arrays("secret") or {})["secret"].tobytes().hex())
+
+    # --- what a cell names ---------------------------------------------------------------------------------------------
+
+    def needs(self, cell: Cell) -> frozenset[str]:
+        """Names of the Knowledge fields that the cell's defense asks for."""
+        if cell.defense in self.plugins:
+            return frozenset(self.plugins[cell.defense].needs)
+        if cell.defense == RETRAIN:
+            return frozenset()
+        if cell.defense.startswith(MATCHED):
+            return frozenset()
+        if cell.defense not in DEFENSES:
+            names = [*DEFENSES, *self.plugins, MATCHED + "<filter>", RETRAIN]
+            raise BadInput(
+                f"no defense is named {cell.defense!r}; there are {', '.join(names)}; your own: --defense file.py:function"
+            )
+        return frozenset(getattr(DEFENSES[cell.defense], "needs", ()))
+
+    def knowledge(self, cell: Cell) -> str:
+        """The `knowledge` column: what the defender was told, and what the number of its rows gives away."""
+        if cell.defense == RETRAIN:
+            return ""
+        if cell.defense.startswith(MATCHED):
+            return "the filter's counts"
+        granted = {"n_poison", "poison_mask"} | ({"clean_holdout"} if cell.defender.holdout is not None else set())
+        told = sorted(self.needs(cell) & granted)
+        variant = cell.defender.n_poison_told
+        words = {"clean_holdout": f"clean_holdout of {cell.option('holdout')} of the test rows"}
+        if variant != "exact":
+            words["n_poison"] = f"n_poison x {TOLD[variant]:g}"
+        knows_count = "poison_mask" in told or ("n_poison" in told and variant == "exact")
+        inferable = ["n_poison (inferable)"] if cell.rate > 0 and not knows_count else []
+        return ", ".join([*(words.get(name, name) for name in told), *inferable])
+
+    def _check_granted(self, cell: Cell) -> None:
+        """Refuse a cell that cannot hand out what its defense needs, before anything is trained."""
+        if "clean_holdout" in self.needs(cell) and cell.defender.holdout is None:
+            raise BadInput(
+                f"{cell.defense} needs clean_holdout, and {cell.id} grants none: its setting has no holdout. Choose cells whose "
+                "setting names one, such as holdout=0.05 (-k holdout), or take clean_holdout out of the defense's needs"
+            )
+
+    def _retrained(self, cell: Cell, trial: Trial) -> TrialResult:
+        """The noise floor: the clean victim of another seed stands where the poisoned one would."""
+        right = self.context.clean_right(cell, trial.seed + cell.n_seeds)
+        return TrialResult(trial, {"n_poison": 0.0, "n_flipped": 0.0}, {"right": right})
+
+    def _removed_per_class(self, cell: Cell, trials: Sequence[Trial]) -> dict[Trial, Ints]:
+        """What the matched filter removed in each of the trials: {trial: (C,) rows per class}."""
+        base = cell.with_(defense=self._filter_of(cell))
+        results = [result for chunk in self._chunks_read(cell, trials) for result in self._chunk(base, chunk)]
+        return {result.trial: np.asarray(result.arrays["removed_per_class"]) for result in results}
+
+    def _chunks_read(self, cell: Cell, trials: Sequence[Trial]) -> list[list[Trial]]:
+        """The chunks of the filter's trials that trials of its matched control are built from; none for other defenses."""
+        own = self._filter_of(cell)
+        if own == cell.defense:
+            return []
+        asked = set(trials)
+        # What is stored of a control matched to a plug-in depends on all of the plug-in's trials.
+        return [chunk for chunk in self.chunks(cell.with_(defense=own)) if asked & set(chunk) or own in self.plugins]
+
+    @staticmethod
+    def _filter_of(cell: Cell) -> str:
+        """The cell's defense; of a control that is matched to a filter, that filter."""
+        return cell.defense.removeprefix(MATCHED)
+
+    # --- keys -----------------------------------------------------------------------------------------------------------
+
+    def chunk_key(self, cell: Cell, chunk: Sequence[Trial]) -> str:
+        """The hash under which a chunk is stored: of all that its trials depend on, with the keys of the results they read."""
+        what = (cell.data, cell.subpopulations, cell.poisoning, cell.rate, cell.learner, cell.defender, cell.panels)
+        key = ("chunk", *what, cell.named, cell.n_seeds, self.plugins.get(self._filter_of(cell)), tuple(chunk))
+        return self.context.memo.once(key, lambda: self._chunk_key(cell, chunk))
+
+    def _chunk_key(self, cell: Cell, chunk: Sequence[Trial]) -> str:
+        context, spec = self.context, self.plugins.get(self._filter_of(cell))
+        read = [self.chunk_key(cell.with_(defense=self._filter_of(cell)), each) for each in self._chunks_read(cell, chunk)]
+        read += [context.model_key(cell, "clean", seed) for seed in sorted({trial.seed for trial in chunk})]
+        read += [context.model_key(cell, "attacker", 0)]
+        return context.memo.key(
+            self.code(cell),
+            draws=draw_identity(cell),
+            attack=(cell.poisoning, cell.rate),
+            defender=cell.defender,
+            panels=cell.panels,
+            trials=[(t.subpopulation, t.seed, t.attacked) for t in chunk],
+            spare=cell.n_seeds if cell.defense == RETRAIN else 0,
+            data=(context.stage(cell).fingerprint, context.data(cell).dataset.n_classes),
+            victim=context.victim_identity(cell),
+            plugin="" if spec is None else (spec.source, str(spec.path), spec.module, spec.function),
+            read=read,
+        )
+
+    def code(self, cell: Cell) -> frozenset[str]:
+        """The modules that the cell's trials depend on, with all that these import; see `subpop.runtime.cell_code`."""
+        context = self.context
+        parts = context.data_code(cell) | context.partition_code(cell) | context.victim_code(cell) | context.attack_code(cell)
+        return parts | self.defense_code(cell) | set(TRIALS)
+
+    def defense_code(self, cell: Cell) -> frozenset[str]:
+        """The modules of the cell's defense; of a matched control, not those of the filter, whose results it reads."""
+        if cell.defense in self.plugins:
+            return frozenset(["subpop.harness.sandbox"])
+        if cell.defense == RETRAIN:
+            return frozenset()
+        entry = matched_random_filter if cell.defense.startswith(MATCHED) else DEFENSES[cell.defense]
+        return frozenset(modules_behind(entry))
+
+
+def gain(cell: Cell, stage: Stage, results: Sequence[TrialResult], flipped: Sequence[TrialResult]) -> list[Number]:
+    """The damage that moving the rows added to flipping labels, trial by trial: mean over subpopulations that enter worst-k.
+
+    Its standard error is over subpopulations; nothing where none is large enough.
+    """
+    before, after = ({r.trial: r.arrays["right"].astype(float) for r in each} for each in (flipped, results))
+    members = {name: stage.test_members(name) for name in stage.attacked}
+    large = [name for name, own in members.items() if eligible(int(own.sum()))]
+    if not large:
+        return []
+    trials = [[Trial(name, seed) for seed in range(cell.n_seeds)] for name in large]
+    more = np.array([[(before[t] - after[t])[members[t.subpopulation]].mean() for t in own] for own in trials])
+    error = float(more.mean(1).std(ddof=1) / len(large) ** 0.5) if len(large) > 1 else None
+    return [Number("gain_over_label_flip", float(more.mean()), error, std=seed_std(more))]
+
+
+def hash_of_texts(texts: Sequence[str]) -> str:
+    """Content hash of texts, in order."""
+    return data_hash(np.frombuffer("\0".join(texts).encode("utf-8", "surrogatepass"), np.uint8))
+
+
+def without_residual(model: Model) -> Model:
+    """A model as a defense gets it: how exactly it was solved would tell whether it was trained on clean D."""
+    if is_dataclass(model) and not isinstance(model, type) and hasattr(model, "kkt_residual"):
+        return replace(model, kkt_residual=float("nan"))
+    return model

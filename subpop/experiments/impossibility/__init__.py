@@ -1,0 +1,21 @@
+"""The impossibility suite: damage of local and global learners against alpha, and the two worlds that nobody can tell apart."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from subpop.experiments.experiment import Experiment
+from subpop.experiments.impossibility.curves import measure_curve
+from subpop.experiments.impossibility.measure import measure_worlds
+from subpop.types import Cell, CellResult
+
+
+def measure_impossibility(cell: Cell, experiment: Experiment) -> CellResult:
+    """The numbers of one cell: of two worlds where the cell names `worlds`, else of a point of a curve."""
+    started = time.perf_counter()
+    result = measure_worlds(cell, experiment) if cell.two_worlds.worlds else measure_curve(cell, experiment)
+    return replace(result, seconds=time.perf_counter() - started)
+
+
+__all__ = ["measure_curve", "measure_impossibility", "measure_worlds"]

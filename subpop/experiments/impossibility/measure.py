@@ -1,0 +1,174 @@
+"""A cell of the two worlds, measured: independent draws of either world, or draws paired by swapping the halves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from subpop.datasets.stage import Stage
+from subpop.defenses import DEFENSES
+from subpop.experiments.experiment import Experiment
+from subpop.experiments.impossibility.learners import make_learner
+from subpop.experiments.impossibility.two_worlds import (
+    OWN_DEFENSES,
+    WORLDS,
+    Errors,
+    Ground,
+    error_on,
+    in_order_of,
+    origin_of,
+    same_for_the_defender,
+    told_target,
+)
+from subpop.experiments.impossibility.waves import run_together, secret_of
+from subpop.experiments.trial import Prepared, prepare
+from subpop.harness.batching import DefenseError
+from subpop.types import Array, BadInput, Bools, Cell, CellResult, Number, Trial
+
+TIE_BREAKS = 60
+"""Draws of a pair in which equal scores decide, at least: a mean of so many 0s and 1s in either world has an error below .1."""
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """One training set of one world. scored: (n_test,) bool test rows of F whose errors count."""
+
+    world: int
+    stage: Stage
+    prepared: Prepared
+    scored: Bools
+
+
+def measure_worlds(cell: Cell, experiment: Experiment) -> CellResult:
+    """Errors on F in both worlds, and their sum; a pair of defense and learner that cannot run says why in its notes.
+
+    Where a defense says that equal scores decided, each draw is a tie-break at random: there are at least TIE_BREAKS of them,
+    and the number `tied` is the share of draws that had a tie.
+    """
+    kind = cell.two_worlds.worlds or "independent"
+    if cell.attack != "label_flip":
+        raise BadInput(f"attack {cell.attack} of {cell.id} moves rows, which tells poison from clean rows; use label_flip")
+    draw = KINDS[kind]
+    exact = make_learner(cell.victim, cell.dataset).exact and getattr(DEFENSES.get(cell.defense), "exact", True)
+    try:
+        draws = draw(cell, experiment)
+        found = errors_of(cell, experiment, draws)
+        if found.tied.any() and cell.n_seeds < TIE_BREAKS:
+            draws = draw(cell.with_(n_seeds=TIE_BREAKS), experiment)
+            found = errors_of(cell, experiment, draws)
+    except DefenseError as error:
+        if cell.defense in experiment.plugins:
+            raise
+        return CellResult(cell, (Number("can_run", 0.0),), notes=(f"{cell.defense} on {cell.victim}: {error.reason}",))
+    numbers = _sums(found.errors, exact) if kind == "independent" else _paired_sums(found, draws)
+    numbers += [Number("can_run", 1.0), Number("n_draws", float(found.errors.shape[1]))]
+    numbers += [Number("tied", float(found.tied.mean()))] * bool(found.tied.any())
+    told = _told(cell, experiment)
+    return CellResult(cell, tuple(numbers), knowledge=told, exact=exact, n_subpopulations=1, n_fits=found.n_fits)
+
+
+class Found(NamedTuple):
+    """What defenses did on the draws. errors: (2, n) on F, world by draw; tied: (2, n) whether equal scores decided."""
+
+    errors: Array
+    tied: Bools
+    n_fits: int
+
+
+def errors_of(cell: Cell, experiment: Experiment, draws: list[Draw]) -> Found:
+    """The cell's defense on every draw. Draws come in the order world 0, world 1, world 0, ..."""
+    victim = make_learner(cell.victim, cell.dataset, experiment.context.device)
+    scored = draws[0].scored
+    trials = [(draw.stage, draw.prepared) for draw in draws]
+    test_x = draws[0].stage.data.test_x[scored]
+    outcomes = run_together(experiment, cell, victim, trials, test_x, OWN_DEFENSES)
+    errors = [error_on(draw.stage, scored, outcome.predictions[""]) for draw, outcome in zip(draws, outcomes, strict=True)]
+    tied = [outcome.diagnostics.get("tied", 0.0) > 0 for outcome in outcomes]
+    first, second = (np.array(values).reshape(-1, len(WORLDS)).T for values in (errors, tied))
+    return Found(first, second, sum(outcome.n_fits for outcome in outcomes))
+
+
+def independent_draws(cell: Cell, experiment: Experiment) -> list[Draw]:
+    """`n_seeds` draws of either world, no two of which share a seed."""
+    ground, secret = _ground(cell, experiment), secret_of(experiment, cell)
+    draws = []
+    for seed in range(len(WORLDS) * cell.n_seeds):
+        world = WORLDS[seed % len(WORLDS)]
+        draws.append(_draw(cell, experiment, ground.world(world, ground.division(seed)), world, seed, secret))
+    return draws
+
+
+def paired_draws(cell: Cell, experiment: Experiment) -> list[Draw]:
+    """`n_seeds` draws of world 0, each followed by world 1 with the halves swapped and all that is random alike."""
+    ground, secret = _ground(cell, experiment), secret_of(experiment, cell)
+    draws = []
+    for seed in range(cell.n_seeds):
+        division = ground.division(seed)
+        swapped = np.roll(division, len(division) // 2)
+        first = _draw(cell, experiment, ground.world(0, division), 0, seed, secret)
+        second = _draw(cell, experiment, ground.world(1, swapped), 1, seed, secret)
+        aligned = in_order_of(second.stage, second.prepared, origin_of(first.stage, first.prepared))
+        draws += [first, replace(second, prepared=aligned)]
+    return draws
+
+
+KINDS: Mapping[str, Callable[[Cell, Experiment], list[Draw]]] = {"independent": independent_draws, "paired": paired_draws}
+
+
+def _ground(cell: Cell, experiment: Experiment) -> Ground:
+    """The cell's subpopulation (by default the first that is attacked) and the numbers of its rows."""
+    base = experiment.context.stage(cell)
+    name = cell.two_worlds.target or base.attacked[0]
+    if name not in base.partition.names:
+        raise BadInput(f"target={name} of {cell.id} is no subpopulation; there are {', '.join(base.partition.names)}")
+    return Ground.of(base, name, cell.two_worlds.clean_rows)
+
+
+def _draw(cell: Cell, experiment: Experiment, stage: Stage, world: int, seed: int, secret: str) -> Draw:
+    name = stage.attacked[0]
+    own = OWN_DEFENSES.get(cell.defense)
+    needs = experiment.needs(cell) if own is None else frozenset(getattr(own, "needs", ()))
+    prepared = prepare(stage, cell, Trial(name, seed), needs, None, secret)
+    if cell.two_worlds.told:
+        return Draw(world, stage, *told_target(stage, prepared, name))
+    return Draw(world, stage, prepared, stage.test_members(name))
+
+
+def _told(cell: Cell, experiment: Experiment) -> str:
+    """The `knowledge` column."""
+    if cell.defense not in OWN_DEFENSES:
+        return experiment.knowledge(cell)
+    return f"clean_holdout {'with' if cell.option('told', '') == 'target' else 'without'} rows of the subpopulation"
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def _sums(errors: Array, exact: bool) -> list[Number]:
+    """Every draw is a draw at random, so each mean is held to its standard error even where the learner is exact."""
+    found = Errors.of(errors)
+    worlds = [
+        _mean(f"error_world_{world}", mean, std, found.n, exact)
+        for world, mean, std in zip(WORLDS, found.means, found.stds, strict=True)
+    ]
+    total = _mean("error_sum", found.total, found.std, found.n, exact)
+    return [total, *worlds, replace(max(worlds, key=lambda number: number.value), metric="error_worst")]
+
+
+def _mean(metric: str, value: float, std: float, n: int, exact: bool) -> Number:
+    """A mean of n draws of deviation std. Learners that draw again have that deviation from run to run as well."""
+    std_error = std / n**0.5
+    return Number(metric, value, std_error, tolerance=std_error) if exact else Number(metric, value, std_error, std=std)
+
+
+def _paired_sums(found: Found, draws: list[Draw]) -> list[Number]:
+    sums, pairs = found.errors.sum(axis=0), zip(draws[::2], draws[1::2], strict=True)
+    identical = [same_for_the_defender(first.prepared, second.prepared) for first, second in pairs]
+    worlds = [Number(f"error_world_{world}", float(found.errors[world].mean())) for world in WORLDS]
+    if found.tied.any():  # only then does chance decide, in each draw anew
+        worlds = [number for number in _sums(found.errors, exact=True) if number.metric in {own.metric for own in worlds}]
+    extremes = [Number("error_sum_min", float(sums.min())), Number("error_sum_max", float(sums.max()))]
+    return [*extremes, *worlds, Number("identical_share", float(np.mean(identical)))]

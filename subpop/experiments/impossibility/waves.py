@@ -1,0 +1,70 @@
+"""Trials of several training sets in one wave: the harness's own steps, without its store.
+
+Draws of the two worlds have a pool each. Their victims are trained as one fleet all the same: the rows of every job are moved,
+in the order in which the harness hands them to a victim, into one pool that holds them all.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+
+import numpy as np
+
+from subpop.datasets.stage import Stage
+from subpop.defenses import DEFENSES
+from subpop.experiments.experiment import Experiment, without_residual
+from subpop.experiments.trial import Prepared
+from subpop.harness.batching import job_of, run_wave
+from subpop.harness.outcome import Outcome
+from subpop.runtime.seeds import training_seed
+from subpop.types import Array, BadInput, Cell, Defense, FleetJob, Model, Pool, TrainingSet, Victim
+
+
+def gathered(jobs: Sequence[FleetJob]) -> list[FleetJob]:
+    """The same training sets, row by row, as jobs of one pool in which each has rows of its own."""
+    x, y = np.concatenate([job.x for job in jobs]), np.concatenate([job.y for job in jobs])
+    pool = Pool(x, y, len(jobs[0]), jobs[0].pool.n_classes)
+    ends = np.cumsum([len(job) for job in jobs])
+    rows = [np.arange(end - len(job), end) for job, end in zip(jobs, ends, strict=True)]
+    return [FleetJob(pool, own, job.y, job.weights) for own, job in zip(rows, jobs, strict=True)]
+
+
+def run_together(
+    experiment: Experiment,
+    cell: Cell,
+    victim: Victim,
+    trials: Sequence[tuple[Stage, Prepared]],
+    test_x: Array,
+    extra: Mapping[str, Defense] = MappingProxyType({}),
+) -> list[Outcome]:
+    """The cell's defense on every trial, each with its own stage and all with the same test rows.
+
+    extra: defenses that only the caller knows, by name. The certificates of a defense are not asked for.
+    """
+    tasks = [replace(prepared.task, certify=np.zeros(0, np.int64), reference_y=None) for _, prepared in trials]
+    one_pool = len({id(stage.pool) for stage, _ in trials}) == 1
+
+    def fit_many(requests: list[tuple[int, TrainingSet]]) -> list[Model]:
+        jobs = [job_of(trials[i][0].pool, train).canonical() for i, train in requests]
+        seeds = [training_seed(cell, trials[i][1].trial.seed) for i, _ in requests]
+        return [without_residual(model) for model in victim.fit_many(jobs if one_pool else gathered(jobs), seeds)]
+
+    wave = (tasks, fit_many, test_x, trials[0][0].dataset.n_classes)
+    if cell.defense in experiment.plugins:
+        from subpop.harness.sandbox import run_in_child
+
+        return list(run_in_child(experiment.plugins[cell.defense], *wave, experiment.timeout))
+    known = {**DEFENSES, **extra}
+    if cell.defense not in known:
+        raise BadInput(
+            f"no defense is named {cell.defense!r} here; there are {', '.join(known)}; your own: --defense file.py:name"
+        )
+    return list(run_wave(known[cell.defense], *wave))
+
+
+def secret_of(experiment: Experiment, cell: Cell) -> str:
+    """What a plug-in would have to know to rebuild its shuffle; nothing for built-in defenses, whose numbers are references."""
+    return secrets.token_hex(16) if cell.defense in experiment.plugins else ""

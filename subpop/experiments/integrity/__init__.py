@@ -1,0 +1,12 @@
+"""Does a plug-in defense succeed because of what it learned from its rows? Probes for known cheats, and the `integrity` column.
+
+Each probe runs the plug-in again, in a child process of its own, on data that its code cannot know: a single recorded trial
+(`replay`), moved test rows (`moved`), training sets with label canaries (`canaries`), poison from a secret seed (`draws`), a
+mixture from a secret seed (`mixtures`). `inspector` decides which probes run, and stores the findings.
+"""
+
+from subpop.experiments.integrity.findings import BUILT_IN, CLEAN, DECLARED, UNCHECKED, Finding
+from subpop.experiments.integrity.inspector import Inspector, Integrity
+from subpop.experiments.integrity.record import Recorder
+
+__all__ = ["BUILT_IN", "CLEAN", "DECLARED", "UNCHECKED", "Finding", "Inspector", "Integrity", "Recorder"]

@@ -1,0 +1,77 @@
+"""Record and replay: does a trial end in the same way in a separate process, in which no other trial ran before it?
+
+The child gets one trial, and `fit` returns the recorded models as long as the requested training sets are byte-identical to the
+recorded ones. State that outlives a trial (a global variable, a cache, an attribute of a module) is missing, so a defense that
+used it makes other requests or returns another result. Training again would not work: the last bits of a victim depend on its
+batch.
+
+Files that a trial left, and data in processes that outlive the child, still exist in a replay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from subpop.experiments.integrity.findings import FLAG, PASSED, VARIES, Finding
+from subpop.experiments.integrity.record import Record, outcome_digest, request_digest
+from subpop.harness.batching import DefenseError, FitMany
+from subpop.harness.plugins import DefenseSpec
+from subpop.harness.sandbox import run_in_child
+from subpop.types import Array, Model, TrainingSet
+
+PROBE = "replay"
+
+
+@dataclass(frozen=True)
+class Arena:
+    """What every child of a cell's probes receives: the plug-in, the number of classes and the time limit."""
+
+    spec: DefenseSpec
+    n_classes: int
+    timeout: float
+
+
+class AskedOtherwise(Exception):
+    """The replayed trial asked for a training set that was not asked for before."""
+
+
+def replay(arena: Arena, records: Sequence[Record], test_x: Array) -> Finding:
+    """Replay each trial once, and one that ends differently a second time, to distinguish a cheat from randomness."""
+    for record in records:
+        first = trace_of(arena, record, test_x)
+        if first == record.trace:
+            continue
+        if trace_of(arena, record, test_x) != first:
+            return Finding(PROBE, VARIES, "two identical replays differ")
+        return Finding(PROBE, FLAG, "alone in a new process a trial ends otherwise", claim="something outlives a trial")
+    return Finding(PROBE, PASSED, f"{len(records)} trials, byte for byte")
+
+
+def trace_of(arena: Arena, record: Record, test_x: Array) -> tuple[bytes, ...]:
+    """The trace of a replayed trial; it ends where the trial first does something new."""
+    asked: list[bytes] = []
+    try:
+        fit_many = answers(record, asked)
+        tasks = [record.prepared.task]
+        outcomes = list(run_in_child(arena.spec, tasks, fit_many, test_x, arena.n_classes, arena.timeout))
+        return (*asked, *map(outcome_digest, outcomes))
+    except AskedOtherwise:
+        return tuple(asked)
+    except DefenseError as error:
+        return (*asked, error.reason.encode(errors="replace"))
+
+
+def answers(record: Record, asked: list[bytes]) -> FitMany:
+    """A `fit_many` for the one trial that answers from its record; `asked` collects the digests of its requests."""
+
+    def fit_many(requests: list[tuple[int, TrainingSet]]) -> list[Model]:
+        models = []
+        for _, train in requests:
+            asked.append(request_digest(train, record.prepared.task))
+            if asked != record.requests[: len(asked)]:
+                raise AskedOtherwise
+            models.append(record.models[len(asked) - 1])
+        return models
+
+    return fit_many

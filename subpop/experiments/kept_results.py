@@ -1,0 +1,61 @@
+"""Cells that are measured as a whole and train no trials: their results stay in the store, under a hash of all that made them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+
+from subpop.defenses import DEFENSES
+from subpop.experiments.experiment import Experiment
+from subpop.types import Array, Cell, CellResult, Number
+from subpop.victims import VICTIMS
+
+PLAIN = "plain"
+ARRAY = "array:"
+
+
+def kept_result(cell: Cell, experiment: Experiment, module: str, measure: Callable[[], CellResult]) -> CellResult:
+    """What `measure` finds for a cell, from the store where the same code measured it on the same data before.
+
+    module: the one that measures cells of this kind. A cell that raises leaves nothing behind and is measured again. Its
+    defense, if a plug-in, counts with its source.
+    """
+    context, plugin = experiment.context, experiment.plugins.get(cell.defense)
+    dataset = context.dataset(cell)
+    key = context.memo.key(
+        {module, __name__} | _code(cell, experiment),
+        result=cell.with_(tier=""),
+        subpopulations=context.partition_key(cell),
+        told={"name": dataset.name, "words": dict(dataset.words), "notes": dataset.notes},
+        plugin="" if plugin is None else plugin.source,
+    )
+    arrays, stored = context.memo.arrays(key, lambda: to_arrays(measure()))
+    return replace(from_arrays(cell, arrays), from_store=stored)
+
+
+def _code(cell: Cell, experiment: Experiment) -> frozenset[str]:
+    """The modules of the cell's parts; a victim or defense that is in no registry belongs to the module that measures."""
+    context = experiment.context
+    own = context.data_code(cell) | context.partition_code(cell) | context.attack_code(cell)
+    own |= context.victim_code(cell) if cell.victim in VICTIMS else frozenset()
+    return own | (experiment.defense_code(cell) if cell.defense in {**DEFENSES, **experiment.plugins} else frozenset())
+
+
+def to_arrays(result: CellResult) -> dict[str, Array]:
+    """A result without its cell, as arrays that a store keeps."""
+    plain = {name: value for name, value in asdict(replace(result, arrays={})).items() if name not in ("cell", "arrays")}
+    text = np.frombuffer(json.dumps(plain).encode(), np.uint8)
+    return {PLAIN: text, **{ARRAY + name: array for name, array in result.arrays.items()}}
+
+
+def from_arrays(cell: Cell, arrays: Mapping[str, Array]) -> CellResult:
+    """The result that `to_arrays` was given."""
+    plain: dict[str, Any] = json.loads(arrays[PLAIN].tobytes())
+    numbers = tuple(Number(**number) for number in plain.pop("numbers"))
+    own = {name.removeprefix(ARRAY): array for name, array in arrays.items() if name.startswith(ARRAY)}
+    table, notes = tuple(plain.pop("table")), tuple(plain.pop("notes"))
+    return CellResult(cell, numbers, table, own, notes=notes, **plain)

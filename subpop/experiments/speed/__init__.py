@@ -1,0 +1,43 @@
+"""What the fleets are worth: the same victims trained as one and one at a time, in turn, in the same run.
+
+A ratio is one-at-a-time seconds / our seconds, each the median of several rounds, A B A B ... The other side is the best
+that we know how to run it: scikit-learn's fastest solver that reaches the same optimum, a worker process a core, warm.
+"""
+
+from __future__ import annotations
+
+import time
+
+from subpop.experiments.context import Context
+from subpop.experiments.speed.certificate import certificate
+from subpop.experiments.speed.defended import trim
+from subpop.experiments.speed.influence import influence
+from subpop.experiments.speed.last_layer import last_layer
+from subpop.experiments.speed.logistic import logistic
+from subpop.experiments.speed.mlp import mlp
+from subpop.experiments.speed.text import last_block, text_linear
+from subpop.types import BadInput, Cell, CellResult
+
+MEASURES = {
+    ("logistic_regression", "none"): logistic,
+    ("logistic_regression", "trim"): trim,
+    ("mlp", "none"): mlp,
+    ("last_layer", "none"): last_layer,
+    ("last_layer", "label_flip_smoothing"): certificate,
+    ("resnet56_cifar10_last_layer", "none"): influence,
+    ("text_linear", "none"): text_linear,
+    ("minilm_last_layer", "none"): last_block,
+}
+STOCHASTIC = ("mlp", "minilm_last_layer")
+
+
+def measure_speed(cell: Cell, context: Context) -> CellResult:
+    """The speed ratio of a cell and what makes it a fair one; never served from a store."""
+    started = time.perf_counter()
+    measure = MEASURES.get((cell.victim, cell.defense))
+    if measure is None:
+        known = ", ".join(f"{victim} with {defense}" for victim, defense in MEASURES)
+        raise BadInput(f"{cell.id}: no speed comparison for {cell.victim} with {cell.defense}; there are {known}")
+    numbers, n_fits = measure(cell, context)
+    exact, seconds = cell.victim not in STOCHASTIC, time.perf_counter() - started
+    return CellResult(cell, tuple(numbers), exact=exact, n_fits=n_fits, seconds=seconds)

@@ -1,0 +1,66 @@
+"""Exact logistic regressions on Adult: the fleet against scikit-learn's newton-cholesky, one victim at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from subpop.experiments.context import Context
+from subpop.experiments.speed.timing import ROUNDS, attacks, ratio_of_medians
+from subpop.types import Array, Cell, FleetJob, Number
+from subpop.victims import make_victim
+
+
+def logistic(cell: Cell, context: Context) -> tuple[list[Number], int]:
+    """All FeatureMatch and ClusterMatch subpopulations at three rates, against newton-cholesky on a column of ones."""
+    stages = [context.stage(cell.with_(partition=name)) for name in ("feature_match", "cluster_match")]
+    jobs = [job for stage in stages for job, _ in attacks(cell, stage)]
+    pool = stages[0].pool
+    newton = _Workers(pool.x.astype(np.float64))
+    newton.solve(jobs[:4])  # start the workers and load their libraries
+    make_victim(cell.victim).fit_many(jobs[:2], [0, 0])
+    numbers, ours, theirs = ratio_of_medians(lambda: _fleet_from_nothing(cell, jobs), lambda: newton.solve(jobs))
+    apart = max(float(np.abs(model.coef[:, 0] - w).max() / np.abs(w).max()) for model, w in zip(ours, theirs, strict=True))
+    numbers += [
+        Number("n_victims", float(len(jobs))),
+        Number("kkt_residual_max", max(model.kkt_residual for model in ours)),
+        Number("one_at_a_time_kkt_residual_max", max(_kkt(job, w) for job, w in zip(jobs, theirs, strict=True))),
+        Number("coefficient_difference_max", apart),
+    ]
+    return numbers, 2 * ROUNDS * len(jobs)
+
+
+def _fleet_from_nothing(cell: Cell, jobs: Sequence[FleetJob]) -> list[Any]:
+    """The fleet on a pool that no victim has seen, so that solving for the clean optimum counts."""
+    pool = replace(jobs[0].pool)
+    return list(make_victim(cell.victim).fit_many([replace(job, pool=pool) for job in jobs], [0] * len(jobs)))
+
+
+class _Workers:
+    """scikit-learn's newton-cholesky, one victim at a time in a process a core; rows are shared, not sent."""
+
+    def __init__(self, x: Array) -> None:
+        self._x = np.column_stack([x, np.ones(len(x))])
+
+    def solve(self, jobs: Sequence[FleetJob]) -> list[Array]:
+        from joblib import Parallel, delayed
+
+        tasks = (delayed(_newton_cholesky)(self._x, job.rows, job.y) for job in jobs)
+        solved: list[Array] = Parallel(n_jobs=-1, max_nbytes="1M", batch_size=8)(tasks)
+        return solved
+
+
+def _newton_cholesky(x: Array, rows: Array, y: Array) -> Array:
+    from sklearn.linear_model import LogisticRegression
+
+    solver = LogisticRegression(C=1.0, solver="newton-cholesky", fit_intercept=False, tol=1e-8, max_iter=100)
+    return np.asarray(solver.fit(x[rows], y).coef_[0])
+
+
+def _kkt(job: FleetJob, w: Array) -> float:
+    x = np.column_stack([job.x.astype(np.float64), np.ones(len(job))])
+    gradient = x.T @ (1 / (1 + np.exp(-(x @ w))) - job.y) + w
+    return float(np.abs(gradient).max() / len(job))

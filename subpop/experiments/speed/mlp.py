@@ -1,0 +1,81 @@
+"""The small network on Adult: the fleet against scikit-learn's MLPClassifier, one victim at a time, at the same damages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from subpop.datasets.stage import Stage
+from subpop.experiments.context import Context
+from subpop.experiments.speed.timing import ROUNDS, attacks, ratio_of_medians
+from subpop.runtime.seeds import derived_seed
+from subpop.types import Array, Cell, FleetJob, Model, Number
+from subpop.victims import make_victim
+from subpop.victims.sklearn_adapter import SklearnModel
+
+N_MLP = 102
+"""A multiple of three, so that every rate is there equally often."""
+
+
+def mlp(cell: Cell, context: Context) -> tuple[list[Number], int]:
+    """FeatureMatch victims, each of its own seed, against MLPClassifier; both sides' mean target damage."""
+    stage = context.stage(cell)
+    attacked = attacks(cell, stage)
+    chosen = [attacked[i % len(attacked)] for i in range(N_MLP)]
+    jobs, names = [job for job, _ in chosen], [name for _, name in chosen]
+    seeds = [derived_seed("speed", i) % 2**32 for i in range(N_MLP)]
+    clean = [stage.pool.clean_job().canonical()] * N_MLP
+    make_victim(cell.victim).fit_many(jobs[:2], seeds[:2])  # compile
+    _classifiers(jobs[:2], seeds[:2])  # start the workers
+    numbers, ours, theirs = ratio_of_medians(
+        lambda: make_victim(cell.victim).fit_many(jobs, seeds), lambda: _classifiers(jobs, seeds)
+    )
+    mine = _damages(stage, names, make_victim(cell.victim).fit_many(clean, seeds), ours)
+    other = _damages(stage, names, _classifiers(clean, seeds), theirs)
+    numbers += [
+        Number("n_victims", float(N_MLP)),
+        _mean("fleet_target_damage_mean", mine, cell),
+        _mean("one_at_a_time_target_damage_mean", other, cell),
+        _mean("damage_difference", mine - other, cell),
+    ]
+    return numbers, 2 * (ROUNDS + 1) * N_MLP
+
+
+def _mean(metric: str, damages: Array, cell: Cell) -> Number:
+    """A mean over victims of seeds of their own; `std` is what one of the cell's `n_seeds` would have to vary by."""
+    error = float(damages.std(ddof=1) / math.sqrt(len(damages)))
+    return Number(metric, float(damages.mean()), error, std=error * math.sqrt(cell.n_seeds))
+
+
+def _classifiers(jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[SklearnModel]:
+    from joblib import Parallel, delayed
+
+    tasks = (delayed(_classifier)(job.x, job.y, job.pool.n_classes, seed) for job, seed in zip(jobs, seeds, strict=True))
+    trained: list[SklearnModel] = Parallel(n_jobs=-1)(tasks)
+    return trained
+
+
+def _classifier(x: Array, y: Array, n_classes: int, seed: int) -> SklearnModel:
+    import warnings
+
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.neural_network import MLPClassifier
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # both sides stop at the same number of epochs
+        fitted = MLPClassifier(hidden_layer_sizes=(10,), random_state=seed).fit(x, y)
+    return SklearnModel(fitted, n_classes, np.arange(n_classes))
+
+
+def _damages(stage: Stage, names: Sequence[str], clean: Sequence[Model], poisoned: Sequence[Model]) -> Array:
+    """(n,) target damage of each victim against the clean victim of its own seed."""
+    data = stage.data
+    masks = {name: stage.test_members(name) for name in set(names)}
+
+    def accuracy(model: Model, name: str) -> float:
+        rows = masks[name]
+        return float((model.predict_proba(data.test_x[rows]).argmax(1) == data.test_y[rows]).mean())
+
+    return np.array([accuracy(c, n) - accuracy(p, n) for c, p, n in zip(clean, poisoned, names, strict=True)])

@@ -1,0 +1,43 @@
+"""Two ways of doing the same work, timed in turn in one run, and the attacked training sets that they are given."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from subpop.attacks.drawing import draw_poison
+from subpop.datasets.stage import Stage
+from subpop.types import Cell, FleetJob, Number
+
+RATES = (0.5, 1.0, 2.0)
+ROUNDS = 3
+
+
+def ratio_of_medians(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int = ROUNDS) -> tuple[list[Number], Any, Any]:
+    """Run both in turn; the numbers and what each returned last."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    answers: list[Any] = [None, None]
+    for _ in range(rounds):
+        for side, run in enumerate((ours, theirs)):
+            started = time.perf_counter()
+            answers[side] = run()
+            seconds[side].append(time.perf_counter() - started)
+    mine, other = (statistics.median(s) for s in seconds)
+    named = {"speed_ratio": other / mine, "fleet_seconds": mine, "one_at_a_time_seconds": other}
+    return [Number(name, value) for name, value in named.items()], *answers
+
+
+def attacks(cell: Cell, stage: Stage, seed: int = 0, rates: Sequence[float] = RATES) -> list[tuple[FleetJob, str]]:
+    """One attacked training set for each subpopulation and rate, with the subpopulation's name."""
+    n = stage.pool.n_train
+    attacks = []
+    for name in stage.attacked:
+        for rate in rates:
+            poison = draw_poison(stage, cell.with_(rate=rate), name, seed, None)
+            rows, y = np.concatenate([np.arange(n), poison.rows]), np.concatenate([stage.pool.y[:n], poison.y])
+            attacks.append((FleetJob(stage.pool, rows, y).canonical(), name))
+    return attacks

@@ -1,0 +1,187 @@
+"""One trial: its training set before the defense runs, and what is kept of it afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from subpop.attacks.drawing import base_size, draw_poison
+from subpop.attacks.label_flip import Poison, poison_count
+from subpop.datasets.stage import Stage
+from subpop.harness.batching import DefenseTask, PoolRows
+from subpop.harness.outcome import Outcome
+from subpop.runtime.seeds import defense_seed, holdout_seed, shuffle_seed
+from subpop.types import (
+    KEEP_UNCHECKED,
+    OWN_LEARNER,
+    Array,
+    BadInput,
+    Bools,
+    Cell,
+    Ints,
+    Knowledge,
+    Model,
+    TrainingSet,
+    Trial,
+    TrialResult,
+)
+
+TOLD = {"exact": 1.0, "half": 0.5, "twice": 2.0}
+"""What a defense that is told the number of poison rows may be told instead of it."""
+GRID = 240
+NO_POISON = Poison(np.zeros(0, np.int64), np.zeros(0, np.int64), 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """One trial before its defense runs: its rows in the shuffled order that the defense sees them in.
+
+    rows: (n,) numbers of the pool's rows, from len(pool) on of rows that an attack made;
+    holdout: (n_test,) bool, test rows that the defender was handed and that are therefore not scored; None if it was not.
+    """
+
+    trial: Trial
+    task: DefenseTask
+    rows: Ints
+    n_poison: int
+    flipped: Bools
+    member: Bools
+    holdout: Bools | None = None
+
+
+def prepare(
+    stage: Stage,
+    cell: Cell,
+    trial: Trial,
+    needs: Set[str],
+    attacker: Model | None,
+    secret: str = "",
+    optimiser: Any = None,
+) -> Prepared:
+    """Poison D, shuffle it, and hand out what the defense may know. A trial on clean data is told what the attacked one is.
+
+    attacker, optimiser: see `draw_poison`; secret: enters the shuffle and the defense's seed, so that code that knows how seeds
+    are derived cannot rebuild them.
+    """
+    n, name = stage.pool.n_train, trial.subpopulation
+    poison = draw_poison(stage, cell, name, trial.seed, attacker, optimiser) if trial.attacked else NO_POISON
+    rows = np.concatenate([np.arange(n), poison.rows])
+    y = np.concatenate([stage.pool.y[:n], poison.y])
+    own_y = np.concatenate([stage.pool.y[:n], stage.pool.y[poison.rows if poison.origin is None else poison.origin]])
+    member = np.zeros(len(rows), bool)
+    member[:n] = stage.train_members(name) if name else False
+    order = _shuffle(cell, trial, len(rows), secret)
+    rows, y, own_y, member, is_poison = rows[order], y[order], own_y[order], member[order], order >= n
+    holdout = clean_holdout(stage, cell, trial) if "clean_holdout" in needs else None
+    task = DefenseTask(
+        TrainingSet(PoolRows(stage.pool, rows, poison.extra_x), np.arange(len(rows)), y),
+        Knowledge(
+            n_poison=_told(stage, cell, name) if "n_poison" in needs else None,
+            clean_holdout=None if holdout is None else TrainingSet.of(stage.data.test_x[holdout], stage.data.test_y[holdout]),
+            poison_mask=is_poison if "poison_mask" in needs else None,
+        ),
+        defense_seed(cell, trial, secret),
+        f"{name or 'clean data'}, seed {trial.seed}{'' if trial.attacked else ', not attacked'}",
+        certify=np.flatnonzero(stage.test_members(name)) if trial.attacked else np.zeros(0, np.int64),
+        reference_y=own_y if trial.attacked else None,
+    )
+    return Prepared(trial, task, rows, len(poison), is_poison & (y != own_y), member, holdout)
+
+
+def clean_holdout(stage: Stage, cell: Cell, trial: Trial) -> Bools | None:
+    """(n_test,) bool: the share `holdout` of the test rows, drawn anew for each seed, none of them in the subpopulation."""
+    share = cell.defender.holdout
+    if share is None:
+        return None
+    n_test = len(stage.data.test_y)
+    others = np.flatnonzero(~stage.test_members(trial.subpopulation)) if trial.subpopulation else np.arange(n_test)
+    count = round(share * n_test)
+    if not 0 < count < len(others):
+        raise BadInput(
+            f"holdout={cell.option('holdout')} of {cell.id} asks for {count} of the {len(others)} test rows outside "
+            f"{trial.subpopulation!r}; it must be at least one row and leave one to be scored"
+        )
+    generator = np.random.default_rng(holdout_seed(cell, trial.subpopulation, trial.seed))
+    chosen = np.zeros(n_test, bool)
+    chosen[generator.permutation(others)[:count]] = True
+    return chosen
+
+
+def _shuffle(cell: Cell, trial: Trial, n_rows: int, secret: str) -> Ints:
+    return np.random.default_rng(shuffle_seed(cell, trial, secret)).permutation(n_rows)
+
+
+def _told(stage: Stage, cell: Cell, name: str) -> int:
+    return round(poison_count(cell.rate, base_size(stage, cell, name)) * TOLD[cell.defender.n_poison_told])
+
+
+def score(stage: Stage, prepared: Prepared, outcome: Outcome, kkt_residual: float, draw: bool) -> TrialResult:
+    """What a trial leaves behind; the only place where predictions, test labels and the poison mask meet."""
+    n_test = len(stage.data.test_y)
+    predicted = outcome.predictions[""]
+    arrays: dict[str, Array] = {"right": predicted[:n_test] == stage.data.test_y}
+    arrays |= {f"right:{name}": p[:n_test] == stage.data.test_y for name, p in outcome.predictions.items() if name}
+    if prepared.holdout is not None:
+        arrays["holdout"] = prepared.holdout
+    if prepared.trial.attacked and outcome.certified_radii:
+        arrays |= _certified(stage, prepared, outcome)
+    metrics = {"n_poison": float(prepared.n_poison), "n_flipped": float(prepared.flipped.sum()), "kkt_residual": kkt_residual}
+    if outcome.keep is not None:
+        removed = ~outcome.keep
+        y = prepared.task.train.y[removed]
+        arrays["removed_per_class"] = np.bincount(y, minlength=stage.dataset.n_classes).astype(np.int64)
+        if outcome.keep_checked:
+            metrics["removed"] = float(removed.sum())
+            metrics["removed_flipped"] = float((removed & prepared.flipped).sum())
+            metrics["removed_target_clean"] = float((removed & prepared.member).sum())
+        else:
+            metrics[KEEP_UNCHECKED] = 1.0
+    if outcome.made_by_fit is False:
+        metrics[OWN_LEARNER] = 1.0
+    metrics |= {f"diagnostic:{name}": float(value) for name, value in outcome.diagnostics.items()}
+    if draw:
+        arrays |= _panel_arrays(stage, prepared, outcome, predicted[n_test:])
+    return TrialResult(prepared.trial, metrics, arrays, outcome.seconds, outcome.n_fits)
+
+
+def _certified(stage: Stage, prepared: Prepared, outcome: Outcome) -> dict[str, Array]:
+    """Radii of the subpopulation's test rows, and which of them the reference gets right."""
+    members = stage.test_members(prepared.trial.subpopulation)
+    n_members = int(members.sum())
+    radii = {f"radius:{n}": r if len(r) == n_members else r[: len(members)][members] for n, r in outcome.certified_radii.items()}
+    if outcome.reference is None:
+        return radii
+    return {**radii, "reference_right": (outcome.reference[: len(members)] == stage.data.test_y)[members]}
+
+
+def _panel_arrays(stage: Stage, prepared: Prepared, outcome: Outcome, on_grid: Array) -> dict[str, Array]:
+    """What Figure 2 draws for one trial: points, their roles and the predicted class on a grid."""
+    arrays = {
+        "panel_x": np.asarray(prepared.task.train.x),
+        "panel_y": np.asarray(prepared.task.train.y),
+        "panel_poison": prepared.rows >= stage.pool.n_train,
+        "panel_target": prepared.member,
+        "panel_proba": on_grid.reshape(GRID, GRID).astype(np.float32),
+        "panel_extent": grid(stage)[1],
+    }
+    return {**arrays, "panel_keep": outcome.keep} if outcome.keep is not None and outcome.keep_checked else arrays
+
+
+def grid(stage: Stage) -> tuple[Array, Array]:
+    """(GRID * GRID, 2) points, row by row from the lower left, and their extent (xmin, xmax, ymin, ymax)."""
+    if stage.pool.x.ndim != 2 or stage.pool.x.shape[1] != 2:
+        raise BadInput(f"panels=yes draws 2-D data only; {stage.dataset.name} has rows of shape {stage.pool.x.shape[1:]}")
+    low, high = stage.pool.x.min(0), stage.pool.x.max(0)
+    margin = 0.08 * (high - low)
+    low, high = low - margin, high + margin
+    across, up = (np.linspace(low[i], high[i], GRID) for i in (0, 1))
+    points = np.stack(np.meshgrid(across, up), -1).reshape(-1, 2).astype(np.float32)
+    return points, np.array([low[0], high[0], low[1], high[1]], np.float64)
+
+
+def right_of(model: Model, x: Array, y: Ints) -> Bools:
+    """(n,) bool: where the most likely class (ties to the lowest index) is the label."""
+    return np.asarray(model.predict_proba(x).argmax(1) == y)

@@ -1,0 +1,1 @@
+"""What turns pictures and texts into features: networks, encoders, and frozen representations."""

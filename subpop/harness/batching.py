@@ -1,0 +1,387 @@
+"""`fit` as a batching point: many trials of a defense run at once, and their victims are trained together.
+
+Each trial runs on its own thread, but only one runs at a time, in order: a thread has the turn until it calls `fit` or ends.
+When every live trial waits for `fit`, all their training sets are passed to `fit_many` together. Authors therefore write plain
+sequential code, a run is deterministic, and a trial's own time is the time during which it had the turn.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import traceback
+import weakref
+from bdb import BdbQuit
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from queue import SimpleQueue
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from subpop.harness.fit_log import kept_key, rows_key
+from subpop.harness.outcome import Outcome, check_defended, seal
+from subpop.runtime.fingerprint import PACKAGE
+from subpop.runtime.threads import one_thread
+from subpop.types import GRANTED, Array, BadInput, Defense, FleetJob, Ints, Knowledge, Model, Pool, TrainingSet, Unsolved
+from subpop.types.printable import described, printable, said_by
+
+FitMany = Callable[[list[tuple[int, TrainingSet]]], list[Model]]
+OnTurn = Callable[[int, str], None]
+
+DEFENSE, PREDICTIONS, HARNESS = "defense", "predictions", "harness"
+"""Who has the turn: a trial's own code, the predictions of its result, or neither (`fit_many`)."""
+
+FIT, INPUTS, DONE, ERROR, CANCEL = "fit", "inputs", "done", "error", "cancel"
+"""Messages of a trial's thread when it ends its turn, and the message that cancels it."""
+
+CANCEL_SECONDS = 5.0
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class PoolRows:
+    """A row source over the shared pool. For the harness only: row numbers would reveal the poison.
+
+    rows: (n,) int64 as in FleetJob; extra_x: (e, ...) rows outside the pool, with numbers >= len(pool).
+    """
+
+    pool: Pool
+    rows: Ints
+    extra_x: Array | None = None
+
+    @property
+    def n_classes(self) -> int:
+        return self.pool.n_classes
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def gather(self, index: Ints) -> Array:
+        chosen = self.rows[index]
+        return FleetJob(self.pool, chosen, np.zeros(len(chosen), np.int64), extra_x=self.extra_x).x
+
+
+def job_of(pool: Pool, train: TrainingSet) -> FleetJob:
+    """Return the job that trains on `train`: with rows of the pool if they come from there, otherwise with its inputs as
+    `extra_x`."""
+    source = train._source
+    if isinstance(source, PoolRows) and source.pool is pool:
+        own = source.rows[train.ids]
+        # Without a row from outside it is a job of the pool: D alone is the clean victim's, bit for bit.
+        return FleetJob(pool, own, train.y, extra_x=source.extra_x if (own >= len(pool)).any() else None)
+    rows = len(pool) + np.arange(len(train))
+    return FleetJob(pool, rows, train.y, extra_x=_inputs_like(pool.x[:1], train.x))
+
+
+def _inputs_like(sample: Array, x: Array) -> Array:
+    """Convert new inputs to the data's dtype; raises BadInput for another shape, an incompatible dtype and non-finite values."""
+    if x.shape[1:] != sample.shape[1:] or not np.can_cast(x.dtype, sample.dtype, "same_kind"):
+        raise BadInput(
+            f"new inputs are {x.dtype} rows of shape {x.shape[1:]}; rows of this data are {sample.dtype} of shape "
+            f"{sample.shape[1:]}: give TrainingSet.of such an array"
+        )
+    with np.errstate(over="ignore"):  # reported below
+        x = x.astype(sample.dtype)
+    if x.dtype.kind == "f" and not np.isfinite(x).all():
+        raise BadInput(f"new inputs contain NaN, infinite or too large values for {sample.dtype}; clip or remove them before fit")
+    return x
+
+
+# --- tasks and errors -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class DefenseTask:
+    """The arguments of one call of the defense (`train`, `know`, `seed`) and data for the evaluation, which it never receives.
+
+    name: for error messages (such as "digit 3, seed 2"); certify, reference_y: see `outcome.check_defended`.
+    """
+
+    train: TrainingSet
+    know: Knowledge
+    seed: int
+    name: str = ""
+    certify: Ints | None = None
+    reference_y: Ints | None = None
+
+
+class DefenseError(RuntimeError):
+    """A defense that failed. task: its number in the batch, None if no trial was running; details: traceback or output."""
+
+    def __init__(self, task: int | None, reason: str, details: str = "", name: str = "") -> None:
+        reason, details, name = printable(reason), printable(details), printable(name)  # a defense may raise any text
+        super().__init__(task, reason, details, name)  # all of them, or the error could not travel between processes
+        self.task, self.reason, self.details, self.name = task, reason, details, name
+
+    def __str__(self) -> str:
+        where = "" if self.task is None else f"trial {self.task}{f' ({self.name})' if self.name else ''}: "
+        return f"{where}{self.reason}" + (f"\n{self.details.rstrip()}" if self.details.strip() else "")
+
+
+# --- a batch of trials ---------------------------------------------------------------------------------------------------------
+
+
+def run_wave(
+    defense: Defense | Sequence[Defense],
+    tasks: Sequence[DefenseTask],
+    fit_many: FitMany,
+    test_x: Array | Callable[[], Array],
+    n_classes: int,
+    on_turn: OnTurn = lambda index, phase: None,
+) -> Iterator[Outcome]:
+    """Run the defense (or one defense per task) on every task and yield the outcomes in task order.
+
+    fit_many receives (task number, training set) pairs in task order. test_x may be a function, called when predictions are
+    first needed. on_turn(task number or -1, phase) is called whenever the turn changes. The first trial that fails raises
+    DefenseError and ends the batch; errors of `fit_many` are passed on. No thread outlives the iterator.
+    """
+    defenses = [defense] * len(tasks) if callable(defense) else list(defense)
+    trials = [_Trial(i, task, own, n_classes) for i, (task, own) in enumerate(zip(tasks, defenses, strict=True))]
+    live, models, reported = trials, [None] * len(trials), 0
+    try:
+        while live:
+            # Authors' small matrices: several threads cost up to twenty times as much there.
+            with one_thread("blas"):
+                for position, trial in enumerate(live):
+                    on_turn(trial.index, DEFENSE)
+                    kind = trial.resume(models[position])
+                    models[position] = None  # from here on the model is the trial's alone
+                    if kind == INPUTS:
+                        on_turn(trial.index, PREDICTIONS)
+                        trial.judge(_read_only_view(test_x))
+                    while reported < len(trials) and (outcome := trials[reported].outcome) is not None:
+                        yield outcome
+                        reported += 1
+            live = [trial for trial in live if trial.waits_for is not None]
+            if live:
+                on_turn(-1, HARNESS)
+                models = _fitted(fit_many, live, tasks)
+    finally:
+        _cancel(trials)
+
+
+def fit_or_name(fit_many: FitMany, requests: list[tuple[int, TrainingSet]], tasks: Sequence[DefenseTask]) -> list[Model]:
+    """Call `fit_many`; a training set that cannot be solved raises a DefenseError that names its trial."""
+    try:
+        return list(fit_many(requests))
+    except Unsolved as error:
+        index = requests[error.jobs[0]][0]
+        raise DefenseError(index, f"fit could not train on this training set: {error}", name=tasks[index].name) from error
+
+
+def _fitted(fit_many: FitMany, live: Sequence[_Trial], tasks: Sequence[DefenseTask]) -> list[Any]:
+    requests = [(trial.index, trial.waits_for) for trial in live if trial.waits_for is not None]
+    models: list[Any] = [*fit_or_name(fit_many, requests, tasks)]
+    if len(models) != len(live):
+        raise BadInput(
+            f"fit_many returned {len(models)} models for {len(live)} training sets; it must return one per training set"
+        )
+    return models
+
+
+def _read_only_view(test_x: Array | Callable[[], Array]) -> Array:
+    x = (test_x() if callable(test_x) else test_x).view()
+    x.setflags(write=False)
+    return x
+
+
+def _cancel(trials: Sequence[_Trial]) -> None:
+    """End the waiting threads one after another; a thread that does not end is left behind as a daemon thread."""
+    deadline = time.monotonic() + CANCEL_SECONDS
+    for trial in trials:
+        trial.end(deadline)
+
+
+# --- a trial, seen by the harness -------------------------------------------------------------------------------------
+
+
+class _Trial:
+    """One task on a thread of its own, which runs only between `resume` and its next call of `fit`, or its end."""
+
+    def __init__(self, index: int, task: DefenseTask, defense: Defense, n_classes: int) -> None:
+        self.index, self._task = index, task
+        self.waits_for: TrainingSet | None = None
+        self.outcome: Outcome | None = None
+        self._made: list[tuple[Callable[[], object], bytes | None]] = []
+        self._n_fits, self._seconds = 0, 0.0
+        self._asks, self._answers = SimpleQueue[tuple[str, Any]](), SimpleQueue[Any]()
+        fit = _Fit(self._asks, self._answers, task, n_classes)
+        self._thread = _Worker(index, partial(_live, defense, task, fit, n_classes))
+
+    def resume(self, model: Model | None) -> str:
+        """Give the turn to the trial and wait until it returns; returns FIT, INPUTS or DONE."""
+        if model is not None and self.waits_for is not None:
+            self._made.append((_weakly(model), rows_key(self.waits_for, self._task.train)))
+        since = time.perf_counter()
+        kind = self._run(model)
+        if self.outcome is None:
+            self._seconds += time.perf_counter() - since
+        return kind
+
+    def judge(self, inputs: Array) -> None:
+        """Let the trial predict and be checked, now that its defense has returned."""
+        self._run(inputs)
+
+    def _run(self, value: Any) -> str:
+        self.waits_for = None
+        if self._thread.ident is None:
+            self._thread.start()
+        else:
+            self._answers.put(value)
+        kind, said = self._asks.get()
+        if kind == FIT:
+            self.waits_for, self._n_fits = said, self._n_fits + 1
+        elif kind == DONE:
+            outcome, model = said
+            self.outcome = replace(outcome, n_fits=self._n_fits, seconds=self._seconds, **self._origin(outcome, model))
+        elif kind == ERROR:
+            reason, details = said
+            raise DefenseError(self.index, reason, details, self._task.name)
+        return kind
+
+    def _origin(self, outcome: Outcome, model: object) -> dict[str, bool]:
+        own = [key for made, key in self._made if made() is model]
+        kept = None if outcome.keep is None else kept_key(outcome.keep, self._task.train)
+        return {"made_by_fit": bool(own), "keep_checked": kept is not None and kept in own}
+
+    def end(self, deadline: float) -> None:
+        if self._thread.is_alive():
+            self._answers.put(CANCEL)
+            self._thread.join(max(0.0, deadline - time.monotonic()))
+
+
+class _Worker(threading.Thread):
+    """The thread of one trial. It drops its reference to the work when it starts, so that the list of threads gives no access to
+    trials."""
+
+    def __init__(self, index: int, work: Callable[[], None]) -> None:
+        super().__init__(name=f"trial {index}", daemon=True)
+        self._work: list[Callable[[], None]] = [work]
+
+    def run(self) -> None:
+        self._work.pop()()
+
+
+def _weakly(thing: object) -> Callable[[], object]:
+    """A reference that keeps nothing alive, where the thing allows one."""
+    try:
+        return weakref.ref(thing)
+    except TypeError:
+        return lambda: thing
+
+
+# --- a trial, on its own thread ---------------------------------------------------------------------------------------
+
+
+class _Cancelled(BaseException):
+    """Raised inside `fit` when the trial has been cancelled."""
+
+
+class _Fit:
+    """The `fit` of a defense: two queues and data that the defense already has; it gives no access to other trials or test
+    rows."""
+
+    __slots__ = ("_answers", "_asks", "_holdout", "_n_classes", "_over", "_owner", "_train")
+
+    def __init__(self, asks: SimpleQueue[tuple[str, Any]], answers: SimpleQueue[Any], task: DefenseTask, n_classes: int) -> None:
+        self._asks, self._answers, self._n_classes = asks, answers, n_classes
+        self._train, self._holdout = task.train, task.know.clean_holdout
+        self._owner, self._over = (0, 0), False
+
+    def own(self) -> None:
+        """Belong to the thread that calls this."""
+        self._owner = (os.getpid(), threading.get_ident())
+
+    def __call__(self, train: TrainingSet) -> Model:
+        """Train the victim on `train`: the one way a defense gets a model."""
+        if (os.getpid(), threading.get_ident()) != self._owner:
+            raise BadInput(
+                "fit was called from a thread or process that the defense started; call it from the defense's own thread, one "
+                "call after another: the harness trains the victims of all trials together"
+            )
+        model: Model = self.wait(FIT, checked_request(train, self._train, self._holdout, self._n_classes))
+        return model
+
+    def wait(self, kind: str, said: Any) -> Any:
+        """End the turn and wait until it returns with an answer."""
+        if self._over:
+            raise _Cancelled
+        self._asks.put((kind, said))
+        answer = self._answers.get()
+        if answer is CANCEL:
+            self._over = True
+            raise _Cancelled
+        return answer
+
+    def say(self, kind: str, said: Any) -> None:
+        """End the turn for the last time."""
+        self._asks.put((kind, said))
+
+
+def _live(defense: Defense, task: DefenseTask, fit: _Fit, n_classes: int) -> None:
+    """The whole life of a trial's thread."""
+    fit.own()
+    try:
+        sealed = seal(task.train)
+        defended = defense(task.train, fit, task.know, seed=task.seed)
+        inputs = fit.wait(INPUTS, None)
+        outcome = check_defended(defended, task.train, sealed, inputs, n_classes, task.certify, task.reference_y)
+        fit.say(DONE, (outcome, defended.model))
+    except _Cancelled as error:
+        fit.say(ERROR, ("the defense went on after it was cancelled", _author_traceback(error)))
+    except BaseException as error:  # sys.exit() in a defense must end this trial, not the harness
+        fit.say(ERROR, (_reason(error) + _hint(error, task.know), _author_traceback(error)))
+
+
+def checked_request(train: object, own: TrainingSet, holdout: TrainingSet | None, n_classes: int) -> TrainingSet:
+    """Check the argument of `fit`, at a place where the author's traceback points to the call."""
+    if not isinstance(train, TrainingSet):
+        raise BadInput(f"fit takes a TrainingSet, not {type(train).__name__}: use fit(train[keep]) or fit(TrainingSet.of(x, y))")
+    if not len(train):
+        raise BadInput("fit was given an empty training set; keep at least one row")
+    if not 0 <= train.y.min() <= train.y.max() < n_classes:
+        wrong = train.y[(train.y < 0) | (train.y >= n_classes)][0]
+        raise BadInput(f"fit was given the label {wrong}; labels are 0 to {n_classes - 1}: correct the call of relabel or of")
+    if train._source is own._source or (holdout is not None and train._source is holdout._source):
+        return train
+    return TrainingSet.of(_inputs_like(own._source.gather(own.ids[:1]), train.x), train.y)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, BadInput):
+        return said_by(error)
+    if isinstance(error, SystemExit):
+        return f"the defense called sys.exit({said_by(error)}); return a Defended instead"
+    if isinstance(error, BdbQuit):
+        return "breakpoint() found no terminal, since trials run in a child process; use `subpop debug file.py:function`"
+    return described(error)
+
+
+def _hint(error: BaseException, know: Knowledge) -> str:
+    """Explain how to declare the field of `know` that was None in the line that failed."""
+    lines = traceback.extract_tb(error.__traceback__)[-1:]
+    line = (lines[0].line or "") if lines else ""
+    for name in GRANTED:
+        if getattr(know, name) is None and f"know.{name}" in line:
+            return f" (know.{name} is None here; declare it in the defense: my_defense.needs = {{'{name}'}})"
+    return ""
+
+
+def _is_ours(frame: FrameType) -> bool:
+    return frame.f_code.co_filename.startswith(str(PACKAGE) + os.sep)
+
+
+def _author_traceback(error: BaseException) -> str:
+    """Return the traceback from the author's first line on; empty if the result of the author's code was invalid."""
+    frame = error.__traceback__
+    if isinstance(error, BadInput) and all(_is_ours(each) for each, _ in traceback.walk_tb(frame)):
+        return ""
+    while frame is not None and frame.tb_frame.f_code.co_filename == __file__:
+        frame = frame.tb_next
+    return "" if frame is None else "".join(traceback.format_exception(type(error), error, frame))

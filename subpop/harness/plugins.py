@@ -1,0 +1,301 @@
+"""Defenses from other people's files: `--defense path.py:function` or `--defense package.module:function`.
+
+A specification is read from the file's syntax tree. Nothing of the file runs before `load`, which only the child process
+(and `subpop check`) calls.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import stat
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from subpop.runtime.fingerprint import plugin_hash
+from subpop.runtime.options import place
+from subpop.types import GRANTED, BadInput, Defense
+from subpop.types.printable import described, printable, said_by
+
+MAX_FITS = 2000
+"""Calls of `fit` that a trial may make, unless the function declares more."""
+
+_USAGE = "write path.py:function or package.module:function, such as my_defense.py:my_defense"
+_Functions = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True)
+class DefenseSpec:
+    """A defense that has been found but not imported."""
+
+    name: str
+    """The name in reports."""
+    path: Path
+    """The file."""
+    module: str
+    """The dotted module name, '' for a file outside a package."""
+    function: str
+    """The function's name."""
+    folder: Path
+    """The folder that is added to `sys.path` for the import."""
+    needs: frozenset[str]
+    """Names of fields of Knowledge."""
+    source: str
+    """Hash of the file and of the local modules that it imports."""
+    deterministic: bool = True
+    """Whether the same trial always ends in the same way; False if the file declares `function.deterministic = False`."""
+    hidden_since: float | None = None
+    """Files written since then are hidden (see `subpop.harness.hiding`); None to hide none."""
+    max_fits: int = MAX_FITS
+    """Calls of `fit` that a trial may make; the file may declare `function.max_fits = 5000`."""
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def parse_defense(spec: str, base_dir: Path) -> DefenseSpec:
+    """Find a defense and its needs without importing it; paths are relative to `base_dir`. Raises BadInput."""
+    where, _, function = spec.rpartition(":")
+    if not where or not function.isidentifier():
+        raise BadInput(f"--defense {spec!r} names no function; {_USAGE}")
+    if where.endswith(".py") or "/" in where:
+        path, module, folder = _file(spec, where, base_dir), "", None
+    else:
+        path, module, folder = _find_module(where, base_dir), where, base_dir.resolve()
+    tree = _parsed(path)
+    _check_function(tree, function, path)
+    stem = where.rpartition(".")[2] if module else path.stem
+    return DefenseSpec(
+        name=function if function == stem else printable(f"{stem}.{function}").replace("\n", " "),
+        path=path,
+        module=module,
+        function=function,
+        folder=folder or path.parent,
+        needs=_checked_needs(_needs_of(tree, function, path), function, path),
+        source=plugin_hash(path),
+        deterministic=_is_deterministic(tree, function, path),
+        max_fits=_max_fits_of(tree, function, path),
+    )
+
+
+def _file(spec: str, where: str, base_dir: Path) -> Path:
+    """Return the regular file at a path; raises BadInput for anything else, without opening it."""
+    path = place(where, base_dir)
+    try:
+        kind = path.stat().st_mode
+        if stat.S_ISREG(kind):
+            return path.resolve()
+        found = f"{path} is {'a folder' if stat.S_ISDIR(kind) else 'not a regular file'}"
+    except FileNotFoundError:
+        found = f"there is no file {path}"
+    except (OSError, ValueError) as error:
+        found = f"{path} cannot be read ({getattr(error, 'strerror', None) or error})"
+    raise BadInput(f"--defense {spec!r}: {found}; {_USAGE}, relative to {base_dir}")
+
+
+def _find_module(name: str, base_dir: Path) -> Path:
+    """The file of a dotted module name, found without running any package on the way."""
+    parts = name.split(".")
+    if not all(part.isidentifier() for part in parts):
+        raise BadInput(f"--defense: {name!r} is not a module name; {_USAGE}")
+    roots = [base_dir.resolve(), *(Path(entry or ".") for entry in sys.path)]
+    try:
+        top = importlib.util.find_spec(parts[0])  # finds editable installs; of a top-level name it runs nothing
+    except ValueError:  # __main__
+        top = None
+    if top is not None and top.submodule_search_locations is not None:
+        roots += [Path(location).parent for location in top.submodule_search_locations]
+    for root in roots:
+        plain = root.joinpath(*parts)
+        for path in (plain.with_name(plain.name + ".py"), plain / "__init__.py"):
+            if path.is_file():
+                return path
+    raise BadInput(f"--defense: there is no module {name!r} in {base_dir} or on sys.path; {_USAGE}")
+
+
+def _parsed(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_bytes(), filename=str(path))
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read ({error.strerror}); give read access to it") from error
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two: nested too deeply
+        line = getattr(error, "lineno", None)
+        raise BadInput(f"{path}{f', line {line}' if line else ''}: not valid Python ({error}); correct the file") from error
+
+
+def _check_function(tree: ast.Module, name: str, path: Path) -> None:
+    definition = _defined(tree).get(name)
+    if definition is None:
+        there = [n for n, node in _defined(tree).items() if isinstance(node, ast.FunctionDef) and not n.startswith("_")]
+        raise BadInput(f"{path} has no function {name!r}; it has {', '.join(there) or 'no public function'}")
+    if isinstance(definition, ast.ClassDef | ast.AsyncFunctionDef):
+        kind = "a class" if isinstance(definition, ast.ClassDef) else "an async function"
+        raise BadInput(f"{name!r} in {path} is {kind}; a defense is a plain function (train, fit, know, *, seed)")
+    if isinstance(definition, ast.FunctionDef) and not _takes_a_defense_call(definition.args):
+        raise BadInput(f"{name!r} in {path} cannot be called as {name}(train, fit, know, seed=0); give it these parameters")
+
+
+def _defined(tree: ast.Module) -> dict[str, ast.stmt]:
+    """Return the definitions at the top level of the file by name, including those in blocks such as `if` and `try`."""
+    found: dict[str, ast.stmt] = {}
+    for node in _top_level(tree.body):
+        if isinstance(node, _Functions | ast.ClassDef):
+            found[node.name] = node
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {(alias.asname or alias.name): node for alias in node.names}
+        for target in _targets(node):
+            if isinstance(target, ast.Name):
+                found[target.id] = node
+    return found
+
+
+def _top_level(body: list[ast.stmt]) -> list[ast.stmt]:
+    nodes: list[ast.stmt] = []
+    for node in body:
+        nodes.append(node)
+        if isinstance(node, ast.If | ast.Try | ast.With):
+            handlers = [line for handler in getattr(node, "handlers", []) for line in handler.body]
+            rest = [*getattr(node, "orelse", []), *getattr(node, "finalbody", [])]
+            nodes += _top_level([*node.body, *handlers, *rest])
+    return nodes
+
+
+def _targets(node: ast.stmt) -> list[ast.expr]:
+    if isinstance(node, ast.Assign):
+        return node.targets
+    return [node.target] if isinstance(node, ast.AnnAssign) and node.value is not None else []
+
+
+def _takes_a_defense_call(args: ast.arguments) -> bool:
+    positional = [*args.posonlyargs, *args.args]
+    seed = args.kwarg is not None or "seed" in [arg.arg for arg in [*args.args[3:], *args.kwonlyargs]]
+    required = len(positional) - len(args.defaults) - sum(arg.arg == "seed" for arg in positional)
+    extra = [a.arg for a, default in zip(args.kwonlyargs, args.kw_defaults, strict=True) if default is None and a.arg != "seed"]
+    return seed and required <= 3 and (len(positional) >= 3 or args.vararg is not None) and not extra
+
+
+# --- needs ------------------------------------------------------------------------------------------------------------
+
+
+def _declared(tree: ast.Module, function: str, name: str) -> ast.expr | None:
+    """Return the value in `function.name = value`, or in `name = value` of the class that `function` is an instance of, or
+    None."""
+    holder = getattr(_defined(tree).get(function), "value", None)
+    class_name = holder.func.id if isinstance(holder, ast.Call) and isinstance(holder.func, ast.Name) else None
+    owner = _defined(tree).get(class_name) if class_name else None
+    found: ast.expr | None = None
+    for node in owner.body if isinstance(owner, ast.ClassDef) else []:
+        if any(isinstance(target, ast.Name) and target.id == name for target in _targets(node)):
+            found = node.value  # type: ignore[attr-defined]
+    for node in _top_level(tree.body):
+        if any(ast.unparse(target) == f"{function}.{name}" for target in _targets(node)):
+            found = node.value  # type: ignore[attr-defined]
+    return found
+
+
+def _needs_of(tree: ast.Module, function: str, path: Path) -> list[str]:
+    """Names from `function.needs = {...}`."""
+    value = _declared(tree, function, "needs")
+    return [] if value is None else _literal_names(value, function, path)
+
+
+def _is_deterministic(tree: ast.Module, function: str, path: Path) -> bool:
+    """Return the value of `function.deterministic = ...`; True if it is not declared."""
+    value = _declared(tree, function, "deterministic")
+    if value is None:
+        return True
+    if not isinstance(value, ast.Constant) or not isinstance(value.value, bool):
+        raise BadInput(
+            f"{path}, line {value.lineno}: deterministic of {function!r} is {ast.unparse(value)}; it is read without running "
+            "the file, so write True or False"
+        )
+    return value.value
+
+
+def _max_fits_of(tree: ast.Module, function: str, path: Path) -> int:
+    """Return the value of `function.max_fits = ...`; MAX_FITS if it is not declared."""
+    value = _declared(tree, function, "max_fits")
+    if value is None:
+        return MAX_FITS
+    if not isinstance(value, ast.Constant) or type(value.value) is not int or value.value < 1:
+        raise BadInput(
+            f"{path}, line {value.lineno}: max_fits of {function!r} is {ast.unparse(value)}; it is read without running the "
+            "file, so write a whole number of at least 1, such as 5000"
+        )
+    return value.value
+
+
+def _literal_names(value: ast.expr, function: str, path: Path) -> list[str]:
+    line = value.lineno
+    if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id in ("set", "frozenset"):
+        value = value.args[0] if value.args else ast.Tuple([])
+    items = value.elts if isinstance(value, ast.Set | ast.List | ast.Tuple) else None
+    if items is None or not all(isinstance(item, ast.Constant) and isinstance(item.value, str) for item in items):
+        raise BadInput(
+            f"{path}, line {line}: needs of {function!r} is {ast.unparse(value)}; it is read without running the file, "
+            'so write the names out: {"n_poison"}'
+        )
+    return [str(item.value) for item in items if isinstance(item, ast.Constant)]
+
+
+def _checked_needs(names: list[str], function: str, path: Path) -> frozenset[str]:
+    if "poison_mask" in names:
+        raise BadInput(
+            f"{function!r} in {path} needs poison_mask, which is not available to plug-ins; it may need {', '.join(GRANTED)}"
+        )
+    unknown = sorted(set(names) - set(GRANTED))
+    if unknown:
+        raise BadInput(f"{function!r} in {path} needs {', '.join(map(repr, unknown))}; it may need {', '.join(GRANTED)}")
+    return frozenset(names)
+
+
+# --- importing --------------------------------------------------------------------------------------------------------
+
+
+def load(spec: DefenseSpec) -> Defense:
+    """Import the file and return its function; raises BadInput with the line at which importing failed."""
+    if str(spec.folder) not in sys.path:
+        sys.path.insert(0, str(spec.folder))
+    try:
+        module = importlib.import_module(spec.module) if spec.module else _import_file(spec.path)
+        function: Defense = getattr(module, spec.function)
+    except (Exception, SystemExit) as error:
+        reason = f"sys.exit({said_by(error)})" if isinstance(error, SystemExit) else described(error)
+        raise BadInput(f"{_place(error, spec.path)}: importing it failed with {reason}; correct the file") from error
+    if not callable(function):
+        raise BadInput(
+            f"{spec.path}: {spec.function} is {type(function).__name__}; it must be a function (train, fit, know, *, seed)"
+        )
+    needs = getattr(function, "needs", ())
+    if frozenset(needs) != spec.needs:
+        raise BadInput(
+            f"{spec.path}: {spec.function}.needs is {sorted(needs)} but reads {sorted(spec.needs)} without running the file; "
+            f"write `{spec.function}.needs = {{...}}` below the function"
+        )
+    return function
+
+
+def _import_file(path: Path) -> object:
+    """Import a file under a name that no installed module has."""
+    name = f"subpop_plugin_{path.stem}"
+    found = importlib.util.spec_from_file_location(name, path)
+    if found is None or found.loader is None:
+        raise BadInput(f"{path} cannot be imported; name a .py file")
+    module = importlib.util.module_from_spec(found)
+    sys.modules[name] = module  # dataclasses and pickle look there
+    found.loader.exec_module(module)
+    return module
+
+
+def _place(error: BaseException, path: Path) -> str:
+    """`file, line n`: the last line of the plug-in's file that the error passed through."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}, line {error.lineno}"
+    line, frame = None, error.__traceback__
+    while frame is not None:
+        if frame.tb_frame.f_code.co_filename == str(path):
+            line = frame.tb_lineno
+        frame = frame.tb_next
+    return str(path) if line is None else f"{path}, line {line}"

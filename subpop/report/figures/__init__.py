@@ -1,0 +1,140 @@
+"""Pictures of a run: damage against alpha, target against collateral damage, and the panels of Figure 2. Never trains.
+
+Drawn with matplotlib's object interface (no pyplot, so no global state): the same reports give the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from joblib import Parallel, delayed
+from matplotlib import style
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.image import imsave
+
+from subpop.report.figures.lines import styles_of
+from subpop.report.figures.scatters import DPI
+from subpop.report.figures.setups import by_setup, headline, metric_words
+from subpop.types import CellReport
+from subpop.types.kinds import by_kind, kind_named
+
+STYLE: Any = {
+    "svg.hashsalt": "subpop",
+    "text.parse_math": False,
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+}
+FIGURES_THAT_PAY = 12
+"""Number of figures from which on drawing in several processes is worthwhile."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure on disk, `<name>.svg` and `<name>.png`; alt: alternative text; caption: how to read it."""
+
+    name: str
+    kind: str
+    stem: str
+    tier: str
+    dataset: str
+    alt: str
+    caption: str
+
+
+def draw_all(reports: Iterable[CellReport], directory: Path, made_by: str = "") -> list[Picture]:
+    """Draw every figure for which the reports have numbers; `made_by`: the command, written to each file's metadata."""
+    measured = [report for report in reports if report.result is not None]
+    styles = styles_of(report.cell.defense for report in measured)
+    groups: dict[tuple[str, str, str, str], list[CellReport]] = defaultdict(list)
+    for kind, of_kind in by_kind(measured).items():
+        for of_setup in by_setup(of_kind).values():
+            cell = of_setup[0].cell
+            groups[cell.stem, cell.tier, kind.figure_of(cell), cell.kind] += of_setup
+    pictures, missing = [], []
+    for (stem, tier, dataset, kind_name), own in groups.items():
+        key = content_key(own, made_by + repr(styles) + metric_words(headline(own)))
+        for plan in kind_named(kind_name).figures(own, styles):
+            path = directory / file_name(f"{stem}-{tier}-{dataset}-{plan.kind}")
+            if not _is_drawn(path, key):
+                missing.append((plan.draw, path, made_by, key))
+            pictures.append(Picture(path.name, plan.kind, stem, tier, dataset, f"{dataset}: {plan.alt}", plan.caption))
+    _draw_missing(missing, directory)
+    return pictures
+
+
+def _draw_missing(missing: Sequence[tuple[Callable[[], Figure], Path, str, str]], directory: Path) -> None:
+    """Draw figures that are not there yet: many of them on all cores, since a figure takes a third of a second of one."""
+    if missing:
+        directory.mkdir(exist_ok=True)
+    n_jobs = -1 if len(missing) >= FIGURES_THAT_PAY else 1
+    Parallel(n_jobs=n_jobs)(delayed(_draw)(*figure) for figure in missing)
+
+
+def _draw(draw: Callable[[], Figure], path: Path, made_by: str, key: str) -> None:
+    with style.context(["default", STYLE]):  # not the reader's own matplotlibrc
+        save(draw(), path, made_by, key)
+
+
+def save(figure: Figure, path: Path, made_by: str = "", key: str = "") -> None:
+    """Write `<path>.svg` and `<path>.png`; no date, no version, so that equal figures are equal bytes."""
+    told = {"Description": made_by} if made_by else {}
+    # Laid out and rendered once a format: `savefig` would do both several times over.
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    figure.set_layout_engine("none")
+    imsave(
+        path.with_name(path.name + ".png"), canvas.buffer_rgba(), format="png", dpi=DPI, metadata={"Software": "subpop", **told}
+    )
+    unfinished = path.with_name(path.name + ".svg.part")
+    vectors: Any = FigureCanvasSVG(figure)
+    vectors.print_svg(unfinished, metadata={"Date": None, "Creator": "subpop", "Identifier": key or None, **told})
+    unfinished.replace(path.with_name(path.name + ".svg"))
+
+
+def content_key(reports: Iterable[CellReport], settings: str) -> str:
+    """Return a hash of everything that a figure shows and of the code that draws it."""
+    digest = hashlib.blake2b(f"{mpl.__version__} {settings}".encode(), digest_size=16)
+    for module in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(module.read_bytes())
+    for report in reports:
+        assert report.result is not None
+        digest.update(repr((report.cell, report.result.numbers, report.result.table)).encode())
+        for name, array in sorted(report.result.arrays.items()):
+            digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _is_drawn(path: Path, key: str) -> bool:
+    """Return whether both files exist with this content; the SVG is written last and contains the key."""
+    svg = path.with_name(path.name + ".svg")
+    if not (svg.is_file() and path.with_name(path.name + ".png").is_file()):
+        return False
+    with svg.open(encoding="utf-8", errors="replace") as file:
+        return key in file.read(4000)
+
+
+def file_name(text: str) -> str:
+    """Return a valid file name on all file systems; names that had to be changed are made distinct by a hash."""
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip(".-")
+    return (
+        plain if plain == text else f"{plain}-{hashlib.blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=4).hexdigest()}"
+    )

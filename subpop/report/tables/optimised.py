@@ -1,0 +1,30 @@
+"""Optimised poison: damage of rows that gradient matching or influence moved, beside that of label flipping."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from subpop.report.claims import worth_of_moving
+from subpop.report.paper_tables import Column, Layout, paper_tables
+from subpop.report.tables.poisoning import PaperTable
+from subpop.types import CellReport
+
+LAYOUT = Layout(
+    {"attack": "attack", "objective": "objective", "epsilon": "epsilon (levels)", "rate": "alpha"},
+    [
+        Column("worst-5", "target_damage_worst_5"),
+        Column("mean", "target_damage_mean"),
+        Column("mean, less label flipping", "gain_over_label_flip"),
+    ],
+    errors=True,
+)
+
+
+class Optimised(PaperTable):
+    """Poisoning cells, laid out with a row for each attack and alpha."""
+
+    layout = LAYOUT
+
+    def tables(self, reports: Sequence[CellReport]) -> list[str]:
+        """A row for each attack and alpha, and in words what moving the rows is worth."""
+        return paper_tables(LAYOUT, reports, worth_of_moving)

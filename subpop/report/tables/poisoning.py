@@ -1,0 +1,40 @@
+"""Poisoning cells: victims trained with and without poison of a subpopulation, under a defense."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+
+from subpop.experiments.experiment import Experiment
+from subpop.report.figures.lines import Styles
+from subpop.report.figures.plans import poisoning_plans
+from subpop.report.paper_tables import Layout, paper_tables
+from subpop.types import CellReport
+from subpop.types.kinds import Kind, Measure, Plan
+
+
+class Poisoning(Kind):
+    """Trials of a subpopulation and a seed each."""
+
+    trains_trials = True
+
+    def measurer(self, experiment: Experiment) -> Measure:
+        """Trains what the store lacks."""
+        return experiment.run
+
+    def figures(self, reports: Sequence[CellReport], styles: Styles) -> Iterator[Plan]:
+        """Damage against alpha, decision regions, accuracy against the holdout, target against collateral damage."""
+        return poisoning_plans(reports, styles)
+
+
+class PaperTable(Poisoning, ABC):
+    """Poisoning cells that the paper prints as a table: they have that table instead of rows on the scoreboard."""
+
+    on_scoreboard = False
+    layout: ClassVar[Layout]
+    """The rows and columns of the table."""
+
+    def tables(self, reports: Sequence[CellReport]) -> list[str]:
+        """The table of each data set and victim."""
+        return paper_tables(self.layout, reports)

@@ -1,0 +1,37 @@
+"""The impossibility suite: damage of local and global learners against alpha, and two worlds that look the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from subpop.experiments.experiment import Experiment
+from subpop.experiments.impossibility import measure_impossibility
+from subpop.experiments.kept_results import kept_result
+from subpop.report.figures.impossibility import ALT, CAPTION, can_be_drawn, draw_impossibility
+from subpop.report.figures.lines import Styles
+from subpop.types import Cell, CellReport
+from subpop.types.kinds import Kind, Measure, Plan
+
+
+class TwoWorlds(Kind):
+    """Points of a curve, and pairs of worlds."""
+
+    def measurer(self, experiment: Experiment) -> Measure:
+        """The result stays in the store."""
+        return lambda cell: kept_result(
+            cell, experiment, "subpop.experiments.impossibility", lambda: measure_impossibility(cell, experiment)
+        )
+
+    def expected_seconds(self, cell: Cell) -> float:
+        """Small training sets."""
+        return 0.06
+
+    def figure_of(self, cell: Cell) -> str:
+        """One figure holds all data sets."""
+        return "all"
+
+    def figures(self, reports: Sequence[CellReport], styles: Styles) -> Iterator[Plan]:
+        """Curves above, worlds below."""
+        if can_be_drawn(reports):
+            yield Plan("impossibility", partial(draw_impossibility, reports), ALT, CAPTION)

@@ -1,0 +1,1 @@
+"""What becomes of trials: metrics, summaries, and their comparison with references."""

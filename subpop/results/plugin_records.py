@@ -1,0 +1,76 @@
+"""What a store keeps of plug-ins' cells, so that a report can show them where the plug-in's file is not at hand.
+
+Trials of a plug-in are found by its code, which a report of a whole store does not have; so a cell's result is kept as well,
+without its arrays, each time that it is measured. A plug-in that fails leaves its error in place of the result before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, fields, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from subpop.results.metric_registry import find_metric
+from subpop.runtime.cell_code import TRIALS, code_key
+from subpop.types import BadInput, Cell, CellReport, CellResult, Number
+from subpop.types.cell import NAMES
+
+KIND = "plug-in"
+"""The kind of these records in the store."""
+
+
+def record_of(report: CellReport, device: str) -> dict[str, Any]:
+    """A plug-in's cell as plain JSON data."""
+    result = None if report.result is None else _plain(asdict(replace(report.result, arrays={})))
+    when = datetime.now(UTC).isoformat(timespec="minutes")
+    about = {"cell": report.cell.record(), "device": device, "measured": when, "source": code_key(frozenset(TRIALS))}
+    return {**about, "result": result, "reason": report.reason}
+
+
+def kept_reports(records: Mapping[str, Mapping[str, Any]], device: str) -> Iterator[CellReport]:
+    """The reports that records of this device hold, without verdicts."""
+    for record in records.values():
+        cell = cell_of(record["cell"])
+        if record["device"] != device or cell is None:
+            continue
+        if record["result"] is None:
+            yield CellReport(cell, None, status="error", reason=record["reason"])
+        else:
+            yield CellReport(cell, _result_of(cell, record["result"], _note(cell, record)))
+
+
+def cell_of(record: Mapping[str, Any]) -> Cell | None:
+    """The cell of a record; None where another version wrote it, with other names than those of today."""
+    try:
+        return Cell.of(**record) if set(NAMES) <= set(record) else None
+    except (BadInput, TypeError):
+        return None
+
+
+def _note(cell: Cell, record: Mapping[str, Any]) -> str:
+    other = "" if record["source"] == code_key(frozenset(TRIALS)) else ", by another version of subpop"
+    return f"{cell.defense} is a plug-in: its numbers are those of {record['measured']}{other}, and were not measured again"
+
+
+def _result_of(cell: Cell, record: Mapping[str, Any], note: str) -> CellResult:
+    told = _known(CellResult, record)
+    numbers = tuple(Number(**_known(Number, number)) for number in record["numbers"] if find_metric(number["metric"]))
+    told |= {"cell": cell, "arrays": {}, "numbers": numbers, "table": tuple(record["table"]), "from_store": True}
+    return CellResult(**{**told, "notes": (*record["notes"], note)})
+
+
+def _known(kind: type[Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that this version has."""
+    names = {field.name for field in fields(kind)}
+    return {name: value for name, value in record.items() if name in names}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value.item() if isinstance(value, np.generic) else value

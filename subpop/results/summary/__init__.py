@@ -1,0 +1,137 @@
+"""From the trials of a cell to its numbers: aggregates with standard errors, and one table row a subpopulation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from subpop.datasets.stage import Stage
+from subpop.results.metrics import Collateral, Doubles, collateral, eligible
+from subpop.results.summary.certified import certified_numbers
+from subpop.results.summary.ranked import Ranked, damages, over_seeds, worst
+from subpop.results.summary.stages import stage_numbers
+from subpop.results.summary.subpopulation import Subpopulation, accuracy, gather, table_row
+from subpop.runtime.seeds import derived_seed
+from subpop.types import KEEP_UNCHECKED, OWN_LEARNER, Array, Bools, Cell, CellResult, Number, TrialResult
+
+PUBLISHED_RANGE = (0.145, 0.165)
+"""Beside Table 15 the paper says that most subpopulations lose 15-16 %, to the nearest percent."""
+
+
+def summarise(
+    cell: Cell,
+    stage: Stage,
+    results: Sequence[TrialResult],
+    clean: Bools,
+    *,
+    exact: bool,
+    knowledge: str,
+    seconds: float,
+    from_store: bool,
+    ranked_by: Sequence[TrialResult] | None = None,
+) -> CellResult:
+    """All numbers of a cell from its trials; clean: (n_seeds, n_test) bool, what the clean undefended victims get right.
+
+    ranked_by: trials of the same attacks under another defense, whose damages rank the subpopulations.
+    """
+    parts = _parts(cell, stage, results, clean)
+    others = None if ranked_by is None else _parts(cell, stage, ranked_by, clean)
+    seed = derived_seed("summary", cell.dataset, cell.partition)
+    by = None if others is None else Ranked(_large(others), seed)
+    by_all = None if others is None else Ranked(others, seed)
+    ranked, everything = Ranked(_large(parts), seed, by), Ranked(parts, seed, by_all)
+    numbers = [
+        over_seeds("clean_accuracy", np.stack([accuracy(clean, p.scored) for p in parts])),
+        over_seeds("defended_clean_accuracy", np.stack([p.defended_clean_accuracy for p in parts])),
+        over_seeds("poisoned_accuracy", np.stack([p.poisoned_accuracy for p in parts])),
+        *damages(ranked),
+        *worst(everything, "_all"),
+        *_collateral(parts, seed),
+        *_filter_numbers(parts),
+        *_attack_numbers(parts, len(parts) - len(ranked.parts)),
+        *stage_numbers(parts),
+        *certified_numbers(ranked),
+        *_rank_numbers(cell, everything),
+    ]
+    residuals = [r.metrics.get("kkt_residual", math.nan) for r in results]
+    if np.isfinite(residuals).any():
+        numbers.append(Number("kkt_residual_max", float(np.nanmax(residuals))))
+    return CellResult(
+        cell,
+        tuple(numbers),
+        tuple(table_row(p) for p in parts),
+        {name: array for name, array in results[0].arrays.items() if name.startswith("panel_")},
+        knowledge,
+        exact,
+        len(parts),
+        sum(r.n_fits for r in results),
+        seconds,
+        from_store,
+        stage.dataset.notes,
+        sum(OWN_LEARNER in r.metrics for r in results),
+        sum(KEEP_UNCHECKED in r.metrics for r in results),
+    )
+
+
+def _parts(cell: Cell, stage: Stage, results: Sequence[TrialResult], clean: Bools) -> list[Subpopulation]:
+    by_trial = {result.trial: result for result in results}
+    return [gather(cell.n_seeds, stage, by_trial, name, clean) for name in stage.attacked]
+
+
+def _large(parts: Sequence[Subpopulation]) -> list[Subpopulation]:
+    return [p for p in parts if eligible(p.bits.clean.shape[1])]
+
+
+def _collateral(parts: Sequence[Subpopulation], seed: int) -> list[Number]:
+    found: Collateral = collateral(np.stack([p.clean_rest for p in parts]), np.stack([p.poisoned_rest for p in parts]), seed=seed)
+    return [
+        Number("collateral_damage_max", found.max, std=_finite(found.max_seed_std)),
+        Number("collateral_damage_mean", found.mean, std=_finite(found.mean_seed_std)),
+    ]
+
+
+def _filter_numbers(parts: Sequence[Subpopulation]) -> list[Number]:
+    if not all(len(p.scores) == len(p.trials) for p in parts):  # no filter, or not in every trial
+        return []
+    names = {"poison_recall": "recall", "poison_precision": "precision"}
+    names |= {name: name for name in ("removed_share", "removed_target_clean_share")}
+    numbers = []
+    for metric, field in names.items():
+        values = np.array([[getattr(score, field) for score in p.scores] for p in parts])
+        if np.isfinite(values).any():
+            numbers.append(over_seeds(metric, values))
+    return numbers
+
+
+def _attack_numbers(parts: Sequence[Subpopulation], n_left_out: int) -> list[Number]:
+    rates = [p.mean("n_poison") / p.sizes["n_train"] for p in parts if p.sizes["n_train"]]
+    return [
+        Number("effective_rate", float(np.mean(rates)) if rates else math.nan),
+        Number("n_flipped", float(np.mean([p.mean("n_flipped") for p in parts]))),
+        Number("n_left_out", float(n_left_out)),
+    ]
+
+
+def _rank_numbers(cell: Cell, ranked: Ranked) -> list[Number]:
+    """What Tables 13 to 15 tell of all subpopulations, as published; only where a suite's cells say what ranks them."""
+    if not cell.option("ranked_by"):
+        return []
+    sizes = np.array([part.sizes["n_aux"] for part in ranked.parts], float)
+    low, high = PUBLISHED_RANGE
+    return [
+        ranked.number("share_without_damage", lambda values, _: (values <= 0).mean(axis=-1)),
+        ranked.number("share_within_published", lambda values, _: ((values >= low) & (values < high)).mean(axis=-1)),
+        *(ranked.number(f"mean_size_worst_{k}", partial(_mean_size, sizes, k)) for k in ranked.ranks),
+    ]
+
+
+def _mean_size(sizes: Doubles, k: int, values: Doubles, order: Array) -> Doubles:
+    """(...,) mean size of the k subpopulations that come first."""
+    return np.asarray(sizes[order[..., :k]].mean(axis=-1))
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,45 @@
+"""Certified damage: what is left of a defense's damage if only predictions count that its certificate protects.
+
+A target row counts where it is right and tolerates at least as many label flips as the attack made. The damage is against
+the same learner on D plus the poison's inputs under their true labels: it says nothing about inserting those inputs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from subpop.results.summary.ranked import Ranked, over_seeds
+from subpop.types import Array, Number, TrialResult
+
+PREFIX = "radius:"
+
+
+def certified_numbers(ranked: Ranked) -> list[Number]:
+    """Of each certificate: mean certified accuracy, median radius and, with a reference, the mean certified damage.
+
+    And its mean over the k subpopulations that worst-k target damage is about, so that the two stand side by side.
+    """
+    parts = ranked.parts
+    names = [key.removeprefix(PREFIX) for key in parts[0].trials[0].arrays if key.startswith(PREFIX)] if parts else []
+    return [number for name in names for number in _of_certificate(name, ranked)]
+
+
+def _of_certificate(name: str, ranked: Ranked) -> list[Number]:
+    parts = ranked.parts
+    suffix = f":{name}" if name else ""
+    right = np.stack([[_protected(trial, name, part.members).mean() for trial in part.trials] for part in parts])
+    radii = np.concatenate([trial.arrays[PREFIX + name] for part in parts for trial in part.trials])
+    numbers = [
+        over_seeds(f"certified_accuracy_mean{suffix}", right),
+        Number(f"certified_radius_median{suffix}", float(np.median(radii))),
+    ]
+    if all("reference_right" in trial.arrays for part in parts for trial in part.trials):
+        lost = np.stack([[trial.arrays["reference_right"].mean() for trial in part.trials] for part in parts]) - right
+        numbers.append(over_seeds(f"certified_damage_mean{suffix}", lost))
+        numbers += [over_seeds(f"certified_damage_worst_{k}{suffix}", lost[ranked.order[:k]]) for k in ranked.ranks]
+    return numbers
+
+
+def _protected(trial: TrialResult, name: str, members: Array) -> Array:
+    """(m,) bool: target rows that are right, and stay so whichever `n_flipped` labels were other ones."""
+    return np.asarray(trial.arrays["right"], bool)[members] & (trial.arrays[PREFIX + name] >= trial.metrics["n_flipped"])

@@ -1,0 +1,137 @@
+"""Damages of subpopulations that are ranked together: mean and worst-k, and what resampling seeds and test rows does to them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from subpop.results.metrics import (
+    Doubles,
+    RightBits,
+    halved_damages,
+    resampled_damages,
+    selection_free_worst_k,
+    worst_k,
+    worst_k_std_error,
+)
+from subpop.results.summary.subpopulation import Subpopulation
+from subpop.types import Array, Number
+
+WORST = (1, 5, 10)
+
+
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """Subpopulations that are ranked together, with their damages under resampled seeds and test rows.
+
+    by: the same subpopulations under another defense, whose damages rank them (Tables 13 and 14); None: their own do.
+    """
+
+    parts: Sequence[Subpopulation]
+    seed: int
+    by: Ranked | None = None
+
+    @cached_property
+    def bits(self) -> list[RightBits]:
+        return [p.bits for p in self.parts]
+
+    @cached_property
+    def values(self) -> Doubles:
+        return np.array([p.damage.target for p in self.parts])
+
+    @cached_property
+    def drawn(self) -> Doubles:
+        return resampled_damages(self.bits, seed=self.seed)
+
+    @cached_property
+    def over_seeds(self) -> Doubles:
+        return resampled_damages(self.bits, seed=self.seed, rows=False)
+
+    @cached_property
+    def halves(self) -> Doubles:
+        return halved_damages(self.bits, seed=self.seed)
+
+    @property
+    def order(self) -> Array:
+        """(S,) positions, the most damaged first."""
+        return _order((self.by or self).values)
+
+    def number(self, metric: str, of: Callable[[Doubles, Array], Any]) -> Number:
+        """A number that `of` makes of damages (..., S) and their order, with its deviation over seeds."""
+        n_seeds = len(self.bits[0].clean)
+        drawn = of(self.over_seeds, _order((self.by or self).over_seeds))
+        std = float(np.std(drawn, ddof=1) * math.sqrt(n_seeds)) if n_seeds > 1 else None
+        return Number(metric, float(of(self.values, self.order)), std=std)
+
+    def worst(self, k: int) -> float:
+        return worst_k(self.values, k, None if self.by is None else self.by.values).value
+
+    def std_error(self, k: int) -> float:
+        return worst_k_std_error(self.drawn, k, None if self.by is None else self.by.drawn)
+
+    def selection_free(self, k: int) -> float:
+        return selection_free_worst_k(self.halves, k, None if self.by is None else self.by.halves).value
+
+    def seed_std(self, k: int) -> float | None:
+        """What worst-k would vary by with one seed; None if there is one."""
+        n_seeds = len(self.bits[0].clean)
+        by = None if self.by is None else self.by.over_seeds
+        return worst_k_std_error(self.over_seeds, k, by) * math.sqrt(n_seeds) if n_seeds > 1 else None
+
+    @property
+    def ranks(self) -> list[int]:
+        """A cell with fewer than k subpopulations has no worst-k."""
+        return [k for k in WORST if k <= len(self.parts)]
+
+
+def _order(damages: Doubles) -> Array:
+    return np.argsort(-damages, axis=-1, kind="stable")
+
+
+def damages(ranked: Ranked) -> list[Number]:
+    """Mean damage, worst-k with its split, and the value free of selection; nothing if no subpopulation is large enough."""
+    if not ranked.parts:
+        return []
+    per_seed = np.stack([bits.change.mean(1) for bits in ranked.bits])
+    error = float(ranked.drawn.mean(1).std(ddof=1))
+    numbers = [Number("target_damage_mean", float(ranked.values.mean()), error, std=seed_std(per_seed)), *worst(ranked, "")]
+    for k in ranked.ranks:
+        # Its own deviation would need seeds to halve again; that of the value it corrects is of the same size.
+        numbers.append(Number(f"target_damage_worst_{k}_selection_free", ranked.selection_free(k), std=ranked.seed_std(k)))
+        worst_bits = [ranked.bits[i] for i in ranked.order[:k]]
+        numbers += [_split(f"{name}_worst_{k}", worst_bits) for name in ("defense_cost", "attack_effect")]
+    return numbers
+
+
+def worst(ranked: Ranked, suffix: str) -> list[Number]:
+    return [
+        Number(f"target_damage_worst_{k}{suffix}", ranked.worst(k), ranked.std_error(k), std=ranked.seed_std(k))
+        for k in ranked.ranks
+    ]
+
+
+def _split(metric: str, bits_of_worst: Sequence[RightBits]) -> Number:
+    """One part of a worst-k damage: the mean over its subpopulations."""
+    cost = metric.startswith("defense_cost")
+    before = [bits.clean if cost else bits.defended_clean for bits in bits_of_worst]
+    after = [bits.defended_clean if cost else bits.poisoned for bits in bits_of_worst]
+    return over_seeds(metric, np.stack([b.mean(1) - a.mean(1) for b, a in zip(before, after, strict=True)]))
+
+
+def over_seeds(metric: str, values: Array, subpopulation: str = "") -> Number:
+    """The mean of (S, n_seeds) values that are there, with the deviation over seeds of their mean over subpopulations."""
+    std = seed_std(values)
+    error = None if std is None else std / math.sqrt(values.shape[1])
+    return Number(metric, float(np.nanmean(values)), error, subpopulation, std)
+
+
+def seed_std(values: Array) -> float | None:
+    """Sample deviation over seeds of (S, n_seeds) values averaged over subpopulations; None with one seed."""
+    if values.shape[1] < 2 or np.isnan(values).all(axis=0).any():
+        return None
+    return float(np.nanmean(values, axis=0).std(ddof=1))

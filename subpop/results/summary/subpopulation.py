@@ -1,0 +1,122 @@
+"""What one attacked subpopulation went through, gathered from its trials, and its row in a cell's table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from subpop.datasets.stage import Stage
+from subpop.results.metrics import Damage, Doubles, FilterScores, RightBits, damage, filter_scores
+from subpop.types import Bools, Trial, TrialResult
+
+
+@dataclass(frozen=True, eq=False)
+class Subpopulation:
+    """Bits of its test rows, and accuracies (n_seeds,) on the rest of the test rows, on all of them, and its trials.
+
+    members: (n_test,) bool; scored: (n_seeds, n_test) bool, the test rows that no defender was handed.
+    """
+
+    name: str
+    bits: RightBits
+    clean_rest: Doubles
+    poisoned_rest: Doubles
+    poisoned_accuracy: Doubles
+    defended_clean_accuracy: Doubles
+    trials: tuple[TrialResult, ...]
+    scores: tuple[FilterScores, ...]
+    sizes: Mapping[str, int]
+    members: Bools
+    scored: Bools
+
+    @cached_property
+    def damage(self) -> Damage:
+        return damage(self.bits)
+
+    def mean(self, metric: str) -> float:
+        return float(np.mean([t.metrics[metric] for t in self.trials]))
+
+
+def gather(n_seeds: int, stage: Stage, by_trial: Mapping[Trial, TrialResult], name: str, clean: Bools) -> Subpopulation:
+    """One subpopulation from the trials of its cell; clean: (n_seeds, n_test) what the clean undefended victims get right."""
+    members = stage.test_members(name)
+    attacked = tuple(by_trial[Trial(name, seed)] for seed in range(n_seeds))
+    poisoned = np.stack([np.asarray(r.arrays["right"], bool) for r in attacked])
+    defended = np.stack([_defended_clean(by_trial, name, seed, clean[seed]) for seed in range(n_seeds)])
+    scored = np.stack(
+        [~np.asarray(r.arrays["holdout"], bool) if "holdout" in r.arrays else np.ones_like(members) for r in attacked]
+    )
+    sizes = {"n_train": int(stage.train_members(name).sum()), "n_aux": len(stage.aux_members(name)), "n_test": int(members.sum())}
+    return Subpopulation(
+        name,
+        RightBits(clean[:, members], defended[:, members], poisoned[:, members]),
+        accuracy(clean, scored & ~members),
+        accuracy(poisoned, scored & ~members),
+        accuracy(poisoned, scored),
+        accuracy(defended, scored),
+        attacked,
+        tuple(_scores(r, stage.pool.n_train) for r in attacked if "removed" in r.metrics),
+        sizes,
+        members,
+        scored,
+    )
+
+
+def accuracy(right: Bools, rows: Bools) -> Doubles:
+    """(n_seeds,) mean of (n_seeds, n_test) bits over the rows of each seed."""
+    return np.asarray((right & rows).sum(axis=1) / rows.sum(axis=1))
+
+
+def _defended_clean(by_trial: Mapping[Trial, TrialResult], name: str, seed: int, clean: Bools) -> Bools:
+    """What the defense gets right on clean data, told what it is told here; undefended, that is the clean victim."""
+    for trial in (Trial(name, seed, attacked=False), Trial("", seed, attacked=False)):
+        if trial in by_trial:
+            return np.asarray(by_trial[trial].arrays["right"], bool)
+    return clean
+
+
+def _scores(result: TrialResult, n_train: int) -> FilterScores:
+    m = result.metrics
+    return filter_scores(
+        n_rows=n_train + m["n_poison"],
+        n_flipped=m["n_flipped"],
+        removed=m["removed"],
+        flipped=m["removed_flipped"],
+        target_clean=m["removed_target_clean"],
+    )
+
+
+def ratio(part: float, whole: float) -> float:
+    return part / whole if whole else math.nan
+
+
+def table_row(part: Subpopulation) -> dict[str, float | str]:
+    """One subpopulation of a cell, averaged over seeds."""
+    found = part.damage
+    row: dict[str, float | str] = {
+        "subpopulation": part.name,
+        **{name: float(size) for name, size in part.sizes.items()},
+        "n_poison": part.mean("n_poison"),
+        "n_flipped": part.mean("n_flipped"),
+        "effective_rate": ratio(part.mean("n_poison"), part.sizes["n_train"]),
+        "target_clean_accuracy": float(part.bits.clean.mean()),
+        "target_damage": found.target,
+        "target_damage_se": found.std_error,
+        "collateral_damage": float(part.clean_rest.mean() - part.poisoned_rest.mean()),
+        "defense_cost": found.defense_cost,
+        "attack_effect": found.attack_effect,
+    }
+    if part.scores:
+        row["poison_recall"] = _mean([s.recall for s in part.scores])
+        row["poison_precision"] = _mean([s.precision for s in part.scores])
+        row["removed_target_clean_share"] = _mean([s.removed_target_clean_share for s in part.scores])
+    return row
+
+
+def _mean(values: Sequence[float]) -> float:
+    there = [value for value in values if not math.isnan(value)]
+    return float(np.mean(there)) if there else math.nan

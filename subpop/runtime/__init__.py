@@ -1,0 +1,1 @@
+"""What everything runs on: threads, hardware, progress, hashes, and the store of results."""

@@ -1,0 +1,241 @@
+"""What a stored trial was computed from: hashes of source, data and plain values, and the versions behind them.
+
+A trial is looked up in the store by such hashes. Too coarse a hash only costs a second run; too fine a one serves a wrong
+number. So whatever might be imported counts: an import inside a function or under `TYPE_CHECKING`, and a string that
+names a module of the package, because registries load parts by name.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from subpop.types import BadInput
+
+PACKAGE = Path(__file__).resolve().parents[1]
+LIBRARIES = ("torch", "numpy", "scikit-learn", "transformers")
+DIGEST_BYTES = 20
+
+
+# --- source -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Tree:
+    """Modules that lie under `base`. `top`: the one package that counts, or '' for every module there (a loose file)."""
+
+    base: Path
+    top: str
+
+    def find(self, name: str) -> Path | None:
+        """The file of a dotted module name, None where no such module lies here."""
+        if not name or not all(part.isidentifier() for part in name.split(".")):
+            return None
+        if self.top and name.split(".")[0] != self.top:
+            return None
+        plain = self.base.joinpath(*name.split("."))
+        candidates = (plain / "__init__.py", plain.with_name(plain.name + ".py"))
+        return next((path for path in candidates if path.is_file()), None)
+
+
+def source_hash(
+    module_names: Iterable[str],
+    package: Path = PACKAGE,
+    *,
+    alone: Set[str] = frozenset(),
+    without: Set[str] = frozenset(),
+) -> str:
+    """Hash of the code of the named modules (`subpop.runtime.store`) and of every module of the package that they import.
+
+    Nothing is imported. Layout, comments and docstrings do not count, nor does the `__init__` of a parent package unless it is
+    named (a registry there would make every hash the whole package's).
+
+    Parameters
+    ----------
+    alone
+        Modules whose own code counts where they are reached, but not what they import.
+    without
+        Modules that do not count at all.
+
+    Raises
+    ------
+    BadInput
+        If a name is no module of the package.
+    """
+    return _hash_of(modules_of(module_names, package, alone=alone, without=without))
+
+
+def modules_of(
+    module_names: Iterable[str],
+    package: Path = PACKAGE,
+    *,
+    alone: Set[str] = frozenset(),
+    without: Set[str] = frozenset(),
+) -> dict[str, str]:
+    """The modules that `source_hash` covers: {name: code}."""
+    tree = _Tree(package.parent, package.name)
+    names = list(module_names)
+    for name in names:
+        if tree.find(name) is None:
+            raise BadInput(f"no module {name!r} in {package}; name modules as {package.name}.store or {package.name}.victims")
+    return _reached(names, [tree], alone=alone, without=without)
+
+
+def plugin_hash(path: Path) -> str:
+    """Hash of a plug-in's file, of the local modules that it imports and of the subpop modules that those import.
+
+    Local are, for a loose file, the modules of its folder; for a module inside a package, that package.
+    """
+    if not path.is_file():
+        raise BadInput(f"{path} is not a file; a plug-in is named as file.py:function")
+    base, parts = path.resolve().parent, [path.stem]
+    while (base / "__init__.py").is_file():
+        base, parts = base.parent, [base.name, *parts]
+    parents = [".".join(parts[:i]) for i in range(1, len(parts))]
+    name = ".".join(parts).removesuffix(".__init__")
+    own = _Tree(base, parts[0] if parents else "")
+    # The file itself is given by path: a loose one may have a name that no import could spell.
+    return _hash_of(_reached([name, *parents], [_Tree(PACKAGE.parent, PACKAGE.name), own], {name: path}))
+
+
+def code_hash(path: Path) -> str:
+    """Hash of what one module says: its code without layout, comments and docstrings. BadInput where it is not valid Python."""
+    return _digest(_code_of(path, path.read_bytes(), "")[0].encode("utf-8", "surrogatepass"))
+
+
+def _reached(
+    names: Iterable[str],
+    trees: list[_Tree],
+    known: Mapping[str, Path] | None = None,
+    *,
+    alone: Set[str] = frozenset(),
+    without: Set[str] = frozenset(),
+) -> dict[str, str]:
+    """Every module that the named ones import, directly or not: {name: code}."""
+    found, waiting, codes = dict(known or {}), list(names), dict[str, str]()
+    while waiting:
+        name = waiting.pop()
+        path = found.get(name) or next((p for p in (tree.find(name) for tree in trees) if p), None)
+        if name in codes or name in without or path is None:
+            continue
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        codes[name], imported = _code_of(path, path.read_bytes(), package)
+        waiting += () if name in alone else imported
+    return codes
+
+
+def _hash_of(codes: Mapping[str, str]) -> str:
+    return _digest("\0".join(f"{name}\0{codes[name]}" for name in sorted(codes)).encode("utf-8", "surrogatepass"))
+
+
+@functools.cache
+def _code_of(path: Path, source: bytes, package: str) -> tuple[str, tuple[str, ...]]:
+    """What a module says and the names that it imports; parsed once a process."""
+    parsed = _parse(path, source)
+    said = ast.dump(_without_docstrings(parsed))
+    return said, tuple(_imported_names(parsed, package))
+
+
+def _parse(path: Path, source: bytes) -> ast.Module:
+    try:
+        return ast.parse(source, filename=str(path))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise BadInput(f"{path} is not valid Python ({error}); correct it") from error
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    """The tree without strings that stand alone: docstrings of modules, classes, functions and attributes."""
+    for node in ast.walk(tree):
+        for name in ("body", "orelse", "finalbody"):
+            block = getattr(node, name, None)
+            if isinstance(block, list):
+                setattr(node, name, [line for line in block if not _is_text(line)])
+    return tree
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _imported_names(tree: ast.Module, package: str) -> list[str]:
+    """Every dotted name that an import, or a string such as `subpop.victims.mlp:MLP`, may load; `package`: for relative ones."""
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")
+            above = parts[: max(0, len(parts) - node.level + 1)] if node.level else []
+            module = ".".join(filter(None, [*above, node.module]))
+            names += [module, *(f"{module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and "." in node.value:
+            name = node.value.partition(":")[0]
+            name = package + name if name.startswith(".") else name
+            names += [name, name.rpartition(".")[0]]
+    return names
+
+
+# --- versions, data, values -------------------------------------------------------------------------------------------
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries and of Python that a number may depend on; imports none of them."""
+    return {**{name: _version(name) for name in LIBRARIES}, "python": platform.python_version()}
+
+
+@functools.cache
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise BadInput(f"{name} is not installed; install the requirements with `python -m pip install -e .`") from error
+
+
+def data_hash(*arrays: ArrayLike) -> str:
+    """Hash of the content of arrays, in order; dtype and shape count, memory layout does not."""
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for values in arrays:
+        array = np.asarray(values)
+        if array.dtype.hasobject:
+            raise BadInput(f"an array of {array.dtype} has no content to hash; give numbers, booleans or fixed-width strings")
+        digest.update(f"{array.dtype.descr}{array.shape}\0".encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def key_of(mapping: Mapping[str, Any]) -> str:
+    """Stable hash of nested plain data: None, bool, int, float, str, lists, tuples, dataclasses, mappings with string keys.
+
+    Order of a mapping does not count; a list and a tuple are the same; 1, 1.0, True and '1' are four values.
+    """
+    return _digest(json.dumps(_plain(mapping, "key"), sort_keys=True).encode())
+
+
+def _plain(value: Any, where: str) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
+        return {name: _plain(item, f"{where}.{name}") for name, item in value.items()}
+    kind = type(value).__name__
+    raise BadInput(f"{where} is {value!r} ({kind}), which has no stable hash; use plain values, str() or data_hash()")
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=DIGEST_BYTES).hexdigest()

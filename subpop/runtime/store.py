@@ -1,0 +1,377 @@
+"""The store: every trial, metric and array that a run leaves behind, in one SQLite file.
+
+A chunk of trials is written in one transaction and never changed, so a run that was killed resumes by look-up. Arrays are
+blobs named by their content: equal arrays are kept once. A new suite adds metric names, never columns. Chunks, sets of arrays
+and records are verified at each reading: what is damaged is dropped, said in `notes`, and made again by whoever asks for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from subpop.runtime.blobs import encode_all
+from subpop.runtime.store_rescue import (
+    APPLICATION_ID,
+    OLDER,
+    SCHEMA,
+    create_tables,
+    has_damaged_header,
+    looks_like_a_store,
+    only_one,
+    rescue,
+    set_aside,
+)
+from subpop.runtime.store_rows import (
+    ARRAYS,
+    CHUNK,
+    RECORD,
+    TABLES,
+    ArraysRow,
+    Damaged,
+    Item,
+    RecordRow,
+    is_text,
+    now,
+    results_of,
+    rows_of,
+)
+from subpop.types import Array, BadInput, Cell, TrialResult
+
+T = TypeVar("T")
+BUSY_SECONDS = 60.0
+ELSEWHERE = "name another file with --store"
+IMPLAUSIBLE = 1000
+"""No schema has this number: a flipped bit wrote it."""
+FIXES = {
+    sqlite3.SQLITE_READONLY: "give write access to the file and its folder",
+    sqlite3.SQLITE_CANTOPEN: "give write access to the file and its folder",
+    sqlite3.SQLITE_FULL: "free some disk space",
+    sqlite3.SQLITE_TOOBIG: "cut the array into parts",
+}
+DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT}
+"""What SQLite says of a damaged file; its constraints hold in every whole one."""
+
+
+class Store:
+    """One SQLite file, opened for reading and writing; safe under several threads and processes, and under kill -9.
+
+    Values come back as they went in: floats bit for bit (NaN as NaN), arrays with dtype and shape, C-contiguous and writable.
+    A damaged file is kept beside a new one that holds all that could be verified; `notes` names both. A file that is no store,
+    or one of a newer subpop, raises BadInput and is left as it is.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self.notes: list[str] = []
+        self._n_told = 0
+        if self.path.is_dir():
+            raise BadInput(f"{self.path} is a folder; --store names a file, such as {self.path / 'store.sqlite'}")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInput(f"the folder of the store {self.path} cannot be created ({error}); {ELSEWHERE}") from error
+        self._lock = threading.RLock()
+        self._verified: set[str] = set()
+        self._open_or_rescue()
+
+    def has_chunk(self, key: str) -> bool:
+        """Whether `get_chunk` would return trials: they are verified, the first time that a process asks."""
+        if key not in self._verified:
+            return self.get_chunk(key) is not None
+        return bool(self._in_transaction("BEGIN", lambda c: c.execute("SELECT 1 FROM chunks WHERE key = ?", (key,)).fetchone()))
+
+    def get_chunk(self, key: str) -> list[TrialResult] | None:
+        """The trials of a chunk, in the order in which they were put; None if it was never finished, or is damaged."""
+        rows = self._get(CHUNK, key)
+        if rows is None:
+            self._verified.discard(key)
+            return None
+        self._verified.add(key)
+        return results_of(rows)
+
+    def put_chunk(self, key: str, cell: Cell, results: Sequence[TrialResult], device: str, *, replace: bool = False) -> None:
+        """Keep the trials of a chunk, all or none; a chunk that is already there stays as it is, unless told to replace it."""
+        if not results:
+            raise BadInput(f"chunk {key} of {cell.id} has no trials; put a chunk when its trials are finished")
+        # Everything that takes time is done before the write lock is taken.
+        self._put(CHUNK, (key,), rows_of(key, cell, results, device), replace)
+
+    def get_arrays(self, key: str) -> dict[str, Array] | None:
+        """The arrays put under a key, by name, in the order in which they were put; None if there are none."""
+        rows = self._get(ARRAYS, key)
+        return None if rows is None else rows.arrays()
+
+    def put_arrays(self, key: str, arrays: Mapping[str, Array]) -> None:
+        """Keep arrays under a key, all or none; a key that is already there stays as it is."""
+        if not arrays:
+            raise BadInput(f"no arrays to keep under {key}; give at least one")
+        encoded = encode_all(arrays)
+        names = [(name, blob[0]) for name, blob in encoded]
+        self._put(ARRAYS, (key,), ArraysRow(key, names, {blob[0]: blob for _, blob in encoded}))
+
+    def put_record(self, key: str, record: Mapping[str, Any], kind: str = "cell") -> None:
+        """Keep a record, plain JSON data, in place of the one before. kind `cell`: the last report of a cell."""
+        try:
+            text = json.dumps(record)
+        except (TypeError, ValueError) as error:
+            raise BadInput(f"the record {key} is not JSON data ({error}); give numbers, strings, lists, mappings") from error
+        row = RecordRow(kind, key, text, now())
+        self._in_transaction("BEGIN IMMEDIATE", lambda connection: RECORD.insert(connection, row))
+
+    def get_record(self, key: str, kind: str = "cell") -> Any:
+        """A record; None where there is none, or where it is damaged."""
+        row = self._get(RECORD, kind, key)
+        return None if row is None else json.loads(row.text)
+
+    def costs(self) -> list[tuple[dict[str, Any], int, float, int]]:
+        """(cell, trials, seconds, fits) of every chunk, unverified: good for a guess of how long others will take."""
+        costs = "cell, count(*), sum(seconds), sum(n_fits)"
+        asked = f"SELECT {costs} FROM chunks JOIN trials ON trials.chunk = chunks.id GROUP BY chunks.id"
+        rows = self._in_transaction("BEGIN", lambda c: c.execute(asked).fetchall())
+        found = []
+        for told, trials, seconds, fits in rows:
+            with contextlib.suppress(ValueError, TypeError):  # damage is told where a chunk is read
+                cell, cost = json.loads(told), float(seconds)
+                if isinstance(cell, dict) and 0 <= cost < float("inf"):
+                    found.append((cell, int(trials), cost, int(fits)))
+        return found
+
+    def records(self, kind: str = "cell") -> dict[str, Any]:
+        """All records of a kind, by key, sorted; of kind `cell`, the last report of every cell."""
+        names = "SELECT key FROM records WHERE kind = ? ORDER BY key"
+        keys = self._in_transaction("BEGIN", lambda c: [row[0] for row in c.execute(names, (kind,))])
+        found = {key: self.get_record(key, kind) for key in keys if is_text(key)}
+        return {key: record for key, record in found.items() if record is not None}
+
+    def untold_notes(self) -> list[str]:
+        """What happened to the file since this was last asked: damage that was found, and files that were set aside."""
+        told, self._n_told = self._n_told, len(self.notes)
+        return self.notes[told:]
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        self._connection.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- verified reading and writing ---------------------------------------------------------------------------------
+
+    def _get(self, item: Item, *key: str) -> Any:
+        """Verified rows of a key; what is damaged is dropped, so that whoever asks makes it again."""
+        try:
+            return self._in_transaction("BEGIN", lambda connection: item.read(connection, *key))
+        except Damaged as damage:
+            self._note(f"{item.words} {' '.join(key)} in the store {self.path} are damaged ({damage}); they are made again")
+        self._in_transaction("BEGIN IMMEDIATE", lambda connection: _drop_damaged(connection, self.path, item, key))
+        return None
+
+    def _put(self, item: Item, key: tuple[str, ...], rows: Any, replace: bool = False) -> None:
+        names = " AND ".join(f"{column} = ?" for column in item.columns)
+
+        def put(connection: sqlite3.Connection) -> None:
+            there = connection.execute(f"SELECT 1 FROM {item.table} WHERE {names}", key).fetchone()
+            if there and replace:
+                item.delete(connection, *key)
+            if replace or not there:
+                item.insert(connection, rows)
+                _read_back(connection, self.path, item, key)
+
+        self._in_transaction("BEGIN IMMEDIATE", put)
+
+    def _in_transaction(self, begin: str, work: Callable[[sqlite3.Connection], T]) -> T:
+        """One transaction, rolled back whatever goes wrong. `BEGIN IMMEDIATE` has the file's write lock from its start.
+
+        Where SQLite finds the file damaged, it is rescued and the work is done once more.
+        """
+        with self._lock:
+            try:
+                return self._attempt(begin, work)
+            except _Corrupt as damage:
+                self._rescue(damage)
+            return self._attempt(begin, work)
+
+    def _attempt(self, begin: str, work: Callable[[sqlite3.Connection], T]) -> T:
+        with _explained(self.path):
+            self._connection.execute(begin)
+            try:
+                done = work(self._connection)
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+        return done
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+    # --- opening ------------------------------------------------------------------------------------------------------
+
+    def _open_or_rescue(self) -> None:
+        try:
+            self._open()
+        except _Corrupt as damage:
+            self._rescue(damage)
+
+    def _rescue(self, damage: _Corrupt) -> None:
+        """Go on with a new file that holds what could be verified; another process may have made it already."""
+        self.close()
+        try:
+            if not looks_like_a_store(self.path):
+                raise damage
+            with only_one(self.path) as file:
+                if os.path.samestat(file, self.path.stat()):
+                    kept, counts = rescue(self.path)
+                    copied = (
+                        f"{counts['chunks']} chunks of trials, {counts['array_sets']} sets of arrays, {counts['records']} records"
+                    )
+                    self._note(
+                        f"the store {self.path} was damaged ({damage.what}): {copied} were verified and copied to a new file, "
+                        f"what is missing is trained again, and the damaged file is kept as {kept}"
+                    )
+        except (OSError, sqlite3.Error) as error:
+            raise BadInput(f"{damage}; copying what is whole failed too ({error})") from error
+        self._verified.clear()
+        self._open()
+
+    def _open(self) -> None:
+        """Check whose file this is before anything in it is changed, then switch it to WAL and create what is missing."""
+        try:
+            self._connect()
+            self._check_and_create()
+        except BaseException:
+            with contextlib.suppress(AttributeError):  # it could not even be opened
+                self.close()
+            raise
+
+    def _connect(self) -> None:
+        with _explained(self.path):
+            self._connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        self._connection.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
+        if looks_like_a_store(self.path) and has_damaged_header(self.path):
+            raise _Corrupt(self.path, "its header is not SQLite's")
+
+    def _check_and_create(self) -> None:
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                if self._check():
+                    self._select("PRAGMA journal_mode = WAL")
+                    break
+            except _Busy:
+                # The switch to WAL asks for the whole file without waiting its turn.
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+        self._select("PRAGMA synchronous = NORMAL")
+
+        def create(connection: sqlite3.Connection) -> None:
+            if not connection.execute("PRAGMA user_version").fetchone()[0]:
+                create_tables(connection)
+            # SQLite opens a write-protected file without a word; this write fails now instead of after hours of training.
+            connection.execute(f"PRAGMA user_version = {SCHEMA}")
+
+        self._attempt("BEGIN IMMEDIATE", create)
+
+    def _check(self) -> bool:
+        """Whether the file can be used as it is; one of an older schema is set aside first."""
+        # One statement is one snapshot: another process may be creating the tables at this moment.
+        tables = "(SELECT group_concat(sql, ';') FROM (SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY rowid))"
+        columns = f"{tables}, application_id, user_version"
+        statements, application, version = self._select(f"SELECT {columns} FROM pragma_application_id, pragma_user_version")[0]
+        ours = application == APPLICATION_ID or (statements and looks_like_a_store(self.path))
+        if statements and not ours:
+            raise BadInput(f"{self.path} is a database of another program; {ELSEWHERE}")
+        if SCHEMA < version < IMPLAUSIBLE:
+            newer = f"has schema {version}, written by a newer subpop; this one reads schema {SCHEMA}"
+            raise BadInput(f"the store {self.path} {newer}: upgrade subpop, or {ELSEWHERE}")
+        if version in OLDER:
+            self._set_aside(version)
+            return False
+        if statements and (statements != ";".join(TABLES) or (application, version) != (APPLICATION_ID, SCHEMA)):
+            raise _Corrupt(self.path, "its list of tables is not that of a store")
+        health = self._select("PRAGMA quick_check(1)")[0][0]
+        if health != "ok":
+            raise _Corrupt(self.path, health)
+        return True
+
+    def _set_aside(self, version: int) -> None:
+        """Keep the file of an older schema under another name, and begin a new one."""
+        self.close()
+        with only_one(self.path) as file:
+            if os.path.samestat(file, self.path.stat()):
+                kept = set_aside(self.path, f"schema-{version}")
+                self._note(
+                    f"the store {self.path} had schema {version}, {OLDER[version]}: it is kept as {kept}, and its trials are "
+                    "trained again; delete the old file if no older subpop reads it"
+                )
+        self._connect()
+
+    def _select(self, statement: str) -> list[Any]:
+        with _explained(self.path):
+            return self._connection.execute(statement).fetchall()
+
+
+def _drop_damaged(connection: sqlite3.Connection, path: Path, item: Item, key: tuple[str, ...]) -> None:
+    """Delete rows that are still damaged: another process may have made them again. _Corrupt where an index is damaged too."""
+    try:
+        item.read(connection, *key)
+    except Damaged:
+        health = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        if health != "ok":
+            raise _Corrupt(path, health) from None
+        item.delete(connection, *key)
+
+
+def _read_back(connection: sqlite3.Connection, path: Path, item: Item, key: tuple[str, ...]) -> None:
+    """An index out of order loses what is written through it."""
+    try:
+        found = item.read(connection, *key)
+    except Damaged as damage:
+        raise _Corrupt(path, damage) from damage
+    if found is None:
+        raise _Corrupt(path, f"{item.words} {' '.join(key)} cannot be read back")
+
+
+class _Busy(BadInput):
+    """Another process holds the file."""
+
+
+class _Corrupt(BadInput):
+    """The file is damaged, or it is no store."""
+
+    def __init__(self, path: Path, what: object) -> None:
+        self.what = " ".join(str(what).split()).encode("ascii", "backslashreplace").decode()
+        kept = f"nothing was changed or deleted: move it away, or {ELSEWHERE}"
+        super().__init__(f"the store {path} is damaged or is no store ({self.what}); {kept}")
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into ones that name the file and the fix."""
+    try:
+        yield
+    except UnicodeDecodeError as error:  # SQLite's own message quotes damaged text
+        raise _Corrupt(path, error) from error
+    except sqlite3.Error as error:
+        # Extended codes keep the primary one in their lowest byte.
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in DAMAGE:
+            raise _Corrupt(path, error) from error
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise _Busy(f"another process keeps the store {path} locked; wait for it, stop it, or {ELSEWHERE}") from error
+        fix = FIXES.get(code, "check the file and its disk")
+        raise BadInput(f"the store {path} cannot be used ({error}); {fix}, or {ELSEWHERE}") from error

@@ -1,0 +1,208 @@
+"""The `subpop` command: data, checks and debugging of your own defense, and the report of a whole store."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from bdb import BdbQuit
+from collections.abc import Sequence
+from io import TextIOWrapper
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from subpop.datasets.download import DatasetRecord
+
+DATA_ROOT = "folder of data files (default: $SUBPOP_DATA, else the user's cache)"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    from subpop.types import BadInput
+
+    if isinstance(sys.stdout, TextIOWrapper):  # a terminal that cannot show a letter gets its number
+        sys.stdout.reconfigure(errors="backslashreplace")
+    options, for_pytest = _parser().parse_known_args(arguments)
+    if for_pytest and options.command != "run":
+        _parser().error(f"unrecognized arguments: {' '.join(for_pytest)}")
+    try:
+        return int(options.run(options) if options.command != "run" else _run(for_pytest))
+    except BadInput as error:
+        print(f"subpop: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="subpop", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    data = commands.add_parser("data", help="list, fetch or verify data sets")
+    data.add_argument("action", choices=["list", "fetch", "verify"])
+    data.add_argument("names", nargs="*", help="data sets (default: all that need files)")
+    data.add_argument("--data-root", default=None, help=DATA_ROOT)
+    data.set_defaults(run=_data)
+
+    check = commands.add_parser("check", help="run the contract checks of a defense, such as my_defense.py:my_defense")
+    check.add_argument("defense", help="path.py:function or package.module:function")
+    check.set_defaults(run=_check)
+
+    debug = commands.add_parser("debug", help="run one trial of a defense in this process: breakpoint(), pdb and print work")
+    debug.add_argument("defense", help="path.py:function or package.module:function")
+    debug.add_argument(
+        "-k", dest="words", default="defenses", help="words in the names of the suite and the cell (default: defenses)"
+    )
+    debug.add_argument("--data-root", default=None, help=DATA_ROOT)
+    debug.set_defaults(run=_debug)
+
+    commands.add_parser("run", help="run the benchmark's own suites from any folder; options go to pytest: -k, --tier, -n")
+
+    report = commands.add_parser("report", help="write the report of a whole store, without training")
+    report.add_argument("--store", default="runs/store.sqlite", help="database of finished trials (default: runs/store.sqlite)")
+    report.add_argument("--report-dir", default="runs/report", help="where the report goes (default: runs/report)")
+    baselines = "folder of reference numbers (default: baselines, else those of the clone or of the installed package)"
+    report.add_argument("--baselines", default=None, help=baselines)
+    report.add_argument("--data-root", default=None, help=DATA_ROOT)
+    report.add_argument("--weights-root", default=None, help="folder of network weights (default: weights/ in the data root)")
+    report.add_argument("--device", default="cpu", help="where the trials were trained: cpu (default) or cuda")
+    report.set_defaults(run=_report)
+    return parser
+
+
+def _data(options: argparse.Namespace) -> int:
+    import shutil
+
+    from tabulate import tabulate
+
+    from subpop.datasets import DATASETS
+    from subpop.datasets.download import data_root, describe, fetch, verify
+    from subpop.types import BadInput
+
+    root = data_root(options.data_root)
+    unknown = [name for name in options.names if name not in DATASETS]
+    if unknown:
+        raise BadInput(f"unknown data set {unknown[0]!r}; use one of {', '.join(DATASETS)}")
+    if options.action == "list":
+        rows = [(each.name, _is_ready(each), each.summary, each.licence) for each in describe(root)]
+        room = max(20, (shutil.get_terminal_size().columns - 36) // 2) if sys.stdout.isatty() else None
+        found = tabulate(rows, ("name", "ready", "summary", "licence"), maxcolwidths=[None, None, room, room])
+        return _shown(
+            f"Data sets are read from {root}. `subpop data fetch NAME` downloads one, or explains the manual download.\n\n{found}"
+        )
+    names = options.names or [record.name for record in describe(root) if record.needs_files]
+    states = [state for name in names for state in (fetch if options.action == "fetch" else verify)(name, root)]
+    print(*states, sep="\n")
+    return 0 if all(state.state == "ok" for state in states) else 1
+
+
+def _shown(text: str) -> int:
+    """Print a long text; a reader that has seen enough, such as `head`, is no reason for a traceback."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit fails again
+        return 1
+    return 0
+
+
+def _is_ready(record: DatasetRecord) -> str:
+    if record.ready:
+        return "yes"
+    return f"no, {record.megabytes:.0f} MB" if record.needs_files and record.megabytes else "no"
+
+
+def _check(options: argparse.Namespace) -> int:
+    from subpop.harness.plugins import load, parse_defense
+    from subpop.testing import check_defense
+
+    results = check_defense(load(parse_defense(options.defense, Path.cwd())))
+    told: set[str] = set()
+    for result in results:
+        lines = str(result).splitlines()
+        details = "\n".join(lines[1:])
+        print(lines[0])
+        if details and details not in told:  # one mistake fails many checks
+            told.add(details)
+            print(details)
+    return 0 if all(result.passed for result in results) else 1
+
+
+def _run(for_pytest: Sequence[str]) -> int:
+    """Run the suites of the clone or of the installed package; results go below the caller's folder."""
+    import pytest
+
+    from subpop.runtime.places import find, keep_machine_code_out_of_the_package
+
+    suites, baselines = find("benchmarks", Path.cwd()), find("baselines", Path.cwd())
+    keep_machine_code_out_of_the_package()
+    sys.dont_write_bytecode = True  # else pytest would write compiled suites beside them
+    places = [str(suites), "--rootdir", str(Path.cwd()), "--baselines", str(baselines)]
+    return int(pytest.main([*places, "-p", "no:cacheprovider", *for_pytest]))
+
+
+def _debug(options: argparse.Namespace) -> int:
+    from subpop.datasets.download import data_root
+    from subpop.harness.plugins import parse_defense
+    from subpop.session.debugging import debug
+
+    spec = parse_defense(options.defense, Path.cwd())
+    try:
+        print(*debug(spec, options.words, data_root(options.data_root)), sep="\n")
+    except BdbQuit:
+        print("subpop: the debugger was quit before the trial ended", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from subpop.datasets.download import data_root
+    from subpop.experiments.attack_sets import FOLDER
+    from subpop.experiments.experiment import Experiment
+    from subpop.report import RunInfo, check_report_directory, check_summary
+    from subpop.report.verdict import n_cells
+    from subpop.runtime.options import check_device_name, place
+    from subpop.runtime.places import find
+    from subpop.runtime.store import Store
+    from subpop.session.run import Run, environment
+    from subpop.types import BadInput
+
+    check_device_name(options.device)
+    path, directory = place(options.store, Path.cwd()), place(options.report_dir, Path.cwd())
+    if not path.exists():
+        raise BadInput(
+            f"--store {path} does not exist; run `python -m pytest benchmarks/` first, or pass the path of an existing store"
+        )
+    check_report_directory(directory)
+    check_summary()
+    store = Store(path)
+    weights = None if options.weights_root is None else place(options.weights_root, Path.cwd())
+    baselines = find("baselines", Path.cwd()) if options.baselines is None else place(options.baselines, Path.cwd())
+    experiment = Experiment.on(store, data_root(options.data_root), options.device, cache=path.parent / "features")
+    experiment.context.weights_root, experiment.context.partitions = weights, baselines / FOLDER
+    run = Run(experiment, store, baselines)
+    left_out = run.measure_stored()
+    for note in store.untold_notes():
+        print(f"subpop: {note}", file=sys.stderr)
+    if not run.reports:
+        others = f", but {n_cells(left_out)} not finished or made by another version" if left_out else ""
+        raise BadInput(f"--store {path} contains no finished cell{others}; run `python -m pytest benchmarks/` first")
+    tiers = ", ".join(sorted({cell.tier for cell in run.reports}))
+    info = RunInfo(
+        tier=tiers,
+        device=options.device,
+        commit="",
+        command="subpop report",
+        seconds=0.0,
+        started=time.time(),
+        suites={},
+        **environment(),
+    )
+    run.write(directory, info)
+    kept = f" ({run.n_kept} of plug-ins, as last measured)" if run.n_kept else ""
+    print(f"{n_cells(len(run.reports))}{kept}, {left_out} not finished or made by another version: {directory / 'README.md'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""Which tests belong to a suite, and which of its cells each of them gets. A suite is a module that defines CELLS.
+
+Whatever else pytest collects (another project's tests, say) is left alone.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from subpop.types import BadInput, Cell
+from subpop.types.cell import NAMES
+from subpop.types.kinds import kind_of
+
+# --- the cells of one test --------------------------------------------------------------------------------------------
+
+
+def chosen(cells: Sequence[Cell], everything: Sequence[Cell], fields: Mapping[str, Any], where: str) -> list[Cell]:
+    """The cells that a mark `cells(**fields)` names.
+
+    everything: the suite's cells of all tiers. BadInput where a field is none of theirs, or where no cell of any tier can
+    match: either would delete the test without a word.
+    """
+    known = [*NAMES, *sorted({name for cell in everything for name, _ in cell.setting})]
+    for name in fields:
+        if name not in known and everything:
+            near = get_close_matches(name, known, 1, 0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(known)}"
+            raise BadInput(f"{where}: pytest.mark.cells names {name!r}, which no cell of this suite has; {hint}")
+    if everything and not any(_matches(cell, fields) for cell in everything):
+        named = ", ".join(f"{name}={value!r}" for name, value in fields.items())
+        raise BadInput(f"{where}: pytest.mark.cells({named}) matches no cell of this suite in any tier; correct its values")
+    return [cell for cell in cells if _matches(cell, fields)]
+
+
+def _matches(cell: Cell, fields: Mapping[str, Any]) -> bool:
+    def one(name: str, allowed: Any) -> bool:
+        value = getattr(cell, name) if name in NAMES else cell.option(name)
+        return value in allowed if isinstance(allowed, (list, tuple, set, frozenset)) else value == allowed
+
+    return all(one(name, allowed) for name, allowed in fields.items())
+
+
+# --- the tests of a session -------------------------------------------------------------------------------------------
+
+
+def cells_of_module(module: Any) -> list[Cell] | None:
+    """The CELLS of a suite; None for a module that defines none, or whose CELLS are something of its own."""
+    cells = getattr(module, "CELLS", None)
+    is_suite = isinstance(cells, list | tuple) and all(isinstance(cell, Cell) for cell in cells)
+    return list(cells or ()) if is_suite else None
+
+
+def is_of_suite(item: Any) -> bool:
+    """Whether a test belongs to a suite."""
+    return cells_of_module(getattr(item, "module", None)) is not None
+
+
+def parameters(item: Any) -> Mapping[str, Any]:
+    return getattr(getattr(item, "callspec", None), "params", None) or {}
+
+
+def without_cells(item: Any) -> bool:
+    """Whether a suite's test got no cell: none of its cells is of the tier that runs."""
+    kinds = {"cell": Cell, "sweep": tuple}
+    return is_of_suite(item) and any(not isinstance(value, kinds.get(name, object)) for name, value in parameters(item).items())
+
+
+def runs_by_default(item: Any) -> bool:
+    """Whether a test runs where no suite is named: not if its suite has only cells of kinds such as `speed`."""
+    cells = cells_of_module(getattr(item, "module", None))
+    return not cells or any(kind_of(cell).runs_by_default for cell in cells)
+
+
+def measured_cells(items: Iterable[Any]) -> list[Cell]:
+    """The cells that tests will measure, each once, in the order of the tests."""
+    own = [item for item in items if is_of_suite(item) and "measure" in getattr(item, "fixturenames", ())]
+    return list(dict.fromkeys(cell for item in own for cell in _cells_of(item)))
+
+
+def needed_cells(items: Iterable[Any]) -> list[Cell]:
+    """The cells that tests will measure or make claims about, each once, in the order of the tests."""
+    return list(dict.fromkeys(cell for item in items if is_of_suite(item) for cell in _cells_of(item)))
+
+
+def _cells_of(item: Any) -> list[Cell]:
+    found = parameters(item)
+    of_sweep = found.get("sweep", ())
+    candidates = [found.get("cell"), *(of_sweep if isinstance(of_sweep, tuple) else ())]
+    return [cell for cell in candidates if isinstance(cell, Cell)]
+
+
+# --- before anything is imported --------------------------------------------------------------------------------------
+
+_CELLS_LINE = re.compile(rb"^CELLS\b|^from .* import .*\bCELLS\b", re.MULTILINE)
+_CELLS_TEST = re.compile(rb"\bdef test\w*\([^)]*\b(cell|sweep)\b")
+
+
+def names_suites(arguments: Iterable[str], folder: Path, patterns: Sequence[str]) -> bool:
+    """Whether any of pytest's arguments leads to a suite: files are parsed, not imported."""
+    for argument in arguments:
+        path = folder / argument.partition("::")[0]
+        files = [path] if path.is_file() else sorted({file for pattern in patterns for file in path.rglob(pattern)})
+        if any(declares_cells(file) for file in files if file.suffix == ".py"):
+            return True
+    return False
+
+
+def declares_cells(path: Path) -> bool:
+    """Whether a module defines CELLS and has a test that takes one of them; its words decide where it has a syntax error."""
+    try:
+        source = path.read_bytes()
+        body = ast.parse(source).body if b"CELLS" in source else []
+    except (SyntaxError, ValueError):
+        return bool(_CELLS_LINE.search(source) and _CELLS_TEST.search(source))
+    except OSError:
+        return False
+    return any(_binds_cells(each) for each in body) and any(_takes_cells(node) for each in body for node in ast.walk(each))
+
+
+def _binds_cells(statement: ast.stmt) -> bool:
+    if isinstance(statement, ast.ImportFrom):
+        return any((alias.asname or alias.name) == "CELLS" for alias in statement.names)
+    targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+    return any(isinstance(target, ast.Name) and target.id == "CELLS" for target in targets)
+
+
+def _takes_cells(node: ast.AST) -> bool:
+    if not isinstance(node, ast.FunctionDef) or not node.name.startswith("test"):
+        return False
+    return not {"cell", "sweep"}.isdisjoint(argument.arg for argument in node.args.args)
+
+
+def take_over_processes(option: Any) -> None:
+    """Turn pytest-xdist's number of processes into ours, and pytest-xdist off. option: pytest's options, changed in place."""
+    asked = getattr(option, "numprocesses", None)
+    if asked is not None:
+        most = getattr(option, "maxprocesses", None)
+        count = _cores() if asked in ("auto", "logical") else _whole(asked)
+        option.jobs = option.jobs or (min(count, most) if most else count)
+    option.numprocesses, option.dist, option.tx, option.distload = None, "no", [], False
+
+
+def _whole(asked: Any) -> int:
+    try:
+        count = int(asked)
+    except ValueError:
+        count = -1
+    if count < 0:
+        raise BadInput(f"-n {asked} is no number of processes; give a whole number such as 2, or auto for one a core")
+    return count
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,228 @@
+"""The same cells under the kernels of other processors: `python -m subpop.session.kernels [-k ...]`, or `tox -e kernels`.
+
+BLAS, torch, oneDNN and numba choose their kernels by the processor; environment variables make them choose as on another one.
+Each profile runs `pytest benchmarks/` in a process of its own, with a store of its own. One report names the kernels that
+were really found, the red cells of each profile, and each number that lies more than half of its tolerance away from its
+reference or that two profiles place so far apart. A profile that the processor cannot run is skipped by name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from subpop.runtime.hardware import cpu_flags
+from subpop.types import BadInput
+
+MOVED = 0.5
+"""Share of its tolerance by which a number moves before the report names it."""
+OLD = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE", "NUMBA_CPU_NAME": "generic"}
+AVX2 = {"OPENBLAS_CORETYPE": "Haswell", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+OWN = ("OPENBLAS_L2_SIZE", "NUMBA_CPU_FEATURES")
+"""Variables that no profile inherits, beside those that profiles set."""
+AVX512 = ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
+KEY = ("stem", "tier", "dataset", "victim", "partition", "attack", "rate", "defense", "setting", "subpopulation", "metric")
+
+Key = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Another processor. variables: what makes libraries choose its kernels; needs: flags of the real processor that run them.
+
+    found_as: what OpenBLAS may call the kernel; in 64-bit builds Prescott's goes by the name of an older one.
+    """
+
+    variables: Mapping[str, str]
+    needs: tuple[str, ...]
+    found_as: tuple[str, ...]
+
+
+PROFILES = {
+    "Haswell": Profile(AVX2, ("avx2", "fma"), ("Haswell",)),
+    "SkylakeX": Profile({"OPENBLAS_CORETYPE": "SkylakeX"}, AVX512, ("SkylakeX",)),
+    "Nehalem": Profile({"OPENBLAS_CORETYPE": "Nehalem", **OLD}, ("sse4_2",), ("Nehalem",)),
+    "Prescott": Profile({"OPENBLAS_CORETYPE": "Prescott", **OLD}, ("pni",), ("Prescott", "Katmai")),
+    "Haswell, one thread": Profile({**AVX2, **ONE_THREAD}, ("avx2", "fma"), ("Haswell",)),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one profile. numbers: of results.json, by key; hardware: found there; skipped: why it did not run."""
+
+    numbers: Mapping[Key, Mapping[str, Any]]
+    hardware: str = ""
+    status: int = 0
+    skipped: str = ""
+
+    @property
+    def red(self) -> list[str]:
+        """The cells with a failing number, in words."""
+        bad = [key for key, row in self.numbers.items() if row["verdict"] in ("fail", "error")]
+        return list(dict.fromkeys(in_words(key[:9]) for key in bad))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the profiles and write the report; 0 where every profile that ran passed and at least one did."""
+    options, for_pytest = _parser().parse_known_args(arguments)
+    try:
+        if options.print_variables:
+            print(shell_lines(profile_of(options.print_variables)))
+            return 0
+        for name in options.profile:
+            profile_of(name)
+        outcomes = {name: _outcome(name, options.folder.resolve(), for_pytest) for name in options.profile or PROFILES}
+    except BadInput as error:
+        print(f"subpop.session.kernels: {error}", file=sys.stderr)
+        return 2
+    page = report(outcomes)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    (options.folder / "README.md").write_text(page, encoding="utf-8")
+    print(f"\n{page}\nreport: {options.folder.resolve() / 'README.md'}")
+    ran = [outcome for outcome in outcomes.values() if not outcome.skipped]
+    return 0 if ran and not any(outcome.status for outcome in ran) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m subpop.session.kernels",
+        description=__doc__,
+        epilog="Everything else goes to pytest: -k, --tier, --data-root.",
+    )
+    parser.add_argument("--profile", action="append", default=[], help=f"one of {', '.join(PROFILES)}; repeatable (default: all)")
+    parser.add_argument("--print-variables", metavar="PROFILE", help="print its variables as shell commands, and stop")
+    parser.add_argument("--folder", type=Path, default=Path("runs/kernels"), help="where stores and reports go")
+    return parser
+
+
+# --- one profile ------------------------------------------------------------------------------------------------------
+
+
+def profile_of(name: str) -> Profile:
+    """The profile of that name."""
+    if name not in PROFILES:
+        raise BadInput(f"no profile is named {name!r}; there are {'; '.join(PROFILES)}")
+    return PROFILES[name]
+
+
+def lacking(profile: Profile) -> list[str]:
+    """The instruction sets that the processor does not offer; none where the system does not tell."""
+    offered = cpu_flags()
+    return [flag for flag in profile.needs if offered and flag not in offered]
+
+
+def not_inherited() -> list[str]:
+    """The variables that choose kernels: a profile runs without those of its surroundings."""
+    return sorted({name for each in PROFILES.values() for name in each.variables} | {*OWN})
+
+
+def environment_of(profile: Profile) -> dict[str, str]:
+    """The variables of this process without those that choose kernels, and with the profile's own."""
+    dropped = not_inherited()
+    return {**{name: value for name, value in os.environ.items() if name not in dropped}, **profile.variables}
+
+
+def shell_lines(profile: Profile) -> str:
+    """Shell commands that put a profile's variables into place."""
+    own = [f"export {name}={value}" for name, value in profile.variables.items()]
+    return "\n".join([f"unset {' '.join(not_inherited())}", *own])
+
+
+def _outcome(name: str, folder: Path, for_pytest: Sequence[str]) -> Outcome:
+    profile = PROFILES[name]
+    if lack := lacking(profile):
+        return Outcome({}, skipped=f"the processor has no {', '.join(lack)}")
+    own = folder / name.replace(", ", "-").replace(" ", "-")
+    print(f"--- {name}: {' '.join(f'{key}={value}' for key, value in profile.variables.items())}", flush=True)
+    places = ["--store", str(own / "store.sqlite"), "--report-dir", str(own / "report")]
+    (own / "report" / "results.json").unlink(missing_ok=True)  # of an earlier run
+    command = [sys.executable, "-m", "pytest", "benchmarks/", "-q", "--tb=line", *places, *for_pytest]
+    status = subprocess.run(command, env=environment_of(profile), check=False).returncode
+    return read_outcome(own / "report" / "results.json", status)
+
+
+def read_outcome(path: Path, status: int = 0) -> Outcome:
+    """The numbers that a run left behind; BadInput where it left none."""
+    if not path.is_file():
+        raise BadInput(f"the run left no {path} (its exit status is {status}); see above for what stopped it")
+    told = json.loads(path.read_text(encoding="utf-8"))
+    numbers = {tuple(str(row[name]) for name in KEY): row for row in told["cells"]}
+    return Outcome(numbers, told["hardware"], status)
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+
+def report(outcomes: Mapping[str, Outcome]) -> str:
+    """One page: what ran on which kernels, what is red, and what moved."""
+    rows = [(name, _kernels(name, outcome), len(outcome.numbers), len(outcome.red)) for name, outcome in outcomes.items()]
+    lines = ["# The same numbers under other kernels", "", _table(rows, ("profile", "kernels found", "numbers", "red cells"))]
+    for name, outcome in outcomes.items():
+        lines += ["", f"Red under {name}:", *(f"- {cell}" for cell in outcome.red)] if outcome.red else []
+    found = moved(outcomes)
+    compared = len({key for outcome in outcomes.values() for key in outcome.numbers})
+    lines += ["", f"{len(found)} of {compared} numbers moved by more than {MOVED:g} of their tolerance."]
+    names = [name for name, outcome in outcomes.items() if not outcome.skipped]
+    if found:
+        lines += ["", _table(found, ("number", "moved, in tolerances", "tolerance", "reference", *names))]
+    return "\n".join(lines) + "\n"
+
+
+def _kernels(name: str, outcome: Outcome) -> str:
+    if outcome.skipped:
+        return f"skipped: {outcome.skipped}"
+    asked = PROFILES[name].found_as if name in PROFILES else ()
+    if "openblas" not in outcome.hardware or not any(word in outcome.hardware for word in asked):
+        return f"{outcome.hardware} (not the kernels that were asked for)"
+    return outcome.hardware
+
+
+def moved(outcomes: Mapping[str, Outcome]) -> list[tuple[Any, ...]]:
+    """The numbers that lie too far from their reference or from one another, the farthest first.
+
+    (in words, farthest distance in tolerances, tolerance, reference, the number under each profile that ran).
+    """
+    ran = [outcome for outcome in outcomes.values() if not outcome.skipped]
+    found = []
+    for key in dict.fromkeys(key for outcome in ran for key in outcome.numbers):
+        rows = [outcome.numbers.get(key) for outcome in ran]
+        distance, tolerance, reference = _distance([row for row in rows if row is not None])
+        if distance > MOVED:
+            values = ["" if row is None else row["value"] for row in rows]
+            found.append((in_words(key), distance, tolerance, reference, *values))
+    return sorted(found, key=lambda row: (-row[1], row[0]))
+
+
+def _distance(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float | None, float | None]:
+    """How far a number moves, in tolerances, over its reference and all profiles; its tolerance and its reference."""
+    tolerance = next((row["atol"] for row in rows if row["atol"]), None)
+    reference = next((row["reference"] for row in rows if row["reference"] is not None), None)
+    if tolerance is None:
+        return 0.0, None, reference
+    values = [row["value"] for row in rows] + ([] if reference is None else [reference])
+    if any(value is None for value in values):  # unknown here and known there
+        return (float("inf") if any(value is not None for value in values) else 0.0), tolerance, reference
+    return (max(values) - min(values)) / tolerance, tolerance, reference
+
+
+def in_words(key: Key) -> str:
+    return " ".join(filter(None, key))
+
+
+def _table(rows: Sequence[tuple[Any, ...]], headers: Sequence[str]) -> str:
+    return str(tabulate(rows, headers, tablefmt="github", floatfmt=".4g"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,532 @@
+"""The pytest side: options, cells as test items, the `measure` fixture, the report at the end.
+
+Thin on purpose: every heavy import is inside a hook. Loaded by the one line of conftest.py, not by an entry point, so
+that its options appear in this project alone.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from subpop.report import RunInfo
+    from subpop.session.run import Run
+    from subpop.session.session_watch import SessionWatch  # noqa: F401 (the type of a key)
+    from subpop.types import Cell, CellResult, Model
+
+RUN = pytest.StashKey["Run"]()
+PLUGINS = pytest.StashKey[Any]()
+WATCH = pytest.StashKey["SessionWatch"]()
+MISTAKES = pytest.StashKey[list[str]]()
+"""What is wrong with marks; told once everything is collected."""
+MEASURING = pytest.StashKey[set[str]]()
+"""Tests that measure cells, by node id."""
+OFFERED = pytest.StashKey[list[str]]()
+"""The collected suites that have cells of the tier, before -k."""
+CLOCK_OFFSET = [0.0]
+"""Seconds that cells served from the store took when they were trained: the benchmark clock counts them."""
+
+
+def clock() -> float:
+    """A wall clock in seconds that also counts what stored cells once cost."""
+    return time.perf_counter() + CLOCK_OFFSET[0]
+
+
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    group = parser.getgroup("subpop", "subpopulation poisoning benchmark")
+    group.addoption("--tier", default="embedded", help="which cells run: embedded (default, no download), laptop, paper")
+    group.addoption("--data-root", default=None, help="folder of data files (default: $SUBPOP_DATA, else the user's cache)")
+    group.addoption("--weights-root", default=None, help="folder of network weights (default: weights/ in the data root)")
+    group.addoption("--store", default="runs/store.sqlite", help="database of finished trials (default: runs/store.sqlite)")
+    group.addoption("--report-dir", default="runs/report", help="where the report goes (default: runs/report)")
+    group.addoption("--baselines", default=None, help="folder of reference numbers (default: baselines/ in the root folder)")
+    group.addoption("--fresh", action="store_true", help="ignore the store and train everything again")
+    group.addoption(
+        "--defense", action="append", default=[], help="your own defense: path.py:function or package.module:function; repeatable"
+    )
+    group.addoption(
+        "--defense-timeout", type=float, default=300.0, help="time limit in seconds for a plug-in's own code in one trial"
+    )
+    group.addoption("--no-integrity", action="store_true", help="do not probe plug-in defenses for known cheats")
+    group.addoption("--device", default="cpu", help="cpu (default) or cuda")
+    group.addoption("--executor", default="here", help="where cells train: here (default), loky, dask, ray")
+    group.addoption(
+        "--jobs", type=int, default=None, help="processes that train cells while the tests run in one; `-n N` means the same"
+    )
+    if not pluginmanager.hasplugin("xdist"):  # whose option it is otherwise
+        group._addoption("-n", "--numprocesses", dest="numprocesses", default=None, help="processes that train cells, or auto")
+    group.addoption("--rebaseline", action="store_true", help="record new references for the cells that ran; the run still fails")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """In sessions that run suites, `-n N` trains in N processes and keeps the tests in one; elsewhere it is pytest-xdist's."""
+    from subpop.session.collecting import names_suites, take_over_processes
+    from subpop.types import BadInput
+
+    if names_suites(config.args, config.invocation_params.dir, config.getini("python_files")):
+        try:
+            take_over_processes(config.option)
+        except BadInput as error:
+            raise pytest.UsageError(str(error)) from None
+    elif getattr(config.option, "numprocesses", None) and not config.pluginmanager.hasplugin("xdist"):
+        raise pytest.UsageError("-n is for suites; other tests need pytest-xdist for it: python -m pip install pytest-xdist")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    from subpop.session.session_watch import SessionWatch
+
+    config.stash[WATCH] = SessionWatch()
+    config.pluginmanager.register(config.stash[WATCH], "subpop-watch")
+    config.addinivalue_line("markers", "cells(**fields): the cells a claim is about, by field or setting")
+    from subpop.types import BadInput
+
+    try:
+        _check_options(config)
+    except BadInput as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def _check_options(config: pytest.Config) -> None:
+    from subpop.defenses import is_built_in
+    from subpop.experiments.executors import check_executor
+    from subpop.harness.plugins import parse_defense
+    from subpop.runtime.options import check_device, check_timeout
+    from subpop.session.run import check_tier
+    from subpop.types import BadInput
+
+    check_tier(config.getoption("--tier"))
+    check_executor(config.getoption("--executor"))
+    check_timeout(config.getoption("--defense-timeout"))
+    check_device(config.getoption("--device"))
+    specs = [parse_defense(text, config.invocation_params.dir) for text in config.getoption("--defense")]
+    names = [spec.name for spec in specs]
+    if len(set(names)) < len(names):
+        raise BadInput(f"--defense names {', '.join(names)} are not distinct; rename one of the functions")
+    for name in names:
+        if is_built_in(name):
+            raise BadInput(f"--defense {name} has the name of a built-in defense; rename the function or its file")
+    config.stash[PLUGINS] = {spec.name: spec for spec in specs}
+
+
+# --- cells as test items ----------------------------------------------------------------------------------------------
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Cross a suite's CELLS with --tier and, where it is open to them, with --defense."""
+    wanted = {"cell", "sweep"} & set(metafunc.fixturenames)
+    if getattr(metafunc.module, "CELLS", None) is None or not wanted:
+        return
+    from subpop.session.collecting import cells_of_module, chosen
+    from subpop.session.run import select
+    from subpop.types import BadInput
+    from subpop.types.grid import sweep_id, sweeps
+
+    cells = cells_of_module(metafunc.module)
+    if cells is None:
+        return
+    config = metafunc.config
+    own = select(cells, config.getoption("--tier"), config.stash[PLUGINS], getattr(metafunc.module, "open_to_defenses", False))
+    try:
+        for mark in metafunc.definition.iter_markers("cells"):
+            own = chosen(own, cells, mark.kwargs, metafunc.definition.nodeid)
+    except BadInput as error:  # raised here it would be one module's collection error
+        if MISTAKES not in config.stash:
+            config.stash[MISTAKES] = []
+        config.stash[MISTAKES].append(str(error))
+    if "cell" in wanted:
+        metafunc.parametrize("cell", own, ids=[cell.id for cell in own])
+    else:
+        groups = sweeps(own)
+        metafunc.parametrize("sweep", groups, ids=[sweep_id(group) for group in groups])
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Drop suites' tests that are left without cells, and speed suites unless they are named; no other project's tests."""
+    from subpop.session.collecting import is_of_suite, needed_cells, runs_by_default, without_cells
+
+    mistakes = config.stash.get(MISTAKES, None)
+    if mistakes:
+        raise pytest.UsageError("\n".join(mistakes))
+    if any(map(is_of_suite, items)):
+        config.stash[OFFERED] = sorted({cell.stem for cell in needed_cells(items)})
+    named = "speed" in (config.getoption("keyword") or "") or any("speed" in str(arg) for arg in config.args)
+    dropped = [item for item in items if without_cells(item) or not (named or runs_by_default(item))]
+    if dropped:
+        items[:] = [item for item in items if item not in set(dropped)]
+        config.hook.pytest_deselected(items=dropped)
+    own = [item for item in items if is_of_suite(item) and "measure" in getattr(item, "fixturenames", ())]
+    for item in own:
+        item.add_marker(pytest.mark.benchmark(timer=clock))  # counts stored seconds
+    config.stash[MEASURING] = {item.nodeid for item in own}
+
+
+@pytest.hookimpl(optionalhook=True, wrapper=True)
+def pytest_benchmark_group_stats(
+    config: pytest.Config, benchmarks: list[dict[str, Any]], group_by: str
+) -> Generator[None, list[Any], list[Any]]:
+    """Keep cells out of pytest-benchmark's table, where a row a cell would bury the scoreboard; --benchmark-json has them all."""
+    asked = ("compare", "compare_fail", "verbose", "histogram", "cprofile")
+    if not any(config.getoption(f"benchmark_{name}", None) for name in asked):
+        cells = config.stash.get(MEASURING, set())
+        benchmarks[:] = [each for each in benchmarks if each["fullname"] not in cells]
+    return (yield)
+
+
+# --- the run ----------------------------------------------------------------------------------------------------------
+
+
+def _run_of(config: pytest.Config) -> Run:
+    if RUN not in config.stash:
+        config.stash[RUN] = _make_run(config)
+    return config.stash[RUN]
+
+
+def _make_run(config: pytest.Config) -> Run:
+    from subpop.datasets.download import data_root
+    from subpop.experiments.attack_sets import FOLDER as PARTITIONS_FOLDER
+    from subpop.experiments.experiment import Experiment
+    from subpop.experiments.integrity import Inspector
+    from subpop.runtime.store import Store
+    from subpop.session.run import Run
+
+    store = Store(_place(config, "--store"))
+    experiment = Experiment.on(
+        store,
+        root=data_root(_place_or_none(config, "--data-root")),
+        device=config.getoption("--device"),
+        timeout=config.getoption("--defense-timeout"),
+        plugins=config.stash[PLUGINS],
+        fresh=config.getoption("--fresh"),
+        cache=store.path.parent / "features",
+        weights_root=_place_or_none(config, "--weights-root"),
+        partitions=_baselines(config) / PARTITIONS_FOLDER,
+        listener=_listener(config),
+    )
+    inspector = None if config.getoption("--no-integrity") else Inspector(experiment)
+    return Run(experiment, store, _baselines(config), inspector=inspector)
+
+
+def _baselines(config: pytest.Config) -> Path:
+    return _place_or_none(config, "--baselines") or config.rootpath / "baselines"
+
+
+def _listener(config: pytest.Config) -> Callable[[str], None]:
+    """What plug-in defenses print is passed through with -s, and kept for the report of their test without."""
+    from subpop.runtime.output import Tail, to_terminal
+
+    return to_terminal if config.getoption("capture") in ("no", "tee-sys") else Tail()
+
+
+def _add_output(request: pytest.FixtureRequest, run: Run, cell: Cell) -> None:
+    """Show what the cell's defense printed where pytest shows what a test prints."""
+    from subpop.runtime.output import Tail
+
+    listener = run.experiment.listener
+    if isinstance(listener, Tail) and (text := listener.take()):
+        request.node.add_report_section("call", f"stdout of {cell.defense}", text)
+
+
+def _report_directory(config: pytest.Config) -> Path:
+    return _place(config, "--report-dir")
+
+
+def _place(config: pytest.Config, option: str) -> Path:
+    """The absolute path that an option names; relative ones begin in the folder in which pytest was started."""
+    from subpop.runtime.options import place
+
+    return place(config.getoption(option), config.invocation_params.dir)
+
+
+def _place_or_none(config: pytest.Config, option: str) -> Path | None:
+    return None if config.getoption(option) is None else _place(config, option)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Say which suites there are where -k matches nothing, or where none has cells of the tier."""
+    reporter, offered = session.config.pluginmanager.get_plugin("terminalreporter"), session.config.stash.get(OFFERED, None)
+    if session.items or reporter is None or offered is None:
+        return
+    tier, words = session.config.getoption("--tier"), session.config.getoption("keyword")
+    if not offered:
+        reporter.write_line(f"no cell of these suites is of the tier {tier}; name another with --tier")
+    elif words:
+        reporter.write_line(
+            f"nothing of the tier {tier} matches -k {words!r}; suites that have cells of it are {', '.join(offered)}"
+        )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Before the first test: print the plan, and train ahead where an executor was named. Listings come without this hook."""
+    from subpop.report.verdict import n_cells
+    from subpop.session.collecting import declares_cells, needed_cells
+
+    config, cells = session.config, needed_cells(session.items)
+    broken = any(declares_cells(config.rootpath / name) for name in config.stash[WATCH].broken_files())
+    unmatched = not session.items and OFFERED in config.stash and (_report_directory(config) / "README.md").exists()
+    if not (cells or broken or unmatched) or any(
+        config.getoption(name, False) for name in ("collectonly", "setuponly", "setupplan")
+    ):
+        return
+    stops_here = session.testsfailed and not config.getoption("continue_on_collection_errors")
+    _begin(config, session.items, () if stops_here else cells)
+    if stops_here or not (cells or broken):  # the page of an earlier run is not this one's
+        return
+    run, executor, jobs = _run_of(config), config.getoption("--executor"), config.getoption("--jobs") or 1
+    say = _say(config)
+    say(f"subpop: planning {n_cells(len(cells))}: reading data, decoding pictures, computing features that are not kept yet")
+    with _on_screen(config):  # with bars of their own
+        plan = run.plan(cells, jobs)
+    say(str(plan))
+    _start_progress(config, run, say)
+    if executor != "here" or jobs > 1:
+        run.train_ahead(cells, "loky" if executor == "here" else executor, jobs if jobs > 1 else -1)
+
+
+def _begin(config: pytest.Config, items: list[pytest.Item], cells: Sequence[Cell]) -> None:
+    """Tell what is wrong with the report folder, the store or a reference before anything is trained; start the pages."""
+    from subpop.report import check_report_directory, check_summary
+    from subpop.runtime.places import check_writable
+    from subpop.types import BadInput
+
+    try:
+        check_report_directory(_report_directory(config))
+        if config.getoption("--rebaseline"):
+            check_writable(_baselines(config))
+        check_summary()
+        reports = _run_of(config).reports if cells else {}
+        for stem in {cell.stem for cell in cells}:
+            _run_of(config).references(stem)
+        config.stash[WATCH].begin(items, _report_directory(config), _run_info(config), reports)
+    except BadInput as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def _start_progress(config: pytest.Config, run: Run, say: Callable[[str], None]) -> None:
+    from subpop.runtime.progress import Progress
+
+    with _on_screen(config):
+        run.experiment.context.progress = Progress.of_run(run.forecast, say)
+
+
+def _say(config: pytest.Config) -> Callable[[str], None]:
+    """Writes a line of its own among pytest's, past its capture, at once."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+
+    def say(line: str) -> None:
+        if reporter is None:
+            return
+        writer = config.get_terminal_writer()
+        with _on_screen(config):
+            if writer.width_of_current_line:
+                writer.line()
+            writer.line(line)
+            writer.flush()
+
+    return say
+
+
+def _on_screen(config: pytest.Config) -> AbstractContextManager[None]:
+    """What is written inside reaches the terminal, not pytest's capture."""
+    capture = config.pluginmanager.get_plugin("capturemanager")
+    return nullcontext() if capture is None else capture.global_and_fixture_disabled()
+
+
+@pytest.fixture
+def measure(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Cell], CellResult]:
+    """Measure a cell and compare its metrics with the stored references.
+
+    The cell's results come from the store if they are there. The test fails if a gated metric is out of tolerance or has no
+    reference, if a reference has no metric, or if the cell raises an error; it is skipped if data is missing.
+
+    Returns
+    -------
+    callable
+        `measure(cell)` returns the `CellResult`; `result[metric]` is the value of a metric, in its own unit (damages are
+        fractions).
+
+    Examples
+    --------
+    ```python
+    def test_cell(cell, measure):
+        result = measure(cell)
+        assert result["collateral_damage_max"] < 0.05
+    ```
+    """
+    from subpop.session.run import failures
+
+    run = _run_of(request.config)
+
+    def measured(cell: Cell) -> CellResult:
+        ahead = run.wait_for(cell)
+        report = benchmark.pedantic(lambda: _timed(run, cell, ahead), rounds=1, iterations=1)
+        _add_output(request, run, cell)
+        if report.status == "skipped":
+            pytest.skip(report.reason)
+        if report.result is None:
+            pytest.fail(f"{cell.id}\n{report.reason}", pytrace=False)
+        numbers = {number.metric: number.value for number in report.result.numbers if not number.subpopulation}
+        benchmark.extra_info.update(numbers, from_store=report.result.from_store, n_fits=report.result.n_fits)
+        if report.status == "fail" and not request.config.getoption("--rebaseline"):
+            pytest.fail(failures(report), pytrace=False)
+        return report.result  # type: ignore[no-any-return]
+
+    return measured
+
+
+def _timed(run: Run, cell: Cell, ahead: bool) -> Any:
+    report = run.measure(cell)
+    if report.result is not None and (report.result.from_store or ahead):
+        CLOCK_OFFSET[0] += report.result.seconds
+    return report
+
+
+@pytest.fixture
+def result_of(request: pytest.FixtureRequest) -> Callable[[Cell], CellResult]:
+    """The numbers of a cell, for claims: computed once a run, compared with no reference. A claim on missing data is skipped."""
+    from subpop.datasets.download import MissingData
+
+    run = _run_of(request.config)
+
+    def result(cell: Cell) -> CellResult:
+        try:
+            return run.result(cell)
+        except MissingData as missing:
+            pytest.skip(str(missing))
+        finally:
+            _add_output(request, run, cell)
+
+    return result
+
+
+@pytest.fixture(scope="session")
+def clean_model(request: pytest.FixtureRequest) -> Callable[..., Model]:
+    """Train a victim on clean data.
+
+    Returns
+    -------
+    callable
+        `clean_model(dataset, victim, seed=0)` returns the `Model` of a victim trained on D, from the store if it is there.
+
+    Examples
+    --------
+    ```python
+    def test_accuracy(clean_model):
+        model = clean_model("digits", "logistic_regression")
+    ```
+    """
+    from subpop.types import Cell
+
+    run = _run_of(request.config)
+
+    def model(dataset: str, victim: str, seed: int = 0) -> Model:
+        cell = Cell.of(dataset=dataset, victim=victim, partition="none")
+        return run.experiment.context.clean_model(cell, seed)
+
+    return model
+
+
+# --- the end ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the report; a run that measured nothing, or that rewrote references, does not pass."""
+    config, watch = session.config, session.config.stash.get(WATCH, None)
+    if watch is None or not watch.has_begun:
+        return
+    run = config.stash.get(RUN, None)
+    if run is not None:
+        run.experiment.context.progress.close()
+    if run is not None and run.ahead is not None:
+        run.ahead.stop()
+    rebaselined = bool(config.getoption("--rebaseline") and run is not None and run.reports)
+    if rebaselined and run is not None:
+        run.rebaseline(_environment()["hardware"], _commit(config.rootpath))
+    if session.exitstatus == pytest.ExitCode.OK and (rebaselined or not watch.measured_anything()):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    watch.finish(int(session.exitstatus), rebaselined=rebaselined, suites=lambda stems: _docstrings(session, stems))
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    run, watch = config.stash.get(RUN, None), config.stash.get(WATCH, None)
+    for note in run.store.untold_notes() if run is not None else []:
+        terminalreporter.write_line(f"subpop: {note}")
+    if run is not None and run.ahead is not None and run.ahead.error is not None:
+        from subpop.types.printable import in_one_line
+
+        told = in_one_line(run.ahead.error)
+        terminalreporter.write_line(f"subpop: the training processes failed ({told}); what they left was trained in this process")
+    if watch is None or not watch.has_begun:
+        return
+    from collections import Counter
+
+    from subpop.report.verdict import cells_that
+
+    counts = Counter(report.status for report in watch.reports.values())
+    terminalreporter.section("subpop")
+    if watch.headline:
+        terminalreporter.write_line(watch.headline.replace("**", ""))
+    terminalreporter.write_line(", ".join(cells_that(n, status) for status, n in sorted(counts.items())) or "no cell measured")
+    if config.getoption("--rebaseline") and counts:
+        for line in run.recorded if run is not None else ():
+            terminalreporter.write_line(line)
+    terminalreporter.write_line(f"report: {_report_directory(config) / 'README.md'}")
+
+
+def _run_info(config: pytest.Config) -> RunInfo:
+    import shlex
+
+    from subpop.report import RunInfo
+    from subpop.types.printable import printable
+
+    return RunInfo(
+        tier=config.getoption("--tier"),
+        device=config.getoption("--device"),
+        commit=_commit(config.rootpath),
+        command=printable(shlex.join(["python", "-m", "pytest", *map(str, config.invocation_params.args)])),
+        started=time.time(),
+        **_environment(),
+    )
+
+
+def _docstrings(session: pytest.Session, stems: Iterable[str]) -> dict[str, str]:
+    """What each suite says of itself, wherever its module lies."""
+    collected = {path.stem.removeprefix("test_"): path for path in (item.path for item in session.items)}
+    paths = {stem: collected.get(stem) for stem in stems}
+    return {stem: _docstring(path) if path and path.exists() else "" for stem, path in paths.items()}
+
+
+def _docstring(path: Path) -> str:
+    import ast
+
+    from subpop.types.printable import printable
+
+    return printable(ast.get_docstring(ast.parse(path.read_bytes())) or "")
+
+
+def _environment() -> dict[str, Any]:
+    from subpop.session.run import environment
+
+    return environment()
+
+
+def _commit(root: Path) -> str:
+    import subprocess
+
+    told = os.environ.get("GITHUB_SHA", "")
+    if told:
+        return told[:12]
+    try:
+        done = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()

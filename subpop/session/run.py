@@ -1,0 +1,284 @@
+"""One run: cells measured, compared with their references, and written down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from subpop.datasets.download import MissingData
+from subpop.experiments.executors import Ahead, tasks_of
+from subpop.experiments.experiment import Experiment
+from subpop.experiments.integrity import UNCHECKED, Inspector
+from subpop.features.networks.frozen import is_frozen
+from subpop.harness.batching import DefenseError
+from subpop.report import RunInfo, append_summary, write_report
+from subpop.report.verdict import n_cells
+from subpop.results.metric_registry import check_registered, metric_of
+from subpop.results.plugin_records import KIND, cell_of, kept_reports, record_of
+from subpop.results.references import References, cell_status, compare, rebaseline
+from subpop.runtime.estimate import SUMMARY_SECONDS, Forecast, Rates, readable_seconds
+from subpop.runtime.store import Store
+from subpop.types import BadInput, Cell, CellReport, CellResult
+from subpop.types.kinds import Measurers, kind_of
+from subpop.types.printable import described, in_one_line, printable
+
+TIERS = ("embedded", "laptop", "paper")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is about to do: `seconds` is a rough guess for two cores."""
+
+    n_cells: int
+    n_trials: int
+    n_stored: int
+    n_fits: int
+    seconds: float
+    skipped: Mapping[str, str]
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [
+            f"subpop plan: {n_cells(self.n_cells)}, {self.n_trials:,} trials, {self.n_stored:,} of them in the store; "
+            f"about {self.n_fits:,} fits to do, roughly {readable_seconds(self.seconds)}"
+        ]
+        reasons = sorted(set(self.skipped.values()))
+        lines += [f"  {n_cells(list(self.skipped.values()).count(r))} will be skipped: {r}" for r in reasons]
+        refused: dict[str, list[str]] = {}
+        for name, reason in self.refused.items():
+            refused.setdefault(reason, []).append(name)
+        for reason, names in refused.items():  # one mistake may be that of many cells
+            more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+            lines.append(f"  {names[0]}{more} cannot run: {reason}")
+        return "\n".join(lines)
+
+
+@dataclass
+class Run:
+    """Measures cells against one experiment and the baselines folder."""
+
+    experiment: Experiment
+    store: Store
+    baselines: Path
+    results: dict[Cell, CellResult] = field(default_factory=dict)
+    reports: dict[Cell, CellReport] = field(default_factory=dict)
+    recorded: list[str] = field(default_factory=list)
+    """What `rebaseline` says of the attack sets that it recorded."""
+    n_kept: int = 0
+    """Reports of plug-ins' cells that `measure_stored` took from the store as they were."""
+    failed: dict[Cell, Exception] = field(default_factory=dict)
+    ahead: Ahead | None = None
+    forecast: Forecast = field(default_factory=Forecast)
+    inspector: Inspector | None = None
+    """Who probes plug-in defenses; None: nobody does."""
+    _references: dict[str, References] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self._measure = Measurers(self.experiment)
+
+    def result(self, cell: Cell) -> CellResult:
+        """The numbers of a cell, computed once a run; a cell that failed fails again without being trained again."""
+        if cell in self.failed:
+            raise self.failed[cell]
+        if cell not in self.results:
+            self.experiment.context.progress.begin(cell)
+            self.wait_for(cell)
+            try:
+                result = self._measure(cell)
+                check_registered({number.metric for number in result.numbers})
+                self.results[cell] = self._inspected(result)
+            except Exception as error:
+                self.failed[cell] = error
+                raise
+            finally:
+                self.experiment.context.progress.end(cell)
+        return self.results[cell]
+
+    def train_ahead(self, cells: Iterable[Cell], executor: str, jobs: int) -> None:
+        """Start workers that train these cells while the tests run."""
+        self.ahead = Ahead(self.experiment, tasks_of(self.experiment, cells), executor, jobs)
+        self.experiment.await_chunk, self.ahead.idle = self.ahead.wait, self.experiment.context.progress.tick
+        self.ahead.start()
+
+    def wait_for(self, cell: Cell) -> bool:
+        """Until workers have sent what they make of a cell; whether they made any of it."""
+        if self.ahead is not None:
+            with suppress(Exception):  # it cannot run, and its test will tell
+                return self.ahead.has_made(cell)
+        return False
+
+    def _inspected(self, result: CellResult) -> CellResult:
+        """The result with its integrity, where the defense is a plug-in."""
+        cell = result.cell
+        if cell.defense not in self.experiment.plugins or not kind_of(cell).trains_trials:
+            return result
+        if self.inspector is None:
+            return replace(result, integrity=UNCHECKED)
+        found = self.inspector.inspect(cell)
+        return replace(result, integrity=found.column, probes=found.details)
+
+    def measure(self, cell: Cell) -> CellReport:
+        """Run a cell and hold it against its references; a cell that cannot run is reported, never lost."""
+        try:
+            result = self.result(cell)
+        except MissingData as missing:
+            report = CellReport(cell, None, status="skipped", reason=str(missing))
+        except (BadInput, DefenseError) as error:
+            report = CellReport(cell, None, status="error", reason=str(error))
+        except Exception as error:
+            self.reports[cell] = CellReport(cell, None, status="error", reason=described(error))
+            raise
+        else:
+            verdicts = compare(result, self.references(cell.stem), plugin=cell.defense in self.experiment.plugins)
+            report = CellReport(cell, result, verdicts, cell_status(verdicts))
+            self.store.put_record(printable(f"{cell.stem} {cell.id}"), cell.record())
+        self.reports[cell] = report
+        if cell.defense in self.experiment.plugins and report.status != "skipped":
+            self.store.put_record(printable(f"{cell.stem} {cell.id}"), record_of(report, self.experiment.context.device), KIND)
+        return report
+
+    def measure_stored(self) -> int:
+        """Measure every cell the store knows whose trials are all there; returns how many are not.
+
+        Cells of plug-ins, whose code a store does not hold, are shown as they were last measured.
+        """
+        left_out = 0
+        for report in kept_reports(self.store.records(KIND), self.experiment.context.device):
+            if report.cell.defense not in self.experiment.plugins:
+                self.n_kept += 1
+                self.reports[report.cell] = self._compared(report)
+        for cell in map(cell_of, self.store.records().values()):
+            if cell in self.reports:
+                continue
+            finished = cell is not None and self._can_be_shown(cell)
+            if cell is not None and finished:
+                self.measure(cell)
+            left_out += not finished
+        return left_out
+
+    def _can_be_shown(self, cell: Cell) -> bool:
+        """Whether nothing of the cell has to be trained."""
+        try:
+            kind = kind_of(cell)
+            return self._is_finished(cell) if kind.trains_trials else kind.is_stored
+        except BadInput:  # its data or its plug-in is not available
+            return False
+
+    def _compared(self, report: CellReport) -> CellReport:
+        """A plug-in's report with its verdicts."""
+        if report.result is None:
+            return report
+        verdicts = compare(report.result, self.references(report.cell.stem), plugin=True)
+        return replace(report, verdicts=verdicts, status=cell_status(verdicts))
+
+    def _is_finished(self, cell: Cell) -> bool:
+        """Whether no trial is missing, nor one of the cells that it is ranked by or compared with."""
+        beside = (cell.with_(defense=cell.ranked_by), cell.plain())
+        return not any(self.experiment.missing_chunks(each) for each in (cell, *beside))
+
+    def references(self, stem: str) -> References:
+        if stem not in self._references:
+            self._references[stem] = References.load(self.baselines / f"{stem}.csv")
+        return self._references[stem]
+
+    def plan(self, cells: Iterable[Cell], jobs: int = 1) -> Plan:
+        """Count what a run of these cells has to do; sets up their data, which trains attackers' own models at most.
+
+        jobs: processes that train. What is expected of each cell is left in `forecast`.
+        """
+        cells, skipped, refused, probed = list(cells), {}, {}, set[str]()
+        n_trials = n_missing = 0
+        self.forecast, rates = Forecast(), self._rates()
+        for cell in cells:
+            try:
+                trials, missing = self._count(cell) if kind_of(cell).trains_trials else (0, 0)
+            except MissingData as error:
+                skipped[cell.id] = str(error)
+                continue
+            except Exception as error:  # told again where the cell is measured, with its traceback if it is no BadInput
+                refused[cell.id] = str(error) if isinstance(error, BadInput) else in_one_line(error)
+                continue
+            n_trials, n_missing = n_trials + trials, n_missing + missing
+            self.forecast.fits[cell] = missing * rates.fits(cell)
+            training = self._training_seconds(cell, missing, rates)
+            self.forecast.seconds[cell] = SUMMARY_SECONDS + training / max(1, jobs)
+            if missing and self.inspector is not None and cell.defense in self.experiment.plugins:
+                grace = self.inspector.grace if cell.defense not in probed else 0.0  # what its probes may take beyond its share
+                self.forecast.seconds[cell] += self.inspector.share * training + grace
+                probed.add(cell.defense)
+        n_fits, seconds = round(sum(self.forecast.fits.values())), sum(self.forecast.seconds.values())
+        return Plan(len(cells), n_trials, n_trials - n_missing, n_fits, seconds, skipped, refused)
+
+    def _count(self, cell: Cell) -> tuple[int, int]:
+        """Trials of a cell, and those that have to be run."""
+        missing = self.experiment.missing_chunks(cell)
+        return sum(map(len, self.experiment.chunks(cell))), sum(len(chunk) for _, chunk in missing)
+
+    def _training_seconds(self, cell: Cell, missing: int, rates: Rates) -> float:
+        kind = kind_of(cell)
+        if not kind.trains_trials:
+            return kind.expected_seconds(cell)
+        if not missing:
+            return 0.0
+        pool, victim = self.experiment.context.data(cell).pool, "last_layer" if is_frozen(cell.victim) else cell.victim
+        return missing * rates.seconds(cell, victim, pool.n_train * int(pool.x[0].size))
+
+    def _rates(self) -> Rates:
+        """What the store recorded."""
+        with suppress(BadInput, TypeError, ValueError):
+            return Rates.recorded(self.store.costs())
+        return Rates()
+
+    def rebaseline(self, hardware: str, commit: str) -> list[Path]:
+        """Rewrite our columns of the baselines of every cell that ran, and record attack sets that have no record yet."""
+        written, left = self.experiment.context.attack_sets.record()
+        self.recorded += [f"attack set recorded: {path}" for path in written]
+        self.recorded += [f"{path} belongs to other data and was left; delete it to have it recorded anew" for path in left]
+        results = [r.result for r in self.reports.values() if r.result and r.cell.defense not in self.experiment.plugins]
+        stems = sorted({result.cell.stem for result in results})
+        noisy = (number for result in results if not result.exact for number in result.numbers if number.std is not None)
+        n_noisy = sum(metric_of(number.metric).is_recorded for number in noisy)
+        for stem in stems:
+            own = [result for result in results if result.cell.stem == stem]
+            rebaseline(self.baselines / f"{stem}.csv", own, hardware=hardware, commit=commit, n_noisy=n_noisy)
+        return [self.baselines / f"{stem}.csv" for stem in stems]
+
+    def write(self, directory: Path, info: RunInfo) -> None:
+        """Write the report and, in a CI job, its summary."""
+        write_report(list(self.reports.values()), directory, info)
+        append_summary((directory / "README.md").read_text(encoding="utf-8"))
+
+
+def failures(report: CellReport) -> str:
+    """What a red cell says: the cell, and for each number the run's value, the reference, the tolerance."""
+    bad = [v for v in report.verdicts if v.verdict in ("fail", "no_reference") and v.reason]
+    if bad and all(v.verdict == "no_reference" for v in report.verdicts):
+        return f"{report.cell.id}\nnone of its numbers has a reference; record them with --rebaseline"
+    return "\n".join([report.cell.id, *(v.reason for v in bad)])
+
+
+def select(cells: Sequence[Cell], tier: str, plugins: Iterable[str] = (), open_to_defenses: bool = False) -> list[Cell]:
+    """The cells of a tier; in suites open to plug-ins, each undefended cell once more with every plug-in."""
+    own = [cell for cell in cells if cell.tier == tier]
+    if not open_to_defenses:
+        return own
+    undefended = [cell for cell in own if cell.defense == "none"]
+    return own + [cell.with_(defense=name) for name in plugins for cell in undefended]
+
+
+def check_tier(tier: str) -> str:
+    """Refuse an unknown tier by name."""
+    if tier not in TIERS:
+        raise BadInput(f"--tier {tier} is unknown; use one of {', '.join(TIERS)}")
+    return tier
+
+
+def environment() -> dict[str, Any]:
+    """What a report says of the machine: versions, processor, and the kernels that made its numbers."""
+    from subpop.runtime.fingerprint import versions
+    from subpop.runtime.hardware import hardware
+
+    return {"versions": versions(), "hardware": hardware()}

@@ -1,0 +1,175 @@
+"""What happens to a pytest session that runs suites: failed tests, interrupts and its exit status, told by the report's pages.
+
+The report folder says "Unfinished" from the session's start and counts the cells as they end, so that whatever ends the
+session, kill -9 included, leaves no page that speaks of another run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from subpop.report.verdict import EXIT, INTERRUPT, SIGTERM, FailedTest, Standing, headline
+from subpop.types.printable import printable
+
+if TYPE_CHECKING:
+    from subpop.report import RunInfo
+    from subpop.types import Cell, CellReport
+
+PAUSE, SHARE = 1.0, 0.02
+"""The pages of a running session are written at most once in so many seconds, and for this share of its time."""
+
+
+class SessionWatch:
+    """A pytest plug-in that collects what failed. Pages are written after `begin` alone: sessions without suites have none."""
+
+    def __init__(self) -> None:
+        self.has_begun = False
+        self.reports: dict[Cell, CellReport] = {}
+        self.headline = ""
+        """The first words of the page of a session that has ended."""
+        self._failed: list[FailedTest] = []
+        self._stopped = ""
+        self._planned: Sequence[Cell] = ()
+        self._claims: set[str] = set()
+        self._held: set[str] = set()
+        self._cells: dict[str, Cell] = {}
+        self._directory = Path()
+        self._info: RunInfo | None = None
+        self._next_page = 0.0
+        self._handler_before: Any = None
+
+    # --- the session --------------------------------------------------------------------------------------------------
+
+    def begin(self, items: Iterable[Any], directory: Path, info: RunInfo, reports: dict[Cell, CellReport]) -> None:
+        """Suites are about to run: the report folder says so, and SIGTERM will end the session as Ctrl-C does."""
+        from subpop.session.collecting import is_of_suite, measured_cells, parameters
+
+        own = [item for item in items if is_of_suite(item)]
+        self._planned = measured_cells(own)
+        measuring = [item for item in own if "measure" in getattr(item, "fixturenames", ())]
+        self._cells = {item.nodeid: parameters(item)["cell"] for item in measuring if "cell" in parameters(item)}
+        self._claims = {item.nodeid for item in own} - {item.nodeid for item in measuring}
+        self._directory, self._info, self.reports = directory, info, reports
+        self.has_begun = True
+        if threading.current_thread() is threading.main_thread():
+            self._handler_before = signal.signal(signal.SIGTERM, self._terminate)
+        self.write_unfinished()
+
+    def standing(self, exit_status: int | None, *, rebaselined: bool = False) -> Standing:
+        return Standing(
+            len(self._planned),
+            exit_status,
+            tuple(self._failed),
+            self._stopped,
+            rebaselined,
+            len(self._held),
+            Counter(cell.stem for cell in self._planned),
+        )
+
+    def measured_anything(self) -> bool:
+        """Whether a cell was measured or a claim held, and no cell failed to run."""
+        statuses = {report.status for report in self.reports.values()}
+        return "error" not in statuses and (statuses != {"skipped"} if statuses else bool(self._held))
+
+    def write_unfinished(self) -> None:
+        """How far the session is; does nothing where the last page is too fresh."""
+        from subpop.report import write_unfinished
+
+        started = time.monotonic()
+        if self._info is None or started < self._next_page:
+            return
+        with contextlib.suppress(OSError):  # told at the end, where it matters
+            write_unfinished(list(self.reports.values()), self._directory, self._information(self.standing(None)))
+        now = time.monotonic()
+        self._next_page = now + max(PAUSE, (now - started) / SHARE)
+
+    def finish(self, exit_status: int, *, rebaselined: bool, suites: Callable[[Iterable[str]], dict[str, str]]) -> None:
+        """Write the report of a session that ended; suites: docstrings by stem."""
+        from subpop.report import append_summary, write_report
+
+        if self._handler_before is not None:  # from here on SIGTERM ends the process at once, and the page stays unfinished
+            signal.signal(signal.SIGTERM, self._handler_before)
+        standing = self.standing(exit_status, rebaselined=rebaselined)
+        self.headline, info = headline(list(self.reports.values()), standing), self._information(standing)
+        info = replace(info, suites=suites(sorted({cell.stem for cell in self.reports})))
+        write_report(list(self.reports.values()), self._directory, info)
+        append_summary((self._directory / "README.md").read_text(encoding="utf-8"))
+
+    def _information(self, standing: Standing) -> RunInfo:
+        assert self._info is not None
+        return replace(self._info, seconds=time.time() - float(self._info.started), standing=standing)
+
+    def _terminate(self, *_: object) -> None:
+        self._stopped = SIGTERM
+        raise KeyboardInterrupt(SIGTERM)
+
+    # --- what pytest tells --------------------------------------------------------------------------------------------
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self._failed.append(FailedTest(self._kind(report), report.nodeid, reason_of(report)))
+            self._next_page = 0.0
+        elif report.passed and report.when == "call" and report.nodeid in self._claims:
+            self._held.add(report.nodeid)
+        if report.when == "teardown" and self.has_begun:
+            self.write_unfinished()
+
+    def _kind(self, report: pytest.TestReport) -> str:
+        if report.when in ("setup", "teardown"):
+            return str(report.when)
+        if report.nodeid in self._claims:
+            return "claim"
+        if report.nodeid not in self._cells:
+            return "test"
+        found = self.reports.get(self._cells[report.nodeid])
+        if found is None:  # it ended before it measured anything
+            return "test"
+        return "cell" if found.status in ("fail", "error") else "assertion"
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self._failed.append(FailedTest("collection", report.nodeid, reason_of(report)))
+
+    def pytest_internalerror(self, excrepr: Any) -> None:
+        self._failed.append(FailedTest("internal", "pytest", last_line(str(excrepr))))
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        excinfo.traceback = excinfo.traceback.filter(_has_line)  # pytest's report of an interrupt needs lines
+        if excinfo.errisinstance(pytest.Session.Interrupted) and any(each.kind == "collection" for each in self._failed):
+            return  # pytest's own way to stop after errors of collection
+        left = excinfo.errisinstance(pytest.exit.Exception)
+        self._stopped = self._stopped or (EXIT if left else INTERRUPT)
+
+    def broken_files(self) -> list[str]:
+        """Files that could not be collected."""
+        return [each.test.partition("::")[0] for each in self._failed if each.kind == "collection"]
+
+
+def _has_line(entry: Any) -> bool:
+    """Whether a traceback's entry has a line: where a signal arrives between two, Python says None and pytest stumbles."""
+    try:
+        return int(entry.lineno) >= -1
+    except TypeError:
+        return False
+
+
+def reason_of(report: pytest.TestReport | pytest.CollectReport) -> str:
+    """What a failed test or collector says, in short: the message of its error."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    return printable(crash.message).partition("\n")[0] if crash is not None else last_line(str(report.longrepr))
+
+
+def last_line(text: str) -> str:
+    lines = [line.removeprefix("E ").strip() for line in printable(text).splitlines() if line.strip()]
+    return lines[-1] if lines else ""

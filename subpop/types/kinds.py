@@ -1,0 +1,141 @@
+"""The kinds of measurement: how cells are planned, measured, shown and drawn. One line of `KINDS` adds a kind.
+
+A cell names its kind (`Cell.kind`). The class behind the name says everything that differs from poisoning cells, so that
+neither the run nor the report knows any suite by its name. Classes are imported when a cell of their kind comes up.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from subpop.types import BadInput, Cell, CellReport, CellResult
+
+KINDS = {
+    "poisoning": "subpop.report.tables.poisoning:Poisoning",
+    "certified": "subpop.report.tables.certified:Certified",
+    "clusters": "subpop.report.tables.clusters:Clusters",
+    "fine_pruning": "subpop.report.tables.fine_pruning:FinePruning",
+    "imdb": "subpop.report.tables.imdb:Imdb",
+    "optimised": "subpop.report.tables.optimised:Optimised",
+    "speed": "subpop.report.tables.speed:Speed",
+    "target_sets": "subpop.report.tables.target_sets:TargetSets",
+    "transfer": "subpop.report.tables.transfer:Transfer",
+    "two_worlds": "subpop.report.tables.two_worlds:TwoWorlds",
+}
+"""Where the class of each kind is."""
+
+Measure = Callable[[Cell], CellResult]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A figure that can be drawn."""
+
+    kind: str
+    """The end of its file's name."""
+    draw: Callable[[], Any]
+    """Returns the matplotlib figure."""
+    alt: str
+    """What it shows, for readers who cannot see it."""
+    caption: str
+    """How to read it."""
+
+
+class Kind(ABC):
+    """How cells of one kind are measured, planned, compared, shown and drawn."""
+
+    trains_trials = False
+    """Whether a cell consists of trials, which are trained, stored and resumed one by one."""
+    is_stored = True
+    """Whether a cell's result is served from the store once it was measured."""
+    runs_by_default = True
+    """Whether its suites run where no suite is named."""
+    on_scoreboard = True
+    """Whether its cells are rows of the scoreboard's tables of damages."""
+
+    @abstractmethod
+    def measurer(self, experiment: Any) -> Measure:
+        """What measures cells with an `Experiment`; it may remember what they share while the run lasts."""
+
+    @abstractmethod
+    def figures(self, reports: Sequence[CellReport], styles: Any) -> Iterator[Plan]:
+        """The figures of cells with results. styles: the colour and the marker of each defense."""
+
+    def expected_seconds(self, cell: Cell) -> float:
+        """Seconds that a cell without trials is expected to take."""
+        return 1.0
+
+    def company(self, cell: Cell) -> Hashable | None:
+        """Equal for cells without trials that a worker measures in one go; None for those that only their test may measure."""
+        return cell
+
+    def is_compared(self, metric: str) -> bool:
+        """Whether a number is compared with its reference; the suite asserts the others itself."""
+        return True
+
+    def tables(self, reports: Sequence[CellReport]) -> list[str]:
+        """Blocks of markdown: the table as the paper prints it, for the suite's page and the scoreboard."""
+        return []
+
+    def sections(self, reports: Sequence[CellReport]) -> list[str]:
+        """Blocks of markdown that follow the numbers on the suite's page."""
+        return []
+
+    def speedups(self, reports: Sequence[CellReport]) -> list[list[str]]:
+        """Rows of the scoreboard's table of speed-ups."""
+        return []
+
+    def figure_of(self, cell: Cell) -> str:
+        """Cells of a suite and tier with the same answer share their figures."""
+        return cell.dataset
+
+
+@cache
+def kind_named(name: str) -> Kind:
+    """The kind of a name; raises BadInput for an unknown one."""
+    module, _, found = KINDS[check_kind(name)].partition(":")
+    kind: Kind = getattr(import_module(module), found)()
+    return kind
+
+
+def check_kind(name: str) -> str:
+    """The name of a kind; raises BadInput for an unknown one, with the nearest that there is."""
+    if name not in KINDS:
+        near = get_close_matches(name, KINDS, 1)
+        raise BadInput(
+            f"no kind of cell is named {name!r}; {f'did you mean {near[0]}?' if near else 'there are ' + ', '.join(KINDS)}"
+        )
+    return name
+
+
+def kind_of(cell: Cell) -> Kind:
+    """The kind of a cell."""
+    return kind_named(cell.kind)
+
+
+def by_kind(reports: Iterable[CellReport]) -> dict[Kind, list[CellReport]]:
+    """Reports by the kind of their cells, in the order of the registry."""
+    found: dict[str, list[CellReport]] = {}
+    for report in reports:
+        found.setdefault(report.cell.kind, []).append(report)
+    return {kind_named(name): found[name] for name in KINDS if name in found}
+
+
+class Measurers:
+    """Measures cells of any kind with one experiment."""
+
+    def __init__(self, experiment: Any) -> None:
+        self._experiment = experiment
+        self._own: dict[str, Measure] = {}
+
+    def __call__(self, cell: Cell) -> CellResult:
+        """The numbers of a cell."""
+        if cell.kind not in self._own:
+            self._own[cell.kind] = kind_of(cell).measurer(self._experiment)
+        return self._own[cell.kind](cell)
