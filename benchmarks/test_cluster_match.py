@@ -13,7 +13,8 @@ counts the poison by D); worst-k requires 20 test rows (`_all` does not).
 
 import pytest
 
-from subpop.types.grid import grid, mean_by_rate
+from subpop import grid
+from subpop.types.grid import mean_by_rate
 
 STEM = "cluster_match"
 COMMON = {"stem": STEM, "partition": "cluster_match", "rate": [0.0, 0.5, 1.0, 2.0]}

@@ -16,7 +16,7 @@ one split. The network on Adult is defended at alpha = 1 with three seeds.
 
 import pytest
 
-from subpop.types.grid import grid
+from subpop import grid
 
 STEM = "defenses_trim_sever"
 open_to_defenses = True

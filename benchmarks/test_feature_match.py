@@ -17,7 +17,7 @@ from test_cluster_match import (  # the same claims, about the cells of this sui
     test_nobody_else_is_hurt,  # noqa: F401
 )
 
-from subpop.types.grid import grid
+from subpop import grid
 
 STEM = "feature_match"
 COMMON = {"stem": STEM, "partition": "feature_match", "rate": [0.0, 0.5, 1.0, 2.0]}

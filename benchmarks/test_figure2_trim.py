@@ -12,7 +12,7 @@ Deviations: our own mixture (the paper's points are not given); logistic regress
 
 import pytest
 
-from subpop.types.grid import grid
+from subpop import grid
 
 STEM = "figure2_trim"
 PANEL = {

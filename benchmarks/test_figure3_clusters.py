@@ -14,7 +14,7 @@ clusters MobileNet features. Nothing is trained or attacked, so alpha is 0.
 
 import pytest
 
-from subpop.types.grid import grid
+from subpop import grid
 
 STEM = "figure3_clusters"
 COMMON = {"stem": STEM, "kind": "clusters", "victim": "none", "partition": "cluster_match", "rate": 0.0}

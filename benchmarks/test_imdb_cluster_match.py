@@ -19,7 +19,8 @@ shown with the paper tier's cells only.
 
 import pytest
 
-from subpop.types.grid import grid, mean_by_rate
+from subpop import grid
+from subpop.types.grid import mean_by_rate
 
 STEM = "imdb_cluster_match"
 COMMON = {"stem": STEM, "kind": "imdb", "partition": "cluster_match", "label_rule": "common"}

@@ -14,7 +14,7 @@ another encoder.
 
 import pytest
 
-from subpop.types.grid import grid
+from subpop import grid
 
 STEM = "imdb_defenses"
 open_to_defenses = True

@@ -25,8 +25,8 @@ Deviations: our own mixture with known supports (the paper's learners are not gi
 
 import pytest
 
+from subpop import grid
 from subpop.defenses import DEFENSES
-from subpop.types.grid import grid
 
 STEM = "impossibility"
 COMMON = {

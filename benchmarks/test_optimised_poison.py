@@ -16,7 +16,7 @@ for few rows and small changes only: in the corners of a wide box the victim fit
 
 import pytest
 
-from subpop.types.grid import grid
+from subpop import grid
 
 STEM = "optimised_poison"
 RATES = [0.5, 1.0, 2.0]

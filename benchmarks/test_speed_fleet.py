@@ -10,7 +10,7 @@ Deviations: the first two cells train at alpha .5, 1 and 2, whatever their rate 
 when `-k speed` or its file is named.
 """
 
-from subpop.types.grid import grid
+from subpop import grid
 
 STEM = "speed_fleet"
 ADULT = {"stem": STEM, "kind": "speed", "tier": "laptop", "dataset": "adult"}

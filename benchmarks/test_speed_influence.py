@@ -10,7 +10,7 @@ Deviations: the one-at-a-time side does 4 of the 20 attacks in each round, by th
 solver, and is given the clean Hessian's factor. Never served from the store; runs only when `-k speed` or its file is named.
 """
 
-from subpop.types.grid import grid
+from subpop import grid
 
 STEM = "speed_influence"
 

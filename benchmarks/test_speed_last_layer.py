@@ -12,7 +12,7 @@ Batches contain 100 clusters at alpha .5, 1 and 2 in three draws, whatever the c
 runs only when `-k speed` or its file is named.
 """
 
-from subpop.types.grid import grid
+from subpop import grid
 
 STEM = "speed_last_layer"
 FACES = {

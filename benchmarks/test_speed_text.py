@@ -13,7 +13,7 @@ Deviations: scikit-learn solves every tenth victim only. A cell's rate is not us
 `-k speed` or its file is named.
 """
 
-from subpop.types.grid import grid
+from subpop import grid
 
 STEM = "speed_text"
 TEXTS = {"stem": STEM, "kind": "speed", "tier": "laptop", "partition": "cluster_match", "rate": 1.0}

@@ -15,7 +15,7 @@ whole network, though the table says VGG-LL).
 
 import pytest
 
-from subpop.types.grid import grid
+from subpop import grid
 
 STEM = "table12_fine_pruning"
 COMMON = {

@@ -15,7 +15,7 @@ layers are solved exactly. The poison is drawn with replacement and given the ra
 
 import pytest
 
-from subpop.types.grid import grid
+from subpop import grid
 
 STEM = "table13_certified_by_defended"
 COMMON = {

@@ -16,7 +16,7 @@ an absent class.
 
 import pytest
 
-from subpop.types.grid import grid
+from subpop import grid
 
 STEM = "table15_transfer"
 COMMON = {"stem": STEM, "kind": "transfer", "partition": "cluster_match", "ranked_by": "none"}

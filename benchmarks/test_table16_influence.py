@@ -18,7 +18,7 @@ is reported as reproduced, not reproduced or undecided, and never asserted.
 
 import pytest
 
-from subpop.types.grid import grid
+from subpop import grid
 
 STEM = "table16_influence"
 COMMON = {"stem": STEM, "kind": "target_sets", "attack": "influence", "rate": 0.0}

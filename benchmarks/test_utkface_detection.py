@@ -13,7 +13,7 @@ mentioned here, not compared. Poison rows are distinct (`protocol=reserve`, so t
 
 import pytest
 
-from subpop.types.grid import grid
+from subpop import grid
 
 STEM = "utkface_detection"
 open_to_defenses = True

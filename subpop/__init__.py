@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from subpop.results.metrics import Damage, RightBits, Worst, damage, worst_k
     from subpop.types import (
         BadInput,
+        Cell,
         Certificate,
         ChannelModel,
         Dataset,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         TrainingSet,
         Victim,
     )
+    from subpop.types.grid import grid
     from subpop.victims import VICTIMS, SklearnVictim, make_victim
 
 __version__ = "0.1.0"
@@ -43,9 +45,22 @@ _MODULES = {
     "results.metrics": ("Damage", "RightBits", "Worst", "damage", "worst_k"),
     "datasets.partitions": ("cluster_match", "feature_match"),
     "types": (
-        *("BadInput", "Certificate", "ChannelModel", "Dataset", "Defended", "Defense", "Fit", "FleetJob", "Knowledge", "Model"),
+        *(
+            "BadInput",
+            "Cell",
+            "Certificate",
+            "ChannelModel",
+            "Dataset",
+            "Defended",
+            "Defense",
+            "Fit",
+            "FleetJob",
+            "Knowledge",
+            "Model",
+        ),
         *("Partition", "Pool", "Splits", "StoredModel", "TrainingSet", "Victim"),
     ),
+    "types.grid": ("grid",),
     "victims": ("VICTIMS", "SklearnVictim", "make_victim"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
@@ -56,6 +71,7 @@ __all__ = [
     "DEFENSES",
     "VICTIMS",
     "BadInput",
+    "Cell",
     "Certificate",
     "ChannelModel",
     "Damage",
@@ -80,6 +96,7 @@ __all__ = [
     "cluster_match",
     "damage",
     "feature_match",
+    "grid",
     "label_flip",
     "load_dataset",
     "make_victim",

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from test_store import CELL, assert_same, chunk
+from chunks import CELL, assert_same, chunk
 
 from subpop.runtime.store import Store
 from subpop.types import BadInput

@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from test_plugin_life import ROOT, command, numbers, run
+from small_projects import ROOT, command, numbers, run
 
 PATIENCE = 300
 

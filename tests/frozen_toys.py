@@ -6,7 +6,7 @@ import numpy as np
 from scipy.special import expit
 
 from subpop.experiments.target_sets.ascent import Outcome, attack
-from subpop.experiments.target_sets.top_layer import TopLayer
+from subpop.victims.top_layers.top_layer import TopLayer
 
 DECAY = 0.001
 SIDE = 4

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from damage import what_flips_do
 from faults import copy_of, disturb
-from test_plugin_life import make_project, run
+from small_projects import make_project, run
 
 from subpop.runtime.feature_cache import cached
 

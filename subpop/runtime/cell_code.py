@@ -8,7 +8,7 @@ treated apart:
 * a *composer* calls the parts of any cell; its own code counts, but not all that it imports;
 * *bookkeeping* decides what is printed, remembered or stored, and has no influence on any number.
 
-`tests/test_cell_code.py` runs a cell of every registered part and fails if a module runs that is in no key.
+`tests/runtime/test_cell_code.py` runs a cell of every registered part and fails if a module runs that is in no key.
 """
 
 from __future__ import annotations

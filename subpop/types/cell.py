@@ -40,37 +40,58 @@ def _name_of(specification: str) -> Any:
 
 @dataclass(frozen=True)
 class Cell:
-    """All subpopulations and seeds of one set-up. Use `Cell.of` or `subpop.types.grid.grid` to build cells from names.
+    """All subpopulations and seeds of one set-up: what one row of a suite measures.
+
+    Use `grid` or `Cell.of` to build cells from names.
 
     Raises
     ------
     BadInput
         If the rate or the number of seeds is out of range.
+
+    Examples
+    --------
+    >>> from subpop import Cell
+    >>> cell = Cell.of("mine", "embedded", "digits", "mlp", "feature_match", rate=1.0, sampling="distinct")
+    >>> cell.poisoning.sampling, cell.setting_text, cell.with_(rate=2.0).rate
+    ('distinct', 'sampling=distinct', 2.0)
     """
 
     stem: str
     """The suite: `benchmarks/test_<stem>.py`, `baselines/<stem>.csv`, `reports/<stem>.md`."""
     tier: str
+    """`embedded`, `laptop` or `paper`."""
     data: Data
+    """The data set and its split."""
     subpopulations: Subpopulations
+    """How rows are divided, and which subpopulations are attacked."""
     poisoning: LabelFlip
+    """The attack with its settings."""
     rate: float
     """alpha: poison rows for each row of the subpopulation."""
     learner: Learner
+    """The victim with its settings."""
     defender: Defender
+    """The defense with its side information."""
     measurement: Specification
     """Settings of the kind of measurement."""
     n_seeds: int = 5
+    """Number of poison draws, each with a training of its own."""
     kind: str = "poisoning"
     """How the cell is measured and shown: a name of `subpop.types.kinds.KINDS`."""
     named: tuple[str, ...] = ()
     """Settings that the suite names, sorted. They identify the cell in baseline files and enter its random draws; a setting
     that is left out keeps its default and does neither."""
     dataset: str = _name_of("data")
+    """Name of the data set."""
     partition: str = _name_of("subpopulations")
+    """Name of the partition into subpopulations."""
     attack: str = _name_of("poisoning")
+    """Name of the attack."""
     victim: str = _name_of("learner")
+    """Name of the victim."""
     defense: str = _name_of("defender")
+    """Name of the defense."""
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -101,7 +122,25 @@ class Cell:
         kind: str = "poisoning",
         **settings: Any,
     ) -> Cell:
-        """Build a cell from names, with any other field of its specifications as a keyword; None leaves a setting out.
+        """Build a cell from names.
+
+        Parameters
+        ----------
+        stem, tier, dataset, victim, partition, attack, defense
+            Names, as suites and baselines write them.
+        rate
+            alpha: poison rows for each row of the subpopulation.
+        n_seeds
+            Number of poison draws.
+        kind
+            How the cell is measured.
+        **settings
+            Fields of the cell's specifications by name, such as `split=1`; None leaves a setting out.
+
+        Returns
+        -------
+        Cell
+            The cell.
 
         Raises
         ------
@@ -152,7 +191,18 @@ class Cell:
         return self.data, self.subpopulations, self.poisoning, self.learner, self.defender, self.measurement
 
     def setting_of(self, *specifications: Specification) -> Setting:
-        """The settings of some of the cell's specifications that the suite names, sorted by name."""
+        """Return the settings of some specifications that the suite names.
+
+        Parameters
+        ----------
+        *specifications
+            Specifications of the cell.
+
+        Returns
+        -------
+        tuple
+            (name, text) pairs, sorted by name.
+        """
         texts = {name: each.text(name) for each in specifications for name in each.settings() if name in self.named}
         return tuple(sorted(texts.items()))
 
@@ -162,7 +212,20 @@ class Cell:
         return ";".join(f"{name}={value}" for name, value in self.setting)
 
     def option(self, name: str, default: str = "") -> str:
-        """The text of a setting that the suite names, else `default`: for keys and tables that show what was named."""
+        """Return the text of a setting, for keys and tables that show what a suite names.
+
+        Parameters
+        ----------
+        name
+            Name of the setting.
+        default
+            Returned if the suite does not name it.
+
+        Returns
+        -------
+        str
+            The text.
+        """
         return dict(self.setting).get(name, default)
 
     @property
@@ -198,18 +261,46 @@ class Cell:
     # --- other cells --------------------------------------------------------------------------------------------------
 
     def with_(self, **changes: Any) -> Cell:
-        """The same cell with other names or settings; None leaves a setting out."""
+        """Return the same cell with other names or settings.
+
+        Parameters
+        ----------
+        **changes
+            Names or settings; None leaves a setting out.
+
+        Returns
+        -------
+        Cell
+            The other cell.
+
+        Raises
+        ------
+        BadInput
+            If a name is unknown or a value is not allowed.
+        """
         return Cell.of(**{**self.record(), **changes})
 
     def plain(self) -> Cell:
-        """The cell whose poison rows are not moved: itself, unless its attack moves rows that label flipping drew."""
+        """Return the cell with the same draws whose poison rows are not moved.
+
+        Returns
+        -------
+        Cell
+            The cell itself, unless its attack moves rows that label flipping draws.
+        """
         if not self.poisoning.moves_rows:
             return self
         spared = {name: None for name in self.poisoning.settings() if name not in LabelFlip.settings()}
         return self.with_(attack="label_flip", **spared)
 
     def record(self) -> dict[str, Any]:
-        """Names and settings as plain values, which `Cell.of` takes."""
+        """Return names and settings as plain values.
+
+        Returns
+        -------
+        dict
+            Keyword arguments of `Cell.of`.
+        """
         return {**{name: getattr(self, name) for name in NAMES}, **dict(self.setting)}
 
     def __lt__(self, other: Cell) -> bool:

@@ -11,11 +11,30 @@ from subpop.types.kinds import check_kind
 
 
 def grid(**axes: Any) -> list[Cell]:
-    """One cell for each combination; a list is an axis, anything else is fixed; names are those of `Cell.of`.
+    """Write down the cells of a suite: one for each combination of the axes.
 
+    Parameters
+    ----------
+    **axes
+        Keyword arguments of `Cell.of`: the names of a cell and its settings. A list is an axis; anything else is fixed.
 
-    `grid(stem="s", tier="embedded", dataset="digits", victim=["mlp"], partition="feature_match", rate=[0.5, 1], split=[0, 1])`
-    gives four cells.
+    Returns
+    -------
+    list of Cell
+        The product of the axes, the last one varying fastest.
+
+    Raises
+    ------
+    BadInput
+        If a name is unknown, with the nearest that there is, or a value is not allowed.
+
+    Examples
+    --------
+    >>> from subpop import grid
+    >>> names = dict(stem="mine", tier="embedded", dataset="digits", partition="feature_match")
+    >>> cells = grid(victim="logistic_regression", rate=[0.5, 1], defense=["none", "trim"], **names)
+    >>> [(cell.rate, cell.defense) for cell in cells]
+    [(0.5, 'none'), (0.5, 'trim'), (1.0, 'none'), (1.0, 'trim')]
     """
     listed = {name: value if isinstance(value, list) else [value] for name, value in axes.items()}
     listed.setdefault("attack", ["label_flip"])

@@ -100,7 +100,7 @@ def _one_attack(problem: Problem, solved: Solved, targets: TargetSet, image: int
 
 
 def _own_fit(solved: Solved, rows: Array) -> Array:
-    from subpop.experiments.target_sets.top_layer import TopLayer
+    from subpop.victims.top_layers.top_layer import TopLayer
 
     return TopLayer.fit(rows, solved.top.y, solved.top.decay).w
 

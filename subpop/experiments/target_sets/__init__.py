@@ -1,5 +1,5 @@
 """The training-set attack of Koh and Liang: one training picture, imperceptibly changed, misleads a frozen network's top layer.
 
-`top_layer` is the victim, `heads` many victims that differ in one row each, `backbone` what turns pictures into features, and
-`ascent` the attack. Importing this does not import torch.
+`backbone` turns pictures into features, `ascent` is the attack, and `measure` makes the cells of Table 16; the victims are in
+`subpop.victims.top_layers`. Importing this does not import torch.
 """

@@ -21,12 +21,12 @@ import numpy as np
 from scipy.special import expit
 
 from subpop.experiments.target_sets.backbone import Backbone, pictures_at_a_time
-from subpop.experiments.target_sets.top_layer import Doubles, TopLayer, checked_features, feature_gradients, log_loss
 from subpop.runtime.threads import in_one_thread, on_cores
 from subpop.types import Array, BadInput, Bools, Floats
+from subpop.victims.top_layers.top_layer import Doubles, TopLayer, checked_features, feature_gradients, log_loss
 
 if TYPE_CHECKING:
-    from subpop.experiments.target_sets.heads import HeadFleet, Heads, Targets
+    from subpop.victims.top_layers.heads import HeadFleet, Heads, Targets
 
 Progress = Callable[[int, int], None]
 """Told (iterations of all attacks, or chunks of pictures, that are done, and how many there are)."""

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
-from subpop.experiments.target_sets.top_layer import Doubles
 from subpop.types import Array, BadInput, Floats
+from subpop.victims.top_layers.top_layer import Doubles
 
 if TYPE_CHECKING:
     from torch import Tensor

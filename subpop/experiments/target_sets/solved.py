@@ -9,9 +9,9 @@ import numpy as np
 
 from subpop.experiments.target_sets.setups import TARGET_CLASS, Problem
 from subpop.experiments.target_sets.target_sets import cluster_notes, clusters_of
-from subpop.experiments.target_sets.top_layer import Doubles, TopLayer
 from subpop.runtime.threads import one_thread
 from subpop.types import Array, Ints
+from subpop.victims.top_layers.top_layer import Doubles, TopLayer
 
 if TYPE_CHECKING:
     from subpop.experiments.target_sets.backbone import Backbone

@@ -1,0 +1,97 @@
+"""The equations of Newton steps of many top layers, by preconditioned conjugate gradients in lockstep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from subpop.victims.top_layers.conjugate import conjugate_gradients
+from subpop.victims.top_layers.gram import Gram, Products
+
+CONJUGATE_LIMIT = 300
+FINEST = 1e-5
+"""Relative accuracy that float32 can reach without trouble."""
+EXACT, ROUNDS = 1e-7, 10
+"""Of solutions that are used as they are: an attack's gradients in the pixels then are right to some parts in 100,000."""
+
+
+@dataclass(frozen=True, eq=False)
+class Preconditioner:
+    """The inverse of I + root K root with K's leading directions and diagonal alone, for J heads.
+
+    inner: (J, n) inverse of the diagonal part; outer: (J, n) root times that; core: (J, r, r); made_at: (J, n) margins.
+    """
+
+    made_at: Tensor
+    directions: Tensor
+    inner: Tensor
+    outer: Tensor
+    core: Tensor
+
+    @classmethod
+    def of(cls, gram: Gram, products: Products, weight: Tensor, margin: Tensor) -> Preconditioner:
+        """With root the square root of weight (J, n), which margin (J, n) has led to."""
+        places, low = products.images[:, None], gram.low.dtype
+        change = products.more.gather(1, places)
+        rest = gram.rest.repeat(len(weight), 1).scatter_add_(1, places, change).clamp_(min=0)
+        inner = 1 / (1 + weight * rest)
+        # Head by head: all at once would take memory that no cache holds.
+        core = torch.stack([(gram.directions * each[:, None]).T @ gram.directions for each in (weight * inner).to(low)])
+        core.diagonal(dim1=1, dim2=2).add_(1)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(core))
+        return cls(margin.clone(), gram.directions, inner.to(low), (weight.sqrt() * inner).to(low), inverse)
+
+    def some(self, which: Tensor) -> Preconditioner:
+        """Of some heads."""
+        return Preconditioner(self.made_at[which], self.directions, self.inner[which], self.outer[which], self.core[which])
+
+    def times(self, v: Tensor) -> Tensor:
+        """(J, n)."""
+        core = torch.bmm(((self.outer * v) @ self.directions)[:, None], self.core)[:, 0]
+        return torch.addcmul(self.inner * v, self.outer, core @ self.directions.T, value=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class Equations:
+    """(I + root K root) z = b for J heads, K the products of their rows and root (J, n); solved in the precision of K.
+
+    preconditioner: may be that of other equations nearby.
+    """
+
+    products: Products
+    root: Tensor
+    preconditioner: Preconditioner
+
+    def some(self, which: Tensor) -> Equations:
+        """Of some heads."""
+        return Equations(self.products.some(which), self.root[which], self.preconditioner.some(which))
+
+    def times(self, v: Tensor) -> Tensor:
+        """(I + root K root) v."""
+        return torch.addcmul(v, self.root, self.products.times(self.root * v))
+
+    def solve(self, b: Tensor, accuracy: Tensor) -> Tensor:
+        """(J, n) z to a relative accuracy (J,) in the preconditioner's norm, as far as the precision goes."""
+        size = b.norm(dim=1, keepdim=True).clamp(min=torch.finfo(b.dtype).tiny)
+        left = (b / size).to(self.products.shared.dtype)
+        products, near = self.products, self.preconditioner
+        rows = [products.shared, products.own, products.more, products.images, self.root.to(left.dtype)]
+        given = [*rows, near.inner, near.outer, near.core, near.directions, left, accuracy.clamp(min=FINEST)]
+        found = torch.from_numpy(conjugate_gradients(CONJUGATE_LIMIT, *(each.contiguous().numpy() for each in given)))
+        solution: Tensor = found.double() * size
+        return solution
+
+
+def solve_exactly(products: Products, equations: Equations, root: Tensor, b: Tensor) -> Tensor:
+    """(J, n) z with (I + root K root) z = b to the accuracy `EXACT`, refined in float64 where the equations are coarser."""
+    size, z, left = b.norm(dim=1).clamp(min=torch.finfo(b.dtype).tiny), torch.zeros_like(b), b
+    for _ in range(ROUNDS):
+        share = left.norm(dim=1) / size
+        accuracy = EXACT / share.clamp(min=EXACT) / 2
+        z = z + equations.solve(left, accuracy)
+        if not (accuracy < FINEST).any():  # float32 was fine enough to get all the way
+            break
+        left = b - z - root * products.times(root * z)
+    return z
