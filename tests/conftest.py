@@ -43,5 +43,5 @@ def reported(monkeypatch) -> list[tuple[int, int]]:
         yield lambda done, total: told.append((done, total))
 
     for module in ("representations", "encoders.tokens", "encoders.states", "encoders.pooled", "encoders.pca"):
-        monkeypatch.setattr(f"subpop.{module}.reporting", reporting)
+        monkeypatch.setattr(f"subpop.features.{module}.reporting", reporting)
     return told

@@ -11,11 +11,11 @@ def test_a_cell_is_seen_under_any_name() -> None:
     one = the_cell()
     with traced() as tracer:
         training_seed(one, 0)
-    assert tracer.traces["specification"].by_function == {("seeds.py", "training_seed"): 1}
+    assert tracer.traces["specification"].by_function == {("runtime/seeds.py", "training_seed"): 1}
     with traced() as tracer:
         poison_seed(one.with_(rate=2.0), "a", 0)  # a cell that was built from it
     found = tracer.traces["specification"].by_function
-    assert found["seeds.py", "poison_seed"] == found["seeds.py", "draw_identity"] == 1
+    assert found["runtime/seeds.py", "poison_seed"] == found["runtime/seeds.py", "draw_identity"] == 1
 
 
 def test_moves_are_calls_from_another_file() -> None:

@@ -33,7 +33,7 @@ import numpy as np
 
 from subpop import Defended
 
-HERE = Path(__file__).parents[1]
+HERE = Path(__file__).parent
 
 
 def note(name, pid):

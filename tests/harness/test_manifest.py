@@ -39,7 +39,7 @@ import numpy as np
 
 from subpop import Defended
 
-HERE = Path(__file__).parents[1]
+HERE = Path(__file__).parent
 
 
 def f(train, fit, know, *, seed):

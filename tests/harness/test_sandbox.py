@@ -43,7 +43,7 @@ import numpy as np
 
 from subpop import Defended, TrainingSet
 
-HERE = Path(__file__).parents[1]
+HERE = Path(__file__).parent
 
 
 def note_pid(name, pid):
@@ -245,7 +245,7 @@ def fakes_turns(train, fit, know, *, seed):
     """Say again and again that it is another trial's turn, or the harness's."""
     import gc
 
-    send_message = sys.modules["subpop"].child.send_message
+    send_message = sys.modules["subpop.harness.child"].send_message
     desk = next(thing for thing in gc.get_objects() if type(thing).__name__ == "_HarnessClient")
     for task in range(10000):
         for turn in ((task, "defense"), (task, "predictions"), (-1, "harness")):
@@ -264,7 +264,7 @@ def predicts_slowly(train, fit, know, *, seed):
 
 def speaks_out_of_turn(train, fit, know, *, seed):
     """Misuse the line to the harness: what comes from the child must be harmless."""
-    send_message = sys.modules["subpop"].child.send_message
+    send_message = sys.modules["subpop.harness.child"].send_message
     import gc
 
     desk = next(thing for thing in gc.get_objects() if type(thing).__name__ == "_HarnessClient")
