@@ -22,7 +22,7 @@ from subpop.features.networks.frozen import REPRESENTATIONS, is_frozen
 from subpop.features.representations import frozen_features
 from subpop.harness.watch import INSTALLED
 from subpop.results.metrics import MIN_TEST_ROWS
-from subpop.runtime.cell_code import modules_behind
+from subpop.runtime.cell_code import entry_text, modules_behind
 from subpop.runtime.fingerprint import data_hash, key_of, plugin_hash, versions
 from subpop.runtime.memo import KeepsArrays, Memo
 from subpop.runtime.progress import Progress
@@ -241,8 +241,9 @@ class Context:
         told = getattr(victim, "weights_fingerprint", None)
         reads = (getattr(victim, "encoder", ""), getattr(victim, "max_length", None))
         weights = "" if told is None else str(told())
-        outside = _outside_code(cell.victim)
-        return (cell.victim, *reads, weights, outside, self.device.split(":")[0], tuple(sorted(versions().items())))
+        named = "last_layer" if is_frozen(cell.victim) else cell.victim
+        made = entry_text(VICTIMS[named]) if named in VICTIMS else _outside_code(cell.victim)
+        return (cell.victim, *reads, weights, made, self.device.split(":")[0], tuple(sorted(versions().items())))
 
     @property
     def _weights(self) -> Path | None:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from subpop.attacks import ATTACKS
 from subpop.attacks.drawing import check_attack
 from subpop.datasets.stage import Stage
 from subpop.defenses import DEFENSES, MATCHED, RETRAIN, matched_random_filter
@@ -28,7 +29,7 @@ from subpop.harness.plugins import MAX_FITS, DefenseSpec
 from subpop.results.metrics import Doubles, eligible
 from subpop.results.summary import summarise
 from subpop.results.summary.ranked import seed_std
-from subpop.runtime.cell_code import TRIALS, modules_behind
+from subpop.runtime.cell_code import TRIALS, entry_text, modules_behind
 from subpop.runtime.fingerprint import data_hash, key_of
 from subpop.runtime.memo import KeepsArrays
 from subpop.runtime.output import Listener
@@ -410,8 +411,8 @@ class Experiment:
         return context.memo.key(
             self.code(cell),
             draws=draw_identity(cell),
-            attack=(cell.poisoning, cell.rate),
-            defender=cell.defender,
+            attack=(cell.poisoning, cell.rate, entry_text(ATTACKS[cell.attack])),
+            defender=(cell.defender, entry_text(DEFENSES[cell.defense]) if cell.defense in DEFENSES else ""),
             panels=cell.panels,
             trials=[(t.subpopulation, t.seed, t.attacked) for t in chunk],
             spare=cell.n_seeds if cell.defense == RETRAIN else 0,

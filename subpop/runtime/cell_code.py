@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 from subpop.runtime.fingerprint import key_of, modules_of, plugin_hash, source_hash
 
@@ -75,6 +76,23 @@ def _own(roots: frozenset[str]) -> frozenset[str]:
 
 def _is_own(module: str) -> bool:
     return module.partition(".")[0] == "subpop"
+
+
+def entry_text(entry: Any) -> str:
+    """What a registry holds under a name, in words that change with it: which function or class, with which arguments.
+
+    Registries themselves are in no key, so that a new line invalidates nothing; a line that changes is noticed by these words.
+    """
+    if isinstance(entry, partial):
+        given = [*map(repr, entry.args), *(f"{name}={value!r}" for name, value in sorted(entry.keywords.items()))]
+        return f"{entry_text(entry.func)}({', '.join(given)})"
+    text = f"{entry.__module__}.{entry.__qualname__}"
+    code = getattr(entry, "__code__", None)
+    if code is None or "<lambda>" not in text:
+        return text
+    used = {name: entry.__globals__[name] for name in code.co_names if name in entry.__globals__}
+    words = [entry_text(value) if callable(value) else f"{name}={value!r}" for name, value in used.items()]
+    return f"{text} {code.co_consts!r} {code.co_names!r} {words!r}"
 
 
 def modules_behind(entry: Callable[..., object]) -> Iterator[str]:

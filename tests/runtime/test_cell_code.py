@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import subpop
+from subpop import victims
 from subpop.attacks import ATTACKS
 from subpop.datasets import DATASETS
 from subpop.datasets.partitions import PARTITIONS
@@ -18,7 +19,7 @@ from subpop.experiments.context import Context
 from subpop.experiments.executors import NoStore
 from subpop.experiments.experiment import Experiment
 from subpop.runtime import fingerprint
-from subpop.runtime.cell_code import BOOKKEEPING, COMPOSERS, REGISTRIES, code_key, modules_in_key
+from subpop.runtime.cell_code import BOOKKEEPING, COMPOSERS, REGISTRIES, code_key, entry_text, modules_in_key
 from subpop.runtime.memo import Memo
 from subpop.types import Cell
 from subpop.types.grid import grid
@@ -33,6 +34,7 @@ OWN_CELLS = {
     "fine_pruning": {**PICTURES, "holdout": 0.1},
     "fine_pruning_as_released": {**PICTURES, "holdout": 0.1},
 }
+TEXTS = {"dataset": "reviews", "victim": "tiny_bert_last_layer"}
 NEED_WEIGHTS = {name for name in VICTIMS if name.startswith(("vgg16", "bert", "minilm"))}
 """Victims that begin with the weights of a published network."""
 
@@ -233,6 +235,30 @@ LOGISTIC = ALL - {"network"}
 )
 def test_an_edit_makes_its_own_trials_invalid_and_no_others(edit, invalid, experiment, monkeypatch):
     assert invalid_after(edit, experiment, monkeypatch) == invalid
+
+
+def test_a_registry_line_that_changes_is_noticed(monkeypatch):
+    """Registries are in no key; what they hold under the cell's own names is."""
+
+    def key(own: Cell) -> str:
+        experiment = Experiment.on(NoStore())
+        return experiment.chunk_key(own, experiment.chunks(own)[0])
+
+    network, filtered, text = cell(victim="mlp", n_seeds=1), cell(defense="sever"), cell(**TEXTS)
+    before = [key(each) for each in (network, filtered, text)]
+    assert before == [key(each) for each in (network, filtered, text)]
+    monkeypatch.setitem(VICTIMS, "mlp", lambda device, weights: victims.MLP(hidden=12))
+    monkeypatch.setitem(DEFENSES, "sever", DEFENSES["sever_per_label"])  # another function of the same file
+    assert key(network) != before[0]
+    assert key(filtered) != before[1]
+    monkeypatch.setitem(victims.TINY, "learning_rate", 2e-3)
+    assert key(text) != before[2]
+
+
+def test_the_words_of_registry_lines_are_the_same_in_every_process():
+    texts = [entry_text(entry) for table in (VICTIMS, DEFENSES, ATTACKS) for entry in table.values()]
+    assert not [text for text in texts if " at 0x" in text]  # the address of an object
+    assert len(set(texts)) == len(texts)
 
 
 def test_composers_and_registries_exist():
