@@ -727,7 +727,7 @@ SCRIPT = """
 
 def script(folder, function, tmp_path):
     path = tmp_path / "script.py"
-    path.write_text(textwrap.dedent(SCRIPT).format(tests=str(ROOT / "tests"), folder=str(folder), function=function))
+    path.write_text(textwrap.dedent(SCRIPT).format(tests=str(Path(__file__).parent), folder=str(folder), function=function))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen([sys.executable, str(path)], stdout=subprocess.PIPE, text=True, env=environment)
 
