@@ -418,7 +418,7 @@ class Experiment:
             spare=cell.n_seeds if cell.defense == RETRAIN else 0,
             data=(context.stage(cell).fingerprint, context.data(cell).dataset.n_classes),
             victim=context.victim_identity(cell),
-            plugin="" if spec is None else (spec.source, str(spec.path), spec.module, spec.function),
+            plugin="" if spec is None else (spec.source, str(spec.path), spec.module, spec.function, spec.arguments),
             read=read,
         )
 

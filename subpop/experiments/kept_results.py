@@ -31,7 +31,7 @@ def kept_result(cell: Cell, experiment: Experiment, module: str, measure: Callab
         result=cell.with_(tier=""),
         subpopulations=context.partition_key(cell),
         told={"name": dataset.name, "words": dict(dataset.words), "notes": dataset.notes},
-        plugin="" if plugin is None else plugin.source,
+        plugin="" if plugin is None else (plugin.source, plugin.name),
     )
     arrays, stored = context.memo.arrays(key, lambda: to_arrays(measure()))
     return replace(from_arrays(cell, arrays), from_store=stored)

@@ -1,4 +1,4 @@
-"""Defenses from other people's files: `--defense path.py:function` or `--defense package.module:function`.
+"""Defenses from other people's files: `--defense path.py:function` or `package.module:function`, with arguments if it takes any.
 
 A specification is read from the file's syntax tree. Nothing of the file runs before `load`, which only the child process
 (and `subpop check`) calls.
@@ -11,10 +11,12 @@ import importlib
 import importlib.util
 import stat
 import sys
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 
 from subpop.runtime.fingerprint import plugin_hash
+from subpop.runtime.naming import Reference, parse_reference
 from subpop.runtime.options import place
 from subpop.types import GRANTED, BadInput, Defense
 from subpop.types.printable import described, printable, said_by
@@ -22,7 +24,9 @@ from subpop.types.printable import described, printable, said_by
 MAX_FITS = 2000
 """Calls of `fit` that a trial may make, unless the function declares more."""
 
-_USAGE = "write path.py:function or package.module:function, such as my_defense.py:my_defense"
+_USAGE = (
+    "write path.py:function or package.module:function, such as my_defense.py:my_defense or my_defense.py:my_defense(share=0.1)"
+)
 _Functions = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -50,6 +54,8 @@ class DefenseSpec:
     """Files written since then are hidden (see `subpop.harness.hiding`); None to hide none."""
     max_fits: int = MAX_FITS
     """Calls of `fit` that a trial may make; the file may declare `function.max_fits = 5000`."""
+    arguments: str = ""
+    """Further arguments of the function as `(name=value, ...)`, or ''."""
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -57,18 +63,17 @@ class DefenseSpec:
 
 def parse_defense(spec: str, base_dir: Path) -> DefenseSpec:
     """Find a defense and its needs without importing it; paths are relative to `base_dir`. Raises BadInput."""
-    where, _, function = spec.rpartition(":")
-    if not where or not function.isidentifier():
-        raise BadInput(f"--defense {spec!r} names no function; {_USAGE}")
-    if where.endswith(".py") or "/" in where:
+    reference = parse_reference(spec, _USAGE, "--defense ")
+    where, function = reference.where, reference.name
+    if reference.is_file:
         path, module, folder = _file(spec, where, base_dir), "", None
     else:
         path, module, folder = _find_module(where, base_dir), where, base_dir.resolve()
     tree = _parsed(path)
-    _check_function(tree, function, path)
+    _check_function(tree, reference, path)
     stem = where.rpartition(".")[2] if module else path.stem
     return DefenseSpec(
-        name=function if function == stem else printable(f"{stem}.{function}").replace("\n", " "),
+        name=printable((function if function == stem else f"{stem}.{function}") + reference.call).replace("\n", " "),
         path=path,
         module=module,
         function=function,
@@ -77,6 +82,7 @@ def parse_defense(spec: str, base_dir: Path) -> DefenseSpec:
         source=plugin_hash(path),
         deterministic=_is_deterministic(tree, function, path),
         max_fits=_max_fits_of(tree, function, path),
+        arguments=reference.call,
     )
 
 
@@ -125,7 +131,8 @@ def _parsed(path: Path) -> ast.Module:
         raise BadInput(f"{path}{f', line {line}' if line else ''}: not valid Python ({error}); correct the file") from error
 
 
-def _check_function(tree: ast.Module, name: str, path: Path) -> None:
+def _check_function(tree: ast.Module, reference: Reference, path: Path) -> None:
+    name = reference.name
     definition = _defined(tree).get(name)
     if definition is None:
         there = [n for n, node in _defined(tree).items() if isinstance(node, ast.FunctionDef) and not n.startswith("_")]
@@ -133,7 +140,12 @@ def _check_function(tree: ast.Module, name: str, path: Path) -> None:
     if isinstance(definition, ast.ClassDef | ast.AsyncFunctionDef):
         kind = "a class" if isinstance(definition, ast.ClassDef) else "an async function"
         raise BadInput(f"{name!r} in {path} is {kind}; a defense is a plain function (train, fit, know, *, seed)")
-    if isinstance(definition, ast.FunctionDef) and not _takes_a_defense_call(definition.args):
+    if reference.positional:
+        raise BadInput(f"{name}{reference.call} in {path} has arguments without names; write each by its name, such as share=0.1")
+    given = {argument for argument, _ in reference.named}
+    if isinstance(definition, ast.FunctionDef):
+        _check_arguments(definition.args, given, name, path)
+    if isinstance(definition, ast.FunctionDef) and not _takes_a_defense_call(definition.args, given):
         raise BadInput(f"{name!r} in {path} cannot be called as {name}(train, fit, know, seed=0); give it these parameters")
 
 
@@ -168,11 +180,21 @@ def _targets(node: ast.stmt) -> list[ast.expr]:
     return [node.target] if isinstance(node, ast.AnnAssign) and node.value is not None else []
 
 
-def _takes_a_defense_call(args: ast.arguments) -> bool:
+def _check_arguments(args: ast.arguments, given: set[str], name: str, path: Path) -> None:
+    """Raise BadInput for arguments that the function does not have, or that the harness gives itself."""
+    own = [arg.arg for arg in [*args.args[3:], *args.kwonlyargs] if arg.arg != "seed"]
+    unknown = sorted(given - set(own))
+    if unknown and (args.kwarg is None or given & {"seed", *(arg.arg for arg in args.args[:3])}):
+        raise BadInput(f"{name!r} in {path} has no argument {unknown[0]!r} of its own; it has {', '.join(own) or 'none'}")
+
+
+def _takes_a_defense_call(args: ast.arguments, given: Set[str] = frozenset()) -> bool:
     positional = [*args.posonlyargs, *args.args]
     seed = args.kwarg is not None or "seed" in [arg.arg for arg in [*args.args[3:], *args.kwonlyargs]]
-    required = len(positional) - len(args.defaults) - sum(arg.arg == "seed" for arg in positional)
-    extra = [a.arg for a, default in zip(args.kwonlyargs, args.kw_defaults, strict=True) if default is None and a.arg != "seed"]
+    known, without_default = {"seed", *given}, positional[: len(positional) - len(args.defaults)]
+    required = sum(arg.arg not in known for arg in without_default)
+    named = zip(args.kwonlyargs, args.kw_defaults, strict=True)
+    extra = [arg.arg for arg, default in named if default is None and arg.arg not in known]
     return seed and required <= 3 and (len(positional) >= 3 or args.vararg is not None) and not extra
 
 
@@ -274,7 +296,8 @@ def load(spec: DefenseSpec) -> Defense:
             f"{spec.path}: {spec.function}.needs is {sorted(needs)} but reads {sorted(spec.needs)} without running the file; "
             f"write `{spec.function}.needs = {{...}}` below the function"
         )
-    return function
+    bound: Defense = parse_reference(f"module:{spec.function}{spec.arguments}", _USAGE).bind(function)
+    return bound
 
 
 def _import_file(path: Path) -> object:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from subpop.runtime.naming import parse_reference
 from subpop.types import BadInput, StoredModel, Victim
 from subpop.types.printable import in_one_line
 from subpop.victims.bert_fine_tuned import BertFineTuned
@@ -97,7 +98,8 @@ def make_victim(
     Parameters
     ----------
     name
-        A name from `VICTIMS`, or `module:name` of a scikit-learn classifier class or of a function that returns a classifier.
+        A name from `VICTIMS`, or `module:name` of a scikit-learn classifier class or of a function that returns
+        a classifier, with arguments if wanted: `sklearn.svm:LinearSVC(C=0.1)`.
     device
         "cpu" or "cuda".
     weights_root
@@ -137,15 +139,15 @@ def make_victim(
 
 
 def _imported(name: str) -> Callable[[], object]:
-    module_name, _, class_name = name.partition(":")
+    reference = parse_reference(name, "write a victim of your own as module:Class(arguments), e.g. sklearn.svm:LinearSVC(C=0.1)")
     try:
-        found: Callable[[], object] = getattr(importlib.import_module(module_name), class_name)
+        found: Callable[..., object] = getattr(importlib.import_module(reference.where), reference.name)
     except (Exception, SystemExit) as error:  # third-party code may raise anything
         raise BadInput(
             f"victim {name!r} cannot be imported ({in_one_line(error)}); write it as module:Class or module:function, "
             "e.g. sklearn.svm:LinearSVC"
         ) from error
-    return found
+    return reference.bind(found)
 
 
 __all__ = ["MODELS", "VICTIMS", "SklearnVictim", "blind", "make_victim"]

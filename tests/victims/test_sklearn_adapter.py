@@ -369,3 +369,14 @@ def test_a_nested_victim_keeps_the_contract():
     victim = SklearnVictim(make_pipeline(StandardScaler(), RandomForestClassifier(30)), n_jobs=1)
     failed = [result for result in check_victim(victim) if result.status == "failed"]
     assert not failed
+
+
+def test_a_victim_with_arguments():
+    from subpop import make_victim
+
+    victim = make_victim("sklearn.neighbors:KNeighborsClassifier(3, weights='distance')")
+    assert (victim._template.n_neighbors, victim._template.weights) == (3, "distance")
+    with pytest.raises(BadInput, match="not a literal"):
+        make_victim("sklearn.neighbors:KNeighborsClassifier(n=open)")
+    with pytest.raises(BadInput, match="unexpected keyword argument"):
+        make_victim("sklearn.neighbors:KNeighborsClassifier(neighbours=3)")
