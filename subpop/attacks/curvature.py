@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from subpop.attacks.last_layers import Doubles, Head, curvature_product, with_one
 from subpop.types import BadInput, Model, Victim
-from subpop.victims.last_layer import KERNEL_PENALTY, LastLayerModel
+from subpop.victims.head_training import KERNEL_PENALTY
+from subpop.victims.last_layer import LastLayerModel
 from subpop.victims.logistic import LogisticRegression
 from subpop.victims.torch_model import TorchModel
 

@@ -15,10 +15,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from subpop.types import Array, BadInput, Bools, FleetJob, Floats, Model, TrainingSet
+from subpop.victims.head_training import KERNEL_PENALTY
 from subpop.victims.linear_model import LinearModel
 from subpop.victims.logistic import LogisticRegression
-
-KERNEL_PENALTY = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +47,7 @@ class LastLayerModel(LinearModel):
 
     def fine_tuned(self, train: TrainingSet, *, epochs: int, learning_rate: float, batch_size: int, seed: int) -> LastLayerModel:
         """The head trained on; the network below stays frozen."""
-        from subpop.victims.last_layer_adam import train_head
+        from subpop.victims.head_training import train_head
 
         coef = train_head(self, train, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
         return replace(self, coef=coef, kkt_residual=float("nan"))

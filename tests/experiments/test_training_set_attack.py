@@ -14,6 +14,7 @@ from scipy.stats import pearsonr, spearmanr
 from subpop.experiments.target_sets.ascent import AT_ONCE, Schedule, attack, first_order_effects
 from subpop.runtime.threads import one_thread as one_thread_of_blas
 from subpop.types import BadInput
+from subpop.victims.top_layers.heads import HeadFleet
 from subpop.victims.top_layers.top_layer import TopLayer, feature_gradients
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -38,7 +39,7 @@ def test_leaving_a_row_out():
 def test_moving_a_pixel_and_retraining(d):
     case, h, image = Case(d), 0.5, 3
     targets, picture = case.pool[:8], case.pictures[image].astype(float)
-    fleet = case.top.fleet(np.array([image]))
+    fleet = HeadFleet(case.top, np.array([image]))
     features, pullback = case.backbone.features_and_pullback(picture[None])
     heads, own = fleet.resolve(features), [fleet.targets(targets)]
     gradient = pullback(heads.cotangents(own, [expit(margin) / 8 for margin in heads.margins(own)]))[0].ravel()

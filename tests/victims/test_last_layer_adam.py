@@ -11,8 +11,9 @@ from subpop.testing import check_victim
 from subpop.types import BadInput, FleetJob, Pool, TrainingSet
 from subpop.victims import last_layer_adam
 from subpop.victims.batch_order import BatchOrder
+from subpop.victims.head_training import starts, train_head
 from subpop.victims.last_layer import LastLayer, LastLayerModel
-from subpop.victims.last_layer_adam import LastLayerAsReleased, train_head
+from subpop.victims.last_layer_adam import LastLayerAsReleased
 from subpop.victims.linear_model import LinearModel
 
 
@@ -36,7 +37,7 @@ def coef(job: FleetJob, seed: int = 0, **options: float) -> np.ndarray:
 def test_training_follows_torch_step_by_step(n_classes: int) -> None:
     pool = make_pool(n_classes=n_classes)
     ours = coef(pool.clean_job(), 7, epochs=3, learning_rate=1e-2)
-    start = last_layer_adam._starts([7], 6, n_classes)[0]
+    start = starts([7], 6, n_classes)[0]
     kernel, bias = torch.tensor(start[:, :-1], requires_grad=True), torch.tensor(start[:, -1], requires_grad=True)
     optimizer = torch.optim.Adam([kernel, bias], 1e-2, eps=1e-7)
     for order in BatchOrder(7, np.arange(150)).epochs(0, 3):
@@ -109,7 +110,7 @@ def test_a_single_class_can_be_learnt() -> None:
 
 
 def test_kernels_start_glorot_uniform_with_intercepts_0() -> None:
-    heads = last_layer_adam._starts([0, 1, 0], 513, 2)
+    heads = starts([0, 1, 0], 513, 2)
     assert np.array_equal(heads[0], heads[2])
     assert not np.array_equal(heads[0], heads[1])
     bound = np.sqrt(6 / 514)

@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from subpop.types import BadInput
 from subpop.victims.top_layers.equations import Equations, Preconditioner, solve_exactly
 from subpop.victims.top_layers.gram import Gram, Products
+from subpop.victims.top_layers.heads import HeadFleet
 from subpop.victims.top_layers.top_layer import TopLayer, feature_gradients
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -83,7 +84,7 @@ def test_a_top_layer_refuses(features, y, decay):
 def test_resolving_is_fitting_from_scratch(n, d):
     features, y = gaussian(n, d)
     top, images, rng = TopLayer.fit(features, y, DECAY), np.array([0, 1, 7, 7]), np.random.default_rng(2)
-    fleet = top.fleet(images)
+    fleet = HeadFleet(top, images)
     changed = features[images].copy()
     for size in (0.0, 0.1, 1.0, 30.0):  # from nothing to far on the wrong side
         changed = changed + size * rng.normal(size=changed.shape)
@@ -106,16 +107,16 @@ def test_heads_agree_alone_and_in_a_fleet():
     features, y = gaussian(40, 80)
     top, images = TopLayer.fit(features, y, DECAY), np.arange(12)
     changed = features[images] + np.random.default_rng(0).normal(size=(12, 80)) * np.linspace(0, 5, 12)[:, None]
-    together = top.fleet(images).resolve(changed)
+    together = HeadFleet(top, images).resolve(changed)
     for j in (0, 5, 11):
-        alone = top.fleet(images[j : j + 1]).resolve(changed[j : j + 1])
+        alone = HeadFleet(top, images[j : j + 1]).resolve(changed[j : j + 1])
         assert np.abs(alone.w[0] - together.w[j]).max() < 1e-9
 
 
 def test_some_heads_go_on():
     features, y = gaussian(30, 50)
     top = TopLayer.fit(features, y, DECAY)
-    fleet, changed = top.fleet(np.array([3, 4, 5])), features[3:6] + 1.0
+    fleet, changed = HeadFleet(top, np.array([3, 4, 5])), features[3:6] + 1.0
     fleet.resolve(changed)
     part = fleet.part(np.array([1]))
     fleet.keep(np.array([True, False, True]))
@@ -132,9 +133,9 @@ def test_a_head_that_does_not_get_there_starts_again(monkeypatch):
     features, y = gaussian(25, 90)
     top, images = TopLayer.fit(features, y, DECAY), np.array([2, 9])
     changed = features[images] + 3 * np.random.default_rng(0).normal(size=(2, 90))
-    expected = top.fleet(images).resolve(changed).w
+    expected = HeadFleet(top, images).resolve(changed).w
     monkeypatch.setattr("subpop.victims.top_layers.lockstep.PATIENCE", 1)
-    heads = top.fleet(images).resolve(changed)
+    heads = HeadFleet(top, images).resolve(changed)
     assert np.abs(heads.w - expected).max() < 1e-8
     assert (heads.kkt_residual <= top.tolerance).all()
 
@@ -145,7 +146,7 @@ def test_features_of_any_size(scale):
     features = features * scale
     top = TopLayer.fit(features, y, DECAY)
     changed = features[:2] + scale * np.random.default_rng(0).normal(size=(2, 70))
-    heads = top.fleet(np.array([0, 1])).resolve(changed)
+    heads = HeadFleet(top, np.array([0, 1])).resolve(changed)
     rows = features.copy()
     rows[1] = changed[1]
     expected = TopLayer.fit(rows, y, DECAY).w
@@ -157,7 +158,7 @@ def test_cotangents_are_the_formula(n, d):
     features, y = gaussian(n, d)
     top, images, rng = TopLayer.fit(features, y, DECAY), np.array([2, 3]), np.random.default_rng(3)
     changed, sets = features[images] + rng.normal(size=(2, d)), [rng.normal(size=(6, d)), rng.normal(size=(4, d))]
-    fleet = top.fleet(images)
+    fleet = HeadFleet(top, images)
     heads, targets = fleet.resolve(changed), [fleet.targets(each) for each in sets]
     margins = heads.margins(targets)
     found = heads.cotangents(targets, [expit(own) / len(own) for own in margins])
@@ -208,11 +209,11 @@ def test_equations_of_many_heads_against_dense_ones(low):
 @pytest.mark.parametrize("images", [[40], [-1], [[0]]])
 def test_a_fleet_refuses_rows_that_are_not_there(images):
     with pytest.raises(BadInput, match="training rows"):
-        TopLayer.fit(*gaussian(40, 3)).fleet(np.array(images))
+        HeadFleet(TopLayer.fit(*gaussian(40, 3)), np.array(images))
 
 
 def test_a_fleet_refuses_features_that_do_not_fit():
-    fleet = TopLayer.fit(*gaussian(40, 3)).fleet(np.array([0, 1]))
+    fleet = HeadFleet(TopLayer.fit(*gaussian(40, 3)), np.array([0, 1]))
     for changed in (np.ones((1, 3)), np.ones((2, 4)), np.full((2, 3), np.nan)):
         with pytest.raises(BadInput):
             fleet.resolve(changed)
@@ -221,4 +222,4 @@ def test_a_fleet_refuses_features_that_do_not_fit():
 def test_too_many_rows_for_a_table(monkeypatch):
     monkeypatch.setattr("subpop.victims.top_layers.gram.LARGEST", 30)
     with pytest.raises(BadInput, match="at most 30 rows"):
-        TopLayer.fit(*gaussian(40, 3)).fleet(np.array([0]))
+        HeadFleet(TopLayer.fit(*gaussian(40, 3)), np.array([0]))

@@ -17,7 +17,7 @@ from subpop.experiments.context import Context
 from subpop.experiments.speed.timing import RATES, ROUNDS, attacks
 from subpop.types import Array, Cell, FleetJob, Number
 from subpop.victims import make_victim
-from subpop.victims.last_layer import KERNEL_PENALTY
+from subpop.victims.head_training import KERNEL_PENALTY
 
 DRAWS = 3
 EVERY = 25

@@ -125,13 +125,15 @@ def attack(
 
     top: fitted to the features of all pictures, (n, c, h, w). They are retrained on the CPU, wherever the backbone is.
     """
+    from subpop.victims.top_layers.heads import HeadFleet  # imports torch
+
     sets = _checked_targets(top, pictures, targets, target_y)
     rows = np.asarray(images)
     if rows.shape != (len(sets),) or len(schedules) != len(sets) or rows.dtype.kind not in "iu":
         raise BadInput(f"{len(sets)} sets of targets, images {rows.tolist()}, {len(schedules)} schedules; give one of each a set")
     each_with = zip(rows, sets, schedules, strict=True)
     with in_one_thread():
-        fleet = top.fleet(rows)
+        fleet = HeadFleet(top, rows)
         attacks = [_Attack(top, pictures[row], int(row), own, target_y, schedule) for row, own, schedule in each_with]
         parts = _parts(backbone, fleet, attacks)
     total, done = sum(schedule.iterations for schedule in schedules), 0

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,10 +15,7 @@ from subpop.types import Array, BadInput, Bools, Floats, Ints
 from subpop.victims.top_layers.equations import Equations, solve_exactly
 from subpop.victims.top_layers.gram import Gram, Products
 from subpop.victims.top_layers.lockstep import Optima, Point, Problems, minimise
-from subpop.victims.top_layers.top_layer import Doubles, checked_features
-
-if TYPE_CHECKING:
-    from subpop.victims.top_layers.top_layer import TopLayer
+from subpop.victims.top_layers.top_layer import Doubles, TopLayer, checked_features
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,12 +27,13 @@ class Targets:
 
 
 class HeadFleet:
-    """J problems, one changed row each; made by `TopLayer.fleet`. Remembers its last solutions.
+    """J problems like a top layer's, each with one training row, images[j], whose features change. Remembers its last solutions.
 
     gram: what fleets of one top layer share.
     """
 
-    def __init__(self, top: TopLayer, images: Ints) -> None:
+    def __init__(self, top: TopLayer, images: Array) -> None:
+        images = np.asarray(images, dtype=np.int64)
         if images.ndim != 1 or ((images < 0) | (images >= len(top.y))).any():
             raise BadInput(f"images {images.tolist()}: give row numbers of the {len(top.y)} training rows")
         self.gram, self.images = Gram.of(top), images

@@ -11,7 +11,6 @@ it the Hessian is the penalty's.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +18,6 @@ from scipy.linalg import cho_factor, cho_solve, qr
 from scipy.special import expit
 
 from subpop.types import Array, BadInput, Bools, Ints
-
-if TYPE_CHECKING:
-    from subpop.victims.top_layers.heads import HeadFleet
 
 Doubles = NDArray[np.float64]
 
@@ -92,12 +88,6 @@ class TopLayer:
         within = g @ self.basis.T
         solved = cho_solve(self.factor, within.T).T
         return np.asarray(g / self.decay + (solved - within / self.decay) @ self.basis)
-
-    def fleet(self, images: Array) -> HeadFleet:
-        """J problems like this one, each with one training row, images[j], whose features will change."""
-        from subpop.victims.top_layers.heads import HeadFleet
-
-        return HeadFleet(self, np.asarray(images, dtype=np.int64))
 
     @cached_property
     def hessian(self) -> Doubles:
