@@ -389,6 +389,18 @@ def test_pooled_features_are_the_mean_over_real_tokens(saved):
     assert (found.dtype, found.shape) == (np.float32, (3, 16))
 
 
+def test_an_edit_of_the_pooling_is_noticed_by_the_cache(saved, tmp_path, monkeypatch):
+    encoder = load_encoder(str(saved))
+    rows = tokenise(encoder, ["good films !", "a"], 12)
+    for _ in range(2):
+        pooled_features(encoder, rows, cache=tmp_path)
+    assert len(list(tmp_path.glob("pooled-*.npy"))) == 1
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"# edited" * (path.name == "pooled.py"))
+    pooled_features(encoder, rows, cache=tmp_path)
+    assert len(list(tmp_path.glob("pooled-*.npy"))) == 2
+
+
 @pytest.mark.skipif(not has_minilm, reason="all-MiniLM-L6-v2 is not installed")
 @needs("imdb", IMDB_FEATURES)
 def test_pooled_features_are_the_published_ones():

@@ -11,6 +11,7 @@ import numpy as np
 from subpop.features.encoders.states import GPU_TOKENS, _batches, states_key
 from subpop.features.encoders.tokens import check_tokens, lengths_of
 from subpop.runtime.feature_cache import cached_blocks
+from subpop.runtime.fingerprint import data_hash, key_of
 from subpop.runtime.progress import reporting
 from subpop.types import Array, BadInput, Floats
 
@@ -34,8 +35,13 @@ def pooled_features(encoder: Encoder, tokens: Array, *, cache: Path | None = Non
                 yield _pooled(encoder, tokens[start : start + ROWS_A_TIME], device)
                 report(min(start + ROWS_A_TIME, len(tokens)), len(tokens))
 
-    key = states_key(encoder, tokens, device, "float32")
+    key = key_of({"states": states_key(encoder, tokens, device, "float32"), "code": _code_hash()})
     return cached_blocks(cache, f"pooled-{key}", (len(tokens), encoder.hidden), np.float32, blocks)
+
+
+def _code_hash() -> str:
+    """Hash of this file, which `states_key` leaves out."""
+    return data_hash(np.frombuffer(Path(__file__).read_bytes(), np.uint8))
 
 
 def _pooled(encoder: Encoder, tokens: Array, device: str) -> Floats:
