@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -63,3 +65,13 @@ def test_an_attack_is_the_same_whoever_learns_and_defends():
 def test_the_fingerprint_knows_data_split_and_partition():
     prints = {stage_of(cell(**c)).fingerprint for c in ({}, {"split": 1}, {"partition": "cluster_match"}, {"dataset": "mixture"})}
     assert len(prints) == 4
+
+
+@pytest.mark.parametrize("side", ["train", "aux", "test"])
+def test_the_fingerprint_knows_the_rows_of_each_side_and_their_order(side, monkeypatch):
+    """What a victim gets right is stored by test row, under a key that holds this fingerprint alone."""
+    data = load_dataset("digits")
+    before = split_data(cell(), data)
+    turned = replace(before.splits, **{side: getattr(before.splits, side)[::-1]})
+    monkeypatch.setattr("subpop.datasets.stage.split", lambda *_: turned)
+    assert split_data(cell(), data).fingerprint != before.fingerprint

@@ -66,6 +66,32 @@ def test_what_is_reported_does_not_change_the_attack(experiment):
     assert experiment.chunk_key(cell(holdout=0.1), []) != experiment.chunk_key(cell(holdout=0.2), [])
 
 
+PARTS = {
+    "rate": {"rate": 2.0},
+    "split": {"split": 1},
+    "partition": {"partition": "feature_match"},
+    "attack": {"attack": "influence"},
+    "a setting of the attack": {"epsilon": 16, "attack": "influence"},
+    "base of alpha": {"alpha_base": "train"},
+    "a default that the suite names, which enters the draws": {"sampling": "with_replacement"},
+    "victim": {"victim": "logistic_regression"},
+    "defense": {"defense": "trim"},
+    "told count": {"defense": "trim", "n_poison_told": "half"},
+    "control of a filter": {"defense": "matched_random_filter:trim"},
+    "control of another filter": {"defense": "matched_random_filter:sever"},
+    "holdout": {"holdout": 0.1},
+    "panels": {"panels": "yes"},
+}
+
+
+def test_every_part_of_a_cell_is_in_the_key_of_its_trials(experiment):
+    """Whatever is left out of the key is served from the store for cells that differ in it."""
+    keys = {what: experiment.chunk_key(cell(**change), [Trial("cluster 1", 0)]) for what, change in {"": {}, **PARTS}.items()}
+    assert len(set(keys.values())) == len(keys), keys
+    elsewhere = Experiment.on(NoStore(), device="cuda:0").context.memo
+    assert elsewhere.key([], a=1) != experiment.context.memo.key([], a=1)
+
+
 def test_a_holdout_never_holds_rows_of_the_target(experiment):
     stage = experiment.context.stage(cell())
     name = stage.attacked[0]

@@ -375,6 +375,7 @@ BAD_RETURNS = [
     (Defended(Fixed(np.full((N_TEST, N_CLASSES), "a"))), "it must return numbers"),
     (Defended(uniform(np.nan)), "NaN or infinite values in 1 of 11 rows"),
     (Defended(uniform([0.5, 0.5, 0.5])), "whose sum differs from 1 by up to 0.5"),
+    (Defended(uniform([0.334, 0.334, 0.334])), "whose sum differs from 1 by up to 0.002"),
     (Defended(uniform([1.5, -0.5, 0.0])), "entries down to -0.5"),
     (Defended(uniform(), stages={"pruned": uniform(np.inf)}), "stage 'pruned' has NaN or infinite"),
     (Defended(uniform(), stages={"": uniform()}), "stages is"),

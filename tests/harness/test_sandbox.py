@@ -431,7 +431,8 @@ def test_every_kind_of_set_reaches_the_harness_as_its_own_rows(folder):
 
 
 def test_a_defense_is_told_only_what_it_asked_for(folder):
-    (outcome,) = run(folder, "told", 1, n_poison=5, representation=LinearModel(np.zeros((D + 1, 1))))
+    holdout = TrainingSet.of(POOL.x[:3], POOL.y[:3])
+    (outcome,) = run(folder, "told", 1, n_poison=5, clean_holdout=holdout, representation=LinearModel(np.zeros((D + 1, 1))))
     assert outcome.diagnostics["told"] == 0
     with pytest.raises(BadInput, match="poison_mask"):
         run(folder, "told", 1, poison_mask=np.zeros(50, bool))

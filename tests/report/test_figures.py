@@ -135,7 +135,9 @@ def test_file_names_differ_where_names_do():
 
 def test_lines_hold_the_measured_points_and_no_others():
     reports = board(["none", "trim"])
-    (axis,) = damage_figure(reports).axes
+    figure = damage_figure(reports)
+    (axis,) = figure.axes
+    assert (figure.get_supxlabel(), figure.get_supylabel()) == ("poisoning rate alpha", "worst-5 target damage (%)")
     drawn = {tuple(y): x for x, y in curves(axis)}
     for name in ("none", "trim"):
         values = tuple(100 * report.result["target_damage_worst_5"] for report in reports if report.cell.defense == name)
@@ -212,8 +214,10 @@ def test_one_panel_for_each_setup_titled_by_what_differs():
 @pytest.mark.parametrize("n", [1, 2, 60])
 def test_circles_are_subpopulations_with_area_by_size(n):
     report = report_of(cell_of(rate=2.0), n)
-    (axis,) = target_against_collateral([("none", [report])]).axes
+    figure = target_against_collateral([("none", [report])])
+    (axis,) = figure.axes
     (circles,) = axis.collections
+    assert (figure.get_supxlabel(), figure.get_supylabel()) == ("collateral damage (%)", "target damage (%)")
     table = report.result.table
     expected = [(100 * row["collateral_damage"], 100 * row["target_damage"]) for row in table]
     assert np.asarray(circles.get_offsets()) == pytest.approx(np.array(expected))

@@ -78,6 +78,9 @@ def test_what_is_drawn_is_what_was_measured():
     figure = draw_impossibility(BOARD)
     top, left, right = figure.axes
     drawn = {line.get_label(): line for line in top.lines}
+    assert top.get_xlabel() == "alpha, poison rows / clean rows of the subpopulation in D"
+    assert top.get_ylabel() == "mean target damage (%)"
+    assert right.get_xlabel() == "sum of the errors in both worlds"
     rise = drawn["alpha / (1 + alpha)"]
     np.testing.assert_allclose(rise.get_ydata(), 100 * rise.get_xdata() / (1 + rise.get_xdata()))
     assert any(np.allclose(line.get_ydata(), [100 / 3, 50, 200 / 3]) for line in top.lines if len(line.get_xdata()) == 3)

@@ -40,7 +40,10 @@ REPORTS = [
 
 
 def test_lines_are_the_numbers():
-    axes = success_against_epsilon(REPORTS).axes
+    figure = success_against_epsilon(REPORTS)
+    axes = figure.axes
+    assert figure.get_supxlabel() == "epsilon: how far a pixel may move (8-bit levels)"
+    assert figure.get_supylabel() == "targets misclassified (%)"
     assert [axis.get_title(loc="left") for axis in axes] == ["worst-1", "worst-5", "mean of all sets"]
     lines = [bars.lines[0] for bars in axes[0].containers]
     assert [bars.get_label() for bars in axes[0].containers] == ["random sets", "sets from one cluster"]

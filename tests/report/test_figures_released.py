@@ -117,7 +117,10 @@ def test_what_trains_alike_has_one_colour_and_no_two_labels_look_the_same():
 
 def test_every_trial_is_a_point_at_its_damage_and_size():
     damages = spread(100)
-    axes = beside_released([run(damages, rate=rate) for rate in RATES]).axes
+    figure = beside_released([run(damages, rate=rate) for rate in RATES])
+    axes = figure.axes
+    assert figure.get_supylabel() == "target damage (%)"
+    assert [axis.get_xlabel() for axis in axes[3:]] == ["rows of the cluster in D"] * 3
     assert [axis.get_title(loc="left") for axis in axes] == ["alpha 0.5", "alpha 1", "alpha 2", "", "", ""]
     for column, alpha in enumerate(RATES):
         strips, sizes = axes[column], axes[column + 3]

@@ -53,7 +53,12 @@ def test_the_figure_has_a_panel_a_subpopulation():
     groups = holdout_groups([stages("0.2"), stages("0.01")])
     assert list(groups) == [("vgg16_last_layer", "fine_pruning")]
     assert [r.cell.option("holdout") for r in groups["vgg16_last_layer", "fine_pruning"]] == ["0.01", "0.2"]
-    assert len(accuracy_against_holdout(groups["vgg16_last_layer", "fine_pruning"]).axes) == 1
+    figure = accuracy_against_holdout(groups["vgg16_last_layer", "fine_pruning"])
+    (axis,) = figure.axes
+    after_pruning = [bars.lines[0].get_xydata().tolist() for bars in axis.containers]
+    assert [[0.01, 50.8], [0.2, 50.8]] in after_pruning
+    assert figure.get_supxlabel() == "clean holdout (% of the test rows)"
+    assert figure.get_supylabel() == "accuracy (%)"
     assert holdout_groups([stages("0.2")]) == {}
 
 
