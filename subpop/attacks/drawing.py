@@ -13,6 +13,7 @@ from subpop.datasets.stage import Stage
 from subpop.runtime.seeds import poison_seed
 from subpop.types import BadInput, Cell, Model, Pool
 
+NO_POISON = Poison(np.zeros(0, np.int64), np.zeros(0, np.int64), 0)
 MOST_POISON = 10
 """Poison rows for each row of D that a trial may have; more would only fill the memory."""
 
@@ -26,6 +27,11 @@ def base_size(stage: Stage, cell: Cell, name: str) -> float:
     if cell.poisoning.alpha_base == "train":
         return float(stage.train_members(name).sum())
     return len(stage.aux_members(name)) * stage.pool.n_train / stage.n_aux
+
+
+def n_poison(stage: Stage, cell: Cell, name: str) -> int:
+    """The number of poison rows of a trial that attacks the subpopulation."""
+    return poison_count(cell.rate, base_size(stage, cell, name))
 
 
 def draw_poison(stage: Stage, cell: Cell, name: str, seed: int, attacker: Model | None, optimiser: Any = None) -> Poison:
@@ -42,7 +48,7 @@ def draw_poison(stage: Stage, cell: Cell, name: str, seed: int, attacker: Model 
         if attacker is None:
             raise BadInput(f"label_rule=common of {cell.id} asks the attacker's model for a label: give draw_poison an attacker")
         target = least_likely_label(attacker.predict_proba(stage.pool.x[members]))
-    count = poison_count(cell.rate, base_size(stage, cell, name))
+    count = n_poison(stage, cell, name)
     generator = np.random.default_rng(poison_seed(cell, name, seed))
     return ATTACKS[cell.attack](AttackTask(cell.poisoning, stage.pool, members, count, target, generator, optimiser))
 
@@ -63,7 +69,7 @@ def check_attack(stage: Stage, cell: Cell) -> None:
         raise BadInput(f"no attack is named {cell.attack!r}; there are {', '.join(ATTACKS)}")
     _check_attack_suits(stage, cell)
     for name in stage.attacked:
-        count = poison_count(cell.rate, base_size(stage, cell, name))
+        count = n_poison(stage, cell, name)
         available = len(stage.aux_members(name))
         if count > MOST_POISON * stage.pool.n_train:
             raise BadInput(

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from subpop.attacks import ATTACKS
-from subpop.attacks.drawing import check_attack
+from subpop.attacks.drawing import NO_POISON, check_attack, draw_poison, n_poison
 from subpop.datasets.stage import Stage
 from subpop.defenses import DEFENSES, MATCHED, RETRAIN, matched_random_filter
 from subpop.experiments.context import Context
@@ -316,10 +316,12 @@ class Experiment:
 
     def prepare(self, cell: Cell, trial: Trial) -> Prepared:
         """One trial, ready for its defense."""
-        context = self.context
-        attacker = context.label_attacker(cell) if trial.attacked else None
-        optimiser = context.optimiser(cell) if trial.attacked else None
-        return prepare(context.stage(cell), cell, trial, self.needs(cell), attacker, self._secret(cell), optimiser)
+        context, name = self.context, trial.subpopulation
+        stage, needs, poison = context.stage(cell), self.needs(cell), NO_POISON
+        if trial.attacked:
+            poison = draw_poison(stage, cell, name, trial.seed, context.label_attacker(cell), context.optimiser(cell))
+        count = n_poison(stage, cell, name) if "n_poison" in needs else 0
+        return prepare(stage, cell, trial, poison, needs=needs, n_poison=count, secret=self._secret(cell))
 
     def _secret(self, cell: Cell) -> str:
         """What a plug-in would have to know to rebuild its shuffle: drawn once a store, never sent to a child."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Set
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from subpop.attacks.drawing import base_size, draw_poison
-from subpop.attacks.label_flip import Poison, poison_count
+from subpop.attacks.label_flip import Poison
 from subpop.datasets.stage import Stage
 from subpop.harness.batching import DefenseTask, PoolRows
 from subpop.harness.outcome import Outcome
@@ -32,7 +30,6 @@ from subpop.types import (
 TOLD = {"exact": 1.0, "half": 0.5, "twice": 2.0}
 """What a defense that is told the number of poison rows may be told instead of it."""
 GRID = 240
-NO_POISON = Poison(np.zeros(0, np.int64), np.zeros(0, np.int64), 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,18 +53,26 @@ def prepare(
     stage: Stage,
     cell: Cell,
     trial: Trial,
+    poison: Poison,
+    *,
     needs: Set[str],
-    attacker: Model | None,
+    n_poison: int,
     secret: str = "",
-    optimiser: Any = None,
 ) -> Prepared:
-    """Poison D, shuffle it, and hand out what the defense may know. A trial on clean data is told what the attacked one is.
+    """Poison D, shuffle it, and hand out what the defense may know.
 
-    attacker, optimiser: see `draw_poison`; secret: enters the shuffle and the defense's seed, so that code that knows how seeds
-    are derived cannot rebuild them.
+    Parameters
+    ----------
+    poison
+        The poison rows; none for a trial on clean data.
+    needs
+        Fields of Knowledge that the defense needs.
+    n_poison
+        Number of poison rows of the attacked trial, which a trial on clean data knows too.
+    secret
+        Part of the seeds of the shuffle and of the defense, so that code that knows how seeds are derived cannot rebuild them.
     """
     n, name = stage.pool.n_train, trial.subpopulation
-    poison = draw_poison(stage, cell, name, trial.seed, attacker, optimiser) if trial.attacked else NO_POISON
     rows = np.concatenate([np.arange(n), poison.rows])
     y = np.concatenate([stage.pool.y[:n], poison.y])
     own_y = np.concatenate([stage.pool.y[:n], stage.pool.y[poison.rows if poison.origin is None else poison.origin]])
@@ -79,7 +84,7 @@ def prepare(
     task = DefenseTask(
         TrainingSet(PoolRows(stage.pool, rows, poison.extra_x), np.arange(len(rows)), y),
         Knowledge(
-            n_poison=_told(stage, cell, name) if "n_poison" in needs else None,
+            n_poison=round(n_poison * TOLD[cell.defender.n_poison_told]) if "n_poison" in needs else None,
             clean_holdout=None if holdout is None else TrainingSet.of(stage.data.test_x[holdout], stage.data.test_y[holdout]),
             poison_mask=is_poison if "poison_mask" in needs else None,
         ),
@@ -112,10 +117,6 @@ def clean_holdout(stage: Stage, cell: Cell, trial: Trial) -> Bools | None:
 
 def _shuffle(cell: Cell, trial: Trial, n_rows: int, secret: str) -> Ints:
     return np.random.default_rng(shuffle_seed(cell, trial, secret)).permutation(n_rows)
-
-
-def _told(stage: Stage, cell: Cell, name: str) -> int:
-    return round(poison_count(cell.rate, base_size(stage, cell, name)) * TOLD[cell.defender.n_poison_told])
 
 
 def score(stage: Stage, prepared: Prepared, outcome: Outcome, kkt_residual: float, draw: bool) -> TrialResult:

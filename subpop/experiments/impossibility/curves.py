@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from subpop.attacks.drawing import draw_poison, n_poison
 from subpop.datasets.stage import Stage
 from subpop.experiments.experiment import Experiment
 from subpop.experiments.impossibility.learners import make_learner
@@ -87,7 +88,11 @@ def _prepared(cell: Cell, experiment: Experiment, stage: Stage, targets: Sequenc
     trials = []
     for target in targets:
         at = cell.with_(rate=_rate(cell, target), alpha_base="train")
-        trials += [prepare(stage, at, Trial(target.name, seed), needs, None, secret) for seed in range(cell.n_seeds)]
+        count = n_poison(stage, at, target.name)
+        for seed in range(cell.n_seeds):
+            poison = draw_poison(stage, at, target.name, seed, None)
+            own = Trial(target.name, seed)
+            trials.append(prepare(stage, at, own, poison, needs=needs, n_poison=count, secret=secret))
     return trials
 
 

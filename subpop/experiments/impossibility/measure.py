@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from subpop.attacks.drawing import draw_poison, n_poison
 from subpop.datasets.stage import Stage
 from subpop.defenses import DEFENSES
 from subpop.experiments.experiment import Experiment
@@ -131,7 +132,8 @@ def _draw(cell: Cell, experiment: Experiment, stage: Stage, world: int, seed: in
     name = stage.attacked[0]
     own = OWN_DEFENSES.get(cell.defense)
     needs = experiment.needs(cell) if own is None else frozenset(getattr(own, "needs", ()))
-    prepared = prepare(stage, cell, Trial(name, seed), needs, None, secret)
+    poison, count = draw_poison(stage, cell, name, seed, None), n_poison(stage, cell, name)
+    prepared = prepare(stage, cell, Trial(name, seed), poison, needs=needs, n_poison=count, secret=secret)
     if cell.two_worlds.told:
         return Draw(world, stage, *told_target(stage, prepared, name))
     return Draw(world, stage, prepared, stage.test_members(name))
