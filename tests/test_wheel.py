@@ -58,7 +58,9 @@ def test_a_cell_runs_from_another_folder(installed, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search("^[0-9]+ cells pass$", done.stdout, re.MULTILINE), done.stdout  # compared with the references of the wheel
     assert contents(packages) == before
-    assert "**Passed.**" in (tmp_path / "runs" / "report" / "README.md").read_text()
+    page = (tmp_path / "runs" / "report" / "README.md").read_text()
+    assert "**Passed.**" in page
+    assert f"`subpop run -k {SUITE} -q`" in page
     refused = subprocess.run([*command, "--rebaseline"], env={**environment, "PYTHONDONTWRITEBYTECODE": "1"}, **told)
     assert refused.returncode == 4
     assert "would change the installed package" in refused.stderr

@@ -133,12 +133,17 @@ def _run(for_pytest: Sequence[str]) -> int:
     import pytest
 
     from subpop.runtime.places import find, keep_machine_code_out_of_the_package
+    from subpop.session.pytest_plugin import COMMAND
+
+    class Typed:
+        def pytest_configure(self, config: pytest.Config) -> None:
+            config.stash[COMMAND] = ["subpop", "run", *for_pytest]
 
     suites, baselines = find("benchmarks", Path.cwd()), find("baselines", Path.cwd())
     keep_machine_code_out_of_the_package()
     sys.dont_write_bytecode = True  # else pytest would write compiled suites beside them
     places = [str(suites), "--rootdir", str(Path.cwd()), "--baselines", str(baselines)]
-    return int(pytest.main([*places, "-p", "no:cacheprovider", *for_pytest]))
+    return int(pytest.main([*places, "-p", "no:cacheprovider", *for_pytest], plugins=[Typed()]))
 
 
 def _debug(options: argparse.Namespace) -> int:

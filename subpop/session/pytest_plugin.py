@@ -28,6 +28,8 @@ MISTAKES = pytest.StashKey[list[str]]()
 """What is wrong with marks; told once everything is collected."""
 MEASURING = pytest.StashKey[set[str]]()
 """Tests that measure cells, by node id."""
+COMMAND = pytest.StashKey[list[str]]()
+"""What was typed, where that is not `python -m pytest` with its arguments."""
 OFFERED = pytest.StashKey[list[str]]()
 """The collected suites that have cells of the tier, before -k."""
 CLOCK_OFFSET = [0.0]
@@ -488,11 +490,12 @@ def _run_info(config: pytest.Config) -> RunInfo:
     from subpop.report import RunInfo
     from subpop.types.printable import printable
 
+    typed = config.stash.get(COMMAND, ["python", "-m", "pytest", *map(str, config.invocation_params.args)])
     return RunInfo(
         tier=config.getoption("--tier"),
         device=config.getoption("--device"),
         commit=_commit(config.rootpath),
-        command=printable(shlex.join(["python", "-m", "pytest", *map(str, config.invocation_params.args)])),
+        command=printable(shlex.join(typed)),
         started=time.time(),
         **_environment(),
     )
