@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+from small_encoders import save_bert
 
 import subpop
 from subpop import victims
@@ -261,6 +263,11 @@ def test_the_words_of_registry_lines_are_the_same_in_every_process():
     assert len(set(texts)) == len(texts)
 
 
+def test_the_words_of_a_registry_line_hold_its_arguments():
+    lines = [partial(cell, victim="mlp"), partial(cell, victim="knn_1"), partial(cell, "mlp"), partial(cell), cell]
+    assert len({entry_text(line) for line in lines}) == len(lines)
+
+
 def test_composers_and_registries_exist():
     tree = fingerprint._Tree(PACKAGE.parent, PACKAGE.name)
     assert all(tree.find(name) for name in REGISTRIES | COMPOSERS | BOOKKEEPING)
@@ -269,8 +276,10 @@ def test_composers_and_registries_exist():
 def test_one_text_victim_with_two_encoders_has_two_models(tmp_path):
     """Both encoders have one vocabulary, so that the rows are equal and only the encoder tells the models apart."""
     context = Context(NoStore())
-    one = cell(dataset="reviews", victim="tiny_bert_last_layer")
-    assert context.model_key(one, "clean", 0) != context.model_key(one.with_(max_length=32), "clean", 0)
+    one, other = (cell(**TEXTS, encoder=str(save_bert(tmp_path / str(seed), seed)), max_length=20) for seed in (0, 1))
+    assert context.data(one).fingerprint == context.data(other).fingerprint
+    assert context.model_key(one, "clean", 0) != context.model_key(other, "clean", 0)
+    assert context.model_key(one, "clean", 0) != context.model_key(one.with_(max_length=12), "clean", 0)
     assert context.model_key(one, "clean", 0) != context.model_key(one, "attacker", 0)
     assert context.model_key(one, "clean", 0) != context.model_key(one, "clean", 1)
     exact = cell()

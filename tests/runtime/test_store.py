@@ -355,6 +355,22 @@ def test_a_changed_row_costs_its_chunk_alone(path: Path, change: str) -> None:
         assert_same(store.get_chunk("k0"), chunk(0))
 
 
+@pytest.mark.parametrize(
+    "change", ["arrays = replace(arrays, 'x', 'y')", "arrays = (SELECT arrays FROM array_sets WHERE key = 'whole')", "key = 'b'"]
+)
+def test_a_changed_set_of_arrays_is_dropped(path: Path, change: str) -> None:
+    """Every array is whole; what is wrong is which of them the key names."""
+    with Store(path) as store:
+        store.put_arrays("a", {"x": np.zeros(3)})
+        store.put_arrays("whole", {"x": np.ones(3)})
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(f"UPDATE array_sets SET {change} WHERE key = 'a'")
+    with Store(path) as store:
+        assert store.get_arrays("b" if "key = 'b'" in change else "a") is None
+        assert len(store.notes) == 1
+        assert store.get_arrays("whole") is not None
+
+
 @pytest.mark.parametrize("change", ["record = '{\"value\": 2}'", "updated = 'today'", "key = 'b'", "kind = 'cell'"])
 def test_a_changed_record_is_dropped(path: Path, change: str) -> None:
     with Store(path) as store:
