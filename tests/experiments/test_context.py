@@ -57,6 +57,12 @@ def test_the_least_confident_subpopulations_are_attacked_first(experiment):
         experiment.context.stage(cell(n_attacked=99))
 
 
+def test_each_victim_chooses_by_its_own_confidence(experiment):
+    experiment.context.stage(cell(n_attacked=1))
+    other = cell(n_attacked=1, victim="mlp")
+    assert experiment.context.stage(other).attacked == Experiment.on(NoStore()).context.stage(other).attacked
+
+
 def test_what_is_reported_does_not_change_the_attack(experiment):
     plain = cell(defense="trim")
     for change in ({"holdout": 0.1}, {"ranked_by": "none"}, {"n_attacked": 3}):

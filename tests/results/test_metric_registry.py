@@ -191,6 +191,9 @@ def test_columns_stand_in_the_order_of_the_registry():
 def test_directions_are_those_of_the_victim():
     assert metric_of("target_damage_worst_5").better is metric_of("success_mean").better is Better.LOWER
     assert metric_of("clean_accuracy").better is metric_of("iterations_successful").better is Better.HIGHER
+    losses = ("target_damage", "collateral_damage", "certified_damage", "defense_cost", "attack_effect")
+    assert {metric.better for metric in METRICS if metric.name.startswith(losses)} == {Better.LOWER}
+    assert {metric.better for metric in METRICS if metric.name.endswith("_accuracy")} == {Better.HIGHER}
 
 
 def test_the_examples_run():

@@ -71,6 +71,7 @@ def test_damages_and_their_split(result):
 def test_collateral_is_measured_on_all_other_rows(result):
     assert result["collateral_damage_max"] == pytest.approx(1 / 40 / 2)
     assert result["collateral_damage_mean"] == pytest.approx(1 / 40 / 4)
+    assert [row["collateral_damage"] for row in result.table] == [pytest.approx(1 / 40 / 2), 0]
 
 
 def test_a_filter_is_scored_by_flipped_rows(result):

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -266,6 +267,20 @@ def test_the_words_of_registry_lines_are_the_same_in_every_process():
 def test_the_words_of_a_registry_line_hold_its_arguments():
     lines = [partial(cell, victim="mlp"), partial(cell, victim="knn_1"), partial(cell, "mlp"), partial(cell), cell]
     assert len({entry_text(line) for line in lines}) == len(lines)
+
+
+def test_code_from_outside_the_package_counts_with_what_it_imports(tmp_path, monkeypatch):
+    """Such as an attack that another project registers."""
+    (tmp_path / "own_attack.py").write_text("import own_helper\n")
+    (tmp_path / "own_helper.py").write_text("STEP = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import_module("own_attack")
+    before = code_key(frozenset({"own_attack"}))
+    for name, text in (("own_helper", "STEP = 2\n"), ("own_attack", "import own_helper\nSTEPS = 5\n")):
+        (tmp_path / f"{name}.py").write_text(text)
+        code_key.cache_clear()
+        assert code_key(frozenset({"own_attack"})) != before, name
+        before = code_key(frozenset({"own_attack"}))
 
 
 def test_composers_and_registries_exist():

@@ -66,6 +66,7 @@ def test_settings_are_typed_and_a_default_is_a_value() -> None:
     cell = grid(**BASE, split="2", holdout="0.25", panels="yes", defense="trim")[0]
     assert (cell.data.split, cell.defender.holdout, cell.panels) == (2, 0.25, True)
     assert cell.setting_text == "holdout=0.25;panels=yes;split=2"
+    assert cell.with_(holdout=0.0625).setting_text == "holdout=0.0625;panels=yes;split=2"  # every digit, or two cells share rows
     plain = grid(**BASE)[0]
     assert (plain.data.split, plain.defender.holdout, plain.panels, plain.setting_text) == (0, None, False, "")
     assert plain.data == grid(**BASE, split=0)[0].data
