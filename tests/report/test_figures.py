@@ -279,7 +279,12 @@ def test_regions_are_shaded_by_what_is_predicted(proba):
     assert mpl.colors.to_hex(axis.get_facecolor()) == {0.0: "#dbe9f4", 1.0: "#fdf0d5"}.get(
         proba.max() if one_class else None, "#ffffff"
     )
-    assert any(isinstance(drawn, QuadContourSet) for drawn in axis.collections) is not one_class
+    filled = [drawn for drawn in axis.collections if isinstance(drawn, QuadContourSet) and drawn.filled]
+    assert len(filled) == (not one_class)
+    for regions in filled:  # class 0 on the left, class 1 on the right
+        assert [mpl.colors.to_hex(colour) for colour in regions.get_facecolor()] == ["#dbe9f4", "#fdf0d5"]
+        first, second = (path.get_extents() for path in regions.get_paths())
+        assert first.x0 < second.x0
 
 
 def test_panels_need_two_dimensions():

@@ -103,6 +103,10 @@ def test_each_axis_is_of_the_world_that_its_label_names():
     (point,) = [line for line in axis.lines if len(line.get_xdata()) == 1]
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("error in world 0", "error in world 1")
     assert (point.get_xdata()[0], point.get_ydata()[0]) == (0.2, 0.7)
+    (bars,) = axis.containers
+    across, up = (np.array(line.get_segments()[0]) for line in bars.lines[2])
+    np.testing.assert_allclose(across, [(0.17, 0.7), (0.23, 0.7)])
+    np.testing.assert_allclose(up, [(0.2, 0.66), (0.2, 0.74)])
 
 
 def test_panels_without_numbers_are_left_out():
