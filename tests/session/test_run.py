@@ -1,0 +1,41 @@
+"""What a run selects, says of red cells, and records."""
+
+from dataclasses import replace
+
+from subpop.experiments.executors import NoStore
+from subpop.experiments.experiment import Experiment
+from subpop.session.run import Run, failures, select
+from subpop.types import Cell, CellReport, CellResult, Number, Verdict
+from subpop.types.grid import grid
+
+COMMON = {"stem": "mine", "tier": "embedded", "dataset": "digits", "victim": "mlp", "partition": "feature_match"}
+
+
+def test_plug_ins_meet_every_undefended_cell_of_the_tier_and_no_other():
+    cells = grid(**COMMON, rate=[0.5, 1.0], defense=["none", "trim"])
+    elsewhere = grid(**{**COMMON, "tier": "paper"}, rate=1.0)
+    added = select([*cells, *elsewhere], "embedded", ["own"], open_to_defenses=True)[len(cells) :]
+    assert added == grid(**COMMON, rate=[0.5, 1.0], defense="own")
+    assert select([*cells, *elsewhere], "embedded", ["own"]) == cells
+
+
+def test_a_red_cell_names_every_number_that_made_it_red():
+    (cell,) = grid(**COMMON, rate=1.0)
+    verdicts = [("pass", ""), ("fail", "too far"), ("no_reference", "nothing to compare with"), ("no_reference", "")]
+    report = CellReport(cell, None, tuple(Verdict(Number("", 0.0), verdict, reason) for verdict, reason in verdicts))
+    assert failures(report).splitlines() == [cell.id, "too far", "nothing to compare with"]
+
+
+def test_plug_ins_are_not_recorded_and_exact_numbers_are_not_noisy(tmp_path, monkeypatch):
+    plain: Cell = grid(**COMMON, rate=1.0)[0]
+    noisy = CellResult(plain, (Number("clean_accuracy", 0.9, std=0.1), Number("target_damage_mean", 0.1)), exact=False)
+    exact = replace(noisy, cell=plain.with_(victim="logistic_regression"), exact=True)
+    of_plugin = replace(noisy, cell=plain.with_(defense="own"))
+    experiment = Experiment.on(NoStore())
+    monkeypatch.setattr(experiment, "plugins", {"own": None})  # its name alone counts here
+    run = Run(experiment, NoStore(), tmp_path)
+    run.reports = {made.cell: CellReport(made.cell, made) for made in (noisy, exact, of_plugin)}
+    calls = []
+    monkeypatch.setattr("subpop.session.run.rebaseline", lambda path, results, **told: calls.append((results, told["n_noisy"])))
+    run.rebaseline("machine", "commit")
+    assert calls == [([noisy, exact], 1)]
