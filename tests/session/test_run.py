@@ -39,3 +39,14 @@ def test_plug_ins_are_not_recorded_and_exact_numbers_are_not_noisy(tmp_path, mon
     monkeypatch.setattr("subpop.session.run.rebaseline", lambda path, results, **told: calls.append((results, told["n_noisy"])))
     run.rebaseline("machine", "commit")
     assert calls == [([noisy, exact], 1)]
+
+
+def test_a_report_shows_no_cell_for_which_something_has_to_be_trained(tmp_path, monkeypatch):
+    (cell,) = grid(**COMMON, rate=1.0, defense="trim", attack="influence", ranked_by="none")
+    experiment = Experiment.on(NoStore())
+    run = Run(experiment, NoStore(), tmp_path)
+    for missing in (cell, cell.with_(defense="none"), cell.plain()):  # its own trials, what ranks it, what it is compared with
+        monkeypatch.setattr(experiment, "missing_chunks", lambda each, missing=missing: [each] if each == missing else [])
+        assert not run._can_be_shown(cell)
+    monkeypatch.setattr(experiment, "missing_chunks", lambda each: [])
+    assert run._can_be_shown(cell)
