@@ -53,8 +53,13 @@ BOOKKEEPING = frozenset(
         "subpop.runtime.writing",
     }
 )
-TRIALS = ("subpop.experiments.trial", "subpop.harness.batching", "subpop.experiments.experiment")
-"""What prepares, runs and scores the trials of any cell."""
+TRIALS = (
+    "subpop.attacks.drawing",
+    "subpop.experiments.trial",
+    "subpop.harness.batching",
+    "subpop.experiments.experiment",
+)
+"""What draws the poison of, prepares, runs and scores the trials of any cell."""
 
 
 def modules_in_key(roots: frozenset[str]) -> frozenset[str]:

@@ -231,6 +231,7 @@ LOGISTIC = ALL - {"network"}
         ("subpop.session.pytest_plugin", set()),
         ("subpop.experiments.impossibility.curves", set()),
         ("subpop.experiments.integrity.inspector", set()),
+        ("subpop.attacks.drawing", ALL),
         ("subpop.experiments.trial", ALL),
         ("subpop.experiments.experiment", ALL),
         ("subpop.experiments.context", ALL),
