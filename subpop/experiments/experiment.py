@@ -406,23 +406,29 @@ class Experiment:
         return self.context.memo.once(key, lambda: self._chunk_key(cell, chunk))
 
     def _chunk_key(self, cell: Cell, chunk: Sequence[Trial]) -> str:
-        context, spec = self.context, self.plugins.get(self._filter_of(cell))
+        context = self.context
         read = [self.chunk_key(cell.with_(defense=self._filter_of(cell)), each) for each in self._chunks_read(cell, chunk)]
         read += [context.model_key(cell, "clean", seed) for seed in sorted({trial.seed for trial in chunk})]
         read += [context.model_key(cell, "attacker", 0)]
         return context.memo.key(
             self.code(cell),
             draws=draw_identity(cell),
-            attack=(cell.poisoning, cell.rate, entry_text(ATTACKS[cell.attack])),
-            defender=(cell.defender, entry_text(DEFENSES[cell.defense]) if cell.defense in DEFENSES else ""),
+            attack=(cell.poisoning, cell.rate),
+            defender=cell.defender,
+            entries=self.entries(cell),
             panels=cell.panels,
             trials=[(t.subpopulation, t.seed, t.attacked) for t in chunk],
             spare=cell.n_seeds if cell.defense == RETRAIN else 0,
             data=(context.stage(cell).fingerprint, context.data(cell).dataset.n_classes),
             victim=context.victim_identity(cell),
-            plugin="" if spec is None else (spec.source, str(spec.path), spec.module, spec.function, spec.arguments),
             read=read,
         )
+
+    def entries(self, cell: Cell) -> tuple[object, ...]:
+        """What stands behind the names of a cell's attack and defense: the lines of the registries, or the source of a plug-in."""
+        spec, built_in = self.plugins.get(self._filter_of(cell)), DEFENSES.get(cell.defense)
+        plugin = "" if spec is None else (spec.source, str(spec.path), spec.module, spec.function, spec.arguments)
+        return entry_text(ATTACKS[cell.attack]), "" if built_in is None else entry_text(built_in), plugin
 
     def code(self, cell: Cell) -> frozenset[str]:
         """The modules that the cell's trials depend on, with all that these import; see `subpop.runtime.cell_code`."""

@@ -24,14 +24,15 @@ def kept_result(cell: Cell, experiment: Experiment, module: str, measure: Callab
     module: the one that measures cells of this kind. A cell that raises leaves nothing behind and is measured again. Its
     defense, if a plug-in, counts with its source.
     """
-    context, plugin = experiment.context, experiment.plugins.get(cell.defense)
+    context = experiment.context
     dataset = context.dataset(cell)
     key = context.memo.key(
         {module, __name__} | _code(cell, experiment),
         result=cell.with_(tier=""),
         subpopulations=context.partition_key(cell),
         told={"name": dataset.name, "words": dict(dataset.words), "notes": dataset.notes},
-        plugin="" if plugin is None else (plugin.source, plugin.name),
+        victim=context.victim_identity(cell) if _is_a_victim(cell) else "",
+        entries=experiment.entries(cell),
     )
     arrays, stored = context.memo.arrays(key, lambda: to_arrays(measure()))
     return replace(from_arrays(cell, arrays), from_store=stored)
@@ -41,8 +42,13 @@ def _code(cell: Cell, experiment: Experiment) -> frozenset[str]:
     """The modules of the cell's parts; a victim or defense that is in no registry belongs to the module that measures."""
     context = experiment.context
     own = context.data_code(cell) | context.partition_code(cell) | context.attack_code(cell)
-    own |= context.victim_code(cell) if cell.victim in VICTIMS else frozenset()
+    own |= context.victim_code(cell) if _is_a_victim(cell) else frozenset()
     return own | (experiment.defense_code(cell) if cell.defense in {**DEFENSES, **experiment.plugins} else frozenset())
+
+
+def _is_a_victim(cell: Cell) -> bool:
+    """Whether the cell's victim is one that `make_victim` makes, and no learner of the module that measures."""
+    return cell.victim in VICTIMS or ":" in cell.victim
 
 
 def to_arrays(result: CellResult) -> dict[str, Array]:

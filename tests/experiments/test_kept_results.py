@@ -6,10 +6,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from subpop import victims
+from subpop.defenses import DEFENSES
 from subpop.experiments.experiment import Experiment
 from subpop.experiments.kept_results import from_arrays, kept_result, to_arrays
+from subpop.harness.plugins import parse_defense
+from subpop.runtime.cell_code import code_key
 from subpop.runtime.store import Store
 from subpop.types import BadInput, Cell, CellResult, Number
+from subpop.victims import VICTIMS
 
 CELL = Cell.of("impossibility", "embedded", "mixture_cells", "cell_majority", "feature_match", "label_flip", 1.0)
 
@@ -72,12 +77,37 @@ def test_another_cell_is_another_result(tmp_path, measured, other):
 
 
 def test_a_plug_in_counts_with_its_source(tmp_path, measured):
-    cell = CELL.with_(defense="mine")
     with Store(tmp_path / "s.sqlite") as store:
-        for source in ("first", "second"):
-            experiment = Experiment.on(store=store, plugins={"mine": SimpleNamespace(source=source)})
-            assert not kept(measured.measure, cell, experiment).from_store
-            assert kept(measured.measure, cell, experiment).from_store
+        for source in ("pass", "return None"):
+            (tmp_path / "mine.py").write_text(f"def mine(train, fit, know, *, seed, share=0.1):\n    {source}\n")
+            for call in ("", "(share=0.2)"):
+                spec = parse_defense(f"mine.py:mine{call}", tmp_path)
+                cell, experiment = CELL.with_(defense=spec.name), Experiment.on(store=store, plugins={spec.name: spec})
+                assert not kept(measured.measure, cell, experiment).from_store
+                assert kept(measured.measure, cell, experiment).from_store
+
+
+def test_a_registry_line_that_changes_is_noticed(tmp_path, measured, monkeypatch):
+    cell = CELL.with_(victim="mlp", defense="sever")
+    with Store(tmp_path / "s.sqlite") as store:
+        kept(measured.measure, cell, Experiment.on(store=store))
+        assert kept(measured.measure, cell, Experiment.on(store=store)).from_store
+        monkeypatch.setitem(VICTIMS, "mlp", lambda device, weights: victims.MLP(hidden=12))
+        assert not kept(measured.measure, cell, Experiment.on(store=store)).from_store
+        monkeypatch.setitem(DEFENSES, "sever", DEFENSES["sever_per_label"])  # another function of the same file
+        assert not kept(measured.measure, cell, Experiment.on(store=store)).from_store
+
+
+def test_a_victim_from_outside_the_package_counts_with_its_source(tmp_path, measured, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    cell = CELL.with_(victim="kept_victim:Own")
+    with Store(tmp_path / "s.sqlite") as store:
+        for body in ("pass", "smoothing = 1"):
+            own = f"from sklearn.naive_bayes import GaussianNB\n\nclass Own(GaussianNB):\n    {body}\n"
+            (tmp_path / "kept_victim.py").write_text(own)
+            code_key.cache_clear()
+            assert not kept(measured.measure, cell, Experiment.on(store=store)).from_store
+            assert kept(measured.measure, cell, Experiment.on(store=store)).from_store
 
 
 def test_a_fresh_run_measures_again(tmp_path, measured):
