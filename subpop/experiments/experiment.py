@@ -425,7 +425,7 @@ class Experiment:
         )
 
     def entries(self, cell: Cell) -> tuple[object, ...]:
-        """What stands behind the names of a cell's attack and defense: the lines of the registries, or the source of a plug-in."""
+        """What the names of a cell's attack and defense refer to: lines of the registries, or the source of a plug-in."""
         spec, built_in = self.plugins.get(self._filter_of(cell)), DEFENSES.get(cell.defense)
         plugin = "" if spec is None else (spec.source, str(spec.path), spec.module, spec.function, spec.arguments)
         return entry_text(ATTACKS[cell.attack]), "" if built_in is None else entry_text(built_in), plugin
