@@ -174,3 +174,13 @@ def test_digits_aim_at_test_rows_of_even_digits():
     assert len(problem.one_dog) == 0
     assert problem.fingerprint == problem_of(cell, parts).fingerprint
     assert problem.fingerprint != problem_of(cell.with_(split=1), parts).fingerprint
+
+
+def test_cells_of_another_protocol_do_not_share_a_problem(monkeypatch):
+    from subpop.experiments.context import Context
+    from subpop.experiments.target_sets import measure
+
+    monkeypatch.setattr(measure, "problem_of", lambda cell, context: cell.data.protocol)
+    suite = measure.TargetSuite(Context(Kept()))
+    asked = [cell_of("random"), cell_of("random", protocol="reserve")]
+    assert [suite._problem(cell) for cell in asked] == ["default", "reserve"]

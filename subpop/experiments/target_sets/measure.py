@@ -24,6 +24,7 @@ from subpop.experiments.target_sets.success import Sets, differences, numbers_of
 from subpop.experiments.target_sets.target_sets import CLUSTER, KINDS, ONE_DOG, RANDOM, TargetSet, cluster_sets, random_sets
 from subpop.runtime.seeds import derived_seed
 from subpop.types import Array, BadInput, Cell, CellResult, Number
+from subpop.types.specifications import Data, Learner
 from subpop.victims import VICTIMS
 
 Arrays = Mapping[str, Array]
@@ -64,11 +65,11 @@ class TargetSuite:
         )
 
     def _problem(self, cell: Cell) -> Problem:
-        return self.context.memo.once(("problem", *_identity(cell)), lambda: problem_of(cell, self.context))
+        return self.context.memo.once(("problem", *_set_up(cell)), lambda: problem_of(cell, self.context))
 
     def _draw(self, cell: Cell, problem: Problem, draw: int) -> tuple[Arrays, bool]:
         """The outcomes of a draw, and whether the store had them."""
-        return self.context.memo.once(("draw", *_identity(cell), draw), lambda: self._stored_draw(cell, problem, draw))
+        return self.context.memo.once(("draw", *_set_up(cell), draw), lambda: self._stored_draw(cell, problem, draw))
 
     def _stored_draw(self, cell: Cell, problem: Problem, draw: int) -> tuple[Arrays, bool]:
         memo, recorded, network = self.context.memo, self._recorded(cell, problem), problem.setup.network
@@ -96,15 +97,20 @@ class TargetSuite:
         return solved
 
     def _attacked(self, cell: Cell, problem: Problem, draw: int) -> Arrays:
-        key = _identity(cell)
         started = time.perf_counter()
         with self.context.progress.showing(f"{cell.dataset}, draw {draw}"):
-            solved = self.context.memo.once(("solved", *key), lambda: self._solve(cell, problem))
-            arrays = attacked(problem, solved, _drawn(problem, solved, (*key, draw)))
+            solved = self.context.memo.once(("solved", *_set_up(cell)), lambda: self._solve(cell, problem))
+            arrays = attacked(problem, solved, _drawn(problem, solved, (*_identity(cell), draw)))
         return {**arrays, "seconds": np.array(time.perf_counter() - started)}
 
 
+def _set_up(cell: Cell) -> tuple[Data, Learner]:
+    """Cells that are equal in this have the same problem."""
+    return cell.data, cell.learner
+
+
 def _identity(cell: Cell) -> tuple[str, str]:
+    """What the draws of sets derive from."""
     return cell.dataset, str(cell.data.split)
 
 
