@@ -18,6 +18,7 @@ from subpop.datasets.stage import SplitData, Stage, build_stage, split_data
 from subpop.experiments.attack_sets import AttackSets, Recorded, choice_name, clusters_name, content_of, file_name
 from subpop.experiments.texts import HIDDEN_STATES, Reading, read, reading_of, state_components
 from subpop.experiments.trial import right_of
+from subpop.features.encoders import encoder_fingerprint
 from subpop.features.networks.frozen import REPRESENTATIONS, is_frozen
 from subpop.features.representations import frozen_features
 from subpop.harness.watch import INSTALLED
@@ -131,17 +132,19 @@ class Context:
 
     def partition_key(self, cell: Cell) -> str:
         """Hash of all that a cell's subpopulations depend on: where they are recorded, of the record."""
-        named, data, recorded = cell.subpopulations.clusters_on, self.data(cell), self.recorded(cell)
+        named, data, recorded, rows = cell.subpopulations.clusters_on, self.data(cell), self.recorded(cell), self.rows(cell)
         attackers = [Learner(named)] if named in VICTIMS and recorded.clusters is None else []
         attackers += [cell.learner] if cell.subpopulations.n_attacked is not None and recorded.choice is None else []
         cut_on_features = named in REPRESENTATIONS and recorded.clusters is None
+        reads = rows if isinstance(rows, Reading) and named == HIDDEN_STATES else None
         return self.memo.key(
             self.partition_code(cell),
             partition=cell.subpopulations,
             recorded=recorded.digests,
-            rows=self.rows(cell),
+            rows=rows,
             attackers=[self.model_key(replace(cell, learner=each), "attacker", 0) for each in attackers],
             features=data_hash(self.features(cell, named)) if cut_on_features else "",
+            encoder=encoder_fingerprint(reads.encoder, self._weights) if reads else "",
             annotations=(list(data.dataset.annotations), data_hash(*data.dataset.annotations.values())),
             bounds=(data.dataset.n_clusters, data.dataset.n_components, data.dataset.group_bounds),
             data=data.fingerprint,

@@ -73,6 +73,19 @@ def test_clusters_of_hidden_states_are_cut_in_their_components(experiment):
     assert len(experiment.context.stage(LAST).attacked) == 3
 
 
+def test_clusters_of_hidden_states_follow_the_weights_of_their_encoder(tmp_path):
+    """Tokens stay the same where a folder gets other weights, and so does the hash of the data."""
+    cell = LAST.with_(encoder=str(tmp_path / "bert"), max_length=16, n_attacked=None, attacked_by=None)
+    keys = []
+    for seed in (0, 1):
+        save_bert(tmp_path / "bert", seed)
+        context = Experiment.on(NoStore()).context
+        keys.append((context.data(cell).fingerprint, context.partition_key(cell)))
+    (data, first), (same, second) = keys
+    assert data == same
+    assert first != second
+
+
 def test_settings_that_choose_clusters_do_not_change_trials_of_the_others(experiment):
     some, more = LAST, LAST.with_(n_attacked=6)
     assert set(experiment.context.stage(some).attacked) < set(experiment.context.stage(more).attacked)
