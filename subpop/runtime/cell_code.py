@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
+from types import CodeType, ModuleType
 from typing import Any
 
 from subpop.runtime.fingerprint import key_of, modules_of, plugin_hash, source_hash
@@ -28,7 +29,6 @@ REGISTRIES = frozenset(
         "subpop.datasets",
         "subpop.defenses",
         "subpop.types.kinds",
-        "subpop.features.networks",
         "subpop.features.networks.frozen",
         "subpop.victims",
     }
@@ -83,21 +83,47 @@ def _is_own(module: str) -> bool:
     return module.partition(".")[0] == "subpop"
 
 
-def entry_text(entry: Any) -> str:
+def entry_text(entry: Any, within: tuple[Any, ...] = ()) -> str:
     """What a registry holds under a name, in words that change with it: which function or class, with which arguments.
 
     Registries themselves are in no key, so that a new line invalidates nothing; a line that changes is noticed by these words.
+    So are functions that a registry's file defines: all that they say counts, with the values that they use.
+
+    Parameters
+    ----------
+    entry
+        The function, class or partial call.
+    within
+        Functions that use it and whose words are being made, so that those that use each other come to an end.
     """
     if isinstance(entry, partial):
-        given = [*map(repr, entry.args), *(f"{name}={value!r}" for name, value in sorted(entry.keywords.items()))]
-        return f"{entry_text(entry.func)}({', '.join(given)})"
-    text = f"{entry.__module__}.{entry.__qualname__}"
-    code = getattr(entry, "__code__", None)
-    if code is None or "<lambda>" not in text:
+        given = [_value_text(value, within) for value in entry.args]
+        given += [f"{name}={_value_text(value, within)}" for name, value in sorted(entry.keywords.items())]
+        return f"{entry_text(entry.func, within)}({', '.join(given)})"
+    if not hasattr(entry, "__qualname__"):
+        return f"{entry_text(type(entry), within)} {entry!r}"
+    text, code = f"{entry.__module__}.{entry.__qualname__}", getattr(entry, "__code__", None)
+    if code is None or entry in within or not ("<lambda>" in text or entry.__module__ in REGISTRIES):
         return text
     used = {name: entry.__globals__[name] for name in code.co_names if name in entry.__globals__}
-    words = [entry_text(value) if callable(value) else f"{name}={value!r}" for name, value in used.items()]
-    return f"{text} {code.co_consts!r} {code.co_names!r} {words!r}"
+    used |= dict(zip(code.co_freevars, (cell.cell_contents for cell in entry.__closure__ or ()), strict=True))
+    used |= {"defaults": (entry.__defaults__, sorted((entry.__kwdefaults__ or {}).items()))}
+    for name, value in list(used.items()):
+        if isinstance(value, ModuleType):
+            used |= {f"{name}.{each}": getattr(value, each) for each in code.co_names if hasattr(value, each)}
+    words = [f"{name}={_value_text(value, (*within, entry))}" for name, value in used.items()]
+    return f"{text} {_code_text(code)} {words!r}"
+
+
+def _value_text(value: Any, within: tuple[Any, ...]) -> str:
+    if isinstance(value, ModuleType):
+        return value.__name__
+    return entry_text(value, within) if callable(value) else repr(value)
+
+
+def _code_text(code: CodeType) -> str:
+    consts = [_code_text(each) if isinstance(each, CodeType) else repr(each) for each in code.co_consts]
+    return f"{code.co_code.hex()} {consts!r} {code.co_names!r}"
 
 
 def modules_behind(entry: Callable[..., object]) -> Iterator[str]:

@@ -270,6 +270,42 @@ def test_the_words_of_a_registry_line_hold_its_arguments():
     assert len({entry_text(line) for line in lines}) == len(lines)
 
 
+def test_the_words_of_a_registry_line_hold_all_that_a_lambda_says():
+    def with_hidden(n):
+        return lambda device, weights: victims.MLP(hidden=n)
+
+    pairs = [
+        (lambda device, weights: victims.MLP(hidden=10), lambda device, weights: victims.MLP(hidden=12)),
+        (lambda device, weights: victims.MLP(hidden=len(device) + 1), lambda device, _: victims.MLP(hidden=len(device) - 1)),
+        (lambda device, weights: victims.ConvNet(device), lambda device, weights: victims.ConvNet(weights)),
+        tuple(lambda device, weights, n=n: victims.MLP(hidden=n) for n in (10, 12)),
+        (with_hidden(10), with_hidden(12)),
+        (partial(with_hidden, with_hidden(10)), partial(with_hidden, with_hidden(12))),
+        (lambda: [lambda: 1], lambda: [lambda: 2]),
+    ]
+    for one, other in pairs:
+        assert entry_text(one) != entry_text(other)
+        assert " at 0x" not in entry_text(one)
+    assert entry_text(with_hidden(10)) == entry_text(with_hidden(10))
+
+
+def test_the_words_of_a_registry_line_follow_helpers_in_its_file():
+    """`subpop.victims` is in no key, so neither is a function that it defines for some of its lines."""
+
+    def line(hidden: int) -> Callable[..., object]:
+        own = dict(vars(victims))
+        exec(f"def helper(device):\n    return MLP(hidden={hidden})\nline = lambda device, weights: helper(device)", own)
+        return own["line"]
+
+    assert entry_text(line(10)) == entry_text(line(10))
+    assert entry_text(line(10)) != entry_text(line(12))
+
+
+def test_the_networks_of_table_16_are_in_its_key():
+    covered = modules_in_key(frozenset({"subpop.experiments.target_sets.measure"}))
+    assert {"subpop.features.networks", "subpop.features.networks.resnet_cifar"} <= covered
+
+
 def test_code_from_outside_the_package_counts_with_what_it_imports(tmp_path, monkeypatch):
     """Such as an attack that another project registers."""
     (tmp_path / "own_attack.py").write_text("import own_helper\n")
