@@ -77,6 +77,8 @@ class Experiment:
     listener: Listener | None = None
     """Gets what plug-ins print."""
     observer: Observer | None = None
+    whole_key: str = field(default="", repr=False)
+    """Key of the whole cell that is being measured, under which `manifests` notes what a plug-in reads meanwhile."""
     await_chunk: Callable[[str], None] = field(default=lambda key: None, repr=False)
     """Returns once no worker is at the chunk with this key."""
 
@@ -223,7 +225,7 @@ class Experiment:
         if own not in self.plugins:
             return key
         if own == cell.defense:
-            return self._manifests.key(key)
+            return self.manifests.key(key)
         beside = cell.with_(defense=own)
         keys = [self._key_of_trials(beside, each) for each in self.chunks(beside)]
         return None if None in keys else key_of({"specification": key, "beside": keys})
@@ -236,14 +238,15 @@ class Experiment:
         return None if None in keys else key_of({"trials": keys})
 
     @property
-    def _manifests(self) -> Manifests:
+    def manifests(self) -> Manifests:
+        """What plug-ins read besides their own source."""
         return self.context.memo.once(("manifests",), lambda: Manifests(self.store))
 
     def _not_reusable(self, cell: Cell) -> tuple[str, ...]:
         """A note on a plug-in whose trials run again each time."""
         if cell.defense not in self.plugins:
             return ()
-        found = {reason for chunk in self.chunks(cell) for reason in self._manifests.reasons(self.chunk_key(cell, chunk))}
+        found = {reason for chunk in self.chunks(cell) for reason in self.manifests.reasons(self.chunk_key(cell, chunk))}
         return (f"{cell.defense} is not reusable and runs again each time: {'; '.join(sorted(found))}",) if found else ()
 
     # --- one chunk ----------------------------------------------------------------------------------------------------
@@ -303,7 +306,7 @@ class Experiment:
 
             seen = fit_many if self.observer is None else self.observer.watch(cell, prepared, fit_many)
             key = self.chunk_key(cell, [p.trial for p in prepared])
-            heard = (self.listener, lambda manifest: self._manifests.note(key, manifest))
+            heard = (self.listener, lambda manifest: self.manifests.note(key, manifest))
             outcomes = list(run_in_child(self.plugins[cell.defense], tasks, seen, test_x, n_classes, self.timeout, *heard))
             if self.observer is not None:
                 self.observer.note(cell, outcomes)

@@ -22,7 +22,7 @@ def kept_result(cell: Cell, experiment: Experiment, module: str, measure: Callab
     """What `measure` finds for a cell, from the store where the same code measured it on the same data before.
 
     module: the one that measures cells of this kind. A cell that raises leaves nothing behind and is measured again. Its
-    defense, if a plug-in, counts with its source.
+    defense, if a plug-in, counts with its source and with all that it read.
     """
     context = experiment.context
     dataset = context.dataset(cell)
@@ -34,8 +34,28 @@ def kept_result(cell: Cell, experiment: Experiment, module: str, measure: Callab
         victim=context.victim_identity(cell) if _is_a_victim(cell) else "",
         entries=experiment.entries(cell),
     )
-    arrays, stored = context.memo.arrays(key, lambda: to_arrays(measure()))
+    if cell.defense in experiment.plugins:
+        arrays, stored = _of_plugin(key, experiment, lambda: to_arrays(measure()))
+    else:
+        arrays, stored = context.memo.arrays(key, lambda: to_arrays(measure()))
     return replace(from_arrays(cell, arrays), from_store=stored)
+
+
+def _of_plugin(key: str, experiment: Experiment, make: Callable[[], Mapping[str, Array]]) -> tuple[Mapping[str, Array], bool]:
+    """As `Memo.arrays`, from the store only if all that the plug-in read besides its source is unchanged."""
+    memo, experiment.whole_key = experiment.context.memo, key
+    try:
+        known = experiment.manifests.key(key)
+        if known is not None:
+            return memo.arrays(known, make)
+        made = make()
+        known = experiment.manifests.key(key)
+        if known is not None:
+            memo.store.put_arrays(known, made)
+            memo.note(known)
+        return made, False
+    finally:
+        experiment.whole_key = ""
 
 
 def _code(cell: Cell, experiment: Experiment) -> frozenset[str]:

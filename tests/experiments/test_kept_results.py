@@ -9,6 +9,7 @@ import pytest
 from subpop import victims
 from subpop.defenses import DEFENSES
 from subpop.experiments.experiment import Experiment
+from subpop.experiments.impossibility import measure_curve
 from subpop.experiments.kept_results import from_arrays, kept_result, to_arrays
 from subpop.harness.plugins import parse_defense
 from subpop.runtime.cell_code import code_key
@@ -76,15 +77,37 @@ def test_another_cell_is_another_result(tmp_path, measured, other):
         assert not kept(measured.measure, other, experiment).from_store
 
 
-def test_a_plug_in_counts_with_its_source(tmp_path, measured):
-    with Store(tmp_path / "s.sqlite") as store:
-        for source in ("pass", "return None"):
-            (tmp_path / "mine.py").write_text(f"def mine(train, fit, know, *, seed, share=0.1):\n    {source}\n")
-            for call in ("", "(share=0.2)"):
-                spec = parse_defense(f"mine.py:mine{call}", tmp_path)
-                cell, experiment = CELL.with_(defense=spec.name), Experiment.on(store=store, plugins={spec.name: spec})
-                assert not kept(measured.measure, cell, experiment).from_store
-                assert kept(measured.measure, cell, experiment).from_store
+READS = """
+from pathlib import Path
+import numpy as np
+from subpop import Defended
+
+def mine(train, fit, know, *, seed, share=0.0):
+    dropped = round((share + float(Path(__file__).with_name("share.txt").read_text())) * len(train))
+    return Defended(fit(train[np.arange(len(train)) >= dropped]))
+"""
+
+
+def test_a_plug_in_counts_with_its_source_its_arguments_and_what_it_reads(tmp_path):
+    cell = CELL.with_(kind="two_worlds", alpha_base="train", n_seeds=1)
+
+    def from_store(call=""):
+        spec = parse_defense(f"mine.py:mine{call}", tmp_path)
+        with Store(tmp_path / "s.sqlite") as store:
+            experiment = Experiment.on(store=store, plugins={spec.name: spec})
+            own = cell.with_(defense=spec.name)
+            return kept_result(
+                own, experiment, "subpop.experiments.impossibility", lambda: measure_curve(own, experiment)
+            ).from_store
+
+    (tmp_path / "mine.py").write_text(READS)
+    (tmp_path / "share.txt").write_text("0.1")
+    assert [from_store(), from_store()] == [False, True]
+    assert [from_store("(share=0.2)"), from_store("(share=0.2)")] == [False, True]
+    (tmp_path / "share.txt").write_text("0.2")
+    assert [from_store(), from_store()] == [False, True]
+    (tmp_path / "mine.py").write_text(READS.replace("round", "int"))
+    assert [from_store(), from_store()] == [False, True]
 
 
 def test_a_registry_line_that_changes_is_noticed(tmp_path, measured, monkeypatch):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -56,7 +57,8 @@ def run_together(
     if cell.defense in experiment.plugins:
         from subpop.harness.sandbox import run_in_child
 
-        return list(run_in_child(experiment.plugins[cell.defense], *wave, experiment.timeout))
+        noted = partial(experiment.manifests.note, experiment.whole_key) if experiment.whole_key else None
+        return list(run_in_child(experiment.plugins[cell.defense], *wave, experiment.timeout, note_manifest=noted))
     known = {**DEFENSES, **extra}
     if cell.defense not in known:
         raise BadInput(
