@@ -97,13 +97,16 @@ class Cell:
         for each in fields(self):
             if "of" in each.metadata:
                 object.__setattr__(self, each.name, getattr(self, each.metadata["of"]).name)
-        object.__setattr__(self, "rate", float(self.rate))  # 1 and 1.0 are one cell, also by their repr
+        for name in (each for each in NAMES if each not in ("rate", "n_seeds")):
+            if not isinstance(getattr(self, name), str):
+                raise BadInput(f"{name}={getattr(self, name)!r} must be a text; in grid, a list of texts is an axis")
+        object.__setattr__(self, "rate", _number(self.rate))
         if not (math.isfinite(self.rate) and 0 <= self.rate <= LARGEST_RATE):
             raise BadInput(
                 f"rate {self.rate:g} must be finite, at least 0 and at most {LARGEST_RATE:g}: it is the number of poison rows "
                 "for each row of the subpopulation in D_aux"
             )
-        if not isinstance(self.n_seeds, int) or self.n_seeds < 1:
+        if not isinstance(self.n_seeds, int) or isinstance(self.n_seeds, bool) or self.n_seeds < 1:
             raise BadInput(f"n_seeds={self.n_seeds} must be a whole number of at least 1")
 
     @classmethod
@@ -310,6 +313,14 @@ class Cell:
     def _order(self) -> tuple[Any, ...]:
         names = ("stem", "tier", "dataset", "victim", "partition", "attack", "rate", "defense", "setting", "n_seeds", "kind")
         return tuple(getattr(self, name) for name in names)
+
+
+def _number(rate: Any) -> float:
+    """A rate as a float, since 1, 1.0 and "1" are one cell, also by their repr, as 0.0 and -0.0 are."""
+    try:
+        return float(rate) + 0.0
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"rate={rate!r} must be a number, such as 0.5; in grid, a list of numbers is an axis") from error
 
 
 def _unknown(name: str, value: object, attack: str, kind: str, known: set[str]) -> str:

@@ -106,8 +106,8 @@ def kind_named(name: str) -> Kind:
 
 def check_kind(name: str) -> str:
     """The name of a kind; raises BadInput for an unknown one, with the nearest that there is."""
-    if name not in KINDS:
-        near = get_close_matches(name, KINDS, 1)
+    if not isinstance(name, str) or name not in KINDS:
+        near = get_close_matches(str(name), KINDS, 1)
         raise BadInput(
             f"no kind of cell is named {name!r}; {f'did you mean {near[0]}?' if near else 'there are ' + ', '.join(KINDS)}"
         )

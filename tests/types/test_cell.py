@@ -88,16 +88,35 @@ def test_settings_are_typed_and_a_default_is_a_value() -> None:
         ({"split": True}, "split=True must be a whole number"),
         ({"epsilon": 0, "attack": "influence"}, "epsilon=0 must be a number above 0, such as 16"),
         ({"holdout": 1}, "holdout=1 must be a number above 0 and below 1"),
+        ({"holdout": 1 - 1e-15}, "must be a number above 0 and below 1"),
+        ({"rate": "often"}, "rate='often' must be a number"),
+        ({"rate": (1, 2)}, "rate=(1, 2) must be a number, such as 0.5; in grid, a list of numbers is an axis"),
+        ({"rate": None}, "rate=None must be a number"),
+        ({"defense": [["none", "trim"]]}, "defense=['none', 'trim'] must be a text; in grid, a list of texts is an axis"),
+        ({"attack": ("influence",)}, "attack=('influence',) must be a text"),
+        ({"kind": None}, "no kind of cell is named None"),
+        ({"n_seeds": True}, "n_seeds=True must be a whole number"),
     ],
 )
 def test_a_setting_that_no_cell_has_is_refused_where_it_is_written(settings, said) -> None:
     with pytest.raises(BadInput, match=re.escape(said)):
-        grid(**BASE, **settings)
+        grid(**{**BASE, **settings})
 
 
 def test_a_record_is_plain_and_gives_the_cell_again() -> None:
     for cell in all_cells():
         assert Cell.of(**json.loads(json.dumps(cell.record()))) == cell
+
+
+@pytest.mark.parametrize(
+    "settings", [{"holdout": 1 / 3}, {"attack": "influence", "epsilon": 16 / 3}, {"rate": 1 / 3}, {"rate": -0.0}]
+)
+def test_another_cell_has_the_same_numbers_to_the_bit(settings) -> None:
+    """A control is built beside its filter by `with_`, which passes settings on as texts."""
+    cell = grid(**{**BASE, **settings})[0]
+    assert cell.with_(defense="trim").with_(defense="none") == cell
+    assert Cell.of(**{name: str(value) if name == "rate" else value for name, value in cell.record().items()}) == cell
+    assert "-0" not in str(cell.rate)
 
 
 def test_a_cell_without_moved_rows() -> None:
