@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from subpop.runtime import places
 from subpop.runtime.places import PACKAGE_DATA, check_writable, find
 from subpop.types import BadInput
 
@@ -65,6 +66,15 @@ def test_a_cell_runs_from_another_folder(installed, tmp_path):
     assert refused.returncode == 4
     assert "would change the installed package" in refused.stderr
     assert contents(packages) == before
+
+
+def test_an_installed_package_takes_its_own_suites_and_none_that_lie_beside_it(tmp_path, monkeypatch):
+    """Some packages install their `benchmarks` next to it."""
+    for folder in ("site/benchmarks", "site/subpop/data/benchmarks", "caller"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.setattr(places, "PACKAGE", tmp_path / "site" / "subpop")
+    monkeypatch.setattr(places, "PACKAGE_DATA", tmp_path / "site" / "subpop" / "data")
+    assert find("benchmarks", tmp_path / "caller") == tmp_path / "site" / "subpop" / "data" / "benchmarks"
 
 
 def test_the_caller_s_folder_comes_first(tmp_path):

@@ -13,14 +13,16 @@ PACKAGE_DATA = PACKAGE / "data"
 
 
 def find(name: str, folder: Path) -> Path:
-    """The folder `benchmarks` or `baselines`: that of the caller's folder, else that of the checkout, else the package's own.
+    """The folder `benchmarks` or `baselines`: that of the caller's folder, else the installed package's own or the checkout's.
+
+    An installed package does not look beside itself, where other packages may have installed a folder of that name.
 
     Raises
     ------
     BadInput
         If there is none.
     """
-    places = [folder / name, PACKAGE.parent / name, PACKAGE_DATA / name]
+    places = [folder / name, (PACKAGE_DATA if PACKAGE_DATA.is_dir() else PACKAGE.parent) / name]
     for place in places:
         if place.is_dir():
             return place

@@ -56,7 +56,15 @@ def _parser() -> argparse.ArgumentParser:
     debug.add_argument("--data-root", default=None, help=DATA_ROOT)
     debug.set_defaults(run=_debug)
 
-    commands.add_parser("run", help="run the benchmark's own suites from any folder; options go to pytest: -k, --tier, -n")
+    commands.add_parser(
+        "run",
+        help="run the benchmark's own suites from any folder; options go to pytest: -k, --tier, -n",
+        usage="subpop run [options of pytest]",
+        description="Run the suites of ./benchmarks if there is such a folder, else those of the clone or the installed package. "
+        "All options go to pytest: -k selects cells, --tier embedded, laptop or paper, -n 2 uses two processes, "
+        "--defense file.py:function adds a defense of your own, --store and --report-dir say where results go. "
+        "`subpop run --collect-only -q` lists the cells.",
+    )
 
     report = commands.add_parser("report", help="write the report of a whole store, without training")
     report.add_argument("--store", default="runs/store.sqlite", help="database of finished trials (default: runs/store.sqlite)")
