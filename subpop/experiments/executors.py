@@ -141,7 +141,7 @@ class NoStore:
     def get_arrays(self, key: str) -> dict[str, Array] | None:
         return self._arrays.get(key)
 
-    def put_arrays(self, key: str, arrays: Any) -> None:
+    def put_arrays(self, key: str, arrays: Any, *, replace: bool = False) -> None:
         self._arrays[key] = dict(arrays)
 
     def get_record(self, key: str, kind: str = "cell") -> Any:
@@ -172,7 +172,7 @@ class TaskStore(NoStore):
     def put_chunk(self, key: str, cell: Cell, results: Sequence[TrialResult], device: str, *, replace: bool = False) -> None:
         self._chunks[key] = list(results)
 
-    def put_arrays(self, key: str, arrays: Any) -> None:
+    def put_arrays(self, key: str, arrays: Any, *, replace: bool = False) -> None:
         super().put_arrays(key, arrays)
         self.new_arrays[key] = dict(arrays)
 

@@ -51,7 +51,7 @@ def _of_plugin(key: str, experiment: Experiment, make: Callable[[], Mapping[str,
         made = make()
         known = experiment.manifests.key(key)
         if known is not None:
-            memo.store.put_arrays(known, made)
+            memo.store.put_arrays(known, made, replace=True)
             memo.note(known)
         return made, False
     finally:

@@ -19,7 +19,7 @@ class KeepsArrays(Protocol):
     """What a memo asks of a store."""
 
     def get_arrays(self, key: str) -> dict[str, Array] | None: ...
-    def put_arrays(self, key: str, arrays: Mapping[str, Array]) -> None: ...
+    def put_arrays(self, key: str, arrays: Mapping[str, Array], *, replace: bool = False) -> None: ...
 
 
 class Memo:
@@ -83,13 +83,13 @@ class Memo:
         if stored is not None:
             return stored, not self.was_received(key)
         made = make()
-        self.store.put_arrays(key, made)
+        self.store.put_arrays(key, made, replace=self.fresh)
         self.note(key)
         return made, False
 
     def receive(self, key: str, arrays: Mapping[str, Array]) -> None:
         """Store arrays that a worker made; the first who asks for them counts as having made them."""
-        self.store.put_arrays(key, arrays)
+        self.store.put_arrays(key, arrays, replace=self.fresh)
         self.note(key, received=True)
 
     def may_serve(self, key: str) -> bool:

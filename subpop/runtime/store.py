@@ -109,13 +109,13 @@ class Store:
         rows = self._get(ARRAYS, key)
         return None if rows is None else rows.arrays()
 
-    def put_arrays(self, key: str, arrays: Mapping[str, Array]) -> None:
-        """Keep arrays under a key, all or none; a key that is already there stays as it is."""
+    def put_arrays(self, key: str, arrays: Mapping[str, Array], *, replace: bool = False) -> None:
+        """Keep arrays under a key, all or none; a key that is already there stays as it is, unless told to replace it."""
         if not arrays:
             raise BadInput(f"no arrays to keep under {key}; give at least one")
         encoded = encode_all(arrays)
         names = [(name, blob[0]) for name, blob in encoded]
-        self._put(ARRAYS, (key,), ArraysRow(key, names, {blob[0]: blob for _, blob in encoded}))
+        self._put(ARRAYS, (key,), ArraysRow(key, names, {blob[0]: blob for _, blob in encoded}), replace)
 
     def put_record(self, key: str, record: Mapping[str, Any], kind: str = "cell") -> None:
         """Keep a record, plain JSON data, in place of the one before. kind `cell`: the last report of a cell."""
@@ -258,11 +258,20 @@ class Store:
             raise
 
     def _connect(self) -> None:
+        self._opened = self._identity()
         with _explained(self.path):
             self._connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         self._connection.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
-        if looks_like_a_store(self.path) and has_damaged_header(self.path):
-            raise _Corrupt(self.path, "its header is not SQLite's")
+        with contextlib.suppress(FileNotFoundError):  # another process has just set it aside
+            if looks_like_a_store(self.path) and has_damaged_header(self.path):
+                raise _Corrupt(self.path, "its header is not SQLite's")
+
+    def _identity(self) -> tuple[int, int] | None:
+        """Which file lies at the store's path, None for none."""
+        with contextlib.suppress(OSError):
+            found = self.path.stat()
+            return found.st_dev, found.st_ino
+        return None
 
     def _check_and_create(self) -> None:
         deadline = time.monotonic() + BUSY_SECONDS
@@ -276,6 +285,11 @@ class Store:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.02)
+            except BadInput:
+                if self._identity() == self._opened:
+                    raise
+                self.close()  # another process has just set the file aside
+                self._connect()
         self._select("PRAGMA synchronous = NORMAL")
 
         def create(connection: sqlite3.Connection) -> None:
@@ -309,9 +323,9 @@ class Store:
         return True
 
     def _set_aside(self, version: int) -> None:
-        """Keep the file of an older schema under another name, and begin a new one."""
+        """Keep the file of an older schema under another name, and begin a new one; another process may have done it already."""
         self.close()
-        with only_one(self.path) as file:
+        with contextlib.suppress(FileNotFoundError), only_one(self.path) as file:
             if os.path.samestat(file, self.path.stat()):
                 kept = set_aside(self.path, f"schema-{version}")
                 self._note(

@@ -28,7 +28,7 @@ class Kept:
     def get_arrays(self, key):
         return self.arrays.get(key)
 
-    def put_arrays(self, key, arrays):
+    def put_arrays(self, key, arrays, *, replace=False):
         self.puts += 1
         self.arrays[key] = dict(arrays)
 

@@ -430,6 +430,28 @@ def test_a_store_of_schema_2_is_set_aside_and_named(path: Path) -> None:
         assert store.get_chunk("k") is None
 
 
+@pytest.mark.parametrize("moment", ["only_one", "looks_like_a_store"])
+def test_another_process_may_set_an_old_store_aside_first(path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    """Between the look at the file and the lock, or while it is opened, the file is gone and no new one is there yet."""
+    with Store(path) as store:
+        store.put_chunk("k", CELL, chunk(1, 2), "cpu")
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 2")
+    looks = getattr(store_module, moment)
+
+    def later(own: Path) -> object:
+        if not (other := path.with_name("other.sqlite")).exists():
+            own.replace(other)
+        return looks(own)
+
+    monkeypatch.setattr(store_module, moment, later)
+    with Store(path) as store:
+        assert store.get_chunk("k") is None
+        store.put_chunk("k", CELL, chunk(1, 2), "cpu")
+    with Store(path) as store:
+        assert_same(store.get_chunk("k"), chunk(1, 2))
+
+
 def test_a_store_that_stays_locked_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Store(path).close()
     monkeypatch.setattr(store_module, "BUSY_SECONDS", 0.05)

@@ -87,7 +87,8 @@ class Inspector:
                 findings = self.probe(cell, results)
             text = json.dumps([asdict(finding) for finding in findings])
             if key is not None:
-                self.experiment.store.put_arrays(key, {"findings": np.frombuffer(text.encode(), np.uint8)})
+                arrays = {"findings": np.frombuffer(text.encode(), np.uint8)}
+                self.experiment.store.put_arrays(key, arrays, replace=self.experiment.context.fresh)
         else:
             findings = [Finding(**found) for found in json.loads(stored["findings"].tobytes())]
         return Integrity(tuple(findings), spec.deterministic)
