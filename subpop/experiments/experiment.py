@@ -418,7 +418,7 @@ class Experiment:
             draws=draw_identity(cell),
             attack=(cell.poisoning, cell.rate),
             defender=cell.defender,
-            entries=self.entries(cell),
+            entries=self.entries(cell.attack, cell.defense),
             panels=cell.panels,
             trials=[(t.subpopulation, t.seed, t.attacked) for t in chunk],
             spare=cell.n_seeds if cell.defense == RETRAIN else 0,
@@ -427,11 +427,11 @@ class Experiment:
             read=read,
         )
 
-    def entries(self, cell: Cell) -> tuple[object, ...]:
-        """What the names of a cell's attack and defense refer to: lines of the registries, or the source of a plug-in."""
-        spec, built_in = self.plugins.get(self._filter_of(cell)), DEFENSES.get(cell.defense)
+    def entries(self, attack: str, defense: str) -> tuple[object, ...]:
+        """What the names of an attack and a defense refer to: lines of the registries, or the source of a plug-in."""
+        spec, built_in = self.plugins.get(defense.removeprefix(MATCHED)), DEFENSES.get(defense)
         plugin = "" if spec is None else (spec.source, str(spec.path), spec.module, spec.function, spec.arguments)
-        return entry_text(ATTACKS[cell.attack]), "" if built_in is None else entry_text(built_in), plugin
+        return entry_text(ATTACKS[attack]), "" if built_in is None else entry_text(built_in), plugin
 
     def code(self, cell: Cell) -> frozenset[str]:
         """The modules that the cell's trials depend on, with all that these import; see `subpop.runtime.cell_code`."""

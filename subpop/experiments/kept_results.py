@@ -32,7 +32,7 @@ def kept_result(cell: Cell, experiment: Experiment, module: str, measure: Callab
         subpopulations=context.partition_key(cell),
         told={"name": dataset.name, "words": dict(dataset.words), "notes": dataset.notes},
         victim=context.victim_identity(cell) if _is_a_victim(cell) else "",
-        entries=experiment.entries(cell),
+        entries=experiment.entries(cell.attack, cell.defense),
     )
     if cell.defense in experiment.plugins:
         arrays, stored = _of_plugin(key, experiment, lambda: to_arrays(measure()))
