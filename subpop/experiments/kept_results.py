@@ -27,7 +27,7 @@ def kept_result(cell: Cell, experiment: Experiment, module: str, measure: Callab
     context = experiment.context
     dataset = context.dataset(cell)
     key = context.memo.key(
-        {module, __name__} | _code(cell, experiment),
+        {module, __name__, "subpop.datasets.stage"} | _code(cell, experiment),
         result=cell.with_(tier=""),
         subpopulations=context.partition_key(cell),
         told={"name": dataset.name, "words": dict(dataset.words), "notes": dataset.notes},

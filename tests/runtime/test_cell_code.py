@@ -22,10 +22,11 @@ from subpop.defenses import DEFENSES, MATCHED
 from subpop.experiments.context import Context
 from subpop.experiments.executors import NoStore
 from subpop.experiments.experiment import Experiment
+from subpop.experiments.kept_results import kept_result
 from subpop.runtime import fingerprint
 from subpop.runtime.cell_code import BOOKKEEPING, COMPOSERS, REGISTRIES, code_key, entry_text, modules_in_key
 from subpop.runtime.memo import Memo
-from subpop.types import Cell
+from subpop.types import Cell, CellResult
 from subpop.types.grid import grid
 from subpop.types.kinds import KINDS, kind_named
 from subpop.victims import VICTIMS
@@ -126,7 +127,7 @@ MEASURED_WHOLE = {
 
 
 WHOLE = [name for name in KINDS if kind_named(name).is_stored and not kind_named(name).trains_trials]
-"""Kinds whose results are stored whole. One without a smaller cell above is represented by the first embedded cell of its suite."""
+"""Kinds whose results are stored whole; one without a cell above is represented by the first embedded cell of its suite."""
 
 
 def cell_of_kind(kind: str) -> Cell:
@@ -151,6 +152,22 @@ def test_what_runs_for_a_kind_is_in_a_key(kind, monkeypatch):
     tables = {name for name in sys.modules if name.startswith("subpop.report.tables")}  # say how cells are shown
     found = executed(lambda: measure(own)) - tables - REGISTRIES - BOOKKEEPING
     assert found - modules_in_key(frozenset(roots)) == set()
+
+
+def test_a_result_that_is_stored_whole_depends_on_the_code_of_its_subpopulations(monkeypatch):
+    """Also where the module that measures it imports none of that code."""
+    roots: set[str] = set()
+    key = Memo.key
+
+    def noted(self, code, **parts):
+        roots.update(code if "result" in parts else ())
+        return key(self, code, **parts)
+
+    monkeypatch.setattr(Memo, "key", noted)
+    own = cell_of_kind("clusters")
+    kept_result(own, Experiment.on(NoStore()), "subpop.types.base", lambda: CellResult(own, ()))
+    needed = {"subpop.datasets.stage", "subpop.datasets.split", "subpop.datasets.partitions"}
+    assert needed - modules_in_key(frozenset(roots)) == set()
 
 
 def test_cases_are_of_registered_parts():
