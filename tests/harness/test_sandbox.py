@@ -463,7 +463,7 @@ def test_own_time_adds_up_over_turns(folder):
 
 
 def test_an_iterator_that_is_dropped_ends_its_child(folder):
-    wave = run_in_child(spec_of(folder, "none"), tasks(3), fit_many, TEST_X, 2)
+    wave = run_in_child(spec_of(folder, "none"), tasks(100), fit_many, TEST_X, 2)  # too many to be done before the next line
     next(wave)
     assert children()
     wave.close()
