@@ -17,7 +17,6 @@ class WithSuites(build_py):
             for name in ("benchmarks", "baselines"):
                 unwanted = shutil.ignore_patterns("__pycache__", "*.pyc")
                 shutil.copytree(HERE / name, data / name, ignore=unwanted, dirs_exist_ok=True)
-            shutil.copy(HERE / "conftest.py", data)  # which loads the plug-in for the suites
 
 
 setup(cmdclass={"build_py": WithSuites})

@@ -12,6 +12,7 @@ import venv
 from pathlib import Path
 
 import pytest
+from small_projects import make_project
 
 from subpop.runtime import places
 from subpop.runtime.places import PACKAGE_DATA, check_writable, find
@@ -28,7 +29,7 @@ def installed(tmp_path_factory):
     source = folder / "source"  # a build leaves files behind
     for name in ("subpop", "benchmarks", "baselines"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("conftest.py", "pyproject.toml", "setup.py", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     options = ["--no-deps", "--no-build-isolation", "--quiet", "--disable-pip-version-check"]
     subprocess.run([sys.executable, "-m", "pip", "wheel", *options, "-w", str(folder), str(source)], check=True, timeout=300)
@@ -85,3 +86,15 @@ def test_the_caller_s_folder_comes_first(tmp_path):
         find("suites", tmp_path)
     with pytest.raises(BadInput, match="--baselines"):
         check_writable(PACKAGE_DATA / "baselines")
+
+
+@pytest.mark.parametrize("options", [[], ["-n", "2"], ["-p", "no:xdist"], ["-p", "no:xdist", "-n", "2"]])
+def test_a_folder_with_a_suite_of_its_own_needs_no_conftest(tmp_path, options):
+    project = make_project(tmp_path)
+    (project / "conftest.py").unlink()
+    (project / "pytest.ini").unlink()
+    command = [sys.executable, "-m", "subpop", "run", "--collect-only", "-q", *options]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "test_little.py::test_cell[embedded-digits-logistic_regression-feature-label_flip-1-trim" in done.stdout

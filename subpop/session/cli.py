@@ -8,6 +8,7 @@ import sys
 import time
 from bdb import BdbQuit
 from collections.abc import Sequence
+from importlib.util import find_spec
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -150,8 +151,10 @@ def _run(for_pytest: Sequence[str]) -> int:
     suites, baselines = find("benchmarks", Path.cwd()), find("baselines", Path.cwd())
     keep_machine_code_out_of_the_package()
     sys.dont_write_bytecode = True  # else pytest would write compiled suites beside them
+    first = ["-p", "xdist"] if find_spec("xdist") else []  # whose option -n is, and which must add it before our plug-in looks
+    plugins = [*first, "-p", "subpop.pytest_plugin", "-p", "no:cacheprovider"]
     places = [str(suites), "--rootdir", str(Path.cwd()), "--baselines", str(baselines)]
-    return int(pytest.main([*places, "-p", "no:cacheprovider", *for_pytest], plugins=[Typed()]))
+    return int(pytest.main([*plugins, *places, *for_pytest], plugins=[Typed()]))
 
 
 def _debug(options: argparse.Namespace) -> int:
