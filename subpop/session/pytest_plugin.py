@@ -346,8 +346,8 @@ def _on_screen(config: pytest.Config) -> AbstractContextManager[None]:
 def measure(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Cell], CellResult]:
     """Measure a cell and compare its metrics with the stored references.
 
-    The cell's results come from the store if they are there. The test fails if a gated metric is out of tolerance or has no
-    reference, if a reference has no metric, or if the cell raises an error; it is skipped if data is missing.
+    Results that are in the store are read from it. The test fails if a gated metric is out of tolerance or has no reference, if a
+    metric with a reference is missing, or if the cell raises an error; it is skipped if data or network weights are missing.
 
     Returns
     -------
@@ -393,7 +393,7 @@ def _timed(run: Run, cell: Cell, ahead: bool) -> Any:
 
 @pytest.fixture
 def result_of(request: pytest.FixtureRequest) -> Callable[[Cell], CellResult]:
-    """The numbers of a cell, for claims: computed once a run, compared with no reference. A claim on missing data is skipped."""
+    """The results of a cell, for claims: computed once per run and not compared with references. Skips if data is missing."""
     from subpop.datasets.download import MissingData
 
     run = _run_of(request.config)
@@ -416,7 +416,7 @@ def clean_model(request: pytest.FixtureRequest) -> Callable[..., Model]:
     Returns
     -------
     callable
-        `clean_model(dataset, victim, seed=0)` returns the `Model` of a victim trained on D, from the store if it is there.
+        `clean_model(dataset, victim, seed=0)` returns the `Model` of a victim trained on D; it is cached in the store.
 
     Examples
     --------

@@ -30,7 +30,7 @@ from subpop.types.specifications import (
 
 LARGEST_RATE = 100.0
 NAMES = ("stem", "tier", "dataset", "victim", "partition", "attack", "rate", "defense", "n_seeds", "kind")
-"""What every cell has, by the names that suites use; all else is a setting."""
+"""Names of the fields that every cell has, as suites write them; all others are settings."""
 
 
 def _name_of(specification: str) -> Any:
@@ -40,7 +40,7 @@ def _name_of(specification: str) -> Any:
 
 @dataclass(frozen=True)
 class Cell:
-    """All subpopulations and seeds of one set-up: what one row of a suite measures.
+    """One experiment of a suite: a data set, victim, attack, rate and defense, measured on all subpopulations and seeds.
 
     Use `grid` or `Cell.of` to build cells from names.
 
@@ -76,12 +76,12 @@ class Cell:
     measurement: Specification
     """Settings of the kind of measurement."""
     n_seeds: int = 5
-    """Number of poison draws, each with a training of its own."""
+    """Number of poison draws; a victim is trained on each of them."""
     kind: str = "poisoning"
     """How the cell is measured and shown: a name of `subpop.types.kinds.KINDS`."""
     named: tuple[str, ...] = ()
-    """Settings that the suite names, sorted. They identify the cell in baseline files and enter its random draws; a setting
-    that is left out keeps its default and does neither."""
+    """Names of the settings that the suite gives explicitly, sorted. They identify the cell in baseline files and determine its
+    random draws; a setting that is left at its default does neither."""
     dataset: str = _name_of("data")
     """Name of the data set."""
     partition: str = _name_of("subpopulations")
@@ -136,9 +136,9 @@ class Cell:
         n_seeds
             Number of poison draws.
         kind
-            How the cell is measured.
+            How the cell is measured, such as `poisoning` or `speed`.
         **settings
-            Fields of the cell's specifications by name, such as `split=1`; None leaves a setting out.
+            Fields of the cell's specifications by name, such as `split=1`; None means the default.
 
         Returns
         -------
@@ -173,9 +173,9 @@ class Cell:
 
     @cached_property
     def id(self) -> str:
-        """The test id, of characters that pytest's `-k` accepts.
+        """The id of the cell's test; all its characters are accepted by pytest's `-k`.
 
-        `feature_match` reads `feature`, so that `-k feature_match` selects the suite of that name only.
+        `feature_match` is shortened to `feature`, so that `-k feature_match` selects the suite of that name only.
         """
         partition = self.partition.removesuffix("_match")
         parts = [self.tier, self.dataset, self.victim, partition, self.attack, f"{self.rate:g}", self.defense]
@@ -185,16 +185,16 @@ class Cell:
 
     @cached_property
     def setting(self) -> Setting:
-        """The settings that the suite names, as (name, text) pairs sorted by name."""
+        """The settings that the suite gives explicitly, as (name, text) pairs sorted by name."""
         return self.setting_of(*self.specifications)
 
     @property
     def specifications(self) -> tuple[Specification, ...]:
-        """All that the cell combines."""
+        """The specifications of data, subpopulations, attack, victim, defense and measurement."""
         return self.data, self.subpopulations, self.poisoning, self.learner, self.defender, self.measurement
 
     def setting_of(self, *specifications: Specification) -> Setting:
-        """Return the settings of some specifications that the suite names.
+        """Return the explicitly given settings of some specifications.
 
         Parameters
         ----------
@@ -215,14 +215,14 @@ class Cell:
         return ";".join(f"{name}={value}" for name, value in self.setting)
 
     def option(self, name: str, default: str = "") -> str:
-        """Return the text of a setting, for keys and tables that show what a suite names.
+        """Return the text of a setting that the suite gives explicitly, for keys and tables.
 
         Parameters
         ----------
         name
             Name of the setting.
         default
-            Returned if the suite does not name it.
+            Returned if the suite does not give the setting.
 
         Returns
         -------
@@ -253,7 +253,7 @@ class Cell:
 
     @property
     def epsilon(self) -> float | None:
-        """Farthest move of an input of a poison row, in 8-bit levels; None for no limit and for attacks that move no row."""
+        """Largest change of an input of a poison row, in 8-bit levels; None if unlimited or if the attack changes no inputs."""
         return getattr(self.poisoning, "epsilon", None)
 
     @property
@@ -264,17 +264,17 @@ class Cell:
     # --- other cells --------------------------------------------------------------------------------------------------
 
     def with_(self, **changes: Any) -> Cell:
-        """Return the same cell with other names or settings.
+        """Return a copy of the cell with some names or settings changed.
 
         Parameters
         ----------
         **changes
-            Names or settings; None leaves a setting out.
+            The new names or settings; None restores the default of a setting.
 
         Returns
         -------
         Cell
-            The other cell.
+            The changed copy.
 
         Raises
         ------
@@ -284,12 +284,12 @@ class Cell:
         return Cell.of(**{**self.record(), **changes})
 
     def plain(self) -> Cell:
-        """Return the cell with the same draws whose poison rows are not moved.
+        """Return the corresponding cell of label flipping: the same poison rows with unchanged inputs.
 
         Returns
         -------
         Cell
-            The cell itself, unless its attack moves rows that label flipping draws.
+            The cell itself if its attack does not change the inputs of rows that label flipping draws.
         """
         if not self.poisoning.moves_rows:
             return self
@@ -297,7 +297,7 @@ class Cell:
         return self.with_(attack="label_flip", **spared)
 
     def record(self) -> dict[str, Any]:
-        """Return names and settings as plain values.
+        """Return the names and settings of the cell.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""How suites write down their cells: the product of the axes they name."""
+"""How suites define their cells: as the product of axes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from subpop.types.kinds import check_kind
 
 
 def grid(**axes: Any) -> list[Cell]:
-    """Write down the cells of a suite: one for each combination of the axes.
+    """Build the cells of a suite: one for each combination of the axes.
 
     Parameters
     ----------
@@ -21,12 +21,13 @@ def grid(**axes: Any) -> list[Cell]:
     Returns
     -------
     list of Cell
-        The product of the axes, the last one varying fastest.
+        The product of the axes; the last axis varies fastest.
 
     Raises
     ------
     BadInput
-        If a name is unknown, with the nearest that there is, or a value is not allowed.
+        If a setting or a kind is unknown (the message suggests the most similar name), or a value is not allowed. Names of data
+        sets, victims, partitions, attacks and defenses are checked when a run is planned.
 
     Examples
     --------
@@ -44,7 +45,7 @@ def grid(**axes: Any) -> list[Cell]:
 
 
 def sweeps(cells: Iterable[Cell]) -> list[tuple[Cell, ...]]:
-    """Cells that differ in their poisoning rate and their split alone, each group in the order of its rates."""
+    """Groups of cells that differ only in their poisoning rate and split, each in the order of its rates."""
     groups: dict[Cell, list[Cell]] = {}
     for cell in cells:
         groups.setdefault(cell.with_(rate=0.0, split=None), []).append(cell)

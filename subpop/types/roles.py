@@ -210,7 +210,7 @@ Examples
 
 @dataclass(frozen=True, eq=False)
 class Knowledge:
-    """Side information that a defense receives besides its training rows.
+    """Side information that a defense receives in addition to its training rows.
 
     A field is None unless the defense declares it in `needs` and the cell grants it.
 
@@ -218,17 +218,17 @@ class Knowledge:
     --------
     >>> from subpop import Defended, Knowledge
     >>> def uses_the_budget(train, fit, know, *, seed):
-    ...     print(f"at most {know.n_poison} rows are poisoned")
+    ...     print(f"about {know.n_poison} rows are poisoned")
     ...     return Defended(fit(train))
     >>> uses_the_budget.needs = {"n_poison"}
     """
 
     n_poison: int | None = None
-    """The number of poison rows in the training set."""
+    """The number of poison rows in the training set; half or twice as large in cells with `n_poison_told="half"` or `"twice"`."""
     clean_holdout: TrainingSet | None = None
     """Clean rows, none of them from the target subpopulation."""
     representation: Model | None = None
-    """A frozen model trained without the labels; use its `features`."""
+    """A frozen model that was trained without the labels of the training set; use its `features`."""
     poison_mask: Bools | None = None
     """(n,) bool, True for poison rows; granted to the perfect filter only."""
 
@@ -271,7 +271,7 @@ class Defense(Protocol):
     """A defense: one function, in any file.
 
     It may have the attributes `needs` (names of fields of `Knowledge`), `max_fits` (calls of `fit` per trial, 2,000 by default)
-    and `deterministic` (False if the same trial may end differently).
+    and `deterministic` (False if the same trial may give different results).
 
     Examples
     --------

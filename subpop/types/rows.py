@@ -138,13 +138,13 @@ class ArrayRows:
 class TrainingSet:
     """The rows and labels that a defense receives; nothing in it distinguishes poison from clean rows.
 
-    Indexing with a boolean mask of shape (n,) or with ids returns a smaller training set whose rows keep their ids. Make one of
-    your own inputs with `TrainingSet.of`.
+    Indexing with a boolean mask of shape (n,) or with ids returns a smaller training set whose rows keep their ids. A defense
+    receives its training set; use `TrainingSet.of` to build one from new inputs.
 
     Parameters
     ----------
     source
-        Storage of the inputs.
+        The storage of the inputs, which returns rows by number.
     ids
         (n,) integers, the rows of the source that belong to the set; they may repeat.
     y
@@ -192,12 +192,12 @@ class TrainingSet:
         Returns
         -------
         TrainingSet
-            With the ids 0 to n - 1.
+            A training set with the ids 0 to n - 1.
 
         Raises
         ------
         BadInput
-            If `x` and `y` differ in length, `y` is not of integers, or `x` contains NaN or infinite values.
+            If `x` and `y` differ in length, `y` does not contain integers, or `x` contains NaN or infinite values.
         """
         x, y = np.asarray(x), np.asarray(y)
         if len(x) != len(y):
@@ -208,7 +208,7 @@ class TrainingSet:
 
     @property
     def x(self) -> Array:
-        """(n, ...) inputs, read-only. Gathered at each access and not cached: assign it to a variable if you use it often."""
+        """(n, ...) inputs, read-only. Each access copies the rows: assign the result to a variable if you need it often."""
         x = self._source.gather(self._ids)
         x.setflags(write=False)
         return x
