@@ -99,6 +99,6 @@ def _after(folder: Path, files: Files) -> str:
     with Store(folder / "s.sqlite") as store:
         assert n_true(store) == 3 * EACH, store.notes
         assert not store.notes
-    if any("kept as" in note for note in notes):
+    if any("renamed to" in note for note in notes):
         return "rescued"
     return "unharmed" if before == 3 * EACH else "missing"

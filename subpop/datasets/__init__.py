@@ -66,7 +66,7 @@ def _part_of_imdb(load: Callable[[Path | None], Dataset], summary: str) -> Datas
 
 
 DATASETS: dict[str, DatasetSource] = {
-    "digits": DatasetSource(digits.load, "8x8 handwritten digits, parity; 1,797 rows", "CC BY 4.0"),
+    "digits": DatasetSource(digits.load, "8x8 handwritten digits, even or odd; 1,797 rows", "CC BY 4.0"),
     "mixture": DatasetSource(partial(mixture.load, "mixture"), "Gaussian mixture, 2 classes, 16 subpopulations", "generated"),
     "mixture_2d": DatasetSource(
         partial(mixture.load, "mixture_2d"), "2-D mixture of Figure 2, one small subpopulation", "generated"
@@ -78,7 +78,7 @@ DATASETS: dict[str, DatasetSource] = {
         partial(mixture.load, "mixture_cells"), "mixture for local learners, pure labels, 8 subpopulations", "generated"
     ),
     "mixture_cells_noisy": DatasetSource(
-        partial(mixture.load, "mixture_cells_noisy"), "the same with an eighth of wrong labels", "generated"
+        partial(mixture.load, "mixture_cells_noisy"), "the same with one eighth of the labels wrong", "generated"
     ),
     "adult": DatasetSource(adult.load, "UCI Adult, income above 50,000; 48,842 rows", "CC BY 4.0", adult.FILES),
     "digits_images": DatasetSource(digits.load_images, "the digits as pictures, 1x8x8", "CC BY 4.0"),
@@ -105,25 +105,27 @@ DATASETS: dict[str, DatasetSource] = {
     ),
     "dogfish": DatasetSource(
         dogfish.load_full,
-        "dogs and fish of ImageNet, 299x299, and dogs to attack",
+        "dogs and fish from ImageNet, 299x299, and target dogs",
         dogfish.LICENCE,
         by_hand=dogfish.RECIPES["dogfish"].by_hand,
         found=dogfish.found_full,
     ),
     "tiny_dogfish": DatasetSource(
         dogfish.load_tiny,
-        "the same of Tiny ImageNet, 32x32",
+        "the same from Tiny ImageNet, 32x32",
         dogfish.LICENCE,
         by_hand=dogfish.RECIPES["tiny_dogfish"].by_hand,
         found=dogfish.found_tiny,
     ),
-    "reviews": DatasetSource(reviews.load, "generated film reviews, 12 kinds of film; 2,400 texts", "generated"),
-    "imdb": DatasetSource(imdb.load, "film reviews, praise or not; 50,000 texts", imdb.LICENCE, imdb.FILES, found=imdb.found),
+    "reviews": DatasetSource(reviews.load, "generated film reviews, 12 genres; 2,400 texts", "generated"),
+    "imdb": DatasetSource(
+        imdb.load, "film reviews, positive or negative; 50,000 texts", imdb.LICENCE, imdb.FILES, found=imdb.found
+    ),
     "imdb_as_released": _part_of_imdb(partial(imdb.load, as_released=True), "the same, cleaned as by the released script"),
-    "imdb_small": _part_of_imdb(imdb.load_small, "a fifth of them, for transformers on a CPU"),
+    "imdb_small": _part_of_imdb(imdb.load_small, "one fifth of the reviews, for transformers on a CPU"),
     "imdb_minilm": DatasetSource(
         imdb_minilm.load,
-        "all of them as 384 features of all-MiniLM-L6-v2",
+        "all reviews as 384 features of all-MiniLM-L6-v2",
         imdb.LICENCE,
         by_hand=imdb_minilm.BY_HAND,
         folder="embeddings",

@@ -171,7 +171,9 @@ def compare(result: CellResult, references: References, *, plugin: bool = False)
             verdicts.append(_verdict(result, number, stored[key], *_judge(number, stored[key], result.cell.n_seeds)))
         else:
             fix = "add its bound to the file" if _is_written_by_hand(number.metric) else AS_MEANT
-            reason = f"{_name(result, number)}: run {number.value:.6g} has no reference in {references.path}; {fix}"
+            reason = (
+                f"{_name(result, number)}: the value {number.value:.6g} of this run has no reference in {references.path}; {fix}"
+            )
             verdicts.append(Verdict(number, "no_reference", "" if plugin else reason))
     for key in sorted(stored.keys() - run.keys()):
         verdicts += _missing(result, Number(key[1], math.nan, subpopulation=key[0]), stored[key])

@@ -23,7 +23,7 @@ def encode_all(arrays: Mapping[str, Array]) -> list[tuple[str, Blob]]:
     """A blob for each array, by name; BadInput for arrays of objects."""
     for name, array in arrays.items():
         if np.asarray(array).dtype.kind not in "biufcSUmM":
-            raise BadInput(f"array {name!r} of {np.asarray(array).dtype} cannot be kept; give numbers, booleans or strings")
+            raise BadInput(f"array {name!r} of {np.asarray(array).dtype} cannot be stored; give numbers, booleans or strings")
     return [(name, _encode(np.asarray(array))) for name, array in arrays.items()]
 
 

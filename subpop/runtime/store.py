@@ -240,10 +240,10 @@ class Store:
                     )
                     self._note(
                         f"the store {self.path} was damaged ({damage.what}): {copied} were verified and copied to a new file, "
-                        f"what is missing is trained again, and the damaged file is kept as {kept}"
+                        f"missing trials are trained again, and the damaged file was renamed to {kept}"
                     )
         except (OSError, sqlite3.Error) as error:
-            raise BadInput(f"{damage}; copying what is whole failed too ({error})") from error
+            raise BadInput(f"{damage}; copying its undamaged part failed too ({error})") from error
         self._verified.clear()
         self._open()
 
@@ -329,8 +329,8 @@ class Store:
             if os.path.samestat(file, self.path.stat()):
                 kept = set_aside(self.path, f"schema-{version}")
                 self._note(
-                    f"the store {self.path} had schema {version}, {OLDER[version]}: it is kept as {kept}, and its trials are "
-                    "trained again; delete the old file if no older subpop reads it"
+                    f"the store {self.path} had schema {version}, {OLDER[version]}: it was renamed to {kept}, and its trials are "
+                    "trained again; delete the old file unless an older version of subpop still uses it"
                 )
         self._connect()
 
@@ -370,7 +370,7 @@ class _Corrupt(BadInput):
     def __init__(self, path: Path, what: object) -> None:
         self.what = " ".join(str(what).split()).encode("ascii", "backslashreplace").decode()
         kept = f"nothing was changed or deleted: move it away, or {ELSEWHERE}"
-        super().__init__(f"the store {path} is damaged or is no store ({self.what}); {kept}")
+        super().__init__(f"the store {path} is damaged or is not a store of subpop ({self.what}); {kept}")
 
 
 @contextlib.contextmanager

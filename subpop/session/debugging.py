@@ -95,15 +95,15 @@ def _run(experiment: Experiment, cell: Cell, prepared: Prepared, spec: DefenseSp
 
 def _told(prepared: Prepared, result: TrialResult) -> Iterator[str]:
     metrics = result.metrics
-    yield f"fits: {result.n_fits}, in {result.seconds:.2f} s with the time at the debugger"
+    yield f"fits: {result.n_fits}, in {result.seconds:.2f} s, including time spent in the debugger"
     yield f"accuracy on all test rows: {np.mean(result.arrays['right']):.1%}"
     if "removed" in metrics:
         yield f"removed: {metrics['removed']:.0f} of {len(prepared.task.train)} rows"
         yield f"recall: {metrics['removed_flipped']:.0f} of {metrics['n_flipped']:.0f} wrongly labelled poison rows"
     elif KEEP_UNCHECKED in metrics:
-        yield "removed: keep not checked, since fit did not make the returned model from exactly the kept rows"
+        yield "removed: keep not checked, because fit did not train the returned model on exactly the rows in keep"
     else:
         yield "removed: no mask was returned"
     if OWN_LEARNER in metrics:
-        yield "the returned model is none that fit made"
+        yield "the returned model was not trained by fit"
     yield from (f"{name.partition(':')[2]}: {value:g}" for name, value in metrics.items() if name.startswith("diagnostic:"))

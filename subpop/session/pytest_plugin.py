@@ -258,10 +258,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     tier, words = session.config.getoption("--tier"), session.config.getoption("keyword")
     if not offered:
-        reporter.write_line(f"no cell of these suites is of the tier {tier}; name another with --tier")
+        reporter.write_line(f"these suites have no cells in the tier {tier}; choose another one with --tier")
     elif words:
         reporter.write_line(
-            f"nothing of the tier {tier} matches -k {words!r}; suites that have cells of it are {', '.join(offered)}"
+            f"no cell of the tier {tier} matches -k {words!r}; suites with cells in this tier: {', '.join(offered)}"
         )
 
 
@@ -284,7 +284,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         return
     run, executor, jobs = _run_of(config), config.getoption("--executor"), config.getoption("--jobs") or 1
     say = _say(config)
-    say(f"subpop: planning {n_cells(len(cells))}: reading data, decoding pictures, computing features that are not kept yet")
+    say(f"subpop: planning {n_cells(len(cells))}: reading data, decoding pictures, computing features that are not cached yet")
     with _on_screen(config):  # with bars of their own
         plan = run.plan(cells, jobs)
     say(str(plan))
@@ -466,7 +466,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         from subpop.types.printable import in_one_line
 
         told = in_one_line(run.ahead.error)
-        terminalreporter.write_line(f"subpop: the training processes failed ({told}); what they left was trained in this process")
+        terminalreporter.write_line(
+            f"subpop: the training processes failed ({told}); the remaining trials were trained in this process"
+        )
     if watch is None or not watch.has_begun:
         return
     from collections import Counter

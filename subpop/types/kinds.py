@@ -109,7 +109,7 @@ def check_kind(name: str) -> str:
     if not isinstance(name, str) or name not in KINDS:
         near = get_close_matches(str(name), KINDS, 1)
         raise BadInput(
-            f"no kind of cell is named {name!r}; {f'did you mean {near[0]}?' if near else 'there are ' + ', '.join(KINDS)}"
+            f"unknown kind of cell {name!r}; {f'did you mean {near[0]}?' if near else 'use one of ' + ', '.join(KINDS)}"
         )
     return name
 

@@ -281,7 +281,7 @@ def test_a_damaged_store_is_rescued_and_kept(path: Path, damage: str) -> None:
     path.write_bytes(damaged)
     with Store(path) as store:
         chunks = {number: store.get_chunk(f"k{number}") for number in range(4)}
-        assert sum(f"kept as {path.with_name('store.damaged.sqlite')}" in note for note in store.notes) == 1
+        assert sum(f"renamed to {path.with_name('store.damaged.sqlite')}" in note for note in store.notes) == 1
         for number in range(4):
             store.put_chunk(f"k{number}", CELL, chunk(number), "cpu")
     whole = {number: found for number, found in chunks.items() if found is not None}
@@ -299,7 +299,7 @@ def test_a_damaged_store_is_rescued_and_kept(path: Path, damage: str) -> None:
 def test_what_is_no_store_is_refused_and_left_alone(path: Path) -> None:
     path.parent.mkdir(parents=True)
     path.write_bytes(b"not a database at all, " * 100)
-    with pytest.raises(BadInput, match=r"damaged or is no store.*move it away.*--store"):
+    with pytest.raises(BadInput, match=r"damaged or is not a store of subpop.*move it away.*--store"):
         Store(path)
     assert path.read_bytes() == b"not a database at all, " * 100
     assert [file.name for file in path.parent.iterdir()] == [path.name]

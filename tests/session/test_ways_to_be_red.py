@@ -225,8 +225,11 @@ def test_an_interrupt_between_two_lines_is_reported():
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (("-k", "nowhere"), "nothing of the tier embedded matches -k 'nowhere'; suites that have cells of it are little"),
-        (("--tier", "laptop", "-k", "test_cell"), "no cell of these suites is of the tier laptop; name another with --tier"),
+        (("-k", "nowhere"), "no cell of the tier embedded matches -k 'nowhere'; suites with cells in this tier: little"),
+        (
+            ("--tier", "laptop", "-k", "test_cell"),
+            "these suites have no cells in the tier laptop; choose another one with --tier",
+        ),
     ],
 )
 def test_a_selection_without_cells_says_why(project, options, line):

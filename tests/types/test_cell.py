@@ -94,7 +94,7 @@ def test_settings_are_typed_and_a_default_is_a_value() -> None:
         ({"rate": None}, "rate=None must be a number"),
         ({"defense": [["none", "trim"]]}, "defense=['none', 'trim'] must be a text; in grid, a list of texts is an axis"),
         ({"attack": ("influence",)}, "attack=('influence',) must be a text"),
-        ({"kind": None}, "no kind of cell is named None"),
+        ({"kind": None}, "unknown kind of cell None"),
         ({"n_seeds": True}, "n_seeds=True must be a whole number"),
     ],
 )
