@@ -66,7 +66,7 @@ def label_rule(cell: Cell, n_classes: int) -> str:
 def check_attack(stage: Stage, cell: Cell) -> None:
     """Draw every trial's count once, so that a rate that cannot be used is refused before hours are spent."""
     if cell.attack not in ATTACKS:
-        raise BadInput(f"no attack is named {cell.attack!r}; there are {', '.join(ATTACKS)}")
+        raise BadInput(f"unknown attack {cell.attack!r}; use one of {', '.join(ATTACKS)}")
     _check_attack_suits(stage, cell)
     for name in stage.attacked:
         count = n_poison(stage, cell, name)

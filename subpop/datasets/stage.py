@@ -96,6 +96,6 @@ def build_stage(cell: Cell, data: SplitData, features: Array | None = None) -> S
         train, aux, test = (np.full(len(rows), -1) for rows in (data.splits.train, data.splits.aux, data.splits.test))
         return Stage(data, Partition(train, aux, test, names=(), attacked=()))
     if cell.partition not in PARTITIONS:
-        raise BadInput(f"no partition is named {cell.partition!r}; there are {', '.join(PARTITIONS)}")
+        raise BadInput(f"unknown partition {cell.partition!r}; use one of {', '.join(PARTITIONS)}")
     partition = PARTITIONS[cell.partition](data.dataset, data.splits, seed=cell.subpopulations.partition_seed, features=features)
     return Stage(data, partition)

@@ -384,7 +384,7 @@ class Context:
     def attack_code(self, cell: Cell) -> Code:
         """The modules of the cell's attack."""
         if cell.attack not in ATTACKS:
-            raise BadInput(f"no attack is named {cell.attack!r}; there are {', '.join(ATTACKS)}")
+            raise BadInput(f"unknown attack {cell.attack!r}; use one of {', '.join(ATTACKS)}")
         return frozenset(modules_behind(ATTACKS[cell.attack]))
 
 

@@ -347,7 +347,7 @@ class Experiment:
         if cell.defense not in DEFENSES:
             names = [*DEFENSES, *self.plugins, MATCHED + "<filter>", RETRAIN]
             raise BadInput(
-                f"no defense is named {cell.defense!r}; there are {', '.join(names)}; your own: --defense file.py:function"
+                f"unknown defense {cell.defense!r}; use one of {', '.join(names)}, or your own with --defense file.py:function"
             )
         return frozenset(getattr(DEFENSES[cell.defense], "needs", ()))
 

@@ -103,7 +103,7 @@ class Cell:
         object.__setattr__(self, "rate", _number(self.rate))
         if not (math.isfinite(self.rate) and 0 <= self.rate <= LARGEST_RATE):
             raise BadInput(
-                f"rate {self.rate:g} must be finite, at least 0 and at most {LARGEST_RATE:g}: it is the number of poison rows "
+                f"rate={self.rate:g} must be finite, at least 0 and at most {LARGEST_RATE:g}: it is the number of poison rows "
                 "for each row of the subpopulation in D_aux"
             )
         if not isinstance(self.n_seeds, int) or isinstance(self.n_seeds, bool) or self.n_seeds < 1:
@@ -326,6 +326,6 @@ def _number(rate: Any) -> float:
 def _unknown(name: str, value: object, attack: str, kind: str, known: set[str]) -> str:
     what, allowed = f"{name}={text_of(value)}", ", ".join(sorted(known))
     if name in all_settings():
-        return f"{what} is no setting of a cell of kind {kind} with attack {attack}; leave it out, or use one of {allowed}"
+        return f"{what} does not apply to a cell of kind {kind} with attack {attack}; leave it out, or use one of {allowed}"
     near = get_close_matches(name, [*sorted(known), *NAMES], 1)
-    return f"{what} is no setting that a cell has; {f'did you mean {near[0]}?' if near else f'use one of {allowed}'}"
+    return f"{what} is not a known setting; {f'did you mean {near[0]}?' if near else f'use one of {allowed}'}"

@@ -240,8 +240,8 @@ def test_the_gain_over_label_flipping_is_the_difference_of_the_damages(experimen
     ("changes", "message"),
     [
         ({"attack": "magic"}, "label_flip, gradient_match, influence"),
-        ({"epsilon": 16}, "epsilon=16 is no setting of a cell of kind poisoning with attack label_flip"),
-        ({"attack": "influence", "objective": "inner"}, "objective=inner is no setting .* with attack influence"),
+        ({"epsilon": 16}, "epsilon=16 does not apply to a cell of kind poisoning with attack label_flip"),
+        ({"attack": "influence", "objective": "inner"}, "objective=inner does not apply .* with attack influence"),
         ({"attack": "gradient_match", "objective": "angle"}, "use one of inner, cosine"),
         ({"attack": "gradient_match", "epsilon": "wide"}, "epsilon=wide"),
         ({"attack": "gradient_match", "epsilon": 0}, "above 0"),

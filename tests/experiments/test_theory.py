@@ -261,5 +261,5 @@ def test_bad_settings_are_refused(experiment):
         measured(experiment, "cell_majority", rows="some")
     with pytest.raises(BadInput, match="two classes"):
         measured(experiment, "logistic_regression", dataset="mixture_multiclass")
-    with pytest.raises(BadInput, match="no defense is named"):
+    with pytest.raises(BadInput, match="unknown defense"):
         measured(experiment, "cell_majority", defense="hope")

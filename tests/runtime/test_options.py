@@ -29,7 +29,7 @@ def test_cell(cell, measure):
 '''
 BAD_CELLS = {
     "superscript": ({"rate": 1.0, "partition_seed": "²"}, "partition_seed=²"),
-    "enormous": ({"rate": 1e9}, "rate 1e+09"),
+    "enormous": ({"rate": 1e9}, "rate=1e+09"),
     "rule": ({"rate": 1.0, "label_rule": "q"}, "label_rule=q"),
     "misspelt": ({"rate": 1.0, "samplin": "distinct"}, "did you mean sampling?"),
 }
@@ -154,13 +154,13 @@ def test_places(monkeypatch, tmp_path):
         ({"n_attacked": "1.5"}, "n_attacked=1.5"),
         ({"max_length": "³"}, "max_length=³"),
         ({"max_length": "0"}, "max_length=0"),
-        ({"rate": 1e9}, "rate 1e[+]09"),
-        ({"rate": float("inf")}, "rate inf"),
+        ({"rate": 1e9}, "rate=1e[+]09"),
+        ({"rate": float("inf")}, "rate=inf"),
         ({"label_rule": "q"}, "own, common, rarest"),
         ({"smapling": "distinct"}, "did you mean sampling?"),
-        ({"worlds": "paired"}, "no setting of a cell of kind poisoning"),
-        ({"epsilon": "16"}, "no setting of a cell of kind poisoning with attack label_flip"),
-        ({"against": "x"}, "no setting of a cell of kind poisoning"),
+        ({"worlds": "paired"}, "does not apply to a cell of kind poisoning"),
+        ({"epsilon": "16"}, "does not apply to a cell of kind poisoning with attack label_flip"),
+        ({"against": "x"}, "does not apply to a cell of kind poisoning"),
         ({"sampling": "twice"}, "with_replacement, distinct"),
         ({"n_poison_told": "third"}, "exact, half, twice"),
         ({"panels": "maybe"}, "yes, no"),

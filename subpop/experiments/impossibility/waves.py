@@ -62,7 +62,7 @@ def run_together(
     known = {**DEFENSES, **extra}
     if cell.defense not in known:
         raise BadInput(
-            f"no defense is named {cell.defense!r} here; there are {', '.join(known)}; your own: --defense file.py:name"
+            f"unknown defense {cell.defense!r}; use one of {', '.join(known)}, or your own with --defense file.py:function"
         )
     return list(run_wave(known[cell.defense], *wave))
 
