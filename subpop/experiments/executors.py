@@ -18,6 +18,7 @@ from typing import Any
 
 from subpop.defenses import MATCHED
 from subpop.experiments.experiment import Experiment
+from subpop.runtime.no_store import NoStore
 from subpop.runtime.seeds import draw_identity
 from subpop.types import Array, BadInput, Cell, Trial, TrialResult
 from subpop.types.kinds import Measurers, kind_of
@@ -122,37 +123,8 @@ def _told(experiment: Experiment, chunks: Sequence[tuple[Cell, tuple[Trial, ...]
 # --- in a worker ------------------------------------------------------------------------------------------------------
 
 
-class NoStore:
-    """What stands in the store's place where nothing is to be left behind: it keeps arrays in memory and no trials."""
-
-    def __init__(self) -> None:
-        self._arrays: dict[str, dict[str, Array]] = {}
-        self._records: dict[tuple[str, str], Any] = {}
-
-    def has_chunk(self, key: str) -> bool:
-        return False
-
-    def get_chunk(self, key: str) -> list[TrialResult] | None:
-        return None
-
-    def put_chunk(self, key: str, cell: Cell, results: Sequence[TrialResult], device: str, *, replace: bool = False) -> None:
-        return None
-
-    def get_arrays(self, key: str) -> dict[str, Array] | None:
-        return self._arrays.get(key)
-
-    def put_arrays(self, key: str, arrays: Any, *, replace: bool = False) -> None:
-        self._arrays[key] = dict(arrays)
-
-    def get_record(self, key: str, kind: str = "cell") -> Any:
-        return self._records.get((kind, key))
-
-    def put_record(self, key: str, record: Any, kind: str = "cell") -> None:
-        self._records[kind, key] = record
-
-
 class TaskStore(NoStore):
-    """The same in a worker: it keeps a task's trials until the next, and knows which arrays are new."""
+    """The store of a worker: it keeps a task's trials until the next, and knows which arrays are new."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -44,6 +44,7 @@ BOOKKEEPING = frozenset(
         "subpop.runtime.fingerprint",
         "subpop.harness.manifest",
         "subpop.runtime.memo",
+        "subpop.runtime.no_store",
         "subpop.runtime.options",
         "subpop.runtime.output",
         "subpop.runtime.progress",

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from subpop.experiments.attack_sets import FOLDER
-from subpop.experiments.executors import NoStore
 from subpop.experiments.experiment import Experiment
 from subpop.experiments.trial import Prepared, score
 from subpop.harness.batching import checked_request
 from subpop.harness.fit_log import kept_key, rows_key
 from subpop.harness.outcome import check_defended, seal
 from subpop.harness.plugins import DefenseSpec, load
+from subpop.runtime.no_store import NoStore
 from subpop.runtime.places import find
 from subpop.runtime.threads import one_thread
 from subpop.session.run import select

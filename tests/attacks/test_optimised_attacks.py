@@ -7,9 +7,9 @@ import pytest
 
 from subpop.attacks import ATTACKS
 from subpop.attacks.drawing import draw_poison
-from subpop.experiments.executors import NoStore
 from subpop.experiments.experiment import Experiment
 from subpop.harness.batching import PoolRows, job_of
+from subpop.runtime.no_store import NoStore
 from subpop.runtime.seeds import draw_identity
 from subpop.types import BadInput, Cell, FleetJob, TrainingSet, Trial
 from subpop.types.grid import grid

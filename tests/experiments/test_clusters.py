@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from subpop.experiments.clusters import PICTURES, SHOWN, describe_clusters
-from subpop.experiments.executors import NoStore
 from subpop.experiments.experiment import Experiment
 from subpop.report.figures.pictures import draw_clusters, make_up, mosaic
+from subpop.runtime.no_store import NoStore
 from subpop.types import BadInput, CellReport
 from subpop.types.grid import grid
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from subpop.experiments.executors import NoStore
 from subpop.experiments.experiment import Experiment
 from subpop.experiments.trial import clean_holdout
+from subpop.runtime.no_store import NoStore
 from subpop.runtime.seeds import draw_identity
 from subpop.runtime.store import Store
 from subpop.types import BadInput, Trial

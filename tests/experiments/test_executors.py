@@ -3,8 +3,9 @@ from dataclasses import replace
 
 import pytest
 
-from subpop.experiments.executors import Ahead, NoStore, check_executor, prefill, tasks_of
+from subpop.experiments.executors import Ahead, check_executor, prefill, tasks_of
 from subpop.experiments.experiment import Experiment
+from subpop.runtime.no_store import NoStore
 from subpop.runtime.store import Store
 from subpop.types import BadInput
 from subpop.types.grid import grid

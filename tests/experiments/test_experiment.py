@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from subpop.defenses import DEFENSES
-from subpop.experiments.executors import NoStore
 from subpop.experiments.experiment import Experiment
 from subpop.harness.plugins import parse_defense
+from subpop.runtime.no_store import NoStore
 from subpop.runtime.store import Store
 from subpop.types import BadInput, Cell, Defended, Trial
 from subpop.types.grid import grid

@@ -13,7 +13,6 @@ import pytest
 from probe_rates import PLUGINS, cell_of
 from scipy.spatial.distance import pdist
 
-from subpop.experiments.executors import NoStore
 from subpop.experiments.experiment import Experiment
 from subpop.experiments.integrity import inspector as inspecting
 from subpop.experiments.integrity.canaries import both_ways
@@ -39,6 +38,7 @@ from subpop.experiments.integrity.moved import draw_moves, grid_of
 from subpop.experiments.integrity.views import turned
 from subpop.harness.batching import DefenseError
 from subpop.harness.plugins import parse_defense
+from subpop.runtime.no_store import NoStore
 from subpop.runtime.store import Store
 from subpop.session.run import Run
 from subpop.types import Dataset
@@ -325,9 +325,8 @@ def test_secrets_differ_and_are_kept_with_the_findings(tmp_path):
     with Store(tmp_path / "store.sqlite") as store:
         experiment = Experiment.on(store, plugins={spec.name: spec})
         kept = []
-        monitor = lambda key, arrays: kept.append(arrays)  # noqa: E731
         put = store.put_arrays
-        store.put_arrays = lambda key, arrays: (monitor(key, arrays), put(key, arrays))
+        store.put_arrays = lambda key, arrays, **how: (kept.append(arrays), put(key, arrays, **how))
         Inspector(experiment, grace=60.0).inspect(cell_of(spec.name, n_seeds=1))
     findings = json.loads(kept[-1]["findings"].tobytes())
     secrets = {finding["secret"] for finding in findings if finding["secret"]}

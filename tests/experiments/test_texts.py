@@ -7,9 +7,9 @@ import pytest
 from small_encoders import save_bert
 
 from subpop.datasets.partitions import cluster_match
-from subpop.experiments.executors import NoStore
 from subpop.experiments.experiment import Experiment
 from subpop.experiments.nearest_texts import nearest
+from subpop.runtime.no_store import NoStore
 from subpop.runtime.store import Store
 from subpop.types import BadInput, FleetJob
 from subpop.types.grid import grid

@@ -3,9 +3,9 @@
 import pytest
 
 from subpop import BadInput, grid
-from subpop.experiments.executors import NoStore
 from subpop.experiments.experiment import Experiment
 from subpop.harness.plugins import load, parse_defense
+from subpop.runtime.no_store import NoStore
 
 TUNABLE = """
 import numpy as np

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from test_sandbox import N_TEST, POOL, TEST_X, _nothing_is_left, fit_many, tasks  # noqa: F401
 
-from subpop.experiments.executors import NoStore
 from subpop.experiments.experiment import Experiment
 from subpop.harness.batching import DefenseError, run_wave
 from subpop.harness.fit_log import ALWAYS_KEPT, Answers, FitLog
@@ -17,6 +16,7 @@ from subpop.harness.plugins import load, parse_defense
 from subpop.harness.sandbox import run_in_child
 from subpop.report import RunInfo
 from subpop.report.scoreboard import scoreboard
+from subpop.runtime.no_store import NoStore
 from subpop.types import BadInput, CellReport, Defended, TrainingSet, Trial
 from subpop.types.grid import grid
 from subpop.victims.linear_model import LinearModel

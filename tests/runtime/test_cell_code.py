@@ -20,12 +20,12 @@ from subpop.datasets import DATASETS
 from subpop.datasets.partitions import PARTITIONS
 from subpop.defenses import DEFENSES, MATCHED
 from subpop.experiments.context import Context
-from subpop.experiments.executors import NoStore
 from subpop.experiments.experiment import Experiment
 from subpop.experiments.kept_results import kept_result
 from subpop.runtime import fingerprint
 from subpop.runtime.cell_code import BOOKKEEPING, COMPOSERS, REGISTRIES, code_key, entry_text, modules_in_key
 from subpop.runtime.memo import Memo
+from subpop.runtime.no_store import NoStore
 from subpop.types import Cell, CellResult
 from subpop.types.grid import grid
 from subpop.types.kinds import KINDS, kind_named

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from subpop.experiments.executors import NoStore
 from subpop.experiments.experiment import Experiment
+from subpop.runtime.no_store import NoStore
 from subpop.session.run import Run, failures, select
 from subpop.types import Cell, CellReport, CellResult, Number, Verdict
 from subpop.types.grid import grid

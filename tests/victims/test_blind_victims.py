@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 
-from subpop.experiments.executors import NoStore
 from subpop.experiments.experiment import Experiment
 from subpop.harness.batching import DefenseError, DefenseTask, PoolRows, job_of, run_wave
 from subpop.harness.plugins import parse_defense
+from subpop.runtime.no_store import NoStore
 from subpop.types import Defended, FleetJob, Knowledge, Pool, TrainingSet, Unsolved
 from subpop.types.grid import grid
 from subpop.victims import blind

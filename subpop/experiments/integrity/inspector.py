@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
-from subpop.experiments.executors import NoStore
 from subpop.experiments.experiment import Experiment
 from subpop.experiments.integrity import canaries, cost, draws, mixtures, moved, replay, views
 from subpop.experiments.integrity.canary_rows import Canaries, candidates, choose_canaries
@@ -26,6 +25,7 @@ from subpop.experiments.integrity.replay import Arena
 from subpop.experiments.trial import right_of
 from subpop.harness.batching import DefenseError, job_of
 from subpop.runtime.fingerprint import data_hash
+from subpop.runtime.no_store import NoStore
 from subpop.runtime.progress import Progress
 from subpop.types import Array, BadInput, Bools, Cell, Dataset, FleetJob, Ints, Model, Trial, TrialResult
 

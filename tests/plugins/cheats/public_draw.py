@@ -4,8 +4,8 @@ import numpy as np
 
 from subpop import Defended
 from subpop.attacks.drawing import draw_poison
-from subpop.experiments.executors import NoStore
 from subpop.experiments.experiment import Experiment
+from subpop.runtime.no_store import NoStore
 from subpop.types import Cell
 
 

@@ -1,0 +1,37 @@
+"""A store without a file, for runs that must leave nothing behind: probes, the debugger, and workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from subpop.types import Array, Cell, TrialResult
+
+
+class NoStore:
+    """Used in place of `Store` where nothing may be left behind: it keeps arrays and records in memory, and no trials."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, dict[str, Array]] = {}
+        self._records: dict[tuple[str, str], Any] = {}
+
+    def has_chunk(self, key: str) -> bool:
+        return False
+
+    def get_chunk(self, key: str) -> list[TrialResult] | None:
+        return None
+
+    def put_chunk(self, key: str, cell: Cell, results: Sequence[TrialResult], device: str, *, replace: bool = False) -> None:
+        return None
+
+    def get_arrays(self, key: str) -> dict[str, Array] | None:
+        return self._arrays.get(key)
+
+    def put_arrays(self, key: str, arrays: Any, *, replace: bool = False) -> None:
+        self._arrays[key] = dict(arrays)
+
+    def get_record(self, key: str, kind: str = "cell") -> Any:
+        return self._records.get((kind, key))
+
+    def put_record(self, key: str, record: Any, kind: str = "cell") -> None:
+        self._records[kind, key] = record
