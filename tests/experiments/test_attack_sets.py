@@ -16,10 +16,11 @@ from test_target_suite import toy
 from subpop.datasets.download import data_root
 from subpop.experiments.attack_sets import AttackSets, choice_name, clusters_name, file_name, read_entry
 from subpop.experiments.context import Context
+from subpop.experiments.executors import _worker
 from subpop.experiments.experiment import Experiment
 from subpop.experiments.target_sets.measure import TargetSuite
 from subpop.experiments.target_sets.solved import solve
-from subpop.runtime.no_store import NoStore, _worker
+from subpop.runtime.no_store import NoStore
 from subpop.runtime.store import Store
 from subpop.session.run import Run
 from subpop.types import BadInput
