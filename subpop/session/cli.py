@@ -142,7 +142,7 @@ def _run(for_pytest: Sequence[str]) -> int:
     import pytest
 
     from subpop.runtime.places import find, keep_machine_code_out_of_the_package
-    from subpop.session.pytest_plugin import COMMAND
+    from subpop.session.run_info import COMMAND
 
     class Typed:
         def pytest_configure(self, config: pytest.Config) -> None:
@@ -180,7 +180,8 @@ def _report(options: argparse.Namespace) -> int:
     from subpop.runtime.options import check_device_name, place
     from subpop.runtime.places import find
     from subpop.runtime.store import Store
-    from subpop.session.run import Run, environment
+    from subpop.session.run import Run
+    from subpop.session.run_info import environment
     from subpop.types import BadInput
 
     check_device_name(options.device)

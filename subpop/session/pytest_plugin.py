@@ -1,35 +1,34 @@
-"""The pytest side: options, cells as test items, the `measure` fixture, the report at the end.
+"""The pytest side: cells as test items, the plan, the `measure` fixture, the report at the end.
 
-Thin on purpose: every heavy import is inside a hook. Loaded by the one line of conftest.py, not by an entry point, so
-that its options appear in this project alone.
+Every heavy import is inside a hook, so that other tests start fast. A line in conftest.py loads the plug-in, or `subpop run`; it
+is no entry point, so that its options appear only where it is used.
 """
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from subpop.session.options import add_options, baselines_folder, checked_defenses, make_run, report_directory
+from subpop.session.run_info import commit_of, docstrings, environment, run_info
+
 if TYPE_CHECKING:
-    from subpop.report import RunInfo
+    from subpop.harness.plugins import DefenseSpec
     from subpop.session.run import Run
     from subpop.session.session_watch import SessionWatch  # noqa: F401 (the type of a key)
     from subpop.types import Cell, CellResult, Model
 
 RUN = pytest.StashKey["Run"]()
-PLUGINS = pytest.StashKey[Any]()
+PLUGINS: pytest.StashKey[dict[str, DefenseSpec]] = pytest.StashKey()
 WATCH = pytest.StashKey["SessionWatch"]()
 MISTAKES = pytest.StashKey[list[str]]()
 """What is wrong with marks; told once everything is collected."""
 MEASURING = pytest.StashKey[set[str]]()
 """Tests that measure cells, by node id."""
-COMMAND = pytest.StashKey[list[str]]()
-"""What was typed, where that is not `python -m pytest` with its arguments."""
 OFFERED = pytest.StashKey[list[str]]()
 """The collected suites that have cells of the tier, before -k."""
 CLOCK_OFFSET = [0.0]
@@ -42,29 +41,7 @@ def clock() -> float:
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
-    group = parser.getgroup("subpop", "subpopulation poisoning benchmark")
-    group.addoption("--tier", default="embedded", help="which cells run: embedded (default, no download), laptop, paper")
-    group.addoption("--data-root", default=None, help="folder of data files (default: $SUBPOP_DATA, else the user's cache)")
-    group.addoption("--weights-root", default=None, help="folder of network weights (default: weights/ in the data root)")
-    group.addoption("--store", default="runs/store.sqlite", help="database of finished trials (default: runs/store.sqlite)")
-    group.addoption("--report-dir", default="runs/report", help="where the report goes (default: runs/report)")
-    group.addoption("--baselines", default=None, help="folder of reference numbers (default: baselines/ in the root folder)")
-    group.addoption("--fresh", action="store_true", help="ignore the store and train everything again")
-    group.addoption(
-        "--defense", action="append", default=[], help="your own defense: path.py:function or package.module:function; repeatable"
-    )
-    group.addoption(
-        "--defense-timeout", type=float, default=300.0, help="time limit in seconds for a plug-in's own code in one trial"
-    )
-    group.addoption("--no-integrity", action="store_true", help="do not probe plug-in defenses for known cheats")
-    group.addoption("--device", default="cpu", help="cpu (default) or cuda")
-    group.addoption("--executor", default="here", help="where cells train: here (default), loky, dask, ray")
-    group.addoption(
-        "--jobs", type=int, default=None, help="processes that train cells while the tests run in one; `-n N` means the same"
-    )
-    if not pluginmanager.hasplugin("xdist"):  # whose option it is otherwise
-        group._addoption("-n", "--numprocesses", dest="numprocesses", default=None, help="processes that train cells, or auto")
-    group.addoption("--rebaseline", action="store_true", help="record new references for the cells that ran; the run still fails")
+    add_options(parser, has_xdist=pluginmanager.hasplugin("xdist"))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -91,31 +68,9 @@ def pytest_configure(config: pytest.Config) -> None:
     from subpop.types import BadInput
 
     try:
-        _check_options(config)
+        config.stash[PLUGINS] = checked_defenses(config)
     except BadInput as error:
         raise pytest.UsageError(str(error)) from None
-
-
-def _check_options(config: pytest.Config) -> None:
-    from subpop.defenses import is_built_in
-    from subpop.experiments.executors import check_executor
-    from subpop.harness.plugins import parse_defense
-    from subpop.runtime.options import check_device, check_timeout
-    from subpop.session.run import check_tier
-    from subpop.types import BadInput
-
-    check_tier(config.getoption("--tier"))
-    check_executor(config.getoption("--executor"))
-    check_timeout(config.getoption("--defense-timeout"))
-    check_device(config.getoption("--device"))
-    specs = [parse_defense(text, config.invocation_params.dir) for text in config.getoption("--defense")]
-    names = [spec.name for spec in specs]
-    if len(set(names)) < len(names):
-        raise BadInput(f"--defense names {', '.join(names)} are not distinct; rename one of the functions")
-    for name in names:
-        if is_built_in(name):
-            raise BadInput(f"--defense {name} has the name of a built-in defense; rename the function or its file")
-    config.stash[PLUGINS] = {spec.name: spec for spec in specs}
 
 
 # --- cells as test items ----------------------------------------------------------------------------------------------
@@ -135,7 +90,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if cells is None:
         return
     config = metafunc.config
-    own = select(cells, config.getoption("--tier"), config.stash[PLUGINS], getattr(metafunc.module, "open_to_defenses", False))
+    plugins = config.stash[PLUGINS]
+    own = select(cells, config.getoption("--tier"), plugins, getattr(metafunc.module, "open_to_defenses", False))
     try:
         for mark in metafunc.definition.iter_markers("cells"):
             own = chosen(own, cells, mark.kwargs, metafunc.definition.nodeid)
@@ -187,44 +143,9 @@ def pytest_benchmark_group_stats(
 
 def _run_of(config: pytest.Config) -> Run:
     if RUN not in config.stash:
-        config.stash[RUN] = _make_run(config)
+        plugins = config.stash[PLUGINS]
+        config.stash[RUN] = make_run(config, plugins)
     return config.stash[RUN]
-
-
-def _make_run(config: pytest.Config) -> Run:
-    from subpop.datasets.download import data_root
-    from subpop.experiments.attack_sets import FOLDER as PARTITIONS_FOLDER
-    from subpop.experiments.experiment import Experiment
-    from subpop.experiments.integrity import Inspector
-    from subpop.runtime.store import Store
-    from subpop.session.run import Run
-
-    store = Store(_place(config, "--store"))
-    experiment = Experiment.on(
-        store,
-        root=data_root(_place_or_none(config, "--data-root")),
-        device=config.getoption("--device"),
-        timeout=config.getoption("--defense-timeout"),
-        plugins=config.stash[PLUGINS],
-        fresh=config.getoption("--fresh"),
-        cache=store.path.parent / "features",
-        weights_root=_place_or_none(config, "--weights-root"),
-        partitions=_baselines(config) / PARTITIONS_FOLDER,
-        listener=_listener(config),
-    )
-    inspector = None if config.getoption("--no-integrity") else Inspector(experiment)
-    return Run(experiment, store, _baselines(config), inspector=inspector)
-
-
-def _baselines(config: pytest.Config) -> Path:
-    return _place_or_none(config, "--baselines") or config.rootpath / "baselines"
-
-
-def _listener(config: pytest.Config) -> Callable[[str], None]:
-    """What plug-in defenses print is passed through with -s, and kept for the report of their test without."""
-    from subpop.runtime.output import Tail, to_terminal
-
-    return to_terminal if config.getoption("capture") in ("no", "tee-sys") else Tail()
 
 
 def _add_output(request: pytest.FixtureRequest, run: Run, cell: Cell) -> None:
@@ -234,21 +155,6 @@ def _add_output(request: pytest.FixtureRequest, run: Run, cell: Cell) -> None:
     listener = run.experiment.listener
     if isinstance(listener, Tail) and (text := listener.take()):
         request.node.add_report_section("call", f"stdout of {cell.defense}", text)
-
-
-def _report_directory(config: pytest.Config) -> Path:
-    return _place(config, "--report-dir")
-
-
-def _place(config: pytest.Config, option: str) -> Path:
-    """The absolute path that an option names; relative ones begin in the folder in which pytest was started."""
-    from subpop.runtime.options import place
-
-    return place(config.getoption(option), config.invocation_params.dir)
-
-
-def _place_or_none(config: pytest.Config, option: str) -> Path | None:
-    return None if config.getoption(option) is None else _place(config, option)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -273,7 +179,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
 
     config, cells = session.config, needed_cells(session.items)
     broken = any(declares_cells(config.rootpath / name) for name in config.stash[WATCH].broken_files())
-    unmatched = not session.items and OFFERED in config.stash and (_report_directory(config) / "README.md").exists()
+    unmatched = not session.items and OFFERED in config.stash and (report_directory(config) / "README.md").exists()
     if not (cells or broken or unmatched) or any(
         config.getoption(name, False) for name in ("collectonly", "setuponly", "setupplan")
     ):
@@ -300,14 +206,14 @@ def _begin(config: pytest.Config, items: list[pytest.Item], cells: Sequence[Cell
     from subpop.types import BadInput
 
     try:
-        check_report_directory(_report_directory(config))
+        check_report_directory(report_directory(config))
         if config.getoption("--rebaseline"):
-            check_writable(_baselines(config))
+            check_writable(baselines_folder(config))
         check_summary()
         reports = _run_of(config).reports if cells else {}
         for stem in {cell.stem for cell in cells}:
             _run_of(config).references(stem)
-        config.stash[WATCH].begin(items, _report_directory(config), _run_info(config), reports)
+        config.stash[WATCH].begin(items, report_directory(config), run_info(config), reports)
     except BadInput as error:
         raise pytest.UsageError(str(error)) from None
 
@@ -452,10 +358,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         run.ahead.stop()
     rebaselined = bool(config.getoption("--rebaseline") and run is not None and run.reports)
     if rebaselined and run is not None:
-        run.rebaseline(_environment()["hardware"], _commit(config.rootpath))
+        run.rebaseline(environment()["hardware"], commit_of(config.rootpath))
     if session.exitstatus == pytest.ExitCode.OK and (rebaselined or not watch.measured_anything()):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-    watch.finish(int(session.exitstatus), rebaselined=rebaselined, suites=lambda stems: _docstrings(session, stems))
+    watch.finish(int(session.exitstatus), rebaselined=rebaselined, suites=lambda stems: docstrings(session, stems))
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -483,55 +389,4 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if config.getoption("--rebaseline") and counts:
         for line in run.recorded if run is not None else ():
             terminalreporter.write_line(line)
-    terminalreporter.write_line(f"report: {_report_directory(config) / 'README.md'}")
-
-
-def _run_info(config: pytest.Config) -> RunInfo:
-    import shlex
-
-    from subpop.report import RunInfo
-    from subpop.types.printable import printable
-
-    typed = config.stash.get(COMMAND, ["python", "-m", "pytest", *map(str, config.invocation_params.args)])
-    return RunInfo(
-        tier=config.getoption("--tier"),
-        device=config.getoption("--device"),
-        commit=_commit(config.rootpath),
-        command=printable(shlex.join(typed)),
-        started=time.time(),
-        **_environment(),
-    )
-
-
-def _docstrings(session: pytest.Session, stems: Iterable[str]) -> dict[str, str]:
-    """What each suite says of itself, wherever its module lies."""
-    collected = {path.stem.removeprefix("test_"): path for path in (item.path for item in session.items)}
-    paths = {stem: collected.get(stem) for stem in stems}
-    return {stem: _docstring(path) if path and path.exists() else "" for stem, path in paths.items()}
-
-
-def _docstring(path: Path) -> str:
-    import ast
-
-    from subpop.types.printable import printable
-
-    return printable(ast.get_docstring(ast.parse(path.read_bytes())) or "")
-
-
-def _environment() -> dict[str, Any]:
-    from subpop.session.run import environment
-
-    return environment()
-
-
-def _commit(root: Path) -> str:
-    import subprocess
-
-    told = os.environ.get("GITHUB_SHA", "")
-    if told:
-        return told[:12]
-    try:
-        done = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return done.stdout.strip()
+    terminalreporter.write_line(f"report: {report_directory(config) / 'README.md'}")

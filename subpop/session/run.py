@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from subpop.datasets.download import MissingData
 from subpop.experiments.executors import Ahead, tasks_of
@@ -274,11 +273,3 @@ def check_tier(tier: str) -> str:
     if tier not in TIERS:
         raise BadInput(f"--tier {tier} is unknown; use one of {', '.join(TIERS)}")
     return tier
-
-
-def environment() -> dict[str, Any]:
-    """What a report says of the machine: versions, processor, and the kernels that made its numbers."""
-    from subpop.runtime.fingerprint import versions
-    from subpop.runtime.hardware import hardware
-
-    return {"versions": versions(), "hardware": hardware()}

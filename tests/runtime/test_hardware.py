@@ -9,11 +9,11 @@ import pytest
 from threadpoolctl import threadpool_info
 
 from subpop.runtime.hardware import blas_kernels, cpu_flags, cpu_model, hardware
-from subpop.session.run import environment
+from subpop.session.run_info import environment
 
 TELL = """
 import json, sys
-from subpop.session.run import environment
+from subpop.session.run_info import environment
 print(json.dumps([environment()["hardware"], "torch" in sys.modules]))
 """
 

@@ -1,0 +1,117 @@
+"""The options of a session: which there are, what values they take, and the run, folders and files that they name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
+
+    from subpop.harness.plugins import DefenseSpec
+    from subpop.session.run import Run
+
+
+def add_options(parser: pytest.Parser, *, has_xdist: bool) -> None:
+    """Add the options to pytest's, with `-n` where pytest-xdist is not there to add it."""
+    group = parser.getgroup("subpop", "subpopulation poisoning benchmark")
+    group.addoption("--tier", default="embedded", help="which cells run: embedded (default, no download), laptop, paper")
+    group.addoption("--data-root", default=None, help="folder of data files (default: $SUBPOP_DATA, else the user's cache)")
+    group.addoption("--weights-root", default=None, help="folder of network weights (default: weights/ in the data root)")
+    group.addoption("--store", default="runs/store.sqlite", help="database of finished trials (default: runs/store.sqlite)")
+    group.addoption("--report-dir", default="runs/report", help="where the report goes (default: runs/report)")
+    group.addoption("--baselines", default=None, help="folder of reference numbers (default: baselines/ in the root folder)")
+    group.addoption("--fresh", action="store_true", help="ignore the store and train everything again")
+    group.addoption(
+        "--defense", action="append", default=[], help="your own defense: path.py:function or package.module:function; repeatable"
+    )
+    group.addoption(
+        "--defense-timeout", type=float, default=300.0, help="time limit in seconds for a plug-in's own code in one trial"
+    )
+    group.addoption("--no-integrity", action="store_true", help="do not probe plug-in defenses for known cheats")
+    group.addoption("--device", default="cpu", help="cpu (default) or cuda")
+    group.addoption("--executor", default="here", help="where cells train: here (default), loky, dask, ray")
+    group.addoption(
+        "--jobs", type=int, default=None, help="processes that train cells while the tests run in one; `-n N` means the same"
+    )
+    if not has_xdist:
+        group._addoption("-n", "--numprocesses", dest="numprocesses", default=None, help="processes that train cells, or auto")
+    group.addoption("--rebaseline", action="store_true", help="record new references for the cells that ran; the run still fails")
+
+
+def checked_defenses(config: pytest.Config) -> dict[str, DefenseSpec]:
+    """The plug-in defenses by name; BadInput if an option has a value that is not allowed."""
+    from subpop.defenses import is_built_in
+    from subpop.experiments.executors import check_executor
+    from subpop.harness.plugins import parse_defense
+    from subpop.runtime.options import check_device, check_timeout
+    from subpop.session.run import check_tier
+    from subpop.types import BadInput
+
+    check_tier(config.getoption("--tier"))
+    check_executor(config.getoption("--executor"))
+    check_timeout(config.getoption("--defense-timeout"))
+    check_device(config.getoption("--device"))
+    specs = [parse_defense(text, config.invocation_params.dir) for text in config.getoption("--defense")]
+    names = [spec.name for spec in specs]
+    if len(set(names)) < len(names):
+        raise BadInput(f"--defense names {', '.join(names)} are not distinct; rename one of the functions")
+    for name in names:
+        if is_built_in(name):
+            raise BadInput(f"--defense {name} has the name of a built-in defense; rename the function or its file")
+    return {spec.name: spec for spec in specs}
+
+
+def make_run(config: pytest.Config, plugins: Mapping[str, DefenseSpec]) -> Run:
+    """The run that the options describe."""
+    from subpop.datasets.download import data_root
+    from subpop.experiments.attack_sets import FOLDER as PARTITIONS_FOLDER
+    from subpop.experiments.experiment import Experiment
+    from subpop.experiments.integrity import Inspector
+    from subpop.runtime.store import Store
+    from subpop.session.run import Run
+
+    store = Store(_place(config, "--store"))
+    experiment = Experiment.on(
+        store,
+        root=data_root(_place_or_none(config, "--data-root")),
+        device=config.getoption("--device"),
+        timeout=config.getoption("--defense-timeout"),
+        plugins=plugins,
+        fresh=config.getoption("--fresh"),
+        cache=store.path.parent / "features",
+        weights_root=_place_or_none(config, "--weights-root"),
+        partitions=baselines_folder(config) / PARTITIONS_FOLDER,
+        listener=_listener(config),
+    )
+    inspector = None if config.getoption("--no-integrity") else Inspector(experiment)
+    return Run(experiment, store, baselines_folder(config), inspector=inspector)
+
+
+def baselines_folder(config: pytest.Config) -> Path:
+    """The folder of references."""
+    return _place_or_none(config, "--baselines") or config.rootpath / "baselines"
+
+
+def _listener(config: pytest.Config) -> Callable[[str], None]:
+    """What plug-in defenses print is passed through with -s, and kept for the report of their test without."""
+    from subpop.runtime.output import Tail, to_terminal
+
+    return to_terminal if config.getoption("capture") in ("no", "tee-sys") else Tail()
+
+
+def report_directory(config: pytest.Config) -> Path:
+    """The folder of the report."""
+    return _place(config, "--report-dir")
+
+
+def _place(config: pytest.Config, option: str) -> Path:
+    """The absolute path that an option names; relative ones begin in the folder in which pytest was started."""
+    from subpop.runtime.options import place
+
+    return place(config.getoption(option), config.invocation_params.dir)
+
+
+def _place_or_none(config: pytest.Config, option: str) -> Path | None:
+    return None if config.getoption(option) is None else _place(config, option)
