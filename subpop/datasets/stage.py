@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -36,11 +37,11 @@ class Stage:
     data: SplitData
     partition: Partition
 
-    @property
+    @cached_property
     def dataset(self) -> Dataset:
         return self.data.dataset
 
-    @property
+    @cached_property
     def pool(self) -> Pool:
         return self.data.pool
 

@@ -107,14 +107,22 @@ class Context:
         return self.memo.once(("features", cell.dataset, network), make)
 
     def data(self, cell: Cell) -> SplitData:
-        """The cell's data, split."""
-        return self.memo.once(("data", cell.data, self.rows(cell)), lambda: split_data(cell, self.dataset(cell)))
+        """The cell's data, split: shared by all victims that see the same rows."""
+
+        def shared() -> SplitData:
+            return self.memo.once(("data", cell.data, self.rows(cell)), lambda: split_data(cell, self.dataset(cell)))
+
+        return self.memo.once(("data of", cell.data, cell.learner), shared)
 
     def stage(self, cell: Cell) -> Stage:
-        """The cell's data, split and partitioned: shared by all cells of that set-up."""
-        chooser = None if cell.subpopulations.n_attacked is None else cell.learner
-        key = ("stage", cell.data, self.rows(cell), cell.subpopulations, chooser)
-        return self.memo.once(key, lambda: self._stage(cell))
+        """The cell's data, split and partitioned: shared by all victims that see the same rows and the same attacked rows."""
+
+        def shared() -> Stage:
+            chooser = None if cell.subpopulations.n_attacked is None else cell.learner
+            key = ("stage", cell.data, self.rows(cell), cell.subpopulations, chooser)
+            return self.memo.once(key, lambda: self._stage(cell))
+
+        return self.memo.once(("stage of", cell.data, cell.learner, cell.subpopulations), shared)
 
     def _stage(self, cell: Cell) -> Stage:
         """Clusters are cut, and subpopulations chosen, once and stored: either may take a network to be trained.
@@ -314,9 +322,8 @@ class Context:
         fresh = sorted(i for key, i in first.items() if key not in known)
         if fresh:
             try:
-                trained = self._fleet(
-                    cell, [keys[i] for i in fresh], [jobs[i] for i in fresh], [seeds[i] for i in fresh], blindly
-                )
+                own = [jobs[i] for i in fresh], [seeds[i] for i in fresh]
+                trained = self._fleet(cell, [keys[i] for i in fresh], *own, blindly)
             except Unsolved as error:
                 raise Unsolved(tuple(fresh[j] for j in error.jobs), error.reason) from error
             known |= {keys[i]: model for i, model in zip(fresh, trained, strict=True)}

@@ -19,7 +19,7 @@ from subpop.experiments.impossibility.two_worlds import (
     origin_of,
     same_for_the_defender,
 )
-from subpop.experiments.impossibility.waves import gathered
+from subpop.experiments.impossibility.waves import Runner, gathered
 from subpop.harness.batching import job_of
 from subpop.harness.plugins import parse_defense
 from subpop.results.references import References, cell_key, rebaseline
@@ -56,9 +56,13 @@ def sums_to_one(total, std_error, n, n_pairs):
     return abs(total - 1) <= distance_allowed(std_error, n, n_pairs)
 
 
+def drawn(draws, cell, experiment):
+    return draws(Runner.of(cell, experiment))
+
+
 def check(experiment, cell):
     """The verdict on independent draws, as the suite gives it, and the sum of errors."""
-    found = Errors.of(errors_of(cell, experiment, independent_draws(cell, experiment))[0])
+    found = Errors.of(errors_of(Runner.of(cell, experiment), drawn(independent_draws, cell, experiment))[0])
     return sums_to_one(found.total, found.std_error, found.n, n_pairs=30), found.total
 
 
@@ -88,7 +92,7 @@ def test_worlds_are_made_of_the_same_rows(experiment):
 
 
 def test_swapping_the_halves_gives_the_same_training_set(experiment):
-    draws = paired_draws(cell_of("logistic_regression", n_seeds=3, defense="trim"), experiment)
+    draws = drawn(paired_draws, cell_of("logistic_regression", n_seeds=3, defense="trim"), experiment)
     for first, second in zip(draws[::2], draws[1::2], strict=True):
         assert same_for_the_defender(first.prepared, second.prepared)
         assert np.array_equal(origin_of(first.stage, first.prepared), origin_of(second.stage, second.prepared))
@@ -102,7 +106,7 @@ def test_swapping_the_halves_gives_the_same_training_set(experiment):
 
 
 def test_draws_differ_in_division_order_and_seed(experiment):
-    draws = independent_draws(cell_of(n_seeds=3), experiment)
+    draws = drawn(independent_draws, cell_of(n_seeds=3), experiment)
     assert [draw.world for draw in draws] == [0, 1] * 3
     assert len({draw.prepared.task.seed for draw in draws}) == 6
     orders = {tuple(origin_of(draw.stage, draw.prepared).tolist()) for draw in draws}
@@ -111,7 +115,7 @@ def test_draws_differ_in_division_order_and_seed(experiment):
 
 
 def test_any_difference_that_a_defender_could_see_is_seen(experiment):
-    first, second = (draw.prepared for draw in paired_draws(cell_of(n_seeds=1, defense="trim"), experiment))
+    first, second = (draw.prepared for draw in drawn(paired_draws, cell_of(n_seeds=1, defense="trim"), experiment))
     assert same_for_the_defender(first, second)
     know, train = second.task.know, second.task.train
     changes = [
@@ -203,7 +207,7 @@ def test_where_all_scores_tie_the_error_is_a_mean_over_tie_breaks_at_random(expe
         cell = cell_of(defense="spectral_signatures", worlds=kind, n_seeds=3)
         result = measure_impossibility(cell, experiment)
         assert (result["tied"], result["n_draws"]) == (1, TIE_BREAKS)
-        for draw in independent_draws(cell.with_(n_seeds=1), experiment):
+        for draw in drawn(independent_draws, cell.with_(n_seeds=1), experiment):
             name = f"error_world_{draw.world}"
             (number,) = (number for number in result.numbers if number.metric == name)
             assert number.tolerance == number.std_error > 0
@@ -241,10 +245,12 @@ def test_telling_labels_or_poison_ends_the_argument(experiment):
 
 
 def test_rows_handed_out_are_not_scored(experiment):
-    (draw, _) = independent_draws(cell_of(n_seeds=1, defense="agrees_with_holdout", holdout=0.25, told="target"), experiment)
+    (draw, _) = drawn(
+        independent_draws, cell_of(n_seeds=1, defense="agrees_with_holdout", holdout=0.25, told="target"), experiment
+    )
     assert draw.scored.sum() == pytest.approx(draw.stage.test_members("component=0").sum() / 2, abs=0.5)
     assert not (draw.scored & draw.prepared.holdout).any()
-    (draw, _) = independent_draws(cell_of(n_seeds=1, defense="agrees_with_holdout", holdout=0.25), experiment)
+    (draw, _) = drawn(independent_draws, cell_of(n_seeds=1, defense="agrees_with_holdout", holdout=0.25), experiment)
     assert not (draw.prepared.holdout & draw.stage.test_members("component=0")).any()
 
 
@@ -340,9 +346,9 @@ def test_one_poison_row_more_with_n_poison_told_is_found_out(experiment, monkeyp
         return replace(ground, target=larger.target[: 2 * m + 1])
 
     monkeypatch.setattr(Ground, "of", classmethod(one_more))
-    draws = independent_draws(cell.with_(rate=41 / 40), experiment)
+    draws = drawn(independent_draws, cell.with_(rate=41 / 40), experiment)
     assert {(int(draw.prepared.member.sum()), draw.prepared.n_poison) for draw in draws} == {(40, 41)}
-    found = Errors.of(errors_of(cell.with_(rate=41 / 40), experiment, draws)[0])
+    found = Errors.of(errors_of(Runner.of(cell.with_(rate=41 / 40), experiment), draws)[0])
     assert not sums_to_one(found.total, found.std_error, found.n, n_pairs=30)
     assert found.total < 0.1
 
@@ -366,6 +372,6 @@ def test_a_learner_whose_ties_go_by_row_order_is_found_out(experiment, monkeypat
     holds, total = check(experiment, cell_of("tied"))
     assert not holds
     assert total == 0
-    draw = independent_draws(cell_of(n_seeds=1), experiment)[0]
+    draw = drawn(independent_draws, cell_of(n_seeds=1), experiment)[0]
     job = job_of(draw.stage.pool, draw.prepared.task.train).canonical()
     assert (job.rows[-16:] >= draw.stage.pool.n_train).all()

@@ -9,7 +9,7 @@ import pytest
 from subpop import victims
 from subpop.defenses import DEFENSES
 from subpop.experiments.experiment import Experiment
-from subpop.experiments.impossibility import measure_curve
+from subpop.experiments.impossibility import measure_impossibility
 from subpop.experiments.kept_results import from_arrays, kept_result, to_arrays
 from subpop.harness.plugins import parse_defense
 from subpop.runtime.cell_code import code_key
@@ -97,7 +97,7 @@ def test_a_plug_in_counts_with_its_source_its_arguments_and_what_it_reads(tmp_pa
             experiment = Experiment.on(store=store, plugins={spec.name: spec})
             own = cell.with_(defense=spec.name)
             return kept_result(
-                own, experiment, "subpop.experiments.impossibility", lambda: measure_curve(own, experiment)
+                own, experiment, "subpop.experiments.impossibility", lambda: measure_impossibility(own, experiment)
             ).from_store
 
     (tmp_path / "mine.py").write_text(READS)

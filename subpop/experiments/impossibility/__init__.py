@@ -8,13 +8,18 @@ from dataclasses import replace
 from subpop.experiments.experiment import Experiment
 from subpop.experiments.impossibility.curves import measure_curve
 from subpop.experiments.impossibility.measure import measure_worlds
+from subpop.experiments.impossibility.waves import Runner
 from subpop.types import Cell, CellResult
 
 
 def measure_impossibility(cell: Cell, experiment: Experiment) -> CellResult:
     """The numbers of one cell: of two worlds where the cell names `worlds`, else of a point of a curve."""
     started = time.perf_counter()
-    result = measure_worlds(cell, experiment) if cell.two_worlds.worlds else measure_curve(cell, experiment)
+    runner = Runner.of(cell, experiment)
+    if cell.two_worlds.worlds:
+        result = measure_worlds(runner)
+    else:
+        result = measure_curve(runner)
     return replace(result, seconds=time.perf_counter() - started)
 
 

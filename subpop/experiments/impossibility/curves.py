@@ -16,12 +16,9 @@ import numpy as np
 
 from subpop.attacks.drawing import draw_poison, n_poison
 from subpop.datasets.stage import Stage
-from subpop.experiments.experiment import Experiment
-from subpop.experiments.impossibility.learners import make_learner
-from subpop.experiments.impossibility.waves import run_together, secret_of
-from subpop.experiments.trial import Prepared, prepare, right_of
-from subpop.runtime.seeds import training_seed
-from subpop.types import Array, BadInput, Bools, Cell, CellResult, Ints, Number, Trial, Victim
+from subpop.experiments.impossibility.waves import Runner
+from subpop.experiments.trial import Prepared, prepare
+from subpop.types import Array, BadInput, Cell, CellResult, Ints, Number, Trial
 
 AROUND_MARGIN: Mapping[str, int] = {"margin_less_1": -1, "margin": 0, "margin_plus_1": 1}
 
@@ -50,41 +47,32 @@ class Target:
         return float((self.test_y == self.own).mean() - (self.test_y == label).mean())
 
 
-def measure_curve(cell: Cell, experiment: Experiment) -> CellResult:
-    """Damages of all subpopulations, `n_seeds` poison draws each, through the harness's own poison and shuffle."""
-    stage = experiment.context.stage(cell)
+def measure_curve(runner: Runner) -> CellResult:
+    """Measure the damages of all subpopulations, with `n_seeds` poison draws each, as the harness poisons and shuffles."""
+    cell, stage = runner.cell, runner.stage
     if stage.dataset.n_classes != 2:
         raise BadInput(f"{cell.id}: margins are counted between two classes; {stage.dataset.name} has {stage.dataset.n_classes}")
     targets = [Target.of(stage, name) for name in stage.attacked]
-    victim = make_learner(cell.victim, cell.dataset, experiment.context.device)
-    clean = _clean_right(cell, stage, victim)
-    prepared = _prepared(cell, experiment, stage, targets)
-    outcomes = run_together(experiment, cell, victim, [(stage, own) for own in prepared], stage.data.test_x)
+    clean, exact = runner.clean(), runner.victim.exact
+    prepared = _prepared(runner, targets)
+    outcomes = runner.run([(stage, own) for own in prepared], stage.data.test_x)
     damages = np.empty((len(targets), cell.n_seeds))
     for i, (own, outcome) in enumerate(zip(prepared, outcomes, strict=True)):
         members = stage.test_members(own.trial.subpopulation)
         right = outcome.predictions[""] == stage.data.test_y
         damages.flat[i] = clean[own.trial.seed][members].mean() - right[members].mean()
-    numbers = [_mean(damages, stochastic=not victim.exact)]
-    if victim.exact:
+    numbers = [_mean(damages, stochastic=not exact)]
+    if exact:
         numbers += [Number("target_damage_min", float(damages.min())), Number("target_damage_max", float(damages.max()))]
     alphas = [own.n_poison / target.size for own, target in zip(prepared[:: cell.n_seeds], targets, strict=True)]
     numbers += _facts(targets, alphas, at_margin=cell.two_worlds.rows is not None)
     n_fits = len(clean) + sum(outcome.n_fits for outcome in outcomes)
-    return CellResult(cell, tuple(numbers), exact=victim.exact, n_subpopulations=len(targets), n_fits=n_fits)
+    return CellResult(cell, tuple(numbers), exact=exact, n_subpopulations=len(targets), n_fits=n_fits)
 
 
-def _clean_right(cell: Cell, stage: Stage, victim: Victim) -> list[Bools]:
-    """Of each seed, (n_test,) bool: which test rows the victim gets right that nobody attacks or defends."""
-    seeds = range(cell.n_seeds)
-    jobs = [stage.pool.clean_job().canonical() for _ in seeds]
-    models = victim.fit_many(jobs, [training_seed(cell, seed) for seed in seeds])
-    return [right_of(model, stage.data.test_x, stage.data.test_y) for model in models]
-
-
-def _prepared(cell: Cell, experiment: Experiment, stage: Stage, targets: Sequence[Target]) -> list[Prepared]:
-    """Every seed of every subpopulation, at the rate that gives its number of poison rows."""
-    needs, secret = experiment.needs(cell), secret_of(experiment, cell)
+def _prepared(runner: Runner, targets: Sequence[Target]) -> list[Prepared]:
+    """Prepare every seed of every subpopulation, at the rate that gives its number of poison rows."""
+    cell, stage, needs, secret = runner.cell, runner.stage, runner.needs, runner.secret
     trials = []
     for target in targets:
         at = cell.with_(rate=_rate(cell, target), alpha_base="train")

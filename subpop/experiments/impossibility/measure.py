@@ -11,8 +11,6 @@ import numpy as np
 from subpop.attacks.drawing import draw_poison, n_poison
 from subpop.datasets.stage import Stage
 from subpop.defenses import DEFENSES
-from subpop.experiments.experiment import Experiment
-from subpop.experiments.impossibility.learners import make_learner
 from subpop.experiments.impossibility.two_worlds import (
     OWN_DEFENSES,
     WORLDS,
@@ -24,10 +22,10 @@ from subpop.experiments.impossibility.two_worlds import (
     same_for_the_defender,
     told_target,
 )
-from subpop.experiments.impossibility.waves import run_together, secret_of
+from subpop.experiments.impossibility.waves import Runner
 from subpop.experiments.trial import Prepared, prepare
 from subpop.harness.batching import DefenseError
-from subpop.types import Array, BadInput, Bools, Cell, CellResult, Number, Trial
+from subpop.types import Array, BadInput, Bools, CellResult, Number, Trial
 
 TIE_BREAKS = 60
 """Draws of a pair in which equal scores decide, at least: a mean of so many 0s and 1s in either world has an error below .1."""
@@ -43,31 +41,32 @@ class Draw:
     scored: Bools
 
 
-def measure_worlds(cell: Cell, experiment: Experiment) -> CellResult:
+def measure_worlds(runner: Runner) -> CellResult:
     """Errors on F in both worlds, and their sum; a pair of defense and learner that cannot run says why in its notes.
 
     Where a defense says that equal scores decided, each draw is a tie-break at random: there are at least TIE_BREAKS of them,
     and the number `tied` is the share of draws that had a tie.
     """
+    cell = runner.cell
     kind = cell.two_worlds.worlds or "independent"
     if cell.attack != "label_flip":
         raise BadInput(f"attack {cell.attack} of {cell.id} moves rows, which tells poison from clean rows; use label_flip")
     draw = KINDS[kind]
-    exact = make_learner(cell.victim, cell.dataset).exact and getattr(DEFENSES.get(cell.defense), "exact", True)
+    exact = runner.victim.exact and getattr(DEFENSES.get(cell.defense), "exact", True)
     try:
-        draws = draw(cell, experiment)
-        found = errors_of(cell, experiment, draws)
+        draws = draw(runner)
+        found = errors_of(runner, draws)
         if found.tied.any() and cell.n_seeds < TIE_BREAKS:
-            draws = draw(cell.with_(n_seeds=TIE_BREAKS), experiment)
-            found = errors_of(cell, experiment, draws)
+            draws = draw(replace(runner, cell=cell.with_(n_seeds=TIE_BREAKS)))
+            found = errors_of(runner, draws)
     except DefenseError as error:
-        if cell.defense in experiment.plugins:
+        if cell.defense in runner.experiment.plugins:
             raise
         return CellResult(cell, (Number("can_run", 0.0),), notes=(f"{cell.defense} on {cell.victim}: {error.reason}",))
     numbers = _sums(found.errors, exact) if kind == "independent" else _paired_sums(found, draws)
     numbers += [Number("can_run", 1.0), Number("n_draws", float(found.errors.shape[1]))]
     numbers += [Number("tied", float(found.tied.mean()))] * bool(found.tied.any())
-    told = _told(cell, experiment)
+    told = _told(runner)
     return CellResult(cell, tuple(numbers), knowledge=told, exact=exact, n_subpopulations=1, n_fits=found.n_fits)
 
 
@@ -79,70 +78,68 @@ class Found(NamedTuple):
     n_fits: int
 
 
-def errors_of(cell: Cell, experiment: Experiment, draws: list[Draw]) -> Found:
-    """The cell's defense on every draw. Draws come in the order world 0, world 1, world 0, ..."""
-    victim = make_learner(cell.victim, cell.dataset, experiment.context.device)
+def errors_of(runner: Runner, draws: list[Draw]) -> Found:
+    """Run the defense on every draw. Draws come in the order world 0, world 1, world 0, ..."""
     scored = draws[0].scored
     trials = [(draw.stage, draw.prepared) for draw in draws]
     test_x = draws[0].stage.data.test_x[scored]
-    outcomes = run_together(experiment, cell, victim, trials, test_x, OWN_DEFENSES)
+    outcomes = runner.run(trials, test_x, OWN_DEFENSES)
     errors = [error_on(draw.stage, scored, outcome.predictions[""]) for draw, outcome in zip(draws, outcomes, strict=True)]
     tied = [outcome.diagnostics.get("tied", 0.0) > 0 for outcome in outcomes]
     first, second = (np.array(values).reshape(-1, len(WORLDS)).T for values in (errors, tied))
     return Found(first, second, sum(outcome.n_fits for outcome in outcomes))
 
 
-def independent_draws(cell: Cell, experiment: Experiment) -> list[Draw]:
+def independent_draws(runner: Runner) -> list[Draw]:
     """`n_seeds` draws of either world, no two of which share a seed."""
-    ground, secret = _ground(cell, experiment), secret_of(experiment, cell)
-    draws = []
-    for seed in range(len(WORLDS) * cell.n_seeds):
+    ground, draws = _ground(runner), []
+    for seed in range(len(WORLDS) * runner.cell.n_seeds):
         world = WORLDS[seed % len(WORLDS)]
-        draws.append(_draw(cell, experiment, ground.world(world, ground.division(seed)), world, seed, secret))
+        draws.append(_draw(runner, ground.world(world, ground.division(seed)), world, seed))
     return draws
 
 
-def paired_draws(cell: Cell, experiment: Experiment) -> list[Draw]:
+def paired_draws(runner: Runner) -> list[Draw]:
     """`n_seeds` draws of world 0, each followed by world 1 with the halves swapped and all that is random alike."""
-    ground, secret = _ground(cell, experiment), secret_of(experiment, cell)
-    draws = []
-    for seed in range(cell.n_seeds):
+    ground, draws = _ground(runner), []
+    for seed in range(runner.cell.n_seeds):
         division = ground.division(seed)
         swapped = np.roll(division, len(division) // 2)
-        first = _draw(cell, experiment, ground.world(0, division), 0, seed, secret)
-        second = _draw(cell, experiment, ground.world(1, swapped), 1, seed, secret)
+        first = _draw(runner, ground.world(0, division), 0, seed)
+        second = _draw(runner, ground.world(1, swapped), 1, seed)
         aligned = in_order_of(second.stage, second.prepared, origin_of(first.stage, first.prepared))
         draws += [first, replace(second, prepared=aligned)]
     return draws
 
 
-KINDS: Mapping[str, Callable[[Cell, Experiment], list[Draw]]] = {"independent": independent_draws, "paired": paired_draws}
+KINDS: Mapping[str, Callable[[Runner], list[Draw]]] = {"independent": independent_draws, "paired": paired_draws}
 
 
-def _ground(cell: Cell, experiment: Experiment) -> Ground:
+def _ground(runner: Runner) -> Ground:
     """The cell's subpopulation (by default the first that is attacked) and the numbers of its rows."""
-    base = experiment.context.stage(cell)
+    cell, base = runner.cell, runner.stage
     name = cell.two_worlds.target or base.attacked[0]
     if name not in base.partition.names:
         raise BadInput(f"target={name} of {cell.id} is no subpopulation; there are {', '.join(base.partition.names)}")
     return Ground.of(base, name, cell.two_worlds.clean_rows)
 
 
-def _draw(cell: Cell, experiment: Experiment, stage: Stage, world: int, seed: int, secret: str) -> Draw:
-    name = stage.attacked[0]
+def _draw(runner: Runner, stage: Stage, world: int, seed: int) -> Draw:
+    cell, name = runner.cell, stage.attacked[0]
     own = OWN_DEFENSES.get(cell.defense)
-    needs = experiment.needs(cell) if own is None else frozenset(getattr(own, "needs", ()))
+    needs = runner.needs if own is None else frozenset(getattr(own, "needs", ()))
     poison, count = draw_poison(stage, cell, name, seed, None), n_poison(stage, cell, name)
-    prepared = prepare(stage, cell, Trial(name, seed), poison, needs=needs, n_poison=count, secret=secret)
+    prepared = prepare(stage, cell, Trial(name, seed), poison, needs=needs, n_poison=count, secret=runner.secret)
     if cell.two_worlds.told:
         return Draw(world, stage, *told_target(stage, prepared, name))
     return Draw(world, stage, prepared, stage.test_members(name))
 
 
-def _told(cell: Cell, experiment: Experiment) -> str:
+def _told(runner: Runner) -> str:
     """The `knowledge` column."""
+    cell = runner.cell
     if cell.defense not in OWN_DEFENSES:
-        return experiment.knowledge(cell)
+        return runner.experiment.knowledge(cell)
     return f"clean_holdout {'with' if cell.option('told', '') == 'target' else 'without'} rows of the subpopulation"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 
@@ -17,11 +17,12 @@ import numpy as np
 from subpop.datasets.stage import Stage
 from subpop.defenses import DEFENSES
 from subpop.experiments.experiment import Experiment, without_residual
-from subpop.experiments.trial import Prepared
+from subpop.experiments.impossibility.learners import make_learner
+from subpop.experiments.trial import Prepared, right_of
 from subpop.harness.batching import job_of, run_wave
 from subpop.harness.outcome import Outcome
 from subpop.runtime.seeds import training_seed
-from subpop.types import Array, BadInput, Cell, Defense, FleetJob, Model, Pool, TrainingSet, Victim
+from subpop.types import Array, BadInput, Bools, Cell, Defense, FleetJob, Model, Pool, TrainingSet, Victim
 
 
 def gathered(jobs: Sequence[FleetJob]) -> list[FleetJob]:
@@ -33,40 +34,64 @@ def gathered(jobs: Sequence[FleetJob]) -> list[FleetJob]:
     return [FleetJob(pool, own, job.y, job.weights) for own, job in zip(rows, jobs, strict=True)]
 
 
-def run_together(
-    experiment: Experiment,
-    cell: Cell,
-    victim: Victim,
-    trials: Sequence[tuple[Stage, Prepared]],
-    test_x: Array,
-    extra: Mapping[str, Defense] = MappingProxyType({}),
-) -> list[Outcome]:
-    """The cell's defense on every trial, each with its own stage and all with the same test rows.
+@dataclass(frozen=True)
+class Runner:
+    """The victim and the defense of a cell, ready to run on trials of any stage."""
 
-    extra: defenses that only the caller knows, by name. The certificates of a defense are not asked for.
-    """
-    tasks = [replace(prepared.task, certify=np.zeros(0, np.int64), reference_y=None) for _, prepared in trials]
-    one_pool = len({id(stage.pool) for stage, _ in trials}) == 1
+    cell: Cell
+    experiment: Experiment
+    victim: Victim
+    secret: str
+    """Unknown to a plug-in, which would need it to reproduce its shuffle; empty for built-in defenses, which have references."""
 
-    def fit_many(requests: list[tuple[int, TrainingSet]]) -> list[Model]:
-        jobs = [job_of(trials[i][0].pool, train).canonical() for i, train in requests]
-        seeds = [training_seed(cell, trials[i][1].trial.seed) for i, _ in requests]
-        return [without_residual(model) for model in victim.fit_many(jobs if one_pool else gathered(jobs), seeds)]
+    @classmethod
+    def of(cls, cell: Cell, experiment: Experiment) -> Runner:
+        """Build the victim of a cell and draw the secret of its defense."""
+        victim = make_learner(cell.victim, cell.dataset, experiment.context.device)
+        return cls(cell, experiment, victim, secrets.token_hex(16) if cell.defense in experiment.plugins else "")
 
-    wave = (tasks, fit_many, test_x, trials[0][0].dataset.n_classes)
-    if cell.defense in experiment.plugins:
-        from subpop.harness.sandbox import run_in_child
+    @property
+    def stage(self) -> Stage:
+        """The cell's own stage."""
+        return self.experiment.context.stage(self.cell)
 
-        noted = partial(experiment.manifests.note, experiment.whole_key) if experiment.whole_key else None
-        return list(run_in_child(experiment.plugins[cell.defense], *wave, experiment.timeout, note_manifest=noted))
-    known = {**DEFENSES, **extra}
-    if cell.defense not in known:
-        raise BadInput(
-            f"unknown defense {cell.defense!r}; use one of {', '.join(known)}, or your own with --defense file.py:function"
-        )
-    return list(run_wave(known[cell.defense], *wave))
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the defense is told beside its training set."""
+        return self.experiment.needs(self.cell)
 
+    def run(
+        self, trials: Sequence[tuple[Stage, Prepared]], test_x: Array, extra: Mapping[str, Defense] = MappingProxyType({})
+    ) -> list[Outcome]:
+        """Run the defense on all trials, each with its own stage, on the same test rows.
 
-def secret_of(experiment: Experiment, cell: Cell) -> str:
-    """What a plug-in would have to know to rebuild its shuffle; nothing for built-in defenses, whose numbers are references."""
-    return secrets.token_hex(16) if cell.defense in experiment.plugins else ""
+        extra: defenses that only the caller knows, by name. Certificates are not requested.
+        """
+        cell, experiment = self.cell, self.experiment
+        tasks = [replace(prepared.task, certify=np.zeros(0, np.int64), reference_y=None) for _, prepared in trials]
+        one_pool = len({id(stage.pool) for stage, _ in trials}) == 1
+
+        def fit_many(requests: list[tuple[int, TrainingSet]]) -> list[Model]:
+            jobs = [job_of(trials[i][0].pool, train).canonical() for i, train in requests]
+            seeds = [training_seed(cell, trials[i][1].trial.seed) for i, _ in requests]
+            return [without_residual(model) for model in self.victim.fit_many(jobs if one_pool else gathered(jobs), seeds)]
+
+        wave = (tasks, fit_many, test_x, trials[0][0].dataset.n_classes)
+        if cell.defense in experiment.plugins:
+            from subpop.harness.sandbox import run_in_child
+
+            noted = partial(experiment.manifests.note, experiment.whole_key) if experiment.whole_key else None
+            return list(run_in_child(experiment.plugins[cell.defense], *wave, experiment.timeout, note_manifest=noted))
+        known = {**DEFENSES, **extra}
+        if cell.defense not in known:
+            raise BadInput(
+                f"unknown defense {cell.defense!r}; use one of {', '.join(known)}, or your own with --defense file.py:function"
+            )
+        return list(run_wave(known[cell.defense], *wave))
+
+    def clean(self) -> list[Bools]:
+        """Return, for each seed, (n_test,) bool: which test rows the undefended victim gets right without an attack."""
+        stage, seeds = self.stage, range(self.cell.n_seeds)
+        jobs = [stage.pool.clean_job().canonical() for _ in seeds]
+        models = self.victim.fit_many(jobs, [training_seed(self.cell, seed) for seed in seeds])
+        return [right_of(model, stage.data.test_x, stage.data.test_y) for model in models]

@@ -7,7 +7,9 @@ that we know how to run it: scikit-learn's fastest solver that reaches the same 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 
+from subpop.datasets.stage import Stage
 from subpop.experiments.context import Context
 from subpop.experiments.speed.certificate import certificate
 from subpop.experiments.speed.defended import trim
@@ -16,18 +18,28 @@ from subpop.experiments.speed.last_layer import last_layer
 from subpop.experiments.speed.logistic import logistic
 from subpop.experiments.speed.mlp import mlp
 from subpop.experiments.speed.text import last_block, text_linear
-from subpop.types import BadInput, Cell, CellResult
+from subpop.types import BadInput, Cell, CellResult, Number
 
-MEASURES = {
+Measured = tuple[list[Number], int]
+"""The numbers of a comparison, and how many victims were trained for them."""
+
+
+def on_stage(compare: Callable[[Cell, Stage], Measured]) -> Callable[[Cell, Context], Measured]:
+    """Adapt a comparison that needs only the cell's stage."""
+    return lambda cell, context: compare(cell, context.stage(cell))
+
+
+MEASURES: Mapping[tuple[str, str], Callable[[Cell, Context], Measured]] = {
     ("logistic_regression", "none"): logistic,
-    ("logistic_regression", "trim"): trim,
-    ("mlp", "none"): mlp,
-    ("last_layer", "none"): last_layer,
-    ("last_layer", "label_flip_smoothing"): certificate,
+    ("logistic_regression", "trim"): on_stage(trim),
+    ("mlp", "none"): on_stage(mlp),
+    ("last_layer", "none"): on_stage(last_layer),
+    ("last_layer", "label_flip_smoothing"): on_stage(certificate),
     ("resnet56_cifar10_last_layer", "none"): influence,
-    ("text_linear", "none"): text_linear,
+    ("text_linear", "none"): on_stage(text_linear),
     ("minilm_last_layer", "none"): last_block,
 }
+"""The comparison of each pair of victim and defense."""
 STOCHASTIC = ("mlp", "minilm_last_layer")
 
 

@@ -11,17 +11,17 @@ import time
 
 import numpy as np
 
+from subpop.datasets.stage import Stage
 from subpop.defenses.label_flip_smoothing import NOISE, all_radii, label_flip_smoothing
-from subpop.experiments.context import Context
 from subpop.experiments.speed.timing import ROUNDS
 from subpop.types import Array, Cell, Knowledge, Model, Number, TrainingSet
 
 EVERY = 50
 
 
-def certificate(cell: Cell, context: Context) -> tuple[list[Number], int]:
+def certificate(cell: Cell, stage: Stage) -> tuple[list[Number], int]:
     """Seconds for the whole test set, their ratio to one at a time, and how far the bounds are apart."""
-    data = context.data(cell)
+    data = stage.data
     train = TrainingSet.of(data.pool.x[: data.pool.n_train], data.pool.y[: data.pool.n_train])
     model = _ridge(train)
     x, sample = data.test_x, data.test_x[::EVERY]

@@ -9,16 +9,14 @@ import numpy as np
 
 from subpop.datasets.stage import Stage
 from subpop.defenses import DEFENSES
-from subpop.experiments.context import Context
 from subpop.experiments.speed.timing import ROUNDS, attacks, ratio_of_medians
 from subpop.harness.batching import DefenseTask, PoolRows, job_of, run_wave
 from subpop.types import Cell, FleetJob, Knowledge, Model, Number, TrainingSet
 from subpop.victims import make_victim
 
 
-def trim(cell: Cell, context: Context) -> tuple[list[Number], int]:
+def trim(cell: Cell, stage: Stage) -> tuple[list[Number], int]:
     """TRIM over all trials of a cell, through the batching `fit` and one trial after another, with the same solver."""
-    stage = context.stage(cell)
     victim = make_victim(cell.victim)
     tasks = [_task(stage, job) for seed in range(cell.n_seeds) for job, _ in attacks(cell, stage, seed, (cell.rate,))]
     victim.fit_many([stage.pool.clean_job()], [0])  # both sides start from the clean optimum

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from subpop.experiments.context import Context
+from subpop.datasets.stage import Stage
 from subpop.experiments.speed.timing import RATES, ROUNDS, attacks
 from subpop.types import Array, Cell, FleetJob, Number
 from subpop.victims import make_victim
@@ -24,9 +24,8 @@ EVERY = 25
 SOLVERS = {"sklearn lbfgs": "lbfgs", "sklearn newton-cholesky": "newton-cholesky"}
 
 
-def last_layer(cell: Cell, context: Context) -> tuple[list[Number], int]:
+def last_layer(cell: Cell, stage: Stage) -> tuple[list[Number], int]:
     """All clusters at three rates in three draws as one fleet, against a sample of them one at a time."""
-    stage = context.stage(cell)
     jobs = [job for seed in range(DRAWS) for job, _ in attacks(cell, stage, seed, RATES)]
     sample = jobs[::EVERY]
     x = stage.pool.x

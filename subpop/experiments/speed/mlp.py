@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from subpop.datasets.stage import Stage
-from subpop.experiments.context import Context
 from subpop.experiments.speed.timing import ROUNDS, attacks, ratio_of_medians
 from subpop.runtime.seeds import derived_seed
 from subpop.types import Array, Cell, FleetJob, Model, Number
@@ -19,9 +18,8 @@ N_MLP = 102
 """A multiple of three, so that every rate is there equally often."""
 
 
-def mlp(cell: Cell, context: Context) -> tuple[list[Number], int]:
+def mlp(cell: Cell, stage: Stage) -> tuple[list[Number], int]:
     """FeatureMatch victims, each of its own seed, against MLPClassifier; both sides' mean target damage."""
-    stage = context.stage(cell)
     attacked = attacks(cell, stage)
     chosen = [attacked[i % len(attacked)] for i in range(N_MLP)]
     jobs, names = [job for job, _ in chosen], [name for _, name in chosen]

@@ -19,6 +19,7 @@ import numpy as np
 
 from subpop.datasets import load_dataset
 from subpop.datasets.split import split
+from subpop.datasets.stage import Stage
 from subpop.experiments.context import Context
 from subpop.experiments.speed.logistic import _fleet_from_nothing, _kkt, _Workers
 from subpop.experiments.speed.timing import ROUNDS, attacks, ratio_of_medians
@@ -35,9 +36,9 @@ KEY_BIAS = "attention.self.key.bias"
 """The one parameter without effect: transformers trains it on rounding errors."""
 
 
-def text_linear(cell: Cell, context: Context) -> tuple[list[Number], int]:
+def text_linear(cell: Cell, stage: Stage) -> tuple[list[Number], int]:
     """All clusters at three rates as one fleet, against every tenth of them one at a time; the ratio is of seconds a victim."""
-    jobs = [job for job, _ in attacks(cell, context.stage(cell))]
+    jobs = [job for job, _ in attacks(cell, stage)]
     sample, newton = jobs[::EVERY], _Workers(jobs[0].pool.x.astype(np.float64))
     newton.solve(sample[:2])  # start the workers and load their libraries
     make_victim(cell.victim).fit_many(jobs[:2], [0, 0])
