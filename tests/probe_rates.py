@@ -49,7 +49,7 @@ def main(arguments=None):
     parser.add_argument("--brief", action="store_true", help="print flags and counts only")
     options = parser.parse_args(arguments)
     n_cells = n_flagged = 0
-    by_probe = defaultdict(Counter)
+    by_probe, p_values = defaultdict(Counter), defaultdict(list)
     for run in range(options.runs):
         inspector = inspector_of(plugins_of(options.folder))
         for name, spec in inspector.experiment.plugins.items():
@@ -59,14 +59,17 @@ def main(arguments=None):
                 n_cells, n_flagged = n_cells + 1, n_flagged + found.column.startswith(FLAG)
                 for finding in found.findings:
                     by_probe[finding.probe][finding.status] += 1
+                    p_values[finding.probe] += [] if finding.p_value is None else [finding.p_value]
                 if not options.brief or found.column.startswith(FLAG):
                     seconds = time.monotonic() - started
                     print(f"{spec.function}, {dataset}, run {run}, {seconds:.0f} s: {found.column}", flush=True)
                     print(f"    {found.details}", flush=True)
         print(f"after {run + 1} runs: {n_flagged} of {n_cells} cells flagged", flush=True)
-    for probe, counts in by_probe.items():
-        ran = sum(counts.values()) - counts[NOT_RUN]
-        print(f"{probe}: {counts[FLAG]} flags and {counts[VARIES]} that vary in {ran} runs; {counts[NOT_RUN]} not run")
+        for probe, counts in by_probe.items():
+            ran = sum(counts.values()) - counts[NOT_RUN]
+            least = f"; smallest p of {len(p_values[probe])} tests {min(p_values[probe]):.2g}" if p_values[probe] else ""
+            words = f"{counts[FLAG]} flags and {counts[VARIES]} that vary in {ran} runs; {counts[NOT_RUN]} not run{least}"
+            print(f"    {probe}: {words}", flush=True)
 
 
 if __name__ == "__main__":
