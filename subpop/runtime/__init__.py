@@ -1,1 +1,1 @@
-"""What everything runs on: threads, hardware, progress, hashes, and the store of results."""
+"""Infrastructure: threads, hardware, progress, seeds, hashes, and the store of results."""

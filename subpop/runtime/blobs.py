@@ -1,4 +1,4 @@
-"""Arrays as rows of a database: named by a hash of exactly what is written, so that a flipped bit is found before it is read."""
+"""Arrays as rows of a database, addressed by a hash of the stored bytes, so that corruption is found before an array is used."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ ZLIB_PAYS = 0.9
 ZLIB_SAMPLE = 1 << 16
 
 Blob = tuple[str, str, str, str, bytes]
-"""Hash of the other four; dtype; shape as JSON; codec; content, booleans packed to bits and zlib where it pays."""
+"""Hash of the other four; dtype; shape as JSON; codec; content, with booleans packed to bits, compressed if that saves space."""
 
 
 def encode_all(arrays: Mapping[str, Array]) -> list[tuple[str, Blob]]:
-    """A blob for each array, by name; BadInput for arrays of objects."""
+    """A blob for each array, by name. Raises BadInput for arrays of objects."""
     for name, array in arrays.items():
         if np.asarray(array).dtype.kind not in "biufcSUmM":
             raise BadInput(f"array {name!r} of {np.asarray(array).dtype} cannot be stored; give numbers, booleans or strings")
@@ -30,7 +30,7 @@ def encode_all(arrays: Mapping[str, Array]) -> list[tuple[str, Blob]]:
 def _encode(array: Array) -> Blob:
     dtype, shape = array.dtype.str, json.dumps(array.shape)
     packed = np.packbits(array).tobytes() if array.dtype == np.bool_ else array.tobytes()
-    # A sample decides: compressing a large array of random bits to no end would take seconds.
+    # Decided on a sample: compressing a large array of random bits in vain would take seconds.
     sample = packed[:ZLIB_SAMPLE]
     pays = len(zlib.compress(sample, 1)) < ZLIB_PAYS * len(sample)
     codec, content = ("zlib", zlib.compress(packed, 1)) if pays else ("raw", packed)
@@ -38,14 +38,14 @@ def _encode(array: Array) -> Blob:
 
 
 def is_intact(blob: tuple[object, ...]) -> bool:
-    """Whether a row of the table `blobs` is, to the bit and to the type, what was written."""
+    """Whether a row of the table `blobs` is exactly what was written, including its types."""
     sha, dtype, shape, codec, content = blob
     texts = isinstance(dtype, str) and isinstance(shape, str) and isinstance(codec, str) and isinstance(content, bytes)
     return texts and _sha(dtype, shape, codec, content) == sha  # type: ignore[arg-type]
 
 
 def decode(blob: Blob) -> Array:
-    """The array of an intact blob: C-contiguous and writable."""
+    """The array of an intact blob, C-contiguous and writable."""
     _, dtype, text, codec, content = blob
     shape = json.loads(text)
     plain = zlib.decompress(content) if codec == "zlib" else content

@@ -1,14 +1,14 @@
-"""Which modules the results of a cell depend on: they are part of the keys under which results are stored.
+"""The modules that the results of a cell depend on, whose code is part of the keys under which results are stored.
 
 A key hashes the modules of the cell's own data, victim, attack and defense, with everything that these import. So an edit of
-one defense leaves the trials of all others valid, and an edit of a report leaves all trials valid. Three sorts of modules are
-treated apart:
+one defense leaves the trials of all others valid, and an edit of a report leaves all trials valid. Three kinds of modules are
+special:
 
-* a *registry* maps names to modules; a key has the modules of its own names instead;
-* a *composer* calls the parts of any cell; its own code counts, but not all that it imports;
-* *bookkeeping* decides what is printed, remembered or stored, and has no influence on any number.
+* a *registry* maps names to modules; a key includes only the modules of the cell's own names, not the registry;
+* a *composer* calls the parts of any cell; its own code is included, but not all its imports;
+* *bookkeeping* determines what is printed, cached or stored, and has no influence on any number.
 
-`tests/runtime/test_cell_code.py` runs a cell of every registered part and fails if a module runs that is in no key.
+`tests/runtime/test_cell_code.py` runs a cell of every registered part and fails if a module runs that no key includes.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ TRIALS = (
     "subpop.harness.batching",
     "subpop.experiments.experiment",
 )
-"""What draws the poison of, prepares, runs and scores the trials of any cell."""
+"""Modules that draw the poison of any cell's trials, and prepare, run and score them."""
 
 
 def modules_in_key(roots: frozenset[str]) -> frozenset[str]:
@@ -70,7 +70,7 @@ def modules_in_key(roots: frozenset[str]) -> frozenset[str]:
 
 @cache
 def code_key(roots: frozenset[str]) -> str:
-    """Hash of the code of these modules and of what they import; of a module outside the package, with its own local imports."""
+    """Hash of the code of these modules and of their imports; for a module outside the package, of its local imports."""
     own = source_hash(_own(roots), alone=COMPOSERS, without=REGISTRIES | BOOKKEEPING)
     others = sorted(name for name in roots if not _is_own(name))
     return key_of({"own": own, "others": [plugin_hash(Path(str(sys.modules[name].__file__))) for name in others]})
@@ -85,17 +85,17 @@ def _is_own(module: str) -> bool:
 
 
 def entry_text(entry: Any, within: tuple[Any, ...] = ()) -> str:
-    """What a registry holds under a name, in words that change with it: which function or class, with which arguments.
+    """A text that identifies a registry's entry: which function or class, with which arguments.
 
-    Registries themselves are in no key, so that a new line invalidates nothing; a line that changes is noticed by these words.
-    So are functions that a registry's file defines: all that they say counts, with the values that they use.
+    Registries themselves are in no key, so a new entry invalidates nothing; a changed entry is noticed because its text changes.
+    For functions defined in the registry's own file, the text includes their code and the values that they use.
 
     Parameters
     ----------
     entry
         The function, class or partial call.
     within
-        Functions that use it and whose words are being made, so that those that use each other come to an end.
+        Functions whose texts are being built and that use this entry: stops the recursion of functions that use each other.
     """
     if isinstance(entry, partial):
         given = [_value_text(value, within) for value in entry.args]
@@ -128,7 +128,7 @@ def _code_text(code: CodeType) -> str:
 
 
 def modules_behind(entry: Callable[..., object]) -> Iterator[str]:
-    """The modules of what a registry holds under a name: a function, a class, or a partial call of one with its arguments."""
+    """The modules of a registry's entry: a function, a class, or a partial call of one, with its callable arguments."""
     if isinstance(entry, partial):
         for each in (entry.func, *entry.args, *entry.keywords.values()):
             if callable(each):

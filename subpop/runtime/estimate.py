@@ -1,6 +1,6 @@
-"""How long cells will take: from what the store recorded of others like them, else from a table; corrected as a run goes on.
+"""Estimates of how long cells take, from stored costs of similar cells or else from a table, corrected during the run.
 
-Nothing but the plan and the progress rests on it.
+Only the plan and the progress display use them.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ SECONDS_PER_VALUE = {
     "tiny_bert_last_layer": 2e-5,
     "minilm_last_layer": 4e-4,
 }
-"""A victim's seconds on two cores for each value of D and fit, where nothing is recorded; of others OTHERS."""
+"""Seconds of one fit on two cores, per value of D, by victim, used if no costs are recorded; OTHERS for all other victims."""
 OTHERS = 2e-6
 
 FITS = {"trim": 5, "sever": 3, "sever_as_released": 5, "spectral_signatures": 2, "retrain": 0, "label_flip_smoothing": 0}
-"""How often a defense trains in a trial, where nothing is recorded; others once."""
+"""How many models a defense trains in a trial, used if no costs are recorded; 1 for all other defenses."""
 OWN_SECONDS = {"activation_clustering_as_released": 0.06, "label_flip_smoothing": 0.012, "activation_clustering": 0.01}
-"""A defense's own seconds in a trial, where nothing is recorded."""
+"""Seconds of a defense in a trial apart from training, used if no costs are recorded."""
 SUMMARY_SECONDS = 0.04
-"""Of any cell beside its training: reading, summing up, comparing, drawing."""
+"""Seconds of any cell apart from its training: reading, summarising, comparing, plotting."""
 
 
 @dataclass
 class Rates:
-    """Seconds and fits of a trial, learned; the nearest record counts: same victim, data and defense, else less of it."""
+    """Recorded seconds and fits of a trial. The most similar record is used: the same victim, data and defense if possible."""
 
     _seen: dict[tuple[str, ...], list[float]] = field(default_factory=dict)
 
     def note(self, cell: Cell, trials: int, seconds: float, fits: int) -> None:
-        """What trials of a cell took."""
+        """Record what trials of a cell took."""
         defense = cell.defense.partition(":")[0]
         for key in ((cell.victim, cell.dataset, defense), (cell.victim, cell.dataset), ("", "", defense)):
             found = self._seen.setdefault(key, [0.0, 0.0, 0.0])
@@ -48,15 +48,15 @@ class Rates:
 
     @classmethod
     def recorded(cls, costs: Iterable[tuple[Mapping[str, Any], int, float, int]]) -> Rates:
-        """From a store's `costs`."""
+        """Rates from a store's `costs`."""
         rates = cls()
         for told, trials, seconds, fits in costs:
-            with suppress(BadInput, TypeError):  # of another version
+            with suppress(BadInput, TypeError):  # written by another version
                 rates.note(Cell.of(**told), trials, seconds, fits)
         return rates
 
     def fits(self, cell: Cell) -> float:
-        """Fits that a trial of the cell is expected to ask for."""
+        """Expected number of fits in a trial of the cell."""
         defense = cell.defense.partition(":")[0]
         for key in ((cell.victim, cell.dataset, defense), ("", "", defense)):
             if key in self._seen:
@@ -64,7 +64,7 @@ class Rates:
         return FITS.get(defense, 1)
 
     def seconds(self, cell: Cell, victim: str, n_values: int) -> float:
-        """Seconds that a trial is expected to take. victim: its kind; n_values: numbers in D."""
+        """Expected seconds of a trial. victim: its kind; n_values: number of values in D."""
         defense = cell.defense.partition(":")[0]
         if same := self._seen.get((cell.victim, cell.dataset, defense)):
             return same[1] / same[0]
@@ -82,9 +82,9 @@ def readable_seconds(seconds: float) -> str:
 
 @dataclass
 class Forecast:
-    """What is left of a run: expected seconds and fits of each cell, corrected by those that have ended.
+    """The rest of a run: expected seconds and fits of each cell, corrected by the cells that have finished.
 
-    A defense that trains more often than expected is expected to do so in its other cells too.
+    If a defense trained more models than expected, the same is assumed for its other cells.
     """
 
     seconds: dict[Cell, float] = field(default_factory=dict)
@@ -99,12 +99,12 @@ class Forecast:
         self._of_cell += fits
 
     def receive(self, cell: Cell, fits: int) -> None:
-        """Workers have done so many fits of a cell."""
+        """Count fits of a cell that workers have done."""
         self.fits_done += fits
         self.fits[cell] = max(0.0, self.fits.get(cell, 0.0) - fits)
 
     def end(self, cell: Cell) -> None:
-        """A cell has ended: what it asked for beyond its plan tells of the others of its defense."""
+        """Mark a cell as finished. The ratio of its actual to its planned fits corrects other cells with its defense."""
         planned, asked, self._of_cell = self.fits.get(cell, 0.0), self._of_cell, 0
         if cell not in self.done and planned and asked:
             self._factors[cell.defense] = asked / planned
@@ -112,18 +112,18 @@ class Forecast:
 
     @property
     def n_ended(self) -> int:
-        """Cells of the plan that have ended; those that cannot run are in no plan."""
+        """Cells of the plan that have finished; cells that cannot run are not in the plan."""
         return len(self.done & self.seconds.keys())
 
     @property
     def total_fits(self) -> int:
-        """Those done and those expected; never less than those done."""
+        """Fits done plus fits still expected."""
         left = sum(self._factors.get(c.defense, 1.0) * n for c, n in self.fits.items() if c not in self.done)
         return round(self.fits_done + max(0.0, left - self._of_cell))
 
     def seconds_left(self, passed: float) -> float:
-        """From what is expected of the cells that are left, in the measure of those that have ended in `passed` seconds."""
+        """Expected seconds of the remaining cells, scaled by how long the finished ones took (`passed` seconds in all)."""
         total = sum(self.seconds.values())
         ended = sum(expected for cell, expected in self.seconds.items() if cell in self.done)
-        trust = 0.05 * total + 2  # the first cells tell little
+        trust = 0.05 * total + 2  # the first cells say little about the rest
         return max(0.0, total - ended) * (passed + trust) / (ended + trust)

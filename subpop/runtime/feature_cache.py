@@ -1,7 +1,7 @@
-"""Arrays of features on disk, one file a key: a killed run, a second process or a bad disk never gives wrong features.
+"""A cache of feature arrays on disk, one file per key, safe under killed runs, concurrent processes and disk errors.
 
-A file is written under another name, then renamed, and ends in a checksum that is compared at every reading. What is larger
-than memory is written block by block (`cached_blocks`).
+A file is written under a temporary name and then renamed; it ends in a checksum that is verified on every read. Arrays larger
+than memory are written block by block (`cached_blocks`).
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ Blocks = Callable[[], Iterable[Array]]
 UNREADABLE = (
     OSError, ValueError, EOFError, TypeError, OverflowError, MemoryError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile,
 )  # fmt: skip
-"""What numpy raises for a damaged header, which it reads as Python text."""
+"""Exceptions that `np.load` raises for a damaged file, whose header it parses as Python."""
 
 
 def cached(folder: Path | None, key: str, shape: tuple[int, int], compute: Callable[[], Floats]) -> Floats:
-    """The features of a key, read-only and mapped from FOLDER/KEY.npy; computed where that is missing or damaged.
+    """The features of a key, memory-mapped read-only from FOLDER/KEY.npy; computed if that file is missing or damaged.
 
-    Without a folder they are computed and not kept. Processes that want the same key wait for the first of them.
+    Without a folder they are computed and not cached. Processes that need the same key wait for the first of them.
     """
     if folder is None:
         features = compute()
@@ -56,9 +56,9 @@ def cached(folder: Path | None, key: str, shape: tuple[int, int], compute: Calla
 
 
 def cached_blocks(folder: Path | None, key: str, shape: tuple[int, int], dtype: DTypeLike, blocks: Blocks) -> Array:
-    """As `cached`, for an array of any dtype that is larger than memory: `blocks()` gives its rows in order, some at a time.
+    """Like `cached`, for an array of any dtype that is larger than memory: `blocks()` yields consecutive blocks of its rows.
 
-    Without a folder the array lies in a temporary file that goes with it. BadInput where the disk has no room for it.
+    Without a folder, the array is in a temporary file that is deleted with it. Raises BadInput if the disk has no room for it.
     """
     if folder is None:
         with tempfile.TemporaryFile() as file, _room(Path(tempfile.gettempdir()), shape, dtype):
@@ -79,18 +79,18 @@ def cached_blocks(folder: Path | None, key: str, shape: tuple[int, int], dtype: 
 
 
 def keep(folder: Path, key: str, array: Array) -> None:
-    """Write FOLDER/KEY.npy, which `kept` reads."""
+    """Write FOLDER/KEY.npy, to be read by `kept`."""
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / f"{key}.npy", array)
 
 
 def kept(folder: Path, key: str, shape: tuple[int, ...] | None = None, dtype: DTypeLike | None = None) -> Array | None:
-    """The array of a key, read-only; None where there is none, or none of this shape and dtype, or a damaged one."""
+    """The array of a key, read-only; None if it is missing, damaged, or of another shape or dtype."""
     return _read(folder / f"{key}.npy", shape, dtype)
 
 
 def _write_blocks(file: IO[bytes], shape: tuple[int, int], dtype: DTypeLike, blocks: Iterable[Array]) -> int:
-    """Write header and rows; returns where the rows begin."""
+    """Write header and rows; returns the offset at which the rows begin."""
     header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_2_0(file, header)
     start, n_rows = file.tell(), 0
@@ -107,7 +107,7 @@ def _write_blocks(file: IO[bytes], shape: tuple[int, int], dtype: DTypeLike, blo
 
 @contextmanager
 def _room(folder: Path, shape: tuple[int, int], dtype: DTypeLike) -> Iterator[None]:
-    """Refuse at once what does not fit on the disk, and say so where it turns out to be full later."""
+    """Raise BadInput if the array does not fit on the disk, or if the disk turns out to be full while it is written."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     message = f"no room for {size / 1e9:.2g} GB in {folder}; free some, or name another folder for the cache"
     if shutil.disk_usage(folder).free < size:
@@ -125,7 +125,7 @@ def _checksum(features: Array) -> bytes:
 
 
 def _read(path: Path, shape: tuple[int, ...] | None, dtype: DTypeLike | None = None) -> Array | None:
-    """The features of a file, mapped read-only; None where there is none or, with a warning, where it is damaged."""
+    """The features of a file, memory-mapped read-only; None if it is missing or, with a warning, damaged."""
     if not path.is_file():
         return None
     try:
@@ -146,12 +146,12 @@ def _read(path: Path, shape: tuple[int, ...] | None, dtype: DTypeLike | None = N
 def _write(path: Path, features: Array) -> None:
     with _renamed(path) as file:
         np.save(file, features, allow_pickle=False)
-        file.write(_checksum(features))  # past the array: np.load does not look there
+        file.write(_checksum(features))  # after the array, where np.load ignores it
 
 
 @contextmanager
 def _renamed(path: Path) -> Iterator[IO[bytes]]:
-    """A file under a name of one's own, renamed once it is complete: whoever reads sees the whole file or none."""
+    """A file under a temporary name, renamed once complete: readers see the whole file or none."""
     own = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
     try:
         with own.open("x+b") as file:
@@ -165,8 +165,8 @@ def _renamed(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _only_one(path: Path) -> Iterator[None]:
-    """Let one process at a time compute the same features; the next then finds them. A killed process frees its lock."""
+    """Lock the computation of the same features to one process at a time; the lock of a killed process is released."""
     with path.with_suffix(".lock").open("a") as file:
-        with suppress(OSError):  # some network disks have no locks: then both compute, and the rename keeps that harmless
+        with suppress(OSError):  # some network disks have no locks: then both compute, which the rename makes harmless
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,8 +1,8 @@
-"""What a stored trial was computed from: hashes of source, data and plain values, and the versions behind them.
+"""Hashes of source code, data and plain values, and versions of libraries, from which keys of stored trials are built.
 
-A trial is looked up in the store by such hashes. Too coarse a hash only costs a second run; too fine a one serves a wrong
-number. So whatever might be imported counts: an import inside a function or under `TYPE_CHECKING`, and a string that
-names a module of the package, because registries load parts by name.
+If a hash covers too much, trials are only trained again without need; if it covers too little, a stale number is returned. So
+everything that might be imported is covered: imports inside functions or under `TYPE_CHECKING`, and strings that name a module
+of the package, because registries load parts by name.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ DIGEST_BYTES = 20
 
 @dataclass(frozen=True)
 class _Tree:
-    """Modules that lie under `base`. `top`: the one package that counts, or '' for every module there (a loose file)."""
+    """Modules under `base`. top: the only package to consider, or '' for all modules there (for a file outside a package)."""
 
     base: Path
     top: str
 
     def find(self, name: str) -> Path | None:
-        """The file of a dotted module name, None where no such module lies here."""
+        """The file of a dotted module name; None if there is no such module here."""
         if not name or not all(part.isidentifier() for part in name.split(".")):
             return None
         if self.top and name.split(".")[0] != self.top:
@@ -58,20 +58,20 @@ def source_hash(
 ) -> str:
     """Hash of the code of the named modules (`subpop.runtime.store`) and of every module of the package that they import.
 
-    Nothing is imported. Layout, comments and docstrings do not count, nor does the `__init__` of a parent package unless it is
-    named (a registry there would make every hash the whole package's).
+    Nothing is imported. Layout, comments and docstrings are ignored, and so is the `__init__` of a parent package unless it is
+    named (a registry in it would make every hash depend on the whole package).
 
     Parameters
     ----------
     alone
-        Modules whose own code counts where they are reached, but not what they import.
+        Modules whose own code is included if they are imported, but not their imports.
     without
-        Modules that do not count at all.
+        Modules that are ignored.
 
     Raises
     ------
     BadInput
-        If a name is no module of the package.
+        If a name is not a module of the package.
     """
     return _hash_of(modules_of(module_names, package, alone=alone, without=without))
 
@@ -95,7 +95,7 @@ def modules_of(
 def plugin_hash(path: Path) -> str:
     """Hash of a plug-in's file, of the local modules that it imports and of the subpop modules that those import.
 
-    Local are, for a loose file, the modules of its folder; for a module inside a package, that package.
+    Local modules are those of the same package, or of the same folder if the file is not in a package.
     """
     if not path.is_file():
         raise BadInput(f"{path} is not a file; a plug-in is named as file.py:function")
@@ -105,12 +105,12 @@ def plugin_hash(path: Path) -> str:
     parents = [".".join(parts[:i]) for i in range(1, len(parts))]
     name = ".".join(parts).removesuffix(".__init__")
     own = _Tree(base, parts[0] if parents else "")
-    # The file itself is given by path: a loose one may have a name that no import could spell.
+    # The file itself is given by path: its name need not be a valid identifier.
     return _hash_of(_reached([name, *parents], [_Tree(PACKAGE.parent, PACKAGE.name), own], {name: path}))
 
 
 def code_hash(path: Path) -> str:
-    """Hash of what one module says: its code without layout, comments and docstrings. BadInput where it is not valid Python."""
+    """Hash of one module's code without layout, comments and docstrings. Raises BadInput if it is not valid Python."""
     return _digest(_code_of(path, path.read_bytes(), "")[0].encode("utf-8", "surrogatepass"))
 
 
@@ -122,7 +122,7 @@ def _reached(
     alone: Set[str] = frozenset(),
     without: Set[str] = frozenset(),
 ) -> dict[str, str]:
-    """Every module that the named ones import, directly or not: {name: code}."""
+    """The named modules and all that they import, directly or not: {name: code}."""
     found, waiting, codes = dict(known or {}), list(names), dict[str, str]()
     while waiting:
         name = waiting.pop()
@@ -141,7 +141,7 @@ def _hash_of(codes: Mapping[str, str]) -> str:
 
 @functools.cache
 def _code_of(path: Path, source: bytes, package: str) -> tuple[str, tuple[str, ...]]:
-    """What a module says and the names that it imports; parsed once a process."""
+    """A module's code and the names that it imports; parsed once per process."""
     parsed = _parse(path, source)
     said = ast.dump(_without_docstrings(parsed))
     return said, tuple(_imported_names(parsed, package))
@@ -155,7 +155,7 @@ def _parse(path: Path, source: bytes) -> ast.Module:
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:
-    """The tree without strings that stand alone: docstrings of modules, classes, functions and attributes."""
+    """The tree without docstrings: those of modules, classes, functions and attributes."""
     for node in ast.walk(tree):
         for name in ("body", "orelse", "finalbody"):
             block = getattr(node, name, None)
@@ -169,7 +169,7 @@ def _is_text(node: ast.AST) -> bool:
 
 
 def _imported_names(tree: ast.Module, package: str) -> list[str]:
-    """Every dotted name that an import, or a string such as `subpop.victims.mlp:MLP`, may load; `package`: for relative ones."""
+    """Dotted names that an import, or a string such as `subpop.victims.mlp:MLP`, may load. package: for relative imports."""
     names: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -190,7 +190,7 @@ def _imported_names(tree: ast.Module, package: str) -> list[str]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the libraries and of Python that a number may depend on; imports none of them."""
+    """Versions of Python and of the libraries that a number may depend on; imports none of them."""
     return {**{name: _version(name) for name in LIBRARIES}, "python": platform.python_version()}
 
 
@@ -203,7 +203,7 @@ def _version(name: str) -> str:
 
 
 def data_hash(*arrays: ArrayLike) -> str:
-    """Hash of the content of arrays, in order; dtype and shape count, memory layout does not."""
+    """Hash of the content of arrays, in order, including dtype and shape but not memory layout."""
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
     for values in arrays:
         array = np.asarray(values)
@@ -217,7 +217,7 @@ def data_hash(*arrays: ArrayLike) -> str:
 def key_of(mapping: Mapping[str, Any]) -> str:
     """Stable hash of nested plain data: None, bool, int, float, str, lists, tuples, dataclasses, mappings with string keys.
 
-    Order of a mapping does not count; a list and a tuple are the same; 1, 1.0, True and '1' are four values.
+    The order of a mapping is ignored; a list and a tuple are equal; 1, 1.0, True and '1' are four different values.
     """
     return _digest(json.dumps(_plain(mapping, "key"), sort_keys=True).encode())
 

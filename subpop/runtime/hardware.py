@@ -1,4 +1,4 @@
-"""What decides the last bits of a number: the processor, and the kernels that numerical libraries chose for it."""
+"""The processor and the kernels of numerical libraries, on which the last bits of a number depend."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ CPUINFO = Path("/proc/cpuinfo")
 
 
 def hardware() -> str:
-    """One line: processor, cores, BLAS libraries with their kernels and threads, and the kernels of what else is loaded.
+    """One line: processor, cores, BLAS libraries with kernels and threads, and the kernels of numba and torch if loaded.
 
-    Nothing is imported for it: a report of a full store must not have to load torch or numba.
+    It imports neither, so that a report from a complete store need not load them.
     """
     parts = [f"{cpu_model()} ({platform.machine()}, {os.cpu_count()} cores)", *blas_kernels(), *_numba(), *_torch()]
     return "; ".join(parts)
 
 
 def cpu_model() -> str:
-    """The processor's name as it calls itself; the machine type where it does not tell."""
+    """The processor's model name; the machine type if that is unknown."""
     try:
         lines = CPUINFO.read_text(errors="replace").splitlines()
     except OSError:
@@ -31,7 +31,7 @@ def cpu_model() -> str:
 
 
 def cpu_flags() -> frozenset[str]:
-    """The instruction sets that the processor offers, in Linux's words; empty where the system does not tell."""
+    """The processor's instruction sets, under their Linux names; empty on systems without /proc/cpuinfo."""
     try:
         lines = CPUINFO.read_text(errors="replace").splitlines()
     except OSError:
@@ -44,7 +44,7 @@ def blas_kernels() -> list[str]:
     from threadpoolctl import threadpool_info
 
     found = [info for info in threadpool_info() if info["user_api"] == "blas"]
-    return sorted({_library(info) for info in found})  # not in the order in which they were loaded
+    return sorted({_library(info) for info in found})  # independent of the order in which they were loaded
 
 
 def _library(info: dict[str, Any]) -> str:
@@ -53,7 +53,7 @@ def _library(info: dict[str, Any]) -> str:
 
 
 def _numba() -> list[str]:
-    """The processor that compiled code is made for, where numba is loaded."""
+    """The processor for which numba compiles, if numba is loaded."""
     if "numba" not in sys.modules:
         return []
     from llvmlite.binding import get_host_cpu_name
@@ -63,7 +63,7 @@ def _numba() -> list[str]:
 
 
 def _torch() -> list[str]:
-    """ATen's instruction set and threads, where torch is loaded."""
+    """ATen's instruction set and threads, if torch is loaded."""
     torch = sys.modules.get("torch")
     if torch is None or not hasattr(torch, "get_num_threads"):
         return []

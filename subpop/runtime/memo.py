@@ -1,4 +1,4 @@
-"""What a session makes once: remembered in memory, and arrays also in the store, under a hash of all that they depend on."""
+"""A cache of results for one session: in memory and, for arrays, also in the store, by a hash of all that they depend on."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from subpop.types import Array
 
 T = TypeVar("T")
 RECENT = 4
-"""Results that `Memo.recent` remembers."""
+"""Number of results that `Memo.recent` caches."""
 
 
 class KeepsArrays(Protocol):
-    """What a memo asks of a store."""
+    """The part of a store that a memo uses."""
 
     def get_arrays(self, key: str) -> dict[str, Array] | None: ...
     def put_arrays(self, key: str, arrays: Mapping[str, Array], *, replace: bool = False) -> None: ...
 
 
 class Memo:
-    """Results by key.
+    """A cache of results by key.
 
     Parameters
     ----------
     store
         Where arrays are read and written.
     fresh
-        Whether only what this session made is read from the store.
+        Whether to ignore arrays in the store that earlier sessions made.
     device
         `cpu`, `cuda` or `cuda:N`; its kind is part of every key in the store.
     """
@@ -45,18 +45,18 @@ class Memo:
     # --- in memory ----------------------------------------------------------------------------------------------------
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """The result of `make`, called when this key is first asked for."""
+        """The result of `make`, which is called only the first time that a key is requested."""
         if key not in self._made:
             self._made[key] = make()
         made: T = self._made[key]
         return made
 
     def supply(self, key: Hashable, value: object) -> None:
-        """Use this value under the key."""
+        """Set the value of a key."""
         self._made[key] = value
 
     def recent(self, key: Hashable, make: Callable[[], T], is_small: Callable[[T], bool]) -> T:
-        """The result of `make`, remembered while it is small and among the last few that were asked for."""
+        """The result of `make`, cached if it is small and while it is among the most recently requested."""
         if key in self._recent:
             self._recent.move_to_end(key)
             found: T = self._recent[key]
@@ -71,14 +71,14 @@ class Memo:
     # --- in the store -------------------------------------------------------------------------------------------------
 
     def key(self, code: Iterable[str], **parts: Any) -> str:
-        """Hash of plain values and specifications, and of the code that makes a result of them.
+        """Hash of plain values and specifications, and of the code that computes a result from them.
 
-        code: modules such as `subpop.victims.mlp`; everything that they import counts, see `subpop.runtime.cell_code`.
+        code: modules such as `subpop.victims.mlp`; their imports are included, see `subpop.runtime.cell_code`.
         """
         return key_of({**parts, "code": code_key(frozenset(code)), "versions": versions(), "device": self._device})
 
     def arrays(self, key: str, make: Callable[[], Mapping[str, Array]]) -> tuple[Mapping[str, Array], bool]:
-        """Arrays from the store, or made and stored; and whether the store had them before this session."""
+        """Arrays from the store, or newly made and stored, and whether they were in the store before this session."""
         stored = self.store.get_arrays(key) if self.may_serve(key) else None
         if stored is not None:
             return stored, not self.was_received(key)
@@ -88,22 +88,22 @@ class Memo:
         return made, False
 
     def receive(self, key: str, arrays: Mapping[str, Array]) -> None:
-        """Store arrays that a worker made; the first who asks for them counts as having made them."""
+        """Store arrays that a worker made. The first request for them is answered as if it had made them."""
         self.store.put_arrays(key, arrays, replace=self.fresh)
         self.note(key, received=True)
 
     def may_serve(self, key: str) -> bool:
-        """Whether what the store holds under a key may be used."""
+        """Whether arrays in the store under a key may be used."""
         return not self.fresh or key in self._made_now
 
     def note(self, key: str, *, received: bool = False) -> None:
-        """Note that this session made what the store holds under a key; received: in a worker."""
+        """Note that this session made what is stored under a key; received: that one of its workers did."""
         self._made_now.add(key)
         if received:
             self._received.add(key)
 
     def was_received(self, key: str) -> bool:
-        """Whether a worker made this for whoever asks first, and nobody has asked until now."""
+        """Whether a worker made this and it has not been requested yet; true only on the first call."""
         found = key in self._received
         self._received.discard(key)
         return found

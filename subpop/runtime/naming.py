@@ -1,7 +1,7 @@
-"""The notation for code of one's own: `path.py:name` or `package.module:name`, with arguments in brackets if it takes any.
+"""The notation for user code: `path.py:name` or `package.module:name`, with optional arguments in parentheses.
 
-`my_defense.py:my_defense(share=0.1)` and `sklearn.svm:LinearSVC(C=0.1)` are examples. Arguments are Python literals, so that
-nothing runs while a name is read.
+`my_defense.py:my_defense(share=0.1)` and `sklearn.svm:LinearSVC(C=0.1)` are examples. Arguments are Python literals, so parsing
+a name runs no code.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from subpop.types import BadInput
 
 COPIED = ("__name__", "__doc__", "needs", "deterministic", "max_fits")
-"""Attributes of a function that it has with arguments too."""
+"""Attributes of a function that are copied when arguments are bound to it."""
 _NAME_AND_CALL = re.compile(r"(?P<name>[^\W\d]\w*)(?P<call>\(.*\))?", re.DOTALL)
 
 
@@ -26,9 +26,9 @@ class Reference:
     """A name in a file or module, with arguments."""
 
     where: str
-    """Path of a file or dotted name of a module."""
+    """Path of a file, or dotted name of a module."""
     name: str
-    """Name of a function or class."""
+    """Name of the function or class."""
     positional: tuple[Any, ...] = ()
     """Arguments by position."""
     named: tuple[tuple[str, Any], ...] = ()
@@ -41,7 +41,7 @@ class Reference:
 
     @property
     def call(self) -> str:
-        """The arguments in brackets, in one spelling; empty without arguments."""
+        """The arguments in parentheses, in canonical form; empty without arguments."""
         given = [*map(repr, self.positional), *(f"{name}={value!r}" for name, value in self.named)]
         return f"({', '.join(given)})" if given else ""
 
@@ -64,14 +64,14 @@ def parse_reference(text: str, usage: str, option: str = "") -> Reference:
     text
         What a user wrote.
     usage
-        What an error ends with: how to write it, with an example.
+        The end of an error message: the correct notation, with an example.
     option
-        What an error begins with, such as `--defense `.
+        The beginning of an error message, such as `--defense `.
 
     Raises
     ------
     BadInput
-        If it is not written so, or an argument is not a literal.
+        If the text does not follow the notation, or an argument is not a literal.
     """
     problem = "names no function"
     for colon in reversed([match.start() for match in re.finditer(":", text)]):  # paths and texts may contain colons too

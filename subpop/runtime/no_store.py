@@ -1,4 +1,4 @@
-"""A store without a file, for runs that must leave nothing behind: probes, the debugger, and workers."""
+"""A store in memory, for runs that must not write to the store: probes, the debugger, and workers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from subpop.types import Array, Cell, TrialResult
 
 
 class NoStore:
-    """Used in place of `Store` where nothing may be left behind: it keeps arrays and records in memory, and no trials."""
+    """A replacement for `Store` that writes no file: it keeps arrays and records in memory, and discards trials."""
 
     def __init__(self) -> None:
         self._arrays: dict[str, dict[str, Array]] = {}

@@ -1,4 +1,4 @@
-"""What the commands are told, checked before anything runs: devices, time limits, and places on the disk."""
+"""Checks of command-line options before anything runs: devices, time limits and paths."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from subpop.types import BadInput
 
 LONGEST_TIMEOUT = 7 * 24 * 3600.0
-"""A week. Limits of many years do not fit what operating systems count waiting in."""
+"""One week, in seconds. Timeouts of many years overflow in system calls."""
 
 
 def check_timeout(seconds: float) -> float:
-    """BadInput unless that is a number of seconds that a trial may be given."""
+    """The time limit of a trial. Raises BadInput unless it is positive and at most LONGEST_TIMEOUT."""
     if not 0 < seconds <= LONGEST_TIMEOUT:
         raise BadInput(
             f"--defense-timeout {seconds:g} must be a number of seconds > 0 and at most {LONGEST_TIMEOUT:,.0f} (a week); give "
@@ -23,7 +23,7 @@ def check_timeout(seconds: float) -> float:
 
 
 def check_device(name: str) -> None:
-    """BadInput for the name of a device that is unknown or not there. torch is imported only if a GPU is asked for."""
+    """Raise BadInput if a device is unknown or not available. torch is imported only if a GPU is named."""
     check_device_name(name)
     if name == "cpu":
         return
@@ -39,13 +39,13 @@ def check_device(name: str) -> None:
 
 
 def check_device_name(name: str) -> None:
-    """BadInput for a device that no machine has."""
+    """Raise BadInput if this is not the name of a device."""
     if name != "cpu" and not re.fullmatch(r"cuda(:[0-9]{1,3})?", name):
         raise BadInput(f"--device {name} is unknown; use cpu, cuda, or cuda:N for one GPU of several")
 
 
 def place(text: str, folder: Path) -> Path:
-    """The absolute path that an option names: `~` is the user's home, and relative paths begin in `folder`, the caller's."""
+    """The absolute path that an option names: `~` is the user's home, and relative paths start from `folder`."""
     try:
         return Path(os.path.abspath(folder / Path(text).expanduser()))
     except RuntimeError as error:  # ~nobody

@@ -1,4 +1,4 @@
-"""Output of plug-in defenses on its way to listeners: in whole lines, made printable, and limited in size."""
+"""Forwarding the output of plug-in defenses to listeners: in whole lines, made printable, and limited in size."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from collections.abc import Callable
 from subpop.types.printable import printable
 
 Listener = Callable[[str], None]
-"""Receives the output of a defense, some whole lines at a time; called from the thread that reads it."""
+"""Receives whole lines of a defense's output; called from the thread that reads them."""
 
 LINE_BYTES = 1 << 14
-"""A line without an end is cut here."""
+"""Longer lines are cut."""
 TAIL_LINES = 200
 
 
 class Lines:
-    """Cuts a stream of bytes into whole lines, so that no half of one is made printable alone."""
+    """Splits a stream of bytes into whole lines before they are made printable."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener, self._rest = listener, b""
 
     def feed(self, chunk: bytes) -> None:
-        """Pass on the lines that this chunk ends."""
+        """Pass on the lines that are complete after this chunk."""
         whole, end, rest = (self._rest + chunk).rpartition(b"\n")
         self._rest = rest
         if end:
@@ -33,7 +33,7 @@ class Lines:
             self._rest = self._rest[LINE_BYTES:]
 
     def end(self) -> None:
-        """Pass on the output after the last line end."""
+        """Pass on the output after the last newline."""
         if self._rest:
             self._say(self._rest)
         self._rest = b""
@@ -55,7 +55,7 @@ class Tail:
         self._lines.extend(lines)
 
     def take(self) -> str:
-        """Return the stored lines, '' if there are none, and clear them."""
+        """Return the stored lines ('' if there are none) and clear them."""
         left_out = self._n_lines - len(self._lines)
         kept = "\n".join([*([f"({left_out} lines before these are left out)"] if left_out else []), *self._lines])
         self._lines.clear()

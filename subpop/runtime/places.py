@@ -1,4 +1,4 @@
-"""Where the benchmark's own suites and baselines are: in a checkout, or in the data of an installed package."""
+"""Locations of the benchmark's own suites and baselines: in a checkout, or in the data of an installed package."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from subpop.runtime.fingerprint import PACKAGE
 from subpop.types import BadInput
 
 PACKAGE_DATA = PACKAGE / "data"
-"""Copies of `benchmarks/` and `baselines/` in an installed package; a checkout has none."""
+"""Copies of `benchmarks/` and `baselines/` in an installed package; does not exist in a checkout."""
 
 
 def find(name: str, folder: Path) -> Path:
-    """The folder `benchmarks` or `baselines`: that of the caller's folder, else the installed package's own or the checkout's.
+    """The folder `benchmarks` or `baselines`: the one in `folder`, or else that of the installed package or of the checkout.
 
-    An installed package does not look beside itself, where other packages may have installed a folder of that name.
+    An installed package does not search its parent folder, where other packages may have installed a folder of that name.
 
     Raises
     ------
@@ -30,7 +30,7 @@ def find(name: str, folder: Path) -> Path:
 
 
 def keep_machine_code_out_of_the_package() -> None:
-    """Have Numba, once it is imported, cache machine code in the user's cache folder instead of an installed package."""
+    """Make Numba cache machine code in the user's cache folder rather than in an installed package."""
     if PACKAGE_DATA.is_dir():
         import pooch
 
@@ -38,6 +38,6 @@ def keep_machine_code_out_of_the_package() -> None:
 
 
 def check_writable(baselines: Path) -> None:
-    """Raise BadInput if baselines are those of an installed package, which must stay as they were installed."""
+    """Raise BadInput for the baselines of an installed package, which must not be changed."""
     if baselines.is_relative_to(PACKAGE_DATA):
         raise BadInput(f"--rebaseline would change the installed package in {baselines}; name your own folder with --baselines")

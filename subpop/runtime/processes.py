@@ -1,7 +1,7 @@
-"""Who descends from a process, and how all of them end: what a plug-in starts must not outlive its cell.
+"""Finding and killing all descendants of a process, so that processes started by a plug-in do not outlive its cell.
 
-Linux keeps orphans below a subreaper, so that even those that left their group are found in /proc. Elsewhere only the group
-of the child is known; a process that left it stays.
+On Linux a subreaper adopts orphans, so even processes that left their group are found in /proc. On other systems only the
+child's process group can be killed, and processes that left it survive.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections import defaultdict
 from pathlib import Path
 
 SECONDS = 5.0
-"""How long killing goes on: something that is killed may just have started something else."""
+"""How long to keep killing: a process may have started another one just before it was killed."""
 PAUSE = 0.005
 _SET_PARENT_DEATH_SIGNAL, _SET_CHILD_SUBREAPER = 1, 36
 
@@ -37,13 +37,13 @@ def _prctl(option: int, value: int) -> None:
 
 
 def descendants(pid: int) -> list[int]:
-    """Running processes that descend from this one, itself left out; none where there is no /proc."""
+    """Running descendants of a process, without the process itself; empty on systems without /proc."""
     children, ended = defaultdict(list), set()
     for path in Path("/proc").glob("[0-9]*/stat") if sys.platform == "linux" else ():
-        with contextlib.suppress(OSError):  # it has ended meanwhile
+        with contextlib.suppress(OSError):  # it has ended in the meantime
             state, parent = path.read_text(errors="replace").rpartition(")")[2].split()[:2]
             children[int(parent)].append(int(path.parent.name))
-            if state in "ZX":  # its children may not have moved to their new parent yet
+            if state in "ZX":  # its children may not have been adopted yet
                 ended.add(int(path.parent.name))
     found: list[int] = []
     waiting = list(children[pid])
@@ -54,7 +54,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def end_descendants(pid: int, group: int) -> None:
-    """Kill a process group and all that descends from a process, until nothing is left."""
+    """Kill a process group and all descendants of a process, until none is left."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGKILL)
     deadline = time.monotonic() + SECONDS
@@ -68,7 +68,7 @@ def end_descendants(pid: int, group: int) -> None:
 
 
 def reaped() -> dict[int, int]:
-    """Own children that have ended, with their wait statuses."""
+    """Reap own children that have ended; returns their wait statuses by pid."""
     found = {}
     with contextlib.suppress(ChildProcessError):
         while (ended := os.waitpid(-1, os.WNOHANG))[0]:

@@ -1,4 +1,4 @@
-"""How far a run is: a bar with the time that is left on a terminal, else a line now and then."""
+"""Progress of a run: a bar with the remaining time on a terminal, otherwise an occasional line."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from subpop.runtime.estimate import Forecast, readable_seconds
 from subpop.types import Cell
 
 LINE_SECONDS, LINE_SHARE = 10.0, 0.1
-"""Without a terminal a line comes after so many seconds, and after this share of the cells if that is not within a second."""
+"""Without a terminal, a line is printed after this many seconds or after this share of the cells, at most one per second."""
 SILENT_SECONDS = 15.0
-"""Without a terminal a line comes after so many seconds even where no cell ends and nothing is trained."""
+"""Without a terminal, a line is printed after this many seconds even if no cell finishes and nothing is trained."""
 WHAT_WIDTH = 14
 
 
 Report = Callable[[int, int], None]
-"""Called with what is done and with all there is to do."""
+"""Called with the amounts of finished and of total work."""
 
 
 class Progress:
-    """Counts the fits and cells of a run. The bar is gone between cells, so that it does not mix with pytest's lines."""
+    """Counts the fits and cells of a run. The bar is hidden between cells, so that it does not mix with pytest's output."""
 
     def __init__(self, forecast: Forecast | None = None, say: Callable[[str], None] | None = None, bar: Any = None) -> None:
         self.forecast, self._say, self._bar = forecast or Forecast(), say, bar
@@ -37,10 +37,10 @@ class Progress:
 
     @classmethod
     def of_run(cls, forecast: Forecast, say: Callable[[str], None] | None) -> Progress:
-        """A bar on standard error if that is a terminal, else lines through `say`; call it while output is not captured."""
+        """A bar on standard error if that is a terminal, else lines through `say`. Call it while output is not captured."""
         if not sys.stderr.isatty():
             progress = cls(forecast, say)
-            with suppress(OSError, ValueError):  # standard output may be no file
+            with suppress(OSError, ValueError):  # standard output may have no file descriptor
                 if say is not None:
                     progress.say_from_time_to_time(os.dup(sys.stdout.fileno()))
             return progress
@@ -55,7 +55,7 @@ class Progress:
 
     @contextmanager
     def showing(self, what: str) -> Iterator[None]:
-        """The bar is on the screen inside this block. what: a cell's id or words for what is done."""
+        """Show the bar inside this block. what: a cell's id, or a description of the work."""
         if current_thread() is not main_thread():
             yield
             return
@@ -74,7 +74,7 @@ class Progress:
             self._bar.stop()
 
     def say_from_time_to_time(self, descriptor: int) -> None:
-        """Write a line to a file descriptor whenever nothing was said for SILENT_SECONDS, until `close`."""
+        """Until `close`, write a line to a file descriptor whenever none was printed for SILENT_SECONDS."""
         Thread(target=self._break_silence, args=(descriptor,), name="tells that the run goes on", daemon=True).start()
 
     def _break_silence(self, descriptor: int) -> None:
@@ -87,26 +87,26 @@ class Progress:
                         stream.flush()
 
     def close(self) -> None:
-        """Say no more."""
+        """Stop printing."""
         self._over.set()
 
     def advance(self, fits: int) -> None:
-        """That many more fits are done."""
+        """Count finished fits."""
         self.forecast.advance(fits)
         self.tick()
 
     def begin(self, cell: Cell) -> None:
-        """A cell is measured from now on."""
+        """Start measuring a cell."""
         self._what = cell.id
 
     def end(self, cell: Cell) -> None:
-        """A cell has ended."""
+        """Mark a cell as finished."""
         self._what = ""
         self.forecast.end(cell)
         self.tick()
 
     def tick(self) -> None:
-        """Show how far things are, where it is time for it."""
+        """Show the progress if it is due."""
         if self._bar is not None:
             self._update()
             return
@@ -141,13 +141,13 @@ class Progress:
 
 
 def shortened(what: str) -> str:
-    """The victim and what follows, of a cell's id; cut to WHAT_WIDTH."""
+    """The part of a cell's id from the victim on, cut to WHAT_WIDTH."""
     words = what.split("-", 2)[-1]
     return words if len(words) <= WHAT_WIDTH else words[: WHAT_WIDTH - 1] + "…"
 
 
 def _bar(stream: TextIO, *columns: Any) -> Any:
-    """A bar that is gone once it is over."""
+    """A bar that disappears once it is stopped."""
     from rich.console import Console
     from rich.progress import Progress as Bar
 
@@ -156,7 +156,7 @@ def _bar(stream: TextIO, *columns: Any) -> Any:
 
 @contextmanager
 def reporting(what: str) -> Iterator[Report]:
-    """Shows how far the block is, which reports it: a bar with the time that is left on a terminal, else one line."""
+    """Show the progress that the block reports: a bar with the remaining time on a terminal, otherwise a single line."""
     if not sys.stderr.isatty():
         print(f"subpop: {what}", file=sys.stderr, flush=True)
         yield lambda done, total: None

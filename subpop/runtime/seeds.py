@@ -1,9 +1,9 @@
 """The random seeds of a cell's trials, each derived from what it is used for.
 
-Draws of poison and holdout rows derive from the cell's data, subpopulations and attack alone, so that all victims and
-defenses meet the same attacks. (The label rule `common` asks the victim's own model for the label.) The shuffle does not derive
-from the seed that a defense is given. `tests/seeds.csv` lists these seeds for every cell, so that no change of the code moves
-one unnoticed.
+Draws of poison and holdout rows depend on the cell's data, subpopulations and attack alone, so that all victims and defenses
+face the same attacks. (The label rule `common` takes the label from the victim's own model.) The shuffle does not depend on the
+seed that the defense gets. `tests/seeds.csv` lists these seeds for every cell, so that no change of the code alters one
+unnoticed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from subpop.types import Cell, Trial
 
 
 def derived_seed(*purpose: object) -> int:
-    """A 63-bit seed that belongs to one purpose: equal parts give equal seeds, anything else an unrelated one."""
+    """A 63-bit seed for one purpose: equal parts give equal seeds, different parts give unrelated seeds."""
     digest = hashlib.blake2b("\x1f".join(map(str, purpose)).encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
@@ -23,10 +23,10 @@ def derived_seed(*purpose: object) -> int:
 
 
 def draw_identity(cell: Cell) -> tuple[object, ...]:
-    """What random draws derive from: the cell's data, subpopulations and attack, whoever the victim and the defender are.
+    """What random draws depend on: the cell's data, subpopulations and attack, but neither its victim nor its defense.
 
-    Which subpopulations are attacked does not count, and rows that an attack moves begin as those that label flipping draws,
-    shuffled in the same way.
+    Which subpopulations are attacked is ignored. Attacks that move rows start from the rows that label flipping draws, and
+    their training sets are shuffled in the same way.
     """
     plain = cell.plain()
     chosen = {"n_attacked", "attacked_by"}
@@ -43,7 +43,7 @@ def poison_seed(cell: Cell, subpopulation: str, seed: int) -> int:
 
 
 def holdout_seed(cell: Cell, subpopulation: str, seed: int) -> int:
-    """The seed that draws the clean rows which a defender is handed."""
+    """The seed that draws the clean rows that a defense gets."""
     return derived_seed("holdout", draw_identity(cell), subpopulation, seed)
 
 
@@ -53,10 +53,10 @@ def shuffle_seed(cell: Cell, trial: Trial, secret: str = "") -> int:
 
 
 def defense_seed(cell: Cell, trial: Trial, secret: str = "") -> int:
-    """The seed that a trial's defense is given, below 2**32. secret: as for `shuffle_seed`."""
+    """The seed that a trial's defense gets, below 2**32. secret: as for `shuffle_seed`."""
     return derived_seed("defense", cell.defense, trial.subpopulation, trial.seed, secret) % 2**32
 
 
 def training_seed(cell: Cell, seed: int) -> int:
-    """The seed of a trial's victim, below 2**32: the same for the clean and the poisoned one, so that they are paired."""
+    """The seed of a trial's victim, below 2**32. The clean and the poisoned victim share it, so they form a pair."""
     return derived_seed("train", cell.dataset, cell.data.split, seed) % 2**32

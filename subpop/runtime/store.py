@@ -1,8 +1,9 @@
-"""The store: every trial, metric and array that a run leaves behind, in one SQLite file.
+"""The store: the trials, metrics and arrays of all runs, in one SQLite file.
 
-A chunk of trials is written in one transaction and never changed, so a run that was killed resumes by look-up. Arrays are
-blobs named by their content: equal arrays are kept once. A new suite adds metric names, never columns. Chunks, sets of arrays
-and records are verified at each reading: what is damaged is dropped, said in `notes`, and made again by whoever asks for it.
+A chunk of trials is written in one transaction and not modified afterwards, so a run that was killed resumes by looking up the
+finished chunks. Arrays are blobs addressed by their content, so equal arrays are stored once. A new suite adds metric names,
+never columns. Chunks, sets of arrays and records are verified on every read: damaged ones are deleted and reported in `notes`,
+and the caller computes them again.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ T = TypeVar("T")
 BUSY_SECONDS = 60.0
 ELSEWHERE = "name another file with --store"
 IMPLAUSIBLE = 1000
-"""No schema has this number: a flipped bit wrote it."""
+"""No schema will have a number this large: a larger one is the result of a flipped bit."""
 FIXES = {
     sqlite3.SQLITE_READONLY: "give write access to the file and its folder",
     sqlite3.SQLITE_CANTOPEN: "give write access to the file and its folder",
@@ -57,15 +58,16 @@ FIXES = {
     sqlite3.SQLITE_TOOBIG: "cut the array into parts",
 }
 DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT}
-"""What SQLite says of a damaged file; its constraints hold in every whole one."""
+"""SQLite's error codes for a damaged file. A violated constraint is one of them: an intact store violates none."""
 
 
 class Store:
     """One SQLite file, opened for reading and writing; safe under several threads and processes, and under kill -9.
 
-    Values come back as they went in: floats bit for bit (NaN as NaN), arrays with dtype and shape, C-contiguous and writable.
-    A damaged file is kept beside a new one that holds all that could be verified; `notes` names both. A file that is no store,
-    or one of a newer subpop, raises BadInput and is left as it is.
+    Values are returned exactly as they were stored: floats bit for bit (NaN as NaN), arrays with the same dtype and shape,
+    C-contiguous and writable. If the file is damaged, all that can be verified is copied to a new file, and the damaged one is
+    renamed; `notes` names both. A file that is not a store, or that a newer version of subpop wrote, raises BadInput and is not
+    changed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -83,13 +85,13 @@ class Store:
         self._open_or_rescue()
 
     def has_chunk(self, key: str) -> bool:
-        """Whether `get_chunk` would return trials: they are verified, the first time that a process asks."""
+        """Whether `get_chunk` would return trials. The first call for a key verifies them."""
         if key not in self._verified:
             return self.get_chunk(key) is not None
         return bool(self._in_transaction("BEGIN", lambda c: c.execute("SELECT 1 FROM chunks WHERE key = ?", (key,)).fetchone()))
 
     def get_chunk(self, key: str) -> list[TrialResult] | None:
-        """The trials of a chunk, in the order in which they were put; None if it was never finished, or is damaged."""
+        """The trials of a chunk, in the order in which they were stored; None if the chunk is missing or damaged."""
         rows = self._get(CHUNK, key)
         if rows is None:
             self._verified.discard(key)
@@ -98,19 +100,19 @@ class Store:
         return results_of(rows)
 
     def put_chunk(self, key: str, cell: Cell, results: Sequence[TrialResult], device: str, *, replace: bool = False) -> None:
-        """Keep the trials of a chunk, all or none; a chunk that is already there stays as it is, unless told to replace it."""
+        """Store the trials of a chunk atomically. An existing chunk is overwritten only if `replace` is true."""
         if not results:
             raise BadInput(f"chunk {key} of {cell.id} has no trials; put a chunk when its trials are finished")
         # Everything that takes time is done before the write lock is taken.
         self._put(CHUNK, (key,), rows_of(key, cell, results, device), replace)
 
     def get_arrays(self, key: str) -> dict[str, Array] | None:
-        """The arrays put under a key, by name, in the order in which they were put; None if there are none."""
+        """The arrays stored under a key, by name, in the order in which they were stored; None if there are none."""
         rows = self._get(ARRAYS, key)
         return None if rows is None else rows.arrays()
 
     def put_arrays(self, key: str, arrays: Mapping[str, Array], *, replace: bool = False) -> None:
-        """Keep arrays under a key, all or none; a key that is already there stays as it is, unless told to replace it."""
+        """Store arrays under a key atomically. Existing arrays are overwritten only if `replace` is true."""
         if not arrays:
             raise BadInput(f"no arrays to keep under {key}; give at least one")
         encoded = encode_all(arrays)
@@ -118,7 +120,7 @@ class Store:
         self._put(ARRAYS, (key,), ArraysRow(key, names, {blob[0]: blob for _, blob in encoded}), replace)
 
     def put_record(self, key: str, record: Mapping[str, Any], kind: str = "cell") -> None:
-        """Keep a record, plain JSON data, in place of the one before. kind `cell`: the last report of a cell."""
+        """Store a record (plain JSON data), replacing any previous one. Kind `cell` is the last report of a cell."""
         try:
             text = json.dumps(record)
         except (TypeError, ValueError) as error:
@@ -127,37 +129,37 @@ class Store:
         self._in_transaction("BEGIN IMMEDIATE", lambda connection: RECORD.insert(connection, row))
 
     def get_record(self, key: str, kind: str = "cell") -> Any:
-        """A record; None where there is none, or where it is damaged."""
+        """The record stored under a key; None if it is missing or damaged."""
         row = self._get(RECORD, kind, key)
         return None if row is None else json.loads(row.text)
 
     def costs(self) -> list[tuple[dict[str, Any], int, float, int]]:
-        """(cell, trials, seconds, fits) of every chunk, unverified: good for a guess of how long others will take."""
+        """(cell, trials, seconds, fits) of every chunk, unverified: only for estimating how long other cells will take."""
         costs = "cell, count(*), sum(seconds), sum(n_fits)"
         asked = f"SELECT {costs} FROM chunks JOIN trials ON trials.chunk = chunks.id GROUP BY chunks.id"
         rows = self._in_transaction("BEGIN", lambda c: c.execute(asked).fetchall())
         found = []
         for told, trials, seconds, fits in rows:
-            with contextlib.suppress(ValueError, TypeError):  # damage is told where a chunk is read
+            with contextlib.suppress(ValueError, TypeError):  # damage is reported when the chunk itself is read
                 cell, cost = json.loads(told), float(seconds)
                 if isinstance(cell, dict) and 0 <= cost < float("inf"):
                     found.append((cell, int(trials), cost, int(fits)))
         return found
 
     def records(self, kind: str = "cell") -> dict[str, Any]:
-        """All records of a kind, by key, sorted; of kind `cell`, the last report of every cell."""
+        """All records of a kind, sorted by key. Those of kind `cell` are the last reports of all cells."""
         names = "SELECT key FROM records WHERE kind = ? ORDER BY key"
         keys = self._in_transaction("BEGIN", lambda c: [row[0] for row in c.execute(names, (kind,))])
         found = {key: self.get_record(key, kind) for key in keys if is_text(key)}
         return {key: record for key, record in found.items() if record is not None}
 
     def untold_notes(self) -> list[str]:
-        """What happened to the file since this was last asked: damage that was found, and files that were set aside."""
+        """Notes added since the last call: damage that was found, and files that were renamed."""
         told, self._n_told = self._n_told, len(self.notes)
         return self.notes[told:]
 
     def close(self) -> None:
-        """Close the file; a second call does nothing."""
+        """Close the file. Closing it again does nothing."""
         self._connection.close()
 
     def __enter__(self) -> Store:
@@ -169,7 +171,7 @@ class Store:
     # --- verified reading and writing ---------------------------------------------------------------------------------
 
     def _get(self, item: Item, *key: str) -> Any:
-        """Verified rows of a key; what is damaged is dropped, so that whoever asks makes it again."""
+        """The verified rows of a key. Damaged rows are deleted, so that the caller computes them again."""
         try:
             return self._in_transaction("BEGIN", lambda connection: item.read(connection, *key))
         except Damaged as damage:
@@ -191,9 +193,9 @@ class Store:
         self._in_transaction("BEGIN IMMEDIATE", put)
 
     def _in_transaction(self, begin: str, work: Callable[[sqlite3.Connection], T]) -> T:
-        """One transaction, rolled back whatever goes wrong. `BEGIN IMMEDIATE` has the file's write lock from its start.
+        """Run `work` in one transaction, rolled back on any exception. `BEGIN IMMEDIATE` takes the write lock at once.
 
-        Where SQLite finds the file damaged, it is rescued and the work is done once more.
+        If SQLite finds the file damaged, the file is rescued and the transaction is run once more.
         """
         with self._lock:
             try:
@@ -227,7 +229,7 @@ class Store:
             self._rescue(damage)
 
     def _rescue(self, damage: _Corrupt) -> None:
-        """Go on with a new file that holds what could be verified; another process may have made it already."""
+        """Continue with a new file that has all that could be verified. Another process may have created it already."""
         self.close()
         try:
             if not looks_like_a_store(self.path):
@@ -248,7 +250,7 @@ class Store:
         self._open()
 
     def _open(self) -> None:
-        """Check whose file this is before anything in it is changed, then switch it to WAL and create what is missing."""
+        """Check that the file is a store before changing it, then switch it to WAL and create missing tables."""
         try:
             self._connect()
             self._check_and_create()
@@ -262,12 +264,12 @@ class Store:
         with _explained(self.path):
             self._connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         self._connection.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
-        with contextlib.suppress(FileNotFoundError):  # another process has just set it aside
+        with contextlib.suppress(FileNotFoundError):  # another process has just renamed it
             if looks_like_a_store(self.path) and has_damaged_header(self.path):
                 raise _Corrupt(self.path, "its header is not SQLite's")
 
     def _identity(self) -> tuple[int, int] | None:
-        """Which file lies at the store's path, None for none."""
+        """Device and inode of the file at the store's path; None if there is no file."""
         with contextlib.suppress(OSError):
             found = self.path.stat()
             return found.st_dev, found.st_ino
@@ -281,28 +283,28 @@ class Store:
                     self._select("PRAGMA journal_mode = WAL")
                     break
             except _Busy:
-                # The switch to WAL asks for the whole file without waiting its turn.
+                # The switch to WAL needs an exclusive lock and does not wait for it.
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.02)
             except BadInput:
                 if self._identity() == self._opened:
                     raise
-                self.close()  # another process has just set the file aside
+                self.close()  # another process has just renamed the file
                 self._connect()
         self._select("PRAGMA synchronous = NORMAL")
 
         def create(connection: sqlite3.Connection) -> None:
             if not connection.execute("PRAGMA user_version").fetchone()[0]:
                 create_tables(connection)
-            # SQLite opens a write-protected file without a word; this write fails now instead of after hours of training.
+            # SQLite opens a write-protected file without an error; this write fails now rather than after hours of training.
             connection.execute(f"PRAGMA user_version = {SCHEMA}")
 
         self._attempt("BEGIN IMMEDIATE", create)
 
     def _check(self) -> bool:
-        """Whether the file can be used as it is; one of an older schema is set aside first."""
-        # One statement is one snapshot: another process may be creating the tables at this moment.
+        """Whether the file can be used as it is; False after a file with an older schema has been renamed."""
+        # One statement reads one snapshot: another process may be creating the tables right now.
         tables = "(SELECT group_concat(sql, ';') FROM (SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY rowid))"
         columns = f"{tables}, application_id, user_version"
         statements, application, version = self._select(f"SELECT {columns} FROM pragma_application_id, pragma_user_version")[0]
@@ -323,7 +325,7 @@ class Store:
         return True
 
     def _set_aside(self, version: int) -> None:
-        """Keep the file of an older schema under another name, and begin a new one; another process may have done it already."""
+        """Rename a file with an older schema and start a new one. Another process may have done so already."""
         self.close()
         with contextlib.suppress(FileNotFoundError), only_one(self.path) as file:
             if os.path.samestat(file, self.path.stat()):
@@ -340,7 +342,7 @@ class Store:
 
 
 def _drop_damaged(connection: sqlite3.Connection, path: Path, item: Item, key: tuple[str, ...]) -> None:
-    """Delete rows that are still damaged: another process may have made them again. _Corrupt where an index is damaged too."""
+    """Delete rows unless another process has repaired them in the meantime. Raises _Corrupt if an index is damaged as well."""
     try:
         item.read(connection, *key)
     except Damaged:
@@ -351,7 +353,7 @@ def _drop_damaged(connection: sqlite3.Connection, path: Path, item: Item, key: t
 
 
 def _read_back(connection: sqlite3.Connection, path: Path, item: Item, key: tuple[str, ...]) -> None:
-    """An index out of order loses what is written through it."""
+    """Check that rows just written can be read: a damaged index may lose them."""
     try:
         found = item.read(connection, *key)
     except Damaged as damage:
@@ -361,11 +363,11 @@ def _read_back(connection: sqlite3.Connection, path: Path, item: Item, key: tupl
 
 
 class _Busy(BadInput):
-    """Another process holds the file."""
+    """Another process has locked the file."""
 
 
 class _Corrupt(BadInput):
-    """The file is damaged, or it is no store."""
+    """The file is damaged or is not a store."""
 
     def __init__(self, path: Path, what: object) -> None:
         self.what = " ".join(str(what).split()).encode("ascii", "backslashreplace").decode()
@@ -375,13 +377,13 @@ class _Corrupt(BadInput):
 
 @contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into ones that name the file and the fix."""
+    """Turn SQLite's errors into errors that name the file and suggest a fix."""
     try:
         yield
     except UnicodeDecodeError as error:  # SQLite's own message quotes damaged text
         raise _Corrupt(path, error) from error
     except sqlite3.Error as error:
-        # Extended codes keep the primary one in their lowest byte.
+        # The lowest byte of an extended code is the primary code.
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in DAMAGE:
             raise _Corrupt(path, error) from error

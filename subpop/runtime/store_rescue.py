@@ -1,7 +1,6 @@
-"""When the file of a store is damaged: what can be verified goes into a new file, and the old one is kept beside it.
+"""Rescue of a damaged store: all that can be verified is copied to a new file, and the damaged file is renamed.
 
-A chunk is copied where its digest proves every number in it. So what comes out is right or it is missing, and what is missing
-is trained again.
+A chunk is copied only if its digest matches. So the trials in the new file are correct, and missing ones are trained again.
 """
 
 from __future__ import annotations
@@ -20,16 +19,16 @@ from subpop.runtime.store_rows import ARRAYS, CHUNK, RECORD, TABLES, Damaged, It
 APPLICATION_ID = 0x73627070
 SCHEMA = 3
 OLDER = {1: "without digests that prove its numbers", 2: "whose keys name cells as no version after it does"}
-"""What is wrong with stores of earlier schemas."""
+"""Why stores with earlier schemas cannot be used."""
 UNREADABLE = (sqlite3.Error, Damaged, MemoryError, UnicodeError)
-"""What reading damaged rows raises; SQLite's messages may quote text that is none."""
+"""Exceptions that reading damaged rows raises; UnicodeError because SQLite's messages may quote invalid text."""
 PAGE = 4096
 CONSTANT = (slice(0, 18), slice(20, 24), slice(44, 48), slice(52, 60), slice(64, 68))
-"""Bytes of SQLite's header that are the same in every store: magic and page size, fractions, format, encoding, vacuum."""
+"""Bytes of SQLite's header that are equal in all stores: magic, page size, payload fractions, format, encoding, vacuum."""
 
 
 def create_tables(connection: sqlite3.Connection) -> None:
-    """Make an empty store; the caller holds a transaction."""
+    """Create the tables of an empty store, inside the caller's transaction."""
     for statement in TABLES:
         connection.execute(statement)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -37,14 +36,14 @@ def create_tables(connection: sqlite3.Connection) -> None:
 
 
 def looks_like_a_store(path: Path) -> bool:
-    """Whether the first page of a file, even a damaged one, is that of a store."""
+    """Whether the first page of a file, even if damaged, looks like that of a store."""
     with path.open("rb") as file:
         page = file.read(PAGE)
     return page[68:72] == APPLICATION_ID.to_bytes(4, "big") or b"CREATE TABLE chunks (id INTEGER PRIMARY KEY" in page
 
 
 def has_damaged_header(path: Path) -> bool:
-    """Whether the header of a store differs from that of a new one where all are the same; SQLite misreads such a file."""
+    """Whether the constant bytes of a store's header differ from those of a new store. SQLite would misread such a file."""
     with path.open("rb") as file:
         header = file.read(100)
     if not header:
@@ -54,7 +53,7 @@ def has_damaged_header(path: Path) -> bool:
 
 
 def set_aside(path: Path, label: str) -> Path:
-    """Rename a store and its log to `NAME.LABEL.sqlite`, or with a number where that is taken; returns the new path."""
+    """Rename a store and its log to `NAME.LABEL.sqlite`, with a number added if that name is taken; returns the new path."""
     kept = _free_name(path, label)
     os.link(path, kept)
     _move_log(path, kept)
@@ -63,23 +62,23 @@ def set_aside(path: Path, label: str) -> Path:
 
 
 def rescue(path: Path) -> tuple[Path, dict[str, int]]:
-    """Put a new store with all that can be verified in the place of a damaged one.
+    """Replace a damaged store by a new one with all that can be verified.
 
-    Returns where the damaged one is kept, and how many chunks, sets of arrays and records were copied.
+    Returns the new path of the damaged file, and how many chunks, sets of arrays and records were copied.
     """
     kept = _free_name(path, "damaged")
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
         new = Path(folder) / "new.sqlite"
         counts = _copy_verified(path, new)
         os.link(path, kept)
-        _move_log(path, kept)  # a new file must not meet the old log: SQLite would play it back
+        _move_log(path, kept)  # SQLite would replay the old log into the new file
         new.replace(path)
     return kept, counts
 
 
 @contextlib.contextmanager
 def only_one(path: Path) -> Iterator[os.stat_result]:
-    """Let one process at a time move a file; the file's identity, which tells whether another was quicker."""
+    """Lock a file while it is being renamed; yields its stat, which shows whether another process has replaced it already."""
     with path.open("rb") as file:
         with contextlib.suppress(OSError):  # some network disks have no locks
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -98,7 +97,7 @@ def _move_log(path: Path, kept: Path) -> None:
 
 
 def _copy_verified(path: Path, new: Path) -> dict[str, int]:
-    """Copy what is whole, read from copies of the file: as it is, and with its first page made anew."""
+    """Copy all that can be verified, from two copies of the file: an exact one, and one with its first page rebuilt."""
     with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as target:
         target.execute("BEGIN")
         create_tables(target)
@@ -127,7 +126,7 @@ def _copy_items(source: sqlite3.Connection, target: sqlite3.Connection, item: It
 
 
 def _keys(source: sqlite3.Connection, item: Item) -> set[tuple[str, ...]]:
-    """Every key that the table or its index still names: each way of reading stops at another damaged page."""
+    """All keys that can still be read from the table or its index. Each order of reading stops at a different damaged page."""
     keys: set[tuple[str, ...]] = set()
     columns = ", ".join(item.columns)
     for order in ("rowid", "rowid DESC", columns, ", ".join(f"{column} DESC" for column in item.columns)):
@@ -143,7 +142,7 @@ def _tolerant(text: bytes) -> str:
 
 
 def _with_new_first_page(path: Path, copy: Path) -> None:
-    """A copy with the first page of an empty store: its tables begin at the same pages in every store."""
+    """Write a copy with the first page of an empty store; tables begin at the same pages in every store."""
     content = bytearray(path.read_bytes())
     page = bytearray(_first_page())
     page[28:32] = (len(content) // PAGE).to_bytes(4, "big")

@@ -1,7 +1,7 @@
-"""What the tables of a store hold, and the digests that prove it: rows are verified whole before anything is made of them.
+"""Rows of the tables of a store, and the digests by which they are verified before use.
 
-A digest covers all that belongs to one chunk of trials, one set of arrays or one record, its key included. Reading raises
-Damaged where a digest does not fit: whatever was flipped, lost or swapped, no other number comes back.
+A digest covers all rows of one chunk of trials, one set of arrays or one record, including its key. If it does not match,
+reading raises Damaged, so flipped, lost or swapped values are never returned.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from subpop.runtime.blobs import Blob, decode, encode_all, is_intact
 from subpop.runtime.fingerprint import versions
 from subpop.types import Array, BadInput, Cell, Trial, TrialResult
 
-# `metrics.value` has no declared type: as REAL, SQLite would write -0.0 as the integer 0. It keeps NaN as NULL.
+# `metrics.value` has no declared type: as REAL, SQLite would write -0.0 as the integer 0. NaN is stored as NULL.
 TABLES = (
     "CREATE TABLE chunks (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, cell TEXT NOT NULL, n_trials INTEGER NOT NULL, "
     "device TEXT NOT NULL, created TEXT NOT NULL, versions TEXT NOT NULL, digest TEXT NOT NULL)",
@@ -39,11 +39,11 @@ TABLES = (
 
 
 class Damaged(Exception):
-    """Rows of a chunk, a set of arrays or a record are not what was written."""
+    """Rows of a chunk, a set of arrays or a record differ from what was written."""
 
 
 class TrialRow(NamedTuple):
-    """One trial as it is written: metrics as (name, value or None for NaN), arrays as (name, hash of the blob)."""
+    """One trial as stored: metrics as (name, value or None for NaN), arrays as (name, hash of the blob)."""
 
     subpopulation: str
     seed: int
@@ -56,7 +56,7 @@ class TrialRow(NamedTuple):
 
 @dataclass(frozen=True)
 class ChunkRows:
-    """All rows of one chunk. cell, versions: JSON; blobs: those that the trials name, by hash."""
+    """All rows of one chunk. cell, versions: JSON; blobs: the blobs of the trials' arrays, by hash."""
 
     key: str
     cell: str
@@ -76,12 +76,12 @@ class ChunkRows:
 
 
 def digest_of(*parts: object) -> str:
-    """SHA-256 of plain values, in order; a value that SQLite returns in another type counts as another value."""
+    """SHA-256 of plain values, in order. Values of different types differ, so a type that SQLite changed is noticed."""
     return hashlib.sha256(json.dumps(parts, default=repr).encode()).hexdigest()
 
 
 def is_text(value: object) -> bool:
-    """Whether a value is text that can have been written; other bytes come back as lone surrogates."""
+    """Whether a value is valid, non-empty text; invalid bytes are read as lone surrogates."""
     try:
         return bool(value.encode("utf-8")) if isinstance(value, str) else False
     except UnicodeEncodeError:
@@ -102,7 +102,7 @@ def now() -> str:
 
 
 def rows_of(key: str, cell: Cell, results: Sequence[TrialResult], device: str) -> ChunkRows:
-    """The rows of a chunk's trials; BadInput where something in them cannot be kept."""
+    """The rows of a chunk's trials. Raises BadInput for values that cannot be stored."""
     trials: list[TrialRow] = []
     blobs: dict[str, Blob] = {}
     for result in results:
@@ -138,7 +138,7 @@ def results_of(chunk: ChunkRows) -> list[TrialResult]:
 
 
 def insert_chunk(connection: sqlite3.Connection, chunk: ChunkRows) -> None:
-    """Write the rows of a chunk whose key is not there yet."""
+    """Write the rows of a chunk whose key is not in the store yet."""
     about = (chunk.key, chunk.cell, len(chunk.trials), chunk.device, chunk.created, chunk.versions, chunk.digest)
     number = connection.execute("INSERT INTO chunks VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)", about).lastrowid
     insert_blobs(connection, chunk.blobs.values())
@@ -150,7 +150,7 @@ def insert_chunk(connection: sqlite3.Connection, chunk: ChunkRows) -> None:
 
 
 def read_chunk(connection: sqlite3.Connection, key: str) -> ChunkRows | None:
-    """The verified rows of a chunk; None where there is none."""
+    """The verified rows of a chunk; None if there is none."""
     columns = "id, cell, device, created, versions, n_trials, digest"
     found = connection.execute(f"SELECT {columns} FROM chunks WHERE key = ?", (key,)).fetchone()
     if found is None:
@@ -183,7 +183,7 @@ def _by_trial(rows: Iterable[Any]) -> dict[int, list[tuple[Any, Any]]]:
 
 
 def delete_chunk(connection: sqlite3.Connection, key: str) -> None:
-    """Delete every row of a chunk but its blobs, which others may share."""
+    """Delete all rows of a chunk except its blobs, which other chunks may share."""
     for (chunk,) in connection.execute("SELECT id FROM chunks WHERE key = ?", (key,)).fetchall():
         for table in ("metrics", "trial_arrays"):
             connection.execute(f"DELETE FROM {table} WHERE trial IN (SELECT id FROM trials WHERE chunk = ?)", (chunk,))
@@ -195,7 +195,7 @@ def delete_chunk(connection: sqlite3.Connection, key: str) -> None:
 
 
 def insert_blobs(connection: sqlite3.Connection, blobs: Iterable[Blob]) -> None:
-    """Write blobs that are not there, and mend those that are there but damaged."""
+    """Write missing blobs, and overwrite damaged ones."""
     mend = ", ".join(f"{column} = excluded.{column}" for column in ("dtype", "shape", "codec", "bytes"))
     differs = "(dtype, shape, codec, bytes) IS NOT (excluded.dtype, excluded.shape, excluded.codec, excluded.bytes)"
     conflict = f"ON CONFLICT (sha) DO UPDATE SET {mend} WHERE {differs}"
@@ -203,7 +203,7 @@ def insert_blobs(connection: sqlite3.Connection, blobs: Iterable[Blob]) -> None:
 
 
 def read_blobs(connection: sqlite3.Connection, names: Iterable[str]) -> dict[str, Blob]:
-    """Intact blobs by hash; Damaged where one is not."""
+    """Blobs by hash. Raises Damaged if one is missing or damaged."""
     blobs: dict[str, Blob] = {}
     for sha in dict.fromkeys(names):
         row = connection.execute("SELECT dtype, shape, codec, bytes FROM blobs WHERE sha = ?", (sha,)).fetchone()
@@ -226,14 +226,14 @@ class ArraysRow:
 
 
 def insert_arrays(connection: sqlite3.Connection, row: ArraysRow) -> None:
-    """Write a set of arrays whose key is not there yet."""
+    """Write a set of arrays whose key is not in the store yet."""
     insert_blobs(connection, row.blobs.values())
     text = json.dumps(row.names)
     connection.execute("INSERT INTO array_sets VALUES (?, ?, ?)", (row.key, text, digest_of("arrays", row.key, text)))
 
 
 def read_arrays(connection: sqlite3.Connection, key: str) -> ArraysRow | None:
-    """A verified set of arrays; None where there is none."""
+    """A verified set of arrays; None if there is none."""
     found = connection.execute("SELECT arrays, digest FROM array_sets WHERE key = ?", (key,)).fetchone()
     if found is None:
         return None
@@ -249,7 +249,7 @@ def delete_arrays(connection: sqlite3.Connection, key: str) -> None:
 
 @dataclass(frozen=True)
 class RecordRow:
-    """A record: JSON, and when it was written."""
+    """A record as JSON, with the time at which it was written."""
 
     kind: str
     key: str
@@ -262,13 +262,13 @@ class RecordRow:
 
 
 def insert_record(connection: sqlite3.Connection, row: RecordRow) -> None:
-    """Write a record in place of the one before."""
+    """Write a record, replacing any previous one."""
     values = (row.kind, row.key, row.text, row.updated, row.digest)
     connection.execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?)", values)
 
 
 def read_record(connection: sqlite3.Connection, kind: str, key: str) -> RecordRow | None:
-    """A verified record; None where there is none."""
+    """A verified record; None if there is none."""
     where = "WHERE kind = ? AND key = ?"
     found = connection.execute(f"SELECT record, updated, digest FROM records {where}", (kind, key)).fetchone()
     if found is None:
@@ -284,7 +284,7 @@ def delete_record(connection: sqlite3.Connection, kind: str, key: str) -> None:
 
 
 class Item(NamedTuple):
-    """How one sort of content is found by its key, verified, written and dropped."""
+    """How one kind of content is read and verified, written and deleted by its key."""
 
     words: str
     table: str

@@ -1,4 +1,4 @@
-"""Kernels of numpy, scipy and scikit-learn held to one thread: their bits must not depend on the machine's cores."""
+"""Limiting the kernels of numpy, scipy and scikit-learn to one thread, so that results do not depend on the number of cores."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ _ONE_CALL = threading.Lock()
 
 
 def one_thread(user_api: str | None = None) -> Any:
-    """A context in which kernels of every library in the process run on one thread; user_api "blas": those of BLAS alone."""
+    """A context in which the kernels of all loaded libraries run on one thread; with user_api "blas", only those of BLAS."""
     return _libraries(len(sys.modules)).limit(limits=1, user_api=user_api)
 
 
 @lru_cache(maxsize=1)
 def _libraries(n_modules: int) -> ThreadpoolController:
-    """The libraries that are loaded, looked for again after an import: looking costs a millisecond or ten each time."""
+    """The loaded libraries, searched again only after an import: each search takes a millisecond to ten."""
     return ThreadpoolController()
 
 
 class Mapped(Protocol):
-    """Like `map`: results in order, as they come."""
+    """Like `map`: yields results in order."""
 
     def __call__(self, work: Callable[[Part], Found], parts: Iterable[Part], /) -> Iterator[Found]: ...
 
 
 @contextmanager
 def on_cores(n_parts: int, threaded: bool) -> Iterator[Mapped]:
-    """A `map` over the cores that torch may use inside the block, a thread with single-threaded kernels each.
+    """A `map` over the cores that torch may use, with one thread per core whose kernels are single-threaded.
 
-    No core waits for another within a part, which a loaded machine makes expensive, and bits do not depend on the number of
-    cores. not threaded: the plain `map`, for a GPU.
+    No core waits for another within a part, which would be slow on a busy machine, and results do not depend on the number of
+    cores. If not threaded, it is the built-in `map`, for a GPU.
     """
     if not threaded:
         yield map
@@ -57,7 +57,7 @@ def on_cores(n_parts: int, threaded: bool) -> Iterator[Mapped]:
 
 @contextmanager
 def in_one_thread() -> Iterator[None]:
-    """BLAS and torch held to one thread: what all parts share has the same bits in a worker that has one."""
+    """Limit BLAS and torch to one thread, so that results are bit-identical to those of a worker with one thread."""
     import torch
 
     with _ONE_CALL, one_thread("blas"):

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written in UTF-8 under a name of their own, then moved into place."""
+"""Atomic writing of files: they are written under a temporary name and then renamed."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace a file by this content in one step: a reader, or a kill at any moment, finds the old file or the new one.
+    """Replace a file by this content in one step: after a kill, and for any reader, it is the old file or the new one.
 
-    Text becomes UTF-8 whatever the locale, with line ends as they are.
+    Text is encoded as UTF-8 whatever the locale, with line ends unchanged.
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     try:
