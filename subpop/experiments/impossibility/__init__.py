@@ -1,4 +1,4 @@
-"""The impossibility suite: damage of local and global learners against alpha, and the two worlds that nobody can tell apart."""
+"""The impossibility suite: damage of local and global learners against alpha, and two indistinguishable worlds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from subpop.types import Cell, CellResult
 
 
 def measure_impossibility(cell: Cell, experiment: Experiment) -> CellResult:
-    """The numbers of one cell: of two worlds where the cell names `worlds`, else of a point of a curve."""
+    """The numbers of one cell: of the two worlds if the cell sets `worlds`, otherwise of one point of a curve."""
     started = time.perf_counter()
     runner = Runner.of(cell, experiment)
     if cell.two_worlds.worlds:

@@ -1,13 +1,13 @@
-"""Local learners: what they say of a row depends on the training rows of its own subpopulation only, whose support they know.
+"""Local learners: the prediction for a row depends only on the training rows of its subpopulation, whose support is known.
 
-`cell_majority` counts the labels of each cell (the rows nearest to a component's centre); `cell_histogram` is the same rule by
-other code: a histogram a class over bins on coordinates, each of which holds one component; `knn_1` and `knn_7` are nearest
-neighbours, which lie in a row's own cell wherever cells are far apart. Their features are the cell, one-hot: all that a local
-learner may tell a defense of a row beside its label shares.
+`cell_majority` counts the labels in each cell (the rows nearest to a component's centre). `cell_histogram` is the same rule
+implemented independently: one histogram per class over bins of the coordinates, each of which contains one component. `knn_1`
+and `knn_7` are nearest neighbours, which are in a row's own cell if cells are far apart. The features of all of them are the
+one-hot cell, the only information about a row, apart from its label shares, that a local learner may give to a defense.
 
 *Source*: the learners of the impossibility argument: a mixture of subpopulations with disjoint, known supports.
-*Deviations*: where labels tie, and in a cell without rows, the lowest class is predicted. k-NN of rows with equal distances
-goes by the order of rows, in which poison stands last: it is used on distinct rows of continuous data, which have no ties.
+*Deviations*: if labels tie, and in a cell without rows, the lowest class is predicted. k-NN breaks ties of equal distances by
+the order of rows, with poison last; it is only used on distinct rows of continuous data, which have no such ties.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from subpop.victims import make_victim
 
 Matrix = NDArray[np.float64]
 CLEAR = 4.5
-"""Standard deviations of a component between its centre and the next edge of a bin, at least."""
+"""Minimum distance from a component's centre to the nearest edge of its bin, in standard deviations of the component."""
 
 
 class Supports(Protocol):
-    """A rule that names the cell of each row, without a look at labels. n_cells: how many there are."""
+    """A rule that assigns each row to a cell without using labels. n_cells: the number of cells."""
 
     @property
     def n_cells(self) -> int: ...
@@ -63,7 +63,7 @@ class Bins:
 
     @classmethod
     def around(cls, centres: Matrix, clear: float = CLEAR) -> Bins:
-        """Bins that hold one centre each, cut half-way along the coordinates on which no row strays over an edge."""
+        """Bins with one centre each, split half-way between centres, along the coordinates on which centres are far apart."""
         edges = {}
         for axis, column in enumerate(centres.T):
             values = np.unique(column)
@@ -117,7 +117,7 @@ def one_hot(supports: Supports, x: Array) -> Floats:
 
 
 def _shares(counts: Matrix) -> Floats:
-    """Counts (n_cells, C) as shares of a cell."""
+    """Counts (n_cells, C) as shares of each cell's total; equal shares in an empty cell."""
     totals = counts.sum(axis=1, keepdims=True)
     equal = np.full_like(counts, 1 / counts.shape[1])
     return np.asarray(np.divide(counts, totals, out=equal, where=totals > 0), dtype=np.float32)
@@ -146,7 +146,7 @@ class CellMajority:
 
 
 class CellHistogram:
-    """The class whose histogram is highest in a bin."""
+    """The class whose histogram is highest in the row's bin."""
 
     exact = True
 
@@ -180,7 +180,7 @@ class NeighbourModel:
 
 
 class NearestNeighbours:
-    """k-NN, each neighbour one vote; k is lowered to the number of rows where there are fewer."""
+    """Unweighted k-NN; k is reduced to the number of rows if there are fewer."""
 
     exact = True
 
@@ -188,7 +188,7 @@ class NearestNeighbours:
         self._cells, self._k = NearestCentre(centres), k
 
     def fit_many(self, jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:
-        """Refuses weights: a vote counts once."""
+        """Raises BadInput for jobs with weights, since every neighbour has one vote."""
         if any(job.weights is not None for job in jobs):
             raise BadInput("k-NN takes no weights; repeat or leave out rows instead")
         return [self._fit(job) for job in jobs]
@@ -210,7 +210,7 @@ LOCAL: Mapping[str, Callable[[Matrix], Victim]] = {
 
 
 def make_learner(name: str, dataset: str, device: str = "cpu") -> Victim:
-    """A local learner on the known supports of a mixture, or any victim by its name."""
+    """A local learner that knows the supports of a mixture, or any registered victim, by name."""
     if name not in LOCAL:
         return make_victim(name, device)
     if dataset not in SPECS:

@@ -1,4 +1,4 @@
-"""A cell of the two worlds, measured: independent draws of either world, or draws paired by swapping the halves."""
+"""Measuring a cell of the two worlds: independent draws of each world, or draws paired by swapping the halves."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from subpop.harness.batching import DefenseError
 from subpop.types import Array, BadInput, Bools, CellResult, Number, Trial
 
 TIE_BREAKS = 60
-"""Draws of a pair in which equal scores decide, at least: a mean of so many 0s and 1s in either world has an error below .1."""
+"""Minimum number of draws if ties of scores decide: the mean of this many 0s and 1s has a standard error below .1."""
 
 
 @dataclass(frozen=True, eq=False)
 class Draw:
-    """One training set of one world. scored: (n_test,) bool test rows of F whose errors count."""
+    """One training set of one world. scored: (n_test,) bool, the test rows of F whose errors are counted."""
 
     world: int
     stage: Stage
@@ -42,10 +42,10 @@ class Draw:
 
 
 def measure_worlds(runner: Runner) -> CellResult:
-    """Errors on F in both worlds, and their sum; a pair of defense and learner that cannot run says why in its notes.
+    """Errors on F in both worlds, and their sum. If the defense cannot run on the learner, the notes give the reason.
 
-    Where a defense says that equal scores decided, each draw is a tie-break at random: there are at least TIE_BREAKS of them,
-    and the number `tied` is the share of draws that had a tie.
+    If a defense reports that ties of scores decided its result, each draw breaks them at random: then there are at least
+    TIE_BREAKS draws, and the number `tied` is the fraction of draws with a tie.
     """
     cell = runner.cell
     kind = cell.two_worlds.worlds or "independent"
@@ -71,7 +71,7 @@ def measure_worlds(runner: Runner) -> CellResult:
 
 
 class Found(NamedTuple):
-    """What defenses did on the draws. errors: (2, n) on F, world by draw; tied: (2, n) whether equal scores decided."""
+    """Results on the draws. errors: (2, n) on F, by world and draw; tied: (2, n) whether ties of scores decided."""
 
     errors: Array
     tied: Bools
@@ -91,7 +91,7 @@ def errors_of(runner: Runner, draws: list[Draw]) -> Found:
 
 
 def independent_draws(runner: Runner) -> list[Draw]:
-    """`n_seeds` draws of either world, no two of which share a seed."""
+    """`n_seeds` draws of each world, all with different seeds."""
     ground, draws = _ground(runner), []
     for seed in range(len(WORLDS) * runner.cell.n_seeds):
         world = WORLDS[seed % len(WORLDS)]
@@ -100,7 +100,7 @@ def independent_draws(runner: Runner) -> list[Draw]:
 
 
 def paired_draws(runner: Runner) -> list[Draw]:
-    """`n_seeds` draws of world 0, each followed by world 1 with the halves swapped and all that is random alike."""
+    """`n_seeds` draws of world 0, each followed by world 1 with the halves swapped and the same randomness."""
     ground, draws = _ground(runner), []
     for seed in range(runner.cell.n_seeds):
         division = ground.division(seed)
@@ -116,7 +116,7 @@ KINDS: Mapping[str, Callable[[Runner], list[Draw]]] = {"independent": independen
 
 
 def _ground(runner: Runner) -> Ground:
-    """The cell's subpopulation (by default the first that is attacked) and the numbers of its rows."""
+    """The cell's subpopulation (by default the first attacked one) with the rows from which both worlds are built."""
     cell, base = runner.cell, runner.stage
     name = cell.two_worlds.target or base.attacked[0]
     if name not in base.partition.names:
@@ -147,7 +147,7 @@ def _told(runner: Runner) -> str:
 
 
 def _sums(errors: Array, exact: bool) -> list[Number]:
-    """Every draw is a draw at random, so each mean is held to its standard error even where the learner is exact."""
+    """Mean errors of random draws. Even for an exact learner, the tolerance of each mean is its standard error."""
     found = Errors.of(errors)
     worlds = [
         _mean(f"error_world_{world}", mean, std, found.n, exact)
@@ -158,7 +158,7 @@ def _sums(errors: Array, exact: bool) -> list[Number]:
 
 
 def _mean(metric: str, value: float, std: float, n: int, exact: bool) -> Number:
-    """A mean of n draws of deviation std. Learners that draw again have that deviation from run to run as well."""
+    """A mean of n draws with deviation `std`. For a stochastic learner, runs vary by that deviation as well."""
     std_error = std / n**0.5
     return Number(metric, value, std_error, tolerance=std_error) if exact else Number(metric, value, std_error, std=std)
 
@@ -167,7 +167,7 @@ def _paired_sums(found: Found, draws: list[Draw]) -> list[Number]:
     sums, pairs = found.errors.sum(axis=0), zip(draws[::2], draws[1::2], strict=True)
     identical = [same_for_the_defender(first.prepared, second.prepared) for first, second in pairs]
     worlds = [Number(f"error_world_{world}", float(found.errors[world].mean())) for world in WORLDS]
-    if found.tied.any():  # only then does chance decide, in each draw anew
+    if found.tied.any():  # only then is a draw's result random
         worlds = [number for number in _sums(found.errors, exact=True) if number.metric in {own.metric for own in worlds}]
     extremes = [Number("error_sum_min", float(sums.min())), Number("error_sum_max", float(sums.max()))]
     return [*extremes, *worlds, Number("identical_share", float(np.mean(identical)))]

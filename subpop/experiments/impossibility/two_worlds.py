@@ -1,14 +1,14 @@
-"""Two worlds that no learner can tell apart: why nothing without clean labels of a subpopulation can be defended.
+"""Two worlds that no learner can distinguish: why a subpopulation cannot be defended without clean labels for it.
 
-2m distinct rows of a subpopulation F are divided at random into halves A and B. World 0: D holds A with labels y, the poison is
-B with 1 - y, and F's test rows are labelled y. World 1: D holds A with 1 - y, the poison is B with y, tests are labelled 1 - y.
-All else is equal. Swapping A and B maps one training set onto the other, so if nothing that is told reveals the world (as many
-clean rows as poison rows, none of them twice, in random order), every learner and defense has errors on F that sum to 1 over the
-two worlds in expectation: at least 1/2 in one of them. The harness builds both worlds by its own means (`prepare`: poison,
-shuffle, what is told), so that a sum far from 1 says that it leaks.
+2m distinct rows of a subpopulation F are divided at random into halves A and B. In world 0, D contains A with labels y, the
+poison is B with labels 1 - y, and F's test rows have labels y. In world 1, D contains A with 1 - y, the poison is B with y, and
+the test labels are 1 - y. All else is equal. Swapping A and B maps one training set onto the other. So if the side information
+does not reveal the world (there are as many clean rows as poison rows, without duplicates, in random order), the expected errors
+on F of any learner and defense sum to 1 over the two worlds, and at least one of them is 1/2 or more. Both worlds are built by
+the harness itself (`prepare`: poison, shuffle, side information), so a sum far from 1 means that the harness leaks.
 
 *Source*: the paper's impossibility claim, in the exact form for any learner; nothing is claimed at another alpha.
-*Deviations*: F is a subpopulation known beforehand, as the argument asks. D keeps m rows of every other subpopulation.
+*Deviations*: F is known beforehand, as the argument assumes. D also contains m rows of every other subpopulation.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WORLDS = (0, 1)
 
 @dataclass(frozen=True, eq=False)
 class Ground:
-    """What both worlds are built from: pool rows of F, twice as many as D gets of it, and the rest of D."""
+    """The rows from which both worlds are built: rows of F, twice as many as D contains, and the rest of D."""
 
     base: Stage
     name: str
@@ -54,7 +54,7 @@ class Ground:
         return generator.permutation(self.target)
 
     def world(self, world: int, division: Ints) -> Stage:
-        """The stage of one world: in D the rest and A, in D_aux B, all of F with the labels that are true in this world."""
+        """The stage of one world: D contains the rest and A, D_aux contains B, and all of F has this world's true labels."""
         base, rows = self.base, np.concatenate([self.rest, division])
         n_train = len(self.rest) + len(division) // 2
         y = np.array(base.pool.y[rows])
@@ -82,12 +82,12 @@ class Ground:
 
 
 def origin_of(stage: Stage, prepared: Prepared) -> Ints:
-    """(n,) rows of the data set that a trial's training rows come from."""
+    """(n,) for each training row of a trial, its row of the data set."""
     return np.concatenate([stage.data.splits.train, stage.data.splits.aux])[prepared.rows]
 
 
 def in_order_of(stage: Stage, prepared: Prepared, origins: Ints) -> Prepared:
-    """The same trial with its rows in another random order: that of the other world, since the order is drawn in both alike."""
+    """The same trial with its rows in the order of `origins`, the random order that was drawn for the other world."""
     place = np.argsort(origin_of(stage, prepared), kind="stable")
     order = place[np.argsort(np.argsort(origins, kind="stable"), kind="stable")]
     task, rows = prepared.task, prepared.rows[order]
@@ -104,7 +104,7 @@ def in_order_of(stage: Stage, prepared: Prepared, origins: Ints) -> Prepared:
 
 
 def same_for_the_defender(first: Prepared, second: Prepared) -> bool:
-    """Whether all that a defense is handed is equal to the bit: rows and labels in their order, what it is told, its seed."""
+    """Whether all inputs of the defense are bit-identical: rows and labels in order, side information, and its seed."""
     return all(np.array_equal(one, two) for one, two in zip(_handed_out(first), _handed_out(second), strict=True))
 
 
@@ -119,7 +119,7 @@ def _handed_out(prepared: Prepared) -> list[Array]:
 
 
 def error_on(stage: Stage, scored: Bools, predicted: Ints) -> float:
-    """Share of wrong predictions, (n_scored,), on the test rows of F where `scored`, (n_test,) bool."""
+    """Error rate of `predicted`, (n_scored,), on the test rows of F selected by `scored`, (n_test,) bool."""
     return float((predicted != stage.data.test_y[scored]).mean())
 
 
@@ -128,7 +128,7 @@ def error_on(stage: Stage, scored: Bools, predicted: Ints) -> float:
 
 @dataclass(frozen=True)
 class Errors:
-    """Mean errors on F over independent draws. std: sample deviation of a draw; n: draws a world."""
+    """Mean errors on F over independent draws. std: sample deviation of one draw; n: draws per world."""
 
     means: tuple[float, float]
     stds: tuple[float, float]
@@ -136,7 +136,7 @@ class Errors:
 
     @classmethod
     def of(cls, errors: Array) -> Errors:
-        """errors: (2, n) of the two worlds."""
+        """Summarise errors, (2, n), of the two worlds."""
         means, stds = errors.mean(axis=1), errors.std(axis=1, ddof=1)
         return cls((float(means[0]), float(means[1])), (float(stds[0]), float(stds[1])), errors.shape[1])
 
@@ -146,7 +146,7 @@ class Errors:
 
     @property
     def std(self) -> float:
-        """Of the sum of a draw in each world."""
+        """Deviation of the sum of one draw in each world."""
         return float(np.hypot(*self.stds))
 
     @property
@@ -155,17 +155,17 @@ class Errors:
 
 
 def distance_allowed(std_error: float, n: int, n_pairs: int, false_alarm: float = 0.05) -> float:
-    """How far from 1 a sum of errors may lie if all is well: for n draws a world, in one of n_pairs checks."""
+    """How far from 1 a sum of errors may be without a leak, for n draws per world, in one of n_pairs checks."""
     from scipy.stats import t
 
     return float(t.ppf(1 - false_alarm / n_pairs / 2, n - 1)) * std_error + 1e-9
 
 
-# --- a defense that labels of F would help --------------------------------------------------------------------------------
+# --- a defense that clean labels of F would help --------------------------------------------------------------------------
 
 
 def agrees_with_holdout(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) -> Defended:
-    """Keep the rows whose label is that of the nearest row of the clean holdout."""
+    """Keep the rows whose label agrees with that of the nearest row of the clean holdout."""
     holdout = know.clean_holdout
     if holdout is None or not len(holdout):
         raise BadInput("agrees_with_holdout must be told clean_holdout, at least one clean row; grant it in the cell's knowledge")
@@ -179,11 +179,11 @@ def agrees_with_holdout(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: 
 agrees_with_holdout.needs = {"clean_holdout"}  # type: ignore[attr-defined]
 
 OWN_DEFENSES: Mapping[str, Defense] = {"agrees_with_holdout": agrees_with_holdout}
-"""Defenses of this suite: one that could use labels of F, if it were told any."""
+"""Defenses of this suite only: one that could use clean labels of F if it had any."""
 
 
 def told_target(stage: Stage, prepared: Prepared, name: str) -> tuple[Prepared, Bools]:
-    """The same trial with every second test row of F in the clean holdout, and which test rows of F are left to score."""
+    """The same trial with every second test row of F in the clean holdout, and the mask of the other test rows of F."""
     members = np.flatnonzero(stage.test_members(name))
     given = np.zeros(len(stage.data.test_y), bool)
     given[members[::2]] = True

@@ -1,7 +1,7 @@
-"""Trials of several training sets in one wave: the harness's own steps, without its store.
+"""Trials with different training sets in one wave, run with the steps of the harness but without its store.
 
-Draws of the two worlds have a pool each. Their victims are trained as one fleet all the same: the rows of every job are moved,
-in the order in which the harness hands them to a victim, into one pool that holds them all.
+Each draw of the two worlds has its own pool. To train their victims as one fleet nevertheless, the rows of all jobs are copied,
+in the order in which the harness passes them to a victim, into one common pool.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from subpop.types import Array, BadInput, Bools, Cell, Defense, FleetJob, Model,
 
 
 def gathered(jobs: Sequence[FleetJob]) -> list[FleetJob]:
-    """The same training sets, row by row, as jobs of one pool in which each has rows of its own."""
+    """The same training sets as jobs of one pool, in which each job has its own copies of its rows."""
     x, y = np.concatenate([job.x for job in jobs]), np.concatenate([job.y for job in jobs])
     pool = Pool(x, y, len(jobs[0]), jobs[0].pool.n_classes)
     ends = np.cumsum([len(job) for job in jobs])
@@ -57,7 +57,7 @@ class Runner:
 
     @property
     def needs(self) -> frozenset[str]:
-        """What the defense is told beside its training set."""
+        """The side information that the defense needs."""
         return self.experiment.needs(self.cell)
 
     def run(

@@ -1,7 +1,7 @@
-"""Certificates of all test rows at all noise levels, factorisation included, against one row and one level at a time.
+"""Speed of certifying all test rows at all noise levels, factorisation included, against one row and one level at a time.
 
-The other side is given the factorisation and minimises the same bound with scipy, on every 50th row; the ratio is of seconds a
-row.
+The one-at-a-time side gets the factorisation for free and minimises the same bound with scipy, on every 50th row. The ratio
+compares seconds per row.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EVERY = 50
 
 
 def certificate(cell: Cell, stage: Stage) -> tuple[list[Number], int]:
-    """Seconds for the whole test set, their ratio to one at a time, and how far the bounds are apart."""
+    """Seconds for the whole test set, their ratio to one at a time, and how many radii differ."""
     data = stage.data
     train = TrainingSet.of(data.pool.x[: data.pool.n_train], data.pool.y[: data.pool.n_train])
     model = _ridge(train)

@@ -1,4 +1,4 @@
-"""A defense over a whole cell: through the batching `fit`, and one trial after another with the same solver."""
+"""Speed of a defense on all trials of a cell: with the batching `fit`, against one trial after another."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from subpop.victims import make_victim
 
 
 def trim(cell: Cell, stage: Stage) -> tuple[list[Number], int]:
-    """TRIM over all trials of a cell, through the batching `fit` and one trial after another, with the same solver."""
+    """TRIM on all trials of a cell, with the batching `fit` and one trial after another, with the same solver."""
     victim = make_victim(cell.victim)
     tasks = [_task(stage, job) for seed in range(cell.n_seeds) for job, _ in attacks(cell, stage, seed, (cell.rate,))]
     victim.fit_many([stage.pool.clean_job()], [0])  # both sides start from the clean optimum

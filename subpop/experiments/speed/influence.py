@@ -1,8 +1,8 @@
-"""Training-set attacks of many target sets as one batch, against one attack at a time with a top layer fitted anew.
+"""Speed of training-set attacks on many target sets in one batch, against one attack at a time with a newly fitted top layer.
 
-Timed in turn in one run: iterations of 20 attacks at once, forward and reverse passes of the network alone on 20 pictures, and
-the same iteration one attack at a time: a batch of one picture, and the top layer solved from scratch by whichever is faster,
-scikit-learn's lbfgs or our own solver. At half a level no target falls, so that every iteration has all 20.
+Three things are timed alternately in one run: iterations of 20 attacks at once; forward and backward passes of the network alone
+on 20 pictures; and iterations of one attack at a time, with a batch of one picture and the top layer solved from scratch by the
+faster of scikit-learn's lbfgs and our own solver. At half a level no attack succeeds, so all 20 take part in every iteration.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from subpop.types import Array, Cell, Ints, Number
 ROUNDS = 3
 ITERATIONS = 6
 SAMPLE = 4
-"""Attacks that the one-at-a-time side does in a round; the other 16 are like them."""
+"""Attacks per round of the one-at-a-time side; the time of all 20 is extrapolated from them."""
 EPSILON = 0.5
 
 
 def influence(cell: Cell, context: Context) -> tuple[list[Number], int]:
-    """Seconds of an iteration, of a pass of the network alone, and of an iteration one attack at a time."""
+    """Seconds of a batched iteration, of a pass through the network alone, and of an iteration one attack at a time."""
     problem = problem_of(cell, context)
     solved = solve(problem)
     sets = _sets(problem, solved)
@@ -62,7 +62,7 @@ def _sets(problem: Problem, solved: Solved) -> list[TargetSet]:
 
 
 def _iterations(problem: Problem, solved: Solved, sets: list[TargetSet], images: Ints) -> tuple[list[float], float]:
-    """Seconds of each iteration of all attacks at once, and the largest residual of a top layer."""
+    """Seconds of each iteration of all attacks at once, and the largest KKT residual of a top layer."""
     from subpop.experiments.target_sets.ascent import Schedule, attack
 
     ticks: list[float] = []
@@ -81,20 +81,20 @@ def _iterations(problem: Problem, solved: Solved, sets: list[TargetSet], images:
 
 
 def _pass(solved: Solved, pictures: Array) -> None:
-    """The network alone, there and back."""
+    """A forward and a backward pass through the network."""
     features, pullback = solved.backbone.features_and_pullback(pictures.astype(np.float32))
     pullback(np.ones_like(features))
 
 
 def _one_attack(problem: Problem, solved: Solved, targets: TargetSet, image: int, fit: Callable[[Solved, Array], Array]) -> None:
-    """One iteration as one would write it: features of one picture, a fit of the top layer, one solve, the way back."""
+    """A straightforward iteration: features of one picture, a fit of the top layer, one solve, and the backward pass."""
     features, pullback = solved.backbone.features_and_pullback(problem.x[image : image + 1].astype(np.float32))
     rows = solved.top.features.copy()
     rows[image] = features[0]
     w = fit(solved, rows)
     aimed = solved.targets[targets.rows]
     slope = (1 / (1 + np.exp(-aimed @ w)) - TARGET_CLASS) @ aimed / len(aimed)
-    s = solved.top.inverse_hessian_times(slope[None])[0]  # of the clean Hessian, which is factored already: in their favour
+    s = solved.top.inverse_hessian_times(slope[None])[0]  # uses the clean Hessian, already factored: favours this side
     chance = 1 / (1 + np.exp(-rows[image] @ w))
     pullback(((chance - problem.y[image]) * s + chance * (1 - chance) * (s @ rows[image]) * w)[None])
 

@@ -1,7 +1,7 @@
-"""Exact last layers on frozen features: the fleet against scikit-learn's lbfgs, one victim at a time at the same residual.
+"""Speed of exact last layers on frozen features: the fleet against scikit-learn, one victim at a time at the same residual.
 
-The one-at-a-time side takes minutes for hundreds of victims, so it trains every 25th of the fleet's; the ratio is of the
-seconds a victim. Its objective is the same: mean form, free intercept.
+The one-at-a-time side would take minutes for hundreds of victims, so it trains every 25th victim of the fleet; the ratio
+compares seconds per victim. Both minimise the same objective: mean loss, with an unpenalised intercept.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SOLVERS = {"sklearn lbfgs": "lbfgs", "sklearn newton-cholesky": "newton-cholesky
 
 
 def last_layer(cell: Cell, stage: Stage) -> tuple[list[Number], int]:
-    """All clusters at three rates in three draws as one fleet, against a sample of them one at a time."""
+    """Train all clusters at three rates in three draws as one fleet, and a sample of them one at a time."""
     jobs = [job for seed in range(DRAWS) for job, _ in attacks(cell, stage, seed, RATES)]
     sample = jobs[::EVERY]
     x = stage.pool.x
@@ -35,7 +35,7 @@ def last_layer(cell: Cell, stage: Stage) -> tuple[list[Number], int]:
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(ROUNDS):
         started = time.perf_counter()
-        pool = replace(stage.pool)  # no victim has seen it: solving for the clean optimum counts
+        pool = replace(stage.pool)  # new to the victim, so that solving for the clean optimum is timed too
         ours = make_victim(cell.victim).fit_many([replace(job, pool=pool) for job in jobs], [0] * len(jobs))
         seconds[0].append((time.perf_counter() - started) / len(jobs))
         started = time.perf_counter()
@@ -76,7 +76,7 @@ def _solved(x: Array, rows: Array, y: Array, solver: str) -> Array:
     tolerance = {"lbfgs": 1e-6, "newton-cholesky": 1e-8}[solver]
     estimator = LogisticRegression(C=1 / (len(y) * KERNEL_PENALTY), solver=solver, tol=tolerance, max_iter=2000)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the residual that is reported says how far it came
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the residual is reported
         fitted = estimator.fit(own, y)
     return np.append(fitted.coef_[0], fitted.intercept_[0])
 

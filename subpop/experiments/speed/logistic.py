@@ -1,4 +1,4 @@
-"""Exact logistic regressions on Adult: the fleet against scikit-learn's newton-cholesky, one victim at a time."""
+"""Speed of exact logistic regressions on Adult: the fleet against scikit-learn's newton-cholesky, one victim at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from subpop.victims import make_victim
 
 
 def logistic(cell: Cell, context: Context) -> tuple[list[Number], int]:
-    """All FeatureMatch and ClusterMatch subpopulations at three rates, against newton-cholesky on a column of ones."""
+    """Train on all FeatureMatch and ClusterMatch subpopulations at three rates, as a fleet and with newton-cholesky."""
     stages = [context.stage(cell.with_(partition=name)) for name in ("feature_match", "cluster_match")]
     jobs = [job for stage in stages for job, _ in attacks(cell, stage)]
     pool = stages[0].pool
@@ -34,13 +34,13 @@ def logistic(cell: Cell, context: Context) -> tuple[list[Number], int]:
 
 
 def _fleet_from_nothing(cell: Cell, jobs: Sequence[FleetJob]) -> list[Any]:
-    """The fleet on a pool that no victim has seen, so that solving for the clean optimum counts."""
+    """Train the fleet on a pool that is new to the victim, so that solving for the clean optimum is timed too."""
     pool = replace(jobs[0].pool)
     return list(make_victim(cell.victim).fit_many([replace(job, pool=pool) for job in jobs], [0] * len(jobs)))
 
 
 class _Workers:
-    """scikit-learn's newton-cholesky, one victim at a time in a process a core; rows are shared, not sent."""
+    """scikit-learn's newton-cholesky, one victim at a time in each of several processes (one per core) that share the rows."""
 
     def __init__(self, x: Array) -> None:
         self._x = np.column_stack([x, np.ones(len(x))])

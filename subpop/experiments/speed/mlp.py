@@ -1,4 +1,4 @@
-"""The small network on Adult: the fleet against scikit-learn's MLPClassifier, one victim at a time, at the same damages."""
+"""Speed of the small network on Adult: the fleet against scikit-learn's MLPClassifier, one at a time, and their damages."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from subpop.victims import make_victim
 from subpop.victims.sklearn_adapter import SklearnModel
 
 N_MLP = 102
-"""A multiple of three, so that every rate is there equally often."""
+"""Number of victims: a multiple of three, so that all rates are equally frequent."""
 
 
 def mlp(cell: Cell, stage: Stage) -> tuple[list[Number], int]:
-    """FeatureMatch victims, each of its own seed, against MLPClassifier; both sides' mean target damage."""
+    """Train FeatureMatch victims with different seeds as a fleet and with MLPClassifier; both sides' mean target damage."""
     attacked = attacks(cell, stage)
     chosen = [attacked[i % len(attacked)] for i in range(N_MLP)]
     jobs, names = [job for job, _ in chosen], [name for _, name in chosen]
@@ -42,7 +42,7 @@ def mlp(cell: Cell, stage: Stage) -> tuple[list[Number], int]:
 
 
 def _mean(metric: str, damages: Array, cell: Cell) -> Number:
-    """A mean over victims of seeds of their own; `std` is what one of the cell's `n_seeds` would have to vary by."""
+    """A mean over victims with different seeds. `std` is scaled so that std / sqrt(n_seeds) of the cell is its standard error."""
     error = float(damages.std(ddof=1) / math.sqrt(len(damages)))
     return Number(metric, float(damages.mean()), error, std=error * math.sqrt(cell.n_seeds))
 
@@ -68,7 +68,7 @@ def _classifier(x: Array, y: Array, n_classes: int, seed: int) -> SklearnModel:
 
 
 def _damages(stage: Stage, names: Sequence[str], clean: Sequence[Model], poisoned: Sequence[Model]) -> Array:
-    """(n,) target damage of each victim against the clean victim of its own seed."""
+    """(n,) target damage of each victim, compared with the clean victim of the same seed."""
     data = stage.data
     masks = {name: stage.test_members(name) for name in set(names)}
 

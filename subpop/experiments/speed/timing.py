@@ -1,4 +1,4 @@
-"""Two ways of doing the same work, timed in turn in one run, and the attacked training sets that they are given."""
+"""Timing two ways of doing the same work alternately in one run, and the attacked training sets that both get."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROUNDS = 3
 
 
 def ratio_of_medians(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int = ROUNDS) -> tuple[list[Number], Any, Any]:
-    """Run both in turn; the numbers and what each returned last."""
+    """Run both alternately; returns the numbers and the last result of each."""
     seconds: tuple[list[float], list[float]] = ([], [])
     answers: list[Any] = [None, None]
     for _ in range(rounds):

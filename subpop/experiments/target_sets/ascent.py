@@ -1,13 +1,14 @@
-"""The training-set attack: signed steps of one training picture that raise the loss of chosen targets.
+"""The training-set attack: signed gradient steps on one training picture that increase the loss on chosen targets.
 
 *Source*: Koh and Liang, Understanding Black-box Predictions via Influence Functions (ICML 2017), section 5.2 and their released
 code; many targets at once as in Table 16 of Jagielski et al. (CCS 2021). A step moves the picture's pixels by a fixed length
-against the sign of G, the gradient in the pixels of s . grad_w logloss(picture), where s = H^-1 g and g is the gradient of the
-targets' mean loss; then the top layer is retrained to its optimum, and everything is computed anew. The label stays as it is.
+against the sign of G, the gradient with respect to the pixels of s . grad_w logloss(picture), where s = H^-1 g and g is the
+gradient of the targets' mean loss. Then the top layer is retrained to its optimum, and everything is recomputed. The label is
+not changed.
 *Deviations*: many attacks run at once; H^-1 g is exact; an attack ends when all its targets fail. Their step and box at 299x299
 are .005 and .5 levels in 2,000 iterations.
 
-Pixels are float32 in 0..255 and are never rounded: at a box of half a level rounding gives the original picture back.
+Pixels are float32 in 0..255 and never rounded: with a box of half a level, rounding would restore the original picture.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ if TYPE_CHECKING:
     from subpop.victims.top_layers.heads import HeadFleet, Heads, Targets
 
 Progress = Callable[[int, int], None]
-"""Told (iterations of all attacks, or chunks of pictures, that are done, and how many there are)."""
+"""Called with the number of finished iterations of all attacks, and with their total number."""
 
 AT_ONCE = {"cpu": 10, "gpu": 32}
-"""Attacks in a part at most: bounds memory. They are cut, in order, into parts of nearly equal size, however many cores work."""
+"""Maximum number of attacks in a part, which bounds memory. Parts are of nearly equal size, independent of the cores."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How far a pixel may move (less than box), how far in one iteration (step), in 8-bit levels, and how many iterations."""
+    """Limits of an attack. box: bound on the total change of a pixel; step: change per iteration; both in 8-bit levels."""
 
     box: float
     step: float
@@ -53,13 +54,13 @@ class Schedule:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """One attack. k iterations were run: fewer than scheduled where all targets failed earlier.
+    """The result of one attack after k iterations: fewer than scheduled if all targets failed earlier.
 
-    start_right: (t,) targets that the clean top layer gets right; wrong: (k + 1,) share of those that are misclassified after
-    each iteration, wrong[0] before the first, or [NaN] where none was right; first_complete: the first iteration after which all
-    are; target_loss: (k + 1,) mean log-loss of all t targets; picture: (c, h, w) float32 at the end, not to be rounded;
-    kkt_residual: largest of all iterations. The others are of the last top layer: own_probability is that of the changed row's
-    class, feature_move the Euclidean distance that its features moved.
+    start_right: (t,) whether the clean top layer classifies each target correctly; wrong: (k + 1,) fraction of these targets
+    misclassified after each iteration, with wrong[0] before the first, or [NaN] if none was correct; first_complete: the first
+    iteration after which all are misclassified; target_loss: (k + 1,) mean log-loss of all t targets; picture: (c, h, w) float32
+    at the end, not to be rounded; kkt_residual: the largest of all iterations. The other fields describe the last top layer:
+    own_probability is its probability of the changed row's class, feature_move the Euclidean change of that row's features.
     """
 
     image: int
@@ -86,9 +87,9 @@ def first_order_effects(
     targets: Sequence[Array],
     target_y: int,
 ) -> Doubles:
-    """(J, n) L1 norms of G for each set of targets, (t, d) features, and each training picture: the effect of a signed step.
+    """(J, n) L1 norms of G, the effect of a signed step, for each set of targets, (t, d) features, and training picture.
 
-    One forward pass over the pictures, in chunks, and a reverse pass for each chunk and set.
+    It takes one forward pass over the pictures, in chunks, and a backward pass for each chunk and set.
     """
     sets = _checked_targets(top, pictures, targets, target_y)
     with in_one_thread():
@@ -123,7 +124,7 @@ def attack(
 ) -> list[Outcome]:
     """Run J attacks at once: on targets[j], (t, d) features of class target_y, by changing pictures[images[j]] on schedules[j].
 
-    top: fitted to the features of all pictures, (n, c, h, w). They are retrained on the CPU, wherever the backbone is.
+    top: fitted to the features of all pictures, (n, c, h, w). Top layers are retrained on the CPU, even with a GPU backbone.
     """
     from subpop.victims.top_layers.heads import HeadFleet  # imports torch
 
@@ -146,12 +147,12 @@ def attack(
 
 
 class _Attack:
-    """One attack under way."""
+    """The state of one attack."""
 
     def __init__(self, top: TopLayer, picture: Array, image: int, targets: Doubles, target_y: int, schedule: Schedule) -> None:
         self.image, self.targets, self.target_y, self.schedule = image, targets, target_y, schedule
         self.original = picture.astype(np.float32)
-        # The next float inside the box: a pixel that is half a level away to the last digit would be rounded either way.
+        # The next float inside the box: a pixel exactly half a level away could be rounded in either direction.
         box = np.float32(schedule.box)
         self.low = np.nextafter(self.original - box, self.original).clip(min=0)
         self.high = np.nextafter(self.original + box, self.original).clip(max=255)
@@ -165,12 +166,12 @@ class _Attack:
 
     @property
     def goes_on(self) -> bool:
-        """Some target that was right is still right, and there is budget."""
+        """Whether some target is still classified correctly and iterations are left."""
         return bool(self.wrong[-1] < 1) and len(self.wrong) <= self.schedule.iterations
 
     @property
     def left(self) -> int:
-        """Iterations of the budget that are not run yet."""
+        """Number of iterations left."""
         return self.schedule.iterations + 1 - len(self.wrong)
 
     def step(self, gradient: Floats) -> None:
@@ -179,7 +180,7 @@ class _Attack:
         self.picture = np.clip(moved, self.low, self.high)
 
     def look(self, heads: Heads, j: int, margins: Doubles, features: Doubles) -> None:
-        """Note how the targets, (t,) margins, and the picture, (d,) features, fare under the j-th retrained top layer."""
+        """Record results of the j-th retrained top layer: (t,) margins of the targets and (d,) features of the picture."""
         wrong = (margins > 0) != bool(self.target_y)
         self.wrong.append(float(wrong[self.start_right].mean()) if self.start_right.any() else np.nan)
         self.target_loss.append(float(log_loss(margins, self.target_y).mean()))
@@ -211,15 +212,15 @@ def _parts(backbone: Backbone, fleet: HeadFleet, attacks: Sequence[_Attack]) -> 
 
 
 class _Part:
-    """Some of the attacks, which share passes through the network and solves."""
+    """Some of the attacks, which share passes through the network and solves of the top layer."""
 
     def __init__(self, backbone: Backbone, fleet: HeadFleet, attacks: list[_Attack], targets: list[Targets]) -> None:
         self.backbone, self.fleet, self.attacks, self.targets = backbone, fleet, attacks, targets
 
     def advance(self) -> int:
-        """One iteration; returns how many iterations it has settled, those saved by an early end included.
+        """Run one iteration; returns how many it completed, including those skipped by attacks that ended early.
 
-        The forward pass of a changed picture serves both the retraining and the next step's reverse pass.
+        The forward pass of a changed picture is used for both the retraining and the next step's backward pass.
         """
         features, pullback = self.backbone.features_and_pullback(np.stack([each.picture for each in self.attacks]))
         heads = self.fleet.resolve(features)
@@ -239,7 +240,7 @@ class _Part:
 
 
 def _target_gradient(w: Doubles, targets: Doubles, target_y: int) -> Doubles:
-    """(d,) gradient in w of the targets' mean loss, without the penalty."""
+    """(d,) gradient of the targets' mean loss with respect to w, without the penalty."""
     return np.asarray((expit(targets @ w) - target_y) @ targets / len(targets))
 
 

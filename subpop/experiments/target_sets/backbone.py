@@ -1,7 +1,7 @@
-"""Frozen networks as functions of a picture's float pixels that can be differentiated.
+"""Frozen networks as differentiable functions of a picture's float pixels.
 
-Features and gradients are computed in float32 with TF32 off: steps of an attack are a few hundred-thousandths of the pixels'
-range, less than what a mantissa of ten bits can hold.
+Features and gradients are computed in float32 with TF32 off: the steps of an attack are a few hundred-thousandths of the pixels'
+range, below the resolution of a 10-bit mantissa.
 """
 
 from __future__ import annotations
@@ -25,36 +25,36 @@ if TYPE_CHECKING:
     from subpop.victims.torch_model import TorchModel
 
 Pullback = Callable[[Array], Floats]
-"""(J, d) cotangents of features to (J, c, h, w) float32 gradients in pixels; may be called several times."""
+"""Maps (J, d) cotangents of features to (J, c, h, w) float32 gradients of pixels; may be called several times."""
 
 PIXELS = 32 * 32 * 32
-"""Pixels that go through a network at a time where nothing else sets the number of pictures."""
+"""Number of pixels per batch, if nothing else determines the number of pictures."""
 
 
 class Backbone(Protocol):
-    """Features of pictures (J, c, h, w) with pixels in 0..255, uint8 or float32 and then not rounded.
+    """Features of pictures (J, c, h, w) with pixels in 0..255, either uint8 or unrounded float32.
 
-    device: on "cpu" several threads may call at the same time.
+    device: on "cpu", several threads may call the methods at the same time.
     """
 
     device: str
 
     def features(self, pictures: Array) -> Doubles:
-        """(n, d) float64, in batches of bounded memory, without a way back."""
+        """(n, d) float64 features, in batches of bounded memory, without gradients."""
         ...
 
     def features_and_pullback(self, pictures: Array) -> tuple[Doubles, Pullback]:
-        """(J, d) float64 of one forward pass, and the reverse pass."""
+        """(J, d) float64 features of one forward pass, and its backward pass."""
         ...
 
 
 def pictures_at_a_time(pictures: Array) -> int:
-    """How many pictures a batch of bounded memory holds."""
+    """Number of pictures per batch, so that memory is bounded."""
     return max(1, PIXELS // max(1, int(np.prod(pictures.shape[2:]))))
 
 
 class TorchBackbone(ABC):
-    """A frozen torch network. pooled: the mean of its last map over positions, or the map flattened; scale: divides features."""
+    """A frozen torch network. pooled: average its last map over positions instead of flattening it; scale: divides features."""
 
     def __init__(self, network: Any, pooled: bool, scale: float, device: str) -> None:
         import torch
@@ -80,7 +80,7 @@ class TorchBackbone(ABC):
         return scaled
 
     def features(self, pictures: Array) -> Doubles:
-        """(n, d) float64, in batches of bounded memory, without a way back."""
+        """(n, d) float64 features, in batches of bounded memory, without gradients."""
         import torch
 
         _check(pictures)
@@ -90,7 +90,7 @@ class TorchBackbone(ABC):
         return np.concatenate([_array(part) for part in parts]).astype(np.float64)
 
     def features_and_pullback(self, pictures: Array) -> tuple[Doubles, Pullback]:
-        """(J, d) float64 of one forward pass, and the reverse pass."""
+        """(J, d) float64 features of one forward pass, and its backward pass."""
         import torch
 
         _check(pictures)
@@ -122,9 +122,7 @@ class TorchBackbone(ABC):
 class NetworkBackbone(TorchBackbone):
     """A network of `subpop.features.networks` with its published weights and folded batch norms.
 
-    transform: None for the network's own.
-
-    Raises MissingData where there are no weights.
+    transform: None for the network's own. Raises MissingData if the weights are missing.
     """
 
     def __init__(
@@ -151,7 +149,7 @@ class NetworkBackbone(TorchBackbone):
 
 
 class ConvBackbone(TorchBackbone):
-    """The body of a trained convolutional victim, whose masked channels stay 0."""
+    """The body of a trained convolutional victim, with its masked channels at 0."""
 
     def __init__(self, model: TorchModel, *, pooled: bool = False, scale: float = 1.0, device: str = "cpu") -> None:
         super().__init__(model.module, pooled, scale, device)
@@ -175,10 +173,10 @@ def _array(tensor: Tensor) -> Floats:
 
 @contextmanager
 def _exact(device: str) -> Iterator[None]:
-    """Convolutions of a GPU in full float32, the same from call to call."""
+    """Run convolutions on a GPU in full float32 and deterministically."""
     from torch.backends import cudnn
 
-    if device == "cpu":  # where several threads may be in here, and these settings are the process's
+    if device == "cpu":  # several threads may be in here, and these settings are global to the process
         yield
         return
     with cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):

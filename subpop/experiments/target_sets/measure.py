@@ -1,10 +1,10 @@
-"""Table 16 as cells: sets of targets drawn, attacked all at once, and the outcomes kept draw by draw.
+"""The cells of Table 16: sets of targets are drawn and attacked all at once, and the outcomes are stored draw by draw.
 
-The unit of work is a draw: every kind of set at every epsilon of the set-up, whatever cells were asked for, so that neither
-bits nor what the store holds depend on them; a run that was killed goes on with the draws that are missing. Each set is
-attacked through the one training picture with the largest first-order effect on its loss, found once for all epsilons.
+The unit of work is a draw: all kinds of sets at all epsilons of the set-up, so that neither results nor stored arrays depend on
+which cells were requested. A run that was killed resumes with the missing draws. Each set is attacked through the one training
+picture with the largest first-order effect on its loss, chosen once for all epsilons.
 
-An attacked picture exists in float pixels only: where epsilon is half a level, rounding to 8 bits restores the original.
+Attacked pictures exist in float pixels only: if epsilon is half a level, rounding to 8 bits restores the original.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from subpop.victims import VICTIMS
 
 Arrays = Mapping[str, Array]
 LEVELS_TO_SIGNED = 2 / 255
-"""Koh and Liang measure distances of pictures with pixels in [-1, 1]."""
+"""Converts 8-bit levels to pixels in [-1, 1], in which Koh and Liang measure distances."""
 
 
 @dataclass
 class TargetSuite:
-    """Measures cells; holds what they share for as long as a run lasts."""
+    """Measures cells, and caches what they share for the duration of a run."""
 
     context: Context
 
@@ -68,7 +68,7 @@ class TargetSuite:
         return self.context.memo.once(("problem", *_set_up(cell)), lambda: problem_of(cell, self.context))
 
     def _draw(self, cell: Cell, problem: Problem, draw: int) -> tuple[Arrays, bool]:
-        """The outcomes of a draw, and whether the store had them."""
+        """The outcomes of a draw, and whether they were in the store."""
         return self.context.memo.once(("draw", *_set_up(cell), draw), lambda: self._stored_draw(cell, problem, draw))
 
     def _stored_draw(self, cell: Cell, problem: Problem, draw: int) -> tuple[Arrays, bool]:
@@ -85,7 +85,7 @@ class TargetSuite:
         return memo.arrays(key, lambda: self._attacked(cell, problem, draw))
 
     def _recorded(self, cell: Cell, problem: Problem) -> Entry | None:
-        """The clusters of the targets that are recorded beside the baselines."""
+        """The clusters of the targets, if they are recorded with the baselines."""
         return self.context.attack_sets.get(_clusters_name(cell, problem), problem.fingerprint)
 
     def _solve(self, cell: Cell, problem: Problem) -> Solved:
@@ -105,23 +105,23 @@ class TargetSuite:
 
 
 def _set_up(cell: Cell) -> tuple[Data, Learner]:
-    """Cells that are equal in this have the same problem."""
+    """Cells with equal data and learner have the same problem."""
     return cell.data, cell.learner
 
 
 def _identity(cell: Cell) -> tuple[str, str]:
-    """What the draws of sets derive from."""
+    """The parts of a cell on which the draws of sets depend."""
     return cell.dataset, str(cell.data.split)
 
 
 def _clusters_name(cell: Cell, problem: Problem) -> dict[str, str]:
-    """What names the clusters of the targets beside the baselines."""
+    """The name under which the clusters of the targets are recorded with the baselines."""
     dataset, split = _identity(cell)
     return {"dataset": dataset, "split": split, "partition": "targets", "clusters_on": problem.setup.network}
 
 
 def _checked_epsilon(cell: Cell, problem: Problem) -> float:
-    """The cell's box; raises BadInput for one that is not attacked, or a kind of set that the data does not have."""
+    """The cell's epsilon. Raises BadInput if the set-up does not attack it, and for an unknown kind of set."""
     from subpop.datasets.dogfish import ONE_DOG_BY_HAND
     from subpop.datasets.download import MissingData
 
@@ -140,7 +140,7 @@ def _checked_epsilon(cell: Cell, problem: Problem) -> float:
 
 
 def _drawn(problem: Problem, solved: Solved, key: tuple[object, ...]) -> list[TargetSet]:
-    """The sets of a draw, kind by kind."""
+    """The sets of a draw, ordered by kind."""
 
     def generator(kind: str) -> np.random.Generator:
         return np.random.default_rng(derived_seed("target_sets", kind, *key))
@@ -152,7 +152,7 @@ def _drawn(problem: Problem, solved: Solved, key: tuple[object, ...]) -> list[Ta
 
 
 def attacked(problem: Problem, solved: Solved, sets: Sequence[TargetSet]) -> dict[str, Array]:
-    """Attack every set at every epsilon, as one batch: what became of each, sets in order, epsilons within a set."""
+    """Attack every set at every epsilon, as one batch; the outcomes are ordered by set, then epsilon."""
     from subpop.experiments.target_sets.ascent import attack, first_order_effects
 
     setup = problem.setup
@@ -186,7 +186,7 @@ def attacked(problem: Problem, solved: Solved, sets: Sequence[TargetSet]) -> dic
 
 
 _PLAIN = ("image", "kkt_residual", "train_accuracy", "own_probability", "coefficient_norm", "feature_move", "picture")
-"""Fields of an outcome that are kept as they are."""
+"""Fields of an outcome that are stored unchanged."""
 _BY_ATTACK = ("cluster", "success", "completed", "start", "n_right", "iterations", "loss", *_PLAIN)
 
 
@@ -196,7 +196,7 @@ def _of(arrays: Arrays, kind: str, epsilon: float) -> dict[str, Array]:
     return {name: arrays[name][chosen] for name in _BY_ATTACK}
 
 
-# --- what a report gets -----------------------------------------------------------------------------------------------
+# --- results for the report -------------------------------------------------------------------------------------------
 
 
 def _sets(own: Arrays) -> Sets:
@@ -204,7 +204,7 @@ def _sets(own: Arrays) -> Sets:
 
 
 def _more_numbers(problem: Problem, first: Arrays, own: Sequence[Arrays]) -> list[Number]:
-    """What holds for all draws alike."""
+    """Numbers that do not depend on the kind of set."""
     names = ("clean_train_accuracy", "clean_test_accuracy", "target_pool_accuracy")
     return [
         Number("iterations_budget", float(problem.setup.iterations), std=0.0),
@@ -214,7 +214,7 @@ def _more_numbers(problem: Problem, first: Arrays, own: Sequence[Arrays]) -> lis
 
 
 def _recorded_by_koh(problem: Problem, first: Arrays, own: Arrays) -> list[Number]:
-    """The constants that Koh and Liang's released output holds, of the attack on the photos of one dog."""
+    """Numbers that are also in Koh and Liang's released output, for the attack on the photos of one dog."""
     moved = np.abs(own["picture"][0].astype(np.float64) - problem.x[own["image"][0]])
     values = {
         **{name: float(first[name]) for name in ("clean_train_loss", "clean_objective", "clean_coefficient_norm")},
@@ -232,7 +232,7 @@ def _recorded_by_koh(problem: Problem, first: Arrays, own: Arrays) -> list[Numbe
 
 
 def _table(draws: Sequence[Arrays]) -> tuple[dict[str, float | str], ...]:
-    """One row a set."""
+    """One row per set."""
     return tuple(
         {
             "subpopulation": f"draw {draw}, set {i}" + (f", cluster {own['cluster'][i]}" if own["cluster"][i] >= 0 else ""),
@@ -249,7 +249,7 @@ def _table(draws: Sequence[Arrays]) -> tuple[dict[str, float | str], ...]:
 
 
 def _strip(problem: Problem, draws: Sequence[Arrays]) -> dict[str, Array]:
-    """The picture of the most successful set, as it was and as it became (float32); of equals the fastest, then the first."""
+    """The picture of the most successful set, before and after (float32). Ties: the fastest set, then the first."""
     candidates = [
         (-own["success"][i], own["iterations"][i], draw, i)
         for draw, own in enumerate(draws)

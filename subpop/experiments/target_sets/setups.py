@@ -1,12 +1,12 @@
-"""What Table 16 attacks, data set by data set: pictures to train on, pictures to aim at, and the frozen network below.
+"""The set-ups of Table 16, by data set: training pictures, target pictures, and the frozen network below the top layer.
 
 *Source*: Koh and Liang (ICML 2017) and their released scripts: 1,800 pictures of dogs and fish, Inception-v3's pooled
 features, decay .001, one training picture changed by half a level in 2,000 steps of .005 levels; Jagielski et al. (CCS 2021),
 Table 16, for the sets of targets.
-*Deviations*: at the other tiers there are 100 or 50 steps, longer ones, for the same way of 20 boxes in all; the box (epsilon,
-in 8-bit levels) is an axis, since half a level does little to features as weak. There the last map is not pooled but
-flattened, and divided by its overall deviation: pooled, it gives an attacker far less. Digits aim at test rows of class 0; their
-network is the attacker's own, trained on D_aux.
+*Deviations*: the other tiers take 100 or 50 longer steps, with the same total length of 20 boxes. They vary the box (epsilon, in
+8-bit levels), since half a level has little effect on such weak features. Their last map is not pooled but flattened and divided
+by its overall deviation; pooled features leave an attacker far less room. On digits the targets are test rows of class 0, and
+the network is the attacker's own, trained on D_aux.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 TARGET_CLASS = 0
 WAY = 20.0
-"""Boxes that a pixel could cross in all iterations together, as in the source: .005 * 2000 / .5."""
+"""Total length of all steps in units of the box, as in the source: .005 * 2000 / .5."""
 LAST_LAYER = "_last_layer"
 
 
@@ -37,8 +37,8 @@ LAST_LAYER = "_last_layer"
 class Setup:
     """How a data set is attacked.
 
-    network: below the top layer; pooled: the mean of its last map, or the map itself, scaled; per_class: pictures of a class to
-    train on (0: all of D); n_clusters: of the pool of targets; epsilons: boxes in 8-bit levels, all attacked together.
+    network: below the top layer; pooled: use the mean of its last map instead of the scaled map; per_class: training pictures
+    per class (0: all of D); n_clusters: of the pool of targets; epsilons: boxes in 8-bit levels, all attacked together.
     """
 
     network: str
@@ -59,8 +59,8 @@ class Setup:
 
 
 SETUPS: dict[str, Setup] = {
-    # Clusters from sizes alone: about 23 of 279 test rows each, and 50 of 1,001 and 5,000 dogs. Of digits 100 train, fewer than
-    # features (128), as elsewhere: with 600 one picture has no say.
+    # The numbers of clusters follow from sizes alone: about 23 of 279 test rows each, and 50 of 1,001 and of 5,000 dogs. Digits
+    # have 100 training rows, fewer than features (128), as elsewhere: among 600, one picture would have no influence.
     "digits_images": Setup("conv_net", False, 50, 10, 12, (0.5, 4.0, 16.0), 50),
     "tiny_dogfish": Setup("resnet56_cifar10", False, 450, 30, 20, (0.5, 2.0, 4.0, 8.0, 16.0), 100),
     "dogfish": Setup("inception_v3", True, 0, 30, 100, (0.5,), 2000),
@@ -71,8 +71,9 @@ SETUPS: dict[str, Setup] = {
 class Problem:
     """The pictures of one set-up, uint8, and their network.
 
-    x, y: D; targets: the pool that sets are drawn from, all of TARGET_CLASS; one_dog: Koh and Liang's photos, perhaps none;
-    fingerprint: hash of all of these; weights: of the network's file, '' where it is trained here; backbone: loads or trains it.
+    x, y: D; targets: the pool that sets are drawn from, all of TARGET_CLASS; one_dog: Koh and Liang's photos, possibly none;
+    fingerprint: hash of all of these; weights: hash of the network's file, '' if it is trained here; backbone: loads or trains
+    the network.
     """
 
     setup: Setup
@@ -92,7 +93,7 @@ class Problem:
 
 
 def problem_of(cell: Cell, context: Context) -> Problem:
-    """What a cell attacks; raises BadInput for a data set or a victim without a set-up."""
+    """The problem that a cell attacks. Raises BadInput if its data set or victim has no set-up."""
     if cell.dataset not in SETUPS:
         raise BadInput(f"{cell.id}: no training-set attack is set up on {cell.dataset!r}; there are {', '.join(SETUPS)}")
     setup = SETUPS[cell.dataset]
@@ -102,7 +103,7 @@ def problem_of(cell: Cell, context: Context) -> Problem:
 
 
 def _digits(cell: Cell, context: Context, setup: Setup) -> Problem:
-    """D of the ordinary split; the attacker's network has seen D_aux alone."""
+    """The problem on digits: D of the usual split, and the attacker's network, trained on D_aux alone."""
     from subpop.victims.torch_model import TorchModel
 
     own = cell.with_(victim=setup.network)
@@ -143,7 +144,7 @@ def _dogs(cell: Cell, context: Context, setup: Setup) -> Problem:
 
 
 def training_rows(dataset: Dataset, per_class: int, seed: int) -> Ints:
-    """(n,) rows of D in order: `per_class` pictures of each class, all different and none a tested one; 0: every picture."""
+    """(n,) sorted rows of D: `per_class` distinct pictures of each class, none of them a test picture; 0: all pictures."""
     assert dataset.hashes is not None  # both copies declare them
     source = dataset.annotations["source"]
     rows = np.flatnonzero(source == dogfish.TRAIN)
@@ -154,7 +155,7 @@ def training_rows(dataset: Dataset, per_class: int, seed: int) -> Ints:
 
 
 def per_class_rows(y: Ints, per_class: int, seed: int, dataset: Dataset) -> Ints:
-    """Positions in y, in order, of `per_class` rows of each class; 0: of every row."""
+    """Sorted positions in y of `per_class` rows of each class; 0: all rows."""
     if per_class == 0:
         return np.arange(len(y))
     generator, chosen = np.random.default_rng(seed), []

@@ -1,4 +1,4 @@
-"""The clean top layer of a problem, the features of all that may be attacked, and the clusters of the targets."""
+"""The clean top layer of a problem, the features of all possible targets, and the clusters of the targets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Solved:
     notes: tuple[str, ...]
 
     def arrays(self) -> dict[str, Array]:
-        """What a report says of the clean top layer."""
+        """Numbers about the clean top layer for the report."""
         margins = self.top.margins(self.top.features)
         numbers = {
             "clean_train_accuracy": self.top.accuracy(),
@@ -45,10 +45,10 @@ class Solved:
 
 
 def solve(problem: Problem, clusters: Ints | None = None) -> Solved:
-    """Features of every picture, the exact top layer on those of D, and the clusters of the targets' features, if not given."""
+    """Compute features of all pictures, the exact top layer on D, and the clusters of the targets if they are not given."""
     backbone, setup = problem.backbone(), problem.setup
     features = backbone.features(problem.x)
-    with one_thread("blas"):  # the same bits in a worker that has one
+    with one_thread("blas"):  # bit-identical to a worker with one thread
         top = TopLayer.fit(features, problem.y, setup.decay)
     targets = backbone.features(problem.targets)
     clusters = clusters_of(targets, setup.n_clusters) if clusters is None else clusters

@@ -1,13 +1,13 @@
-"""From attacked target sets to numbers: how many targets fell, after how many iterations, and whether clusters fall easier.
+"""Numbers of attacked target sets: success, iterations, and whether targets from one cluster are easier than random ones.
 
-*Source*: Jagielski et al. (CCS 2021), Table 16: the success of a set is the share of its targets that are misclassified at the
-end; worst-1 and worst-5 are the largest and the mean of the five largest of 10 sets; the iterations are the mean, over the sets
-of which every target fell, of the first iteration after which all had.
-*Deviations*: targets that the clean top layer gets wrong do not count, neither as fallen nor as aimed at (the paper does not
-say); a set without any other is left out. There are several draws of 10 sets, each number is the mean over draws.
+*Source*: Jagielski et al. (CCS 2021), Table 16: the success of a set is the fraction of its targets that are misclassified at
+the end; worst-1 and worst-5 are the largest and the mean of the five largest of 10 sets; the iterations are the mean, over the
+sets whose targets are all misclassified at some point, of the first iteration after which they are.
+*Deviations*: targets that the clean top layer misclassifies are excluded from a set's targets (the paper does not say), and a
+set without other targets is left out. There are several draws of 10 sets, and each number is the mean over draws.
 
-Intervals are Welch's at 95 %, each for itself, over the sets of all draws (mean success, iterations) or over draws (worst-k).
-They tell the noise of drawing targets alone: D, network and clusters are the same in every draw.
+Intervals are Welch's at 95 %, not adjusted for multiple comparisons, over the sets of all draws (mean success, iterations) or
+over draws (worst-k). They cover only the noise of drawing targets: D, network and clusters are the same in every draw.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from subpop.types import Array, BadInput, Number
 CONFIDENCE = 0.95
 WORST = (1, 5)
 DIFFERENCES = ("success_mean", *(f"success_worst_{k}" for k in WORST), "iterations_successful")
-"""What ClusterMatch is compared in with random sets."""
+"""Metrics in which ClusterMatch is compared with random sets."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sets:
-    """The sets of one kind in one draw, (s,) float64 each. success: NaN where no target was right; completed: NaN for never."""
+    """The sets of one kind in one draw, (s,) float64 each. success: NaN if no target was correct; completed: NaN for never."""
 
     success: Array
     completed: Array
@@ -36,21 +36,21 @@ class Sets:
 
     @property
     def counted(self) -> Array:
-        """The successes of sets that had a target to lose."""
+        """The successes of sets with at least one initially correct target."""
         return np.asarray(self.success[~np.isnan(self.success)])
 
     @property
     def iterations(self) -> Array:
-        """The first complete iteration of each set that was completed."""
+        """The first complete iteration of each completed set."""
         return np.asarray(self.completed[~np.isnan(self.completed)])
 
     def worst(self, k: int) -> float:
-        """The mean of the k most successful; NaN where there are fewer."""
+        """The mean of the k largest successes; NaN if there are fewer."""
         return float(np.sort(self.counted)[-k:].mean()) if len(self.counted) >= k else math.nan
 
 
 def numbers_of(draws: Sequence[Sets]) -> list[Number]:
-    """The numbers of one kind; one that no draw can tell is left out. std: sample deviation over draws, NaN where unknown."""
+    """The numbers of one kind, without those undefined in all draws. std: sample deviation over draws, NaN if unknown."""
     if not any(len(draw.counted) for draw in draws):
         raise BadInput("the clean top layer gets every target wrong, there is nothing to attack; check labels and features")
     complete = np.concatenate([draw.iterations for draw in draws])
@@ -62,7 +62,7 @@ def numbers_of(draws: Sequence[Sets]) -> list[Number]:
 
 
 def differences(clusters: Sequence[Sets], random: Sequence[Sets]) -> list[Number]:
-    """ClusterMatch less random: each difference, with its standard error, and the ends of its interval, where they are known."""
+    """ClusterMatch minus random: each known difference with its standard error and the ends of its interval."""
     found = []
     for metric in DIFFERENCES:
         both = [_samples(metric, draws) for draws in (clusters, random)]
@@ -76,9 +76,9 @@ def differences(clusters: Sequence[Sets], random: Sequence[Sets]) -> list[Number
 
 
 def welch(first: Array, second: Array) -> tuple[float, float, float, float] | None:
-    """Difference of the means, its standard error, and the ends of the interval; None with fewer than two values on a side.
+    """Difference of means, standard error, and the ends of Welch's interval; None if a sample has fewer than two values.
 
-    Where nothing varies on either side the interval is the difference alone.
+    If both samples are constant, the interval has width 0.
     """
     from scipy.stats import t
 
@@ -95,7 +95,7 @@ def welch(first: Array, second: Array) -> tuple[float, float, float, float] | No
 
 
 def _samples(metric: str, draws: Sequence[Sets]) -> Array:
-    """What a metric is compared over: sets where each has a value of its own, else draws."""
+    """The samples over which a metric is compared: sets if each set has its own value, otherwise draws."""
     if metric == "success_mean":
         return np.concatenate([draw.counted for draw in draws])
     if metric == "iterations_successful":
@@ -105,7 +105,7 @@ def _samples(metric: str, draws: Sequence[Sets]) -> Array:
 
 
 def _of_draw(metric: str, draw: Sets) -> float:
-    """A metric of one draw, NaN where it has none."""
+    """A metric of one draw; NaN if undefined."""
     if metric.startswith("success_worst_"):
         return draw.worst(int(metric.rpartition("_")[2]))
     return {
@@ -126,7 +126,7 @@ def _mean(values: Array) -> float:
 
 
 def _deviation(values: Sequence[float]) -> float:
-    """The sample deviation of what is known; NaN for fewer than two values."""
+    """The sample deviation of the values that are not NaN; NaN if there are fewer than two."""
     known = [value for value in values if not math.isnan(value)]
     return float(np.std(known, ddof=1)) if len(known) > 1 else math.nan
 

@@ -1,9 +1,9 @@
-"""Which pictures an attack aims at: sets drawn at random, and sets drawn inside a cluster.
+"""The target sets of an attack: drawn at random from the pool, or from one cluster.
 
 *Source*: Jagielski et al. (CCS 2021), Table 16: 10 sets of 30 dogs by uniform random draw, and 10 sets of 30 dogs each drawn
 from one subpopulation of ClusterMatch.
-*Deviations*: the paper says neither what was clustered nor into how many clusters: here the features that the top layer
-reads, of the pool of targets, on their first 40 principal components (fewer where there are not so many), by k-means.
+*Deviations*: the paper says neither what was clustered nor into how many clusters. Here the top layer's input features of the
+pool of targets are clustered by k-means on their first 40 principal components (or all, if there are fewer).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KINDS = (RANDOM, CLUSTER, ONE_DOG)
 
 @dataclass(frozen=True, eq=False)
 class TargetSet:
-    """Rows of the pool that one attack aims at. cluster: the one that they were drawn in, -1 for none."""
+    """Rows of the pool that one attack targets. cluster: the cluster from which they were drawn, -1 for none."""
 
     kind: str
     rows: Ints
@@ -31,15 +31,15 @@ class TargetSet:
 
 
 def random_sets(n_pool: int, size: int, count: int, generator: np.random.Generator) -> list[TargetSet]:
-    """`count` sets, each `size` distinct rows of the pool; two sets may share rows, as independent draws do."""
+    """`count` independently drawn sets of `size` distinct rows of the pool; different sets may share rows."""
     _check_size(n_pool, size, count)
     return [TargetSet(RANDOM, np.sort(generator.choice(n_pool, size, replace=False))) for _ in range(count)]
 
 
 def cluster_sets(labels: Ints, size: int, count: int, generator: np.random.Generator) -> list[TargetSet]:
-    """`count` sets, each `size` distinct rows of one cluster, out of those that have as many.
+    """`count` sets of `size` distinct rows of one cluster, among clusters with at least that many rows.
 
-    No cluster serves twice before all have served once. labels: (n_pool,) the cluster of each row.
+    No cluster is used twice before all have been used once. labels: (n_pool,) the cluster of each row.
     """
     _check_size(len(labels), size, count)
     large = large_clusters(labels, size)
@@ -62,7 +62,7 @@ def large_clusters(labels: Ints, size: int) -> Ints:
 
 
 def cluster_notes(labels: Ints, size: int, count: int) -> tuple[str, ...]:
-    """What a report should say: how large clusters are, how many can be attacked, and whether one serves several sets."""
+    """Notes for the report: sizes of clusters, how many are large enough, and whether some are used for several sets."""
     sizes, n_large = np.bincount(labels), len(large_clusters(labels, size))
     words = (
         f"ClusterMatch: {len(sizes)} clusters of {sizes.min()} to {sizes.max()} targets, {sizes.mean():.0f} on average; "
@@ -73,7 +73,7 @@ def cluster_notes(labels: Ints, size: int, count: int) -> tuple[str, ...]:
 
 
 def clusters_of(features: Array, n_clusters: int, seed: int = 0) -> Ints:
-    """(n,) the cluster of each row, numbered 0..n_clusters - 1: PCA, then k-means, on one thread, lest bits depend on it."""
+    """(n,) the cluster of each row, 0..n_clusters - 1, by PCA and k-means, on one thread so that results are reproducible."""
     from sklearn.cluster import KMeans
     from sklearn.decomposition import PCA
 
