@@ -1,11 +1,10 @@
-"""What each metric is: its unit, which direction is better, how it is compared with its reference, and its titles.
+"""The registry of metrics: unit, better direction, how a metric is compared with its reference, and titles.
 
-To add a metric, add one line to METRICS. Baselines, tables and figures read these lines and never interpret the words of a
-name. The numbers themselves are computed elsewhere: see `subpop.results.metrics` and `subpop.results.summary`.
+To add a metric, add one line to METRICS. Baselines, tables and figures use these lines and never parse names. The numbers
+themselves are computed elsewhere: see `subpop.results.metrics` and `subpop.results.summary`.
 
-A new line begins with `Metric(`: the number is in results.json, and in the reports where it has a column, but it is neither
-compared nor recorded, so that it turns no cell red. To have it compared, write `gated(` instead and record it with
-`--rebaseline`.
+A new line begins with `Metric(`: the number appears in results.json and, if it has a column, in the reports, but it is neither
+compared nor recorded, so it cannot fail a cell. To have it compared, write `gated(` instead and record it with `--rebaseline`.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from subpop.types import BadInput
 from subpop.types.metric import Better, Metric, Tolerance, Unit
 
 PATTERNS = {"k": "[0-9]+", "certificate": "(?::.+)?", "world": "[01]", "end": "(?:low|high)", "model": "(?:clean|attacked)"}
-"""What a part in braces may be; other parts may be any text, since defenses and data sets name them."""
+"""Regular expressions of the parts in braces; other parts may be any text, since defenses and data sets name them."""
 HEADLINES = ("target_damage_worst_5", "target_damage_worst_1", "target_damage_mean")
-"""What a table is sorted by: the first of these that its set-up has."""
+"""Metrics by which tables are sorted: the first of these that the set-up has."""
 
 gated = partial(Metric, gated=True)
 FRACTION, PROBABILITY, COUNT, SECONDS, RATIO, NUMBER = Unit
@@ -186,7 +185,7 @@ def metric_of(name: str) -> Metric:
 
 @lru_cache(maxsize=4096)
 def find_metric(name: str) -> Metric | None:
-    """Return the metric of this name, or None where there is none. An exact name goes before a family."""
+    """Return the metric of this name, or None. An exact name takes precedence over a family."""
     families = {metric.name: metric for metric in METRICS}
     if name in families and "{" not in name:
         return replace(families[name], family=name)

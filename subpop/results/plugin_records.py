@@ -1,7 +1,7 @@
-"""What a store keeps of plug-ins' cells, so that a report can show them where the plug-in's file is not at hand.
+"""Results of plug-ins' cells in the store, so that a report can show them without the plug-in's file.
 
-Trials of a plug-in are found by its code, which a report of a whole store does not have; so a cell's result is kept as well,
-without its arrays, each time that it is measured. A plug-in that fails leaves its error in place of the result before.
+Trials of a plug-in are looked up by the hash of its code, which `subpop report` does not have. So each time a cell is measured,
+its result is stored as well, without arrays. If the plug-in fails, its error replaces the previous result.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def record_of(report: CellReport, device: str) -> dict[str, Any]:
 
 
 def kept_reports(records: Mapping[str, Mapping[str, Any]], device: str) -> Iterator[CellReport]:
-    """The reports that records of this device hold, without verdicts."""
+    """The reports in the records of this device, without verdicts."""
     for record in records.values():
         cell = cell_of(record["cell"])
         if record["device"] != device or cell is None:
@@ -43,7 +43,7 @@ def kept_reports(records: Mapping[str, Mapping[str, Any]], device: str) -> Itera
 
 
 def cell_of(record: Mapping[str, Any]) -> Cell | None:
-    """The cell of a record; None where another version wrote it, with other names than those of today."""
+    """The cell of a record; None if another version wrote it with names that are unknown now."""
     try:
         return Cell.of(**record) if set(NAMES) <= set(record) else None
     except (BadInput, TypeError):
@@ -63,7 +63,7 @@ def _result_of(cell: Cell, record: Mapping[str, Any], note: str) -> CellResult:
 
 
 def _known(kind: type[Any], record: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that this version has."""
+    """The fields that exist in this version."""
     names = {field.name for field in fields(kind)}
     return {name: value for name, value in record.items() if name in names}
 

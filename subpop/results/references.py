@@ -4,24 +4,20 @@ How a metric is compared is determined by its `tolerance` in `subpop.results.met
 
 * `TIMED`: never compared, never recorded.
 * `LOWER_BOUND`: fails only below its bound; `value` is that bound, which is edited manually and not changed by `rebaseline`.
-Other
-  numbers of cells of the kind `speed` are checked by the assertions of their suite.
+  Other numbers of cells of the kind `speed` are checked by the assertions of their suite.
 * `UPPER_BOUND`: fails above its `atol`, which is RESIDUAL_BOUND unless it was edited manually; `rebaseline` does not change it.
-* all others fail if |run - value| > atol. A value up to 1 has the scale 1, a larger one (a count) its own: limits of .01 and .1
-for
-  a tolerance below are multiplied by the scale. `published` is compared with the same atol if `certainty` says `same set-up`, and
-  is only shown otherwise.
+* all others fail if |run - value| > atol. A value up to 1 has the scale 1, a larger one (a count) its own value: the limits of
+  .01 and .1 for a tolerance below are multiplied by the scale. `published` is compared with the same atol if `certainty` says
+  `same set-up`, and is only shown otherwise.
 
-A metric that is not gated is shown, but neither compared nor recorded: a reference that nothing is compared with would become
-outdated unnoticed, and could fail the cell on the day that the metric is gated. `rebaseline` records it then, from stored
-trials.
+A metric that is not gated is shown, but neither compared nor recorded: an unused reference would become outdated unnoticed, and
+could fail the cell as soon as the metric is gated. `rebaseline` then records it from stored trials.
 
 `rebaseline` sets each tolerance. Exact victims, and numbers of stochastic ones whose `std` is absent or 0: the largest of .01,
-one flipped test row, and the number's own `tolerance` (for a mean of draws that another run repeats: its standard error), of
-which at most .1 counts. With `std`: t * s * sqrt(1/n_base + 1/n_run), where n_run = n_base, s is pooled over the rows of the
-file with the same metric, victim and tier (separately for single subpopulations and aggregates) and t is the two-sided Student
-quantile at .05 / number of such rows in the file. A part of a file that is recorded again therefore has the power of the whole
-file.
+one flipped test row, and the number's own `tolerance`, capped at .1 (for a mean of draws that another run repeats: its standard
+error). With `std`: t * s * sqrt(1/n_base + 1/n_run), where n_run = n_base, s is pooled over the rows of the file with the same
+metric, victim and tier (separately for single subpopulations and aggregates) and t is the two-sided Student quantile at .05 /
+number of such rows in the file. So recording a part of a file again gives it the power of the whole file.
 """
 
 from __future__ import annotations
@@ -151,10 +147,9 @@ def _text(number: float) -> str:
 
 
 def compare(result: CellResult, references: References, *, plugin: bool = False) -> tuple[Verdict, ...]:
-    """One verdict for each number of the run and of its references: outer join.
+    """One verdict for each number of the run or of its references (an outer join).
 
-    A number without a reference is `no_reference` and fails its cell. A plug-in's number, or one of a metric that is not gated,
-    has no reason and does not.
+    A number without a reference is `no_reference` and fails its cell, except for plug-ins and metrics that are not gated.
     """
     kind = kind_of(result.cell)
     run, stored = _by_key(result), references.rows.get(cell_key(result.cell), {})
@@ -181,7 +176,7 @@ def compare(result: CellResult, references: References, *, plugin: bool = False)
 
 
 def _missing(result: CellResult, number: Number, row: Row) -> list[Verdict]:
-    """The verdict on a row whose number the run does not have: it fails if it was recorded, and is shown if it was published."""
+    """The verdict on a reference without a number in the run: it fails if it was recorded, and is shown if it was published."""
     metric = find_metric(number.metric)
     if metric is not None and not metric.is_recorded:
         return [_shown(number, row)] if row["published"] else []
@@ -209,7 +204,7 @@ def _is_written_by_hand(name: str) -> bool:
 
 
 def _judge(number: Number, row: Row, n_seeds: int) -> tuple[str, str]:
-    """The verdict on a number that has a row, and why it is not `pass`."""
+    """The verdict on a number with a reference row, and the reason if it is not `pass`."""
     run, value, published, atol = number.value, *_held(row)
     limit = math.inf if atol is None else atol
     if published is not None and SAME_SETUP in row["certainty"] and not _near(run, published, limit):
@@ -249,7 +244,7 @@ def _name(result: CellResult, number: Number) -> str:
 
 
 def _near(run: float, value: float, atol: float) -> bool:
-    # One flipped row may land exactly on the tolerance: a rounding must not decide. Unknown is near unknown.
+    # One flipped row may be exactly at the tolerance: rounding must not decide. NaN is near NaN.
     unknown = math.isnan(run) and math.isnan(value)
     return unknown or run == value or abs(run - value) <= atol + ROUNDING * _scale(value)
 
@@ -262,9 +257,9 @@ def _scale(value: float) -> float:
 
 
 def one_row(result: CellResult, number: Number) -> float:
-    """How far one flipped test row moves a number, by the columns `subpopulation` and `n_test` of the result's table.
+    """How much one flipped test row changes a number, from the columns `subpopulation` and `n_test` of the result's table.
 
-    A worst-k moves by a k-th of a row of the smallest subpopulation that it ranks; other numbers of a whole cell hardly move.
+    A worst-k changes by 1/k of a row of the smallest ranked subpopulation; other numbers of a whole cell hardly change.
     """
     sizes = {str(row["subpopulation"]): float(row["n_test"]) for row in result.table if "n_test" in row}
     if number.subpopulation:
@@ -327,7 +322,7 @@ def _recorded(result: CellResult, number: Number, before: Row) -> dict[str, str]
 
 
 def _is_rounding(one: str, other: str) -> bool:
-    """Whether two recorded numbers differ in their last digits only: a row is not rewritten for that."""
+    """Whether two recorded numbers differ in their last digits only, for which a row is not rewritten."""
     try:
         return math.isclose(float(one), float(other), rel_tol=1e-12, abs_tol=1e-15)
     except ValueError:

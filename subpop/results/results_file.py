@@ -1,4 +1,4 @@
-"""Reading `results.json`, for programs that compare runs: a file of another schema is refused by name."""
+"""Reading `results.json`, for programs that compare runs."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 from subpop.types import BadInput
 
 RESULTS_SCHEMA = 1
-"""Raised when a field changes its meaning or goes; fields are added without that."""
+"""Incremented when a field is removed or changes its meaning, but not when a field is added."""
 ADDED = ("planned", "measured", "complete", "exit_status", "stopped", "failed_tests")
-"""Fields of the run that files of schema 1 may lack, written before there were any."""
+"""Fields of the run that older files of schema 1 may lack."""
 ADDED_TO_CELLS = ("integrity",)
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """The content of a results.json; fields that were added after it was written are there, as None.
+    """The content of a results.json, with None for fields that were added after it was written.
 
-    BadInput for a file that is unfinished or no results.json, and for a schema that this subpop does not know.
+    Raises BadInput for a file that is incomplete or not a results.json, and for an unknown schema.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

@@ -1,16 +1,16 @@
-"""What the paper's authors measured on IMDB with BERT, cluster by cluster, and how a run's damages compare with it.
+"""The paper's released results on IMDB with BERT, by cluster, and a comparison of a run's damages with them.
 
-180 trials: 30 clusters (the 10 least, 10 middle and 10 most confident of 100) x alpha .5, 1 and 2 x two models: LL trains BERT's
-last block and its classifier, FT all of BERT. One victim a trial, one clean model for all trials of a model; the clusters are the
-same at each alpha and others for LL than for FT.
+180 trials: 30 clusters (the 10 least, 10 middle and 10 most confident of 100) x alpha .5, 1 and 2 x two models. LL trains BERT's
+last block and its classifier, FT all of BERT. Each trial trains one victim; all trials of a model share one clean model. The
+clusters are the same at each alpha but differ between LL and FT.
 
 Source: result files (`results/bert/*.npy`) that the authors of Jagielski et al., CCS 2021, released with their code. A line of
 the table is one trial: accuracy of the clean model and of the victim on the cluster's test reviews, damages, rows of the cluster
 in the defender's half (train_size) and in the test set, rows of poison.
 
-Deviations: none in the numbers, which are kept as released, to 6 decimals. 87 of the 90 collateral damages of LL are negative
-(mean -.0042): its clean model was probably trained with other batches than its victims, so its target damages may be low by as
-much.
+Deviations: none in the numbers, which are stored as released, to 6 decimals. 87 of the 90 collateral damages of LL are negative
+(mean -.0042). Its clean model was probably trained with different batches than its victims, so its target damages may be too
+low by the same amount.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ WORST = (1, 5, 10)
 DECIMALS = 6
 DRAWS = 10_000
 FEWEST_TO_RESAMPLE = 10
-"""Subpopulations below which no interval is given. With a tail like that of FT at alpha 2, beside 30 others, 95 % intervals
-cover 73 % with 3 subpopulations, 82 % with 5, 88 % with 10 and 92 % with 30 (600 simulated comparisons each)."""
+"""Minimum number of subpopulations for an interval. With a tail like that of FT at alpha 2, compared with 30 others, the
+coverage of 95 % intervals is 73 % with 3 subpopulations, 82 % with 5, 88 % with 10 and 92 % with 30 (600 simulated comparisons
+each)."""
 
 
 @dataclass(frozen=True)
 class ReleasedTrial:
-    """One victim: fractions, and numbers of rows. cluster: its number among the 100 of its model."""
+    """One trial: fractions and numbers of rows. cluster: its index among the 100 clusters of its model."""
 
     model: str
     alpha: float
@@ -57,9 +58,9 @@ class ReleasedTrial:
 
 @dataclass(frozen=True)
 class DamageTable:
-    """Damages of subpopulations, summed up. share_unhurt: subpopulations that lost nothing; NaN: a worst-k of fewer than k.
+    """Summary of the damages of subpopulations. A worst-k is NaN if there are fewer than k.
 
-    n_train: mean number of rows of a subpopulation in the victim's training set.
+    share_unhurt: fraction of subpopulations without damage; n_train: mean number of their rows in the victim's training set.
     """
 
     n: int
@@ -76,7 +77,7 @@ class DamageTable:
 
 @dataclass(frozen=True)
 class TwoSamples:
-    """Two samples of damages compared. difference: mean of the first minus mean of the second, low to high its 95 % interval."""
+    """A comparison of two samples of damages. difference: first mean minus second mean, with its 95 % interval low to high."""
 
     ks_statistic: float
     ks_p: float
@@ -88,7 +89,7 @@ class TwoSamples:
 
 @cache
 def released_trials() -> tuple[ReleasedTrial, ...]:
-    """All 180, in the order of the file."""
+    """All 180 released trials, in the order of the file."""
     text = files(__name__).joinpath(TABLE).read_text(encoding="utf-8")
     return tuple(
         ReleasedTrial(
@@ -108,7 +109,7 @@ def released_trials() -> tuple[ReleasedTrial, ...]:
 
 
 def trials_of(model: str, alpha: float) -> tuple[ReleasedTrial, ...]:
-    """The 30 trials of one model (`LL` or `FT`) at one alpha; BadInput for others."""
+    """The 30 trials of one model (`LL` or `FT`) at one alpha. Raises BadInput for others."""
     if model not in VICTIMS or alpha not in ALPHAS:
         raise BadInput(
             f"no trials of {model!r} at alpha {alpha:g} were released; ask for {' or '.join(VICTIMS)} at alpha {ALPHAS}"
@@ -117,9 +118,9 @@ def trials_of(model: str, alpha: float) -> tuple[ReleasedTrial, ...]:
 
 
 def damage_table(damages: ArrayLike, collaterals: ArrayLike, n_train: ArrayLike) -> DamageTable:
-    """Sums up target and collateral damages and sizes, one a subpopulation; BadInput where one of them is empty or not finite."""
+    """Summarise target and collateral damages and sizes, one per subpopulation. Raises BadInput if one is empty or not finite."""
     target, others, sizes = (_sample(values) for values in (damages, collaterals, n_train))
-    # A damage that is zero comes as 1e-17 where accuracies were averaged over seeds.
+    # Averaging accuracies over seeds can turn a damage of zero into 1e-17.
     ranked = np.sort(np.round(target, DECIMALS + 3))[::-1]
     worst = {k: float(ranked[:k].mean()) if k <= len(ranked) else float("nan") for k in WORST}
     return DamageTable(
@@ -137,15 +138,15 @@ def damage_table(damages: ArrayLike, collaterals: ArrayLike, n_train: ArrayLike)
 
 
 def two_samples(ours: ArrayLike, released: ArrayLike, seed: int = 0) -> TwoSamples:
-    """Whether two samples of damages, one value a subpopulation, could be one: two-sided tests, and the difference of means.
+    """Test whether two samples of damages, one value per subpopulation, have the same distribution; the difference of means.
 
-    Clusters and encoders differ between a run and the released trials: this compares distributions, and nothing is gated on it.
-    Kolmogorov-Smirnov is exact (with ties: on the safe side), Mann-Whitney where a sample is small and nothing is tied. The
-    interval is a percentile bootstrap over subpopulations, NaN for samples of fewer than FEWEST_TO_RESAMPLE.
+    Clusters and encoders differ between a run and the released trials, so this compares distributions and is not gated. The
+    tests are two-sided: Kolmogorov-Smirnov is exact (conservative with ties), Mann-Whitney is exact for small samples without
+    ties. The interval is a percentile bootstrap over subpopulations, NaN for samples smaller than FEWEST_TO_RESAMPLE.
     """
     from scipy.stats import ks_2samp, mannwhitneyu
 
-    # To what the released numbers are kept to: more digits would break ties between the samples.
+    # Rounded like the released numbers: more digits would break ties between the samples.
     first, second = (np.round(_sample(values), DECIMALS) for values in (ours, released))
     kolmogorov: Any = ks_2samp(first, second)
     mann_whitney: Any = mannwhitneyu(first, second)

@@ -1,4 +1,4 @@
-"""From the trials of a cell to its numbers: aggregates with standard errors, and one table row a subpopulation."""
+"""The numbers of a cell, computed from its trials: aggregates with standard errors, and one table row per subpopulation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from subpop.runtime.seeds import derived_seed
 from subpop.types import KEEP_UNCHECKED, OWN_LEARNER, Array, Bools, Cell, CellResult, Number, TrialResult
 
 PUBLISHED_RANGE = (0.145, 0.165)
-"""Beside Table 15 the paper says that most subpopulations lose 15-16 %, to the nearest percent."""
+"""The paper's text on Table 15 says that most subpopulations lose 15-16 %, to the nearest percent."""
 
 
 def summarise(
@@ -33,9 +33,10 @@ def summarise(
     from_store: bool,
     ranked_by: Sequence[TrialResult] | None = None,
 ) -> CellResult:
-    """All numbers of a cell from its trials; clean: (n_seeds, n_test) bool, what the clean undefended victims get right.
+    """Compute all numbers of a cell from its trials.
 
-    ranked_by: trials of the same attacks under another defense, whose damages rank the subpopulations.
+    clean: (n_seeds, n_test) bool, correct predictions of the clean undefended victims. ranked_by: trials of the same attacks
+    under another defense, whose damages rank the subpopulations.
     """
     parts = _parts(cell, stage, results, clean)
     others = None if ranked_by is None else _parts(cell, stage, ranked_by, clean)
@@ -116,7 +117,7 @@ def _attack_numbers(parts: Sequence[Subpopulation], n_left_out: int) -> list[Num
 
 
 def _rank_numbers(cell: Cell, ranked: Ranked) -> list[Number]:
-    """What Tables 13 to 15 tell of all subpopulations, as published; only where a suite's cells say what ranks them."""
+    """Numbers of Tables 13 to 15 about all subpopulations; only for cells that set `ranked_by`."""
     if not cell.option("ranked_by"):
         return []
     sizes = np.array([part.sizes["n_aux"] for part in ranked.parts], float)
@@ -129,7 +130,7 @@ def _rank_numbers(cell: Cell, ranked: Ranked) -> list[Number]:
 
 
 def _mean_size(sizes: Doubles, k: int, values: Doubles, order: Array) -> Doubles:
-    """(...,) mean size of the k subpopulations that come first."""
+    """(...,) mean size of the first k subpopulations in the order."""
     return np.asarray(sizes[order[..., :k]].mean(axis=-1))
 
 

@@ -1,7 +1,8 @@
-"""Certified damage: what is left of a defense's damage if only predictions count that its certificate protects.
+"""Certified damage: the target damage if only predictions that the certificate protects count as correct.
 
-A target row counts where it is right and tolerates at least as many label flips as the attack made. The damage is against
-the same learner on D plus the poison's inputs under their true labels: it says nothing about inserting those inputs.
+A prediction on a target row is protected if it is correct and tolerates at least as many label flips as the attack made. The
+damage is relative to the same learner trained on D plus the poison's inputs with their true labels, so it does not cover the
+effect of inserting those inputs.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ PREFIX = "radius:"
 
 
 def certified_numbers(ranked: Ranked) -> list[Number]:
-    """Of each certificate: mean certified accuracy, median radius and, with a reference, the mean certified damage.
+    """For each certificate: mean certified accuracy, median radius and, with a reference, the mean certified damage.
 
-    And its mean over the k subpopulations that worst-k target damage is about, so that the two stand side by side.
+    The certified damage is also averaged over the same k subpopulations as worst-k target damage, for comparison.
     """
     parts = ranked.parts
     names = [key.removeprefix(PREFIX) for key in parts[0].trials[0].arrays if key.startswith(PREFIX)] if parts else []
@@ -41,5 +42,5 @@ def _of_certificate(name: str, ranked: Ranked) -> list[Number]:
 
 
 def _protected(trial: TrialResult, name: str, members: Array) -> Array:
-    """(m,) bool: target rows that are right, and stay so whichever `n_flipped` labels were other ones."""
+    """(m,) bool: target rows that are correct whichever `n_flipped` labels are changed."""
     return np.asarray(trial.arrays["right"], bool)[members] & (trial.arrays[PREFIX + name] >= trial.metrics["n_flipped"])

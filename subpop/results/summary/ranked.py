@@ -1,4 +1,4 @@
-"""Damages of subpopulations that are ranked together: mean and worst-k, and what resampling seeds and test rows does to them."""
+"""Damages of subpopulations that are ranked together: mean and worst-k, and their distribution over resampled seeds and rows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WORST = (1, 5, 10)
 class Ranked:
     """Subpopulations that are ranked together, with their damages under resampled seeds and test rows.
 
-    by: the same subpopulations under another defense, whose damages rank them (Tables 13 and 14); None: their own do.
+    by: the same subpopulations under another defense, whose damages rank them (Tables 13 and 14); None: ranked by their own.
     """
 
     parts: Sequence[Subpopulation]
@@ -58,11 +58,11 @@ class Ranked:
 
     @property
     def order(self) -> Array:
-        """(S,) positions, the most damaged first."""
+        """(S,) positions of subpopulations, the most damaged first."""
         return _order((self.by or self).values)
 
     def number(self, metric: str, of: Callable[[Doubles, Array], Any]) -> Number:
-        """A number that `of` makes of damages (..., S) and their order, with its deviation over seeds."""
+        """A number that `of` computes from damages (..., S) and their order, with its deviation over seeds."""
         n_seeds = len(self.bits[0].clean)
         drawn = of(self.over_seeds, _order((self.by or self).over_seeds))
         std = float(np.std(drawn, ddof=1) * math.sqrt(n_seeds)) if n_seeds > 1 else None
@@ -78,14 +78,14 @@ class Ranked:
         return selection_free_worst_k(self.halves, k, None if self.by is None else self.by.halves).value
 
     def seed_std(self, k: int) -> float | None:
-        """What worst-k would vary by with one seed; None if there is one."""
+        """The deviation of worst-k of a single seed; None if there is only one."""
         n_seeds = len(self.bits[0].clean)
         by = None if self.by is None else self.by.over_seeds
         return worst_k_std_error(self.over_seeds, k, by) * math.sqrt(n_seeds) if n_seeds > 1 else None
 
     @property
     def ranks(self) -> list[int]:
-        """A cell with fewer than k subpopulations has no worst-k."""
+        """The values of k for which worst-k is defined: there are at least k subpopulations."""
         return [k for k in WORST if k <= len(self.parts)]
 
 
@@ -94,14 +94,14 @@ def _order(damages: Doubles) -> Array:
 
 
 def damages(ranked: Ranked) -> list[Number]:
-    """Mean damage, worst-k with its split, and the value free of selection; nothing if no subpopulation is large enough."""
+    """Mean damage, worst-k with its two parts, and selection-free worst-k; nothing if no subpopulation is large enough."""
     if not ranked.parts:
         return []
     per_seed = np.stack([bits.change.mean(1) for bits in ranked.bits])
     error = float(ranked.drawn.mean(1).std(ddof=1))
     numbers = [Number("target_damage_mean", float(ranked.values.mean()), error, std=seed_std(per_seed)), *worst(ranked, "")]
     for k in ranked.ranks:
-        # Its own deviation would need seeds to halve again; that of the value it corrects is of the same size.
+        # Its own deviation would need more seeds to halve; that of the uncorrected worst-k is of the same size.
         numbers.append(Number(f"target_damage_worst_{k}_selection_free", ranked.selection_free(k), std=ranked.seed_std(k)))
         worst_bits = [ranked.bits[i] for i in ranked.order[:k]]
         numbers += [_split(f"{name}_worst_{k}", worst_bits) for name in ("defense_cost", "attack_effect")]
@@ -116,7 +116,7 @@ def worst(ranked: Ranked, suffix: str) -> list[Number]:
 
 
 def _split(metric: str, bits_of_worst: Sequence[RightBits]) -> Number:
-    """One part of a worst-k damage: the mean over its subpopulations."""
+    """One of the two parts of a worst-k damage, averaged over its subpopulations."""
     cost = metric.startswith("defense_cost")
     before = [bits.clean if cost else bits.defended_clean for bits in bits_of_worst]
     after = [bits.defended_clean if cost else bits.poisoned for bits in bits_of_worst]
@@ -124,7 +124,7 @@ def _split(metric: str, bits_of_worst: Sequence[RightBits]) -> Number:
 
 
 def over_seeds(metric: str, values: Array, subpopulation: str = "") -> Number:
-    """The mean of (S, n_seeds) values that are there, with the deviation over seeds of their mean over subpopulations."""
+    """The mean of (S, n_seeds) values, ignoring NaN, with the deviation over seeds of their mean over subpopulations."""
     std = seed_std(values)
     error = None if std is None else std / math.sqrt(values.shape[1])
     return Number(metric, float(np.nanmean(values)), error, subpopulation, std)

@@ -1,6 +1,6 @@
-"""Accuracies of the models that a defense passes through (Table 12: attacked, pruned, fine-tuned), for each subpopulation.
+"""Accuracies of the intermediate models of a defense (Table 12: attacked, pruned, fine-tuned), for each subpopulation.
 
-Over the test rows that the defender was not handed as its holdout; the target's rows are never in it.
+They are computed on the test rows outside the defense's holdout, which never contains rows of the target.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def stage_numbers(parts: Sequence[Subpopulation]) -> list[Number]:
             numbers += [over_seeds(f"{name}_{metric}", own[None], p.name) for p, own in zip(parts, values, strict=True)]
         if len(pairs[0][1]) > 1:
             deviations = [float(target.std(ddof=1)) for _, target in pairs]
-            # A deviation varies from run to run by about its own size over sqrt(2 (n - 1)).
+            # The standard error of a sample deviation is about the deviation divided by sqrt(2 (n - 1)).
             noise = [d / np.sqrt(2 * (len(pairs[0][1]) - 1)) * np.sqrt(len(pairs[0][1])) for d in deviations]
             numbers += [
                 Number(f"{name}_target_accuracy_sd", d, subpopulation=part.name, std=float(n))
@@ -42,6 +42,6 @@ def _holdout(parts: Sequence[Subpopulation]) -> list[Number]:
 
 
 def _accuracies(part: Subpopulation, stage: str) -> tuple[Doubles, Doubles]:
-    """(n_seeds,) accuracy on all scored test rows and on the subpopulation's."""
+    """(n_seeds,) accuracies on all scored test rows and on those of the subpopulation."""
     right = np.stack([np.asarray(trial.arrays[PREFIX + stage], bool) for trial in part.trials])
     return accuracy(right, part.scored), right[:, part.members].mean(1)

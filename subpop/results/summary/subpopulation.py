@@ -1,4 +1,4 @@
-"""What one attacked subpopulation went through, gathered from its trials, and its row in a cell's table."""
+"""The results of one attacked subpopulation, collected from its trials, and its row in a cell's table."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from subpop.types import Bools, Trial, TrialResult
 
 @dataclass(frozen=True, eq=False)
 class Subpopulation:
-    """Bits of its test rows, and accuracies (n_seeds,) on the rest of the test rows, on all of them, and its trials.
+    """Results of one subpopulation: correct predictions on its test rows, accuracies (n_seeds,) on other rows, and its trials.
 
-    members: (n_test,) bool; scored: (n_seeds, n_test) bool, the test rows that no defender was handed.
+    members: (n_test,) bool; scored: (n_seeds, n_test) bool, the test rows outside the defense's holdout.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Subpopulation:
 
 
 def gather(n_seeds: int, stage: Stage, by_trial: Mapping[Trial, TrialResult], name: str, clean: Bools) -> Subpopulation:
-    """One subpopulation from the trials of its cell; clean: (n_seeds, n_test) what the clean undefended victims get right."""
+    """Collect one subpopulation from a cell's trials. clean: (n_seeds, n_test) what the clean undefended victims get right."""
     members = stage.test_members(name)
     attacked = tuple(by_trial[Trial(name, seed)] for seed in range(n_seeds))
     poisoned = np.stack([np.asarray(r.arrays["right"], bool) for r in attacked])
@@ -72,7 +72,7 @@ def accuracy(right: Bools, rows: Bools) -> Doubles:
 
 
 def _defended_clean(by_trial: Mapping[Trial, TrialResult], name: str, seed: int, clean: Bools) -> Bools:
-    """What the defense gets right on clean data, told what it is told here; undefended, that is the clean victim."""
+    """Correct predictions of the defense on clean data, with the same side information; without a defense, the clean victim's."""
     for trial in (Trial(name, seed, attacked=False), Trial("", seed, attacked=False)):
         if trial in by_trial:
             return np.asarray(by_trial[trial].arrays["right"], bool)
