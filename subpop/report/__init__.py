@@ -68,7 +68,7 @@ def write_unfinished(reports: Sequence[CellReport], directory: Path, run: RunInf
 
 
 def check_report_directory(path: Path) -> None:
-    """BadInput, before hours are spent, where the report could not be written; makes no folder."""
+    """Raise BadInput if the report could not be written, before anything is trained. Creates no folder."""
     blocking = next((p for p in (path / "figures", path, *path.parents) if p.exists() and not p.is_dir()), None)
     if blocking is not None:
         raise _unusable(path, f"{blocking} is a file")
@@ -81,7 +81,7 @@ def check_report_directory(path: Path) -> None:
 
 
 def make_report_directory(path: Path) -> None:
-    """The report's folder, once there is something to write into it."""
+    """Create the report's folder. Raises BadInput if it cannot be used."""
     check_report_directory(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ def _unusable(path: Path, why: str) -> BadInput:
 
 
 def check_summary() -> None:
-    """BadInput, before hours are spent, where $GITHUB_STEP_SUMMARY names a file that cannot be written to."""
+    """Raise BadInput if $GITHUB_STEP_SUMMARY names a file that cannot be written to, before anything is trained."""
     append_summary("")
 
 

@@ -19,7 +19,7 @@ GAIN = "gain_over_label_flip"
 
 
 def easier_targets(reports: Iterable[CellReport]) -> list[str]:
-    """A line an epsilon: whether the paper's claim, clusters are the easier targets, shows in the run; nothing elsewhere."""
+    """One line per epsilon: whether the run supports the paper's claim that targets from one cluster are easier."""
     lines = []
     for report in sorted(reports, key=lambda report: report.cell.epsilon or 0):
         if report.cell.partition == "cluster_match" and report.result:
@@ -70,7 +70,7 @@ def worth_of_moving(reports: Iterable[CellReport]) -> list[str]:
 
 
 def _gain(numbers: list[Number]) -> str:
-    """The mean of several alphas; its error as if they were one, since their subpopulations are the same."""
+    """The mean over alphas. Its error is not reduced by averaging, since the subpopulations are the same at each alpha."""
     mean = sum(number.value for number in numbers) / len(numbers)
     error = sum(number.std_error or 0.0 for number in numbers) / len(numbers)
     words = "at least as damaging" if mean >= 0 else "less damaging" if mean < -error else "less damaging, within the error"

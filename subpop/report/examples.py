@@ -1,6 +1,6 @@
-"""Examples of the worst subpopulations of texts, as in Figure 3 for pictures: the rows nearest to their centroids.
+"""Example texts of the worst subpopulations, as in Figure 3 for pictures: the rows nearest to their centroids.
 
-Texts are untrusted: markup, links and invisible characters in them have no effect.
+Texts are untrusted: markup, links and invisible characters in them are made ineffective.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ SHOWN = 3
 LONGEST = 200
 BREAKS = re.compile(r"<\s{0,3}/?\s{0,3}br\s{0,3}/?\s{0,3}>", re.IGNORECASE)
 UNSEEN = {"Cc", "Cf", "Co", "Cs"}
-"""Unicode's control and format characters, which can reverse a line, and unassigned characters."""
+"""Unicode categories that are removed: control and format characters, which can reverse a line, private use and surrogates."""
 LINKS = re.compile(r"(?=://)|(?<=[@#])|(?<=www)(?=\.)", re.IGNORECASE)
-"""Where addresses, mentions and issue numbers come apart; GitHub would link them, escaped or not."""
+"""Positions where addresses, mentions and issue numbers are broken up; GitHub would link them even if escaped."""
 SIZES = {"n_train": "in D", "n_aux": "in D_aux", "n_test": "in D_test", "n_poison": "of poison"}
 WORDS = (
     f"The {SHOWN} subpopulations with the largest damage at the largest alpha, among those with enough test rows, and the "
@@ -31,12 +31,12 @@ Row = Mapping[str, float | str]
 
 
 def example_texts(reports: Sequence[CellReport]) -> list[str]:
-    """Blocks of markdown, a list for each set-up; none where no cell of the suite has texts."""
+    """Blocks of markdown, one list per set-up; empty if no cell of the suite has texts."""
     blocks = []
     for setup, own in by_setup(reports).items():
         with_texts = [report for report in own if _worst(report)]
         if with_texts:
-            # Undefended, and of several splits the first: a cluster of another split is another cluster.
+            # Undefended cells first, and the first of several splits, since clusters differ between splits.
             report = min(with_texts, key=lambda r: (-r.cell.rate, r.cell.defense != "none", r.cell.defense, r.cell.setting))
             title = f"### {escape(setup.title)}, alpha {report.cell.rate:g}"
             blocks += [title, _details(report, setup.details), *_list(report)]
@@ -49,7 +49,7 @@ def _details(report: CellReport, details: str) -> str:
 
 
 def _worst(report: CellReport) -> list[Row]:
-    """The rows of the worst subpopulations that have texts, as worst-k ranks them."""
+    """The table rows of the worst subpopulations with texts, ranked as for worst-k."""
     if report.result is None:
         return []
     rows = [row for row in report.result.table if f"{PREFIX}{row.get('subpopulation')}" in report.result.arrays]
@@ -58,7 +58,7 @@ def _worst(report: CellReport) -> list[Row]:
 
 
 def _list(report: CellReport) -> list[str]:
-    """One block: an item a subpopulation, under it an item a text."""
+    """One block: an item per subpopulation, with its texts as sub-items."""
     assert report.result is not None
     lines = []
     for row in _worst(report):
@@ -96,12 +96,12 @@ def _number(row: Row, name: str) -> float | None:
 
 
 def shown(text: str) -> str:
-    """A text as a report prints it: on one line, cut at a word, nothing in it markup or a link."""
+    """A text as printed in a report: on one line, cut at a word, without markup or links."""
     return escape(LINKS.sub("\u200b", shorten(_visible(text))))
 
 
 def shorten(text: str, limit: int = LONGEST) -> str:
-    """At most `limit` characters and an ellipsis; cut at a word unless the last one alone is half of the text."""
+    """At most `limit` characters and an ellipsis, cut at a word unless that would drop half of the text."""
     if len(text) <= limit:
         return text
     at_word = text[: limit + 1].rpartition(" ")[0]

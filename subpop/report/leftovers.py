@@ -1,4 +1,4 @@
-"""Files of an earlier report, recognised by their own marks, so that no other file is ever removed."""
+"""Removal of an earlier report's files, which are recognised by their content, so that no other file is removed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 LAST_LINE = "[Scoreboard](README.md)"
 FIRST_COLUMNS = "tier,dataset,victim,partition,attack,rate,defense,setting"
 DRAWN_BY = (b"Software\0subpop", b"<dc:title>subpop</dc:title>")
-"""In the head of a PNG and of an SVG that `figures.save` wrote."""
+"""Metadata at the beginning of a PNG or SVG that `figures.save` wrote."""
 HEAD = 4096
 
 

@@ -1,4 +1,4 @@
-"""GitHub flavoured markdown from text that others chose: names are escaped, tables are padded to be read unrendered too."""
+"""GitHub flavoured markdown from untrusted text: names are escaped, and tables are padded to be readable unrendered."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from tabulate import tabulate
 from subpop.types.printable import printable
 
 SUMMARY_BYTES = 1_000_000
-"""GitHub drops a job summary of more than a mebibyte."""
+"""GitHub discards job summaries larger than 1 MiB."""
 
 
 def escape(text: object) -> str:
-    """Text on one line in which nothing is markup: no pipe ends a cell, no star, bracket or tag is obeyed."""
+    """Text on one line with all markup escaped, including pipes, which would end a table cell."""
     line = " ".join(printable(text).split())
     line = re.sub(r"([\\`*\[\]|~$])", r"\\\1", line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
-    # Inside a word GitHub takes an underscore as it is; at its ends it would start emphasis.
+    # GitHub treats underscores inside a word literally; at its beginning or end they would start emphasis.
     return re.sub(r"(?<!\w)_+|_+(?!\w)", lambda found: "\\_" * len(found.group()), line)
 
 
 def code(text: object) -> str:
-    """Text as code, outside tables; a fence longer than any run of backticks inside."""
+    """Text as inline code, outside tables, with a fence longer than any run of backticks in it."""
     line = " ".join(printable(text).split())
     if not line:
         return ""
@@ -39,18 +39,18 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) 
 
 
 def folded(title: str, text: str) -> str:
-    """A block that opens at a click; the title is plain text."""
+    """A collapsed block with a plain-text title."""
     return f"<details><summary>{html.escape(printable(title))}</summary>\n\n{text}\n\n</details>"
 
 
 def picture(name: str, alt: str, caption: str, command: str) -> str:
-    """A figure of the `figures` folder, linked to its scalable form, with its caption and the command that makes it."""
+    """A figure of the `figures` folder, linked to its SVG, with its caption and the command that made it."""
     made_by = f" Made by {code(command)}." if command else ""
     return f"[![{escape(alt)}](figures/{name}.png)](figures/{name}.svg)\n\n{caption}{made_by}"
 
 
 def without_files(text: str) -> str:
-    """The text where no file of the report can be reached: figures and their captions dropped, links to pages unlinked."""
+    """The text for places without the report's files: figures and captions are dropped, links to pages become plain text."""
     text = re.sub(r"^\[!\[[^\n]*\]\(figures/[^\n]*\n\n[^\n]*\n\n?", "", text, flags=re.MULTILINE)
     text = re.sub(r"\[([^\]\n]*)\]\((?!https?:)[^)\n]*\)", r"\1", text)
     encoded = text.encode()

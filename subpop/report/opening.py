@@ -92,7 +92,7 @@ def duration(seconds: float) -> str:
 
 
 def made_by(run: RunInfo) -> str:
-    """The command behind every number and figure of a page, and where it ran."""
+    """The command that made every number and figure of a page, and where it ran."""
     where = [run.started_text, f"commit {run.commit}" if run.commit else "", run.hardware]
     where += [f"{name} {version}" for name, version in run.versions.items()]
     told = "; ".join(escape(part) for part in where if part)
@@ -107,7 +107,7 @@ def judged(report: CellReport) -> list[Verdict]:
 
 
 def failing(report: CellReport) -> list[Verdict]:
-    """The verdicts that make a cell red."""
+    """The verdicts that make a cell fail."""
     if report.status != "fail":
         return []
     worst = [verdict for verdict in report.verdicts if verdict.verdict in ("fail", "error")]
@@ -145,7 +145,7 @@ def _failed_cell(report: CellReport) -> list[str]:
 
 
 def metric_name(verdict: Verdict) -> str:
-    """The metric of a number, and its subpopulation where it is of one."""
+    """The metric of a number, with its subpopulation if it has one."""
     number = verdict.number
     return f"{number.metric} of {number.subpopulation}" if number.subpopulation else number.metric
 

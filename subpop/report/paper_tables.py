@@ -1,6 +1,6 @@
-"""Suites that rebuild a table of the paper, in the paper's layout: our values, and published values in brackets.
+"""Tables of the paper in the paper's layout, for suites that reproduce one: our values, with published values in brackets.
 
-All values are numbers of the run, whose tolerances and verdicts are in the list of numbers below.
+The tolerances and verdicts of these numbers are in the list of numbers further down on the page.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Row = tuple[str, ...]
 def paper_tables(
     layout: Layout, reports: Iterable[CellReport], words: Callable[[list[CellReport]], list[str]] = lambda reports: []
 ) -> list[str]:
-    """A table for each data set and victim of a suite, each under a line that names them. words: blocks that follow a table."""
+    """A table for each data set and victim of a suite, each under a line that names them. words: blocks after a table."""
     groups: dict[str, list[CellReport]] = defaultdict(list)
     for report in reports:
         if report.result is not None:
@@ -84,7 +84,7 @@ def _row(layout: Layout, cell: Cell, subpopulation: str) -> Row:
 
 
 def _order(row: Row) -> tuple[tuple[int, float, str], ...]:
-    """Numbers by value, words by name."""
+    """Sort key: numbers by value, then words by name."""
     return tuple((0, float(text), "") if text.replace(".", "", 1).isdigit() else (1, 0.0, text) for text in row)
 
 

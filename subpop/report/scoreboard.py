@@ -1,4 +1,4 @@
-"""The front page of a report: what ran, what failed, and all defenses against all attacks, the best first."""
+"""The front page of a report: what ran, what failed, and the ranking of defenses against all attacks."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def scoreboard(reports: Sequence[CellReport], run: RunInfo, pictures: Sequence[P
         return "\n\n".join([*blocks, "The tables, figures and pages are written when the run ends."]) + "\n"
     measured = [report for report in reports if kind_of(report.cell).on_scoreboard]
     groups = {s: of_setup for s, of_setup in by_setup(measured).items() if any(r.status != "skipped" for r in of_setup)}
-    # A suite without damages, such as the two worlds, has only its page. A suite that could not be measured is listed with the
+    # A suite without damages, such as the two worlds, is not listed here. A suite that could not be measured is listed with the
     # reason.
     setups = {s: own for s, own in groups.items() if summarize(own, headline(own)) or not any(r.result for r in own)}
     boards = {s: of_setup for s, of_setup in setups.items() if any(r.cell.defense not in ("none", "retrain") for r in of_setup)}
@@ -118,7 +118,7 @@ def _board(setup: Setup, reports: Sequence[CellReport], run: RunInfo) -> list[st
 
 
 def sizes(reports: Sequence[CellReport]) -> str:
-    """How many subpopulations, seeds and splits the numbers of a set-up rest on."""
+    """The numbers of subpopulations, seeds and splits of a set-up."""
     counts = sorted({report.result.n_subpopulations for report in reports if report.result})
     subpopulations = "–".join(str(count) for count in sorted({counts[0], counts[-1]})) if counts else "0"
     splits = len({report.cell.option("split", "0") for report in reports})
@@ -144,7 +144,7 @@ def _grouped(rows: Sequence[Row], cells: Sequence[list[str]]) -> list[list[str]]
 
 
 def _damage(row: Row, rate: float, metric: str) -> str:
-    """`45.2 ± 1.3 (0.4 + 44.8)`, or why there is nothing."""
+    """`45.2 ± 1.3 (0.4 + 44.8)`, or the status of cells without numbers."""
     reports = row.cells.get(rate, ())
     found = summarize(reports, metric)
     if found is None:
@@ -240,7 +240,7 @@ def _attacks(setups: Mapping[Setup, list[CellReport]]) -> list[str]:
 
 
 def _papers(reports: Sequence[CellReport], pictures: Sequence[Picture], run: RunInfo) -> list[str]:
-    """Tables of the paper as it prints them, and the pictures of its Figure 3."""
+    """Tables of the paper in its layout, and the pictures of its Figure 3."""
     blocks = []
     for stem in sorted({report.cell.stem for report in reports}):
         kinds = by_kind(report for report in reports if report.cell.stem == stem)

@@ -153,7 +153,7 @@ def _with_spread(metric: str, value: float | None, spread: float | None) -> str:
 
 
 def _subpopulations(setup: Setup, reports: Sequence[CellReport]) -> list[str]:
-    """A folded table for each alpha and split: everything where one defense ran, the damage under each where several did."""
+    """A folded table for each alpha and split: all columns if one defense ran, otherwise the damage under each defense."""
     blocks = []
     for split in sorted({report.cell.option("split") for report in reports}):
         rows = rows_of([report for report in reports if report.cell.option("split") == split])
@@ -204,7 +204,7 @@ def _side_by_side(shown: Mapping[str, Rows]) -> str:
 
 
 def _value(row: Mapping[str, float | str], metric: str) -> str:
-    """A column of a subpopulation, with its standard error where the row has one."""
+    """A value of a subpopulation, with its standard error if the row has one."""
     return _with_spread(metric, _number(row, metric), _number(row, f"{metric}_se"))
 
 
@@ -214,7 +214,7 @@ def _number(row: Mapping[str, float | str], key: str) -> float | None:
 
 
 def _probes(reports: Sequence[CellReport]) -> list[str]:
-    """List what each probe of a plug-in found, cell by cell."""
+    """The findings of the probes of plug-ins, by cell."""
     lines = [
         [escape(r.cell.id), escape(r.result.integrity), escape(r.result.probes) or NO_VALUE]
         for r in reports

@@ -19,7 +19,7 @@ KINDS = {
     "collection": ("module that could not be collected", "modules that could not be collected"),
     "internal": ("internal error", "internal errors"),
 }
-"""What can fail, in the singular and the plural. `cell`: its numbers, which the report lists separately."""
+"""Kinds of failures, in singular and plural. `cell`: its numbers failed, which the report lists separately."""
 
 INTERRUPT, SIGTERM, EXIT = "interrupt", "SIGTERM", "pytest.exit"
 """Reasons for which a session can end before its last test."""
@@ -55,7 +55,7 @@ class Standing:
         return tuple(failed for failed in self.failed if failed.kind != "cell")
 
     def of_suite(self, stem: str, reports: Sequence[CellReport]) -> Standing:
-        """The same for one suite, whose reports these are: it may have ended well in a session that did not."""
+        """The standing of one suite, whose reports these are. It may have passed in a session that failed."""
         planned = self.planned_of.get(stem, len(reports))
         own = tuple(failed for failed in self.failed if failed.test.partition("::")[0].endswith(f"test_{stem}.py"))
         early = len(reports) < planned
@@ -69,7 +69,7 @@ class Standing:
 
 
 def headline(reports: Sequence[CellReport], standing: Standing | None) -> str:
-    """The first words of a page, in bold: whether this run passed, and if not, why. None: no session, a store was read."""
+    """The bold headline of a page: whether this run passed and, if not, why. standing: None if a store was read."""
     now = standing or Standing(len(reports), 0)
     measured = sum(report.result is not None for report in reports)
     failed = _failures(reports, now)

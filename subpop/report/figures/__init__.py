@@ -1,6 +1,6 @@
-"""Pictures of a run: damage against alpha, target against collateral damage, and the panels of Figure 2. Never trains.
+"""Figures of a run: damage against alpha, target against collateral damage, and the panels of Figure 2. Nothing trains here.
 
-Drawn with matplotlib's object interface (no pyplot, so no global state): the same reports give the same bytes.
+They are drawn with matplotlib's object interface (no pyplot, so no global state). Equal reports give byte-identical files.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ STYLE: Any = {
     "savefig.facecolor": "white",
 }
 FIGURES_THAT_PAY = 12
-"""Number of figures from which on drawing in several processes is worthwhile."""
+"""Minimum number of figures for which drawing in several processes is worthwhile."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def draw_all(reports: Iterable[CellReport], directory: Path, made_by: str = "") 
 
 
 def _draw_missing(missing: Sequence[tuple[Callable[[], Figure], Path, str, str]], directory: Path) -> None:
-    """Draw figures that are not there yet: many of them on all cores, since a figure takes a third of a second of one."""
+    """Draw missing figures; if there are many, on all cores, since each takes a third of a second."""
     if missing:
         directory.mkdir(exist_ok=True)
     n_jobs = -1 if len(missing) >= FIGURES_THAT_PAY else 1
@@ -90,14 +90,14 @@ def _draw_missing(missing: Sequence[tuple[Callable[[], Figure], Path, str, str]]
 
 
 def _draw(draw: Callable[[], Figure], path: Path, made_by: str, key: str) -> None:
-    with style.context(["default", STYLE]):  # not the reader's own matplotlibrc
+    with style.context(["default", STYLE]):  # ignore the user's matplotlibrc
         save(draw(), path, made_by, key)
 
 
 def save(figure: Figure, path: Path, made_by: str = "", key: str = "") -> None:
-    """Write `<path>.svg` and `<path>.png`; no date, no version, so that equal figures are equal bytes."""
+    """Write `<path>.svg` and `<path>.png`, without date and version, so that equal figures give equal files."""
     told = {"Description": made_by} if made_by else {}
-    # Laid out and rendered once a format: `savefig` would do both several times over.
+    # Laid out and rendered once per format; `savefig` would do both several times.
     canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
     figure.set_layout_engine("none")

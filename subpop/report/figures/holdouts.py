@@ -25,7 +25,7 @@ WHERE: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 
 
 def holdout_groups(reports: Iterable[CellReport]) -> dict[tuple[str, str], list[CellReport]]:
-    """Cells that differ in their holdout alone, by victim and defense; groups with a single size are left out."""
+    """Cells that differ only in their holdout, by victim and defense; groups with a single size are left out."""
     groups: dict[tuple[str, str], list[CellReport]] = defaultdict(list)
     for report in reports:
         if report.result is not None and report.cell.defender.holdout is not None:
@@ -34,7 +34,7 @@ def holdout_groups(reports: Iterable[CellReport]) -> dict[tuple[str, str], list[
 
 
 def accuracy_against_holdout(reports: Sequence[CellReport]) -> Figure:
-    """A panel a subpopulation; bars: the sample deviation over the runs of a cell."""
+    """Draw one panel per subpopulation; bars: the sample deviation over the runs of a cell."""
     names = sorted({number.subpopulation for r in reports if r.result for number in r.result.numbers if number.subpopulation})
     figure = Figure(figsize=(min(9.6, 1.4 + 2.7 * len(names)), 3.6), dpi=DPI, layout="constrained")
     axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]

@@ -46,12 +46,12 @@ HALF, SHADE = 0.5, "#eeeeee"
 
 
 def can_be_drawn(reports: Sequence[CellReport]) -> bool:
-    """Whether the figure has something to show."""
+    """Whether there are curves or worlds to draw."""
     return bool(curves_of(reports) or world_points(reports))
 
 
 def draw_impossibility(reports: Sequence[CellReport]) -> Figure:
-    """Curves above, the two worlds below."""
+    """Draw curves at the top and the two worlds below."""
     curves, points = curves_of(reports), world_points(reports)
     heights = [2.8] * bool(curves) + [4.7] * bool(points)
     figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained", dpi=DPI)

@@ -51,7 +51,7 @@ def success_against_epsilon(reports: Sequence[CellReport]) -> Figure:
 
 
 def _draw(axis: Axes, reports: Sequence[CellReport], metric: str, kind: str, shift: float) -> None:
-    """Shifted a little, or the bars of two lines at one epsilon would hide each other."""
+    """Draw one line, shifted slightly, since bars of two lines at the same epsilon would overlap."""
     found = [(epsilon_of(report), number) for report in reports if (number := _number(report, metric))]
     errors = [100 * (number.std or 0.0) if np.isfinite(number.std or 0.0) else 0.0 for _, number in found]
     label, look = LOOKS[kind]
@@ -66,7 +66,7 @@ def _number(report: CellReport, metric: str) -> Number | None:
 
 
 def with_pictures(reports: Sequence[CellReport]) -> list[CellReport]:
-    """For each of up to SHOWN_EPSILONS epsilons, spread evenly, the cell whose best set lost most; of equals the later kind."""
+    """For up to SHOWN_EPSILONS evenly spread epsilons, the cell with the most successful set; ties go to the later kind."""
     by_epsilon: dict[float, CellReport] = {}
     for report in sorted(reports, key=lambda r: (epsilon_of(r), _best(r), list(LOOKS).index(r.cell.partition))):
         if report.result is not None and "attacked" in report.result.arrays:
@@ -83,7 +83,7 @@ def _best(report: CellReport) -> float:
 
 
 def attacked_pictures(reports: Sequence[CellReport]) -> Figure:
-    """A column an epsilon: the training picture as it was, as it became, and the difference, epsilon as black or white."""
+    """Draw one column per epsilon: the original picture, the attacked one, and the difference, with epsilon black or white."""
     figure = Figure(figsize=(min(9.6, 1.2 + 2.1 * len(reports)), 6.6), dpi=DPI, layout="constrained")
     axes = figure.subplots(3, len(reports), squeeze=False)
     for column, report in enumerate(reports):
@@ -100,7 +100,7 @@ def attacked_pictures(reports: Sequence[CellReport]) -> Figure:
 
 
 def _show(axis: Axes, picture: Array) -> None:
-    """(c, h, w) in 0..255."""
+    """Show a picture, (c, h, w) in 0..255."""
     grey = picture.shape[0] == 1
     pixels = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
     axis.imshow(pixels[0] if grey else pixels.transpose(1, 2, 0), cmap="gray" if grey else None, vmin=0, vmax=255)

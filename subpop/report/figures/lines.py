@@ -45,7 +45,7 @@ Styles = Mapping[str, Mapping[str, Any]]
 
 
 def styles_of(defenses: Iterable[str]) -> Styles:
-    """A line style for each defense: colours for real ones, greys for controls, a matched control thin in its filter's colour."""
+    """A line style per defense: coloured for defenses, grey for controls; a matched control is thin in its filter's colour."""
     names = sorted(set(defenses))
     styles: dict[str, Mapping[str, Any]] = {name: style for name, style in CONTROL_STYLES.items() if name in names}
     filters = {name.partition(":")[2] for name in names if name.partition(":")[0] == MATCHED}
@@ -59,7 +59,7 @@ def styles_of(defenses: Iterable[str]) -> Styles:
 
 
 def damage_against_alpha(groups: Mapping[Setup, list[CellReport]], styles: Styles) -> Figure:
-    """Lines of damage over the alphas that were measured, a panel for each set-up."""
+    """Draw lines of damage over the measured alphas, one panel per set-up."""
     reports = [report for of_setup in groups.values() for report in of_setup]
     rates = rates_of(reports)
     figure, axes = panel_grid(len(groups), 2, 2.5, len({report.cell.defense for report in reports}))
@@ -80,7 +80,7 @@ def damage_against_alpha(groups: Mapping[Setup, list[CellReport]], styles: Style
 
 
 def _draw_lines(axis: Axes, reports: Sequence[CellReport], styles: Styles) -> dict[str, list[float]]:
-    """The lines of one panel; returns the heights of each."""
+    """Draw the lines of one panel; returns the heights of each."""
     metric, rates = headline(reports), rates_of(reports)
     rows = [row for row in rows_of(reports) if row.kind != "variant"]
     narrowest = min((b - a for a, b in pairwise(rates)), default=1.0)
@@ -93,7 +93,7 @@ def _draw_lines(axis: Axes, reports: Sequence[CellReport], styles: Styles) -> di
         if row.defense == "retrain" and points:
             axis.axhline(float(np.mean(values)), color=look["color"], linestyle=look["linestyle"], linewidth=1.0)
         elif points:
-            # Set apart a little, or bars at the same alpha would hide each other.
+            # Shifted slightly, since bars at the same alpha would overlap.
             shift = narrowest * 0.16 * ((drawn.index(row.defense) + 0.5) / len(drawn) - 0.5)
             errors = [100 * found.spread if found.spread is not None else 0.0 for _, found in points]
             axis.errorbar([rate + shift for rate, _ in points], values, errors if any(errors) else None, elinewidth=0.9, **look)

@@ -13,7 +13,7 @@ from subpop.types import Array, CellReport
 PREFIX = "pictures:"
 ACROSS = 6
 GAP = 2
-"""Pixels between two pictures, at their own size."""
+"""Pixels between two pictures, at their original size."""
 
 
 def has_pictures(report: CellReport) -> bool:
@@ -21,7 +21,7 @@ def has_pictures(report: CellReport) -> bool:
 
 
 def draw_clusters(report: CellReport) -> Figure:
-    """A panel a cluster: its pictures in rows, its name and size above, the make-up of its rows below."""
+    """Draw one panel per cluster: its pictures in rows, its name and size above, the composition of its rows below."""
     assert report.result is not None
     pictures = {n.removeprefix(PREFIX): p for n, p in report.result.arrays.items() if n.startswith(PREFIX)}
     rows = {str(row["subpopulation"]): row for row in report.result.table}

@@ -1,4 +1,4 @@
-"""Which figures can be drawn of poisoning cells."""
+"""The figures that can be drawn for poisoning cells."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _cloud_plans(groups: Mapping[Setup, list[CellReport]]) -> Iterator[Plan]:
 
 
 def _panels_by_defense(reports: Iterable[CellReport]) -> list[tuple[str, list[CellReport]]]:
-    """The attacked cells of each defense that is no control, after those of `none`."""
+    """The attacked cells of each defense except controls, with `none` first."""
     panels: dict[str, list[CellReport]] = defaultdict(list)
     for report in reports:
         cell = report.cell

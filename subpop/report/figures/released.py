@@ -25,11 +25,11 @@ from subpop.types import Array, CellReport
 
 DATASETS = "imdb"
 LOOKS: Mapping[str, tuple[str, str]] = {"bert_last_layer": ("#0072B2", "s"), "bert_fine_tuned": ("#D55E00", "^")}
-"""Colour and marker of the victims that were released."""
+"""Colour and marker of the released victims."""
 OTHER_MARKERS = ("o", "D", "v", "P")
 NEEDED = ("target_damage", "collateral_damage", "n_train", "n_test")
 NEAR = 0.035
-"""Points of a strip whose heights differ by less, as a part of the panel's, are set side by side."""
+"""Points of a strip whose heights differ by less than this fraction of the panel are placed side by side."""
 WIDEST = 0.3
 RING: Mapping[str, Any] = {
     "marker": "o",
@@ -51,9 +51,9 @@ CAPTION = (
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Damages of the subpopulations of one cell, (n,) each; collaterals: also of those too small to be ranked.
+    """Damages of the subpopulations of one cell, (n,) each; collaterals: including those too small to be ranked.
 
-    dataset: that of the run, empty where the trials were released.
+    dataset: that of the run, empty for released trials.
     """
 
     label: str
@@ -74,7 +74,7 @@ class Sample:
 
 
 def comparable(reports: Iterable[CellReport]) -> list[CellReport]:
-    """The undefended cells on IMDB at an alpha that was released."""
+    """The undefended cells on IMDB at alphas with released trials."""
     return [
         report
         for report in reports
@@ -128,7 +128,7 @@ def released_sample(model: str, alpha: float) -> Sample:
 
 
 def beside_released(reports: Sequence[CellReport]) -> Figure:
-    """Two rows of panels, a column an alpha."""
+    """Draw two rows of panels, with one column per alpha."""
     samples = samples_of(reports)
     looks = looks_of(sample for of_rate in samples.values() for sample in of_rate)
     figure = Figure(figsize=(max(4.6, WIDTH * len(samples) / 3), 5.8), dpi=DPI, layout="constrained")
@@ -218,7 +218,7 @@ def _against_size(axis: Axes, samples: Sequence[Sample], looks: Mapping[str, Map
 
 def _name_worst(axis: Axes, samples: Sequence[Sample]) -> None:
     """Mark the worst cluster of each sample with a ring and its name, moved down if another name is in the way."""
-    axis.autoscale_view(scaley=False)  # or the positions of points are not known yet
+    axis.autoscale_view(scaley=False)  # otherwise the positions of points are not known yet
     to_panel = axis.transData + axis.transAxes.inverted()
     taken = np.inf
     for sample in sorted(samples, key=lambda sample: -sample.damages.max()):

@@ -88,7 +88,7 @@ def _circles(report: CellReport) -> list[Mapping[str, Any]]:
 
 
 def _size(row: Mapping[str, Any]) -> float:
-    """Rows of a subpopulation in D; where unknown, in D_test."""
+    """Rows of a subpopulation in D or, if unknown, in D_test."""
     return next((float(row[name]) for name in ("n_train", "n_test") if is_finite(row.get(name))), 1.0)
 
 
@@ -115,7 +115,7 @@ def _name_worst(axis: Axes, reports: Sequence[CellReport]) -> None:
     # On the side with fewer of them.
     side, anchor = (0.02, "left") if np.mean([across for across, _ in ends] or [0.0]) > 0.55 else (0.98, "right")
     places = [(side, top - 0.085 * i) for i in range(len(named))]
-    # The shortest leaders in total never cross each other.
+    # Leader lines of minimal total length never cross each other.
     best = min(permutations(places), key=lambda order: sum(math.dist(a, b) for a, b in zip(order, ends, strict=True)))
     for (name, point), place in zip(named, best, strict=True):
         axis.plot(*point, marker="o", markersize=4, markerfacecolor="none", markeredgecolor="black", markeredgewidth=0.8)
@@ -130,7 +130,7 @@ def _cloud_legend(colours: Mapping[float, Any], largest: float) -> list[Line2D]:
     alphas = [
         Line2D([], [], color=colours[rate], markersize=8, label=f"alpha {rate:g}", **round_marker) for rate in sorted(colours)
     ]
-    # A marker's size is its diameter where a scatter's is its area.
+    # The size of a marker is its diameter, that of a scatter point its area.
     circles = [
         Line2D([], [], color="#999999", markersize=_area(size, largest) ** 0.5, label=f"{size} rows in D", **round_marker)
         for size in sizes
@@ -142,7 +142,7 @@ def _cloud_legend(colours: Mapping[float, Any], largest: float) -> list[Line2D]:
 
 
 def has_panels(report: CellReport) -> bool:
-    """Whether a cell left the arrays that a panel is drawn from, of two dimensions and two classes."""
+    """Whether a cell has the arrays of a panel, with two dimensions and two classes."""
     arrays = report.result.arrays if report.result else {}
     return all(name in arrays for name in NEEDED) and np.shape(arrays["panel_x"])[1:] == (2,)
 
@@ -220,7 +220,7 @@ def _shade(axis: Axes, proba: Array, extent: tuple[float, float, float, float]) 
     left, right, bottom, top = extent
     across, up = np.linspace(left, right, proba.shape[1]), np.linspace(bottom, top, proba.shape[0])
     if np.isin(proba, (0, 1)).all():
-        proba = gaussian_filter(proba, 1.5, mode="nearest")  # classes alone would draw the boundary as stairs
+        proba = gaussian_filter(proba, 1.5, mode="nearest")  # classes alone would give a jagged boundary
     if not proba.min() < 0.5 < proba.max():
         axis.set_facecolor(REGIONS[int(proba.max() > 0.5)])
         return
@@ -229,7 +229,7 @@ def _shade(axis: Axes, proba: Array, extent: tuple[float, float, float, float]) 
 
 
 def _outline(axis: Axes, members: Array) -> None:
-    """An ellipse round the subpopulation's clean rows (m, 2), along their principal axes."""
+    """Draw an ellipse around the subpopulation's clean rows, (m, 2), along their principal axes."""
     if len(members) < 3:
         return
     variances, directions = np.linalg.eigh(np.cov(members.T))

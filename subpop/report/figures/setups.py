@@ -31,7 +31,7 @@ _WITHIN_SETUP = ("n_poison_told", "split")
 
 
 class Setup(NamedTuple):
-    """What the cells of one table have in common; defenses, alphas and splits vary within it."""
+    """The fields that the cells of one table have in common; defenses, alphas and splits vary within it."""
 
     stem: str
     tier: str
@@ -47,7 +47,7 @@ class Setup(NamedTuple):
 
     @property
     def details(self) -> str:
-        """The attack and the setting, as a reader of one table needs them."""
+        """The attack and the setting, for the text above a table."""
         return "; ".join([self.attack, *(f"{name}={value}" for name, value in self.setting)])
 
 
@@ -93,9 +93,9 @@ def is_control(defense: str) -> bool:
 
 
 def rows_of(reports: Sequence[CellReport]) -> list[Row]:
-    """A row for each defense of a set-up, the defender's best first: ascending mean over alpha of the headline damage.
+    """A row for each defense of a set-up, the best first: sorted by the mean of the headline damage over alpha.
 
-    A row that misses an alpha is no fair rival of those that have all: it comes after them.
+    Rows without numbers for some alpha are not comparable and come after the others.
     """
     cells: dict[tuple[str, str], dict[float, list[CellReport]]] = defaultdict(lambda: defaultdict(list))
     for report in reports:
@@ -115,13 +115,13 @@ def rates_of(reports: Iterable[CellReport]) -> list[float]:
 
 
 def headline(reports: Iterable[CellReport]) -> str:
-    """The damage that a table is sorted by: worst-5, or the next best where a set-up is too small to have it."""
+    """The damage by which a table is sorted: worst-5, or another one if the set-up has too few subpopulations."""
     present = {number.metric for report in reports for number in aggregates(report)}
     return next((metric for metric in HEADLINES if metric in present), HEADLINES[0])
 
 
 def aggregates(report: CellReport) -> list[Number]:
-    """The finite numbers of a cell over all its subpopulations; none where it was skipped or failed."""
+    """The finite aggregate numbers of a cell; empty if it was skipped or failed."""
     numbers = report.result.numbers if report.result else ()
     return [number for number in numbers if not number.subpopulation and is_finite(number.value)]
 
@@ -135,7 +135,7 @@ class Summary(NamedTuple):
 
 
 def summarize(reports: Sequence[CellReport], metric: str) -> Summary | None:
-    """The mean over splits of an aggregate metric; None where no split has it."""
+    """The mean of an aggregate metric over splits; None if no split has it."""
     found = [number for report in reports for number in aggregates(report) if number.metric == metric]
     if not found:
         return None
@@ -150,7 +150,7 @@ def summarize(reports: Sequence[CellReport], metric: str) -> Summary | None:
 
 
 def is_finite(value: object) -> TypeGuard[float]:
-    """Whether this is a number, numpy's own included, and neither NaN nor infinite."""
+    """Whether this is a finite number, including numpy's types."""
     return isinstance(value, Real) and math.isfinite(value)
 
 
@@ -173,7 +173,7 @@ def percent_or_plain(metric: str, value: float | None, digits: int = 1) -> str:
 
 
 def quantity(metric: str, value: float | None, digits: int = 1) -> str:
-    """A metric's value, with a percent sign where it is a fraction."""
+    """A metric's value, with a percent sign if it is a fraction."""
     text = percent_or_plain(metric, value, digits)
     return f"{text} %" if text != NO_VALUE and _is_fraction(metric) else text
 
@@ -228,7 +228,7 @@ def _facts(setup: Setup) -> Setting:
 
 
 def titles_of(groups: Iterable[Setup], width: int = TITLE_WIDTH) -> dict[Setup, str]:
-    """Victim and partition of each set-up, and under them the attack and settings in which they differ."""
+    """Victim and partition of each set-up, followed by the attack and settings in which they differ."""
     found = list(groups)
     shared = set.intersection(*(set(_facts(setup)) for setup in found)) if found else set()
     titles = {}

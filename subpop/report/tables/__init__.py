@@ -1,1 +1,1 @@
-"""The kinds of measurement beside plain poisoning cells, one file each; `subpop.types.kinds.KINDS` names them."""
+"""The kinds of measurement, one file each; they are registered in `subpop.types.kinds.KINDS`."""

@@ -1,4 +1,4 @@
-"""Tables 13 and 14: worst-k damage before and after the certified defense, and what it certifies."""
+"""Tables 13 and 14: worst-k damage before and after the certified defense, and certified damage."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ LAYOUT = Layout(
 
 
 class Certified(PaperTable):
-    """Poisoning cells, laid out with the undefended and the defended victim in one row."""
+    """Poisoning cells in a table with the undefended and the defended victim in the same row."""
 
     layout = LAYOUT

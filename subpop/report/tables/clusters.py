@@ -1,4 +1,4 @@
-"""Figure 3: what the clusters of ClusterMatch look like."""
+"""Figure 3: pictures and composition of the clusters of ClusterMatch."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ CAPTION = (
 
 
 class Clusters(Kind):
-    """Pictures and make-up of the most distinctive clusters."""
+    """Pictures and composition of the most distinctive clusters."""
 
     on_scoreboard = False
 
     def measurer(self, experiment: Experiment) -> Measure:
-        """Reads everything off D_aux; the result stays in the store."""
+        """Describes clusters of D_aux; the result is cached in the store."""
         return lambda cell: kept_result(
             cell, experiment, "subpop.experiments.clusters", lambda: describe_clusters(cell, experiment.context)
         )
 
     def expected_seconds(self, cell: Cell) -> float:
-        """Where the clusters are recorded."""
+        """Assumes that the clusters are recorded."""
         return 0.1
 
     def figures(self, reports: Sequence[CellReport], styles: Styles) -> Iterator[Plan]:

@@ -20,6 +20,6 @@ LAYOUT = Layout(
 
 
 class FinePruning(PaperTable):
-    """Poisoning cells, laid out with a row for each subpopulation."""
+    """Poisoning cells in a table with a row for each subpopulation, holdout and defense."""
 
     layout = LAYOUT

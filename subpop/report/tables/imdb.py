@@ -1,4 +1,4 @@
-"""Clusters of film reviews, beside the trials on IMDB that the paper's authors released."""
+"""Clusters of film reviews, compared with the trials on IMDB that the paper's authors released."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from subpop.types.kinds import Plan
 
 
 class Imdb(Poisoning):
-    """Poisoning cells, compared with the released trials where they are of IMDB."""
+    """Poisoning cells; those on IMDB are compared with the released trials."""
 
     def sections(self, reports: Sequence[CellReport]) -> list[str]:
-        """How the damages compare with the released ones."""
+        """A comparison with the released damages."""
         return beside_released_trials(reports)
 
     def figures(self, reports: Sequence[CellReport], styles: Styles) -> Iterator[Plan]:
-        """Those of poisoning cells, and damages beside the released ones."""
+        """The figures of poisoning cells, and a figure of damages with the released ones."""
         yield from poisoning_plans(reports, styles)
         if beside := comparable(reports):
             yield Plan("released", partial(beside_released, beside), ALT, CAPTION)

@@ -1,4 +1,4 @@
-"""Optimised poison: damage of rows that gradient matching or influence moved, beside that of label flipping."""
+"""Optimised poison: damage of rows that gradient matching or influence moved, compared with label flipping."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ LAYOUT = Layout(
 
 
 class Optimised(PaperTable):
-    """Poisoning cells, laid out with a row for each attack and alpha."""
+    """Poisoning cells in a table with a row for each attack and alpha."""
 
     layout = LAYOUT
 
     def tables(self, reports: Sequence[CellReport]) -> list[str]:
-        """A row for each attack and alpha, and in words what moving the rows is worth."""
+        """A row for each attack and alpha, and a sentence on how much moving the rows increases damage."""
         return paper_tables(LAYOUT, reports, worth_of_moving)

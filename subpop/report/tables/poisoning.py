@@ -15,12 +15,12 @@ from subpop.types.kinds import Kind, Measure, Plan
 
 
 class Poisoning(Kind):
-    """Trials of a subpopulation and a seed each."""
+    """Cells with one trial per subpopulation and seed."""
 
     trains_trials = True
 
     def measurer(self, experiment: Experiment) -> Measure:
-        """Trains what the store lacks."""
+        """Trains the trials that are not in the store."""
         return experiment.run
 
     def figures(self, reports: Sequence[CellReport], styles: Styles) -> Iterator[Plan]:
@@ -29,7 +29,7 @@ class Poisoning(Kind):
 
 
 class PaperTable(Poisoning, ABC):
-    """Poisoning cells that the paper prints as a table: they have that table instead of rows on the scoreboard."""
+    """Poisoning cells of a table of the paper: that table is shown instead of rows on the scoreboard."""
 
     on_scoreboard = False
     layout: ClassVar[Layout]

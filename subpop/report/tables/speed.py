@@ -16,26 +16,26 @@ from subpop.types.metric import Tolerance
 
 
 class Speed(Kind):
-    """Ratios of seconds, measured anew in every run and by their own tests, with nothing else running beside them."""
+    """Ratios of seconds, measured in every run while nothing else runs."""
 
     is_stored = False
     runs_by_default = False
     on_scoreboard = False
 
     def measurer(self, experiment: Experiment) -> Measure:
-        """Times are never served from the store."""
+        """Times are never read from the store."""
         return lambda cell: measure_speed(cell, experiment.context)
 
     def company(self, cell: Cell) -> None:
-        """No worker measures them ahead."""
+        """None: workers do not measure these cells."""
         return
 
     def is_compared(self, metric: str) -> bool:
-        """The ratio alone; what makes it a fair one is asserted by the suite."""
+        """Only the ratio; the suite asserts that the comparison is fair."""
         return metric_of(metric).tolerance is Tolerance.LOWER_BOUND
 
     def speedups(self, reports: Sequence[CellReport]) -> list[list[str]]:
-        """Comparison, ratio, reference and verdict."""
+        """Rows of comparison, ratio, reference and verdict."""
         rows = []
         for report in reports:
             verdicts = {verdict.number.metric: verdict for verdict in report.verdicts}
@@ -48,5 +48,5 @@ class Speed(Kind):
         return rows
 
     def figures(self, reports: Sequence[CellReport], styles: Styles) -> Iterator[Plan]:
-        """None."""
+        """No figures."""
         return iter(())

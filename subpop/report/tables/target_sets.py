@@ -1,4 +1,4 @@
-"""Table 16: one training picture changed within epsilon, attacks on sets of targets."""
+"""Table 16: attacks on sets of targets by changing one training picture within epsilon."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ class TargetSets(Kind):
     on_scoreboard = False
 
     def measurer(self, experiment: Experiment) -> Measure:
-        """Draws stay in the store one by one."""
+        """Each draw is stored separately."""
         return TargetSuite(experiment.context).measure
 
     def expected_seconds(self, cell: Cell) -> float:
-        """Of one cell where its draws are shared."""
+        """Time per cell, given that cells share their draws."""
         return 1.5
 
     def company(self, cell: Cell) -> Hashable:
-        """All kinds of sets and all epsilons."""
+        """Cells with any kind of set and any epsilon are measured together."""
         return cell.stem, cell.dataset, cell.data.split
 
     def tables(self, reports: Sequence[CellReport]) -> list[str]:
-        """A row for each epsilon and kind of set, and in words whether clusters are easier targets."""
+        """A row for each epsilon and kind of set, and a statement on whether clusters are easier targets."""
         return paper_tables(LAYOUT, reports, easier_targets)
 
     def figures(self, reports: Sequence[CellReport], styles: Styles) -> Iterator[Plan]:

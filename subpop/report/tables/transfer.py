@@ -1,4 +1,4 @@
-"""Table 15: damage where the attacker clusters the features of another network than the victim's."""
+"""Table 15: damage if the attacker clusters features of a different network than the victim's."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ LAYOUT = Layout(
 
 
 class Transfer(PaperTable):
-    """Poisoning cells, laid out with a row for each network whose features are clustered."""
+    """Poisoning cells in a table with a row for each network whose features are clustered, and alpha."""
 
     layout = LAYOUT

@@ -1,4 +1,4 @@
-"""The impossibility suite: damage of local and global learners against alpha, and two worlds that look the same."""
+"""The impossibility suite: damage of local and global learners against alpha, and two indistinguishable worlds."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ class TwoWorlds(Kind):
     """Points of a curve, and pairs of worlds."""
 
     def measurer(self, experiment: Experiment) -> Measure:
-        """The result stays in the store."""
+        """The result is cached in the store."""
         return lambda cell: kept_result(
             cell, experiment, "subpop.experiments.impossibility", lambda: measure_impossibility(cell, experiment)
         )
 
     def expected_seconds(self, cell: Cell) -> float:
-        """Small training sets."""
+        """Training sets are small."""
         return 0.06
 
     def figure_of(self, cell: Cell) -> str:
-        """One figure holds all data sets."""
+        """All data sets share one figure."""
         return "all"
 
     def figures(self, reports: Sequence[CellReport], styles: Styles) -> Iterator[Plan]:
