@@ -1,1 +1,1 @@
-"""How defenses run: in batches here, or as other people's code in a process of its own."""
+"""Running defenses: built-in ones in batches in this process, plug-ins in a separate process."""

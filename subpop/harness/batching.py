@@ -73,7 +73,7 @@ def job_of(pool: Pool, train: TrainingSet) -> FleetJob:
     source = train._source
     if isinstance(source, PoolRows) and source.pool is pool:
         own = source.rows[train.ids]
-        # Without a row from outside it is a job of the pool: D alone is the clean victim's, bit for bit.
+        # Without rows from outside it is a job of the pool alone, so that D gives the clean victim bit for bit.
         return FleetJob(pool, own, train.y, extra_x=source.extra_x if (own >= len(pool)).any() else None)
     rows = len(pool) + np.arange(len(train))
     return FleetJob(pool, rows, train.y, extra_x=_inputs_like(pool.x[:1], train.x))
@@ -146,7 +146,7 @@ def run_wave(
     live, models, reported = trials, [None] * len(trials), 0
     try:
         while live:
-            # Authors' small matrices: several threads cost up to twenty times as much there.
+            # On the small matrices of defenses, several threads are up to twenty times slower.
             with one_thread("blas"):
                 for position, trial in enumerate(live):
                     on_turn(trial.index, DEFENSE)
@@ -202,7 +202,7 @@ def _cancel(trials: Sequence[_Trial]) -> None:
 
 
 class _Trial:
-    """One task on a thread of its own, which runs only between `resume` and its next call of `fit`, or its end."""
+    """One task on its own thread, which runs only between `resume` and its next call of `fit` or its end."""
 
     def __init__(self, index: int, task: DefenseTask, defense: Defense, n_classes: int) -> None:
         self.index, self._task = index, task
@@ -225,7 +225,7 @@ class _Trial:
         return kind
 
     def judge(self, inputs: Array) -> None:
-        """Let the trial predict and be checked, now that its defense has returned."""
+        """Let the trial compute predictions and check its result, after its defense has returned."""
         self._run(inputs)
 
     def _run(self, value: Any) -> str:
@@ -269,7 +269,7 @@ class _Worker(threading.Thread):
 
 
 def _weakly(thing: object) -> Callable[[], object]:
-    """A reference that keeps nothing alive, where the thing allows one."""
+    """A weak reference if the object allows one, otherwise a strong one."""
     try:
         return weakref.ref(thing)
     except TypeError:
@@ -295,11 +295,11 @@ class _Fit:
         self._owner, self._over = (0, 0), False
 
     def own(self) -> None:
-        """Belong to the thread that calls this."""
+        """Make the calling thread the owner."""
         self._owner = (os.getpid(), threading.get_ident())
 
     def __call__(self, train: TrainingSet) -> Model:
-        """Train the victim on `train`: the one way a defense gets a model."""
+        """Train the victim on `train`."""
         if (os.getpid(), threading.get_ident()) != self._owner:
             raise BadInput(
                 "fit was called from a thread or process that the defense started; call it from the defense's own thread, one "
@@ -325,7 +325,7 @@ class _Fit:
 
 
 def _live(defense: Defense, task: DefenseTask, fit: _Fit, n_classes: int) -> None:
-    """The whole life of a trial's thread."""
+    """Run a trial on its own thread."""
     fit.own()
     try:
         sealed = seal(task.train)

@@ -1,8 +1,8 @@
 """The child process of a plug-in defense, and its messages: JSON and plain arrays, never pickles.
 
-It receives gathered rows and the knowledge that the plug-in declared: no pool, row numbers, poison mask, test labels or trial
-names. Its environment is clean and its folder empty; its supervisor ends it, with all processes that it started, when the
-harness ends.
+It receives the training rows and the knowledge that the plug-in declared, but no pool, row numbers, poison mask, test labels or
+trial names. Its environment is clean and its folder empty. When the harness ends, its supervisor kills it with all processes
+that it started.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def send_message(connection: Connection, kind: str, arrays: Arrays | None = None
 
 
 def receive_message(connection: Connection) -> Message:
-    """(values, arrays) of one message; ValueError where it is no such message or larger than any that is needed."""
+    """(values, arrays) of one message. Raises ValueError if it is malformed or too large."""
     values = json.loads(_receive_bytes(connection, VALUES_BYTES))
     if not isinstance(values, dict) or not isinstance(values.get("kind"), str) or not isinstance(values.get("arrays"), list):
         raise ValueError("a message without a kind")
@@ -74,7 +74,7 @@ def _receive_bytes(connection: Connection, limit: int) -> bytes:
 
 
 def _array(content: bytes) -> Array:
-    """The array of an .npy message. Its header must ask for the bytes that came: otherwise it could claim all memory."""
+    """The array of an .npy message. Its header must match the received size; otherwise it could allocate all memory."""
     file = io.BytesIO(content)
     version = np.lib.format.read_magic(file)
     if version != (1, 0):
@@ -99,7 +99,7 @@ def child_main(connection: Connection, output: Connection) -> None:
     try:
         _serve(connection)
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # the harness has lost interest
+        pass  # the harness has closed the connection
     except DefenseError as error:
         send_message(connection, "error", task=error.task, reason=error.reason, details=error.details)
     except BaseException as error:
@@ -153,7 +153,7 @@ class _HarnessClient:
         send_message(self._connection, "turn", task=index, phase=phase, at=time.monotonic())
 
     def inputs(self) -> Array:
-        """The test rows, asked for when something is predicted for the first time."""
+        """The test rows, requested before the first prediction."""
         if self._test_x is None:
             send_message(self._connection, "inputs")
             self._test_x = _receive_own(self._connection)
@@ -182,12 +182,12 @@ class _HarnessClient:
             arrays["keep"] = outcome.keep
         values: dict[str, Any] = {"models": list(outcome.predictions), "certificates": list(outcome.certified_radii)}
         values |= {"diagnostics": dict(outcome.diagnostics), "n_fits": outcome.n_fits}
-        sys.stdout.flush()  # after the last outcome this process is ended at once
+        sys.stdout.flush()  # the process is killed right after the last outcome
         send_message(self._connection, "outcome", arrays, task=index, seconds=outcome.seconds, **values)
 
 
 def _forget_chance() -> None:
-    """Give this process random numbers of its own: all children of the fork server would draw the same ones."""
+    """Reseed the random generators, which would otherwise be in the same state in all children of the fork server."""
     random.seed()
     np.random.seed()
     if "torch" in sys.modules:

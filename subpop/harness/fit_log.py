@@ -1,7 +1,7 @@
-"""Which models `fit` made in each trial, and on which rows: what a returned mask or model is checked against.
+"""A log of the models that `fit` trained in each trial, and on which rows, to check returned masks and models.
 
-The harness keeps the log itself and believes nothing that a plug-in says of its own model: a mask counts only where the
-returned model predicts as the one that `fit` made from exactly the kept rows, under their own labels.
+The log is kept by the harness and does not rely on anything that a plug-in claims about its model. A mask is accepted only if
+the returned model predicts like a model that `fit` trained on exactly the rows in the mask, with their own labels.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from subpop.runtime.threads import one_thread
 from subpop.types import Array, Bools, Ints, Model, StoredModel, TrainingSet
 
 ROOM_BYTES = 1 << 28
-"""What the logs of all trials of a wave may take; the oldest models of a trial are forgotten first."""
+"""Memory limit of the logs of all trials of a wave; the oldest models of a trial are dropped first."""
 ALWAYS_KEPT = 8
-"""Models of a trial that are remembered however large they are: then by what they predict."""
+"""Number of a trial's models that are always kept; of large ones, only the predictions."""
 TIE = 1e-5
-"""Two processes may name different classes where the two most likely ones are this close: kernels round differently."""
+"""Two processes may predict different classes if the two most likely ones are this close, because kernels round differently."""
 
 
 def rows_key(asked: TrainingSet, train: TrainingSet) -> bytes | None:
-    """A digest of the rows of `train` that were asked for, each under its own label; None for any other training set."""
+    """A digest of the rows of `train` in `asked`; None if `asked` has other rows or changed labels."""
     if asked._source is not train._source or not np.array_equal(train[asked.ids].y, asked.y):
         return None
     return _digest(asked.ids)
@@ -43,7 +43,7 @@ def _digest(ids: Ints) -> bytes:
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """A model's classes of the test rows. close: (n,) bool, where the two most likely classes nearly tie."""
+    """A model's predictions on the test rows. close: (n,) bool, where the two most likely classes nearly tie."""
 
     predicted: Array
     close: Bools
@@ -56,7 +56,7 @@ class Answers:
         return cls(proba.argmax(axis=1).astype(np.min_scalar_type(proba.shape[1])), first - second <= TIE)
 
     def agree(self, predicted: Ints) -> bool:
-        """Whether other predictions are these, but for one in a thousand that nearly tie."""
+        """Whether other predictions agree with these, except for near ties in at most one row in a thousand."""
         wrong = predicted != self.predicted
         return int(wrong.sum()) <= max(1, len(wrong) // 1000) and bool(self.close[wrong].all())
 
@@ -66,7 +66,7 @@ class Answers:
 
 
 class FitLog:
-    """What `fit` made for each trial of a wave."""
+    """The models that `fit` trained for each trial of a wave."""
 
     def __init__(self, trains: Sequence[TrainingSet], test_x: Array) -> None:
         self._trains, self._test_x = trains, test_x
@@ -75,7 +75,7 @@ class FitLog:
         self._held, self._forgot = [0] * len(trains), [False] * len(trains)
 
     def note(self, requests: Sequence[tuple[int, TrainingSet]], models: Sequence[Model]) -> None:
-        """Remember the models that were made from these training sets."""
+        """Log the models that were trained on these training sets."""
         for (index, asked), model in zip(requests, models, strict=True):
             size = _size(model)
             kept: Model | Answers = model
@@ -90,7 +90,7 @@ class FitLog:
                 self._forgot[index] = True
 
     def checked(self, index: int, outcome: Outcome) -> Outcome:
-        """The outcome of a trial with the harness's own word on its model and its mask."""
+        """The outcome of a trial, with `made_by_fit` and `keep_checked` as determined from the log."""
         predicted, made = outcome.predictions[""], self._made[index]
         kept = None if outcome.keep is None else kept_key(outcome.keep, self._trains[index])
         own = [answer for key, answer, _ in made if kept is not None and key == kept]
@@ -105,5 +105,5 @@ class FitLog:
 
 
 def _size(model: Model) -> int | None:
-    """Bytes of a model, None where only the model itself could tell."""
+    """Size of a model in bytes; None if it is unknown."""
     return sum(array.nbytes for array in model.state().values()) if isinstance(model, StoredModel) else None

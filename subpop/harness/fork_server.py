@@ -30,7 +30,7 @@ from subpop.runtime.processes import adopt_orphans, die_with_parent, end_descend
 from subpop.types import BadInput
 
 PRELOADED = ("subpop.harness.child", "subpop.victims")
-"""Modules that are imported once for all children, which unpickle models of these victims."""
+"""Modules that are imported once for all children, including the victims whose models they unpickle."""
 
 ALLOWED = """PATH HOME USER LOGNAME LANG LANGUAGE TZ TMPDIR TEMP TMP LD_LIBRARY_PATH LD_PRELOAD DYLD_LIBRARY_PATH VIRTUAL_ENV
 CONDA_PREFIX XDG_CACHE_HOME HF_HOME TORCH_HOME"""
@@ -53,7 +53,7 @@ def clean_environment() -> dict[str, str]:
 
 
 def search_path() -> list[str]:
-    """Where the harness finds modules, for a process in another folder."""
+    """`sys.path` with absolute paths, for a process in another folder."""
     return [os.path.abspath(entry) for entry in sys.path]
 
 
@@ -70,7 +70,7 @@ class Child:
         self._supervised = True
 
     def exitcode(self, seconds: float) -> int | None:
-        """How the child ended, -n for signal n; None while it runs, after waiting so long."""
+        """The child's exit code, -n for signal n; None if it still runs after waiting this long."""
         if self._exitcode is None and select.select([self.control], [], [], seconds)[0]:
             status = _received(self.control, _STATUS.size)
             self._supervised = bool(status)
@@ -78,7 +78,7 @@ class Child:
         return self._exitcode
 
     def end(self) -> None:
-        """Kill the child and all that it started; nothing of it is left afterwards."""
+        """Kill the child and all processes that it started."""
         with contextlib.suppress(OSError):
             self.control.shutdown(socket.SHUT_WR)
         code = self.exitcode(END_SECONDS)
@@ -89,7 +89,7 @@ class Child:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(self._supervisor, signal.SIGKILL)
         self.control.settimeout(END_SECONDS)
-        _received(self.control, 1)  # nothing comes any more: this waits until the supervisor ends too
+        _received(self.control, 1)  # no more data is sent: waits until the supervisor ends too
         self.control.close()
         deadline = time.monotonic() + 1
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -99,7 +99,7 @@ class Child:
 
 
 class ForkServer:
-    """Starts the server when a child is first asked for, and again where it has ended."""
+    """Starts the server when the first child is requested, and again if it has ended."""
 
     def __init__(self) -> None:
         self._lock, self._owner = threading.Lock(), 0
@@ -108,7 +108,7 @@ class ForkServer:
 
     @property
     def pid(self) -> int:
-        """The server's, 0 before it was started."""
+        """The server's process id; 0 if it has not been started."""
         return self._process.pid if self._process is not None and self._owner == os.getpid() else 0
 
     def child(self) -> Child:
@@ -137,7 +137,7 @@ class ForkServer:
                     return
 
     def _started(self) -> socket.socket:
-        if self._line is None or self._owner != os.getpid():  # a fork of the harness has no server of its own yet
+        if self._line is None or self._owner != os.getpid():  # a fork of the harness has no own server yet
             return self._restarted()
         return self._line
 

@@ -1,4 +1,4 @@
-"""Hides files from a process that somebody wrote since a time, so that no trial leaves another a message in one."""
+"""Hiding files written since a given time from a process, so that trials cannot pass messages to each other in files."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 NEVER_HIDDEN = ("/proc/", "/sys/")
-"""Their files are made as they are read."""
+"""Virtual file systems, whose files are generated when they are read."""
 
 
 class Hiding:
-    """From its making to the end of the process, regular files that are younger cannot be opened for reading.
+    """From its construction to the end of the process, prevents newer regular files from being opened for reading.
 
-    since: seconds since the epoch; source: the plug-in's own file, which is never hidden. What the process itself wrote anew can
-    be read. Bytecode is hidden too: Python compiles the module again. Native code that opens files by itself is not stopped.
+    since: seconds since the epoch; source: the plug-in's own file, which is never hidden. Files that the process itself created
+    can be read. Bytecode is hidden too, so Python compiles the module again. Files opened by native code are not hidden.
     """
 
     def __init__(self, since: float, source: Path) -> None:
@@ -40,7 +40,7 @@ class Hiding:
             raise FileNotFoundError(2, "no such file, for a trial that is replayed alone", where)
 
     def _is_young(self, where: str) -> bool | None:
-        """None where there is no file."""
+        """Whether a file is newer than `since`; None if it does not exist."""
         try:
             found = os.stat(where)
         except (OSError, ValueError):

@@ -29,7 +29,7 @@ NATIVE_READERS = {
     "cv2", "duckdb", "h5py", "lmdb", "netCDF4", "osgeo", "polars", "pyarrow", "rasterio", "safetensors", "tables",
     "imread", "read_feather", "read_hdf", "read_orc", "read_parquet",
 }  # fmt: skip
-"""Modules and functions that open files in native code, unheard."""
+"""Modules and functions that open files in native code, which the audit hook does not see."""
 
 Manifest = dict[str, Any]
 Seen = Mapping[str, Any]
@@ -64,7 +64,7 @@ def manifest_of(seen: Seen) -> Manifest:
 
 
 def still_holds(manifest: Manifest) -> bool:
-    """Whether everything that a manifest lists is as it was, and may be reused at all."""
+    """Whether everything listed in a manifest is unchanged, and it may be reused at all."""
     if manifest["reasons"]:
         return False
     checks: dict[str, Callable[[str], object]]
@@ -80,7 +80,7 @@ class KeepsRecords(Protocol):
 
 
 class Manifests:
-    """From the key of a specification to the key of trials: one manifest a specification, that of its last run."""
+    """Maps keys of specifications to keys of trials. Each specification has one manifest, that of its last run."""
 
     def __init__(self, store: KeepsRecords) -> None:
         self._store = store
@@ -123,7 +123,7 @@ def _is_known(file: str) -> bool:
 
 
 def _top(file: str, name: str) -> str:
-    """The folder of the top-level package of an installed module, or the file of a module that is no package."""
+    """The folder of the top-level package of an installed module, or the file of a module outside a package."""
     depth = name.count(".") + (os.path.basename(file) == "__init__.py")
     top = file if depth == 0 else str(Path(file).parents[depth - 1])
     return top if os.path.realpath(top).startswith(INSTALLED) else file  # a module's name may differ from its location
@@ -209,7 +209,7 @@ def _listing(path: str) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _native_readers(file: str) -> frozenset[str]:
-    """Names of readers in native code that a module of the plug-in's own mentions."""
+    """Names of native readers that one of the plug-in's own modules uses."""
     try:
         tree = ast.parse(Path(file).read_bytes())
     except (OSError, SyntaxError, ValueError):

@@ -25,7 +25,7 @@ class Outcome:
     predictions: Mapping[str, Ints]
     """(n_test,) predicted classes, ties to the lowest, of the final model under '' and of each stage under its name."""
     keep: Bools | None = None
-    """(n,) bool, or None for other defenses than filters."""
+    """(n,) bool, or None for defenses that are not filters."""
     certified_radii: Mapping[str, Ints] = field(default_factory=dict)
     """(m,) int64 radii of the certified test rows by the certificate's name; '' for one without a name."""
     reference: Ints | None = None
@@ -57,10 +57,10 @@ def check_defended(
     certify: Ints | None = None,
     reference_y: Ints | None = None,
 ) -> Outcome:
-    """Everything a defense returns, checked, and its predictions. sealed: `seal(train)` from before the defense ran.
+    """Check everything that a defense returned, and compute its predictions. sealed: `seal(train)` from before it ran.
 
-    certify: rows of test_x whose radius is asked (None: all); reference_y: (n,) labels on which a model that has
-    `with_labels` is asked for its reference.
+    certify: rows of test_x whose radius is requested (None: all); reference_y: (n,) labels with which a model that has
+    `with_labels` is trained for the reference.
     """
     if not isinstance(defended, Defended):
         raise BadInput(f"the defense returned {type(defended).__name__}; it must return Defended(model) or Defended(model, keep)")
@@ -107,7 +107,7 @@ def _check_name(name: str, what: str) -> None:
 
 
 def _predictions(model: Any, name: str, x: Array, n_classes: int) -> Ints:
-    """(n,) classes from a model's probabilities, which are checked."""
+    """(n,) predicted classes, after checking the model's probabilities."""
     whose = f"stage {name!r}" if name else "the model"
     if not callable(getattr(model, "predict_proba", None)):
         kind = type(model).__name__
@@ -135,7 +135,7 @@ def _predictions(model: Any, name: str, x: Array, n_classes: int) -> Ints:
 
 
 def _radii(certificates: Any, x: Array) -> dict[str, Ints]:
-    """The radii of each certificate; one without a name is named ''."""
+    """The radii of each certificate by name; '' if it has none."""
     if certificates is None or not len(x):
         return {}
     by_name = {"": certificates} if callable(certificates) else _named(certificates, "certified_radius", "a function for each")
@@ -165,7 +165,7 @@ def _checked_number(name: str, value: object) -> float:
 
 
 def check_outcome(outcome: Outcome, n_rows: int, n_test: int, n_classes: int) -> None:
-    """The same rules for an outcome that comes from another process: shapes, dtypes and ranges."""
+    """Check an outcome from another process by the same rules: shapes, dtypes and ranges."""
     for name, predicted in outcome.predictions.items():
         if (
             predicted.shape != (n_test,)

@@ -1,7 +1,7 @@
-"""Defenses from other people's files: `--defense path.py:function` or `package.module:function`, with arguments if it takes any.
+"""Plug-in defenses: `--defense path.py:function` or `package.module:function`, with optional arguments.
 
-A specification is read from the file's syntax tree. Nothing of the file runs before `load`, which only the child process
-(and `subpop check`) calls.
+A specification is read from the file's syntax tree. No code of the file runs before `load`, which only the child process, and
+the commands `subpop check` and `subpop debug`, call.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from subpop.types import GRANTED, BadInput, Defense
 from subpop.types.printable import described, printable, said_by
 
 MAX_FITS = 2000
-"""Calls of `fit` that a trial may make, unless the function declares more."""
+"""Maximum number of calls of `fit` in a trial, unless the function declares more."""
 
 _USAGE = (
     "write path.py:function or package.module:function, such as my_defense.py:my_defense or my_defense.py:my_defense(share=0.1)"
@@ -49,11 +49,11 @@ class DefenseSpec:
     source: str
     """Hash of the file and of the local modules that it imports."""
     deterministic: bool = True
-    """Whether the same trial always ends in the same way; False if the file declares `function.deterministic = False`."""
+    """Whether a trial always has the same result; False if the file declares `function.deterministic = False`."""
     hidden_since: float | None = None
     """Files written since then are hidden (see `subpop.harness.hiding`); None to hide none."""
     max_fits: int = MAX_FITS
-    """Calls of `fit` that a trial may make; the file may declare `function.max_fits = 5000`."""
+    """Maximum number of calls of `fit` in a trial; the file may declare `function.max_fits = 5000`."""
     arguments: str = ""
     """Further arguments of the function as `(name=value, ...)`, or ''."""
 
@@ -102,13 +102,13 @@ def _file(spec: str, where: str, base_dir: Path) -> Path:
 
 
 def _find_module(name: str, base_dir: Path) -> Path:
-    """The file of a dotted module name, found without running any package on the way."""
+    """The file of a dotted module name, found without importing any package."""
     parts = name.split(".")
     if not all(part.isidentifier() for part in parts):
         raise BadInput(f"--defense: {name!r} is not a module name; {_USAGE}")
     roots = [base_dir.resolve(), *(Path(entry or ".") for entry in sys.path)]
     try:
-        top = importlib.util.find_spec(parts[0])  # finds editable installs; of a top-level name it runs nothing
+        top = importlib.util.find_spec(parts[0])  # finds editable installs; for a top-level name it runs no code
     except ValueError:  # __main__
         top = None
     if top is not None and top.submodule_search_locations is not None:
@@ -181,7 +181,7 @@ def _targets(node: ast.stmt) -> list[ast.expr]:
 
 
 def _check_arguments(args: ast.arguments, given: set[str], name: str, path: Path) -> None:
-    """Raise BadInput for arguments that the function does not have, or that the harness gives itself."""
+    """Raise BadInput for arguments that the function does not have, or that the harness passes itself."""
     own = [arg.arg for arg in [*args.args[3:], *args.kwonlyargs] if arg.arg != "seed"]
     unknown = sorted(given - set(own))
     if unknown and (args.kwarg is None or given & {"seed", *(arg.arg for arg in args.args[:3])}):

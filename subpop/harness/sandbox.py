@@ -163,7 +163,7 @@ class _Child:
         self._fits: Counter[int] = Counter()
         self._left = float("inf")
         self._ended = False
-        self._late: bool | None = None  # a message that came in too slowly: by the limit of all trials together, or of one
+        self._late: bool | None = None  # set if a message came too slowly: True if the limit of all trials together was exceeded
         self._place = tempfile.TemporaryDirectory(prefix="defense-", ignore_cleanup_errors=True)
         self._process = SERVER.child()
         self._connection = self._process.connection
@@ -173,7 +173,7 @@ class _Child:
 
     @property
     def folder(self) -> str:
-        """An empty folder for the child to be in."""
+        """An empty folder, the child's working directory."""
         return self._place.name
 
     def send(self, value: object) -> None:
@@ -194,7 +194,7 @@ class _Child:
         self._since = time.monotonic()
 
     def limit_waiting(self, seconds: float) -> None:
-        """Wait for the child's messages no longer than this from now on, all in all."""
+        """Limit the total time of waiting for the child's messages from now on."""
         self._left = seconds
 
     def count_fits(self, requests: Sequence[tuple[int, TrainingSet]]) -> None:
@@ -264,7 +264,7 @@ class _Child:
         self._used[self._turn] = self._used.get(self._turn, 0.0) + at - self._since
         self._turn, self._since = (int(values["task"]), str(values["phase"])), at
         if self._turn[1] == HARNESS:
-            self._used.pop(self._turn, None)  # the harness's steps have a limit each
+            self._used.pop(self._turn, None)  # each of the harness's steps has its own limit
 
     def _limit(self) -> float:
         return self._timeout if self._turn[0] >= 0 else max(self._timeout, PATIENCE)
@@ -310,7 +310,7 @@ class _Child:
         raise DefenseError(number, f"{self._spec.name}: {reason}", details, "" if number is None else self._names[number])
 
     def end(self) -> None:
-        """Kill the child and all that it started; nothing of it is left afterwards."""
+        """Kill the child and all processes that it started, and remove its folder."""
         if self._ended:
             return
         self._ended = True
@@ -322,7 +322,7 @@ class _Child:
 
 
 def _signal_name(number: int) -> str:
-    """SIGKILL, SIGSEGV, ...; real-time signals between the first and the last have no name of their own."""
+    """SIGKILL, SIGSEGV, ...; a number for real-time signals, most of which have no name."""
     try:
         return signal.Signals(number).name
     except ValueError:

@@ -1,7 +1,7 @@
-"""What a plug-in's process imports and opens, from an audit hook; `subpop.harness.manifest` makes a manifest of it.
+"""Recording what a plug-in's process imports and opens, with an audit hook, for the manifest (`subpop.harness.manifest`).
 
-Runs in the child process of a plug-in, before its file is imported. It hears Python alone: what native code reads by itself is
-not heard, so whoever starts processes or calls native code of their own is told apart by a reason instead.
+The hook is installed in the child process before the plug-in's file is imported. It sees only files that Python opens. If a
+plug-in starts processes or calls its own native code, a reason is recorded for which its trials must not be reused.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 
 def _below(*folders: str) -> tuple[str, ...]:
-    """Prefixes of what lies in folders, links followed or not."""
+    """Path prefixes of folders, with and without symbolic links resolved."""
     return tuple({way(folder) + os.sep for folder in folders for way in (os.path.abspath, os.path.realpath)})
 
 
@@ -27,18 +27,18 @@ STDLIB = _below(*(sysconfig.get_path(name) for name in ("stdlib", "platstdlib"))
 INSTALLED = _below(
     *(sysconfig.get_path(name) for name in ("purelib", "platlib")), *site.getsitepackages(), site.getusersitepackages()
 )
-"""Where the standard library and installed distributions lie; the latter may be inside the former."""
+"""Path prefixes of the standard library and of installed distributions; the latter may be inside the former."""
 NO_FILES = ("/dev/", "/proc/", "/sys/")
 IMPORTING = {"exec_module", "get_code", "_find_and_load", "_find_spec", "updatecache", "getlines"}
-"""Functions that read source and bytecode, or lines for a traceback: modules count by their code instead."""
+"""Functions that read source and bytecode, or lines for a traceback. Their files are ignored: modules are tracked by code."""
 ASKS_FOR_HARDWARE = {"lscpu", "uname", "sysctl"}
-"""Programs that libraries start to count cores."""
+"""Programs that libraries run to detect the hardware."""
 STARTERS = ("popen_fork", "popen_spawn_posix", "popen_forkserver", "popen_loky_posix")
 """Modules that are imported when a process is started."""
 
 
 class Watch:
-    """Hears from its making to the end of the process. `seen` is plain data, for JSON."""
+    """Records events from its construction to the end of the process. `seen` returns plain data for JSON."""
 
     def __init__(self) -> None:
         self._before = frozenset(sys.modules)
@@ -63,8 +63,8 @@ class Watch:
         sys.addaudithook(self._hear)
 
     def seen(self) -> dict[str, Any]:
-        """modules: name -> file, of all that are loaded; new: names of those that were not before; files, folders, reasons."""
-        self._busy.now = True  # what follows is not the plug-in's doing
+        """What was recorded: files of loaded modules by name, names of new ones, opened files, listed folders, reasons."""
+        self._busy.now = True  # ignore events caused by this method
         modules = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}
         new = [name for name in modules if name not in self._before]
         self._look_for_processes(new)
@@ -115,7 +115,7 @@ class Watch:
             self._own.add(where)
 
     def _is_own(self, where: str) -> bool:
-        """Whether the content of a file or folder was made in this process before anything of it was read."""
+        """Whether a file or folder was created in this process before anything in it was read."""
         return where in self._own or any(str(folder) in self._own for folder in Path(where).parents)
 
     def _started(self, program: object) -> None:
@@ -126,14 +126,14 @@ class Watch:
             self._because("it starts processes")
 
     def _native(self, library: object) -> None:
-        """Native code that no distribution brought, or that the plug-in calls itself."""
+        """Record native code that is not from an installed distribution, or that the plug-in calls itself."""
         where = _absolute(library) if isinstance(library, str | bytes) and os.sep in os.fsdecode(library) else None
         own_library = where is not None and not where.startswith((*INSTALLED, *STDLIB, "/lib", "/usr/lib"))
         if own_library or not _innermost_file().startswith(INSTALLED):
             self._because("it calls native code through ctypes")
 
     def _look_for_processes(self, new: list[str]) -> None:
-        """Processes that were started without an event."""
+        """Detect processes that were started without an audit event."""
         started = any(name.rpartition(".")[2] in STARTERS for name in new) or _has_children()
         if not self._asked_for_hardware:
             started = started or resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss > 0
@@ -142,7 +142,7 @@ class Watch:
 
 
 def stamp(path: str) -> tuple[int, int] | None:
-    """Size and time of change of a file; None where there is none."""
+    """Size and modification time of a file; None if it does not exist."""
     try:
         status = os.stat(path)
     except OSError:
@@ -155,7 +155,7 @@ def _absolute(path: object) -> str | None:
 
 
 def _frames_inside() -> list[FrameType]:
-    """Frames of the standard library that an event came through, innermost first, and the first frame of somebody else."""
+    """Frames of the standard library through which an event came, innermost first, then the first frame outside it."""
     frames: list[FrameType] = []
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
@@ -183,7 +183,7 @@ def _has_children() -> bool:
 
 
 def _text_of(file: Path) -> str:
-    """What a file says; nothing where the thread that it belonged to has ended meanwhile."""
+    """The content of a file in /proc; empty if its thread has ended in the meantime."""
     try:
         return file.read_text()
     except (FileNotFoundError, ProcessLookupError):
