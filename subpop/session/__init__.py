@@ -1,1 +1,1 @@
-"""A session: the pytest plug-in, the commands, and one run from plan to report."""
+"""Sessions: the pytest plug-in, the commands, and a run from plan to report."""

@@ -1,4 +1,4 @@
-"""The `subpop` command: data, checks and debugging of your own defense, and the report of a whole store."""
+"""The `subpop` command: data sets, running suites, checking and debugging your own defense, and the report of a store."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     from subpop.types import BadInput
 
-    if isinstance(sys.stdout, TextIOWrapper):  # a terminal that cannot show a letter gets its number
+    if isinstance(sys.stdout, TextIOWrapper):  # characters that the terminal cannot show are escaped
         sys.stdout.reconfigure(errors="backslashreplace")
     options, for_pytest = _parser().parse_known_args(arguments)
     if for_pytest and options.command != "run":
@@ -106,11 +106,11 @@ def _data(options: argparse.Namespace) -> int:
 
 
 def _shown(text: str) -> int:
-    """Print a long text; a reader that has seen enough, such as `head`, is no reason for a traceback."""
+    """Print a long text, without a traceback if the reader of a pipe (such as `head`) stops early."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit fails again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise the flush at exit would fail again
         return 1
     return 0
 
@@ -138,7 +138,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _run(for_pytest: Sequence[str]) -> int:
-    """Run the suites of the clone or of the installed package; results go below the caller's folder."""
+    """Run the suites of the clone or of the installed package; results are written below the current folder."""
     import pytest
 
     from subpop.runtime.places import find, keep_machine_code_out_of_the_package
@@ -150,8 +150,8 @@ def _run(for_pytest: Sequence[str]) -> int:
 
     suites, baselines = find("benchmarks", Path.cwd()), find("baselines", Path.cwd())
     keep_machine_code_out_of_the_package()
-    sys.dont_write_bytecode = True  # else pytest would write compiled suites beside them
-    first = ["-p", "xdist"] if find_spec("xdist") else []  # whose option -n is, and which must add it before our plug-in looks
+    sys.dont_write_bytecode = True  # otherwise pytest would write bytecode next to the suites
+    first = ["-p", "xdist"] if find_spec("xdist") else []  # which owns -n, and must add it before our plug-in checks for it
     plugins = [*first, "-p", "subpop.pytest_plugin", "-p", "no:cacheprovider"]
     places = [str(suites), "--rootdir", str(Path.cwd()), "--baselines", str(baselines)]
     return int(pytest.main([*plugins, *places, *for_pytest], plugins=[Typed()]))

@@ -1,6 +1,6 @@
-"""Which tests belong to a suite, and which of its cells each of them gets. A suite is a module that defines CELLS.
+"""Finding the tests of suites, and the cells of each test. A suite is a module that defines CELLS.
 
-Whatever else pytest collects (another project's tests, say) is left alone.
+Other tests that pytest collects, such as those of another project, are not affected.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from subpop.types.kinds import kind_of
 
 
 def chosen(cells: Sequence[Cell], everything: Sequence[Cell], fields: Mapping[str, Any], where: str) -> list[Cell]:
-    """The cells that a mark `cells(**fields)` names.
+    """The cells that a mark `cells(**fields)` selects.
 
-    everything: the suite's cells of all tiers. BadInput where a field is none of theirs, or where no cell of any tier can
-    match: either would delete the test without a word.
+    everything: the suite's cells of all tiers. Raises BadInput if no cell has one of the fields, or if no cell of any tier
+    matches, because the test would be deselected silently.
     """
     known = [*NAMES, *sorted({name for cell in everything for name, _ in cell.setting})]
     for name in fields:
@@ -50,7 +50,7 @@ def _matches(cell: Cell, fields: Mapping[str, Any]) -> bool:
 
 
 def cells_of_module(module: Any) -> list[Cell] | None:
-    """The CELLS of a suite; None for a module that defines none, or whose CELLS are something of its own."""
+    """The CELLS of a suite; None for a module without CELLS, or whose CELLS are not a list of cells."""
     cells = getattr(module, "CELLS", None)
     is_suite = isinstance(cells, list | tuple) and all(isinstance(cell, Cell) for cell in cells)
     return list(cells or ()) if is_suite else None
@@ -66,25 +66,25 @@ def parameters(item: Any) -> Mapping[str, Any]:
 
 
 def without_cells(item: Any) -> bool:
-    """Whether a suite's test got no cell: none of its cells is of the tier that runs."""
+    """Whether a suite's test got no cell, because none of its cells is in the selected tier."""
     kinds = {"cell": Cell, "sweep": tuple}
     return is_of_suite(item) and any(not isinstance(value, kinds.get(name, object)) for name, value in parameters(item).items())
 
 
 def runs_by_default(item: Any) -> bool:
-    """Whether a test runs where no suite is named: not if its suite has only cells of kinds such as `speed`."""
+    """Whether a test runs if no suite is named: not if all cells of its suite are of kinds such as `speed`."""
     cells = cells_of_module(getattr(item, "module", None))
     return not cells or any(kind_of(cell).runs_by_default for cell in cells)
 
 
 def measured_cells(items: Iterable[Any]) -> list[Cell]:
-    """The cells that tests will measure, each once, in the order of the tests."""
+    """The distinct cells that tests will measure, in the order of the tests."""
     own = [item for item in items if is_of_suite(item) and "measure" in getattr(item, "fixturenames", ())]
     return list(dict.fromkeys(cell for item in own for cell in _cells_of(item)))
 
 
 def needed_cells(items: Iterable[Any]) -> list[Cell]:
-    """The cells that tests will measure or make claims about, each once, in the order of the tests."""
+    """The distinct cells that tests will measure or make claims about, in the order of the tests."""
     return list(dict.fromkeys(cell for item in items if is_of_suite(item) for cell in _cells_of(item)))
 
 
@@ -102,7 +102,7 @@ _CELLS_TEST = re.compile(rb"\bdef test\w*\([^)]*\b(cell|sweep)\b")
 
 
 def names_suites(arguments: Iterable[str], folder: Path, patterns: Sequence[str]) -> bool:
-    """Whether any of pytest's arguments leads to a suite: files are parsed, not imported."""
+    """Whether any of pytest's arguments selects a suite. Files are parsed, not imported."""
     for argument in arguments:
         path = folder / argument.partition("::")[0]
         files = [path] if path.is_file() else sorted({file for pattern in patterns for file in path.rglob(pattern)})
@@ -112,7 +112,7 @@ def names_suites(arguments: Iterable[str], folder: Path, patterns: Sequence[str]
 
 
 def declares_cells(path: Path) -> bool:
-    """Whether a module defines CELLS and has a test that takes one of them; its words decide where it has a syntax error."""
+    """Whether a module defines CELLS and has a test that takes one; if it has a syntax error, its text is searched."""
     try:
         source = path.read_bytes()
         body = ast.parse(source).body if b"CELLS" in source else []
@@ -137,7 +137,7 @@ def _takes_cells(node: ast.AST) -> bool:
 
 
 def take_over_processes(option: Any) -> None:
-    """Turn pytest-xdist's number of processes into ours, and pytest-xdist off. option: pytest's options, changed in place."""
+    """Use the number of processes of pytest-xdist as ours, and disable xdist. option: pytest's options, modified in place."""
     asked = getattr(option, "numprocesses", None)
     if asked is not None:
         most = getattr(option, "maxprocesses", None)
@@ -157,5 +157,5 @@ def _whole(asked: Any) -> int:
 
 
 def _cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,6 +1,6 @@
-"""One trial of somebody's defense in this very process, so that breakpoints, pdb and prints have the terminal.
+"""Running one trial of a plug-in in this process, so that breakpoints, pdb and print work in the terminal.
 
-The trial is a real one of the embedded suites. Nothing is hidden here from a defense that looks for it, and nothing is stored.
+The trial is one of the embedded suites. The defense is not isolated from the harness here, and nothing is stored.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from subpop.types.kinds import kind_of
 
 DEFAULT_WORDS = "defenses"
 HOLDOUT = "0.05"
-"""The share of test rows that a defense is handed here if it needs clean rows and its cell grants none."""
+"""The fraction of test rows in the clean holdout if the defense needs one and its cell grants none."""
 
 
 def debug(spec: DefenseSpec, words: str = DEFAULT_WORDS, data_root: Path | None = None) -> list[str]:
-    """Run the first attacked trial of the first cell that holds all words; returns what it achieved, in lines.
+    """Run the first attacked trial of the first cell whose name contains all words; returns lines that describe the result.
 
-    Whatever the defense raises passes through, with its traceback.
+    Exceptions of the defense are not caught.
     """
     partitions = find("baselines", Path.cwd()) / FOLDER
     experiment = Experiment.on(NoStore(), data_root, plugins={spec.name: spec}, partitions=partitions)
@@ -59,9 +59,9 @@ def _chosen(spec: DefenseSpec, words: str) -> Cell:
 
 
 def _open_cells(name: str) -> list[Cell]:
-    """The undefended cells of the suites that are open to plug-ins, with this one as their defense."""
+    """The undefended cells of the suites that are open to plug-ins, with this plug-in as their defense."""
     folder = find("benchmarks", Path.cwd())
-    sys.path.insert(0, str(folder))  # a suite may take its cells from another
+    sys.path.insert(0, str(folder))  # a suite may import its cells from another
     try:
         suites = [runpy.run_path(str(path)) for path in sorted(folder.glob("test_*.py"))]
     finally:

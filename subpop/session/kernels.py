@@ -1,9 +1,9 @@
-"""The same cells under the kernels of other processors: `python -m subpop.session.kernels [-k ...]`, or `tox -e kernels`.
+"""Run the same cells with the kernels of other processors: `python -m subpop.session.kernels [-k ...]`, or `tox -e kernels`.
 
-BLAS, torch, oneDNN and numba choose their kernels by the processor; environment variables make them choose as on another one.
-Each profile runs `pytest benchmarks/` in a process of its own, with a store of its own. One report names the kernels that
-were really found, the red cells of each profile, and each number that lies more than half of its tolerance away from its
-reference or that two profiles place so far apart. A profile that the processor cannot run is skipped by name.
+BLAS, torch, oneDNN and numba choose kernels by processor; environment variables make them choose those of another one. Each
+profile runs `pytest benchmarks/` in a separate process with a separate store. The report lists the kernels that were used, the
+failed cells of each profile, and each number that differs from its reference, or between two profiles, by more than half of its
+tolerance. Profiles that the processor cannot run are skipped and listed.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from subpop.runtime.hardware import cpu_flags
 from subpop.types import BadInput
 
 MOVED = 0.5
-"""Share of its tolerance by which a number moves before the report names it."""
+"""Numbers that move by more than this fraction of their tolerance are reported."""
 OLD = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE", "NUMBA_CPU_NAME": "generic"}
 AVX2 = {"OPENBLAS_CORETYPE": "Haswell", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 OWN = ("OPENBLAS_L2_SIZE", "NUMBA_CPU_FEATURES")
-"""Variables that no profile inherits, beside those that profiles set."""
+"""Further variables that no profile inherits, in addition to those that profiles set."""
 AVX512 = ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 KEY = ("stem", "tier", "dataset", "victim", "partition", "attack", "rate", "defense", "setting", "subpopulation", "metric")
 
@@ -38,9 +38,9 @@ Key = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Profile:
-    """Another processor. variables: what makes libraries choose its kernels; needs: flags of the real processor that run them.
+    """The kernels of another processor. variables: select its kernels; needs: CPU flags without which they cannot run.
 
-    found_as: what OpenBLAS may call the kernel; in 64-bit builds Prescott's goes by the name of an older one.
+    found_as: names that OpenBLAS may report for the kernel; 64-bit builds report Prescott under the name of an older one.
     """
 
     variables: Mapping[str, str]
@@ -59,7 +59,7 @@ PROFILES = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one profile. numbers: of results.json, by key; hardware: found there; skipped: why it did not run."""
+    """The results of one profile. numbers, hardware: from results.json; skipped: the reason if it did not run."""
 
     numbers: Mapping[Key, Mapping[str, Any]]
     hardware: str = ""
@@ -68,13 +68,13 @@ class Outcome:
 
     @property
     def red(self) -> list[str]:
-        """The cells with a failing number, in words."""
+        """Names of the cells with a failing number."""
         bad = [key for key, row in self.numbers.items() if row["verdict"] in ("fail", "error")]
         return list(dict.fromkeys(in_words(key[:9]) for key in bad))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the profiles and write the report; 0 where every profile that ran passed and at least one did."""
+    """Run the profiles and write the report; returns 0 if at least one profile ran and all that ran passed."""
     options, for_pytest = _parser().parse_known_args(arguments)
     try:
         if options.print_variables:
@@ -117,24 +117,24 @@ def profile_of(name: str) -> Profile:
 
 
 def lacking(profile: Profile) -> list[str]:
-    """The instruction sets that the processor does not offer; none where the system does not tell."""
+    """The required instruction sets that the processor lacks; empty if they are unknown."""
     offered = cpu_flags()
     return [flag for flag in profile.needs if offered and flag not in offered]
 
 
 def not_inherited() -> list[str]:
-    """The variables that choose kernels: a profile runs without those of its surroundings."""
+    """The variables that select kernels, which a profile does not inherit from the environment."""
     return sorted({name for each in PROFILES.values() for name in each.variables} | {*OWN})
 
 
 def environment_of(profile: Profile) -> dict[str, str]:
-    """The variables of this process without those that choose kernels, and with the profile's own."""
+    """The environment of this process with the profile's variables in place of all others that select kernels."""
     dropped = not_inherited()
     return {**{name: value for name, value in os.environ.items() if name not in dropped}, **profile.variables}
 
 
 def shell_lines(profile: Profile) -> str:
-    """Shell commands that put a profile's variables into place."""
+    """Shell commands that set a profile's variables."""
     own = [f"export {name}={value}" for name, value in profile.variables.items()]
     return "\n".join([f"unset {' '.join(not_inherited())}", *own])
 
@@ -146,14 +146,14 @@ def _outcome(name: str, folder: Path, for_pytest: Sequence[str]) -> Outcome:
     own = folder / name.replace(", ", "-").replace(" ", "-")
     print(f"--- {name}: {' '.join(f'{key}={value}' for key, value in profile.variables.items())}", flush=True)
     places = ["--store", str(own / "store.sqlite"), "--report-dir", str(own / "report")]
-    (own / "report" / "results.json").unlink(missing_ok=True)  # of an earlier run
+    (own / "report" / "results.json").unlink(missing_ok=True)  # from an earlier run
     command = [sys.executable, "-m", "pytest", "benchmarks/", "-q", "--tb=line", *places, *for_pytest]
     status = subprocess.run(command, env=environment_of(profile), check=False).returncode
     return read_outcome(own / "report" / "results.json", status)
 
 
 def read_outcome(path: Path, status: int = 0) -> Outcome:
-    """The numbers that a run left behind; BadInput where it left none."""
+    """The numbers in a run's results.json. Raises BadInput if the file does not exist."""
     if not path.is_file():
         raise BadInput(f"the run left no {path} (its exit status is {status}); see above for what stopped it")
     told = json.loads(path.read_text(encoding="utf-8"))
@@ -165,7 +165,7 @@ def read_outcome(path: Path, status: int = 0) -> Outcome:
 
 
 def report(outcomes: Mapping[str, Outcome]) -> str:
-    """One page: what ran on which kernels, what is red, and what moved."""
+    """The report page: kernels of each profile, failed cells, and numbers that moved."""
     rows = [(name, _kernels(name, outcome), len(outcome.numbers), len(outcome.red)) for name, outcome in outcomes.items()]
     lines = ["# The same numbers under other kernels", "", _table(rows, ("profile", "kernels found", "numbers", "red cells"))]
     for name, outcome in outcomes.items():
@@ -189,9 +189,9 @@ def _kernels(name: str, outcome: Outcome) -> str:
 
 
 def moved(outcomes: Mapping[str, Outcome]) -> list[tuple[Any, ...]]:
-    """The numbers that lie too far from their reference or from one another, the farthest first.
+    """The numbers that differ too much from their reference or between profiles, the largest difference first.
 
-    (in words, farthest distance in tolerances, tolerance, reference, the number under each profile that ran).
+    Each is (name, largest difference in tolerances, tolerance, reference, the number under each profile that ran).
     """
     ran = [outcome for outcome in outcomes.values() if not outcome.skipped]
     found = []
@@ -205,13 +205,13 @@ def moved(outcomes: Mapping[str, Outcome]) -> list[tuple[Any, ...]]:
 
 
 def _distance(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float | None, float | None]:
-    """How far a number moves, in tolerances, over its reference and all profiles; its tolerance and its reference."""
+    """The range of a number over its reference and all profiles, in tolerances; its tolerance and its reference."""
     tolerance = next((row["atol"] for row in rows if row["atol"]), None)
     reference = next((row["reference"] for row in rows if row["reference"] is not None), None)
     if tolerance is None:
         return 0.0, None, reference
     values = [row["value"] for row in rows] + ([] if reference is None else [reference])
-    if any(value is None for value in values):  # unknown here and known there
+    if any(value is None for value in values):  # unknown in one profile and known in another
         return (float("inf") if any(value is not None for value in values) else 0.0), tolerance, reference
     return (max(values) - min(values)) / tolerance, tolerance, reference
 

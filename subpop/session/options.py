@@ -1,4 +1,4 @@
-"""The options of a session: which there are, what values they take, and the run, folders and files that they name."""
+"""The command-line options of a session: their definitions and checks, and the run and folders that they describe."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: pytest.Parser, *, has_xdist: bool) -> None:
-    """Add the options to pytest's, with `-n` where pytest-xdist is not there to add it."""
+    """Add our options to pytest's, including `-n` if pytest-xdist is not installed."""
     group = parser.getgroup("subpop", "subpopulation poisoning benchmark")
     group.addoption("--tier", default="embedded", help="which cells run: embedded (default, no download), laptop, paper")
     group.addoption("--data-root", default=None, help="folder of data files (default: $SUBPOP_DATA, else the user's cache)")
@@ -41,7 +41,7 @@ def add_options(parser: pytest.Parser, *, has_xdist: bool) -> None:
 
 
 def checked_defenses(config: pytest.Config) -> dict[str, DefenseSpec]:
-    """The plug-in defenses by name; BadInput if an option has a value that is not allowed."""
+    """The plug-in defenses by name. Raises BadInput if an option has an invalid value."""
     from subpop.defenses import is_built_in
     from subpop.experiments.executors import check_executor
     from subpop.harness.plugins import parse_defense
@@ -95,7 +95,7 @@ def baselines_folder(config: pytest.Config) -> Path:
 
 
 def _listener(config: pytest.Config) -> Callable[[str], None]:
-    """What plug-in defenses print is passed through with -s, and kept for the report of their test without."""
+    """The listener for output of plug-in defenses: the terminal with -s, otherwise a buffer for the report of their test."""
     from subpop.runtime.output import Tail, to_terminal
 
     return to_terminal if config.getoption("capture") in ("no", "tee-sys") else Tail()
@@ -107,7 +107,7 @@ def report_directory(config: pytest.Config) -> Path:
 
 
 def _place(config: pytest.Config, option: str) -> Path:
-    """The absolute path that an option names; relative ones begin in the folder in which pytest was started."""
+    """The absolute path that an option names; relative paths start from the folder in which pytest was started."""
     from subpop.runtime.options import place
 
     return place(config.getoption(option), config.invocation_params.dir)

@@ -1,7 +1,7 @@
-"""The pytest side: cells as test items, the plan, the `measure` fixture, the report at the end.
+"""The pytest plug-in: cells as test items, the plan, the `measure` fixture, and the report at the end.
 
-Every heavy import is inside a hook, so that other tests start fast. A line in conftest.py loads the plug-in, or `subpop run`; it
-is no entry point, so that its options appear only where it is used.
+Heavy imports are inside hooks, so that other tests start fast. The plug-in is loaded by a line in conftest.py or by
+`subpop run`. It is not an entry point, so that its options appear only where it is used.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ RUN = pytest.StashKey["Run"]()
 PLUGINS: pytest.StashKey[dict[str, DefenseSpec]] = pytest.StashKey()
 WATCH = pytest.StashKey["SessionWatch"]()
 MISTAKES = pytest.StashKey[list[str]]()
-"""What is wrong with marks; told once everything is collected."""
+"""Errors in marks; reported after collection."""
 MEASURING = pytest.StashKey[set[str]]()
 """Tests that measure cells, by node id."""
 OFFERED = pytest.StashKey[list[str]]()
 """The collected suites that have cells of the tier, before -k."""
 CLOCK_OFFSET = [0.0]
-"""Seconds that cells served from the store took when they were trained: the benchmark clock counts them."""
+"""Seconds that cells read from the store took when they were trained; the benchmark clock includes them."""
 
 
 def clock() -> float:
-    """A wall clock in seconds that also counts what stored cells once cost."""
+    """A wall clock in seconds that includes the recorded time of stored cells."""
     return time.perf_counter() + CLOCK_OFFSET[0]
 
 
@@ -46,7 +46,7 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """In sessions that run suites, `-n N` trains in N processes and keeps the tests in one; elsewhere it is pytest-xdist's."""
+    """In sessions that run suites, `-n N` trains in N processes but runs the tests in one; otherwise it is pytest-xdist's."""
     from subpop.session.collecting import names_suites, take_over_processes
     from subpop.types import BadInput
 
@@ -77,7 +77,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Cross a suite's CELLS with --tier and, where it is open to them, with --defense."""
+    """Parametrise tests with the suite's CELLS of --tier and, if it is open to plug-ins, with --defense."""
     wanted = {"cell", "sweep"} & set(metafunc.fixturenames)
     if getattr(metafunc.module, "CELLS", None) is None or not wanted:
         return
@@ -95,7 +95,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     try:
         for mark in metafunc.definition.iter_markers("cells"):
             own = chosen(own, cells, mark.kwargs, metafunc.definition.nodeid)
-    except BadInput as error:  # raised here it would be one module's collection error
+    except BadInput as error:  # raised here, it would only be a collection error of one module
         if MISTAKES not in config.stash:
             config.stash[MISTAKES] = []
         config.stash[MISTAKES].append(str(error))
@@ -107,7 +107,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Drop suites' tests that are left without cells, and speed suites unless they are named; no other project's tests."""
+    """Deselect suites' tests without cells, and speed suites unless they are named. Other projects' tests are not affected."""
     from subpop.session.collecting import is_of_suite, needed_cells, runs_by_default, without_cells
 
     mistakes = config.stash.get(MISTAKES, None)
@@ -122,7 +122,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=dropped)
     own = [item for item in items if is_of_suite(item) and "measure" in getattr(item, "fixturenames", ())]
     for item in own:
-        item.add_marker(pytest.mark.benchmark(timer=clock))  # counts stored seconds
+        item.add_marker(pytest.mark.benchmark(timer=clock))  # includes stored seconds
     config.stash[MEASURING] = {item.nodeid for item in own}
 
 
@@ -130,7 +130,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_benchmark_group_stats(
     config: pytest.Config, benchmarks: list[dict[str, Any]], group_by: str
 ) -> Generator[None, list[Any], list[Any]]:
-    """Keep cells out of pytest-benchmark's table, where a row a cell would bury the scoreboard; --benchmark-json has them all."""
+    """Omit cells from pytest-benchmark's table, which would have a row per cell; --benchmark-json includes them all."""
     asked = ("compare", "compare_fail", "verbose", "histogram", "cprofile")
     if not any(config.getoption(f"benchmark_{name}", None) for name in asked):
         cells = config.stash.get(MEASURING, set())
@@ -149,7 +149,7 @@ def _run_of(config: pytest.Config) -> Run:
 
 
 def _add_output(request: pytest.FixtureRequest, run: Run, cell: Cell) -> None:
-    """Show what the cell's defense printed where pytest shows what a test prints."""
+    """Add the output of the cell's defense to pytest's report of the test."""
     from subpop.runtime.output import Tail
 
     listener = run.experiment.listener
@@ -158,7 +158,7 @@ def _add_output(request: pytest.FixtureRequest, run: Run, cell: Cell) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Say which suites there are where -k matches nothing, or where none has cells of the tier."""
+    """List the available suites if -k matches nothing; say so if no suite has cells of the tier."""
     reporter, offered = session.config.pluginmanager.get_plugin("terminalreporter"), session.config.stash.get(OFFERED, None)
     if session.items or reporter is None or offered is None:
         return
@@ -173,7 +173,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
-    """Before the first test: print the plan, and train ahead where an executor was named. Listings come without this hook."""
+    """Before the first test, print the plan and, if an executor was named, start training. Not for listings of tests."""
     from subpop.report.verdict import n_cells
     from subpop.session.collecting import declares_cells, needed_cells
 
@@ -186,12 +186,12 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         return
     stops_here = session.testsfailed and not config.getoption("continue_on_collection_errors")
     _begin(config, session.items, () if stops_here else cells)
-    if stops_here or not (cells or broken):  # the page of an earlier run is not this one's
+    if stops_here or not (cells or broken):  # `_begin` has replaced the pages of an earlier run
         return
     run, executor, jobs = _run_of(config), config.getoption("--executor"), config.getoption("--jobs") or 1
     say = _say(config)
     say(f"subpop: planning {n_cells(len(cells))}: reading data, decoding pictures, computing features that are not cached yet")
-    with _on_screen(config):  # with bars of their own
+    with _on_screen(config):  # these steps show their own progress bars
         plan = run.plan(cells, jobs)
     say(str(plan))
     _start_progress(config, run, say)
@@ -200,7 +200,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
 
 
 def _begin(config: pytest.Config, items: list[pytest.Item], cells: Sequence[Cell]) -> None:
-    """Tell what is wrong with the report folder, the store or a reference before anything is trained; start the pages."""
+    """Report problems with the report folder, the store or the references before anything is trained; write first pages."""
     from subpop.report import check_report_directory, check_summary
     from subpop.runtime.places import check_writable
     from subpop.types import BadInput
@@ -226,7 +226,7 @@ def _start_progress(config: pytest.Config, run: Run, say: Callable[[str], None])
 
 
 def _say(config: pytest.Config) -> Callable[[str], None]:
-    """Writes a line of its own among pytest's, past its capture, at once."""
+    """A function that immediately writes a separate line between pytest's output, bypassing its capture."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
 
     def say(line: str) -> None:
@@ -243,7 +243,7 @@ def _say(config: pytest.Config) -> Callable[[str], None]:
 
 
 def _on_screen(config: pytest.Config) -> AbstractContextManager[None]:
-    """What is written inside reaches the terminal, not pytest's capture."""
+    """A context whose output goes to the terminal instead of pytest's capture."""
     capture = config.pluginmanager.get_plugin("capturemanager")
     return nullcontext() if capture is None else capture.global_and_fixture_disabled()
 

@@ -1,4 +1,4 @@
-"""One run: cells measured, compared with their references, and written down."""
+"""One run: cells are measured, compared with their references, and reported."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TIERS = ("embedded", "laptop", "paper")
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is about to do: `seconds` is a rough guess for two cores."""
+    """The planned work of a run; `seconds` is a rough estimate for two cores."""
 
     n_cells: int
     n_trials: int
@@ -49,7 +49,7 @@ class Plan:
         refused: dict[str, list[str]] = {}
         for name, reason in self.refused.items():
             refused.setdefault(reason, []).append(name)
-        for reason, names in refused.items():  # one mistake may be that of many cells
+        for reason, names in refused.items():  # many cells may have the same problem
             more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
             lines.append(f"  {names[0]}{more} cannot run: {reason}")
         return "\n".join(lines)
@@ -65,21 +65,21 @@ class Run:
     results: dict[Cell, CellResult] = field(default_factory=dict)
     reports: dict[Cell, CellReport] = field(default_factory=dict)
     recorded: list[str] = field(default_factory=list)
-    """What `rebaseline` says of the attack sets that it recorded."""
+    """Messages of `rebaseline` about recorded attack sets."""
     n_kept: int = 0
-    """Reports of plug-ins' cells that `measure_stored` took from the store as they were."""
+    """Number of reports of plug-ins' cells that `measure_stored` read from the store unchanged."""
     failed: dict[Cell, Exception] = field(default_factory=dict)
     ahead: Ahead | None = None
     forecast: Forecast = field(default_factory=Forecast)
     inspector: Inspector | None = None
-    """Who probes plug-in defenses; None: nobody does."""
+    """Probes plug-in defenses; None to skip the probes."""
     _references: dict[str, References] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self._measure = Measurers(self.experiment)
 
     def result(self, cell: Cell) -> CellResult:
-        """The numbers of a cell, computed once a run; a cell that failed fails again without being trained again."""
+        """The numbers of a cell, computed once per run. A cell that failed raises the same error again without training."""
         if cell in self.failed:
             raise self.failed[cell]
         if cell not in self.results:
@@ -103,14 +103,14 @@ class Run:
         self.ahead.start()
 
     def wait_for(self, cell: Cell) -> bool:
-        """Until workers have sent what they make of a cell; whether they made any of it."""
+        """Wait until workers have sent their results for a cell; returns whether they made any of it."""
         if self.ahead is not None:
-            with suppress(Exception):  # it cannot run, and its test will tell
+            with suppress(Exception):  # it cannot run; its test will report why
                 return self.ahead.has_made(cell)
         return False
 
     def _inspected(self, result: CellResult) -> CellResult:
-        """The result with its integrity, where the defense is a plug-in."""
+        """The result, with its integrity if the defense is a plug-in."""
         cell = result.cell
         if cell.defense not in self.experiment.plugins or not kind_of(cell).trains_trials:
             return result
@@ -120,7 +120,7 @@ class Run:
         return replace(result, integrity=found.column, probes=found.details)
 
     def measure(self, cell: Cell) -> CellReport:
-        """Run a cell and hold it against its references; a cell that cannot run is reported, never lost."""
+        """Run a cell and compare it with its references. A cell that cannot run is reported as well."""
         try:
             result = self.result(cell)
         except MissingData as missing:
@@ -140,9 +140,9 @@ class Run:
         return report
 
     def measure_stored(self) -> int:
-        """Measure every cell the store knows whose trials are all there; returns how many are not.
+        """Measure every cell in the store whose trials are complete; returns the number of the others.
 
-        Cells of plug-ins, whose code a store does not hold, are shown as they were last measured.
+        Cells of plug-ins, whose code is not in the store, are shown as last measured.
         """
         left_out = 0
         for report in kept_reports(self.store.records(KIND), self.experiment.context.device):
@@ -159,7 +159,7 @@ class Run:
         return left_out
 
     def _can_be_shown(self, cell: Cell) -> bool:
-        """Whether nothing of the cell has to be trained."""
+        """Whether the cell can be shown without training."""
         try:
             kind = kind_of(cell)
             return self._is_finished(cell) if kind.trains_trials else kind.is_stored
@@ -174,7 +174,7 @@ class Run:
         return replace(report, verdicts=verdicts, status=cell_status(verdicts))
 
     def _is_finished(self, cell: Cell) -> bool:
-        """Whether no trial is missing, nor one of the cells that it is ranked by or compared with."""
+        """Whether all trials are stored, of this cell and of those that it is ranked by or compared with."""
         beside = (cell.with_(defense=cell.ranked_by), cell.plain())
         return not any(self.experiment.missing_chunks(each) for each in (cell, *beside))
 
@@ -184,9 +184,9 @@ class Run:
         return self._references[stem]
 
     def plan(self, cells: Iterable[Cell], jobs: int = 1) -> Plan:
-        """Count what a run of these cells has to do; sets up their data, which trains attackers' own models at most.
+        """Count the work of a run of these cells. This sets up their data and trains at most the attackers' own models.
 
-        jobs: processes that train. What is expected of each cell is left in `forecast`.
+        jobs: number of training processes. The expected work of each cell is stored in `forecast`.
         """
         cells, skipped, refused, probed = list(cells), {}, {}, set[str]()
         n_trials = n_missing = 0
@@ -197,7 +197,7 @@ class Run:
             except MissingData as error:
                 skipped[cell.id] = str(error)
                 continue
-            except Exception as error:  # told again where the cell is measured, with its traceback if it is no BadInput
+            except Exception as error:  # reported again when the cell is measured, with a traceback unless BadInput
                 refused[cell.id] = str(error) if isinstance(error, BadInput) else in_one_line(error)
                 continue
             n_trials, n_missing = n_trials + trials, n_missing + missing
@@ -205,14 +205,14 @@ class Run:
             training = self._training_seconds(cell, missing, rates)
             self.forecast.seconds[cell] = SUMMARY_SECONDS + training / max(1, jobs)
             if missing and self.inspector is not None and cell.defense in self.experiment.plugins:
-                grace = self.inspector.grace if cell.defense not in probed else 0.0  # what its probes may take beyond its share
+                grace = self.inspector.grace if cell.defense not in probed else 0.0  # time of its probes beyond the share
                 self.forecast.seconds[cell] += self.inspector.share * training + grace
                 probed.add(cell.defense)
         n_fits, seconds = round(sum(self.forecast.fits.values())), sum(self.forecast.seconds.values())
         return Plan(len(cells), n_trials, n_trials - n_missing, n_fits, seconds, skipped, refused)
 
     def _count(self, cell: Cell) -> tuple[int, int]:
-        """Trials of a cell, and those that have to be run."""
+        """Numbers of trials of a cell in total and to be run."""
         missing = self.experiment.missing_chunks(cell)
         return sum(map(len, self.experiment.chunks(cell))), sum(len(chunk) for _, chunk in missing)
 
@@ -226,7 +226,7 @@ class Run:
         return missing * rates.seconds(cell, victim, pool.n_train * int(pool.x[0].size))
 
     def _rates(self) -> Rates:
-        """What the store recorded."""
+        """Rates from the costs recorded in the store."""
         with suppress(BadInput, TypeError, ValueError):
             return Rates.recorded(self.store.costs())
         return Rates()
@@ -252,7 +252,7 @@ class Run:
 
 
 def failures(report: CellReport) -> str:
-    """What a red cell says: the cell, and for each number the run's value, the reference, the tolerance."""
+    """The message of a failed cell: for each failed number, the run's value, the reference and the tolerance."""
     bad = [v for v in report.verdicts if v.verdict in ("fail", "no_reference") and v.reason]
     if bad and all(v.verdict == "no_reference" for v in report.verdicts):
         return f"{report.cell.id}\nnone of its numbers has a reference; record them with --rebaseline"
@@ -260,7 +260,7 @@ def failures(report: CellReport) -> str:
 
 
 def select(cells: Sequence[Cell], tier: str, plugins: Iterable[str] = (), open_to_defenses: bool = False) -> list[Cell]:
-    """The cells of a tier; in suites open to plug-ins, each undefended cell once more with every plug-in."""
+    """The cells of a tier; in suites open to plug-ins, also each undefended cell with every plug-in."""
     own = [cell for cell in cells if cell.tier == tier]
     if not open_to_defenses:
         return own
@@ -269,7 +269,7 @@ def select(cells: Sequence[Cell], tier: str, plugins: Iterable[str] = (), open_t
 
 
 def check_tier(tier: str) -> str:
-    """Refuse an unknown tier by name."""
+    """Return the tier; raises BadInput if it is unknown."""
     if tier not in TIERS:
         raise BadInput(f"--tier {tier} is unknown; use one of {', '.join(TIERS)}")
     return tier

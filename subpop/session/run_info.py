@@ -1,4 +1,4 @@
-"""What the report says of a session beside its numbers: command, commit, machine, and the suites' own words."""
+"""Facts about a session for its report: command, commit, machine, and docstrings of the suites."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from subpop.report import RunInfo
 
 COMMAND = pytest.StashKey[list[str]]()
-"""What was typed, where that is not `python -m pytest` with its arguments."""
+"""The command line, if it was not `python -m pytest` with its arguments."""
 
 
 def run_info(config: pytest.Config) -> RunInfo:
-    """What the report says of the session: its options, command, commit and machine."""
+    """The facts about the session: its options, command, commit and machine."""
     from subpop.report import RunInfo
     from subpop.types.printable import printable
 
@@ -37,7 +37,7 @@ def run_info(config: pytest.Config) -> RunInfo:
 
 
 def docstrings(session: pytest.Session, stems: Iterable[str]) -> dict[str, str]:
-    """What each suite says of itself, wherever its module lies."""
+    """The docstrings of suites by stem, wherever their modules are."""
     collected = {path.stem.removeprefix("test_"): path for path in (item.path for item in session.items)}
     paths = {stem: collected.get(stem) for stem in stems}
     return {stem: _docstring(path) if path and path.exists() else "" for stem, path in paths.items()}
@@ -50,7 +50,7 @@ def _docstring(path: Path) -> str:
 
 
 def commit_of(root: Path) -> str:
-    """The commit that a CI job names, else that of the folder; "unknown" outside a repository."""
+    """The commit of the CI job, otherwise that of the folder; "unknown" outside a repository."""
     told = os.environ.get("GITHUB_SHA", "")
     if told:
         return told[:12]
@@ -62,7 +62,7 @@ def commit_of(root: Path) -> str:
 
 
 def environment() -> dict[str, Any]:
-    """What a report says of the machine: versions, processor, and the kernels that made its numbers."""
+    """Facts about the machine: versions, processor, and kernels of numerical libraries."""
     from subpop.runtime.fingerprint import versions
     from subpop.runtime.hardware import hardware
 

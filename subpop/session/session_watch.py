@@ -1,7 +1,7 @@
-"""What happens to a pytest session that runs suites: failed tests, interrupts and its exit status, told by the report's pages.
+"""Tracks failed tests, interrupts and the exit status of a pytest session that runs suites, for the report's pages.
 
-The report folder says "Unfinished" from the session's start and counts the cells as they end, so that whatever ends the
-session, kill -9 included, leaves no page that speaks of another run.
+From the start of the session, the pages in the report folder say "Unfinished" and count the finished cells. So however the
+session ends, even by kill -9, no page of an earlier run is left.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
     from subpop.types import Cell, CellReport
 
 PAUSE, SHARE = 1.0, 0.02
-"""The pages of a running session are written at most once in so many seconds, and for this share of its time."""
+"""Minimum seconds between updates of the pages of a running session, and the maximum fraction of time spent on them."""
 
 
 class SessionWatch:
-    """A pytest plug-in that collects what failed. Pages are written after `begin` alone: sessions without suites have none."""
+    """A pytest plug-in that collects failures. It writes pages only after `begin`, so not in sessions without suites."""
 
     def __init__(self) -> None:
         self.has_begun = False
         self.reports: dict[Cell, CellReport] = {}
         self.headline = ""
-        """The first words of the page of a session that has ended."""
+        """The headline of the page, once the session has ended."""
         self._failed: list[FailedTest] = []
         self._stopped = ""
         self._planned: Sequence[Cell] = ()
@@ -51,7 +51,7 @@ class SessionWatch:
     # --- the session --------------------------------------------------------------------------------------------------
 
     def begin(self, items: Iterable[Any], directory: Path, info: RunInfo, reports: dict[Cell, CellReport]) -> None:
-        """Suites are about to run: the report folder says so, and SIGTERM will end the session as Ctrl-C does."""
+        """Start a session with suites: write the first page, and make SIGTERM end the session like Ctrl-C."""
         from subpop.session.collecting import is_of_suite, measured_cells, parameters
 
         own = [item for item in items if is_of_suite(item)]
@@ -77,18 +77,18 @@ class SessionWatch:
         )
 
     def measured_anything(self) -> bool:
-        """Whether a cell was measured or a claim held, and no cell failed to run."""
+        """Whether a cell was measured or a claim passed, and no cell failed to run."""
         statuses = {report.status for report in self.reports.values()}
         return "error" not in statuses and (statuses != {"skipped"} if statuses else bool(self._held))
 
     def write_unfinished(self) -> None:
-        """How far the session is; does nothing where the last page is too fresh."""
+        """Write the progress of the session, unless the last page was written too recently."""
         from subpop.report import write_unfinished
 
         started = time.monotonic()
         if self._info is None or started < self._next_page:
             return
-        with contextlib.suppress(OSError):  # told at the end, where it matters
+        with contextlib.suppress(OSError):  # reported at the end, when it matters
             write_unfinished(list(self.reports.values()), self._directory, self._information(self.standing(None)))
         now = time.monotonic()
         self._next_page = now + max(PAUSE, (now - started) / SHARE)
@@ -113,7 +113,7 @@ class SessionWatch:
         self._stopped = SIGTERM
         raise KeyboardInterrupt(SIGTERM)
 
-    # --- what pytest tells --------------------------------------------------------------------------------------------
+    # --- pytest hooks -------------------------------------------------------------------------------------------------
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
@@ -132,7 +132,7 @@ class SessionWatch:
         if report.nodeid not in self._cells:
             return "test"
         found = self.reports.get(self._cells[report.nodeid])
-        if found is None:  # it ended before it measured anything
+        if found is None:  # it failed before it measured anything
             return "test"
         return "cell" if found.status in ("fail", "error") else "assertion"
 
@@ -147,7 +147,7 @@ class SessionWatch:
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         excinfo.traceback = excinfo.traceback.filter(_has_line)  # pytest's report of an interrupt needs lines
         if excinfo.errisinstance(pytest.Session.Interrupted) and any(each.kind == "collection" for each in self._failed):
-            return  # pytest's own way to stop after errors of collection
+            return  # this is how pytest stops after collection errors
         left = excinfo.errisinstance(pytest.exit.Exception)
         self._stopped = self._stopped or (EXIT if left else INTERRUPT)
 
@@ -157,7 +157,7 @@ class SessionWatch:
 
 
 def _has_line(entry: Any) -> bool:
-    """Whether a traceback's entry has a line: where a signal arrives between two, Python says None and pytest stumbles."""
+    """Whether a traceback entry has a line number. If a signal arrives between two lines, it is None and pytest would fail."""
     try:
         return int(entry.lineno) >= -1
     except TypeError:
@@ -165,7 +165,7 @@ def _has_line(entry: Any) -> bool:
 
 
 def reason_of(report: pytest.TestReport | pytest.CollectReport) -> str:
-    """What a failed test or collector says, in short: the message of its error."""
+    """The first line of the error message of a failed test or collector."""
     crash = getattr(report.longrepr, "reprcrash", None)
     return printable(crash.message).partition("\n")[0] if crash is not None else last_line(str(report.longrepr))
 
