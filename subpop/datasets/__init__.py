@@ -22,6 +22,7 @@ from subpop.datasets import (
 )
 from subpop.datasets.download import MissingData, RemoteFile, data_root, describe, fetch, verify
 from subpop.types import BadInput, Dataset
+from subpop.types.base import nearest
 
 __all__ = ["DATASETS", "DatasetSource", "MissingData", "data_root", "describe", "fetch", "load_dataset", "source_of", "verify"]
 
@@ -150,12 +151,17 @@ OWN_DATA: dict[str, Callable[[str, Path | None], Dataset]] = {
 
 def source_of(name: str) -> DatasetSource:
     """Return the entry of a name, or a new one for `kind:PATH`; raises BadInput for an unknown name."""
+    if not isinstance(name, str):
+        raise BadInput(f"the name of a data set is a string, not {type(name).__name__}; use one of {', '.join(DATASETS)}")
     kind, _, path = name.partition(":")
     if kind in OWN_DATA and path:
         return DatasetSource(partial(OWN_DATA[kind], path), f"your own data, {path}", "your own")
     if name not in DATASETS:
-        own = ", ".join(f"{kind}:PATH" for kind in OWN_DATA)
-        raise BadInput(f"unknown data set {name!r}; use one of {', '.join(DATASETS)}, or your own data: {own}")
+        if kind != name or name in OWN_DATA:
+            own = " or ".join(f"{each}:PATH" for each in OWN_DATA)
+            raise BadInput(f"unknown data set {name!r}; write your own data as {own}, such as embeddings:mine.npz")
+        own = ", ".join(f"{each}:PATH" for each in OWN_DATA)
+        raise BadInput(f"unknown data set {name!r}; {nearest(name, DATASETS, f', or your own data: {own}')}")
     return DATASETS[name]
 
 
@@ -188,4 +194,6 @@ def load_dataset(name: str, root: Path | None = None) -> Dataset:
     >>> data.x.shape, data.n_classes
     ((1797, 64), 2)
     """
+    if not isinstance(root, Path | None):
+        raise BadInput(f"root={root!r} is {type(root).__name__}; give the folder of all data files as a pathlib.Path, or None")
     return source_of(name).load(root)

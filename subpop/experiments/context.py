@@ -29,6 +29,7 @@ from subpop.runtime.memo import KeepsArrays, Memo
 from subpop.runtime.progress import Progress
 from subpop.runtime.seeds import derived_seed, training_seed
 from subpop.types import Array, BadInput, Bools, Cell, Dataset, FleetJob, Model, Partition, StoredModel, Unsolved, Victim
+from subpop.types.base import nearest
 from subpop.types.specifications import Learner
 from subpop.victims import MODELS, VICTIMS, blind, make_victim
 
@@ -199,8 +200,8 @@ class Context:
         if named in VICTIMS:
             own = replace(cell, learner=Learner(named))
             return self.attacker(own).features(self.dataset(own).x)
-        known = ", ".join(["inputs", HIDDEN_STATES, *REPRESENTATIONS, *VICTIMS])
-        raise BadInput(f"clusters_on={named} of {cell.id} is unknown; use one of {known} (a victim is trained on D_aux)")
+        known = ["inputs", HIDDEN_STATES, *REPRESENTATIONS, *VICTIMS]
+        raise BadInput(f"clusters_on={named} is unknown; {nearest(named, known, ' (a victim is trained on D_aux)')}")
 
     def _state_components(self, cell: Cell) -> Array:
         reading = self.rows(cell)

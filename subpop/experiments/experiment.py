@@ -35,6 +35,7 @@ from subpop.runtime.memo import KeepsArrays
 from subpop.runtime.output import Listener
 from subpop.runtime.seeds import draw_identity
 from subpop.types import Array, BadInput, Bools, Cell, CellResult, Ints, Model, Number, TrainingSet, Trial, TrialResult
+from subpop.types.base import nearest
 
 CHUNK_TRIALS = 256
 SHOWN = 3
@@ -346,9 +347,8 @@ class Experiment:
             return frozenset()
         if cell.defense not in DEFENSES:
             names = [*DEFENSES, *self.plugins, MATCHED + "<filter>", RETRAIN]
-            raise BadInput(
-                f"unknown defense {cell.defense!r}; use one of {', '.join(names)}, or your own with --defense file.py:function"
-            )
+            advice = nearest(cell.defense, names, ", or your own with --defense file.py:function")
+            raise BadInput(f"unknown defense {cell.defense!r}; {advice}")
         return frozenset(getattr(DEFENSES[cell.defense], "needs", ()))
 
     def knowledge(self, cell: Cell) -> str:

@@ -40,7 +40,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
 
     data = commands.add_parser("data", help="list, fetch or verify data sets")
-    data.add_argument("action", choices=["list", "fetch", "verify"])
+    data.add_argument(
+        "action",
+        choices=["list", "fetch", "verify"],
+        help="fetch downloads files; verify compares them with published checksums",
+    )
     data.add_argument("names", nargs="*", help="data sets (default: all that need files)")
     data.add_argument("--data-root", default=None, help=DATA_ROOT)
     data.set_defaults(run=_data)
@@ -52,7 +56,10 @@ def _parser() -> argparse.ArgumentParser:
     debug = commands.add_parser("debug", help="run one trial of a defense in this process: breakpoint(), pdb and print work")
     debug.add_argument("defense", help="path.py:function or package.module:function")
     debug.add_argument(
-        "-k", dest="words", default="defenses", help="words in the names of the suite and the cell (default: defenses)"
+        "-k",
+        dest="words",
+        default="defenses",
+        help="words that the name of the suite or cell contains (default: defenses)",
     )
     debug.add_argument("--data-root", default=None, help=DATA_ROOT)
     debug.set_defaults(run=_debug)
@@ -62,12 +69,12 @@ def _parser() -> argparse.ArgumentParser:
         help="run the benchmark's own suites from any folder; options go to pytest: -k, --tier, -n",
         usage="subpop run [options of pytest]",
         description="Run the suites of ./benchmarks if there is such a folder, else those of the clone or the installed package. "
-        "All options go to pytest: -k selects cells, --tier embedded, laptop or paper, -n 2 uses two processes, "
-        "--defense file.py:function adds a defense of your own, --store and --report-dir say where results go. "
+        "All options go to pytest: -k selects cells, --tier selects embedded, laptop or paper, -n 2 trains in two processes, "
+        "--defense file.py:function adds a defense of your own, --store and --report-dir name the places of the results. "
         "`subpop run --collect-only -q` lists the cells.",
     )
 
-    report = commands.add_parser("report", help="write the report of a whole store, without training")
+    report = commands.add_parser("report", help="write a report of all finished cells in a store, without training")
     report.add_argument("--store", default="runs/store.sqlite", help="database of finished trials (default: runs/store.sqlite)")
     report.add_argument("--report-dir", default="runs/report", help="where the report goes (default: runs/report)")
     baselines = "folder of reference numbers (default: baselines, else those of the clone or of the installed package)"
@@ -87,11 +94,12 @@ def _data(options: argparse.Namespace) -> int:
     from subpop.datasets import DATASETS
     from subpop.datasets.download import data_root, describe, fetch, verify
     from subpop.types import BadInput
+    from subpop.types.base import nearest
 
     root = data_root(options.data_root)
     unknown = [name for name in options.names if name not in DATASETS]
     if unknown:
-        raise BadInput(f"unknown data set {unknown[0]!r}; use one of {', '.join(DATASETS)}")
+        raise BadInput(f"unknown data set {unknown[0]!r}; {nearest(unknown[0], DATASETS)}")
     if options.action == "list":
         rows = [(each.name, _is_ready(each), each.summary, each.licence) for each in describe(root)]
         room = max(20, (shutil.get_terminal_size().columns - 36) // 2) if sys.stdout.isatty() else None

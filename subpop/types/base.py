@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,13 @@ class BadInput(ValueError):
 
     def __init__(self, *args: object) -> None:
         super().__init__(*(printable(arg) if isinstance(arg, str) else arg for arg in args))
+
+
+def nearest(name: str, known: Iterable[str], others: str = "") -> str:
+    """Return the advice for an unknown name: the most similar known name, or else all of them and `others`."""
+    names = list(known)
+    near = get_close_matches(name, names, 1)
+    return f"did you mean {near[0]}?" if near else f"use one of {', '.join(names)}{others}"
 
 
 class Unsolved(BadInput):

@@ -9,12 +9,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from typing import Any
 
 from subpop.types import BadInput, Cell, CellReport, CellResult
+from subpop.types.base import nearest
 
 KINDS = {
     "poisoning": "subpop.report.tables.poisoning:Poisoning",
@@ -105,12 +105,9 @@ def kind_named(name: str) -> Kind:
 
 
 def check_kind(name: str) -> str:
-    """The name of a kind; raises BadInput for an unknown one, with the nearest that there is."""
+    """The name of a kind; raises BadInput for an unknown one, and suggests the most similar name."""
     if not isinstance(name, str) or name not in KINDS:
-        near = get_close_matches(str(name), KINDS, 1)
-        raise BadInput(
-            f"unknown kind of cell {name!r}; {f'did you mean {near[0]}?' if near else 'use one of ' + ', '.join(KINDS)}"
-        )
+        raise BadInput(f"unknown kind of cell {name!r}; {nearest(str(name), KINDS)}")
     return name
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from subpop.runtime.naming import parse_reference
 from subpop.types import BadInput, StoredModel, Victim
+from subpop.types.base import nearest
 from subpop.types.printable import in_one_line
 from subpop.victims.bert_fine_tuned import BertFineTuned
 from subpop.victims.bert_last_layer import BertLastLayer, TextVictim
@@ -127,10 +128,14 @@ def make_victim(
     >>> make_victim("sklearn.neighbors:KNeighborsClassifier").exact
     True
     """
+    if not isinstance(name, str):
+        raise BadInput(f"make_victim takes the name of a victim, not {type(name).__name__}; wrap an estimator in SklearnVictim")
+    if not isinstance(weights_root, Path | None):
+        raise BadInput(f"weights_root={weights_root!r} is {type(weights_root).__name__}; give a pathlib.Path or None")
     if ":" in name:
         return SklearnVictim(_imported(name))
     if name not in VICTIMS:
-        raise BadInput(f"unknown victim {name!r}; use one of {', '.join(VICTIMS)}, or a scikit-learn class as module:Class")
+        raise BadInput(f"unknown victim {name!r}; {nearest(name, VICTIMS, ', or a scikit-learn class as module:Class')}")
     victim = VICTIMS[name](device, weights_root)
     if isinstance(victim, TextVictim):
         victim.cache, victim.encoder = cache, encoder or victim.encoder

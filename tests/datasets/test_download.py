@@ -173,7 +173,18 @@ def test_a_named_data_set_is_fetched(tmp_path, server, monkeypatch):
     assert describe(tmp_path)[-1].ready
 
 
-def test_an_unknown_name_lists_the_known_ones(tmp_path):
+def test_an_unknown_name_suggests_the_nearest_or_lists_all(tmp_path):
     for ask in (source_of, load_dataset, lambda name: fetch(name, tmp_path), lambda name: verify(name, tmp_path)):
-        with pytest.raises(BadInput, match=r"'adlut'.*digits, mixture, .*adult"):
+        with pytest.raises(BadInput, match=r"'adlut'; did you mean adult\?$"):
             ask("adlut")
+        with pytest.raises(BadInput, match=r"'tables'; use one of digits, mixture, .*adult"):
+            ask("tables")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((3,), "a string, not int"), ((None,), "a string, not NoneType"), (("adult", "a/folder"), "give .* a pathlib.Path")],
+)
+def test_arguments_of_another_type_are_refused(arguments, message):
+    with pytest.raises(BadInput, match=message):
+        load_dataset(*arguments)

@@ -23,6 +23,7 @@ from subpop.harness.batching import job_of, run_wave
 from subpop.harness.outcome import Outcome
 from subpop.runtime.seeds import training_seed
 from subpop.types import Array, BadInput, Bools, Cell, Defense, FleetJob, Model, Pool, TrainingSet, Victim
+from subpop.types.base import nearest
 
 
 def gathered(jobs: Sequence[FleetJob]) -> list[FleetJob]:
@@ -84,9 +85,8 @@ class Runner:
             return list(run_in_child(experiment.plugins[cell.defense], *wave, experiment.timeout, note_manifest=noted))
         known = {**DEFENSES, **extra}
         if cell.defense not in known:
-            raise BadInput(
-                f"unknown defense {cell.defense!r}; use one of {', '.join(known)}, or your own with --defense file.py:function"
-            )
+            advice = nearest(cell.defense, known, ", or your own with --defense file.py:function")
+            raise BadInput(f"unknown defense {cell.defense!r}; {advice}")
         return list(run_wave(known[cell.defense], *wave))
 
     def clean(self) -> list[Bools]:
