@@ -364,7 +364,12 @@ def _reason(error: BaseException) -> str:
 
 
 def _hint(error: BaseException, know: Knowledge) -> str:
-    """Explain how to declare the field of `know` that was None in the line that failed."""
+    """Explain the usual mistakes: another call of `fit`, writing into the training set, and a field of `know` that is None."""
+    said = said_by(error)
+    if isinstance(error, TypeError) and "_Fit.__call__()" in said:
+        return " (fit takes one TrainingSet: fit(train[keep]) or fit(TrainingSet.of(x, y)))"
+    if isinstance(error, ValueError) and "read-only" in said:
+        return " (rows and labels of a training set cannot be changed; work on copies: y = train.y.copy(), then train.relabel(y))"
     lines = traceback.extract_tb(error.__traceback__)[-1:]
     line = (lines[0].line or "") if lines else ""
     for name in GRANTED:

@@ -140,6 +140,8 @@ def _check_function(tree: ast.Module, reference: Reference, path: Path) -> None:
     if isinstance(definition, ast.ClassDef | ast.AsyncFunctionDef):
         kind = "a class" if isinstance(definition, ast.ClassDef) else "an async function"
         raise BadInput(f"{name!r} in {path} is {kind}; a defense is a plain function (train, fit, know, *, seed)")
+    if isinstance(getattr(definition, "value", None), ast.Constant | ast.List | ast.Tuple | ast.Dict | ast.Set):
+        raise BadInput(f"{name!r} in {path} is a constant; a defense is a function (train, fit, know, *, seed)")
     if reference.positional:
         raise BadInput(f"{name}{reference.call} in {path} has arguments without names; write each by its name, such as share=0.1")
     given = {argument for argument, _ in reference.named}

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from subpop.harness.batching import DefenseError
 from subpop.types import BadInput
 from subpop.types.printable import described, printable, said_by
 
@@ -78,6 +79,8 @@ def _run_one(name: str, check: Callable[[Any], None], subject: Any) -> CheckResu
         warnings.simplefilter("always", ContractWarning)
         try:
             check(subject)
+        except DefenseError as error:  # without the number of the trial: a check has only one
+            status, message = "failed", "\n".join(filter(None, [error.reason, error.details.rstrip()]))
         except Exception as error:
             status, message = "failed", said_by(error) if isinstance(error, ContractError | BadInput) else described(error)
     if status == "ok" and caught:

@@ -14,6 +14,7 @@ _Load = Callable[[], Dataset]
 
 def _has_rows_and_labels(load: _Load) -> None:
     data = load()
+    require(isinstance(data, Dataset), f"a data set is a Dataset, such as load_dataset returns, not {type(data).__name__}")
     n = len(data.x)
     require(data.name != "" and n > 0, "a data set has a name and rows")
     require(data.y.shape == (n,) and data.y.dtype == np.int64, f"y is {data.y.dtype} of shape {data.y.shape}, not int64 ({n},)")

@@ -78,7 +78,7 @@ def _ignores_the_order_of_rows(defense: Defense) -> None:
     )
     if not same:
         warnings.warn(
-            "the result depends on the order of the rows; this is only correct if the defense draws at random",
+            "the result depends on the order of the rows; this is correct only for a defense that draws random numbers",
             ContractWarning,
             stacklevel=2,
         )
@@ -98,7 +98,9 @@ def _is_idle_on_clean_data(defense: Defense) -> None:
 def _is_fast(defense: Defense) -> None:
     outcome = _defend(defense, gaussian(480, 2, n_poison=48))
     if outcome.seconds > SLOW_SECONDS:
-        said = f"{outcome.seconds:.1f} s of its own time for 528 rows; a cell has up to 300 trials of thousands of rows"
+        said = (
+            f"the defense's own code takes {outcome.seconds:.1f} s for 528 rows; a cell has up to 300 trials of thousands of rows"
+        )
         warnings.warn(said, ContractWarning, stacklevel=2)
 
 
@@ -122,8 +124,9 @@ DEFENSE_CHECKS: tuple[tuple[str, DefenseCheck], ...] = (
 
 def _knowledge(defense: Defense, toy: Toy) -> Knowledge:
     needs = frozenset(getattr(defense, "needs", ()))
-    unknown = sorted(needs - set(Knowledge.__dataclass_fields__))
-    require(not unknown, f"needs names {unknown}; Knowledge has {sorted(Knowledge.__dataclass_fields__)}")
+    fields = sorted(Knowledge.__dataclass_fields__)
+    unknown = sorted(needs - set(fields))
+    require(not unknown, f"needs contains {', '.join(unknown)}; the fields of Knowledge are {', '.join(fields)}")
     return Knowledge(
         n_poison=int(toy.poison.sum()) if "n_poison" in needs else None,
         clean_holdout=TrainingSet.of(toy.test_x[:20], toy.test_y[:20]) if "clean_holdout" in needs else None,
@@ -147,6 +150,7 @@ def _defend(defense: Defense, toy: Toy, train: TrainingSet | None = None, seed: 
         jobs = [job_of(toy.pool, asked).canonical() for _, asked in requests]
         return [ToyModel(job.x, job.y, toy.pool.n_classes) for job in jobs]
 
+    require(callable(defense), f"a defense is a function (train, fit, know, *, seed), not {type(defense).__name__}")
     task = DefenseTask(train or toy.train(), _knowledge(defense, toy), seed)
     [outcome] = run_wave(defense, [task], fit_many, toy.test_x, toy.pool.n_classes)
     return outcome

@@ -46,6 +46,8 @@ def _probabilities(models: Sequence[Model], pool: Pool) -> list[Array]:
 
 def _returns_a_model_a_job(case: _Case) -> None:
     victim, pool = case
+    advice = "use make_victim(name), or SklearnVictim for a scikit-learn classifier"
+    require(hasattr(victim, "fit_many"), f"{type(victim).__name__} has no method fit_many; {advice}")
     before = pool.x.copy()
     models = victim.fit_many(_jobs(pool), [0, 1, 2])
     require(len(models) == 3, f"{len(models)} models for 3 jobs")

@@ -88,6 +88,7 @@ def test_a_package_itself_and_an_installed_module_can_be_named(tmp_path, write):
         ("broken.py:drop", "broken.py, line 2: not valid Python"),
         ("empty.py:drop", "it has no public function"),
         ("shapes.py:Thing", "'Thing' in .* is a class"),
+        ("constant.py:share", "'share' in .* is a constant; a defense is a function"),
         ("shapes.py:later", "is an async function"),
         ("shapes.py:few", "cannot be called as few"),
         ("shapes.py:no_seed", "cannot be called"),
@@ -98,6 +99,7 @@ def test_what_is_refused(tmp_path, write, spec, message):
     write("my_defense.py", SIMPLE)
     write("broken.py", "\ndef drop(:\n")
     write("empty.py", "")
+    write("constant.py", "share = 0.1\n")
     write(
         "shapes.py",
         """
@@ -272,7 +274,7 @@ def test_load_imports_a_module_with_relative_imports(tmp_path, write):
         (DEF + "import sys\nsys.exit(5)", r"d.py, line 3: importing it failed with sys.exit\(5\)"),
         (DEF + "__import__('wrong')", "wrong.py, line 1: importing it failed with SyntaxError"),
         (DEF + "del f", "has no attribute 'f'"),
-        ("f = 3", "f is int; it must be a function"),
+        ("f = abs(-3)", "f is int; it must be a function"),
         (DEF + "setattr(f, 'needs', {'n_poison'})", r"f.needs is \['n_poison'\] but reads \[\] without running the file"),
     ],
 )
