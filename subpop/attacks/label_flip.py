@@ -171,7 +171,7 @@ def poison_labels(y: Ints, target: int | None) -> Ints:
 
 def _check(rows: Array, y: Array, count: int, n_classes: int, rule: str, target: int | None) -> None:
     if rule not in get_args(Rule):
-        raise BadInput(f"unknown label rule {rule!r}; choose one of {', '.join(get_args(Rule))}")
+        raise BadInput(f"unknown label rule {rule!r}; use one of {', '.join(get_args(Rule))}")
     if len(rows) != len(y) or count < 0:
         raise BadInput(
             f"{len(rows)} rows, {len(y)} labels and {count} poison rows: give one label per row and a count of at least 0"
@@ -183,7 +183,7 @@ def _check(rows: Array, y: Array, count: int, n_classes: int, rule: str, target:
     if rule == "own" and target is not None:
         raise BadInput(f'rule "own" takes no target, got {target}; use rule "common" or target=None')
     if rule == "common" and (target is None or not 0 <= target < n_classes):
-        raise BadInput(f'rule "common" with target {target}: give a label in 0..{n_classes - 1}')
+        raise BadInput(f'rule "common" needs a target label from 0 to {n_classes - 1}, not {target}')
 
 
 def _draw(rows: Array, count: int, sampling: str, generator: np.random.Generator) -> Ints:

@@ -153,7 +153,7 @@ def require_files(name: str, files: Sequence[RemoteFile], root: Path | None = No
     folder = (root or data_root()) / name
     missing = [file.name for file in files if not (folder / file.name).is_file()]
     if missing:
-        raise MissingData(f"{name}: {', '.join(missing)} not found in {folder}; fetch it with: {fetch_command(name, root)}")
+        raise MissingData(f"{name}: {', '.join(missing)} not found in {folder}; download with: {fetch_command(name, root)}")
     return [folder / file.name for file in files]
 
 

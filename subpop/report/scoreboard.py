@@ -32,7 +32,7 @@ FLAG, UNCHECKED = "flag", "unchecked"
 KINDS = {"defense": "", "own": "*own learners*", "control": "*controls*", "variant": "*given a wrong poison count*"}
 LEGEND = {
     "D, D_aux, D_test": "the victim's training set; the attacker's auxiliary set; the test set. They are disjoint",
-    "subpopulation": "the rows that a filter selects, by annotated features (feature_match) or by cluster (cluster_match)",
+    "subpopulation": "rows with the same annotated features (feature_match) or of the same k-means cluster (cluster_match)",
     "alpha": "poison rows / rows of the subpopulation in D_aux; 0 is the clean control",
     "target damage": "undefended clean minus (defended) poisoned accuracy on the subpopulation's test rows; lower is better",
     "cost + effect": "its two parts: undefended clean minus defended clean accuracy, and defended clean minus defended poisoned. "
@@ -52,7 +52,7 @@ LEGEND = {
     "no_power": "the tolerance is too wide (above 10 %) for a pass to mean anything",
     "no_reference": "there is no reference: the cell fails, except for plug-in defenses and for metrics that are not gated",
     "published_only": "a published number from a different set-up is shown; informational, not gated",
-    "skipped, error": "data is missing; the cell could not be measured",
+    "skipped, error": "data or network weights are missing; the cell could not be measured, for the reason given",
 }
 
 

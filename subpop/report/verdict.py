@@ -112,8 +112,8 @@ def cells_that(n: int, status: str) -> str:
     one, many = {
         "pass": ("passes", "pass"),
         "fail": ("fails", "fail"),
-        "error": ("is in error", "are in error"),
-        "skipped": ("is skipped", "are skipped"),
+        "error": ("raised an error", "raised errors"),
+        "skipped": ("was skipped", "were skipped"),
         "no_reference": ("has no reference", "have no reference"),
     }.get(status, (status, status))
     return f"{n_cells(n)} {one if n == 1 else many}"

@@ -59,8 +59,9 @@ class RightBits:
         for bits in (self.clean, self.defended_clean, self.poisoned):
             if bits.dtype != np.bool_ or bits.ndim != 2 or bits.shape != shape or not bits.size:
                 raise BadInput(
-                    f"right/wrong bits have shape {bits.shape} and type {bits.dtype}, clean ones shape {shape}: give bool "
-                    "arrays of one shape (n_seeds, n_rows), both at least 1; skip a subpopulation without test rows"
+                    f"an array of correct predictions is {bits.dtype} of shape {bits.shape}, and `clean` has shape {shape}: "
+                    "give bool arrays of one shape (n_seeds, n_rows) with at least one entry, and skip a subpopulation without "
+                    "test rows"
                 )
 
     @property
@@ -181,7 +182,7 @@ def _top_mean(damages: Doubles, k: int, by: Doubles | None = None) -> Doubles:
     n = damages.shape[-1] if damages.ndim else 0
     if k < 1 or n < 1:
         raise BadInput(
-            f"worst-{k} of {n} subpopulations: k and their number must be at least 1; leave the metric out of such a cell"
+            f"worst-k with k={k} of {n} subpopulations: both numbers must be at least 1; leave the metric out of such a cell"
         )
     if not np.isfinite(damages).all():
         raise BadInput(f"worst-{k} over damages with NaN or infinite values; leave out the subpopulations without a damage")

@@ -16,8 +16,8 @@ def check_timeout(seconds: float) -> float:
     """The time limit of a trial. Raises BadInput unless it is positive and at most LONGEST_TIMEOUT."""
     if not 0 < seconds <= LONGEST_TIMEOUT:
         raise BadInput(
-            f"--defense-timeout {seconds:g} must be a number of seconds > 0 and at most {LONGEST_TIMEOUT:,.0f} (a week); give "
-            "one such as 300"
+            f"--defense-timeout {seconds:g} must be a number of seconds above 0 and at most {LONGEST_TIMEOUT:,.0f} (a week), "
+            "such as 300"
         )
     return seconds
 

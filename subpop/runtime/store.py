@@ -310,7 +310,7 @@ class Store:
         statements, application, version = self._select(f"SELECT {columns} FROM pragma_application_id, pragma_user_version")[0]
         ours = application == APPLICATION_ID or (statements and looks_like_a_store(self.path))
         if statements and not ours:
-            raise BadInput(f"{self.path} is a database of another program; {ELSEWHERE}")
+            raise BadInput(f"{self.path} is an SQLite database of another program; {ELSEWHERE}")
         if SCHEMA < version < IMPLAUSIBLE:
             newer = f"has schema {version}, written by a newer subpop; this one reads schema {SCHEMA}"
             raise BadInput(f"the store {self.path} {newer}: upgrade subpop, or {ELSEWHERE}")

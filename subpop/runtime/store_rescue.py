@@ -18,7 +18,7 @@ from subpop.runtime.store_rows import ARRAYS, CHUNK, RECORD, TABLES, Damaged, It
 
 APPLICATION_ID = 0x73627070
 SCHEMA = 3
-OLDER = {1: "without digests that prove its numbers", 2: "whose keys name cells as no version after it does"}
+OLDER = {1: "which has no digests to verify its trials with", 2: "whose keys name cells differently from this version"}
 """Why stores with earlier schemas cannot be used."""
 UNREADABLE = (sqlite3.Error, Damaged, MemoryError, UnicodeError)
 """Exceptions that reading damaged rows raises; UnicodeError because SQLite's messages may quote invalid text."""

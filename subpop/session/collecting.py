@@ -31,7 +31,7 @@ def chosen(cells: Sequence[Cell], everything: Sequence[Cell], fields: Mapping[st
         if name not in known and everything:
             near = get_close_matches(name, known, 1, 0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(known)}"
-            raise BadInput(f"{where}: pytest.mark.cells names {name!r}, which no cell of this suite has; {hint}")
+            raise BadInput(f"{where}: pytest.mark.cells names {name!r}, which is not a field of this suite's cells; {hint}")
     if everything and not any(_matches(cell, fields) for cell in everything):
         named = ", ".join(f"{name}={value!r}" for name, value in fields.items())
         raise BadInput(f"{where}: pytest.mark.cells({named}) matches no cell of this suite in any tier; correct its values")
@@ -152,7 +152,7 @@ def _whole(asked: Any) -> int:
     except ValueError:
         count = -1
     if count < 0:
-        raise BadInput(f"-n {asked} is no number of processes; give a whole number such as 2, or auto for one a core")
+        raise BadInput(f"-n {asked} is not a number of processes; give a whole number such as 2, or auto for one per core")
     return count
 
 

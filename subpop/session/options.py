@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 def add_options(parser: pytest.Parser, *, has_xdist: bool) -> None:
     """Add our options to pytest's, including `-n` if pytest-xdist is not installed."""
     group = parser.getgroup("subpop", "subpopulation poisoning benchmark")
-    group.addoption("--tier", default="embedded", help="which cells run: embedded (default, no download), laptop, paper")
+    group.addoption(
+        "--tier", default="embedded", help="which cells run: the tier embedded (default, no download), laptop or paper"
+    )
     group.addoption("--data-root", default=None, help="folder of data files (default: $SUBPOP_DATA, else the user's cache)")
     group.addoption("--weights-root", default=None, help="folder of network weights (default: weights/ in the data root)")
     group.addoption("--store", default="runs/store.sqlite", help="database of finished trials (default: runs/store.sqlite)")
@@ -24,16 +26,29 @@ def add_options(parser: pytest.Parser, *, has_xdist: bool) -> None:
     group.addoption("--baselines", default=None, help="folder of reference numbers (default: baselines/ in the root folder)")
     group.addoption("--fresh", action="store_true", help="ignore the store and train everything again")
     group.addoption(
-        "--defense", action="append", default=[], help="your own defense: path.py:function or package.module:function; repeatable"
+        "--defense",
+        action="append",
+        default=[],
+        help="your own defense: path.py:function or package.module:function; repeatable",
     )
     group.addoption(
-        "--defense-timeout", type=float, default=300.0, help="time limit in seconds for a plug-in's own code in one trial"
+        "--defense-timeout",
+        type=float,
+        default=300.0,
+        help="seconds that a plug-in's code may take in one trial (default: 300)",
     )
     group.addoption("--no-integrity", action="store_true", help="do not probe plug-in defenses for known cheats")
     group.addoption("--device", default="cpu", help="cpu (default) or cuda")
-    group.addoption("--executor", default="here", help="where cells train: here (default), loky, dask, ray")
     group.addoption(
-        "--jobs", type=int, default=None, help="processes that train cells while the tests run in one; `-n N` means the same"
+        "--executor",
+        default="here",
+        help="where cells train: here (default), loky (processes of this machine), dask or ray (clusters)",
+    )
+    group.addoption(
+        "--jobs",
+        type=int,
+        default=None,
+        help="number of processes that train cells; tests run in one process; `-n N` means the same",
     )
     if not has_xdist:
         group._addoption("-n", "--numprocesses", dest="numprocesses", default=None, help="processes that train cells, or auto")
@@ -56,7 +71,8 @@ def checked_defenses(config: pytest.Config) -> dict[str, DefenseSpec]:
     specs = [parse_defense(text, config.invocation_params.dir) for text in config.getoption("--defense")]
     names = [spec.name for spec in specs]
     if len(set(names)) < len(names):
-        raise BadInput(f"--defense names {', '.join(names)} are not distinct; rename one of the functions")
+        double = next(name for name in names if names.count(name) > 1)
+        raise BadInput(f"--defense names {double} more than once; leave out the repetition, or rename one of the functions")
     for name in names:
         if is_built_in(name):
             raise BadInput(f"--defense {name} has the name of a built-in defense; rename the function or its file")

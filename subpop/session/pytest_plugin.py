@@ -299,7 +299,8 @@ def _timed(run: Run, cell: Cell, ahead: bool) -> Any:
 
 @pytest.fixture
 def result_of(request: pytest.FixtureRequest) -> Callable[[Cell], CellResult]:
-    """The results of a cell, for claims: computed once per run and not compared with references. Skips if data is missing."""
+    """The results of a cell, for assertions about it: computed once per run and not compared with references. The test is skipped
+    if data or network weights are missing."""
     from subpop.datasets.download import MissingData
 
     run = _run_of(request.config)
@@ -385,7 +386,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     terminalreporter.section("subpop")
     if watch.headline:
         terminalreporter.write_line(watch.headline.replace("**", ""))
-    terminalreporter.write_line(", ".join(cells_that(n, status) for status, n in sorted(counts.items())) or "no cell measured")
+    terminalreporter.write_line(
+        ", ".join(cells_that(n, status) for status, n in sorted(counts.items())) or "no cell was measured"
+    )
     if config.getoption("--rebaseline") and counts:
         for line in run.recorded if run is not None else ():
             terminalreporter.write_line(line)

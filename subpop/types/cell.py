@@ -99,12 +99,14 @@ class Cell:
                 object.__setattr__(self, each.name, getattr(self, each.metadata["of"]).name)
         for name in (each for each in NAMES if each not in ("rate", "n_seeds")):
             if not isinstance(getattr(self, name), str):
-                raise BadInput(f"{name}={getattr(self, name)!r} must be a text; in grid, a list of texts is an axis")
+                raise BadInput(
+                    f"{name}={getattr(self, name)!r} must be a string; grid takes a list of strings for several values"
+                )
         object.__setattr__(self, "rate", _number(self.rate))
         if not (math.isfinite(self.rate) and 0 <= self.rate <= LARGEST_RATE):
             raise BadInput(
                 f"rate={self.rate:g} must be finite, at least 0 and at most {LARGEST_RATE:g}: it is the number of poison rows "
-                "for each row of the subpopulation in D_aux"
+                "per row of the subpopulation in D_aux"
             )
         if not isinstance(self.n_seeds, int) or isinstance(self.n_seeds, bool) or self.n_seeds < 1:
             raise BadInput(f"n_seeds={self.n_seeds} must be a whole number of at least 1")
@@ -320,7 +322,7 @@ def _number(rate: Any) -> float:
     try:
         return float(rate) + 0.0
     except (TypeError, ValueError) as error:
-        raise BadInput(f"rate={rate!r} must be a number, such as 0.5; in grid, a list of numbers is an axis") from error
+        raise BadInput(f"rate={rate!r} must be a number, such as 0.5; grid takes a list of numbers for several values") from error
 
 
 def _unknown(name: str, value: object, attack: str, kind: str, known: set[str]) -> str:

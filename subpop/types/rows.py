@@ -153,7 +153,7 @@ class TrainingSet:
     Raises
     ------
     BadInput
-        If `ids` and `y` differ in shape, are not one-dimensional or are not integers.
+        If `ids` and `y` differ in shape, are not one-dimensional or do not contain integers.
 
     Examples
     --------
@@ -176,7 +176,8 @@ class TrainingSet:
         self._ids = _read_only(ids, np.int64)
         self._y = _read_only(y, np.int64)
         if self._ids.shape != self._y.shape or self._ids.ndim != 1:
-            raise BadInput(f"a training set needs one label per row: {self._ids.shape} ids, {self._y.shape} labels")
+            shapes = f"ids of shape {self._ids.shape} and labels of shape {self._y.shape}"
+            raise BadInput(f"a training set needs one label per row, and was given {shapes}")
 
     @classmethod
     def of(cls, x: Array, y: Array) -> TrainingSet:
@@ -200,6 +201,8 @@ class TrainingSet:
             If `x` and `y` differ in length, `y` does not contain integers, or `x` contains NaN or infinite values.
         """
         x, y = np.asarray(x), np.asarray(y)
+        if not x.ndim or not y.ndim:
+            raise BadInput("TrainingSet.of takes an array of rows and an array of labels, not single numbers")
         if len(x) != len(y):
             raise BadInput(f"{len(x)} rows and {len(y)} labels: give one label per row")
         if x.dtype.kind == "f" and not np.isfinite(x).all():
@@ -233,6 +236,10 @@ class TrainingSet:
 
     def __getitem__(self, chosen: Array | Sequence[int]) -> TrainingSet:
         """Select the rows where a boolean mask of shape (n,) is True, or the rows with the given ids, in that order."""
+        if isinstance(chosen, slice):
+            raise BadInput(
+                "a training set has no slices; select rows by a boolean mask or by ids, such as train[train.ids[:100]]"
+            )
         chosen = np.asarray(chosen)
         if chosen.dtype == bool:
             if chosen.shape != self._y.shape:
@@ -261,7 +268,7 @@ class TrainingSet:
         Raises
         ------
         BadInput
-            If `y` does not have shape (n,) or is not of integers.
+            If `y` does not have shape (n,) or does not contain integers.
         """
         return TrainingSet(self._source, self._ids, np.asarray(y))
 

@@ -105,9 +105,10 @@ def _template(estimator: Any) -> Any:
             "instance of one or a function without parameters that returns one"
         ) from error
     if not callable(getattr(made, "fit", None)) or isinstance(made, type):
-        raise BadInput(f"{name} gives {type(made).__name__}, which cannot be fitted; a victim is a scikit-learn classifier")
+        kind = type(made).__name__
+        raise BadInput(f"{name} gives {kind}, which cannot be fitted; a victim must be a scikit-learn classifier")
     if other:
-        raise BadInput(f"{type(made).__name__} does not predict classes; a victim is a scikit-learn classifier")
+        raise BadInput(f"{type(made).__name__} does not predict classes; a victim must be a scikit-learn classifier")
     return made
 
 

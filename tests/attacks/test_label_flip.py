@@ -124,8 +124,8 @@ def test_no_poison_is_no_rows():
     ("changes", "message"),
     [
         ({"n_classes": 3}, 'use rule "common"'),
-        ({"rule": "common"}, "target None"),
-        ({"rule": "common", "target": 2}, "target 2"),
+        ({"rule": "common"}, "from 0 to 1, not None"),
+        ({"rule": "common", "target": 2}, "from 0 to 1, not 2"),
         ({"target": 1}, "takes no target"),
         ({"rule": "least"}, "unknown label rule 'least'"),
         ({"sampling": "twice"}, "unknown sampling 'twice'"),

@@ -124,7 +124,7 @@ def test_devices_and_limits():
             check_device(bad)
     assert check_timeout(0.5) == 0.5
     for bad in (0, -1, float("nan"), float("inf"), 1e12):
-        with pytest.raises(BadInput, match="number of seconds > 0"):
+        with pytest.raises(BadInput, match="number of seconds above 0"):
             check_timeout(bad)
 
 

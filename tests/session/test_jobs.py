@@ -142,7 +142,7 @@ def test_the_number_of_processes_is_taken_over(asked, most, jobs, found):
 
 @pytest.mark.parametrize("asked", ["many", "-1", "1.5"])
 def test_what_is_no_number_of_processes_is_refused(asked):
-    with pytest.raises(BadInput, match=f"-n {asked} is no number of processes; give a whole number such as 2, or auto"):
+    with pytest.raises(BadInput, match=f"-n {asked} is not a number of processes; give a whole number such as 2, or auto"):
         take_over_processes(SimpleNamespace(numprocesses=asked, jobs=None))
 
 

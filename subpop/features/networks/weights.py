@@ -77,7 +77,7 @@ def weights_path(name: str, weights_root: Path | None = None) -> Path:
 def _how_to_get(file: WeightsFile, weights_root: Path | None) -> str:
     where = weights_root or "the folder that weights_root names (by default DATA_ROOT/weights)"
     return (
-        f"no weights of {file.network}: neither {file.network}.safetensors nor {file.published} is in {where}; "
+        f"no weights for {file.network}: neither {file.network}.safetensors nor {file.published} is in {where}; "
         f"download {file.url} into it"
     )
 
@@ -91,7 +91,7 @@ def _download(file: WeightsFile, folder: Path, weights_root: Path | None) -> Pat
             file.url, str(folder / file.published), hash_prefix=sha256 and sha256[1], progress=sys.stderr.isatty()
         )
     except (OSError, HTTPException, RuntimeError) as error:
-        raise MissingData(f"{_how_to_get(file, weights_root)} (tried, and failed: {error})") from None
+        raise MissingData(f"{_how_to_get(file, weights_root)} (the attempt to download it failed: {error})") from None
     return folder / file.published
 
 
