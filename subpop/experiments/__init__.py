@@ -1,1 +1,1 @@
-"""How cells are measured: the context that builds their parts, their trials, and measurements of other kinds."""
+"""Measuring cells: the context that builds their parts, trials, and measurements of other kinds."""

@@ -1,15 +1,15 @@
-"""The attack sets that stored references belong to: clusters, and which of them are attacked, kept beside the baselines.
+"""Attack sets recorded with the baselines: clusters, and which of them are attacked.
 
-k-means and networks round differently on different processors, so that the same set-up would be cut into other clusters
-elsewhere. An entry is one file, `<set-up>.partition`, which holds integers only:
+k-means and networks round differently on different processors, so the same set-up could give different clusters on another
+machine. An entry is one file, `<set-up>.partition`, which contains only integers:
 
     line 1    `subpop partition`, the schema number, and the SHA-256 digest of all that follows
-    line 2    JSON: the set-up by name, a hash of the data that it was cut from, type and length of each array
-    the rest  the arrays one after another, compressed by LZMA
+    line 2    JSON: the names of the set-up, a hash of the clustered data, type and length of each array
+    the rest  the concatenated arrays, compressed by LZMA
 
-The hash of the data covers labels, splits, annotations and whatever else is held as integers or text. Of floating-point
-columns it covers the shape alone, because their last bits differ from machine to machine as well. An entry whose hash is not
-that of the data at hand is not used: it belongs to other data.
+The hash of the data covers labels, splits, annotations and everything else that is integers or text. Of floating-point columns
+it covers only the shape, because their last bits also differ between machines. An entry is used only if its hash is that of the
+current data.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from subpop.types.specifications import Learner
 from subpop.victims import VICTIMS
 
 FOLDER = "partitions"
-"""Where entries lie, below the folder of the baselines."""
+"""The folder of entries, inside the folder of the baselines."""
 SCHEMA = 1
 MAGIC = "subpop partition"
 SUFFIX = ".partition"
 DTYPES = ("uint8", "uint16", "uint32")
 NONE_OFFSET = 1
-"""Arrays are written one higher than they are, so that -1 (a row of no cluster) is no exception."""
+"""Added to values in files, which are unsigned, so that -1 (a row without a cluster) can be stored."""
 
 Name = Mapping[str, str]
 USUAL = {"split": "0", "protocol": "default", "partition_seed": "0", "clusters_on": "inputs"}
@@ -49,7 +49,7 @@ USUAL = {"split": "0", "protocol": "default", "partition_seed": "0", "clusters_o
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """What one file holds. digest: of the file's content, so that results can be kept under it."""
+    """The content of one file. digest: of the content, which is part of the keys of stored results."""
 
     name: Name
     content: str
@@ -59,9 +59,9 @@ class Entry:
 
 @dataclass(frozen=True, eq=False)
 class Recorded:
-    """The entries of one set-up: its clusters, and the choice of those that are attacked; None for each that has none.
+    """The entries of one set-up: its clusters, and the choice of the attacked ones; None if there is no entry.
 
-    A name is empty where there is nothing to record: other partitions than clusters are the same everywhere.
+    A name is empty if there is nothing to record: partitions other than clusters are the same on all machines.
     """
 
     clusters_name: Name = field(default_factory=dict)
@@ -72,7 +72,7 @@ class Recorded:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is left to compute."""
+        """Whether all entries that the set-up needs exist."""
         named = bool(self.clusters_name or self.choice_name)
         missing = (self.clusters_name and self.clusters is None) or (self.choice_name and self.choice is None)
         return named and not missing
@@ -89,28 +89,28 @@ class Recorded:
 
     @property
     def attacked(self) -> tuple[int, ...]:
-        """The subpopulations that are attacked, in order."""
+        """The attacked subpopulations, in order."""
         assert self.choice is not None
         return tuple(self.choice.arrays["attacked"].tolist())
 
 
 @dataclass
 class AttackSets:
-    """The entries of one folder, None for no folder; and what was cut in this run that has no entry yet."""
+    """The entries of a folder, and arrays computed in this run that have no entry yet. folder: None to use no entries."""
 
     folder: Path | None = None
     new: dict[str, tuple[Name, str, Mapping[str, Ints]]] = field(default_factory=dict)
 
     def find(self, clusters: Name, choice: Name, content: str) -> Recorded:
-        """What is recorded of a set-up."""
+        """The recorded entries of a set-up."""
         first = self.get(clusters, content) if clusters else None
-        if not choice or (clusters and first is None):  # a choice means nothing among other clusters
+        if not choice or (clusters and first is None):  # a choice is meaningless for other clusters
             return Recorded(clusters, choice, content, first)
         bound = content if first is None else _bound(content, first.arrays)
         return Recorded(clusters, choice, content, first, self.get(choice, bound))
 
     def get(self, name: Name, content: str) -> Entry | None:
-        """The entry of that name, None where there is none for this data; BadInput where its file is damaged."""
+        """The entry of that name; None if there is none for this data. Raises BadInput if the file is damaged."""
         if self.folder is None or not (path := self.folder / file_name(name)).is_file():
             return None
         entry = read_entry(path)
@@ -119,7 +119,7 @@ class AttackSets:
         return entry if entry.content == content else None
 
     def note(self, recorded: Recorded, partition: Partition) -> None:
-        """Remember a partition that was cut here, for `record`."""
+        """Remember a partition that was computed here, for `record`."""
         sides, content = {"train": partition.train, "aux": partition.aux, "test": partition.test}, recorded.content
         if recorded.clusters_name and recorded.clusters is None:
             self.add(recorded.clusters_name, content, sides)
@@ -128,15 +128,15 @@ class AttackSets:
             self.add(recorded.choice_name, bound, {"attacked": np.array(partition.attacked, np.int64)})
 
     def add(self, name: Name, content: str, arrays: Mapping[str, Ints]) -> None:
-        """Remember arrays without an entry, for `record`; what is named by a path of one machine gets none."""
+        """Remember arrays without an entry, for `record`, unless their name contains a path, which differs between machines."""
         if self.folder is not None and not any(mark in value for value in name.values() for mark in (":", "/", os.sep)):
             self.new[file_name(name)] = (name, content, arrays)
 
     def record(self) -> tuple[list[Path], list[Path]]:
-        """Write what has no file yet. Returns the files written, and those left as they are because they belong to other data."""
+        """Write missing files. Returns the files written, and existing ones that were not changed: they belong to other data."""
         written, left = [], []
         for file, (name, content, arrays) in self.new.items():
-            assert self.folder is not None  # `add` has seen to it
+            assert self.folder is not None  # checked by `add`
             path = self.folder / file
             if path.exists():
                 left.append(path)
@@ -151,12 +151,12 @@ class AttackSets:
 
 
 def chosen(cell: Cell) -> tuple[str, str]:
-    """How many of a cell's subpopulations are attacked, and which."""
+    """The cell's options for how many subpopulations are attacked, and which."""
     return cell.option("n_attacked"), cell.option("attacked_by")
 
 
 def clusters_name(cell: Cell, rows_of: Callable[[Cell], object]) -> dict[str, str]:
-    """What names a cell's clusters; empty for other partitions. rows_of: how a cell's victim sees the rows, None: as they are."""
+    """The name of a cell's clusters; empty for other partitions. rows_of: how a cell's victim reads rows, None: unchanged."""
     if cell.partition != "cluster_match":
         return {}
     named = cell.subpopulations.clusters_on
@@ -166,7 +166,7 @@ def clusters_name(cell: Cell, rows_of: Callable[[Cell], object]) -> dict[str, st
 
 
 def choice_name(cell: Cell, rows_of: Callable[[Cell], object]) -> dict[str, str]:
-    """What names the choice among a cell's subpopulations, where the confidence of the attacker's model decides; else empty."""
+    """The name of the choice of subpopulations, if it depends on the confidence of the attacker's model; otherwise empty."""
     count, by = chosen(cell)
     if not count:
         return {}
@@ -186,7 +186,7 @@ def _in_words(rows: object) -> str:
 
 
 def file_name(name: Name) -> str:
-    """`digits-split=1-partition=cluster_match.partition`: the data set, then what differs from the usual; '' of no name."""
+    """`digits-split=1-partition=cluster_match.partition`: the data set, then non-default settings; '' for an empty name."""
     if not name:
         return ""
     told = [f"{key}={value}" for key, value in name.items() if key != "dataset" and value != USUAL.get(key, "")]
@@ -197,9 +197,9 @@ def file_name(name: Name) -> str:
 
 
 def content_of(dataset: Dataset, splits: Splits) -> str:
-    """Hash of the integers and texts of a data set, of its split, and of how clusters are to be cut and chosen.
+    """Hash of the integers and texts of a data set, its split, and the parameters for making and choosing clusters.
 
-    Of floating-point columns only the shape counts.
+    Of floating-point columns only the shape is included.
     """
     x = dataset.x if dataset.x.dtype.kind in "iub" else np.array(dataset.x.shape)
     told = f"{dataset.n_clusters} {dataset.n_components} {dataset.group_bounds} {MIN_TEST_ROWS}"
@@ -209,12 +209,12 @@ def content_of(dataset: Dataset, splits: Splits) -> str:
 
 
 def _bound(content: str, sides: Mapping[str, Ints]) -> str:
-    """The hash of a choice's data, which includes the clusters that it was made among."""
+    """The hash of a choice's data, which includes the clusters from which it was made."""
     return data_hash(np.frombuffer(content.encode(), np.uint8), *(sides[side] for side in ("train", "aux", "test")))
 
 
 def write_entry(path: Path, name: Name, content: str, arrays: Mapping[str, Ints]) -> None:
-    """Write an entry at once or not at all."""
+    """Write an entry atomically."""
     packed = {key: _packed(values) for key, values in arrays.items()}
     told = {"name": dict(name), "content": content, "arrays": {key: [a.dtype.name, len(a)] for key, a in packed.items()}}
     body = json.dumps(told).encode() + b"\n" + lzma.compress(b"".join(a.tobytes() for a in packed.values()), preset=9)
@@ -225,7 +225,7 @@ def write_entry(path: Path, name: Name, content: str, arrays: Mapping[str, Ints]
 
 
 def read_entry(path: Path) -> Entry:
-    """Read an entry and check its digest; BadInput names a file that is damaged or written by another version."""
+    """Read an entry and check its digest. Raises BadInput if the file is damaged or was written by another version."""
     first, _, body = path.read_bytes().partition(b"\n")
     words = first.decode("ascii", "replace").removeprefix(MAGIC).split()
     if not first.startswith(MAGIC.encode()) or len(words) != 2:

@@ -1,6 +1,7 @@
-"""What the clusters of ClusterMatch look like (Figure 3): the pictures nearest to a centroid, and the make-up of its rows.
+"""Description of the clusters of ClusterMatch (Figure 3): the pictures nearest to a centroid, and the composition of its rows.
 
-All of it is read off D_aux, the attacker's own sample. The clusters shown are those whose make-up is least like that of the data.
+Everything is computed on D_aux, the attacker's own sample. The clusters shown are those whose composition differs most from that
+of D_aux.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ SMALLEST = 1e-9
 
 
 def describe_clusters(cell: Cell, context: Context) -> CellResult:
-    """The six most distinctive clusters of a cell's partition: pictures, make-up, and how pure all clusters are."""
+    """The six most distinctive clusters of a cell's partition: pictures, composition, and the purity of all clusters."""
     started = time.perf_counter()
     stage = context.stage(cell)
     dataset = stage.dataset
@@ -45,19 +46,19 @@ def describe_clusters(cell: Cell, context: Context) -> CellResult:
 
 
 def known_of(dataset: Dataset) -> dict[str, Ints]:
-    """All that is known of a row beside its picture: annotations, and the label under the name `label`."""
+    """Everything known about rows other than the pictures: annotations, and the label under the name `label`."""
     return {**dataset.annotations, "label": dataset.y}
 
 
 def _shares(groups: Ints, values: Ints, n_groups: int) -> Array:
-    """(n_groups, codes) share of each code among the rows of a group."""
+    """(n_groups, codes) fraction of each code among the rows of a group."""
     counts = np.zeros((n_groups, int(values.max()) + 1))
     np.add.at(counts, (groups[groups >= 0], values[groups >= 0]), 1)
     return np.asarray(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
 
 
 def _most_distinctive(stage: Stage, shares: Mapping[str, Array], codes: Mapping[str, Ints]) -> list[int]:
-    """Attacked clusters with enough rows to show, by how far their make-up is from that of D_aux (sum of KL divergences)."""
+    """Attacked clusters with enough rows, sorted by the difference of their composition from D_aux (sum of KL divergences)."""
     aux, distance = stage.data.splits.aux, np.zeros(len(stage.partition.names))
     for name, own in shares.items():
         overall = np.bincount(codes[name][aux], minlength=own.shape[1]) / len(aux)
@@ -83,12 +84,12 @@ def _row(stage: Stage, group: int, shares: Mapping[str, Array], dataset: Dataset
 
 
 def words_of(dataset: Dataset, name: str) -> tuple[str, ...]:
-    """What the codes of an annotation (or of `label`) mean, if the data set says so."""
+    """The names of the codes of an annotation (or of `label`), if the data set has them."""
     return dataset.words.get("y" if name == "label" else name, ())
 
 
 def _purity(stage: Stage, shares: Mapping[str, Array]) -> list[Number]:
-    """Share of the most common value in an attacked cluster, the mean over their rows; and that share in all of them together."""
+    """Fraction of the most common value in attacked clusters, averaged over rows; and that fraction in all of them together."""
     attacked = list(stage.partition.attacked)
     sizes = np.array([(stage.partition.aux == i).sum() for i in attacked], float)
     numbers = []

@@ -1,7 +1,7 @@
-"""Where cells train: here, or joblib workers (processes, a Dask or a Ray cluster) that train ahead of the tests.
+"""Training in this process, or in joblib workers (processes, a Dask or a Ray cluster) that train ahead of the tests.
 
-Workers send what they made to the one writer and never open the store. Chunks are the same wherever they run, and kernels
-whose bits depend on the number of threads are held to one, so the results are those of `here`.
+Workers send their results to this process, which alone writes to the store. Chunks are the same wherever they run, and kernels
+whose results depend on the number of threads are limited to one, so the results are identical to those of `here`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ REMOVED = "removed_per_class"
 
 
 def check_executor(name: str) -> None:
-    """Refuse, by name, an executor that is unknown or whose package is not installed."""
+    """Raise BadInput for an executor that is unknown or whose package is not installed."""
     if name not in EXECUTORS:
         raise BadInput(f"--executor {name} is unknown; use one of {', '.join(EXECUTORS)}")
     package = NEEDED_PACKAGE.get(name)
@@ -40,12 +40,15 @@ def check_executor(name: str) -> None:
         )
 
 
-# --- what is sent and what comes back ---------------------------------------------------------------------------------
+# --- messages ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Task:
-    """What one worker does in one go. chunks: in order; told: of chunks that the store holds, what the others ask of them."""
+    """A unit of work for a worker.
+
+    chunks: trained in order; told: stored results on which the chunks depend; whole: a cell without trials to measure.
+    """
 
     chunks: tuple[tuple[Cell, tuple[Trial, ...]], ...] = ()
     told: tuple[tuple[Cell, tuple[Trial, ...], tuple[TrialResult, ...]], ...] = ()
@@ -54,7 +57,7 @@ class Task:
 
 @dataclass
 class Answer:
-    """chunks: the trials of each of the task's chunks, None where it failed: its own test will find that again and tell."""
+    """The results of a task. chunks: trials of each chunk, None if it failed; then its own test will report the failure."""
 
     number: int
     chunks: list[list[TrialResult] | None] = field(default_factory=list)
@@ -62,10 +65,10 @@ class Answer:
 
 
 def tasks_of(experiment: Experiment, cells: Iterable[Cell]) -> list[Task]:
-    """What workers can do for these cells, in order. Left to the tests: speed, and plug-ins, which have a child each.
+    """The tasks of workers for these cells, in order. The tests themselves run speed cells, and plug-ins in their own child.
 
-    A control matched to a defense goes with that defense's chunk. Cells of a stochastic victim that differ in their defense
-    go together: they begin with the same fleet, which a process trains once.
+    A control matched to a defense is in the same task as that defense's chunk. So are cells of a stochastic victim that differ
+    only in their defense: they start from the same fleet, which is then trained only once.
     """
     together: dict[Any, list[tuple[Cell, tuple[Trial, ...]]] | Cell] = {}  # in the order of the tests, which wait for them
     seen: set[str] = set()
@@ -89,7 +92,7 @@ def tasks_of(experiment: Experiment, cells: Iterable[Cell]) -> list[Task]:
 
 
 def _missing(experiment: Experiment, cell: Cell) -> list[tuple[Cell, list[Trial]]]:
-    """What is missing of a cell, that which it is ranked by or compared with first; nothing of one that cannot run."""
+    """The missing chunks of a cell, after those of cells that it is ranked by or compared with; none if a cell cannot run."""
     base = cell.with_(defense=cell.defense.removeprefix(MATCHED))
     related = dict.fromkeys([cell.with_(defense=cell.ranked_by), cell.plain(), base, cell])
     found = []
@@ -101,7 +104,7 @@ def _missing(experiment: Experiment, cell: Cell) -> list[tuple[Cell, list[Trial]
 
 
 def _company(experiment: Experiment, cell: Cell, chunk: Sequence[Trial]) -> Any:
-    """Equal for chunks that are trained in one go."""
+    """A key that is equal for chunks of the same task."""
     if not experiment.context.victim(cell).exact:
         return (cell.data, cell.subpopulations, cell.poisoning, cell.rate, cell.learner, draw_identity(cell))
     base = cell.with_(defense=cell.defense.removeprefix(MATCHED))
@@ -109,7 +112,7 @@ def _company(experiment: Experiment, cell: Cell, chunk: Sequence[Trial]) -> Any:
 
 
 def _told(experiment: Experiment, chunks: Sequence[tuple[Cell, tuple[Trial, ...]]]) -> tuple[Any, ...]:
-    """What the store holds of the defenses that matched controls in these chunks ask for."""
+    """Stored results of the defenses to which controls in these chunks are matched."""
     told = []
     for cell, chunk in chunks:
         base = cell.with_(defense=cell.defense.removeprefix(MATCHED))
@@ -124,7 +127,7 @@ def _told(experiment: Experiment, chunks: Sequence[tuple[Cell, tuple[Trial, ...]
 
 
 class TaskStore(NoStore):
-    """The store of a worker: it keeps a task's trials until the next, and knows which arrays are new."""
+    """The store of a worker: it keeps trials until the next task, and tracks new arrays."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -153,7 +156,7 @@ Settings = tuple[Path | None, str, Path | None, Path | None, Path | None]
 
 
 def _work(settings: Settings, number: int, task: Task, harness: int) -> Answer:
-    """A task done in a worker."""
+    """Run a task in a worker."""
     store, experiment, measure = _worker(*settings, harness)
     store.begin_task()
     for cell, chunk, results in task.told:
@@ -162,7 +165,7 @@ def _work(settings: Settings, number: int, task: Task, harness: int) -> Answer:
     for cell, chunk in task.chunks:
         answer.chunks.append(_trained(experiment, cell, list(chunk)))
     if task.whole is not None:
-        with suppress(Exception):  # its own test will tell
+        with suppress(Exception):  # its own test will report the error
             measure(task.whole)
     answer.arrays = store.new_arrays
     return answer
@@ -173,7 +176,7 @@ def _trained(experiment: Experiment, cell: Cell, chunk: list[Trial]) -> list[Tri
         results = experiment.timed_chunk(cell, chunk)
         experiment.commit(cell, chunk, results)  # for the controls matched to it
         for seed in range(cell.n_seeds):
-            experiment.context.clean_right(cell, seed)  # what a summary of the cell asks for
+            experiment.context.clean_right(cell, seed)  # needed for the summary of the cell
     except Exception:
         return None
     return results
@@ -183,7 +186,7 @@ def _trained(experiment: Experiment, cell: Cell, chunk: list[Trial]) -> list[Tri
 def _worker(
     root: Path | None, device: str, cache: Path | None, weights_root: Path | None, partitions: Path | None, harness: int
 ) -> tuple[TaskStore, Experiment, Measurers]:
-    """One a worker process, so that data is split and clustered once."""
+    """The experiment of a worker process, cached so that data is split and clustered once."""
     if harness and os.getpid() != harness and os.getppid() == harness:
         _end_with(harness)
     store = TaskStore()
@@ -192,7 +195,7 @@ def _worker(
 
 
 def _end_with(harness: int) -> None:
-    """A worker ends when the harness does, even by kill -9, and leaves Ctrl-C to it."""
+    """Make a worker end when the harness does, even by kill -9, and ignore Ctrl-C."""
     import signal
     import time
 
@@ -210,7 +213,7 @@ def _end_with(harness: int) -> None:
 
 
 class Ahead:
-    """Workers that train ahead of the tests. What comes back is committed at once; a test waits for its own part only."""
+    """Workers that train ahead of the tests. Results are committed as they arrive; a test waits only for its own cells."""
 
     def __init__(self, experiment: Experiment, tasks: Sequence[Task], executor: str, jobs: int = -1) -> None:
         self._experiment, self._tasks, self._executor, self._jobs = experiment, tasks, executor, jobs
@@ -224,13 +227,13 @@ class Ahead:
         self.error: BaseException | None = None
         self._thread = Thread(target=self._receive_all, name="receives from workers", daemon=True)
         self.idle: Callable[[], None] = lambda: None
-        """Called now and then while somebody waits."""
+        """Called regularly while waiting."""
 
     def start(self) -> None:
         self._thread.start()
 
     def wait(self, token: str) -> None:
-        """Until what this chunk's key or cell stands for came back, or nothing more will."""
+        """Wait until the results for this token (the key of a chunk, or a cell) have arrived, or no more will arrive."""
         while True:
             with self._changed:
                 if token not in self._pending:
@@ -239,7 +242,7 @@ class Ahead:
             self.idle()
 
     def has_made(self, cell: Cell) -> bool:
-        """Waits for a cell; whether workers made any of it."""
+        """Wait for a cell; returns whether workers made any of it."""
         if not kind_of(cell).trains_trials:
             tokens = [_token(task.whole) for task in self._tasks if task.whole and _same_company(task.whole, cell)]
         else:
@@ -249,7 +252,7 @@ class Ahead:
         return not self._made.isdisjoint(tokens)
 
     def join(self) -> None:
-        """Until everything came back."""
+        """Wait until all results have arrived."""
         self._thread.join()
 
     def stop(self) -> None:

@@ -1,7 +1,7 @@
-"""Cell -> trials -> numbers: the only module that composes the stages.
+"""From a cell to its trials to its numbers: the only module that composes these stages.
 
-A cell's trials are listed once, in order, and cut into chunks from that list alone; a chunk is one fleet, one wave of
-defenses and one transaction. So a run that was killed re-runs unfinished chunks whole and ends with the same bits.
+The list of a cell's trials is split into chunks that depend on that list alone; a chunk is one fleet, one wave of defenses and
+one transaction. So after a kill, unfinished chunks are run again as a whole, with bit-identical results.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from subpop.types.base import nearest
 
 CHUNK_TRIALS = 256
 SHOWN = 3
-"""Subpopulations whose texts are shown."""
+"""Number of subpopulations whose texts are shown."""
 CHUNK_BYTES = 1 << 30
 """A chunk's gathered training sets stay below this many bytes."""
 
 
 class KeepsTrials(KeepsArrays, KeepsRecords, Protocol):
-    """What an experiment asks of its store."""
+    """The methods of a store that an experiment uses."""
 
     def has_chunk(self, key: str) -> bool: ...
     def get_chunk(self, key: str) -> list[TrialResult] | None: ...
@@ -53,14 +53,14 @@ class KeepsTrials(KeepsArrays, KeepsRecords, Protocol):
 
 
 class Observer(Protocol):
-    """Sees what the trials of a plug-in ask of `fit`, and what came of them."""
+    """Observes the requests to `fit` and the outcomes of a plug-in's trials."""
 
     def watch(self, cell: Cell, prepared: Sequence[Prepared], fit_many: FitMany) -> FitMany:
-        """The `fit_many` that the wave shall use instead."""
+        """Return the `fit_many` that the wave uses instead."""
         ...
 
     def note(self, cell: Cell, outcomes: Sequence[Outcome]) -> None:
-        """The outcomes of the wave that was watched last, once its child has ended."""
+        """Receive the outcomes of the last watched wave, after its child has ended."""
         ...
 
 
@@ -72,16 +72,16 @@ class Experiment:
     context: Context
     """Builds data, victims and attackers, with the same store."""
     timeout: float = 300.0
-    """Seconds that a plug-in has for a trial."""
+    """Time limit of a plug-in for a trial, in seconds."""
     plugins: Mapping[str, DefenseSpec] = field(default_factory=dict)
-    """Defenses from other people's files, by the name that reports use."""
+    """Plug-in defenses, by the name that reports use."""
     listener: Listener | None = None
-    """Gets what plug-ins print."""
+    """Receives the output of plug-ins."""
     observer: Observer | None = None
     whole_key: str = field(default="", repr=False)
-    """Key of the whole cell that is being measured, under which `manifests` notes what a plug-in reads meanwhile."""
+    """Key of the cell being measured as a whole, under which `manifests` records what a plug-in reads."""
     await_chunk: Callable[[str], None] = field(default=lambda key: None, repr=False)
-    """Returns once no worker is at the chunk with this key."""
+    """Returns once no worker is working on the chunk with this key."""
 
     @classmethod
     def on(
@@ -95,13 +95,13 @@ class Experiment:
         listener: Listener | None = None,
         **places: Any,
     ) -> Experiment:
-        """An experiment with a context of its own; places: further fields of `Context`."""
+        """An experiment with a new context; places: further fields of `Context`."""
         return cls(store, Context(store, root, device, **places), timeout, plugins or {}, listener)
 
     # --- the whole cell -----------------------------------------------------------------------------------------------
 
     def run(self, cell: Cell) -> CellResult:
-        """All numbers of a cell: trials from the store where they are there, trained where not."""
+        """All numbers of a cell; trials that are not in the store are trained."""
         stage = self.context.stage(cell)
         results, from_store = self.trials(cell)
         clean = np.stack([self.context.clean_right(cell, seed) for seed in range(cell.n_seeds)])
@@ -127,7 +127,7 @@ class Experiment:
         return found
 
     def _examples(self, cell: Cell, found: CellResult) -> dict[str, Array]:
-        """The texts nearest to the centroids of the subpopulations that are hurt most."""
+        """The texts nearest to the centroids of the most damaged subpopulations."""
         stage = self.context.stage(cell)
         hurt = sorted(found.table, key=lambda row: (-float(row["target_damage"]), str(row["subpopulation"])))
         names = [str(row["subpopulation"]) for row in hurt[:SHOWN]]
@@ -140,7 +140,7 @@ class Experiment:
         return dict(memo.arrays(key, lambda: nearest_texts(stage, self.context.cluster_space(cell), names))[0])
 
     def _ranking(self, cell: Cell) -> list[TrialResult] | None:
-        """The trials whose damages rank the cell's subpopulations: those of the defense `ranked_by`; None: its own."""
+        """The trials whose damages rank the cell's subpopulations: those of the defense `ranked_by`; None for its own."""
         return None if cell.ranked_by == cell.defense else self.trials(cell.with_(defense=cell.ranked_by))[0]
 
     def trials(self, cell: Cell) -> tuple[list[TrialResult], bool]:
@@ -156,7 +156,7 @@ class Experiment:
         return results, all_stored
 
     def _chunk(self, cell: Cell, chunk: list[Trial]) -> list[TrialResult]:
-        """The trials of a chunk, from the store or trained and kept."""
+        """The trials of a chunk, from the store, or trained and stored."""
         results = self.stored(cell, chunk)
         if results is None:
             with self.context.progress.showing(cell.id):
@@ -171,12 +171,12 @@ class Experiment:
         trials = [Trial(name, seed) for name in names for seed in seeds]
         if cell.defense in ("none", RETRAIN):
             return trials
-        # What is told depends on the subpopulation: the number of its poison rows, a holdout without its rows.
+        # This side information depends on the subpopulation: the number of its poison rows, a holdout without its rows.
         told = {"n_poison", "clean_holdout"} & self.needs(cell.with_(defense=cell.defense.removeprefix(MATCHED)))
         return trials + [Trial(name, seed, attacked=False) for name in (names if told else [""]) for seed in seeds]
 
     def chunks(self, cell: Cell) -> list[list[Trial]]:
-        """A cell's trials cut in order, so that a chunk's gathered training sets fit the memory budget."""
+        """A cell's trials split in order, so that a chunk's gathered training sets fit into the memory budget."""
         return self.context.memo.once(("chunks", cell), lambda: self._cut(cell))
 
     def _cut(self, cell: Cell) -> list[list[Trial]]:
@@ -195,33 +195,33 @@ class Experiment:
     def commit(self, cell: Cell, chunk: list[Trial], results: list[TrialResult]) -> None:
         """Store a chunk's trials, in one transaction."""
         key = self._key_of_trials(cell, chunk)
-        if key is None:  # what a plug-in read has changed since
+        if key is None:  # files that a plug-in read have changed since
             return
         again = self.context.fresh or self._filter_of(cell) in self.plugins
         self.store.put_chunk(key, cell, results, self.context.device, replace=again)
         self.context.memo.note(key)
 
     def receive_chunk(self, key: str, cell: Cell, results: Sequence[TrialResult]) -> None:
-        """Store trials that a worker trained; the first cell that asks for them counts as having trained them."""
+        """Store trials that a worker trained. The first cell that requests them counts as having trained them."""
         self.store.put_chunk(key, cell, results, self.context.device, replace=self.context.fresh)
         self.context.memo.note(key, received=True)
         self.context.progress.forecast.receive(cell, sum(result.n_fits for result in results))
 
     def stored(self, cell: Cell, chunk: list[Trial]) -> list[TrialResult] | None:
-        """The trials of a chunk if the store has them, once workers that are at it have sent them; else None."""
+        """The trials of a chunk if they are stored, after waiting for workers that are training them; otherwise None."""
         self.await_chunk(self.chunk_key(cell, chunk))
         key = self._key_of_stored(cell, chunk)
         return None if key is None else self.store.get_chunk(key)
 
     def _key_of_stored(self, cell: Cell, chunk: list[Trial]) -> str | None:
-        """Where trials lie that may be served; None where the chunk has to be run."""
+        """The key of stored trials that may be used; None if the chunk has to be run."""
         key = self._key_of_trials(cell, chunk)
         if key is None or not self.context.memo.may_serve(key):
             return None
         return key if self.store.has_chunk(key) else None
 
     def _key_of_trials(self, cell: Cell, chunk: Sequence[Trial]) -> str | None:
-        """Where a chunk's trials lie; a plug-in's, and those of controls matched to it, as long as its manifest holds."""
+        """The key of a chunk's trials; for a plug-in and controls matched to it, None if its manifest no longer holds."""
         key, own = self.chunk_key(cell, chunk), self._filter_of(cell)
         if own not in self.plugins:
             return key
@@ -232,7 +232,7 @@ class Experiment:
         return None if None in keys else key_of({"specification": key, "beside": keys})
 
     def trials_key(self, cell: Cell) -> str | None:
-        """Hash of all that a cell's trials depend on; None where they may not be reused."""
+        """Hash of everything that a cell's trials depend on; None if they may not be reused."""
         if self._not_reusable(cell):
             return None
         keys = [self._key_of_trials(cell, chunk) for chunk in self.chunks(cell)]
@@ -240,11 +240,11 @@ class Experiment:
 
     @property
     def manifests(self) -> Manifests:
-        """What plug-ins read besides their own source."""
+        """The manifests of plug-ins: what they read in addition to their own source."""
         return self.context.memo.once(("manifests",), lambda: Manifests(self.store))
 
     def _not_reusable(self, cell: Cell) -> tuple[str, ...]:
-        """A note on a plug-in whose trials run again each time."""
+        """A note if the trials of a plug-in cannot be reused and run again each time."""
         if cell.defense not in self.plugins:
             return ()
         found = {reason for chunk in self.chunks(cell) for reason in self.manifests.reasons(self.chunk_key(cell, chunk))}
@@ -260,7 +260,7 @@ class Experiment:
         return [replace(result, seconds=share) for result in results]
 
     def run_chunk(self, cell: Cell, chunk: Sequence[Trial]) -> list[TrialResult]:
-        """Train and defend the trials of one chunk as one fleet; touches the store for clean models only."""
+        """Train and defend the trials of one chunk as one fleet; uses the store for clean models only."""
         if cell.defense == RETRAIN:
             return [self._retrained(cell, trial) for trial in chunk]
         stage = self.context.stage(cell)
@@ -271,12 +271,12 @@ class Experiment:
         return [score(stage, p, o, float(r), cell.panels) for p, o, r in zip(prepared, outcomes, residuals, strict=True)]
 
     def asked_rows(self, cell: Cell) -> Array:
-        """(n, ...) the rows that every model of a cell answers for: the test rows, then those of the panels, if any."""
+        """(n, ...) the rows for which a cell's models predict: the test rows, then those of the panels, if any."""
         stage = self.context.stage(cell)
         return stage.data.test_x if not cell.panels else np.concatenate([stage.data.test_x, grid(stage)[0]])
 
     def defended_right(self, cell: Cell, trials: Sequence[Trial]) -> list[Bools]:
-        """(n_test,) bits for trials that no store keeps, under the cell's defense: what probes ask."""
+        """(n_test,) correct predictions of the cell's defense in trials that are not stored; used by probes."""
         observer, self.observer = self.observer, None
         try:
             results = self.run_chunk(cell, trials)
@@ -285,7 +285,7 @@ class Experiment:
         return [np.asarray(result.arrays["right"], bool) for result in results]
 
     def fleet_of(self, cell: Cell, seeds: Sequence[int], residuals: Doubles | None = None) -> FitMany:
-        """How the trials of a wave get their models; seeds: one a trial; residuals: (n,) where each one's largest is noted."""
+        """The `fit_many` of a wave. seeds: one per trial; residuals: (n,) filled with each trial's largest KKT residual."""
         pool = self.context.data(cell).pool
 
         def fit_many(requests: list[tuple[int, TrainingSet]]) -> list[Model]:
@@ -319,7 +319,7 @@ class Experiment:
         return list(run_wave(DEFENSES[cell.defense], tasks, fit_many, test_x, n_classes))
 
     def prepare(self, cell: Cell, trial: Trial) -> Prepared:
-        """One trial, ready for its defense."""
+        """Prepare one trial for its defense."""
         context, name = self.context, trial.subpopulation
         stage, needs, poison = context.stage(cell), self.needs(cell), NO_POISON
         if trial.attacked:
@@ -328,17 +328,17 @@ class Experiment:
         return prepare(stage, cell, trial, poison, needs=needs, n_poison=count, secret=self._secret(cell))
 
     def _secret(self, cell: Cell) -> str:
-        """What a plug-in would have to know to rebuild its shuffle: drawn once a store, never sent to a child."""
+        """A secret without which a plug-in cannot reproduce its shuffle: drawn once per store, never sent to a child."""
         if cell.defense not in self.plugins:
             return ""  # references must not depend on the store
         if self.store.get_arrays("secret") is None:
             self.store.put_arrays("secret", {"secret": np.frombuffer(os.urandom(16), np.uint8)})
         return str((self.store.get_arrays("secret") or {})["secret"].tobytes().hex())
 
-    # --- what a cell names ---------------------------------------------------------------------------------------------
+    # --- defenses ------------------------------------------------------------------------------------------------------
 
     def needs(self, cell: Cell) -> frozenset[str]:
-        """Names of the Knowledge fields that the cell's defense asks for."""
+        """Names of the Knowledge fields that the cell's defense needs."""
         if cell.defense in self.plugins:
             return frozenset(self.plugins[cell.defense].needs)
         if cell.defense == RETRAIN:
@@ -352,7 +352,7 @@ class Experiment:
         return frozenset(getattr(DEFENSES[cell.defense], "needs", ()))
 
     def knowledge(self, cell: Cell) -> str:
-        """The `knowledge` column: what the defender was told, and what the number of its rows gives away."""
+        """The `knowledge` column: the side information of the defense, and what it can infer from its number of rows."""
         if cell.defense == RETRAIN:
             return ""
         if cell.defense.startswith(MATCHED):
@@ -368,7 +368,7 @@ class Experiment:
         return ", ".join([*(words.get(name, name) for name in told), *inferable])
 
     def _check_granted(self, cell: Cell) -> None:
-        """Refuse a cell that cannot hand out what its defense needs, before anything is trained."""
+        """Raise BadInput for a cell that does not grant what its defense needs, before anything is trained."""
         if "clean_holdout" in self.needs(cell) and cell.defender.holdout is None:
             raise BadInput(
                 f"{cell.defense} needs clean_holdout, and {cell.id} grants none: its setting has no holdout. Choose cells whose "
@@ -376,34 +376,34 @@ class Experiment:
             )
 
     def _retrained(self, cell: Cell, trial: Trial) -> TrialResult:
-        """The noise floor: the clean victim of another seed stands where the poisoned one would."""
+        """The noise floor: the clean victim of another seed replaces the poisoned one."""
         right = self.context.clean_right(cell, trial.seed + cell.n_seeds)
         return TrialResult(trial, {"n_poison": 0.0, "n_flipped": 0.0}, {"right": right})
 
     def _removed_per_class(self, cell: Cell, trials: Sequence[Trial]) -> dict[Trial, Ints]:
-        """What the matched filter removed in each of the trials: {trial: (C,) rows per class}."""
+        """The numbers of rows that the matched filter removed in each trial: {trial: (C,) rows per class}."""
         base = cell.with_(defense=self._filter_of(cell))
         results = [result for chunk in self._chunks_read(cell, trials) for result in self._chunk(base, chunk)]
         return {result.trial: np.asarray(result.arrays["removed_per_class"]) for result in results}
 
     def _chunks_read(self, cell: Cell, trials: Sequence[Trial]) -> list[list[Trial]]:
-        """The chunks of the filter's trials that trials of its matched control are built from; none for other defenses."""
+        """The filter's chunks on which trials of its matched control depend; none for other defenses."""
         own = self._filter_of(cell)
         if own == cell.defense:
             return []
         asked = set(trials)
-        # What is stored of a control matched to a plug-in depends on all of the plug-in's trials.
+        # Stored trials of a control matched to a plug-in depend on all of the plug-in's trials.
         return [chunk for chunk in self.chunks(cell.with_(defense=own)) if asked & set(chunk) or own in self.plugins]
 
     @staticmethod
     def _filter_of(cell: Cell) -> str:
-        """The cell's defense; of a control that is matched to a filter, that filter."""
+        """The cell's defense; for a control that is matched to a filter, that filter."""
         return cell.defense.removeprefix(MATCHED)
 
     # --- keys -----------------------------------------------------------------------------------------------------------
 
     def chunk_key(self, cell: Cell, chunk: Sequence[Trial]) -> str:
-        """The hash under which a chunk is stored: of all that its trials depend on, with the keys of the results they read."""
+        """The key of a chunk: a hash of everything that its trials depend on, including the keys of results that they read."""
         what = (cell.data, cell.subpopulations, cell.poisoning, cell.rate, cell.learner, cell.defender, cell.panels)
         key = ("chunk", *what, cell.named, cell.n_seeds, self.plugins.get(self._filter_of(cell)), tuple(chunk))
         return self.context.memo.once(key, lambda: self._chunk_key(cell, chunk))
@@ -428,19 +428,19 @@ class Experiment:
         )
 
     def entries(self, attack: str, defense: str) -> tuple[object, ...]:
-        """What the names of an attack and a defense refer to: lines of the registries, or the source of a plug-in."""
+        """What the names of an attack and a defense refer to: entries of the registries, or the source of a plug-in."""
         spec, built_in = self.plugins.get(defense.removeprefix(MATCHED)), DEFENSES.get(defense)
         plugin = "" if spec is None else (spec.source, str(spec.path), spec.module, spec.function, spec.arguments)
         return entry_text(ATTACKS[attack]), "" if built_in is None else entry_text(built_in), plugin
 
     def code(self, cell: Cell) -> frozenset[str]:
-        """The modules that the cell's trials depend on, with all that these import; see `subpop.runtime.cell_code`."""
+        """The modules on which the cell's trials depend; keys also cover their imports (see `subpop.runtime.cell_code`)."""
         context = self.context
         parts = context.data_code(cell) | context.partition_code(cell) | context.victim_code(cell) | context.attack_code(cell)
         return parts | self.defense_code(cell) | set(TRIALS)
 
     def defense_code(self, cell: Cell) -> frozenset[str]:
-        """The modules of the cell's defense; of a matched control, not those of the filter, whose results it reads."""
+        """The modules of the cell's defense; for a matched control, without those of the filter, whose results it reads."""
         if cell.defense in self.plugins:
             return frozenset(["subpop.harness.sandbox"])
         if cell.defense == RETRAIN:
@@ -450,9 +450,9 @@ class Experiment:
 
 
 def gain(cell: Cell, stage: Stage, results: Sequence[TrialResult], flipped: Sequence[TrialResult]) -> list[Number]:
-    """The damage that moving the rows added to flipping labels, trial by trial: mean over subpopulations that enter worst-k.
+    """The additional damage of moved rows over label flipping, paired by trial: mean over subpopulations eligible for worst-k.
 
-    Its standard error is over subpopulations; nothing where none is large enough.
+    Its standard error is over subpopulations. The list is empty if no subpopulation is large enough.
     """
     before, after = ({r.trial: r.arrays["right"].astype(float) for r in each} for each in (flipped, results))
     members = {name: stage.test_members(name) for name in stage.attacked}
@@ -471,7 +471,7 @@ def hash_of_texts(texts: Sequence[str]) -> str:
 
 
 def without_residual(model: Model) -> Model:
-    """A model as a defense gets it: how exactly it was solved would tell whether it was trained on clean D."""
+    """A model without its KKT residual, which could reveal to a defense whether it was trained on clean D."""
     if is_dataclass(model) and not isinstance(model, type) and hasattr(model, "kkt_residual"):
         return replace(model, kkt_residual=float("nan"))
     return model

@@ -1,4 +1,4 @@
-"""Cells that are measured as a whole and train no trials: their results stay in the store, under a hash of all that made them."""
+"""Stored results of cells that are measured as a whole, without trials, under a hash of everything that they depend on."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ ARRAY = "array:"
 
 
 def kept_result(cell: Cell, experiment: Experiment, module: str, measure: Callable[[], CellResult]) -> CellResult:
-    """What `measure` finds for a cell, from the store where the same code measured it on the same data before.
+    """The result of `measure` for a cell, from the store if the same code measured it on the same data before.
 
-    module: the one that measures cells of this kind. A cell that raises leaves nothing behind and is measured again. Its
-    defense, if a plug-in, counts with its source and with all that it read.
+    module: the one that measures cells of this kind. Nothing is stored for a cell that raises an exception. For a plug-in
+    defense, the hash covers its source and everything that it read.
     """
     context = experiment.context
     dataset = context.dataset(cell)
@@ -42,7 +42,7 @@ def kept_result(cell: Cell, experiment: Experiment, module: str, measure: Callab
 
 
 def _of_plugin(key: str, experiment: Experiment, make: Callable[[], Mapping[str, Array]]) -> tuple[Mapping[str, Array], bool]:
-    """As `Memo.arrays`, from the store only if all that the plug-in read besides its source is unchanged."""
+    """Like `Memo.arrays`, but read from the store only if everything that the plug-in read is unchanged."""
     memo, experiment.whole_key = experiment.context.memo, key
     try:
         known = experiment.manifests.key(key)
@@ -59,7 +59,7 @@ def _of_plugin(key: str, experiment: Experiment, make: Callable[[], Mapping[str,
 
 
 def _code(cell: Cell, experiment: Experiment) -> frozenset[str]:
-    """The modules of the cell's parts; a victim or defense that is in no registry belongs to the module that measures."""
+    """The modules of the cell's parts; victims and defenses that are not registered belong to the measuring module."""
     context = experiment.context
     own = context.data_code(cell) | context.partition_code(cell) | context.attack_code(cell)
     own |= context.victim_code(cell) if _is_a_victim(cell) else frozenset()
@@ -67,19 +67,19 @@ def _code(cell: Cell, experiment: Experiment) -> frozenset[str]:
 
 
 def _is_a_victim(cell: Cell) -> bool:
-    """Whether the cell's victim is one that `make_victim` makes, and no learner of the module that measures."""
+    """Whether `make_victim` makes the cell's victim; otherwise it is a learner of the measuring module."""
     return cell.victim in VICTIMS or ":" in cell.victim
 
 
 def to_arrays(result: CellResult) -> dict[str, Array]:
-    """A result without its cell, as arrays that a store keeps."""
+    """A result without its cell, as arrays for the store."""
     plain = {name: value for name, value in asdict(replace(result, arrays={})).items() if name not in ("cell", "arrays")}
     text = np.frombuffer(json.dumps(plain).encode(), np.uint8)
     return {PLAIN: text, **{ARRAY + name: array for name, array in result.arrays.items()}}
 
 
 def from_arrays(cell: Cell, arrays: Mapping[str, Array]) -> CellResult:
-    """The result that `to_arrays` was given."""
+    """The inverse of `to_arrays`."""
     plain: dict[str, Any] = json.loads(arrays[PLAIN].tobytes())
     numbers = tuple(Number(**number) for number in plain.pop("numbers"))
     own = {name.removeprefix(ARRAY): array for name, array in arrays.items() if name.startswith(ARRAY)}

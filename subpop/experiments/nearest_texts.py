@@ -1,4 +1,4 @@
-"""Rows that show what a subpopulation is: the members in D_aux that lie nearest to its centroid."""
+"""Typical rows of a subpopulation: its members in D_aux nearest to its centroid."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ TEXTS = 3
 
 
 def nearest(space: Array, members: Array, count: int) -> Ints:
-    """(count,) positions of the members, (n,) bool, nearest to their mean, which is the centroid; fewer where there are fewer."""
+    """(count,) positions of the members, (n,) bool, nearest to their mean, or all if there are fewer."""
     rows = np.flatnonzero(members)
     apart = ((space[rows] - space[rows].mean(axis=0)) ** 2).sum(axis=1)
     return rows[np.argsort(apart, kind="stable")[:count]]
 
 
 def nearest_texts(stage: Stage, space: Array, names: Iterable[str]) -> dict[str, Array]:
-    """`texts:NAME` -> (TEXTS,) distinct ones of each named subpopulation, str; space: (|D_aux|, d) where clusters were cut."""
+    """`texts:NAME` -> (TEXTS,) distinct texts of each named subpopulation. space: (|D_aux|, d) in which clusters were made."""
     texts = stage.dataset.texts or ()
     found = {}
     for name in names:

@@ -1,4 +1,4 @@
-"""Texts as a victim reads them: tokens or pooled features of an encoder, and what ClusterMatch cuts its clusters in."""
+"""Texts as victims read them (tokens or pooled features of an encoder), and the space in which ClusterMatch clusters them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from subpop.victims.bert_last_layer import TextVictim
 from subpop.victims.text_linear import TextLinear
 
 HIDDEN_STATES = "hidden_states"
-"""Of a cell's `clusters_on`: the states that the last block of the victim's encoder reads, at all positions."""
+"""Value of `clusters_on`: the input states of the last block of the victim's encoder, at all positions."""
 MAX_LENGTH = 128
-"""Tokens a row where nothing else says how many."""
+"""Default number of tokens per row."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How texts become rows. encoder: a name or folder; pooled: one vector a text, else its tokens."""
+    """How texts become rows. encoder: a name or folder; pooled: one vector per text instead of its tokens."""
 
     encoder: str
     max_length: int
@@ -25,7 +25,7 @@ class Reading:
 
 
 def reading_of(cell: Cell, victim: Victim) -> Reading:
-    """How the cell's victim reads texts; victims that read tokens know it from settings `encoder` and `max_length`."""
+    """How the cell's victim reads texts: a TextVictim defines it itself, for text_linear the cell's settings do."""
     if isinstance(victim, TextVictim):
         return Reading(victim.encoder, victim.max_length, pooled=False)
     encoder = cell.learner.encoder
@@ -37,10 +37,10 @@ def reading_of(cell: Cell, victim: Victim) -> Reading:
 
 
 def read(dataset: Dataset, reading: Reading, weights_root: Path | None, cache: Path | None, device: str) -> Dataset:
-    """The data set with tokens or pooled features as its x; both are kept in the cache folder."""
+    """The data set with tokens or pooled features as its x; both are cached in the cache folder."""
     from subpop.features.encoders import load_encoder, pooled_features, tokenise
 
-    assert dataset.texts is not None  # whoever asks has looked at `holds_texts`
+    assert dataset.texts is not None  # callers check `holds_texts`
     encoder = load_encoder(reading.encoder, weights_root)
     tokens = tokenise(encoder, dataset.texts, reading.max_length, cache=cache)
     x = pooled_features(encoder, tokens, cache=cache, device=device) if reading.pooled else tokens

@@ -1,4 +1,4 @@
-"""One trial: its training set before the defense runs, and what is kept of it afterwards."""
+"""One trial: preparing its training set, and scoring the outcome of its defense."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from subpop.types import (
 )
 
 TOLD = {"exact": 1.0, "half": 0.5, "twice": 2.0}
-"""What a defense that is told the number of poison rows may be told instead of it."""
+"""Factors by which the number of poison rows that a defense gets may differ from the true one."""
 GRID = 240
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """One trial before its defense runs: its rows in the shuffled order that the defense sees them in.
+    """One trial before its defense runs, with its rows in the shuffled order in which the defense sees them.
 
-    rows: (n,) numbers of the pool's rows, from len(pool) on of rows that an attack made;
-    holdout: (n_test,) bool, test rows that the defender was handed and that are therefore not scored; None if it was not.
+    rows: (n,) row numbers of the pool, from len(pool) on for rows that an attack made; holdout: (n_test,) bool, test rows in the
+    clean holdout, which are not scored; None without a holdout.
     """
 
     trial: Trial
@@ -59,7 +59,7 @@ def prepare(
     n_poison: int,
     secret: str = "",
 ) -> Prepared:
-    """Poison D, shuffle it, and hand out what the defense may know.
+    """Poison D, shuffle it, and add the side information of the defense.
 
     Parameters
     ----------
@@ -68,9 +68,9 @@ def prepare(
     needs
         Fields of Knowledge that the defense needs.
     n_poison
-        Number of poison rows of the attacked trial, which a trial on clean data knows too.
+        Number of poison rows of the attacked trial, which a trial on clean data gets as well.
     secret
-        Part of the seeds of the shuffle and of the defense, so that code that knows how seeds are derived cannot rebuild them.
+        Part of the seeds of the shuffle and of the defense, so that code that knows how seeds are derived cannot derive these.
     """
     n, name = stage.pool.n_train, trial.subpopulation
     rows = np.concatenate([np.arange(n), poison.rows])
@@ -97,7 +97,7 @@ def prepare(
 
 
 def clean_holdout(stage: Stage, cell: Cell, trial: Trial) -> Bools | None:
-    """(n_test,) bool: the share `holdout` of the test rows, drawn anew for each seed, none of them in the subpopulation."""
+    """(n_test,) bool: the fraction `holdout` of the test rows, drawn for each seed, none of them in the subpopulation."""
     share = cell.defender.holdout
     if share is None:
         return None
@@ -120,7 +120,7 @@ def _shuffle(cell: Cell, trial: Trial, n_rows: int, secret: str) -> Ints:
 
 
 def score(stage: Stage, prepared: Prepared, outcome: Outcome, kkt_residual: float, draw: bool) -> TrialResult:
-    """What a trial leaves behind; the only place where predictions, test labels and the poison mask meet."""
+    """The result of a trial; the only function that sees predictions, test labels and the poison mask together."""
     n_test = len(stage.data.test_y)
     predicted = outcome.predictions[""]
     arrays: dict[str, Array] = {"right": predicted[:n_test] == stage.data.test_y}
@@ -149,7 +149,7 @@ def score(stage: Stage, prepared: Prepared, outcome: Outcome, kkt_residual: floa
 
 
 def _certified(stage: Stage, prepared: Prepared, outcome: Outcome) -> dict[str, Array]:
-    """Radii of the subpopulation's test rows, and which of them the reference gets right."""
+    """Radii of the subpopulation's test rows, and which of them the reference predicts correctly."""
     members = stage.test_members(prepared.trial.subpopulation)
     n_members = int(members.sum())
     radii = {f"radius:{n}": r if len(r) == n_members else r[: len(members)][members] for n, r in outcome.certified_radii.items()}
@@ -159,7 +159,7 @@ def _certified(stage: Stage, prepared: Prepared, outcome: Outcome) -> dict[str, 
 
 
 def _panel_arrays(stage: Stage, prepared: Prepared, outcome: Outcome, on_grid: Array) -> dict[str, Array]:
-    """What Figure 2 draws for one trial: points, their roles and the predicted class on a grid."""
+    """The data of a panel of Figure 2 for one trial: points, their roles, and the predicted class on a grid."""
     arrays = {
         "panel_x": np.asarray(prepared.task.train.x),
         "panel_y": np.asarray(prepared.task.train.y),

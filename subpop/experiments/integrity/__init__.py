@@ -1,6 +1,6 @@
-"""Does a plug-in defense succeed because of what it learned from its rows? Probes for known cheats, and the `integrity` column.
+"""Probes that check whether a plug-in defense succeeds because of what it learned from its rows, or cheats in a known way.
 
-Each probe runs the plug-in again, in a child process of its own, on data that its code cannot know: a single recorded trial
+Each probe runs the plug-in again, in a separate child process, on data that its code cannot know: a single recorded trial
 (`replay`), moved test rows (`moved`), training sets with label canaries (`canaries`), poison from a secret seed (`draws`), a
 mixture from a secret seed (`mixtures`). `inspector` decides which probes run, and stores the findings.
 """

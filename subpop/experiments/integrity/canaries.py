@@ -33,7 +33,7 @@ TRAINING, ANSWERS, MEMBERSHIP = "label canaries: training", "label canaries: ans
 
 @dataclass(eq=False)
 class Composed:
-    """One training set with canaries. pool_rows: (n,) where its rows come from; given: (c,) the labels of its canaries."""
+    """One training set with canaries. pool_rows: (n,) its rows in the pool; given: (c,) the labels of its canaries."""
 
     canaries: Canaries
     task: DefenseTask
@@ -127,7 +127,7 @@ def _contradicted_by(request: TrainingSet, run: Composed) -> Bools:
 
 
 def _answered(run: Composed, outcome: Outcome, slots: dict[int, int]) -> Doubles:
-    """(c,) 1 where the returned model answers otherwise than the canary's given label; NaN where it was not asked."""
+    """(c,) 1 if the returned model's prediction differs from the canary's given label, else 0; NaN if it was not asked."""
     predicted = outcome.predictions[""]
     return np.array(
         [

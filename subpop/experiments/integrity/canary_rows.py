@@ -25,14 +25,14 @@ SUPPORTERS = 45
 ROUNDS = 3
 
 Answers = Callable[[Ints], Ints]
-"""Rows of the pool -> classes that the victim gives to all rows of the pool, trained on these."""
+"""Maps rows of the pool to the predictions for all rows of the pool of a victim trained on them."""
 
 
 @dataclass(frozen=True, eq=False)
 class Canaries:
-    """rows: (c,) rows of the pool that carry one; labels: (c,) their flipped labels; train: (|D|,) rows, canaries included.
+    """rows: (c,) the canaries in the pool; labels: (c,) their flipped labels; train: (|D|,) training rows, with canaries.
 
-    target: the subpopulation that they are far from.
+    target: the subpopulation from which they are far away.
     """
 
     target: str
@@ -75,14 +75,14 @@ def choose_canaries(
         if good.all():
             break
     kept = chosen[:most]
-    train = np.concatenate([train, chosen])  # those that are too many stay with their own labels
+    train = np.concatenate([train, chosen])  # surplus candidates keep their own labels
     spare = np.setdiff1d(np.flatnonzero(free), train)
     train = np.concatenate([train, generator.permutation(spare)[: size - len(train)]])
     return Canaries(name, kept, labels[kept], train)
 
 
 def candidates(stage: Stage, flat: Array, generator: np.random.Generator) -> tuple[Ints, Ints]:
-    """Rows that learners trained on the other half of the pool call wrong, those that most do first; (N,) that label."""
+    """Rows misclassified by learners trained on the other half of the pool, by number of votes; and (N,) the voted label."""
     y, n_classes, seed = stage.pool.y, stage.pool.n_classes, int(generator.integers(2**31))
     answers = np.empty((4, len(y)), np.int64)
     halves = np.array_split(generator.permutation(len(y)), 2)
@@ -110,7 +110,7 @@ def _spaced(order: Ints, labels: Ints, y: Ints, flat: Array, most: int) -> Ints:
 
 
 def _supporters(row: int, flat: Array, y: Ints) -> Ints:
-    """The nearest rows of the same class, the row itself not among them."""
+    """The nearest other rows of the same class."""
     same = np.flatnonzero(y == y[row])
     distance = ((flat[same] - flat[row]) ** 2).sum(axis=1)
     distance[same == row] = np.inf
@@ -133,7 +133,7 @@ def _without_supporters(chosen: Ints, free: Bools, flat: Array, y: Ints, size: i
 
 
 def _agreed(train: Ints, chosen: Ints, flat: Array, y: Ints, victim: Answers, seed: int) -> Ints:
-    """(c,) the label that all five learners, trained without the canaries, agree on; -1 where they do not."""
+    """(c,) the label on which all five learners, trained without the canaries, agree; -1 if they disagree."""
     if not len(chosen):
         return chosen
     answers = np.vstack([answers_of_learners(flat[train], y[train], flat[chosen], seed), victim(train)[chosen]])

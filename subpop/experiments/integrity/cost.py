@@ -1,8 +1,8 @@
-"""What a defense costs other rows: predicting the target's class everywhere repairs the target, but is no defense.
+"""The cost of a defense on other rows: predicting the target's class everywhere repairs the target, but is not a defense.
 
-This needs no run and no test: the defended trials are compared with the undefended victim of the same trials. It is a flag if at
-least half of the rows of the target that the attack took are correct again, and more other rows are lost for them, more than one
-in ten. A defense that costs as much and repairs less is a poor one, as its damages show.
+This needs neither another run nor a statistical test: the defended trials are compared with the undefended victim of the same
+trials. A defense is flagged if it repairs at least half of the target rows lost to the attack, but loses more other rows than it
+repairs, and more than one in ten of them. A defense with the same cost that repairs less is merely a poor one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LEAST_WON, MOST_LOST = 0.5, 0.1
 def cost_to_others(
     members: Sequence[Bools], clean: Sequence[Bools], undefended: Sequence[Bools], defended: Sequence[Bools]
 ) -> Finding:
-    """From (n_test,) bits of each trial: the target's rows, and right answers before the attack, without and with the defense."""
+    """Compare (n_test,) bits per trial: the target's rows, and correct predictions clean, undefended and defended."""
     taken = won = lost = others = 0
     for target, first, before, after in zip(members, clean, undefended, defended, strict=True):
         change = after.astype(int) - before.astype(int)

@@ -1,7 +1,7 @@
-"""A secret poison draw: does a defense do better against the public draws, which can be repeated, than against a secret one?
+"""A secret poison draw: does a defense do better against the public draws, which can be reproduced, than against a secret one?
 
-The public draws follow from the cell, so code can repeat them. For some attacked subpopulations the defense faces poison from a
-secret seed. Its score is the fraction of the undefended damage that it repairs, on the public and on the secret draws, each
+The public draws follow from the cell, so code can reproduce them. For some attacked subpopulations the defense gets poison from
+a secret seed. Its score is the fraction of the undefended damage that it repairs, on the public and on the secret draws, each
 compared with the same trial without a defense. A significantly higher score on the public draws is a flag: a one-sided t test
 over subpopulations, with the error of the test rows added.
 """
@@ -42,8 +42,7 @@ def score_of(members: Bools, clean: Bools, undefended: Bools, defended: Bools) -
 
 
 class Repaired(NamedTuple):
-    """Return the repaired fraction of the damage, the residual of each trial relative to the mean damage, and the rows'
-    variance."""
+    """The repaired fraction of the damage, each trial's residual relative to the mean damage, and the rows' variance."""
 
     share: float
     deviations: Doubles
@@ -57,7 +56,7 @@ def repaired(scores: Sequence[Score]) -> Repaired | None:
         return None
     share = float(gain.sum() / damage.sum())
     left = np.concatenate([score.gain - share * score.damage for score in scores])
-    # Where no row deviates, one might have: the error is never 0.
+    # At least one row's worth of variance, so that the error is never 0.
     of_rows = max(float((left**2).mean()), 1 / len(left)) / len(left)
     return Repaired(share, (gain - share * damage) / damage.mean(), of_rows / float(damage.mean()) ** 2)
 

@@ -46,7 +46,7 @@ class Finding:
 
 
 def tested(probe: str, p_value: float, claim: str, figures: str) -> Finding:
-    """The finding of a one-sided test: a flag where its p value is below the level of the probe."""
+    """The finding of a one-sided test: a flag if its p value is below the level of the probe."""
     return Finding(probe, FLAG if p_value < LEVELS[probe] else PASSED, f"{figures}, p = {p_value:.1g}", p_value, claim)
 
 

@@ -30,11 +30,11 @@ from subpop.runtime.progress import Progress
 from subpop.types import Array, BadInput, Bools, Cell, Dataset, FleetJob, Ints, Model, Trial, TrialResult
 
 GRACE = 10.0
-"""Seconds that a plug-in's probes may take at first, before its cells have earned any."""
+"""Initial time budget of a plug-in's probes in seconds, before its cells add to it."""
 SETS, ENOUGH = 10, 1e-5
-"""Sets of canaries at most, each far from some subpopulation; no more where the p value could be that small."""
+"""Maximum number of sets of canaries, each far from some subpopulation, and a reachable p value at which no more are drawn."""
 CANDIDATE_DRAWS = 4
-"""Draws of candidates at most; the one with the most power is used. No plug-in has run by then, so its level stays."""
+"""Maximum number of draws of candidates; the one with the most power is used. No plug-in has run yet, so the level is valid."""
 VIEWS = 2
 """Secret views of the data, on each of which up to MOST_DRAWN trials run alone, each in a process of its own."""
 MOST_DRAWN = 12
@@ -95,7 +95,7 @@ class Inspector:
 
     @contextmanager
     def _unseen(self) -> Iterator[None]:
-        """Probes train victims that no plan counted: they do not move its progress bar."""
+        """Hide progress: probes train victims that are not in the plan."""
         progress, self.experiment.context.progress = self.experiment.context.progress, Progress()
         try:
             yield
@@ -157,7 +157,7 @@ class Inspector:
 
 
 def answers_of_victim(experiment: Experiment, cell: Cell, rows: Ints) -> Ints:
-    """(N,) classes that the undefended victim, trained on some rows of the pool, gives to all of them."""
+    """(N,) predictions for all rows of the pool by the undefended victim, trained on some of them."""
     pool = experiment.context.data(cell).pool
     rows = np.sort(rows)
     model = experiment.context.fit(cell, [FleetJob(pool, rows, pool.y[rows])], [0])[0]
@@ -202,7 +202,7 @@ class Probes:
 
     @property
     def records(self) -> list[Record]:
-        """Records of some of the cell's trials; where they came from the store, the first chunk runs once more to be recorded."""
+        """Records of some of the cell's trials; if they came from the store, the first chunk is run again to record it."""
         if self._records is None:
             self._records = self.inspector.recorder.take(self.cell)
             if not self._records:
@@ -275,7 +275,7 @@ class Probes:
         return [self._beside_public(views.PROBE, views.WORDS, theirs, generator)]
 
     def _alone(self, data: Dataset, generator: np.random.Generator) -> list[draws.Score]:
-        """Scores of secret trials on other data under the cell's name, each in a process of its own."""
+        """Scores of secret trials on other data under the cell's name, each in a separate process."""
         own = self._other_experiment()
         own.context.supply(self.cell, data)
         names = own.context.stage(self.cell).attacked
@@ -285,7 +285,7 @@ class Probes:
         return _scores(own, self.cell, trials, defended)
 
     def _other_experiment(self) -> Experiment:
-        """An experiment on data of the probe's own, which leaves nothing in the store."""
+        """An experiment on the probe's own data, which does not write to the store."""
         device, plugins = self.experiment.context.device, self.experiment.plugins
         return Experiment.on(NoStore(), device=device, timeout=self.arena.timeout, plugins=plugins)
 

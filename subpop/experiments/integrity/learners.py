@@ -1,4 +1,4 @@
-"""Four plain learners that every probe measures a defense against: logistic regression, k-NN, a forest and a kernel SVM."""
+"""Four plain learners with which probes compare a defense: logistic regression, k-NN, a random forest and a kernel SVM."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from subpop.runtime.threads import one_thread
 from subpop.types import Array, Ints
 
 MOST_ROWS, MOST_COLUMNS = 3000, 100
-"""Rows that a learner is trained on, and columns after which rows are reduced to their principal components."""
+"""Maximum number of training rows of a learner, and of columns before rows are reduced to their principal components."""
 COMPONENTS = 50
 
 
 def flat_inputs(x: Array, seed: int) -> Array:
-    """(n, d) float64 rows that the learners can take: flattened, standardised, and reduced where they are wide."""
+    """(n, d) float64 inputs of the learners: rows flattened, reduced if they are wide, and standardised."""
     from sklearn.decomposition import PCA
     from sklearn.preprocessing import StandardScaler
 
@@ -29,10 +29,10 @@ def flat_inputs(x: Array, seed: int) -> Array:
 
 
 def answers_of_learners(x: Array, y: Ints, others: Array, seed: int) -> Ints:
-    """(4, m) classes that the learners, trained on x (n, d) and y (n,), give to other rows (m, d)."""
+    """(4, m) predictions of the learners, trained on x (n, d) and y (n,), for other rows (m, d)."""
     chosen = np.random.default_rng(seed).permutation(len(y))[:MOST_ROWS]
     with warnings.catch_warnings(), one_thread():
-        warnings.simplefilter("ignore")  # a learner that stops early is still a learner
+        warnings.simplefilter("ignore")  # learners need not converge
         return np.stack([learner.fit(x[chosen], y[chosen]).predict(others) for learner in _learners(seed)])
 
 

@@ -55,7 +55,7 @@ def bayes_accuracy(spec: MixtureSpec) -> float:
 
 
 def above_bayes(right: Bools, spec: MixtureSpec) -> Finding:
-    """right: (trials, n_test) bits. The rows are the same in all trials, so that they count once."""
+    """Test whether accuracy exceeds Bayes accuracy. right: (trials, n_test) bits; each row, shared by all trials, counts once."""
     from scipy.stats import binomtest
 
     n_rows, bayes = right.shape[1], bayes_accuracy(spec)

@@ -28,14 +28,14 @@ from subpop.types import Array, Bools, Ints, Model
 
 STEP, HALF = "moved test rows: one step", "moved test rows: half way"
 ULPS = 4
-"""float32 steps where the data has no grid of its own."""
+"""Size of a step in float32 ulps, if the data has no grid."""
 MOST_LEVELS = 256
 TRIES = 4
 
 
 @dataclass(frozen=True, eq=False)
 class Moves:
-    """sides: two arrays (n_test, ...) of test rows, moved to either side; step, half: (n_test,) bool, which ones and how."""
+    """sides: two arrays (n_test, ...) of test rows moved in opposite directions; step, half: (n_test,) bool, rows moved so."""
 
     sides: tuple[Array, Array]
     step: Bools
@@ -85,7 +85,7 @@ def _step(flat: Array, room: Array, grid: float | None, generator: np.random.Gen
 
 
 def _half_way(flat: Array, chosen: Bools, room: Array, generator: np.random.Generator) -> Array:
-    """(n, d) moves in a random direction, half as long as the way to the nearest other row, as far as there is room."""
+    """(n, d) moves in a random direction by half the distance to the nearest other row, limited by the column ranges."""
     from sklearn.neighbors import NearestNeighbors
 
     distinct = np.unique(flat, axis=0)
@@ -135,7 +135,7 @@ def answers_by(model: Model, x: Array) -> Ints:
 
 
 def _odd(one: Ints, other: Ints, third: Ints) -> Bools:
-    """Where the first answer is alone: the other two agree and differ from it."""
+    """Where the first prediction is the odd one out: the other two agree and differ from it."""
     return np.asarray((other == third) & (one != other))
 
 

@@ -30,7 +30,7 @@ class Record:
 
     @property
     def trace(self) -> tuple[bytes, ...]:
-        """Everything that the trial let the harness see, as digests; equal traces are byte-equal trials."""
+        """Digests of everything that the trial sent to the harness; equal traces mean byte-identical trials."""
         return (*self.requests, *([] if self.outcome is None else [outcome_digest(self.outcome)]))
 
 
@@ -69,7 +69,7 @@ class Recorder:
         self._open = {}
 
     def take(self, cell: Cell) -> list[Record]:
-        """The records of a cell, in random order; they are given away once."""
+        """Remove and return the records of a cell, in random order."""
         records = self._records.pop(cell, [])
         self._chance.shuffle(records)
         return records

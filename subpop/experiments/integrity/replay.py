@@ -1,4 +1,4 @@
-"""Record and replay: does a trial end in the same way in a separate process, in which no other trial ran before it?
+"""Record and replay: does a trial give the same result in a separate process, in which no other trial ran before it?
 
 The child gets one trial, and `fit` returns the recorded models as long as the requested training sets are byte-identical to the
 recorded ones. State that outlives a trial (a global variable, a cache, an attribute of a module) is missing, so a defense that
@@ -25,7 +25,7 @@ PROBE = "replay"
 
 @dataclass(frozen=True)
 class Arena:
-    """What every child of a cell's probes receives: the plug-in, the number of classes and the time limit."""
+    """The arguments shared by all children of a cell's probes: the plug-in, the number of classes and the time limit."""
 
     spec: DefenseSpec
     n_classes: int
@@ -33,7 +33,7 @@ class Arena:
 
 
 class AskedOtherwise(Exception):
-    """The replayed trial asked for a training set that was not asked for before."""
+    """The replayed trial requested a training set that the recorded trial did not."""
 
 
 def replay(arena: Arena, records: Sequence[Record], test_x: Array) -> Finding:
@@ -49,7 +49,7 @@ def replay(arena: Arena, records: Sequence[Record], test_x: Array) -> Finding:
 
 
 def trace_of(arena: Arena, record: Record, test_x: Array) -> tuple[bytes, ...]:
-    """The trace of a replayed trial; it ends where the trial first does something new."""
+    """The trace of a replayed trial, up to its first request that differs from the record."""
     asked: list[bytes] = []
     try:
         fit_many = answers(record, asked)
