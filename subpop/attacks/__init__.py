@@ -1,4 +1,4 @@
-"""Attacks by name. An attack makes poison rows from members of a subpopulation in D_aux."""
+"""The registry of attacks. An attack makes poison rows from members of a subpopulation in D_aux."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ATTACKS: Mapping[str, Callable[[AttackTask], Poison]] = {
     "gradient_match": match_gradients,
     "influence": follow_influence,
 }
-"""Every attack by name; one with settings of its own also has a class in `subpop.types.specifications`.
+"""Attacks by name; an attack with additional settings also has a class in `subpop.types.specifications`.
 
 Examples
 --------

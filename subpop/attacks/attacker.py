@@ -1,5 +1,4 @@
-"""What an attacker that optimises poison can use: D_aux, its own model split at the last layer, and the box of allowed
-perturbations.
+"""The knowledge of an attacker that optimises poison: D_aux, its own model split at the last layer, and allowed perturbations.
 
 Everything that does not depend on a trial is computed once: the curvature, the target's directions, and, if rows move
 independently of each other, the moved rows of a whole subpopulation. A row is therefore the same whatever other rows are drawn.
@@ -29,7 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """A subpopulation under attack: rows (a,) of the pool in D_aux, poison_y (a,) the label that each would get as poison."""
+    """An attacked subpopulation: rows (a,) of the pool in D_aux, poison_y (a,) the label of each row if used as poison."""
 
     rows: Ints
     poison_y: Ints
@@ -38,12 +37,12 @@ class Target:
 
 
 def drawn_and_aim(task: AttackTask) -> tuple[Poison, Target]:
-    """What label flipping draws in a trial, and the subpopulation that moved rows aim at.
+    """The rows that label flipping draws in a trial, and the target of the attack.
 
     Raises
     ------
     BadInput
-        If the task has no optimiser to move rows with.
+        If the task has no optimiser, which is needed to move rows.
     """
     if task.optimiser is None:
         raise BadInput(f"attack {task.settings.name} moves rows by the attacker's model: give draw_poison an optimiser")
@@ -52,7 +51,7 @@ def drawn_and_aim(task: AttackTask) -> tuple[Poison, Target]:
 
 
 class Attacker:
-    """model: trained on D_aux by `victim`; box: where poison may move."""
+    """An attacker. model: trained on D_aux by `victim`; box: bounds of moved rows."""
 
     def __init__(self, model: Model, victim: Victim, pool: Pool, box: Box) -> None:
         self._model, self._victim, self.pool, self.box = model, victim, pool, box
@@ -61,7 +60,7 @@ class Attacker:
 
     @cached_property
     def curvature(self) -> Curvature:
-        """H of the model's last layer on D_aux."""
+        """The Hessian H of the model's last layer on D_aux."""
         x = self.pool.x[self.pool.n_train :]
         return Curvature(self.head, self.features(x), penalty_of(self._victim, self._model, len(x)))
 
@@ -74,12 +73,12 @@ class Attacker:
         return self.head.mean_gradient(self.features(self.pool.x[rows]), self.pool.y[rows])
 
     def poison(self, origin: Ints, y: Ints, x: Array) -> Poison:
-        """Rows that began as pool rows `origin` (m,), now x (m, ...), with labels y (m,)."""
+        """Poison with inputs x (m, ...) and labels y (m,), made from the pool rows `origin` (m,)."""
         rows = len(self.pool) + np.arange(len(origin))
         return Poison(rows, y, int((y != self.pool.y[origin]).sum()), x, origin)
 
     def apart(self, x: Array, origin: Ints, target: Target) -> Array:
-        """(m, ...) the rows; where poison must be distinct, one that ends where an earlier one did is put back to its origin."""
+        """(m, ...) the rows; if poison must be distinct, rows equal to an earlier one are reset to their origin."""
         if target.sampling != "distinct":
             return x
         first = np.zeros(len(x), bool)
@@ -87,7 +86,7 @@ class Attacker:
         return np.where(first.reshape(len(x), *(1,) * (x.ndim - 1)), x, self.pool.x[origin])
 
     def once(self, what: str, target: Target, make: Callable[[], T]) -> T:
-        """A result for a whole subpopulation, computed when it is first asked for."""
+        """A result for a whole subpopulation, cached after the first call."""
         key = (what, target.rows.tobytes(), target.poison_y.tobytes())
         if key not in self._memory:
             with single_threaded():
@@ -97,7 +96,7 @@ class Attacker:
 
 @contextmanager
 def single_threaded() -> Iterator[None]:
-    """Sums whose bits do not depend on how many cores there are: the sign of a small gradient hangs on them."""
+    """Make sums independent of the number of cores: the sign of a small gradient may depend on their last bits."""
     torch = sys.modules.get("torch")  # a linear attacker never loads it
     threads = 0 if torch is None else torch.get_num_threads()
     try:

@@ -42,7 +42,7 @@ class Box:
 
     @classmethod
     def of(cls, pool: Pool, epsilon: float | None) -> Box:
-        """The box of a pool's rows; epsilon: in 8-bit levels, None: a column's whole range. BadInput where nothing can move."""
+        """The box of a pool's rows. epsilon: in 8-bit levels; None for the whole range. Raises BadInput if nothing can move."""
         if pool.x.dtype == np.uint8 and pool.x.ndim == 4:
             return cls._of_pictures(pool, epsilon)
         if pool.x.dtype.kind == "f" and pool.x.ndim == 2:
@@ -80,11 +80,11 @@ class Box:
 
     @property
     def width(self) -> float:
-        """The widest that the box of a row can be, in units."""
+        """The maximum width of a row's box, in units."""
         return min(1.0, 2 * self.epsilon / LEVELS)
 
     def around(self, start: Array) -> tuple[Doubles, Doubles]:
-        """(m, ...) the bounds of rows that began as `start`."""
+        """(m, ...) lower and upper bounds of rows that started at `start`."""
         own = start.astype(np.float64)
         reach = self.unit * (self.epsilon / LEVELS) if math.isfinite(self.epsilon) else np.inf
         lower = np.where(self.free, np.maximum(self.low, own - reach), own)

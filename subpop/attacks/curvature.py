@@ -30,7 +30,7 @@ TOLERANCE, MOST_STEPS = 1e-10, 2000
 
 @dataclass(frozen=True)
 class Penalty:
-    """lambda of the mean form: of the kernel, and of the bias."""
+    """lambda, for the mean loss, of the kernel and of the bias."""
 
     kernel: float
     bias: float
@@ -80,7 +80,7 @@ class Curvature:
 
     @cached_property
     def _scale(self) -> Doubles:
-        """(d + 1, K') one over the root of H's diagonal; BadInput where that is 0."""
+        """(d + 1, K') one over the square root of H's diagonal. Raises BadInput if an entry is 0."""
         diagonal = (self._rows**2).T @ (self._p * (1 - self._p)) / len(self._rows) + self._penalty
         diagonal[-1] += self._shift
         if not (diagonal > 0).all():

@@ -1,4 +1,4 @@
-"""The poison of each trial: how many rows, under which label, made by which attack."""
+"""Drawing the poison of a trial: the number of rows, their label, and the attack that makes them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from subpop.types import BadInput, Cell, Model, Pool
 
 NO_POISON = Poison(np.zeros(0, np.int64), np.zeros(0, np.int64), 0)
 MOST_POISON = 10
-"""Poison rows for each row of D that a trial may have; more would only fill the memory."""
+"""Maximum number of poison rows per row of D; more would only fill memory."""
 
 
 def base_size(stage: Stage, cell: Cell, name: str) -> float:
-    """The number of rows that alpha multiplies, in rows of a set as large as D.
+    """The number of rows that is multiplied by alpha, scaled to a set as large as D.
 
-    `aux`: the subpopulation's rows in D_aux, scaled by |D| / |D_aux| where the attacker's pool is larger than D;
-    `train`: its rows in D itself, as Adult was released, which no attacker can see.
+    `aux`: the subpopulation's rows in D_aux, scaled by |D| / |D_aux| if D_aux is larger than D; `train`: its rows in D itself,
+    as in the released code for Adult, although no attacker can know them.
     """
     if cell.poisoning.alpha_base == "train":
         return float(stage.train_members(name).sum())
@@ -35,9 +35,9 @@ def n_poison(stage: Stage, cell: Cell, name: str) -> int:
 
 
 def draw_poison(stage: Stage, cell: Cell, name: str, seed: int, attacker: Model | None, optimiser: Any = None) -> Poison:
-    """The poison rows of one trial.
+    """Draw the poison rows of one trial.
 
-    attacker: the model that the label rule `common` asks for the least likely label; optimiser: the
+    attacker: the model whose least likely label the label rule `common` uses; optimiser: the
     `subpop.attacks.attacker.Attacker` of attacks that move rows.
     """
     members = stage.aux_members(name)
@@ -54,17 +54,17 @@ def draw_poison(stage: Stage, cell: Cell, name: str, seed: int, attacker: Model 
 
 
 def box(cell: Cell, pool: Pool) -> Box:
-    """Where the cell's poison rows may move: `epsilon` levels, 255 of which are the range of a pixel or a column."""
+    """The bounds of the cell's moved rows: `epsilon` levels, of which 255 are the range of a pixel or a column."""
     return Box.of(pool, cell.epsilon)
 
 
 def label_rule(cell: Cell, n_classes: int) -> str:
-    """The cell's label rule; by default own labels are flipped, with more than two classes one common label is given."""
+    """The cell's label rule; by default, "own" for two classes and "common" for more."""
     return cell.poisoning.label_rule or ("own" if n_classes == 2 else "common")
 
 
 def check_attack(stage: Stage, cell: Cell) -> None:
-    """Draw every trial's count once, so that a rate that cannot be used is refused before hours are spent."""
+    """Compute the poison counts of all trials, so that unusable rates raise BadInput before anything is trained."""
     if cell.attack not in ATTACKS:
         raise BadInput(f"unknown attack {cell.attack!r}; use one of {', '.join(ATTACKS)}")
     _check_attack_suits(stage, cell)

@@ -32,7 +32,7 @@ LENGTH = 0.2
 
 
 def match_gradients(task: AttackTask) -> Poison:
-    """The attack `gradient_match`: the rows that label flipping draws, moved."""
+    """The attack `gradient_match`: move the rows that label flipping draws."""
     return gradient_match(*drawn_and_aim(task), task.optimiser)
 
 
@@ -64,7 +64,7 @@ def places(rows: Ints, members: Ints) -> Ints:
 
 
 def inner_values(attacker: Attacker, y: Ints, direction: Doubles) -> Values:
-    """Of rows with labels y (m,): each row's inner product with `direction`; rows do not depend on each other."""
+    """The objective `inner` for rows with labels y (m,): each row's inner product with `direction`, independent of other rows."""
 
     def values(x: Doubles) -> tuple[Doubles, Callable[[], Doubles]]:
         features, pull = attacker.network.features(x)
@@ -75,7 +75,7 @@ def inner_values(attacker: Attacker, y: Ints, direction: Doubles) -> Values:
 
 
 def cosine_values(attacker: Attacker, y: Ints, direction: Doubles) -> Values:
-    """Of rows with labels y (m,): the cosine between their mean gradient and `direction`, the same for all of them."""
+    """The objective `cosine` for rows with labels y (m,): the cosine between their mean gradient and `direction`."""
 
     def values(x: Doubles) -> tuple[Doubles, Callable[[], Doubles]]:
         features, pull = attacker.network.features(x)
@@ -88,7 +88,7 @@ def cosine_values(attacker: Attacker, y: Ints, direction: Doubles) -> Values:
 
 
 def cosine_and_slope(mean: Doubles, direction: Doubles) -> tuple[float, Doubles]:
-    """The cosine between two gradients, and its gradient in the first; 0 and zeros where either is zero."""
+    """The cosine between two gradients, and its derivative with respect to the first; 0 if either is zero."""
     size, other = float(np.linalg.norm(mean)), float(np.linalg.norm(direction))
     if size == 0 or other == 0:
         return 0.0, np.zeros_like(mean)

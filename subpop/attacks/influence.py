@@ -24,11 +24,11 @@ from subpop.attacks.label_flip import AttackTask, Poison
 from subpop.types import Array, BadInput, Ints
 
 SHARE = 1 / 25
-"""Of the box, the length of a step."""
+"""The length of a step, as a fraction of the box."""
 
 
 def follow_influence(task: AttackTask) -> Poison:
-    """The attack `influence`: as many rows as label flipping draws, chosen and moved by their influence."""
+    """The attack `influence`: select and move as many rows as label flipping draws, by their influence."""
     return influence(*drawn_and_aim(task), task.optimiser)
 
 

@@ -49,7 +49,7 @@ class Poison:
 
 @dataclass(frozen=True, eq=False)
 class AttackTask:
-    """What an attack is given in one trial: a subpopulation in the attacker's sample and how many poison rows to make."""
+    """The arguments of an attack in one trial: a subpopulation in the attacker's sample and the number of poison rows."""
 
     settings: LabelFlip
     """Settings of the cell's attack."""
@@ -59,7 +59,7 @@ class AttackTask:
     count: int
     """Number of poison rows."""
     target: int | None
-    """The label that all poison rows get; None where own labels of two classes are flipped."""
+    """The label of all poison rows; None to flip each row's own label (two classes)."""
     generator: np.random.Generator
     optimiser: Any = None
     """The `subpop.attacks.attacker.Attacker` of attacks that move rows; None for others."""

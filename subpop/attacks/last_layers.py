@@ -1,9 +1,9 @@
-"""The last layer of an attacker's model: gradients of its loss, and how they change when the inputs move.
+"""The last layer of an attacker's model: gradients of its loss, and their derivatives with respect to the inputs.
 
-*Source*: softmax cross-entropy on linear scores z = f W + b. A row's gradient in (W, b) is the outer product of (f, 1) and
-p - e_y, so its inner product with a direction V is (p - e_y) . a with a = (f, 1) V, and the gradient of that product in f is
-V (p - e_y) + W (diag(p) - p p^T) a.
-*Deviations*: two classes have one column, the score of class 1 less that of class 0; inner products of the gradients of a
+*Source*: softmax cross-entropy on linear scores z = f W + b. A row's gradient with respect to (W, b) is the outer product of
+(f, 1) and p - e_y, so its inner product with a direction V is (p - e_y) . a with a = (f, 1) V, and the gradient of that product
+with respect to f is V (p - e_y) + W (diag(p) - p p^T) a.
+*Deviations*: two classes have one column, the score of class 1 minus that of class 0; inner products of the gradients of a
 softmax with two columns are then half as large.
 """
 
@@ -41,7 +41,7 @@ class Head:
         return np.asarray(p - (y[:, None] == np.arange(p.shape[1]) + (p.shape[1] == 1)))
 
     def probabilities(self, features: Doubles) -> Doubles:
-        """(n, K') of each class; with one column, of class 1."""
+        """(n, K') class probabilities; with one column, of class 1."""
         z = features @ self.kernel + self.bias
         if z.shape[1] == 1:
             z = np.concatenate([np.zeros_like(z), z], axis=1)
@@ -64,7 +64,7 @@ class Head:
 
 
 def curvature_product(p: Doubles, along: Doubles) -> Doubles:
-    """(n, K') of (diag(p) - p p^T) times `along`, row by row: the second derivative of the loss in the scores."""
+    """(n, K') products of (diag(p) - p p^T), the Hessian of the loss in the scores, with `along`, row by row."""
     return np.asarray(p * (along - (p * along).sum(axis=1, keepdims=True)))
 
 
@@ -82,7 +82,7 @@ def _softmax(z: Doubles) -> Doubles:
 
 
 class Network(Protocol):
-    """The network that turns inputs into the features of the last layer."""
+    """The network below the last layer, which maps inputs to features."""
 
     def features(self, x: Array) -> tuple[Doubles, Pull]:
         """(m, d) features, and their way back to the inputs (good for one call)."""
