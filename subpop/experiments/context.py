@@ -226,7 +226,9 @@ class Context:
         order = confidence_order(stage.partition, proba, stage.pool.y[stage.pool.n_train :])
         large = [i for i in order if (stage.partition.test == i).sum() >= MIN_TEST_ROWS]
         if not 0 < count <= len(large):
-            raise BadInput(f"n_attacked={count} of {cell.id}: {len(large)} subpopulations have {MIN_TEST_ROWS} test rows or more")
+            raise BadInput(
+                f"n_attacked={count} is more than the {len(large)} subpopulations with {MIN_TEST_ROWS} test rows or more"
+            )
         return replace(stage.partition, attacked=attacked_of(large, count, cell.subpopulations.attacked_by))
 
     # --- victims and their models -------------------------------------------------------------------------------------

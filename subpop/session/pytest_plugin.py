@@ -280,7 +280,8 @@ def measure(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Cell], 
         if report.status == "skipped":
             pytest.skip(report.reason)
         if report.result is None:
-            pytest.fail(f"{cell.id}\n{report.reason}", pytrace=False)
+            named = cell.id in report.reason
+            pytest.fail(report.reason if named else f"{cell.id}\n{report.reason}", pytrace=False)
         numbers = {number.metric: number.value for number in report.result.numbers if not number.subpopulation}
         benchmark.extra_info.update(numbers, from_store=report.result.from_store, n_fits=report.result.n_fits)
         if report.status == "fail" and not request.config.getoption("--rebaseline"):

@@ -49,7 +49,7 @@ class TextVictim(ABC):
         weight_decay: float = 0.01,
     ) -> None:
         if device.split(":")[0] not in ("cpu", "cuda"):
-            raise BadInput(f"device={device!r} is unknown; give cpu or cuda")
+            raise BadInput(f"device={device!r} is unknown; use cpu or cuda")
         self.encoder, self.max_length, self.weights_root = encoder, max_length, weights_root
         self.cache, self.device = cache, device
         self.epochs, self.learning_rate, self.batch_size, self.weight_decay = epochs, learning_rate, batch_size, weight_decay

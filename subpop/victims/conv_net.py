@@ -44,7 +44,7 @@ class ConvNet:
             if value < 1:
                 raise BadInput(f"{name}={value}; it must be at least 1")
         if device.split(":")[0] not in BUDGETS:
-            raise BadInput(f"device={device!r} is unknown; give cpu or cuda")
+            raise BadInput(f"device={device!r} is unknown; use cpu or cuda")
         self.width, self.epochs, self.device = width, epochs, device
 
     def fit_many(self, jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:

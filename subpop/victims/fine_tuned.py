@@ -57,7 +57,7 @@ class FineTuned:
         device: str = "cpu",
     ) -> None:
         if device.split(":")[0] not in ("cpu", "cuda"):
-            raise BadInput(f"device={device!r} is unknown; give cpu or cuda")
+            raise BadInput(f"device={device!r} is unknown; use cpu or cuda")
         self.body, self.weights_root, self.pretrained, self.offset, self.augment = body, weights_root, pretrained, offset, augment
         self.epochs, self.learning_rate, self.batch_size = epochs, learning_rate, batch_size
         self.device = device
