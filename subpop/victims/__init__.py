@@ -28,7 +28,8 @@ from subpop.victims.transformer_model import LastLayerTextModel, WholeTextModel
 
 MINILM: dict[str, Any] = {"encoder": "all-MiniLM-L6-v2", "max_length": 128}
 TINY: dict[str, Any] = {"encoder": "tiny", "max_length": 64, "learning_rate": 1e-3}
-"""Encoders that a CPU can train, and tokens a row. Rates: by clean accuracy on D_aux alone, of `reviews` and of `imdb_small`."""
+"""Encoders that a CPU can train, with tokens per row. Learning rates were chosen by clean accuracy on D_aux alone, of `reviews`
+and `imdb_small`."""
 
 VICTIMS: dict[str, Callable[[str, Path | None], Victim]] = {
     "logistic_regression": lambda device, weights: LogisticRegression(),

@@ -13,7 +13,7 @@ from subpop.victims.job_checks import check_job
 
 
 def present_jobs(jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[FleetJob]:
-    """The jobs in canonical order, without rows of weight 0, once all of them are checked by `check_jobs`."""
+    """The jobs in canonical order, without rows of weight 0, after checking them with `check_jobs`."""
     check_jobs(jobs, seeds)
     return [present(job) for job in jobs]
 
@@ -63,7 +63,7 @@ class Recipe:
     flip: bool = False
     """Whether pictures are mirrored at random."""
     weight_decay: float = 0.0
-    """Of AdamW. torch's default, .01, takes less than a thousandth off a weight in all at a learning rate of 1e-5."""
+    """Weight decay of AdamW. torch's default, .01, reduces a weight by less than a thousandth in total at a rate of 1e-5."""
 
     def __post_init__(self) -> None:
         counts = self.epochs >= 0 and self.batch_size >= 1
@@ -88,7 +88,7 @@ class Batches:
 
     @classmethod
     def of(cls, keys: Ints, rows: Ints, y: Ints, seed: int, epochs: int, size: int) -> Batches:
-        """keys: (n,) ascending, determine the order together with the seed; rows: (n,) positions of the rows; y: (n,) labels."""
+        """Make the batches. keys: (n,) ascending, determine the order with the seed; rows: (n,) positions; y: (n,) labels."""
         from subpop.victims.batch_order import BatchOrder
 
         orders, each = BatchOrder(seed, keys).epochs(0, epochs), -(-len(keys) // size)

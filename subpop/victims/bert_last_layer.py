@@ -87,7 +87,7 @@ class TextVictim(ABC):
 
     @abstractmethod
     def _trained(self, job: FleetJob, inputs: Inputs, lengths: Ints, recipe: Recipe, seed: int) -> TextModel:
-        """One victim."""
+        """Train one victim."""
 
 
 class BertLastLayer(TextVictim):

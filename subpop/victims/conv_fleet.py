@@ -1,9 +1,9 @@
 """A fleet of small convolutional networks in one set of tensors: all networks take each step together.
 
-The networks are stacked along the first axis, and a convolution is one batched matrix product over patches. Against the same
-step through `torch.func` (vmap of grad of conv2d, which becomes a grouped convolution) it takes about half the time on a CPU,
-because buffers stay in the cache and the gradient of patches is put together in four strided sums instead of nine.
-Networks of training sets of different sizes leave the fleet when their own steps are done. Nothing waits for the device.
+The networks are stacked along the first axis, and a convolution is one batched matrix product over patches. Compared with the
+same step in `torch.func` (vmap of grad of conv2d, which becomes a grouped convolution), it takes about half the time on a CPU,
+because buffers stay in the cache and the gradient of patches is assembled in four strided sums instead of nine. Training sets
+may differ in size: a network leaves the fleet when its own steps are done. There is no synchronisation with the device.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from subpop.victims.batched_jobs import Batches, longest_first, stretches
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7
 _TINY = 1e-30
-"""Where second moments start: far below anything that EPSILON lets pass, and not 0, whose square root is slow on some CPUs."""
+"""Initial second moments: negligible compared with EPSILON, but not 0, whose square root is slow on some CPUs."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class Shape:
 
     @property
     def size(self) -> int:
-        """Parameters of one network."""
+        """Number of parameters of one network."""
         return sum((inputs + 1) * outputs for inputs, outputs in self.parts)
 
     def maps(self) -> list[tuple[int, int, int]]:
-        """(height, width, channels) of the pictures, then of each convolution's output."""
+        """(height, width, channels) of the pictures, then of the output of each convolution."""
         found = [self.picture]
         for width in self.widths:
             height, across, _ = found[-1]
@@ -52,7 +52,7 @@ class Shape:
         return found
 
     def bytes(self, batch: int) -> int:
-        """About what a network takes while it trains."""
+        """Approximate memory of a network in training."""
         numbers = 0
         for (height, width, channels), (rows, columns, outputs) in zip(self.maps(), self.maps()[1:], strict=False):
             numbers += 2 * height * width * channels + rows * columns * (9 * channels + 2 * outputs)
@@ -77,7 +77,7 @@ class AdamStep:
 
 
 def train(x: Tensor, tasks: Sequence[Task], shape: Shape, recipe: AdamStep) -> list[Floats]:
-    """Parameters, (P,) float32, of every task's network: x (N, height, width, channels) uint8 on the device to use."""
+    """Train all tasks; returns (P,) float32 parameters of each. x: (N, height, width, channels) uint8 on the training device."""
     order = longest_first([task.batches for task in tasks])
     batches = [tasks[i].batches for i in order]
     weights = _tensor(np.stack([tasks[i].start for i in order]), x)
@@ -100,10 +100,10 @@ def _tensor(array: NDArray[np.generic], beside: Tensor) -> Tensor:
 
 
 class Layer:
-    """A 3x3 convolution of stride 2 and its ReLU, of all networks; its buffers serve every step.
+    """A 3x3 convolution of stride 2 and its ReLU, of all networks; its buffers are reused in every step.
 
-    inside: (M, B, height, width, channels) where its inputs are put, within a margin of zeros; output: what leaves it before
-    the ReLU, (M, B * positions, outputs); slope: the gradient with respect to that.
+    inside: (M, B, height, width, channels) buffer for its inputs, inside a margin of zeros; output: (M, B * positions, outputs)
+    before the ReLU; slope: the gradient with respect to `output`.
     """
 
     def __init__(self, kernel: Tensor, bias: Tensor, batch: int, height: int, width: int) -> None:
@@ -133,9 +133,9 @@ class Layer:
         torch.sum(self.slope, 1, out=bias)
 
     def input_gradient(self) -> Tensor:
-        """The gradient of the inputs, shaped as `inside`; `patches` are lost.
+        """The gradient of the inputs, with the shape of `inside`; overwrites `patches`.
 
-        Of a window's three rows (columns) the first two tile the picture, so that they are copied; the third is added.
+        The first two of a window's three rows (columns) tile the picture, so they are copied; the third is added.
         """
         torch.bmm(self.slope, self.kernel.mT, out=self.patches)
         parts = self.patches.view(*self.grid, 3, 3, -1)
@@ -151,7 +151,7 @@ class Layer:
 
 
 class Fleet:
-    """Networks that take their steps together. weights, moments: (M, P) float32, changed in place; done: steps taken before.
+    """Networks that take their steps together. weights, moments: (M, P) float32, modified in place; done: earlier steps.
 
     In low precision the convolutions run in bfloat16, from a copy of the weights made at each step.
     """
@@ -178,7 +178,7 @@ class Fleet:
         return found
 
     def step(self, rows: Tensor, labels: Tensor, counts: Tensor) -> None:
-        """One step of Adam: rows (M, B) of x with labels (M, B), of which the first counts (M,) enter the mean loss."""
+        """One step of Adam on rows (M, B) of x with labels (M, B), of which the first counts (M,) are in the mean loss."""
         if not self.layers:
             maps = self.shape.maps()
             self.layers = [Layer(*own, rows.shape[1], *size[:2]) for own, size in zip(self.parts[:-1], maps, strict=False)]
@@ -213,7 +213,7 @@ class Fleet:
         backward(gradient, layer.output.view(shape), 0, grad_input=layer.slope.view(shape))
 
     def _head(self, output: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
-        """The head's gradients, and that of each position of the last map, (M, B, channels)."""
+        """Write the head's gradients; returns that of each position of the last map, (M, B, channels)."""
         kernel, bias = self.head
         features = output.relu().mean(2, dtype=torch.float32)
         errors = torch.baddbmm(bias[:, None], features, kernel).softmax(2)

@@ -30,12 +30,12 @@ LEARNING_RATE, PENALTY, OFFSET = 3e-3, 0.01, 0.5
 FACTORS = (1, 2, 4, 4)
 SMALLEST = 8
 BUDGETS = {"cpu": 4 << 20, "cuda": 4 << 30}
-"""Memory of the networks that are trained together; on a CPU about a core's share of the cache. Constant, because it determines
-the chunks of a batch."""
+"""Memory of the networks that are trained together; on a CPU about one core's share of the cache. Constant, because it
+determines the chunks of a fleet."""
 
 
 class ConvNet:
-    """`width` outputs of the first convolution; device: "cpu", or "cuda" (also "cuda:1")."""
+    """A victim with `width` outputs of the first convolution; device: "cpu", or "cuda" (also "cuda:1")."""
 
     exact = False
 
@@ -79,7 +79,7 @@ class ConvNet:
         return Shape((height, width, channels), tuple(self.width * factor for factor in FACTORS[:depth]), job.pool.n_classes)
 
     def _chunks(self, jobs: Sequence[FleetJob], shape: Shape) -> Iterator[slice]:
-        """Cut the jobs, in order, by the budget."""
+        """Split the jobs, in order, so that each chunk fits into the budget."""
         tables = 8 * self.epochs * (max(len(job) for job in jobs) + BATCH_SIZE)
         each = shape.bytes(BATCH_SIZE) + (tables if self.device != "cpu" else 0)
         size = max(1, BUDGETS[self.device.split(":")[0]] // each)

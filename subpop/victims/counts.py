@@ -1,6 +1,6 @@
-"""Training sets in count form: how often each row of a pool stands under each label.
+"""Training sets in count form: how often each row of a pool occurs with each label.
 
-A fleet of victims that share most rows becomes one matrix of shared rows, and a short list of further rows a victim.
+A fleet of victims that share most rows is represented by one matrix of shared rows, and a short list of other rows per victim.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from subpop.victims.newton import Fleet
 Doubles = NDArray[np.float64]
 
 SHARED_BY = 16
-"""A row that at least one in so many victims uses enters the matrix products; for others lists are cheaper."""
+"""Rows used by at least one in this many victims are in the matrix of shared rows; for rarer ones lists are cheaper."""
 
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """The features of a pool in units of their root mean square, with an intercept of ones last.
+    """The features of a pool in units of their root mean square, with an intercept column of ones last.
 
-    scale: (d',) those units; penalty: (d',) what the penalty of each scaled parameter is multiplied by.
+    scale: (d',) those units; penalty: (d',) factors of the penalty of each scaled parameter.
     """
 
     scale: Doubles
@@ -53,7 +53,7 @@ class Columns:
 
 
 def count(job: FleetJob) -> Doubles:
-    """(C, N + e) total weight under each label of each row of the pool, then of extra_x."""
+    """(C, N + e) total weight, by label, of each row of the pool, then of extra_x."""
     classes, n = job.pool.n_classes, len(job.pool) + (0 if job.extra_x is None else len(job.extra_x))
     return np.bincount(job.y * n + job.rows, job.weights, classes * n).astype(np.float64, copy=False).reshape(classes, n)
 
@@ -63,12 +63,12 @@ def shared_rows(jobs: Sequence[FleetJob]) -> Ints:
     n = len(jobs[0].pool)
     used = np.zeros(n, np.int64)
     for job in jobs:
-        used[job.rows if job.extra_x is None else job.rows[job.rows < n]] += 1  # once a job, however often it repeats a row
+        used[job.rows if job.extra_x is None else job.rows[job.rows < n]] += 1  # once per job, however often it repeats a row
     return np.flatnonzero(used >= max(1, len(jobs) / SHARED_BY))
 
 
 class Design:
-    """Shared rows of all jobs of one call, from which fleets of some of them are made."""
+    """Shared rows of all jobs of one call, from which fleets of subsets of the jobs are made."""
 
     def __init__(self, jobs: Sequence[FleetJob], columns: Columns, dtypes: Sequence[type]) -> None:
         self.pool, self.columns, self.dtypes = jobs[0].pool, columns, dtypes
@@ -77,7 +77,7 @@ class Design:
         self.n_columns = 1 if self.pool.n_classes == 2 else self.pool.n_classes
 
     def fleet(self, jobs: Sequence[FleetJob], penalty: float, mean_form: bool) -> Fleet:
-        """The problems of some jobs; penalty: of each of their objectives, times the sum of its weights in the mean form."""
+        """The problems of some jobs. penalty: of each objective; in the mean form it is multiplied by the sum of weights."""
         own, listed = [], []
         for job in jobs:
             counted = count(job)

@@ -31,7 +31,7 @@ PENALTY = 0.01
 SHIFT = 0.125
 FACES: dict[str, Any] = {"offset": 0.0, "augment": False}
 CIFAR: dict[str, Any] = {"offset": 0.5, "augment": True}
-"""How the two data sets of the paper are fed: `FineTuned(**CIFAR)`."""
+"""Preprocessing for the two data sets of the paper: `FineTuned(**CIFAR)`."""
 
 
 class FineTuned:

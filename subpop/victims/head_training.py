@@ -1,4 +1,4 @@
-"""Softmax heads on features, trained together by Adam: by `last_layer_as_released`, and by defenses that train a head on."""
+"""Training softmax heads on features together with Adam, for `last_layer_as_released` and defenses that fine-tune a head."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from subpop.victims.batched_jobs import Batches, Recipe, longest_first, stretche
 from subpop.victims.linear_model import LinearModel, flat
 
 KERNEL_PENALTY = 0.01
-"""Of the sum of squares of a head's kernel, as released."""
+"""Penalty factor of the sum of squares of a head's kernel, as released."""
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7
 
 
 def train_head(
     model: LinearModel, train_set: TrainingSet, *, epochs: int, learning_rate: float, batch_size: int, seed: int
 ) -> NDArray[np.float64]:
-    """The coefficients, (d + 1, K'), of a head trained on from those of `model` by Adam; masked channels do not take part."""
+    """The coefficients, (d + 1, K'), after further training of the head of `model` with Adam, without masked channels."""
     x, y = model.features(train_set.x), train_set.y
     if not len(y) or y.min() < 0 or y.max() >= model.n_classes:
         raise BadInput(f"{len(y)} rows with labels {set(y.tolist())}; give at least one, all of the model's classes")
     every = np.arange(len(y))
     batches = Batches.of(every, every, y, seed, epochs, batch_size)
-    # Two classes keep only W_1 - W_0, of which the least penalised pair is the symmetric one.
+    # For two classes only W_1 - W_0 is stored; the symmetric pair has the least penalty.
     start = np.hstack([-model.coef / 2, model.coef / 2]) if model.coef.shape[1] == 1 else model.coef
     recipe = Recipe(epochs, learning_rate, batch_size)
     return coefficients(train(with_ones(x), [batches], start.T[None].astype(np.float32), recipe)[0])
@@ -51,13 +51,13 @@ def starts(seeds: Sequence[int], d: int, classes: int) -> Floats:
 
 
 def coefficients(head: Floats) -> NDArray[np.float64]:
-    """As `LinearModel` has it: of two classes, only the difference."""
+    """Coefficients in the form of `LinearModel`: for two classes, only their difference."""
     wide = head.T.astype(np.float64)
     return wide[:, 1:] - wide[:, :1] if wide.shape[1] == 2 else wide
 
 
 def train(x: Floats, batches: Sequence[Batches], first: Floats, recipe: Recipe) -> Floats:
-    """(M, C, d) trained heads: x (N, d) features with a column of ones, first (M, C, d)."""
+    """Train heads; returns (M, C, d). x: (N, d) features with a column of ones; first: (M, C, d) initial heads."""
     order = longest_first(batches)
     ordered = [batches[i] for i in order]
     heads = first[order]
@@ -76,7 +76,7 @@ def train(x: Floats, batches: Sequence[Batches], first: Floats, recipe: Recipe) 
 
 
 class _Fleet:
-    """Heads that take their steps together; heads and moments (M, C, d) are changed in place. done: steps taken before."""
+    """Heads that take their steps together; heads and moments (M, C, d) are modified in place. done: earlier steps."""
 
     def __init__(self, x: Floats, heads: Floats, mean: Floats, square: Floats, recipe: Recipe, done: int) -> None:
         self.x, self.heads, self.mean, self.square, self.recipe, self.done = x, heads, mean, square, recipe, done
@@ -85,7 +85,7 @@ class _Fleet:
         self.classes, self.places = np.arange(heads.shape[1]), np.arange(recipe.batch_size)
 
     def step(self, rows: NDArray[np.int32], labels: NDArray[np.int32], counts: NDArray[np.int64]) -> None:
-        """One step of Adam: rows and labels (M, B), of which the first counts (M,) are there."""
+        """One step of Adam on rows and labels (M, B), of which the first counts (M,) are not padding."""
         np.take(self.x, rows, axis=0, out=self.inputs, mode="clip")
         scores = self.inputs @ self.heads.transpose(0, 2, 1)
         errors = np.exp(scores - scores.max(axis=2, keepdims=True))

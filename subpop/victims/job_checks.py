@@ -8,7 +8,7 @@ from subpop.types import BadInput, FleetJob, Pool
 
 
 def check_job(job: FleetJob, pool: Pool) -> None:
-    """Raises BadInput for a job that no victim can be trained on."""
+    """Raise BadInput for a job on which no victim can be trained."""
     if job.pool is not pool:
         raise BadInput("the jobs of one fleet must share one pool; call fit_many once for each pool")
     if pool.n_classes < 2:

@@ -1,10 +1,10 @@
-"""The last layer of a frozen network, solved exactly: the paper's "LL" victims on features that never change.
+"""The last layer of a frozen network, solved exactly: the paper's "LL" victims on fixed features.
 
-*Source*: a softmax head with the penalty 0.01 * sum(W^2) on its kernel, intercepts free, mean cross-entropy. Of two classes
-only W_1 - W_0 matters: a logistic regression with lambda = 0.01 in the mean form; of more, a softmax with lambda = 0.02.
-*Deviations*: the released script runs twelve epochs of Adam, which stop short of the optimum (`last_layer_as_released`); here it
-is reached, so that a damage has no training noise. Channels of the last convolutional layer are known through the pooled
-features alone: their spatial zeros are not seen, and Fine-Pruning trains on the head only.
+*Source*: a softmax head with the penalty 0.01 * sum(W^2) on its kernel, unpenalised intercepts, mean cross-entropy. For two
+classes only W_1 - W_0 matters: a logistic regression with lambda = 0.01 in the mean form; for more, a softmax with lambda = 0.02.
+*Deviations*: the released script runs twelve epochs of Adam, which stop before the optimum (`last_layer_as_released`); here the
+optimum is reached, so that damages have no training noise. The channels of the last convolutional layer are known only through
+the pooled features: the fraction of zeros of a channel is unknown, and Fine-Pruning fine-tunes only the head.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from subpop.victims.logistic import LogisticRegression
 
 @dataclass(frozen=True, eq=False)
 class LastLayerModel(LinearModel):
-    """A linear head on pooled features, one feature a channel; keep: (d,) bool channels that are not masked, None: all."""
+    """A linear head on pooled features, one per channel; keep: (d,) bool, channels that are not masked; None for all."""
 
     keep: Bools | None = None
 
     def features(self, x: Array) -> Floats:
-        """(n, d) float32: the pooled features, masked channels 0."""
+        """(n, d) float32: the pooled features, with masked channels set to 0."""
         rows = super().features(x)
         return rows if self.keep is None else rows * self.keep
 
     def channel_activations(self, x: Array) -> Floats:
-        """(n, d) pooled features are the channels' mean activations."""
+        """(n, d) mean activations of the channels, which are the pooled features."""
         return self.features(x)
 
     def channel_zeros(self, x: Array) -> Floats:
-        """BadInput: pooled features do not show at how many positions a channel is zero."""
+        """Raises BadInput: pooled features do not contain the number of positions at which a channel is zero."""
         raise BadInput(
             "a last layer on pooled features does not see the zeros of a channel; use a victim with a network, or fine_pruning"
         )
@@ -46,7 +46,7 @@ class LastLayerModel(LinearModel):
         return replace(self, keep=both, kkt_residual=float("nan"))
 
     def fine_tuned(self, train: TrainingSet, *, epochs: int, learning_rate: float, batch_size: int, seed: int) -> LastLayerModel:
-        """The head trained on; the network below stays frozen."""
+        """A model with the head trained further; the network below it stays frozen."""
         from subpop.victims.head_training import train_head
 
         coef = train_head(self, train, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
@@ -77,7 +77,7 @@ class LastLayer:
         return other
 
     def fit_many(self, jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:
-        """One LastLayerModel a job; seeds do not matter."""
+        """Train one LastLayerModel per job; seeds are not used."""
         if not jobs:
             return []
         models = self._solvers[jobs[0].pool.n_classes == 2].fit_many(jobs, seeds)

@@ -1,8 +1,8 @@
-"""The last layer of a frozen network as the released scripts train it: twelve epochs of Adam, a fleet at a time.
+"""The last layer of a frozen network as the released scripts train it: twelve epochs of Adam, in fleets.
 
 *Source*: the paper's "LL" victims: a softmax head on frozen features, the penalty 0.01 * sum(W^2) on its kernel, Adam at 1e-3
 (Keras: epsilon 1e-7), batches of 32, 12 epochs, mean cross-entropy; kernel Glorot uniform, intercepts 0; float32.
-*Deviations*: none known. It stops short of the optimum that `last_layer` solves for, which is why both are offered.
+*Deviations*: none known. Training stops before the optimum that `last_layer` computes, so both are provided.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from subpop.victims.head_training import coefficients, starts, train, with_ones
 from subpop.victims.last_layer import LastLayerModel
 
 _BUDGET = 2 << 20
-"""Bytes that heads trained together take, about a core's share of the cache. Fixed: it decides a fleet's chunks."""
+"""Bytes of heads that are trained together, about one core's share of the cache. Constant: it determines a fleet's chunks."""
 
 
 class LastLayerAsReleased:
@@ -35,7 +35,7 @@ class LastLayerAsReleased:
         self.recipe = Recipe(epochs, learning_rate, batch_size)
 
     def fit_many(self, jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:
-        """One `LastLayerModel` a job; refuses different pools, features that are not finite, and weights other than 0 and 1."""
+        """Train one `LastLayerModel` per job. Raises BadInput for several pools, non-finite features, or weights not 0 or 1."""
         jobs = present_jobs(jobs, seeds)
         if not jobs:
             return []
@@ -55,7 +55,7 @@ class LastLayerAsReleased:
         return Batches.of(job.rows, rows, job.y, seed, self.recipe.epochs, self.recipe.batch_size)
 
     def _chunks(self, count: int, d: int, classes: int) -> Iterator[slice]:
-        """Cut the jobs, in order, by the budget."""
+        """Split the jobs, in order, so that each chunk fits into the budget."""
         size = max(1, _BUDGET // (4 * d * (self.recipe.batch_size + 5 * classes)))
         for start in range(0, count, size):
             yield slice(start, min(start + size, count))

@@ -1,6 +1,6 @@
-"""A trained linear classifier: coefficients, and how far from the optimum they are.
+"""A trained linear classifier: coefficients, and their KKT residual.
 
-*Source*: binary: one logistic unit; more classes: a softmax over one linear score a class.
+*Source*: binary: one logistic unit; more classes: a softmax over one linear score per class.
 *Deviations*: none.
 """
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from subpop.types import Array, BadInput, Floats
 
 _BLOCK = 1 << 22
-"""Input values taken to float64 at a time while predicting (32 MB)."""
+"""Number of input values converted to float64 at a time in prediction (32 MB)."""
 
 
 def flat(x: Array) -> Array:
@@ -44,7 +44,7 @@ class LinearModel:
         return max(2, int(self.coef.shape[1]))
 
     def features(self, x: Array) -> Floats:
-        """(n, d) float32: the inputs themselves, flattened; raises BadInput where their width is not d."""
+        """(n, d) float32: the inputs themselves, flattened; raises BadInput if their width is not d."""
         rows: Floats = flat(np.asarray(x, dtype=np.float32))
         if rows.shape[1] != len(self.coef) - 1:
             raise BadInput(f"inputs have {rows.shape[1]} features a row; this model was trained on {len(self.coef) - 1}")

@@ -83,7 +83,7 @@ class LogisticRegression:
         return other
 
     def fit_many(self, jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:
-        """One LinearModel a job; seeds do not matter. Raises Unsolved where a `kkt_residual` stays above 1e-8."""
+        """Train one LinearModel per job; seeds are not used. Raises Unsolved if a `kkt_residual` stays above 1e-8."""
         from subpop.victims.job_checks import check_job
 
         if len(jobs) != len(seeds):
@@ -93,7 +93,7 @@ class LogisticRegression:
         if not jobs:
             return []
         _check_scale(jobs)
-        # One BLAS thread a chunk: no barriers between cores, and bits that do not depend on how many there are.
+        # One BLAS thread per chunk: no barriers between cores, and results that do not depend on their number.
         with _ONE_CALL, one_thread("blas"):
             clean = self._clean(jobs[0].pool)
             models = [clean.model if not self._blind and _is_clean(job, clean) else None for job in jobs]
@@ -105,7 +105,7 @@ class LogisticRegression:
         return [*fitted]
 
     def _solve(self, jobs: list[FleetJob], clean: _Clean) -> list[LinearModel]:
-        """Chunks are cut from the list in order, by sizes alone: never by how many cores there are."""
+        """Solve in chunks of consecutive jobs, whose sizes do not depend on the number of cores."""
         from subpop.victims.counts import Design
 
         if not jobs:
@@ -133,9 +133,9 @@ class LogisticRegression:
         return [self._model(own, clean.columns, r) if r <= TOLERANCE else self._solve_alone(job, clean) for job, own, r in solved]
 
     def _solve_alone(self, job: FleetJob, clean: _Clean) -> LinearModel:
-        """A training set far from the pool's scale, solved in its own units and with its own curvature.
+        """Solve a training set far from the pool's scale in its own units, with its own curvature.
 
-        Gradients grow with the inputs, so its residual is given as if the largest feature had the pool's scale.
+        Gradients grow with the inputs, so the residual is reported as if the largest feature had the pool's scale.
         """
         from subpop.victims.counts import Design
         from subpop.victims.newton import DOUBLE, Newton
@@ -156,7 +156,7 @@ class LogisticRegression:
         return LinearModel(np.full((len(clean.columns.scale), clean.w.shape[1]), np.nan))
 
     def _clean(self, pool: Pool) -> _Clean:
-        """Solved once per pool and cached as long as the pool exists."""
+        """The clean optimum, solved once per pool and cached as long as the pool exists."""
         settings = (self.penalty, self.penalty_form, self.penalise_intercept)
         kept = _CLEAN.setdefault(pool, {})
         if settings not in kept:
@@ -181,7 +181,7 @@ class LogisticRegression:
         return _Clean(columns, count(job), w, inverse, self._model(w[0], columns, residual[0]))
 
     def _model(self, w: Doubles, columns: Columns, residual: float) -> LinearModel:
-        """Back to the inputs' own units."""
+        """The model in the inputs' own units."""
         coef = (w / columns.scale).T
         if not self.penalise_intercept and coef.shape[1] > 1:
             coef[-1] -= coef[-1].mean()  # free intercepts of a softmax are defined up to a common shift
@@ -197,7 +197,7 @@ def _is_clean(job: FleetJob, clean: _Clean) -> bool:
 
 
 def _spread(job: FleetJob, columns: Columns) -> Doubles:
-    """(d',) root mean square of a training set's scaled features: ones where its rows are the pool's."""
+    """(d',) root mean square of a training set's scaled features; ones if all its rows are in the pool."""
     own = np.ones(len(columns.scale))
     if job.extra_x is not None:
         x = flat(job.x)
@@ -206,7 +206,7 @@ def _spread(job: FleetJob, columns: Columns) -> Doubles:
 
 
 def _rounded(w: Doubles, spread: Doubles) -> Doubles:
-    """w (K', d') on a grid of GRID times its largest part in a score; spread: (d',) of the features, as in `_spread`."""
+    """w (K', d') rounded to GRID times its largest contribution to a score; spread: (d',) of the features, as in `_spread`."""
     part = 2.0 ** np.round(np.log2(spread))
     largest = np.abs(w * part).max()
     if not 0 < largest < np.inf:

@@ -209,6 +209,6 @@ def line_search(problems: Array, lists: Lists, at: Margins, start: Array, penalt
 
 @_jit
 def evaluate(problems: Array, lists: Lists, at: Margins) -> None:
-    """Chances and residuals where the margins are."""
+    """Compute chances and residuals at the current margins."""
     for j in problems:
         _evaluate(j, lists.shared + lists.start[j + 1] - lists.start[j], at, 0.0)

@@ -1,11 +1,11 @@
-"""A neural network with one hidden layer of ReLU units, a whole fleet of them at a time.
+"""Neural networks with one hidden layer of ReLU units, trained in fleets.
 
 *Source*: `MLPClassifier` of scikit-learn at its defaults, with the 10 units of the paper's Adult experiments: Adam, learning rate
-1e-3, batches of 200, L2 penalty 1e-4, Glorot uniform start; training stops after more than 10 epochs in a row that gain less than
-1e-4 in training loss, or after 200.
-*Deviations*: float32 throughout, as scikit-learn has it for float32 rows. Each epoch's order is drawn anew, not by shuffling the
-last one. With more than two classes the softmax runs over all classes of the pool, also those that a training set lacks.
-Inputs are not scaled, as there.
+1e-3, batches of 200, L2 penalty 1e-4, Glorot uniform initialisation; training stops after more than 10 consecutive epochs that
+improve the training loss by less than 1e-4, or after 200 epochs.
+*Deviations*: float32 throughout, as in scikit-learn for float32 rows. Each epoch's order is drawn independently, not by
+shuffling the previous one. With more than two classes the softmax is over all classes of the pool, including those missing from
+a training set. As in scikit-learn, inputs are not scaled.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from subpop.victims.batched_jobs import check_jobs, present, stacked
 from subpop.victims.mlp_recipe import Parameters, Task, Trained, initial
 
 _BUDGET = 256 << 20
-"""Bytes of row numbers, labels, orders and rows outside the pool that are held at a time."""
+"""Maximum bytes of row numbers, labels, orders and rows outside the pool in memory at a time."""
 _SAMPLE_BYTES = 28
 
 
 class MLP:
-    """`hidden` ReLU units trained for at most `max_epochs`, on the CPU: a run with `--device cuda` trains them there as well."""
+    """`hidden` ReLU units, trained for at most `max_epochs`, always on the CPU, even with `--device cuda`."""
 
     exact = False
 
@@ -37,7 +37,7 @@ class MLP:
         self.hidden, self.max_epochs = hidden, max_epochs
 
     def fit_many(self, jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:
-        """Train an `MLPModel` for each job. Raises BadInput for jobs that cannot be trained on, and for weights but 0 and 1."""
+        """Train one `MLPModel` per job. Raises BadInput for invalid jobs, and for weights other than 0 and 1."""
         from subpop.victims.mlp_narrow import train
 
         check_jobs(jobs, seeds)
@@ -61,7 +61,7 @@ class MLP:
 
 
 def _chunks(jobs: Sequence[FleetJob]) -> Iterator[slice]:
-    """Cut the jobs, in order, so that each chunk's own data fits the budget."""
+    """Split the jobs, in order, so that each chunk's own data fits into the budget."""
     start, held = 0, 0
     for i, job in enumerate(jobs):
         size = len(job) * _SAMPLE_BYTES + (0 if job.extra_x is None else job.extra_x.size * 4)
@@ -74,7 +74,7 @@ def _chunks(jobs: Sequence[FleetJob]) -> Iterator[slice]:
 
 
 def _flat(x: Array) -> Floats:
-    """(n, d) float32, each row's values in a line."""
+    """(n, d) float32 rows, flattened."""
     if x.dtype.kind not in "fiub":
         raise BadInput(f"inputs are {x.dtype}; the MLP victim takes numbers")
     return np.ascontiguousarray(x.reshape(len(x), int(np.prod(x.shape[1:]))), dtype=np.float32)
@@ -88,9 +88,9 @@ def _model(trained: Trained) -> MLPModel:
 
 @dataclass(frozen=True, eq=False)
 class MLPModel:
-    """A trained network: w1 (d, hidden), b1 (hidden,), w2 (hidden, k), b2 (k,) float32; k = 1 for two classes, else their number.
+    """A trained network: w1 (d, hidden), b1 (hidden,), w2 (hidden, k), b2 (k,) float32; k = 1 for two classes, else k = C.
 
-    final_loss: mean training loss of the last epoch, with the penalty.
+    final_loss: mean training loss of the last epoch, including the penalty.
     """
 
     w1: Floats
@@ -101,7 +101,7 @@ class MLPModel:
     final_loss: float
 
     def features(self, x: Array) -> Floats:
-        """(n, hidden) float32 activations; refuses rows of another width than d."""
+        """(n, hidden) float32 activations; raises BadInput for rows of another width than d."""
         rows = _flat(np.asarray(x))
         if rows.shape[1] != len(self.w1):
             raise BadInput(f"inputs have {rows.shape[1]} features a row; this model was trained on {len(self.w1)}")

@@ -1,7 +1,7 @@
-"""The MLP victim's training as machine code: one network, its whole step in cache, zeros of x skipped.
+"""Compiled training of the MLP victim: one network at a time, with a whole step in cache, skipping zeros of x.
 
-Hidden units are padded to a multiple of sixteen and handled sixteen at a time; padded units start at zero and stay there.
-Sums run in one fixed order, the same whether zeros are skipped or not, so both ways give the same bits.
+Hidden units are padded to a multiple of sixteen and processed sixteen at a time; padded units start at zero and stay zero. Sums
+have a fixed order whether or not zeros are skipped, so both variants give identical bits.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from subpop.victims import plain_lanes
 from subpop.victims.compiled import Function
 
 BUILT_FROM = "74b3fc09b4bb"
-"""Start of the SHA-256 of compiled.py, lanes.py and mlp_recipe.py: machine code kept on disk is made anew only when this file
-changes, so it must change whenever they do."""
+"""First digits of the SHA-256 of compiled.py, lanes.py and mlp_recipe.py. Numba's cache on disk is only invalidated when this
+file changes, so it must change whenever they do."""
 
 
 def _words() -> Any:
-    """`lanes`, or with a warning `plain_lanes`, where those cannot be built."""
+    """`lanes`, or, with a warning, `plain_lanes` if the former cannot be compiled."""
     try:
         from subpop.victims import lanes
 
         reason = lanes.works()
-    except Exception as error:  # whatever another version of Numba or llvmlite lacks
+    except Exception as error:  # another version of Numba or llvmlite may lack anything
         reason = f"{type(error).__name__}: {error}"
     if not reason:
         return lanes
@@ -57,7 +57,7 @@ _EPSILON = np.float32(recipe.EPSILON)
 
 
 class Rows(NamedTuple):
-    """The rows that all networks share: nonzeros (starts, columns, values) or all, flat, in `dense`; the other form is empty."""
+    """The rows shared by all networks: their nonzeros (starts, columns, values), or all values in `dense`; the other is empty."""
 
     starts: Ints
     columns: NDArray[np.int32]
@@ -75,9 +75,9 @@ class Samples(NamedTuple):
 class Net(NamedTuple):
     """One network in training.
 
-    weights: [w1 (d, width) | w2 (k, width) | b1 (width) | b2 (k)]; as long: gradient, a batch's sum; mean and square, Adam's
-    moments. hidden: (batch * width,) inputs of the hidden units, then their gradients; outputs: (batch * k,), then their
-    gradients. inputs, width, k: d, the padded number of hidden units, and that of outputs.
+    weights: [w1 (d, width) | w2 (k, width) | b1 (width) | b2 (k)]; of the same layout: gradient, summed over a batch; mean and
+    square, Adam's moments. hidden: (batch * width,) inputs of the hidden units, overwritten by their gradients; outputs:
+    (batch * k,), overwritten by their gradients. inputs: d; width: padded number of hidden units; k: number of outputs.
     """
 
     weights: Floats
@@ -120,11 +120,11 @@ def _add_outer(rows: Rows, batch: Ints, net: Net) -> None:
 
 @compiled
 def _add_dense_rows(x: Floats, batch: Ints, net: Net) -> None:
-    """As `_add_rows`, four rows at a time: they share each load of a weight and hide the latency of one another's sums."""
+    """Like `_add_rows`, four rows at a time, which share each load of a weight and hide each other's latency."""
     d, width, last = net.inputs, net.width, len(batch) - 1
     for j in range(0, width, LANES):
         for i0 in range(0, len(batch), 4):
-            i1, i2, i3 = min(i0 + 1, last), min(i0 + 2, last), min(i0 + 3, last)  # at the end a row may be written twice
+            i1, i2, i3 = min(i0 + 1, last), min(i0 + 2, last), min(i0 + 3, last)  # the last row may be written more than once
             x0, x1, x2, x3 = get(batch, i0) * d, get(batch, i1) * d, get(batch, i2) * d, get(batch, i3) * d
             s0, s1 = load(net.hidden, i0 * width + j), load(net.hidden, i1 * width + j)
             s2, s3 = load(net.hidden, i2 * width + j), load(net.hidden, i3 * width + j)
@@ -140,7 +140,7 @@ def _add_dense_rows(x: Floats, batch: Ints, net: Net) -> None:
 
 @compiled
 def _add_dense_outer(x: Floats, batch: Ints, net: Net) -> None:
-    """As `_add_outer`, four rows at a time: they share each load and store of a gradient."""
+    """Like `_add_outer`, four rows at a time, which share each load and store of a gradient."""
     d, width, whole = net.inputs, net.width, len(batch) - len(batch) % 4
     for j in range(0, width, LANES):
         for i in range(0, whole, 4):
@@ -179,7 +179,7 @@ def _forward(rows: Rows, batch: Ints, net: Net) -> None:
 
 @compiled
 def _backward(rows: Rows, batch: Ints, net: Net) -> None:
-    """Write the gradient, without the penalty's, from the gradients in `outputs`; `hidden` becomes that of the units' inputs."""
+    """Write the gradient, without the penalty, from the gradients in `outputs`; `hidden` is overwritten by its gradient."""
     d, width, k = net.inputs, net.width, net.k
     for j in range(0, width, LANES):
         b1 = fill(_ZERO)
@@ -205,7 +205,7 @@ def _backward(rows: Rows, batch: Ints, net: Net) -> None:
 
 @compiled
 def _logistic(outputs: Floats, i: int, label: int) -> Any:
-    """The probability of `label`; outputs[i] becomes its gradient."""
+    """The probability of `label`; overwrites outputs[i] by its gradient."""
     small = math.exp(-abs(outputs[i]))
     p = (_ONE if outputs[i] >= _ZERO else small) / (_ONE + small)
     outputs[i] = p - np.float32(label)
@@ -214,7 +214,7 @@ def _logistic(outputs: Floats, i: int, label: int) -> Any:
 
 @compiled
 def _softmax(outputs: Floats, start: int, stop: int, label: int) -> Any:
-    """The probability of `label`; outputs[start:stop] become their gradients."""
+    """The probability of `label`; overwrites outputs[start:stop] by their gradients."""
     highest, sums = outputs[start], _ZERO
     for o in range(start + 1, stop):
         highest = max(highest, outputs[o])
@@ -230,12 +230,12 @@ def _softmax(outputs: Floats, start: int, stop: int, label: int) -> Any:
 
 @compiled
 def _errors(labels: NDArray[np.int32], net: Net) -> Any:
-    """Turn outputs into their gradients, probabilities less labels; the summed log loss, with the penalty."""
+    """Overwrite outputs by their gradients (probabilities minus labels); returns the summed log loss plus the penalty."""
     loss, product, sums, k = 0.0, 1.0, fill(_ZERO), net.k
     for i in range(len(labels)):
         own = _logistic(net.outputs, i, labels[i]) if k == 1 else _softmax(net.outputs, i * k, (i + 1) * k, labels[i])
         product *= min(max(own, _LOW), _HIGH)
-        if product < 1e-250:  # one logarithm serves many rows
+        if product < 1e-250:  # one logarithm for many rows
             loss -= math.log(product)
             product = 1.0
     for j in range(0, (net.inputs + k) * net.width, LANES):
@@ -246,7 +246,7 @@ def _errors(labels: NDArray[np.int32], net: Net) -> Any:
 
 @compiled
 def _adam(net: Net, count: int, step: float) -> None:
-    """One step from the summed gradient of `count` rows; empties it."""
+    """One step of Adam with the summed gradient of `count` rows, which is reset to zero."""
     weights, gradient, mean, square = net.weights, net.gradient, net.mean, net.square
     scale, decay = np.float32(1 / count), np.float32(recipe.PENALTY / count)
     rate = np.float32(recipe.LEARNING_RATE * math.sqrt(1 - recipe.BETA_2**step) / (1 - recipe.BETA_1**step))
@@ -262,7 +262,7 @@ def _adam(net: Net, count: int, step: float) -> None:
 # --- epochs -----------------------------------------------------------------------------------------------------------
 
 STEPS, EPOCHS, LOSS, BEST, STALE = range(5)
-"""Places in a network's (5,) float64 progress: steps, epochs, last loss, best loss, epochs in a row without progress."""
+"""Indices in a network's (5,) float64 progress: steps, epochs, last loss, best loss, consecutive epochs without progress."""
 
 
 @compiled
@@ -277,7 +277,7 @@ def note_epoch(loss: float, progress: NDArray[np.float64]) -> bool:
 
 @compiled
 def train_epochs(rows: Rows, samples: Samples, orders: NDArray[np.int32], net: Net, progress: NDArray[np.float64]) -> bool:
-    """Train for an epoch per row of `orders` (epochs, n), positions in `samples`; True if training is over."""
+    """Train for one epoch per row of `orders` (epochs, n), positions in `samples`; returns True if training is over."""
     n, size = len(samples.rows), min(recipe.BATCH_SIZE, len(samples.rows))
     batch, labels = np.empty(size, np.int64), np.empty(size, np.int32)
     for e in range(len(orders)):

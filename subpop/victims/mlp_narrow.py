@@ -1,4 +1,4 @@
-"""A fleet of MLP victims on the CPU: each thread trains one network after another, all reading the same rows."""
+"""Training a fleet of MLP victims on the CPU: each thread trains one network after another, on shared rows."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from subpop.victims import mlp_recipe as recipe
 from subpop.victims.mlp_recipe import Parameters, Task, Trained
 
 SPARSE_BELOW = 0.25
-"""Share of nonzeros below which zeros are skipped: both ways take equally long at .25 to .3, whatever the width."""
+"""Zeros are skipped if the fraction of nonzeros is below this: both variants are equally fast at .25 to .3, for any width."""
 _SAMPLES_A_CALL = 1 << 16
-"""Samples that one call of the kernel visits, about: a call costs microseconds, a batch order 4 bytes a sample."""
+"""Approximate number of samples per call of the kernel: a call takes microseconds, the batch order 4 bytes per sample."""
 
 
 def train(x: Floats, tasks: Sequence[Task], max_epochs: int) -> list[Trained]:
-    """Train every task on rows of x (N, d); a task's bits depend on its own rows, labels and seed alone."""
+    """Train every task on rows of x (N, d); a task's result depends on its own rows, labels and seed alone."""
     rows = _rows(x)
-    # joblib knows of containers' limits; Numba's number shrinks in joblib's own workers.
+    # joblib respects the CPU limits of containers; Numba's thread count is lower in joblib's workers.
     threads = max(1, min(len(tasks), joblib.cpu_count(), config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(lambda task: _train_one(rows, task, max_epochs), tasks))
@@ -42,7 +42,7 @@ def _train_one(rows: kernel.Rows, task: Task, max_epochs: int) -> Trained:
 
 
 def _rows(x: Floats, sparse: bool | None = None) -> kernel.Rows:
-    """x in the form that its share of zeros asks for; all arrays read-only, so that one machine code serves all."""
+    """x as nonzeros or dense, depending on its fraction of zeros. All arrays are read-only, so one specialisation suffices."""
     if sparse is None:
         sparse = bool(np.count_nonzero(x) < SPARSE_BELOW * x.size)
     row, column = np.nonzero(x) if sparse else np.empty((2, 0), np.int64)
@@ -66,7 +66,7 @@ def _net(task: Task) -> kernel.Net:
 
 
 def _aligned(size: int) -> Floats:
-    """(size,) zeros that start at a cache line, so that sixteen floats never straddle two."""
+    """(size,) zeros aligned to a cache line, so that sixteen floats never cross one."""
     room = np.zeros(size + kernel.LANES, np.float32)
     start = -room.ctypes.data // room.itemsize % kernel.LANES
     return room[start : start + size]

@@ -1,7 +1,7 @@
-"""Many penalised logistic regressions at once: Newton's method with conjugate gradients, in lockstep.
+"""Solving many penalised logistic regressions in lockstep, by Newton's method with conjugate gradients.
 
-A product with the Hessians of all problems is two matrix products over the rows that they share; rows that few problems
-use are kept in a list a problem. A problem that has converged leaves the fleet.
+A product with the Hessians of all problems is two matrix products over the rows that they share; rows that few problems use are
+in a separate list per problem. Problems that have converged leave the fleet.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from subpop.victims.margins import Lists, Margins, add_list_sums, conjugate_step
 Doubles = NDArray[np.float64]
 
 FULL_CURVATURE, LARGEST_BLOCK = 2048, 4096
-"""Up to this many parameters the preconditioner is a whole inverse Hessian, beyond it a block a class; of more features than
-the second number, whose block would take minutes to invert, the diagonal alone."""
+"""Up to FULL_CURVATURE parameters the preconditioner is a full inverse Hessian, otherwise one block per class; for more than
+LARGEST_BLOCK features, whose blocks would take minutes to invert, only the diagonal."""
 CONJUGATE_LIMIT = 300
 PATIENCE = 4
-"""A problem that has not halved its residual or its error in so many Newton steps has reached what its precision allows."""
+"""A problem for which neither residual nor error has halved in this many Newton steps is at the limit of its precision."""
 SMALL = 1e-3
-"""Parameters of scaled features below this need no relative accuracy."""
+"""Lower bound of the scale in relative errors of parameters of scaled features."""
 
 
 @dataclass(frozen=True, eq=False)
 class Fleet:
     """M problems, each sum_i total_i * logloss_i + sum(penalty * w^2) / 2 over K' score columns and d' scaled features.
 
-    shared: (N, d') and listed: (A, d') rows, by dtype; total: (M, W) weight of each row of a problem and label: (M, K', W)
-    its part in each class, shared rows first, then the problem's list; penalty: (M, d'); unit: (d',) takes a gradient to
-    the inputs' own units; weight: (M,) sum of weights.
+    shared: (N, d') and listed: (A, d') rows, by dtype; total: (M, W) weight of each row of a problem and label: (M, K', W) its
+    part in each class, shared rows first, then the problem's list; penalty: (M, d'); unit: (d',) converts a gradient to the
+    inputs' own units; weight: (M,) sum of weights.
     """
 
     shared: dict[type, Array]
@@ -51,9 +51,9 @@ class Fleet:
 
 
 class Precision(NamedTuple):
-    """One stage of a solve. outer: dtype of margins and gradients; inner: of the equations for a step; forcing: their accuracy.
+    """One stage of a solve. outer: dtype of margins and gradients; inner: of the linear solve for a step; forcing: its accuracy.
 
-    A problem is done at |gradient|_inf / weight <= residual (in the inputs' units) and estimated relative error <= error.
+    A problem has converged if |gradient|_inf / weight <= residual (in the inputs' units) and estimated relative error <= error.
     """
 
     outer: type
@@ -81,7 +81,7 @@ def solve(fleet: Fleet, w: Doubles, inverse: Array, stages: Sequence[Precision])
     left, residual = np.arange(len(fleet)), np.full(len(fleet), np.inf)
     for precision in stages:
         unfinished = Newton(fleet, inverse, precision).run(w, left, residual)
-        left = unfinished if np.isfinite(precision.residual) else left  # a stage that demands none only comes near
+        left = unfinished if np.isfinite(precision.residual) else left  # a stage without a bound only improves the start
         if not len(left):
             break
     return residual
@@ -90,7 +90,7 @@ def solve(fleet: Fleet, w: Doubles, inverse: Array, stages: Sequence[Precision])
 def inverse_hessian(fleet: Fleet, w: Doubles) -> Doubles:
     """(B, s, s) blocks of the inverse Hessian of a fleet of one problem without a list, at w (1, K', d').
 
-    One block of all parameters, a block a class, or, with very many features, a block of size 1 a parameter.
+    There is one block of all parameters, one per class, or, with very many features, one of size 1 per parameter.
     """
     z, (classes, d) = fleet.shared[np.float64], w.shape[1:]
     scores = np.vstack([w[0] @ z.T, np.zeros((1 if classes == 1 else 0, len(z)))])
@@ -112,13 +112,13 @@ def inverse_hessian(fleet: Fleet, w: Doubles) -> Doubles:
         square = np.stack([block(k, k) for k in range(classes)])
     np.einsum("bii->bi", square)[:] += np.tile(fleet.penalty[0], square.shape[1] // d)
     if classes > 1 and fleet.penalty[0, -1] == 0:
-        # Free intercepts may all move together at no cost, and no gradient points there: any curvature will do.
+        # A common shift of unpenalised intercepts changes nothing, and gradients have no component there: any curvature works.
         square[:, d - 1 :: d, d - 1 :: d] += square[:, d - 1, d - 1].mean() / classes
     return np.linalg.inv(square)
 
 
 class Newton:
-    """A fleet in one stage of its solve."""
+    """One stage of the solve of a fleet."""
 
     def __init__(self, fleet: Fleet, inverse: Array, precision: Precision) -> None:
         self.fleet, self.precision = fleet, precision
@@ -131,7 +131,7 @@ class Newton:
         self.at = Margins(margin, np.zeros(shape, inner), np.empty(shape, inner), residual, total, label)
 
     def run(self, w: Doubles, problems: Ints, residual: Doubles) -> Ints:
-        """Newton steps until each problem is done, no longer improves or has had its steps; returns those not done."""
+        """Take Newton steps until each problem has converged, stalled or used up its steps; returns those not converged."""
         self._place(w, problems)
         left = []
         best, idle = np.full((len(w), 2), np.inf), np.zeros(len(w), np.int64)
@@ -159,17 +159,17 @@ class Newton:
         penalty = np.stack([_dots(pull, w[problems]), _dots(pull, direction)], axis=1)
         line_search(problems, self.fleet.lists, self.at, start, penalty, steps)
         w[problems] += steps[:, None, None] * direction
-        if self.precision.inner != self.precision.outer:  # margins that moved in low precision would hide what is left
+        if self.precision.inner != self.precision.outer:  # margins updated in low precision would be too inexact
             self._place(w, problems)
 
     def _measure(self, w: Doubles, problems: Ints, gradient: Doubles, residual: Doubles) -> Doubles:
-        """Record residuals; returns how far each problem is from its optimum, relative to its largest parameter."""
+        """Record residuals; returns each problem's estimated distance to its optimum, relative to its largest parameter."""
         residual[problems] = np.abs(gradient * self.fleet.unit).max(axis=(1, 2)) / self.fleet.weight[problems]
         distance = np.abs(self._precondition(gradient.astype(self.precision.inner))).max(axis=(1, 2))
         return np.asarray(distance / np.maximum(np.abs(w[problems]).max(axis=(1, 2)), SMALL), dtype=np.float64)
 
     def _directions(self, problems: Ints, gradient: Doubles, forcing: Doubles) -> Array:
-        """Newton's directions by preconditioned conjugate gradients, each to its own relative accuracy."""
+        """Newton directions by preconditioned conjugate gradients, each to its own relative accuracy."""
         inner = self.precision.inner
         left: Array = -gradient.astype(inner)
         found = np.zeros_like(left)
@@ -190,7 +190,7 @@ class Newton:
         return found
 
     def _curvature_products(self, problems: Ints, search: Array, size: Doubles) -> tuple[Array, Array]:
-        """Hessian times search, and the conjugate gradient steps; margins' `change` moves along."""
+        """Hessian times search, and the conjugate gradient steps; updates the `change` of margins."""
         penalty = self.fleet.penalty[problems][:, None].astype(search.dtype) * search
         steps = np.empty(len(problems))
         q = self._products(problems, search)
@@ -198,7 +198,7 @@ class Newton:
         return self._sums(problems, q) + penalty, _column(steps, self.precision.inner)
 
     def _place(self, w: Doubles, problems: Ints) -> None:
-        """Compute margins, chances and residuals afresh."""
+        """Recompute margins, chances and residuals."""
         here: Array = w[problems].astype(self.precision.outer)
         self.at.margin[problems] = self._products(problems, here)
         evaluate(problems, self.fleet.lists, self.at)
@@ -209,7 +209,7 @@ class Newton:
         return loss + self.fleet.penalty[problems][:, None] * w[problems]
 
     def _products(self, problems: Ints, w: Array) -> Array:
-        """rows w: (m, K', W); what stands behind a shorter list is arbitrary."""
+        """rows w: (m, K', W); values after the end of a problem's list are arbitrary."""
         rows, (m, classes, d) = self.fleet.shared[w.dtype.type], w.shape
         q: Array = np.empty((m, classes, self.fleet.total.shape[1]), w.dtype)
         np.matmul(w.reshape(m * classes, d), rows.T, out=q.reshape(m * classes, q.shape[2])[:, : len(rows)])

@@ -1,7 +1,7 @@
-"""The words of `lanes` in plain numpy: what they mean, and what runs where their machine code cannot be built.
+"""The operations of `lanes` in plain numpy: their specification, and a fallback if `lanes` cannot be compiled.
 
-Sixteen float32 are an array here. Products and sums are rounded separately, so that the bits are those of a processor without
-fused multiply-add. Every word makes an array, which makes training about a hundred times slower.
+Sixteen float32 are an array here. Products and sums are rounded separately, so the bits are those of a processor without fused
+multiply-add. Every operation allocates an array, so training is about a hundred times slower.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from subpop.types import Array, Floats
 
 LANES = 16
 compiled = njit(nogil=True, error_model="numpy")
-"""Not kept on disk, where the same functions lie with the machine code of `lanes` in them."""
+"""Without Numba's cache on disk, which contains the same functions compiled with `lanes`."""
 
 
 @compiled
@@ -38,13 +38,13 @@ def store(array: Floats, index: int, value: Floats) -> None:
 
 @compiled
 def fill(scalar: Any) -> Floats:
-    """Sixteen times one float."""
+    """One float, repeated sixteen times."""
     return np.full(LANES, scalar, np.float32)
 
 
 @compiled
 def multiply_add(factor: Any, value: Floats, sums: Floats) -> Any:
-    """factor * value + sums; `factor` is a float or sixteen."""
+    """factor * value + sums; `factor` is one float or sixteen."""
     return factor * value + sums
 
 
@@ -56,7 +56,7 @@ def where_positive(test: Floats, value: Floats) -> Floats:
 
 @compiled
 def total(value: Floats) -> Any:
-    """The sum of sixteen floats, one half added to the other."""
+    """The sum of sixteen floats, by repeatedly adding one half to the other."""
     eight = value[:8] + value[8:]
     four = eight[:4] + eight[4:]
     two = four[:2] + four[2:]

@@ -127,7 +127,7 @@ def _fit_one(template: Any, job: FleetJob, seed: int) -> SklearnModel:
     if len(present) == 1:  # many estimators cannot be trained on one class; the prediction is known
         return SklearnModel(None, n_classes, present)
     x, y = job.x.reshape(len(job), -1)[used], job.y[used]
-    # Not in canonical order, which puts poison last: who breaks ties by row order (k-NN, trees) would see which rows are poison.
+    # Not in canonical order, which has poison last: estimators that break ties by row order (k-NN, trees) would exploit that.
     order = content_order(x, y)
     estimator = prepare(_unfitted(template), seed, present.tolist())
     codes = np.searchsorted(present, y[order])
@@ -147,7 +147,7 @@ def _fit_one(template: Any, job: FleetJob, seed: int) -> SklearnModel:
 class SklearnModel:
     """A fitted scikit-learn classifier behind the Model protocol. present: (K,) the classes that it was trained on, sorted.
 
-    estimator: None where that is a single class.
+    estimator: None if there is only one class.
     """
 
     def __init__(self, estimator: Any, n_classes: int, present: Ints) -> None:
@@ -157,8 +157,8 @@ class SklearnModel:
     def predict_proba(self, x: Array) -> Floats:
         """(n, C) float32, rows that sum to one.
 
-        Decision values pass through a logistic or softmax where the estimator has no probabilities; where it only predicts, the
-        predicted class has probability one. A row for which the estimator has no probability above 0 gets equal ones.
+        If the estimator has no probabilities, they are the logistic or softmax of its decision values; if it only predicts, the
+        predicted class has probability one. A row whose probabilities are all 0 gets equal ones.
         """
         flat = np.asarray(x).reshape(len(x), int(np.prod(np.shape(x)[1:])))
         out = np.zeros((len(flat), self._n_classes), np.float32)
@@ -183,7 +183,7 @@ class SklearnModel:
         return found
 
     def _codes(self) -> Ints:
-        """The class, among those present, of each column of an answer."""
+        """The class, as an index into those present, of each column of a prediction."""
         width = len(self._present)
         own = getattr(self._estimator, "classes_", None) if self._answer != "predict" else None
         if own is None:
@@ -219,13 +219,13 @@ class SklearnModel:
 
 
 def _answer(estimator: Any) -> str:
-    """The method that a fitted estimator is asked with."""
+    """The name of the method that is used for predictions of a fitted estimator."""
     from sklearn.base import BaseEstimator, is_classifier
     from sklearn.model_selection import FixedThresholdClassifier, TunedThresholdClassifierCV
 
     thresholds = isinstance(estimator, FixedThresholdClassifier | TunedThresholdClassifierCV)
     for name in ("predict_proba", "decision_function"):
-        if hasattr(estimator, name) and not thresholds:  # a threshold of its own is known to `predict` alone
+        if hasattr(estimator, name) and not thresholds:  # only `predict` uses the tuned threshold
             return name
     if hasattr(estimator, "predict") and (is_classifier(estimator) or not isinstance(estimator, BaseEstimator)):
         return "predict"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from subpop.victims.torch_network import ConvClassifier
 
 _PIXELS = 640 << 10
-"""Positions of pictures that go through a network at a time, in at most _ROWS rows."""
+"""Maximum number of pixels in a batch of at most _ROWS rows."""
 _ROWS = 512
 
 
@@ -61,7 +61,7 @@ def _immutable(x: Array) -> bool:
 
 
 class TorchModel:
-    """A convolutional classifier of uint8 pictures (n, channels, height, width); `network` must not be changed any more."""
+    """A convolutional classifier of uint8 pictures (n, channels, height, width). `network` must not be modified afterwards."""
 
     def __init__(self, network: ConvClassifier, device: str = "cpu", seen: _LastFeatures | None = None) -> None:
         self._network, self.device = network, device
@@ -69,7 +69,7 @@ class TorchModel:
 
     @property
     def module(self) -> nn.Module:
-        """A copy of the network, eval mode, on the CPU: pixels in 0..255, uint8 or float, to (n, C) logits."""
+        """A copy of the network in eval mode on the CPU: maps pixels in 0..255, uint8 or float, to (n, C) logits."""
         return copy.deepcopy(self._network)
 
     def predict_proba(self, x: Array) -> Floats:
@@ -80,12 +80,12 @@ class TorchModel:
             return self._network.head(torch.from_numpy(self.features(x))).softmax(1).numpy()  # type: ignore[no-any-return]
 
     def features(self, x: Array) -> Floats:
-        """(n, d) float32: the mean over positions of the last map; masked channels 0."""
+        """(n, d) float32: the mean over positions of the last map, with masked channels set to 0."""
         found = self._seen.get(x)
         if found is None:
             found = self._batches(x, lambda network, maps: network.body.finish(maps).mean((2, 3)))
             self._seen.put(x, found)
-        return np.asarray(found * self._kept)  # a channel's mask may wait until after the pooling
+        return np.asarray(found * self._kept)  # masking commutes with pooling
 
     def channel_activations(self, x: Array) -> Floats:
         """(n, c) mean over positions of the last convolution's activations; 0 for a masked channel."""
@@ -128,7 +128,7 @@ class TorchModel:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Array]) -> TorchModel:
-        """The model that gave this state; on the CPU where its device is not here."""
+        """The model with this state, on the CPU if its device is not available."""
         import torch
 
         from subpop.victims.torch_network import of_state
@@ -164,7 +164,7 @@ class TorchModel:
 
 @contextmanager
 def _on(network: ConvClassifier, device: str) -> Iterator[ConvClassifier]:
-    """The network on a device, with the same results from call to call."""
+    """The network on a device, with deterministic results."""
     from torch.backends import cudnn
 
     if device == "cpu":

@@ -20,7 +20,7 @@ from subpop.types import Array, Bools
 POOL = "M"
 _WORDS = re.compile(r"(M )*\d+(/\d+)?( \d+(/\d+)?| M)*")
 PREFIX = "network."
-"""Of the names of a network's arrays in the state of a model."""
+"""Prefix of the names of a network's arrays in the state of a model."""
 
 
 class Body(Protocol):
@@ -68,9 +68,9 @@ class PlainBody(nn.Module):
 
 
 class ConvClassifier(nn.Module):
-    """Logits of pixels in 0..255: (pixels / 255 - offset) through the body, masked channels 0, mean over positions, head.
+    """Maps pixels in 0..255 to logits: (pixels / 255 - offset), the body, masking of channels, mean over positions, the head.
 
-    name: the body's, an ImageNet network or words; penalty: of the head's kernel in training, times its sum of squares.
+    name: of the body, an ImageNet network or words; penalty: factor of the sum of squares of the head's kernel in training.
     """
 
     keep: Tensor
@@ -84,12 +84,12 @@ class ConvClassifier(nn.Module):
         self.register_buffer("keep", torch.from_numpy(kept.astype(np.float32)))
 
     def maps(self, pixels: Tensor) -> Tensor:
-        """(n, c, h, w) activations of the last convolution, without regard to `keep`."""
+        """(n, c, h, w) activations of the last convolution, before masking."""
         x = pixels.to(self.head.weight.dtype, memory_format=torch.channels_last)
         return cast(Body, self.body).channels(x / 255 - self.offset)
 
     def features(self, maps: Tensor) -> Tensor:
-        """(n, c): masked, pooled, and the mean over positions."""
+        """(n, c) features: masked, pooled, and averaged over positions."""
         return cast(Body, self.body).finish(maps * self.keep[:, None, None]).mean((2, 3))
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ def to_state(network: ConvClassifier) -> dict[str, Array]:
 
 
 def of_state(state: Mapping[str, Array]) -> ConvClassifier:
-    """The network that gave this state."""
+    """The network with this state."""
     own = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
     # Always the same memory layout, because it determines how sums are rounded.
     tensors = {name: torch.from_numpy(np.array(value, order="C")) for name, value in own.items()}

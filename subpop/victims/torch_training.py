@@ -1,4 +1,4 @@
-"""Training one network: all pictures on the device as bytes, batches gathered there, no wait for the device in an epoch.
+"""Training one network: all pictures are on the device as bytes, and batches are gathered there, without synchronisation.
 
 On a GPU layers run in bfloat16 (autocast) with weights and sums in float32, channels last in memory.
 """
@@ -69,7 +69,7 @@ def _step(network: ConvClassifier, optimizer: torch.optim.Optimizer, inputs: Ten
 
 
 class _Moves:
-    """Shifts and flips: a row's depend on (seed, epoch, key) alone, so that the poisoned victim sees D as the clean one."""
+    """Random shifts and flips. They depend on (seed, epoch, key) of a row alone: poisoned and clean victims see the same D."""
 
     def __init__(self, recipe: Recipe, seed: int, keys: Ints, sides: tuple[int, ...]) -> None:
         self._seed, self._keys = seed, keys
@@ -82,7 +82,7 @@ class _Moves:
         if not self._flip and not any(self._reach):
             return None
         rng, size = np.random.default_rng([self._seed, 2, epoch]), int(self._keys.max()) + 1
-        # Drawn for rows 0, 1, 2, ... one row after another: a further row changes none before it.
+        # Drawn for rows 0, 1, 2, ... in order, so that an additional row does not change earlier ones.
         draws = rng.random((size, 3))[self._keys[positions]].T
         whole = [np.floor(draw * (2 * reach + 1)) - reach for draw, reach in zip(draws, self._reach, strict=False)]
         moved = np.stack([*whole, (draws[2] < 0.5) & self._flip])

@@ -15,18 +15,18 @@ from subpop.types import Ints
 from subpop.victims.batch_order import BatchOrder
 
 WIDTH = 16
-"""Tokens a class of length."""
+"""Width of a length class, in tokens."""
 
 
 def epoch_batches(keys: Ints, lengths: Ints, seed: int, epochs: int, size: int) -> Iterator[list[Ints]]:
-    """For each epoch its batches: (<= size,) positions in `keys`, the row numbers of a canonical training set."""
+    """Yield the batches of each epoch: (<= size,) positions in `keys`, the row numbers of a canonical training set."""
     order = BatchOrder(seed, keys)
     for epoch in range(epochs):
         yield length_batches(order.epochs(epoch, 1)[0].astype(np.int64), lengths, size)
 
 
 def length_batches(order: Ints, lengths: Ints, size: int) -> list[Ints]:
-    """Batches of `order`, (n,) positions; lengths: (n,) by position. ceil(n / size) in all, one of them perhaps not full."""
+    """Batches of `order`, (n,) positions; lengths: (n,) by position. There are ceil(n / size), of which one may not be full."""
     classes, rest, batches = lengths[order] // WIDTH, list[Ints](), list[Ints]()
     for each in np.unique(classes):
         own = order[classes == each]

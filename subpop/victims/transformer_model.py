@@ -28,7 +28,7 @@ PREFIX = "weights."
 
 @dataclass(frozen=True)
 class Origin:
-    """Where an encoder is found. weights_root: DATA_ROOT/weights by default; cache: folder of hidden states, None: none."""
+    """Where to find an encoder. weights_root: DATA_ROOT/weights by default; cache: folder of hidden states, None for no cache."""
 
     encoder: str
     weights_root: Path | None = None
@@ -47,7 +47,7 @@ class Origin:
 
     @classmethod
     def of(cls, arrays: Mapping[str, Array]) -> Origin:
-        """Return the stored model, on the CPU if its device is not available; raises BadInput if the encoder has changed."""
+        """The stored origin, on the CPU if its device is not available; raises BadInput if the encoder has changed."""
         import torch
 
         name, root, cache, device, fingerprint = map(str, arrays["origin"])
@@ -92,7 +92,7 @@ class TextModel(ABC):
         return dict(self._network.named_parameters())
 
     def _batched(self, lengths: Ints, own: Any) -> Floats:
-        """(n, d) of `own`(network on the device, rows) for rows in order of length."""
+        """(n, d) results of `own`(network on the device, rows), computed on batches of rows in order of length."""
         import torch
 
         from subpop.victims.transformer_network import moved
@@ -108,7 +108,7 @@ class TextModel(ABC):
 
 
 class LastLayerTextModel(TextModel):
-    """Last block and classifier on an encoder's states, which are looked up or computed once for each row."""
+    """Last block and classifier on an encoder's states, which are computed once per row and cached."""
 
     _network: Head
 
@@ -141,7 +141,7 @@ class LastLayerTextModel(TextModel):
 
 
 class WholeTextModel(TextModel):
-    """A network with all of its weights; tokens go through it at each call."""
+    """A network with all its weights, which processes tokens in each call."""
 
     _network: Whole
 

@@ -18,18 +18,18 @@ from torch import Tensor, nn
 from subpop.features.encoders.blocks import attended, lower_states
 
 DEVIATION = 0.02
-"""Of a new classifier's weights, as BERT draws them."""
+"""Standard deviation of a new classifier's weights, as in BERT."""
 
 
 class Head(nn.Module):
-    """Last block, pooler and classifier: states that the last block reads, (n, L, d), to logits."""
+    """Last block, pooler and classifier: maps the input states of the last block, (n, L, d), to logits."""
 
     def __init__(self, block: nn.Module, pooler: nn.Module, classifier: nn.Linear) -> None:
         super().__init__()
         self.block, self.pooler, self.classifier = block, pooler, classifier
 
     def features(self, states: Tensor, lengths: Tensor) -> Tensor:
-        """(n, d): the pooled [CLS]; values behind a row's end do not count, but must be finite."""
+        """(n, d): the pooled [CLS]. Values after a row's end have no influence, but must be finite."""
         block = cast(Any, self.block)
         first = states[:, 0]
         attention = block.attention.output(_collected(block.attention.self, first, states, lengths), first)
@@ -58,7 +58,7 @@ def _collected(attention: Any, first: Tensor, states: Tensor, lengths: Tensor) -
 
 
 class Whole(nn.Module):
-    """Embeddings, lower blocks and head: tokens, (n, L), to logits."""
+    """Embeddings, lower blocks and head: maps tokens, (n, L), to logits."""
 
     def __init__(self, embeddings: nn.Module, blocks: nn.ModuleList, head: Head) -> None:
         super().__init__()
@@ -91,13 +91,13 @@ def new_head(bert: Any, n_classes: int, seed: int) -> Head:
 
 
 def new_whole(bert: Any, n_classes: int, seed: int) -> Whole:
-    """Copies of all of a BERT under a classifier drawn from `seed`."""
+    """A copy of a whole BERT, with a classifier drawn from `seed`."""
     lower = copy.deepcopy(bert.embeddings), copy.deepcopy(bert.encoder.layer[:-1])
     return Whole(*lower, new_head(bert, n_classes, seed)).eval()
 
 
 def last_layer_parameters(head: Head) -> list[nn.Parameter]:
-    """The trained part of a last-layer victim: the block and the classifier, not the pooler."""
+    """The trained parameters of a last-layer victim: the block and the classifier, not the pooler."""
     return [*head.block.parameters(), *head.classifier.parameters()]
 
 

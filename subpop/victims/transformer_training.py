@@ -1,4 +1,4 @@
-"""Training a text classifier: AdamW, a learning rate that falls linearly to 0 without warm-up, dropout off.
+"""Training a text classifier: AdamW with a learning rate that decreases linearly to 0, without warm-up and dropout.
 
 On a GPU layers run in bfloat16 (autocast) with float32 weights.
 """
@@ -17,7 +17,7 @@ from subpop.victims.batched_jobs import Recipe
 from subpop.victims.transformer_batches import epoch_batches
 
 Inputs = Callable[[Ints], tuple[Tensor, Tensor]]
-"""Positions of a batch -> the network's inputs, on the device, and (n,) lengths."""
+"""Maps positions of a batch to the network's inputs on the device, and (n,) lengths."""
 
 
 def train(

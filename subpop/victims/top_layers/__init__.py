@@ -1,4 +1,4 @@
-"""Top layers on frozen features that differ in one training row each: the victims of Table 16, solved as one batch.
+"""Top layers on frozen features, each with one training row changed: the victims of Table 16, solved as one batch.
 
-`top_layer` trains one layer, `heads` many. Importing this does not import torch.
+`top_layer` trains one layer, `heads` many. Importing this package does not import torch.
 """

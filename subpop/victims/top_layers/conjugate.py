@@ -1,6 +1,6 @@
-"""Conjugate gradients of many heads in machine code, since an iteration is too short to be put together from torch's calls.
+"""Compiled conjugate gradients for many heads: an iteration is too short for separate calls of torch.
 
-For float32 and float64; sums over rows are always in float64.
+Arrays are float32 or float64; sums over rows are always in float64.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def conjugate_gradients(
     left: Array,
     accuracy: Array,
 ) -> Array:
-    """(J, n) z with (I + root K root) z = left, which is changed; `Products`, `Preconditioner` and `Equations` tell the rest."""
+    """(J, n) z with (I + root K root) z = left; overwrites `left`. For the arguments see `Products` and `Preconditioner`."""
     heads, n = left.shape
     found, search, near, across = (
         np.zeros_like(left),
@@ -36,7 +36,7 @@ def conjugate_gradients(
     )
     norm, goal, live, m = np.zeros(heads), np.zeros(heads), np.arange(heads), heads
     for step in range(limit + 1):
-        # A preconditioned residual, and from it the next search direction. Heads are columns where matrices are multiplied.
+        # The preconditioned residual, and from it the next search direction. In matrix products, heads are columns.
         columns = np.empty((n, m), left.dtype)
         for k in range(m):
             for i in range(n):

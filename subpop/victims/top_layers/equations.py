@@ -1,4 +1,4 @@
-"""The equations of Newton steps of many top layers, by preconditioned conjugate gradients in lockstep."""
+"""Solving the linear equations of Newton steps of many top layers, by preconditioned conjugate gradients in lockstep."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from subpop.victims.top_layers.gram import Gram, Products
 
 CONJUGATE_LIMIT = 300
 FINEST = 1e-5
-"""Relative accuracy that float32 can reach without trouble."""
+"""Relative accuracy that float32 reaches reliably."""
 EXACT, ROUNDS = 1e-7, 10
-"""Of solutions that are used as they are: an attack's gradients in the pixels then are right to some parts in 100,000."""
+"""Relative accuracy of final solutions, for which the pixel gradients of an attack are accurate to a few parts in 100,000, and
+the maximum number of refinements."""
 
 
 @dataclass(frozen=True, eq=False)
 class Preconditioner:
-    """The inverse of I + root K root with K's leading directions and diagonal alone, for J heads.
+    """The inverse of I + root K root for J heads, with K approximated by its leading directions and diagonal.
 
-    inner: (J, n) inverse of the diagonal part; outer: (J, n) root times that; core: (J, r, r); made_at: (J, n) margins.
+    inner: (J, n) inverse of the diagonal part; outer: (J, n) root times inner; core: (J, r, r); made_at: (J, n) margins.
     """
 
     made_at: Tensor
@@ -32,12 +33,12 @@ class Preconditioner:
 
     @classmethod
     def of(cls, gram: Gram, products: Products, weight: Tensor, margin: Tensor) -> Preconditioner:
-        """With root the square root of weight (J, n), which margin (J, n) has led to."""
+        """The preconditioner at margin (J, n); root is the square root of weight (J, n), computed from margin."""
         places, low = products.images[:, None], gram.low.dtype
         change = products.more.gather(1, places)
         rest = gram.rest.repeat(len(weight), 1).scatter_add_(1, places, change).clamp_(min=0)
         inner = 1 / (1 + weight * rest)
-        # Head by head: all at once would take memory that no cache holds.
+        # Head by head: all at once would not fit into a cache.
         core = torch.stack([(gram.directions * each[:, None]).T @ gram.directions for each in (weight * inner).to(low)])
         core.diagonal(dim1=1, dim2=2).add_(1)
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(core))
@@ -55,9 +56,9 @@ class Preconditioner:
 
 @dataclass(frozen=True, eq=False)
 class Equations:
-    """(I + root K root) z = b for J heads, K the products of their rows and root (J, n); solved in the precision of K.
+    """(I + root K root) z = b for J heads, with K the products of their rows and root (J, n); solved in the precision of K.
 
-    preconditioner: may be that of other equations nearby.
+    preconditioner: may have been computed for similar equations.
     """
 
     products: Products
@@ -73,7 +74,7 @@ class Equations:
         return torch.addcmul(v, self.root, self.products.times(self.root * v))
 
     def solve(self, b: Tensor, accuracy: Tensor) -> Tensor:
-        """(J, n) z to a relative accuracy (J,) in the preconditioner's norm, as far as the precision goes."""
+        """(J, n) z to a relative accuracy (J,) in the preconditioner's norm, limited by the precision."""
         size = b.norm(dim=1, keepdim=True).clamp(min=torch.finfo(b.dtype).tiny)
         left = (b / size).to(self.products.shared.dtype)
         products, near = self.products, self.preconditioner
@@ -85,13 +86,13 @@ class Equations:
 
 
 def solve_exactly(products: Products, equations: Equations, root: Tensor, b: Tensor) -> Tensor:
-    """(J, n) z with (I + root K root) z = b to the accuracy `EXACT`, refined in float64 where the equations are coarser."""
+    """(J, n) z with (I + root K root) z = b to the accuracy `EXACT`, with refinement in float64 if the equations are float32."""
     size, z, left = b.norm(dim=1).clamp(min=torch.finfo(b.dtype).tiny), torch.zeros_like(b), b
     for _ in range(ROUNDS):
         share = left.norm(dim=1) / size
         accuracy = EXACT / share.clamp(min=EXACT) / 2
         z = z + equations.solve(left, accuracy)
-        if not (accuracy < FINEST).any():  # float32 was fine enough to get all the way
+        if not (accuracy < FINEST).any():  # float32 was accurate enough
             break
         left = b - z - root * products.times(root * z)
     return z

@@ -1,7 +1,8 @@
-"""What many top layers share, each of which differs from a solved one in a single training row: products of rows.
+"""Inner products of training rows, for many top layers that differ from a solved one in a single training row each.
 
-A top layer is w = sum_i a_i f_i over its n training rows, so that everything but w itself takes n numbers and products of rows
-with rows, however many features there are. All heads share the products of the clean rows; each has its changed row's own.
+A top layer is w = sum_i a_i f_i over its n training rows, so everything but w itself can be computed from the n coefficients a
+and inner products of rows, for any number of features. All heads share the products of the clean rows; each has those of its own
+changed row.
 """
 
 from __future__ import annotations
@@ -20,21 +21,21 @@ if TYPE_CHECKING:
     from subpop.victims.top_layers.top_layer import TopLayer
 
 RANK = 64
-"""Directions of the rows that a preconditioner treats exactly; of the rest it knows each row's length."""
+"""Number of leading directions that a preconditioner treats exactly; of the rest it uses only the diagonal."""
 LARGEST = 10_000
-"""Training rows: the table of products then takes 1.2 GB."""
+"""Maximum number of training rows, for which the tables of products take 1.2 GB."""
 NEGLIGIBLE = 1e-12
-"""Curvature that is nothing beside the penalty's."""
+"""Curvature that is negligible relative to that of the penalty."""
 STEEP = 1e6
-"""Equations whose largest eigenvalue is beyond this are solved in float64, others in float32."""
+"""Equations with a largest eigenvalue above this are solved in float64, others in float32."""
 
 
 @dataclass(frozen=True, eq=False)
 class Gram:
-    """The clean training rows. features, coarse: (n, d) in float64 and float32; products, low: (n, n) in float64 and as
-    equations are solved; y: (n,).
+    """The clean training rows. features, coarse: (n, d) in float64 and float32; y: (n,).
 
-    directions: (n, r), the products' leading part is directions @ directions.T; rest: (n,) what is left of their diagonal.
+    products, low: (n, n) in float64 and in the dtype in which equations are solved; directions: (n, r), such that the leading
+    part of the products is directions @ directions.T; rest: (n,) the rest of their diagonal.
     """
 
     features: Tensor
@@ -50,7 +51,7 @@ class Gram:
 
     @classmethod
     def of(cls, top: TopLayer) -> Gram:
-        """From a solved top layer; refuses more rows than memory would bear."""
+        """The Gram matrix of a solved top layer. Raises BadInput if there are too many rows for memory."""
         n = len(top.y)
         if n > LARGEST:
             raise BadInput(
@@ -80,9 +81,10 @@ class Gram:
 
 @dataclass(frozen=True, eq=False)
 class Products:
-    """The products of J heads' rows. shared: (n, n) of the clean rows; own: (J, n) of each changed row, with itself at its place.
+    """Inner products of the rows of J heads. shared: (n, n) of the clean rows; own: (J, n) of each head's changed row.
 
-    more: own minus what the clean row has; images: (J,) places of the changed rows.
+    own has the product of the changed row with itself at the row's place; more: own minus the clean row's products; images: (J,)
+    places of the changed rows.
     """
 
     shared: Tensor
@@ -92,13 +94,13 @@ class Products:
 
     @classmethod
     def of(cls, gram: Gram, images: Tensor, changed: Tensor) -> Products:
-        """With rows changed (J, d) in place of those at images."""
+        """The products if the rows at `images` are replaced by `changed` (J, d)."""
         own = changed @ gram.features.T
         own[torch.arange(len(own)), images] = (changed * changed).sum(1)
         return cls(gram.products, own, own - gram.products[images], images)
 
     def lowered(self, low: Tensor) -> Products:
-        """The same in the precision of `low`, the clean rows' products."""
+        """The same products in the precision of `low`, the clean rows' products."""
         return Products(low, self.own.to(low.dtype), self.more.to(low.dtype), self.images)
 
     def some(self, which: Tensor) -> Products:
@@ -106,7 +108,7 @@ class Products:
         return Products(self.shared, self.own[which], self.more[which], self.images[which])
 
     def times(self, v: Tensor) -> Tensor:
-        """(J, n): each head's products times its v (J, n), in the precision of the products."""
+        """(J, n) each head's products times its v (J, n), in the precision of the products."""
         v, places = v.to(self.shared.dtype), self.images[:, None]
         found = torch.addcmul(v @ self.shared, v.gather(1, places), self.more)
         return found.scatter_(1, places, (self.own * v).sum(1, keepdim=True))

@@ -1,4 +1,4 @@
-"""Many top layers at once that differ from a solved one in a single training row each: what an attack retrains at every step."""
+"""Solving many top layers at once that differ from a solved one in a single training row each, for each step of an attack."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from subpop.victims.top_layers.top_layer import Doubles, TopLayer, checked_featu
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """Rows whose loss is to rise. features: (t, d); products: (t, n) with the clean training rows."""
+    """Rows whose loss an attack increases. features: (t, d); products: (t, n) with the clean training rows."""
 
     features: Tensor
     products: Tensor
 
 
 class HeadFleet:
-    """J problems like a top layer's, each with one training row, images[j], whose features change. Remembers its last solutions.
+    """J problems like that of a top layer, each with changing features of one training row, images[j]. Keeps its last solutions.
 
-    gram: what fleets of one top layer share.
+    gram: shared by all fleets of one top layer.
     """
 
     def __init__(self, top: TopLayer, images: Array) -> None:
@@ -49,7 +49,7 @@ class HeadFleet:
 
     @torch.inference_mode()
     def resolve(self, changed: Array) -> Heads:
-        """Solve all, each with row images[j] replaced by changed[j] of (J, d), starting from the previous solutions."""
+        """Solve all problems, with row images[j] replaced by changed[j] of (J, d), starting from the previous solutions."""
         rows, expected = checked_features(changed, "features of changed pictures"), (len(self), self.gram.features.shape[1])
         if rows.shape != expected:
             raise BadInput(f"changed features have shape {rows.shape}; give {expected}, a row for each head")
@@ -59,18 +59,18 @@ class HeadFleet:
         return Heads(problems, self._last, own)
 
     def keep(self, live: Bools) -> None:
-        """Go on with some of the problems, (J,) bool."""
+        """Continue with some of the problems, (J,) bool."""
         which = torch.from_numpy(np.flatnonzero(live))
         self.images, self._last = self.images[live], self._last.some(which)
 
     def part(self, which: Ints) -> HeadFleet:
-        """Some of the problems as a fleet of its own, which shares what all have in common."""
+        """Some of the problems as a separate fleet, which shares `gram`."""
         part = copy.copy(self)
         part.images, part._last = self.images[which], self._last.some(torch.from_numpy(which))
         return part
 
     def targets(self, features: Array) -> Targets:
-        """Rows (t, d) as heads need them; several heads may share them."""
+        """Targets with features (t, d); several heads may share them."""
         rows = torch.from_numpy(checked_features(features, "targets"))
         return Targets(rows, rows @ self.gram.features.T)
 
@@ -81,7 +81,7 @@ class HeadFleet:
 class Heads:
     """J solved top layers. kkt_residual: (J,) Euclidean norms of the objectives' gradients; own_y: (J,) classes.
 
-    own_margin: (J,) of the changed row; norm: (J,) of w; accuracy, loss: (J,) on the training rows, the changed one among them,
+    own_margin: (J,) of the changed row; norm: (J,) of w; accuracy, loss: (J,) on the training rows including the changed one,
     without the penalty.
     """
 
@@ -113,9 +113,9 @@ class Heads:
 
     @torch.inference_mode()
     def cotangents(self, targets: Sequence[Targets], slopes: Sequence[Doubles]) -> Floats:
-        """(J, d) float32 gradients in the features of the changed rows of s . grad_w logloss, with s = H^-1 g.
+        """(J, d) float32 gradients of s . grad_w logloss with respect to the features of the changed rows, with s = H^-1 g.
 
-        slopes: of each head's own targets, (t,) derivatives of the loss that is to rise in their margins; g is its gradient in w.
+        slopes: for each head, (t,) derivatives of the targets' loss with respect to their margins; g is its gradient in w.
         """
         given = [torch.from_numpy(each) for each in slopes]
         g = torch.stack([slope @ each.features for slope, each in zip(given, targets, strict=True)])
@@ -131,8 +131,8 @@ class Heads:
     def _solved(self, g: Tensor, along: Tensor) -> tuple[Tensor, Tensor]:
         """(J, n) p with H^-1 g = (g - sum of rows times p) / decay, and (J, 1) products of that with the changed rows.
 
-        along: (J, n) products of the clean rows with g. By the matrix inversion lemma; outside the span of the rows the Hessian
-        is the penalty's.
+        along: (J, n) products of the clean rows with g. Uses the matrix inversion lemma: outside the span of the rows, the
+        Hessian is that of the penalty.
         """
         problems, root = self._problems, self._problems.weight(self._at.margin).sqrt()
         along = along.scatter(1, self._images, (g * self._changed).sum(1, keepdim=True))

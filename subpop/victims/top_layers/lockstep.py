@@ -1,9 +1,10 @@
-"""Newton's method for many top layers in lockstep; heads that are done freeze.
+"""Newton's method for many top layers in lockstep; heads that have converged are frozen.
 
 The objective of w = sum_i a_i f_i is mean log-loss(margins) + decay / 2 a . margins, where margins = K a and K are the products
 of rows. Its gradient is sum_i rho_i f_i with rho = pull + decay a and pull = (chance - y) / n; a Newton step d solves
-(I + weight K) d = -rho / decay, weight = chance (1 - chance) / (n decay). With d = root q and root^2 = weight that is
-(I + root K root) q = -rho / (decay root): symmetric, and its right side stays moderate, as a row of little weight pulls little.
+(I + weight K) d = -rho / decay, weight = chance (1 - chance) / (n decay). With d = root q and root^2 = weight, this is
+(I + root K root) q = -rho / (decay root), which is symmetric, with a moderate right-hand side because rows with a small weight
+have a small pull.
 """
 
 from __future__ import annotations
@@ -20,21 +21,21 @@ from subpop.victims.top_layers.gram import Gram, Products
 from subpop.victims.top_layers.top_layer import HALVINGS, NEWTON_LIMIT, SLACK, SUFFICIENT
 
 LOOSE = 3e-2
-"""Relative accuracy of the equations of a Newton step where nothing says that more would pay."""
+"""Loosest relative accuracy of the equations of a Newton step."""
 FASTER = 1.5
-"""Each step's accuracy is the last fall of the residual to this power."""
+"""The accuracy of a step is the last reduction factor of the residual to this power."""
 FAR = 0.5
-"""A preconditioner is made anew where some margin has moved by more."""
+"""The preconditioner is recomputed if some margin has moved by more than this."""
 SHORT = 1e-5
-"""Steps from residuals below this are so short that products in float32 will do, and that none is too long."""
+"""Steps from residuals below this are so short that float32 products suffice and no line search is needed."""
 PATIENCE, ROUNDS = 25, 4
-"""Newton steps a head is given in lockstep, and how often all are looked at with exact products."""
+"""Maximum number of Newton steps of a head in lockstep, and of rounds that check all heads with exact products."""
 BISECTIONS = 24
 
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """Where J heads are, or a step. a: (J, n) parts of the rows in the coefficients; margin: (J, n) of all rows."""
+    """The state of J heads, or a step. a: (J, n) coefficients of the rows; margin: (J, n) of all rows."""
 
     a: Tensor
     margin: Tensor
@@ -46,7 +47,7 @@ class Point:
 
 @dataclass(frozen=True, eq=False)
 class Optima:
-    """Solved problems. own: (J, n) products of their changed rows; near: a preconditioner there; residual: (J,) of gradients."""
+    """Solved problems. own: (J, n) products of their changed rows; near: a preconditioner; residual: (J,) gradient norms."""
 
     point: Point
     own: Tensor
@@ -60,40 +61,40 @@ class Optima:
 
 @dataclass(frozen=True, eq=False)
 class Problems:
-    """J heads on their own rows, which share `gram`."""
+    """The problems of J heads, which share `gram`."""
 
     gram: Gram
     products: Products
 
     @property
     def n(self) -> int:
-        """Training rows."""
+        """Number of training rows."""
         return len(self.gram.y)
 
     def some(self, which: Tensor) -> Problems:
-        """Some of them."""
+        """The problems of some heads."""
         return Problems(self.gram, self.products.some(which))
 
     def pull(self, margin: Tensor) -> Tensor:
-        """(J, n) first derivatives of the mean loss in the margins, exact to the last digit also where they are small."""
+        """(J, n) first derivatives of the mean loss in the margins, with full relative accuracy even if they are small."""
         sign = 1 - 2 * self.gram.y
         return sign * (sign * margin).sigmoid() / self.n
 
     def rho(self, at: Point) -> Tensor:
-        """(J, n) parts of the rows in the objective's gradient."""
+        """(J, n) coefficients of the rows in the objective's gradient."""
         return self.pull(at.margin) + self.gram.decay * at.a
 
     def gradient_norm(self, at: Point, products: Products) -> Tensor:
-        """(J,) of the objective."""
+        """(J,) norms of the objective's gradient."""
         rho = self.rho(at)
         return (rho * products.times(rho)).sum(1).clamp(min=0).sqrt()
 
     def weight(self, margin: Tensor) -> Tensor:
-        """(J, n) second derivatives, over the decay; at least a very small one, as roots are divided by."""
+        """(J, n) second derivatives divided by the decay, bounded away from 0 because their roots are divisors."""
         return (margin.sigmoid() * (-margin).sigmoid() / (self.n * self.gram.decay)).clamp(min=self.gram.least_weight)
 
     def preconditioner(self, margin: Tensor) -> Preconditioner:
-        """For the equations there and nearby."""
+        """The preconditioner of the equations at these margins, also usable nearby."""
         return Preconditioner.of(self.gram, self.products, self.weight(margin), margin)
 
     def losses(self, margin: Tensor) -> Tensor:
@@ -102,7 +103,7 @@ class Problems:
 
 
 def minimise(problems: Problems, start: Optima) -> Optima:
-    """The optima, from those of problems whose changed rows were other ones; all residuals are below the tolerance."""
+    """The optima, starting from those for other changed rows. Raises BadInput if a residual stays above the tolerance."""
     a, near, residual = start.point.a + _first_step(problems, start), start.near, start.residual
     products, tolerance = problems.products, problems.gram.tolerance
     coarse, at = products.lowered(problems.gram.low), Point(a, products.times(a))
@@ -119,7 +120,7 @@ def minimise(problems: Problems, start: Optima) -> Optima:
 
 
 def _descended(problems: Problems, coarse: Products, done: Point, near: Preconditioner) -> tuple[Tensor, Preconditioner, Tensor]:
-    """Near the optima, but for small errors in the margins, as short steps and residuals use coarse products; and who is not."""
+    """Approximate optima, up to small errors of coarse products in short steps and residuals; and heads that did not converge."""
     tolerance, residual = problems.gram.tolerance, torch.full_like(done.a[:, 0], torch.inf)
     live, here = torch.arange(len(residual)), problems
     for _ in range(PATIENCE):
@@ -132,7 +133,7 @@ def _descended(problems: Problems, coarse: Products, done: Point, near: Precondi
             return done.a, near, going
         if len(going) < len(live):
             live, here, at, coarse, before = live[going], here.some(going), at.some(going), coarse.some(going), before[going]
-        # Residuals fall ever faster: to solve for much more than the last fall, or than what is asked for, is wasted.
+        # Convergence is superlinear: much more accuracy than the last reduction, or than required, would be wasted.
         fall = torch.where(before.isfinite(), residual[live] / before, 1) ** FASTER
         accuracy = torch.maximum(fall.clamp(max=LOOSE), tolerance / residual[live] / 3)
         root, rho = here.weight(at.margin).sqrt(), here.rho(at)
@@ -146,7 +147,7 @@ def _descended(problems: Problems, coarse: Products, done: Point, near: Precondi
 
 
 def _from_scratch(problem: Problems) -> Tensor:
-    """(1, n) the optimum of one head whose start was so bad that all losses are straight there: from 0, with whole matrices."""
+    """(1, n) the optimum of one head, computed from 0 with full matrices, if all losses are nearly linear at its start."""
     gram, products = problem.gram, problem.products
     table, image = products.shared.clone(), products.images
     table[image], table[:, image] = products.own, products.own.T
@@ -162,19 +163,19 @@ def _from_scratch(problem: Problems) -> Tensor:
 
 
 def _first_step(problems: Problems, start: Optima) -> Tensor:
-    """A step that keeps the loss of the changed row as it is and replaces all else by its quadratic model at the start.
+    """A step that uses the exact loss of the changed row and a quadratic model of everything else.
 
-    A row that has just moved may be far on the wrong side, where its loss is straight: Newton's step would see no curvature and
-    go much too far. Its part solves one equation in one unknown, by bisection.
+    A row that has just moved may be far on the wrong side, where its loss is nearly linear: a Newton step would see no curvature
+    and go much too far. The row's coefficient solves one equation in one unknown, by bisection.
     """
     gram, own, places, at = problems.gram, problems.products.own, problems.products.images[:, None], start.point
     root, part = problems.weight(at.margin).sqrt().scatter(1, places, 0), at.a.gather(1, places)
-    # The start is an optimum but for this: its margins were products with the row as it was.
+    # The start is an optimum except that its margins are products with the previous changed row.
     shift = root * part * (start.own - own)
     twice = torch.arange(len(own)).repeat(2)
     both = Equations(problems.products.lowered(gram.low), root, start.near).some(twice)
     q = both.solve(torch.cat([shift, -root * own]), torch.full_like(own[:, 0], LOOSE).repeat(2))
-    # How the others move while the changed row's part stays, and along with a unit of it.
+    # How the other coefficients move if that of the changed row is fixed, and per unit change of it.
     free, along = root * q[: len(own)], (root * q[len(own) :]).scatter(1, places, 1)
     margin, slope = (own * (at.a + free)).sum(1), (own * along).sum(1)
     goal = _part_of_one(margin - slope * part[:, 0], slope, gram.y[places[:, 0]], problems.n * gram.decay)
@@ -192,7 +193,7 @@ def _part_of_one(margin: Tensor, slope: Tensor, y: Tensor, strength: float) -> T
 
 
 def _searched(problems: Problems, at: Point, rho: Tensor, step: Point) -> Point:
-    """Where the first of the lengths 1, 1/2, 1/4 ... leads that lowers the objective enough, head by head."""
+    """Backtracking line search: for each head, the point at the first of the lengths 1, 1/2, 1/4, ... with enough decrease."""
     half = problems.gram.decay / 2
     still, cross, far = (half * (x * y).sum(1) for x, y in ((at.a, at.margin), (at.a, step.margin), (step.a, step.margin)))
     slope, start = (rho * step.margin).sum(1), problems.losses(at.margin) + still

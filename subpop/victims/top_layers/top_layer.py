@@ -4,8 +4,8 @@
 Inception features, mean log-loss + decay / 2 |w|^2 with decay .001, which is scikit-learn's C = 1 / (n decay).
 *Deviations*: solved by Newton's method with a direct factorisation; they used L-BFGS and solved with the Hessian approximately.
 
-Where there are more features than rows everything happens in the space that the rows span: the solution lies in it, and outside
-it the Hessian is the penalty's.
+If there are more features than rows, everything is computed in the span of the rows, which contains the solution; outside it the
+Hessian is that of the penalty.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ Doubles = NDArray[np.float64]
 
 DECAY = 0.001
 ERROR = 1e-8
-"""Solutions are at most this far from the optimum: the distance is at most the gradient's norm / decay."""
+"""Maximum distance of solutions from the optimum, which is at most the gradient's norm / decay."""
 NEWTON_LIMIT = 100
 HALVINGS = 40
 SUFFICIENT, SLACK = 1e-4, 1e-12
-"""A step must lower the objective by this share of what its slope promises, give or take rounding."""
+"""A step must reduce the objective by this fraction of the decrease that its slope predicts, up to rounding."""
 ROUNDING = float(np.finfo(np.float64).eps)
 
 
 class TopLayer:
-    """A minimiser of mean log-loss + decay / 2 |w|^2; class 1 has the chance sigmoid(w . f). Made by `fit`.
+    """A minimiser of mean log-loss + decay / 2 |w|^2; the probability of class 1 is sigmoid(w . f). Made by `fit`.
 
-    features: (n, d); y: (n,); w: (d,); kkt_residual: Euclidean norm of the objective's gradient; tolerance: what the residual,
-    here and of every head of a fleet, stays below.
+    features: (n, d); y: (n,); w: (d,); kkt_residual: Euclidean norm of the objective's gradient; tolerance: bound of the
+    residual, here and for all heads of a fleet.
     """
 
     def __init__(self, features: Doubles, y: Ints, decay: float) -> None:
@@ -48,7 +48,7 @@ class TopLayer:
 
     @classmethod
     def fit(cls, features: Array, y: Array, decay: float = DECAY) -> TopLayer:
-        """features (n, d), y (n,) in {0, 1}, both present; decay > 0, or the Hessian may be singular. Refuses NaN."""
+        """Fit to features (n, d) and y (n,) in {0, 1}. Raises BadInput unless both classes occur, decay > 0 and all is finite."""
         if not (np.isfinite(decay) and decay > 0):
             raise BadInput(f"decay={decay}; it must be > 0, or the Hessian may be singular")
         rows, labels = checked_features(features, "training features"), np.asarray(y)
@@ -62,7 +62,7 @@ class TopLayer:
         return cls(rows, labels.astype(np.int64), float(decay))
 
     def margins(self, features: Array) -> Doubles:
-        """(k,) w . f of (k, d) features: positive is class 1."""
+        """(k,) w . f for (k, d) features; positive for class 1."""
         return np.asarray(features @ self.w, dtype=np.float64)
 
     def right(self, features: Array, y: int | Array) -> Bools:
@@ -78,11 +78,11 @@ class TopLayer:
         return self.loss() + self.decay / 2 * float(self.w @ self.w)
 
     def accuracy(self) -> float:
-        """Share of training rows that are right."""
+        """Fraction of training rows that are classified correctly."""
         return float(self.right(self.features, self.y).mean())
 
     def inverse_hessian_times(self, g: Array) -> Doubles:
-        """(k, d) solutions of H s = g, for (k, d) right sides."""
+        """(k, d) solutions of H s = g, for (k, d) right-hand sides."""
         if self.basis is None:
             return np.asarray(cho_solve(self.factor, g.T).T)
         within = g @ self.basis.T
@@ -101,7 +101,7 @@ class TopLayer:
         return cho_factor(self.hessian, lower=True)  # type: ignore[no-any-return]
 
     def _solve(self) -> tuple[Doubles, float]:
-        """The optimum in the coordinates of `rows`, and what its residual is below."""
+        """The optimum in the coordinates of `rows`, and the bound of its residual."""
         n, longest = len(self.y), float(np.linalg.norm(self.rows, axis=1).max())
         w = np.zeros(self.rows.shape[1])
         for _ in range(NEWTON_LIMIT):
@@ -118,7 +118,7 @@ class TopLayer:
         )
 
     def _length(self, w: Doubles, step: Doubles, margin: Doubles, slope: float) -> float:
-        """The first of 1, 1/2, 1/4 ... that lowers the objective enough."""
+        """The first step length among 1, 1/2, 1/4, ... that reduces the objective enough."""
         change, length = self.rows @ step, 1.0
         start = log_loss(margin, self.y).mean() + self.decay / 2 * (w @ w)
         for _ in range(HALVINGS):
@@ -131,17 +131,17 @@ class TopLayer:
 
 
 def row_space(features: Doubles) -> tuple[Doubles | None, Doubles]:
-    """(m, d) orthonormal rows that span the features and the (n, m) coordinates on them; None and the features where d <= n."""
+    """(m, d) orthonormal rows that span the features, and (n, m) coordinates; None and the features if d <= n."""
     n, d = features.shape
     if d <= n:
         return None, features
-    # Householder's method: orthonormal even where rows repeat or features are dead. Of scipy, whose threads `one_thread` holds.
+    # Householder's method: orthonormal even if rows repeat or features are 0. `one_thread` limits the threads of scipy's qr.
     q, r = qr(features.T, mode="economic")
     return np.ascontiguousarray(q.T), np.ascontiguousarray(r.T)
 
 
 def checked_features(features: Array, what: str) -> Doubles:
-    """(n, d) float64, n and d at least 1; refuses other shapes and NaN."""
+    """(n, d) float64 with n and d at least 1. Raises BadInput for other shapes and values that are not finite."""
     found: Doubles = np.ascontiguousarray(features, dtype=np.float64)
     if found.ndim != 2 or not found.size:
         raise BadInput(f"{what} have shape {found.shape}; give (rows, features), at least one of each")
@@ -152,7 +152,7 @@ def checked_features(features: Array, what: str) -> Doubles:
 
 
 def tolerance_of(decay: float, longest: float, largest_margin: float) -> float:
-    """What a residual can be brought below: by `ERROR`, or by the rounding of long rows."""
+    """The bound of a residual: from `ERROR`, or larger if rounding of long rows requires it."""
     return max(ERROR * decay, 8 * ROUNDING * longest * (1 + largest_margin))
 
 
@@ -162,7 +162,7 @@ def log_loss(margin: Doubles, y: Array | int) -> Doubles:
 
 
 def feature_gradients(w: Doubles, s: Doubles, features: Doubles, y: Array) -> Doubles:
-    """Gradient in f of s . grad_w logloss(f, y): (p - y) s + p (1 - p) (s . f) w, row by row; all (J, d), y (J,)."""
+    """Gradient of s . grad_w logloss(f, y) in f, (p - y) s + p (1 - p) (s . f) w, row by row; arrays are (J, d), y (J,)."""
     chance = expit((features * w).sum(axis=1))
     bend = chance * (1 - chance) * (features * s).sum(axis=1)
     return np.asarray((chance - y)[:, None] * s + bend[:, None] * w)
