@@ -22,8 +22,7 @@ DIGITS = 9
 DIRECT_SIZE = 256
 LANCZOS_STEPS = 100
 ACCURACY, CLEARLY_BELOW = 1e-8, 1e-3
-"""Residual of an eigenpair relative to its eigenvalue: for one that is used, and for one that only has to be shown to be
-smaller."""
+"""Residual of an eigenpair relative to its eigenvalue: if it is used, and if it only has to be shown to be smaller."""
 
 Multiply = Callable[[Array], Array]
 """Multiplication with a positive semidefinite matrix: (size,) -> (size,)."""
@@ -50,7 +49,7 @@ def top_eigenspace_of(multiply: Multiply, size: int) -> Array:
             break
         least = max(least, (1 - SAME_VARIANCE) * value)
         found = np.column_stack([found, vector])
-        if value <= 0:  # no variance: any direction will do
+        if value <= 0:  # no variance: the direction is arbitrary
             break
     return found
 

@@ -10,7 +10,7 @@ from subpop.defenses.eigenspaces import tie_decides
 from subpop.types import Array, BadInput, Bools, Defended, Fit, Floats, Ints, Knowledge, Model, TrainingSet
 
 ROUNDING = 1e-7
-"""A column that deviates by less than this, relative to its largest value, is constant but for rounding of float32."""
+"""A column that deviates by less than this, relative to its largest value, is constant up to float32 rounding."""
 
 
 def filtered(train: TrainingSet, fit: Fit, keep: Bools) -> Defended:

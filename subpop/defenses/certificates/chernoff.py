@@ -114,7 +114,7 @@ def in_threads(work: Callable[[slice], None], n_rows: int) -> None:
 
 @compiled
 def _fill_bounds(weights: Doubles, y: Ints, winner: Ints, rates: Doubles, n_classes: int, bounds: Doubles) -> None:
-    """bounds (Q, T) becomes the largest log bound over all rivals of each row's winner."""
+    """Fill bounds (Q, T) with the largest log bound over all rivals of each row's winner."""
     pair = np.zeros((weights.shape[1] // _WIDTH + 1) * _WIDTH)
     others = np.zeros((weights.shape[1] // _WIDTH + 1) * _WIDTH)
     sums = np.empty((3, _WIDTH))
@@ -130,9 +130,9 @@ def _fill_bounds(weights: Doubles, y: Ints, winner: Ints, rates: Doubles, n_clas
 
 @compiled
 def _collect(weights: Doubles, y: Ints, winner: int, rival: int, pair: Doubles, others: Doubles) -> tuple[int, int]:
-    """Weights of the rows labelled winner or (negative) rival, and of the rest, the largest scaled to 1; how many of each.
+    """Write weights of rows labelled winner or (negated) rival, and of the rest, scaled to a largest of 1; returns their numbers.
 
-    Neither the scale of the weights nor, for a row with neither label, their sign matters.
+    The scale of the weights does not matter, nor their sign for rows with neither label.
     """
     largest = 0.0
     for i in range(len(weights)):
@@ -153,7 +153,7 @@ def _collect(weights: Doubles, y: Ints, winner: int, rival: int, pair: Doubles, 
 
 @compiled
 def _minimum(pair: Doubles, n_pair: int, others: Doubles, n_others: int, keep: float, other: float, sums: Doubles) -> float:
-    """Safeguarded Newton for the smallest log bound; 0 where it is that at t = 0."""
+    """The smallest log bound, by a safeguarded Newton method; 0 if the minimum is at t = 0."""
     reach = slope = bend = 0.0
     for i in range(n_pair):
         reach += abs(pair[i])

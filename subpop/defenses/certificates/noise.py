@@ -150,11 +150,12 @@ def _limits(q: float, n_classes: int, size: int) -> Doubles:
 
 @compiled
 def _fill_limits(keep: float, other: float, rest: float, tilt: float, limits: Doubles) -> None:
-    """Each flipped row scores +1 where its noisy label is the old one, -1 where it is the new one, 0 otherwise.
+    """A flipped row scores +1 if its noisy label is the old one, -1 if it is the new one, and 0 otherwise.
 
-    The law of the sum S of r rows under the flipped labels is convolved row by row; under the true ones its masses are exp(tilt *
-    S) times these. The worst case puts the probability of losing on the lowest S, and changes the vote once that set has mass 1/2
-    under the flipped labels: the limit is that set's mass under the true ones. Everything is relative to its last S.
+    The distribution of the sum S of r rows under the flipped labels is convolved row by row; under the true labels its masses are
+    exp(tilt * S) times these. The worst case puts the probability of losing on the lowest S, and changes the vote once that set
+    has mass 1/2 under the flipped labels: the limit is that set's mass under the true labels. Masses are computed relative to its
+    last S.
     """
     middle = len(limits) + 1
     law = np.zeros(2 * middle + 1)

@@ -28,10 +28,10 @@ Result = TypeVar("Result")
 _RANK = 1e-6
 """Components with less than this fraction of the first one's variance are float32 rounding."""
 _BLOCK = 1 << 20
-"""Input values taken to float64 at a time (8 MB)."""
+"""Number of input values converted to float64 at a time (8 MB)."""
 
 
-# --- features that no label touches -----------------------------------------------------------------------------------
+# --- features that do not depend on labels ----------------------------------------------------------------------------
 
 
 class Remembered(Generic[Result]):
@@ -52,7 +52,7 @@ class Remembered(Generic[Result]):
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """From features to standardised principal components. centre: (d,) means; directions: (d, d'), deviations divided out."""
+    """Maps features to standardised principal components. centre: (d,) means; directions: (d, d'), divided by deviations."""
 
     representation: Model | None
     centre: Doubles
@@ -73,12 +73,12 @@ class Projection:
 
 
 def frozen_features(x: Array, representation: Model | None) -> Floats:
-    """(n, d) float32: a representation's features, or the inputs, each in one row."""
+    """(n, d) float32: a representation's features, or the flattened inputs."""
     return flat(np.asarray(x if representation is None else representation.features(x))).astype(np.float32, copy=False)
 
 
 def fit_projection(x: Array, representation: Model | None, rows_each: int) -> tuple[Projection, Doubles]:
-    """Standardise, and keep a component for every `rows_each` rows; also the components of x. Labels are not asked for."""
+    """Standardise x and fit one component per `rows_each` rows; returns the projection and the components of x."""
     values = frozen_features(x, representation)
     n, d = values.shape
     if n < 2 or d < 1:
@@ -99,7 +99,7 @@ def fit_projection(x: Array, representation: Model | None, rows_each: int) -> tu
 
 
 def _principal(scaled: Floats, count: int) -> Doubles:
-    """(d, count) orthonormal directions of most variance, the first first; fewer where there is no more variance."""
+    """(d, count) orthonormal directions of largest variance, in descending order; fewer if the rest has no variance."""
     wide = scaled.shape[1] > scaled.shape[0]
     products = scaled @ scaled.T if wide else scaled.T @ scaled
     last = len(products) - 1
@@ -123,7 +123,7 @@ def blocks(n_rows: int, width: int, limit: int) -> Iterator[slice]:
 
 
 class Learner:
-    """Everything but the labels, factorised once.
+    """The part of the regression that does not depend on labels, factorised once.
 
     rows: (n, d') components of the training rows, Z; ridge: penalty / mean square of a component.
     """
@@ -153,13 +153,13 @@ class Learner:
         return np.ascontiguousarray(solve_triangular(self._root, rows.T, lower=True, check_finite=False).T)
 
     def weights(self, inputs: Doubles) -> Doubles:
-        """(T, n) alpha of rows given as `inputs` gives them."""
+        """(T, n) alpha of rows in the form of `inputs`."""
         alpha = inputs @ self.design.T
         alpha += 1 / len(self.design)
         return alpha
 
     def leave_one_out_error(self, y: Ints, n_classes: int) -> float:
-        """Mean squared error of each training row's scores, predicted from the other rows. It depends on labels."""
+        """Mean squared leave-one-out error of the training rows' scores. It depends on labels."""
         hot = one_hot(y, len(self.design), n_classes)
         fitted = hot.mean(axis=0) + self.design @ (self.design.T @ hot)
         own = 1 / len(hot) + np.einsum("ij,ij->i", self.design, self.design)
@@ -167,7 +167,7 @@ class Learner:
 
 
 def one_hot(y: Ints, n: int, n_classes: int) -> Doubles:
-    """(n, C) labels as indicators."""
+    """(n, C) one-hot labels."""
     y = np.asarray(y)
     if y.shape != (n,) or y.dtype.kind not in "iu" or not 0 <= y.min() <= y.max() < n_classes:
         raise BadInput(f"labels of shape {y.shape} must be {n} integers in 0..{n_classes - 1}; give one per training row")
@@ -192,11 +192,11 @@ class RidgeModel:
         return self.scores_of(self.learner.inputs(x))
 
     def scores_of(self, inputs: Doubles) -> Doubles:
-        """(T, C) scores of rows given as `Learner.inputs` gives them."""
+        """(T, C) scores of rows in the form of `Learner.inputs`."""
         return np.asarray(self.intercept + inputs @ self.coef)
 
     def predict_proba(self, x: Array) -> Floats:
-        """(T, C) softmax of the scores, for two classes the logistic of their difference: the right order, not calibrated."""
+        """(T, C) softmax of the scores (for two classes, the logistic of their difference): correctly ordered, not calibrated."""
         scores = self.scores(x)
         rows, winner = np.arange(len(scores)), scores.argmax(axis=1)
         odds = np.exp(scores - scores[rows, winner][:, None])
@@ -210,5 +210,5 @@ class RidgeModel:
         return np.asarray(self.learner.components(x), np.float32)
 
     def with_labels(self, y: Ints) -> RidgeModel:
-        """The same learner on the same rows with other labels (n,): scores are linear in labels, nothing is solved again."""
+        """The same learner on the same rows with other labels (n,). Scores are linear in labels: nothing is factorised again."""
         return self.learner.model(y, self.n_classes)
