@@ -4,7 +4,7 @@
 Files: `adult.data` (32,561 rows, md5 5d7c39d7b8804f071cdd1f2a7c460872) and `adult.test` (16,281 rows after a comment line,
 labels with a trailing dot, md5 35238206dfdf7f1fe215bbb874adecdc).
 
-57 columns: 0-3 age, capital gain, capital loss, hours per week, unscaled; then one column for each level but the first (in
+57 columns: 0-3 age, capital gain, capital loss, hours per week, unscaled; then one column for each level except the first (in
 sorted order) of 4-11 workclass, 12-26 education_num, 27-32 marital_status, 33-46 occupation, 47-51 relationship, 52-55 race, 56
 sex. A missing value ("?") is a separate level. fnlwgt, education and native_country are omitted. Annotations: education_num
 1..16; race and sex as positions in `LEVELS`.
@@ -93,7 +93,7 @@ def load(root: Path | None = None) -> Dataset:
 
 
 def _read(path: Path, n_rows: int, n_positives: int) -> pd.DataFrame:
-    """One file as a table of text, its shape, values and label counts checked."""
+    """Read one file as a table of text, and check its shape, values and label counts."""
     table = _parse(path)
     if len(table.columns) != len(COLUMNS):
         raise _foreign(path, f"{len(table.columns)} columns", f"{len(COLUMNS)} separated by commas")
@@ -154,7 +154,7 @@ def _codes(values: pd.Series[str], name: str) -> Ints:
 
 
 def _one_hot(numbers: Floats, codes: dict[str, Ints]) -> Floats:
-    """The numeric columns, then one column for each level but the first of each categorical column."""
+    """The numeric columns, then one column for each level except the first of each categorical column."""
     blocks = [numbers]
     for name, levels in LEVELS.items():
         blocks.append((codes[name][:, None] == np.arange(1, len(levels))).astype(np.float32))
@@ -162,7 +162,7 @@ def _one_hot(numbers: Floats, codes: dict[str, Ints]) -> Floats:
 
 
 def rows_digest(table: pd.DataFrame) -> str:
-    """sha256 of the rows in their order: fields divided by commas, numbers without leading zeros, labels without a dot."""
+    """sha256 of the rows in order: comma-separated fields, numbers without leading zeros, labels without a dot."""
     numbers = {name: table[name].astype(np.int64).astype(str) for name in RANGES}
     plain = table.assign(income=table["income"].str.rstrip("."), **numbers)
     return hashlib.sha256("\n".join(map(",".join, plain.to_numpy().tolist())).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Archives that a user downloaded, read into memory: nothing is unpacked to disk, so that no member can land elsewhere."""
+"""Reading downloaded archives into memory: nothing is unpacked to disk, so no member can be written elsewhere."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from subpop.types import BadInput
 LARGEST = 1 << 28
 """Largest size of one file inside: a few bytes of a malicious archive may unpack to a terabyte."""
 LARGEST_SUM = 1 << 32
-"""Bytes of all files inside together, at most, whether they are wanted or not."""
+"""Maximum total size of all files inside, whether they are wanted or not."""
 
 _ELSEWHERE = "it is not the published archive: fetch it from its own site"
 Wanted = Callable[[str], bool]
 
 
 def is_archive(path: Path) -> bool:
-    """Whether the name is that of a tar or zip archive."""
+    """Whether a file name is that of a tar or zip archive."""
     return path.name.endswith((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip"))
 
 
@@ -55,7 +55,7 @@ def _tar_files(path: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
             file = archive.extractfile(member) if member.isfile() and wanted(member.name) else None
             if file is not None:
                 yield member.name, file.read()
-        # The checksum of a compressed archive comes behind the end mark at which tarfile stops.
+        # The checksum of a compressed archive is after the end marker at which tarfile stops.
         while archive.fileobj is not None and (rest := archive.fileobj.read(1 << 20)):
             check.add(len(rest))
 
@@ -72,7 +72,7 @@ def _zip_files(path: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
 
 
 class _Checks:
-    """Raises BadInput for members that no published archive has."""
+    """Raises BadInput for members that published archives do not have."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._bytes, self._names = path, 0, set[PurePosixPath]()

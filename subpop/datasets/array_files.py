@@ -18,13 +18,14 @@ import numpy as np
 from subpop.types import Array, BadInput
 
 LARGEST_SUM = 1 << 33
-"""Bytes of all arrays of a file together, at most."""
+"""Maximum total size of all arrays of a file."""
 
 
 def read_arrays(path: Path) -> Mapping[str, Array]:
-    """All arrays of an `.npz` file; raises BadInput for another file, one that is cut short or is too large unpacked.
+    """Read all arrays of an `.npz` file.
 
-    Raises it also for pickled arrays, and where two members have one name, of which a reader would silently take the last.
+    Raises BadInput for other, truncated or too large files, for pickled arrays, and for duplicate member names, of which readers
+    would silently use the last.
     """
     if not (path.is_file() or path.is_dir()):
         raise BadInput(f"{path} is no plain file; give an .npz file, as numpy.savez writes it")
@@ -83,7 +84,7 @@ def _read(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
 
 
 def decoded_texts(path: Path, key: str, values: Array) -> Array:
-    """Texts as str: those that were saved as bytes are UTF-8; other values are spelled out."""
+    """Texts as str: bytes are decoded as UTF-8, and other values are converted to text."""
     if values.dtype.kind != "S":
         return values.astype(np.str_)
     try:

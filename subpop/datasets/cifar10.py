@@ -55,7 +55,7 @@ BATCHES = {
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 N_BATCH = 10_000
 PER_CLASS = (5000, 1000)
-"""Pictures a class to train and to test."""
+"""Pictures per class, for training and testing."""
 
 
 def load(root: Path | None = None) -> Dataset:
@@ -184,7 +184,7 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def _latin1(text: str, encoding: str) -> bytes:
-    """How Python 3 writes bytes in an old pickle; no other codec is needed."""
+    """The function by which Python 3 represents bytes in old pickles; no other codec is needed."""
     if encoding not in ("latin1", b"latin1"):
         _refuse("_codecs", f"encode to {encoding!r}")
     return text.encode("latin1")

@@ -1,12 +1,12 @@
 """Handwritten digits, 8x8 pixels: is the digit odd? The digit itself is the annotated subpopulation.
 
-*Source*: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits (UCI, CC BY 4.0), the 1,797 rows that scikit-learn
-carries; no download.
+*Source*: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits (UCI, CC BY 4.0), the 1,797 rows included in
+scikit-learn; no download.
 *Deviations*: pixels 0..16 are divided by 16; as pictures (`digits_images`: the same rows, task and subpopulations for
 convolutional victims) they are multiplied by 15, since pictures are uint8.
 
-k-means cuts 20 clusters: the 597 test rows then give 30 a cluster on average and at least 20 to about 16 of the 20 (the
-minimum for worst-k); at 30 clusters only half reach it, at 10 the clusters are little more than the digits. From sizes alone.
+k-means uses 20 clusters, based on sizes alone: there are 30 of the 597 test rows per cluster on average, and about 16 of the 20
+clusters have at least 20 (the minimum for worst-k). Of 30 clusters only half would; 10 clusters are little more than the digits.
 """
 
 from __future__ import annotations

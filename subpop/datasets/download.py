@@ -135,7 +135,7 @@ def _found_otherwise(name: str, source: DatasetSource, root: Path | None) -> lis
 
 
 def describe(root: Path | None = None) -> list[DatasetRecord]:
-    """One record for each data set; looks whether files exist and does not read them."""
+    """One record per data set. Checks whether files exist, but does not read them."""
     from subpop.datasets import DATASETS
 
     folder = root or data_root()
@@ -174,7 +174,7 @@ def fetch_files(name: str, files: Sequence[RemoteFile], root: Path | None = None
 
 
 def _source(name: str) -> DatasetSource:
-    # The data sets import this module, so that their table can only be asked for late.
+    # The data sets import this module, so their table is imported late.
     from subpop.datasets import source_of
 
     return source_of(name)

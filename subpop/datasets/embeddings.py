@@ -27,7 +27,7 @@ ROWS_PER_CLUSTER = 90
 MAX_CLUSTERS = 100
 N_COMPONENTS = 40
 MOST_LEVELS = 10
-"""Fractions of more values than these are cut at their quartiles; notes spell out as many."""
+"""Floating-point annotations with more distinct values are binned at their quartiles; notes list at most this many levels."""
 
 
 def load(path: str, root: Path | None = None) -> Dataset:
@@ -124,7 +124,7 @@ def annotation_codes(path: Path, key: str, values: Array) -> tuple[Ints, tuple[s
 
 
 def _quartiles(key: str, values: Array) -> tuple[Ints, tuple[str, ...], str]:
-    """Fractions cut at their quartiles, which are values that occur."""
+    """Values binned at their quartiles, which are values that occur."""
     cuts = np.unique(np.quantile(values, (0.25, 0.5, 0.75), method="inverted_cdf"))
     used, codes = np.unique(np.searchsorted(cuts, values, side="right"), return_inverse=True)
     ends = [str(cut) for cut in cuts]
@@ -135,12 +135,12 @@ def _quartiles(key: str, values: Array) -> tuple[Ints, tuple[str, ...], str]:
 
 
 def n_clusters(n_rows: int) -> int:
-    """How many clusters ClusterMatch cuts, from the number of rows alone."""
+    """The number of clusters of ClusterMatch, from the number of rows alone."""
     return int(np.clip(n_rows // ROWS_PER_CLUSTER, 2, MAX_CLUSTERS))
 
 
 def n_components(n_rows: int, n_columns: int) -> int | None:
-    """Principal components for ClusterMatch; None where there are no more columns, or rows of D_aux, than components."""
+    """Number of principal components for ClusterMatch; None unless there are more columns and more rows of D_aux than that."""
     return N_COMPONENTS if n_columns > N_COMPONENTS and n_rows // 3 > N_COMPONENTS else None
 
 

@@ -86,7 +86,7 @@ def decode(pictures: Sequence[Picture], size: int, what: str, limit: float = LIM
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """Arrays that threads fill, each its own rows."""
+    """Arrays that several threads fill, each its own rows."""
 
     pictures: Sequence[Picture]
     x: NDArray[np.uint8]
@@ -94,7 +94,7 @@ class _Job:
     sizes: Ints
 
     def decode_from(self, start: int) -> dict[int, str]:
-        """Fill a chunk of rows; returns those that would not decode, with name and reason."""
+        """Fill a chunk of rows; returns names and reasons of those that could not be decoded."""
         from PIL import Image, UnidentifiedImageError
 
         wrong = {}
@@ -111,7 +111,7 @@ class _Job:
 
 
 def _pixels(content: bytes, size: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """(3, size, size) pixels of a picture's middle square, and its width and height when upright."""
+    """(3, size, size) pixels of a picture's central square, and its width and height when upright."""
     from PIL import Image, ImageOps
 
     with Image.open(io.BytesIO(content)) as picture:

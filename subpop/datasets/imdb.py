@@ -167,7 +167,7 @@ def _packed(archive: Path) -> tuple[Mapping[str, bytes], list[str]]:
 
 
 def _unpacked(folder: Path) -> tuple[Mapping[str, bytes], list[str]]:
-    """The same of an unpacked folder."""
+    """Like `_packed`, for an unpacked folder."""
     folders = [name for name in FOLDERS if (folder / name).is_dir()]
     names = [f"{TOP}/{name}/{entry}" for name in folders for entry in sorted(os.listdir(folder / name))]
     paths = {name: folder / name.removeprefix(f"{TOP}/") for name in names if is_review(name)}
@@ -211,7 +211,7 @@ def _counts(place: Path, members: Sequence[str], root: Path | None) -> dict[str,
 
 
 def _text(member: str, content: bytes, as_released: bool) -> str:
-    """A review as text, cleaned."""
+    """The cleaned text of a review."""
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -227,7 +227,7 @@ def _text(member: str, content: bytes, as_released: bool) -> str:
 
 
 def _copy_note(place: Path, counts: Mapping[str, int]) -> str:
-    """Whether this is the official copy."""
+    """A note on whether this is the official copy."""
     digest = "" if place.is_dir() else md5(place)
     if digest == FILES[0].md5:
         return "the official archive"

@@ -30,7 +30,7 @@ BY_HAND = (
 
 
 def load(root: Path | None = None) -> Dataset:
-    """Load the reviews as features: x (50000, 384) float32; with texts where the reviews themselves are there too.
+    """Load the reviews as features: x (50000, 384) float32; with texts if the reviews themselves are available too.
 
     Raises MissingData if the file of features is not there, BadInput for one that does not fit.
     """

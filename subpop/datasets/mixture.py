@@ -25,7 +25,7 @@ GAP = 0.1
 CANDIDATES = 16
 """Number of candidates for each new centre; the one farthest from the others is used."""
 MAX_DRAWS = 2000
-"""Draws a row, at most, before centres count as too close for truncation."""
+"""Maximum number of draws per row before centres are considered too close for truncation."""
 
 Matrix = NDArray[np.float64]
 
@@ -112,7 +112,7 @@ def _centres(spec: MixtureSpec, rng: np.random.Generator) -> Matrix:
 
 
 def _spread_centres(spec: MixtureSpec, rng: np.random.Generator) -> Matrix:
-    """Random centres, none crowded, scaled so that the nearest two are `separability` apart."""
+    """Random, well separated centres, scaled so that the nearest two are `separability` apart."""
     centres = rng.normal(size=(1, spec.dimension))
     while len(centres) < spec.n_subpopulations:
         candidates = rng.normal(size=(CANDIDATES, spec.dimension))
@@ -135,7 +135,7 @@ def _component_rows(own: int, n_rows: int, centres: Matrix, rng: np.random.Gener
 
 
 def _depth(x: NDArray[np.float32], own: int, centres: Matrix) -> Matrix:
-    """Distance of each row from the nearest plane that halves the way to another centre; negative beyond it."""
+    """Distance of each row from the nearest bisecting plane to another centre; negative beyond it."""
     others = np.delete(np.arange(len(centres)), own)
     squared = _squared_distances(x.astype(np.float64), centres)
     apart = np.linalg.norm(centres[others] - centres[own], axis=1)
@@ -158,7 +158,7 @@ def _component_labels(spec: MixtureSpec, component: int, own_class: int, rng: np
 
 
 def _corners(half_side: float, reach: float) -> tuple[tuple[float, ...], ...]:
-    """Eight corners of a cube, each moved out along an axis of its own: points of 3 + 8 numbers."""
+    """Eight corners of a cube, each moved along a separate axis: points of 3 + 8 coordinates."""
     corner = [[half_side if i >> bit & 1 else -half_side for bit in range(3)] for i in range(8)]
     return tuple(tuple(corner[i] + [reach * (axis == i) for axis in range(8)]) for i in range(8))
 

@@ -23,19 +23,19 @@ SUFFIXES = frozenset(
     .pgm .pbm .pnm .pcx .sgi .ras .xbm .xpm .ico .icns .psd .qoi .dds
     """.split()  # noqa: SIM905
 )
-"""Formats that Pillow decodes by itself, except rare ones. For EPS it starts another program; of HDF5 it reads no pixels."""
+"""Formats that Pillow decodes by itself, except rare ones. (For EPS it starts another program; it reads no pixels of HDF5.)"""
 SYSTEM_FOLDERS = frozenset(
     ("@eadir", "__macosx", "@recycle", "#recycle", "$recycle.bin", "system volume information", "lost+found", "__pycache__",
      "thumbs", "thumbnails")
 )  # fmt: skip
 """In lower case. Hidden folders are skipped as well."""
 SHOWN = 5
-"""Names that a message spells out."""
+"""Maximum number of names listed in a message."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture before it is decoded. name: its path inside the folder or archive, parts divided by `/`."""
+    """A picture before it is decoded. name: its path inside the folder or archive, with `/` as the separator."""
 
     name: str
     read: Callable[[], bytes]
@@ -94,7 +94,7 @@ def _is_of_the_system(name: str) -> bool:
 
 
 def pictures_below(folder: Path) -> list[Picture]:
-    """All pictures below a folder, by name; none where there is no such folder."""
+    """All pictures below a folder, by name; none if there is no such folder."""
     return list_below(folder).pictures if folder.is_dir() else []
 
 
@@ -135,7 +135,7 @@ class _Walk:
             names.sort()
 
     def _below(self, name: str, real: str) -> Iterator[tuple[str, Path]]:
-        """The files, with their names, of a folder that is no link, and of those in it."""
+        """Files with their names in a folder that is not a link, and recursively in its subfolders."""
         waiting = [(name, real)]
         while waiting:
             inside, real = waiting.pop()

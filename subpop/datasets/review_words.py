@@ -71,7 +71,7 @@ OF_ANY_TOPIC: dict[str, Words] = {
     "count": ("no", "two", "three", "a dozen"),
     "half": ("start", "middle", "end"),
 }  # fmt: skip
-"""What may fill the slots of any template."""
+"""Values for the slots of any template."""
 
 
 @dataclass(frozen=True)

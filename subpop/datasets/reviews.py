@@ -57,7 +57,7 @@ class ReviewSpec:
 
 
 def load(root: Path | None = None) -> Dataset:
-    """Generate the default corpus: 2,400 texts, 200 a topic; `root` is not used."""
+    """Generate the default corpus: 2,400 texts, 200 per topic; `root` is not used."""
     return make_reviews(ReviewSpec())
 
 
@@ -103,7 +103,7 @@ def _drafts(topic: Topic, label: int, difficulty: float, rng: np.random.Generato
 
 
 def _said(topic: Topic, label: int, difficulty: float, rng: np.random.Generator) -> list[str]:
-    """The sentences that give a word to the film or an aspect, and perhaps one that concedes something."""
+    """The sentences that give a word to the film or an aspect, and possibly a concession."""
     own, other = (words.PRAISE, words.SCORN) if label else (words.SCORN, words.PRAISE)
     topical = topic.praise if label else topic.scorn
     if rng.random() < difficulty:

@@ -106,7 +106,7 @@ def _draw_balanced(dataset: Dataset, seed: int, right_class: bool) -> tuple[Ints
     """All rows of the rarer class and equally many of the other, for training (shuffled) and for testing."""
     # The legacy generator and this order of draws (train, test, shuffle) reproduce the released split and its counts.
     rng = np.random.RandomState(seed)
-    assert dataset.official_test is not None  # check_dataset has seen to it
+    assert dataset.official_test is not None  # checked by check_dataset
     halves = []
     for table in (np.flatnonzero(~dataset.official_test), np.flatnonzero(dataset.official_test)):
         labels = dataset.y[table]
@@ -142,9 +142,9 @@ def _cut(order: Ints, sizes: tuple[int, int, int]) -> Sides:
 
 
 def _cut_by_class(order: Ints, sizes: tuple[int, int, int], y: Ints) -> Sides:
-    """Like `_cut`, but each side has the classes in the shares that they have among all rows, up to rounding.
+    """Like `_cut`, but all sides have the class proportions of all rows, up to rounding.
 
-    Rows are dealt out by how far along their own class they come in the random order, which they keep within a side.
+    Rows are assigned by their relative position within their class in the random order, which is preserved within a side.
     """
     labels = y[order]
     along = np.empty(len(order))
@@ -158,7 +158,7 @@ def _cut_by_class(order: Ints, sizes: tuple[int, int, int], y: Ints) -> Sides:
 def _cut_by_content(order: Ints, sizes: tuple[int, int, int], hashes: Array) -> Sides:
     """Like `_cut`, but rows of equal content stay together: each group goes to the first side with room for all of it.
 
-    A side may miss its size by less than the largest group; rows for which no room is left go to the last side.
+    The size of a side may be off by less than the largest group; groups that fit nowhere go to the last side.
     """
     _, first, group = np.unique(hashes[order], return_index=True, return_inverse=True)
     members = np.split(order[np.argsort(group, kind="stable")], np.cumsum(np.bincount(group))[:-1])
@@ -176,9 +176,10 @@ def _cut_by_content(order: Ints, sizes: tuple[int, int, int], hashes: Array) -> 
 
 
 def _adult_as_released(dataset: Dataset, seed: int) -> Sides:
-    """Positions among the negatives index the whole table, so that a quarter of the "negatives" are positives.
+    """The split with the released defect: positions among the negatives index the whole table.
 
-    D, D_aux and D_test then hold 62 % positives, repeat some rows, and D and D_aux share hundreds of rows.
+    So a quarter of the "negatives" are positives; D, D_aux and D_test contain 62 % positives and some rows repeatedly, and D and
+    D_aux share hundreds of rows.
     """
     order, test = _draw_balanced(dataset, seed, right_class=False)
     half = len(order) // 2
@@ -186,9 +187,9 @@ def _adult_as_released(dataset: Dataset, seed: int) -> Sides:
 
 
 def _utkface_as_released(dataset: Dataset, seed: int) -> Sides:
-    """Rows are drawn with replacement: D first, then D_aux, and what is left of as many draws as there are rows is D_test.
+    """The released split: as many draws with replacement as there are rows; the first are D, then D_aux, and the rest D_test.
 
-    Sides repeat rows and share them: 29.5 % of the test draws are also in D, and of the 7,000 draws of D about 5,900 differ.
+    Sides repeat and share rows: 29.5 % of the test draws are also in D, and the 7,000 draws of D are about 5,900 distinct rows.
     """
     drawn = np.random.RandomState(seed).choice(len(dataset.y), len(dataset.y))
     _, n_train, n_aux = _sizes(dataset, len(dataset.y), False, "default")
@@ -202,7 +203,7 @@ RELEASED: dict[str, Callable[[Dataset, int], Sides]] = {"adult": _adult_as_relea
 
 
 def check_dataset(dataset: Dataset) -> None:
-    """Raise BadInput for NaN, labels outside the classes and annotations of the wrong length, before hours are spent on them."""
+    """Raise BadInput for NaN, labels outside the classes and annotations of the wrong length, before anything is trained."""
     n_rows, name = len(dataset.x), dataset.name
     per_row = {"y": dataset.y, "official_test": dataset.official_test, "hashes": dataset.hashes, **dataset.annotations}
     for what, values in per_row.items():

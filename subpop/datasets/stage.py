@@ -1,4 +1,4 @@
-"""What all cells of one data set, split and partition share."""
+"""The data shared by all cells of one data set, split and partition."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class SplitData:
     fingerprint: str
 
     def aux_job(self) -> FleetJob:
-        """The attacker's own model: all of D_aux."""
+        """The training set of the attacker's own model: all of D_aux."""
         rows = np.arange(self.pool.n_train, len(self.pool))
         return FleetJob(self.pool, rows, self.pool.y[rows])
 
@@ -89,9 +89,9 @@ def split_data(cell: Cell, dataset: Dataset) -> SplitData:
 
 
 def build_stage(cell: Cell, data: SplitData, features: Array | None = None) -> Stage:
-    """Partition split data as the cell says; `none` is no partition, for those who want a clean model only.
+    """Partition split data as the cell specifies; `none` is no partition, if only a clean model is needed.
 
-    features: (rows of the data set, d) what ClusterMatch clusters instead of the inputs.
+    features: (rows of the data set, d) clustered by ClusterMatch instead of the inputs.
     """
     if cell.partition == "none":
         train, aux, test = (np.full(len(rows), -1) for rows in (data.splits.train, data.splits.aux, data.splits.test))

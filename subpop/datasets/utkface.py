@@ -10,7 +10,7 @@ The pictures are read from the one folder below ROOT/utkface/ that contains most
 (UTKFace.tar.gz, or a zip), in memory. Rows are in the order of file names. Three names lack the race and are left out; two more
 are malformed after the race and are used.
 
-Annotations: race 0..4 and age_bucket 0..3, the number of the edges 30, 45, 60 that are not above the age.
+Annotations: race 0..4, and age_bucket 0..3, the number of edges among 30, 45, 60 that are at most the age.
 
 *Deviations*: the order of the paper's rows is not known, so our splits contain other pictures than the paper's. D, D_aux and
 D_test share no row and no equal content (350 of the 20,054 pictures are exact copies of others); how the released script drew
@@ -182,7 +182,7 @@ def _pixels_note(hashes: NDArray[np.str_], sizes: Ints) -> str:
 
 
 def _content(hashes: Sequence[str] | Array) -> str:
-    """md5 of the sorted md5s: the same for the same pictures under any names."""
+    """md5 of the sorted md5s, which does not depend on the names of the pictures."""
     return hashlib.md5("".join(sorted(str(each) for each in hashes)).encode()).hexdigest()
 
 
