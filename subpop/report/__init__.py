@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ from subpop.report.opening import RunInfo, judged
 from subpop.report.scoreboard import scoreboard
 from subpop.report.suite_page import subpopulation_csv, suite_page
 from subpop.report.verdict import Standing
-from subpop.results.results_file import RESULTS_SCHEMA
+from subpop.results.results_file import NUMBER_FIELDS, RESULTS_SCHEMA
 from subpop.runtime.writing import write_atomically
-from subpop.types import BadInput, CellReport, Number, Verdict
+from subpop.types import BadInput, CellReport, Number, Provenance, Verdict
 from subpop.types.printable import printable
 
 __all__ = [
@@ -29,6 +29,8 @@ __all__ = [
     "append_summary",
     "check_report_directory",
     "check_summary",
+    "record_of_numbers",
+    "result_rows",
     "results_json",
     "write_report",
     "write_unfinished",
@@ -138,8 +140,9 @@ def results_json(reports: Sequence[CellReport], run: RunInfo) -> str:
             for r in reports
             if r.result and r.result.integrity
         ],
+        "left_out": [asdict(each) for each in run.left_out],
     }
-    rows = ",\n".join(_json(row) for report in reports for row in _rows(report))
+    rows = ",\n".join(_json(row) for report in reports for row in result_rows(report))
     return f'{_json(run_facts)[:-1]}, "cells": [\n{rows}\n]}}\n'  # one line per row, so that files can be compared
 
 
@@ -157,18 +160,30 @@ def _standing(reports: Sequence[CellReport], standing: Standing | None) -> dict[
 
 
 def _json(value: Mapping[str, Any]) -> str:
-    safe = {name: printable(each) if isinstance(each, str) else each for name, each in value.items()}
-    return json.dumps(safe, allow_nan=False, ensure_ascii=False)
+    return json.dumps(_printable(value), allow_nan=False, ensure_ascii=False)
 
 
-def _rows(report: CellReport) -> Iterator[dict[str, Any]]:
+def _printable(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: printable(each) if isinstance(each, str) else each for name, each in value.items()}
+
+
+def result_rows(report: CellReport) -> Iterator[dict[str, Any]]:
+    """The rows of a cell in results.json."""
     verdicts = judged(report) or [Verdict(Number("", float("nan")), report.status)]
     for verdict in verdicts:
         yield _row(report, verdict if verdict.reason else replace(verdict, reason=report.reason))
 
 
+def record_of_numbers(report: CellReport) -> dict[str, Any]:
+    """The rows of a cell as the store keeps them for `subpop compare`: what they have in common is written once."""
+    rows = [_printable(row) for row in result_rows(report)]
+    common = {name: value for name, value in rows[0].items() if name not in NUMBER_FIELDS}
+    return {"cell": common, "numbers": [{name: row[name] for name in NUMBER_FIELDS} for row in rows]}
+
+
 def _row(report: CellReport, verdict: Verdict) -> dict[str, Any]:
     cell, result, number = report.cell, report.result, verdict.number
+    made_of = report.made_of or Provenance()
     return {
         "stem": cell.stem,
         "tier": cell.tier,
@@ -185,6 +200,7 @@ def _row(report: CellReport, verdict: Verdict) -> dict[str, Any]:
         "metric": number.metric,
         "value": _finite(number.value),
         "std_error": _finite(number.std_error),
+        "std": _finite(number.std),
         "n_subpopulations": int(result.n_subpopulations) if result else 0,
         "n_seeds": int(cell.n_seeds),
         "published": _finite(verdict.published),
@@ -196,6 +212,7 @@ def _row(report: CellReport, verdict: Verdict) -> dict[str, Any]:
         "n_fits": int(result.n_fits) if result else 0,
         "seconds": _finite(result.seconds) if result else 0.0,
         "from_store": bool(result.from_store) if result else False,
+        **asdict(made_of),
     }
 
 

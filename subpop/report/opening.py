@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 
 from subpop.report.figures import file_name
 from subpop.report.figures.setups import is_finite, quantity, short
-from subpop.report.markdown import code, escape
+from subpop.report.markdown import code, escape, folded
 from subpop.report.verdict import KINDS, FailedTest, Standing, headline
-from subpop.types import VERDICTS, CellReport, Verdict
+from subpop.types import VERDICTS, CellReport, LeftOut, Verdict
 
 MOST_LISTED = 100
 STATUSES = {"fail": "failed", "error": "in error", "skipped": "skipped"}
@@ -43,6 +43,8 @@ class RunInfo:
     """Docstrings of the suites by stem."""
     standing: Standing | None = None
     """The state of the session that measured; None if a store was read and no session ran."""
+    left_out: Sequence[LeftOut] = ()
+    """Cells of a store that are not shown, or with numbers of another version."""
 
     @property
     def started_text(self) -> str:
@@ -72,7 +74,20 @@ def opening(reports: Sequence[CellReport], run: RunInfo) -> list[str]:
         f"{lead} {escape(sentence)}{'; ' if also else ''}{', '.join(also)}. Numbers: {told or 'none'}.",
         f"Data: {scope[0]}. Victims: {scope[1]}. Subpopulations: {scope[2]}. Suites: {pages}.",
         made_by(run),
+        *left_out(run.left_out),
     ]
+
+
+def left_out(cells: Sequence[LeftOut]) -> list[str]:
+    """Say how many cells of the store a page does not show, or shows with numbers of another version, and which."""
+    by_reason: dict[str, list[LeftOut]] = defaultdict(list)
+    for each in cells:
+        by_reason[each.reason].append(each)
+    blocks = []
+    for reason, of in by_reason.items():
+        names = sorted(f"- {escape(each.stem)}: {code(each.cell)}" for each in of)
+        blocks.append(folded(f"{_cells(len(of))} {reason}", "\n".join(names)))
+    return blocks
 
 
 def _cells(count: int) -> str:

@@ -34,7 +34,8 @@ from subpop.types.printable import printable
 
 def suite_page(stem: str, reports: Sequence[CellReport], run: RunInfo, pictures: Sequence[Picture] = ()) -> str:
     """The page of a suite as markdown; `reports` and `pictures` are its own."""
-    run = replace(run, standing=run.standing and run.standing.of_suite(stem, reports))
+    own_left_out = [each for each in run.left_out if each.stem == stem]
+    run = replace(run, standing=run.standing and run.standing.of_suite(stem, reports), left_out=own_left_out)
     blocks = [
         f"# {escape(stem)}",
         run.suites.get(stem, "").strip(),

@@ -15,7 +15,7 @@ import numpy as np
 
 from subpop.results.metric_registry import find_metric
 from subpop.runtime.cell_code import TRIALS, code_key
-from subpop.types import BadInput, Cell, CellReport, CellResult, Number
+from subpop.types import BadInput, Cell, CellReport, CellResult, Number, Provenance
 from subpop.types.cell import NAMES
 
 KIND = "plug-in"
@@ -27,7 +27,8 @@ def record_of(report: CellReport, device: str) -> dict[str, Any]:
     result = None if report.result is None else _plain(asdict(replace(report.result, arrays={})))
     when = datetime.now(UTC).isoformat(timespec="minutes")
     about = {"cell": report.cell.record(), "device": device, "measured": when, "source": code_key(frozenset(TRIALS))}
-    return {**about, "result": result, "reason": report.reason}
+    made_of = None if report.made_of is None else asdict(report.made_of)
+    return {**about, "result": result, "reason": report.reason, "made_of": made_of}
 
 
 def kept_reports(records: Mapping[str, Mapping[str, Any]], device: str) -> Iterator[CellReport]:
@@ -39,7 +40,8 @@ def kept_reports(records: Mapping[str, Mapping[str, Any]], device: str) -> Itera
         if record["result"] is None:
             yield CellReport(cell, None, status="error", reason=record["reason"])
         else:
-            yield CellReport(cell, _result_of(cell, record["result"], _note(cell, record)))
+            made_of = Provenance(**_known(Provenance, record["made_of"])) if record.get("made_of") else None
+            yield CellReport(cell, _result_of(cell, record["result"], _note(cell, record)), made_of=made_of)
 
 
 def cell_of(record: Mapping[str, Any]) -> Cell | None:
@@ -50,8 +52,17 @@ def cell_of(record: Mapping[str, Any]) -> Cell | None:
         return None
 
 
+def cells_of_other_versions(records: Mapping[str, Mapping[str, Any]]) -> set[Cell]:
+    """The cells whose records another version of subpop made."""
+    return {cell for record in records.values() if _is_of_another_version(record) and (cell := cell_of(record["cell"]))}
+
+
+def _is_of_another_version(record: Mapping[str, Any]) -> bool:
+    return bool(record["source"] != code_key(frozenset(TRIALS)))
+
+
 def _note(cell: Cell, record: Mapping[str, Any]) -> str:
-    other = "" if record["source"] == code_key(frozenset(TRIALS)) else ", by another version of subpop"
+    other = ", by another version of subpop" if _is_of_another_version(record) else ""
     return f"{cell.defense} is a plug-in: its numbers are those of {record['measured']}{other}, and were not measured again"
 
 

@@ -49,6 +49,7 @@ SEVERITY = ("error", "fail", "pass", "no_power", "published_only", "no_reference
 SCHEMA, SCHEMA_FILE = 1, "SCHEMA"
 """Version of the columns of a baselines folder, a number in a file next to the tables. Without the file it is 1."""
 AS_MEANT = "if the change is intended, record it with --rebaseline"
+CHECKED_BY_SUITE = "checked by the suite's own assertions"
 
 Key = tuple[str, ...]
 Row = Mapping[str, str]
@@ -129,7 +130,9 @@ def _check(where: str, text: Row) -> None:
             raise BadInput(f"{where}: {name} cannot be {text[name]!r}; correct it, or leave it empty")
     needed = ("rate", "n_seeds", "atol") if text["value"] and not _is_written_by_hand(text["metric"]) else ("rate",)
     if empty := [name for name in needed if not text[name]]:
-        raise BadInput(f"{where}: {empty[0]} is empty; a row needs its rate, and a value its n_seeds and atol")
+        raise BadInput(
+            f"{where}: {empty[0]} is empty; a row needs its rate, and a value its n_seeds and atol: record it with --rebaseline"
+        )
 
 
 def _held(row: Row) -> tuple[float | None, float | None, float | None]:
@@ -159,7 +162,7 @@ def compare(result: CellResult, references: References, *, plugin: bool = False)
         if metric.tolerance is Tolerance.TIMED:
             verdicts.append(Verdict(number, "pass", "times and efforts are not compared"))
         elif not kind.is_compared(number.metric):
-            verdicts.append(Verdict(number, "pass", "checked by the suite's own assertions"))
+            verdicts.append(Verdict(number, "pass", CHECKED_BY_SUITE))
         elif not metric.gated:
             verdicts.append(_shown(number, stored.get(key)))
         elif key in stored:

@@ -10,9 +10,26 @@ from subpop.types import BadInput
 
 RESULTS_SCHEMA = 1
 """Incremented when a field is removed or changes its meaning, but not when a field is added."""
-ADDED = ("planned", "measured", "complete", "exit_status", "stopped", "failed_tests")
+ADDED = ("planned", "measured", "complete", "exit_status", "stopped", "failed_tests", "left_out")
 """Fields of the run that older files of schema 1 may lack."""
-ADDED_TO_CELLS = ("integrity",)
+ADDED_TO_CELLS = ("integrity", "std", "data", "draws", "secret", "code")
+
+RECORDS = "numbers"
+"""The kind of the records in which a store keeps the last numbers of each cell, as rows of results.json."""
+NUMBER_FIELDS = (
+    "subpopulation",
+    "metric",
+    "value",
+    "std_error",
+    "std",
+    "published",
+    "certainty",
+    "reference",
+    "atol",
+    "verdict",
+    "reason",
+)
+"""Fields of a row of results.json that differ within a cell."""
 
 
 def read_results(path: Path) -> dict[str, Any]:

@@ -341,6 +341,28 @@ class Store:
             return self._connection.execute(statement).fetchall()
 
 
+def read_records(path: Path, kind: str) -> dict[str, Any]:
+    """All records of a kind by key, read without changing the file: a store of another schema is refused, not set aside."""
+    with _explained(path), contextlib.closing(_read_only(path)) as connection:
+        application, version = connection.execute("SELECT * FROM pragma_application_id, pragma_user_version").fetchone()
+        if application != APPLICATION_ID and not looks_like_a_store(path):
+            raise BadInput(f"{path} is a database of another program; name a store of subpop")
+        if version != SCHEMA:
+            again = f"run `python -m pytest benchmarks/ --store {path}`, which begins a new store"
+            fix = "upgrade subpop" if version > SCHEMA else again
+            raise BadInput(f"the store {path} has schema {version}; this subpop reads schema {SCHEMA}: {fix}")
+        keys = [key for (key,) in connection.execute("SELECT key FROM records WHERE kind = ? ORDER BY key", (kind,))]
+        try:
+            rows = {key: RECORD.read(connection, kind, key) for key in keys}
+        except Damaged as damage:
+            raise _Corrupt(path, damage) from damage
+    return {key: json.loads(row.text) for key, row in rows.items()}
+
+
+def _read_only(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout=BUSY_SECONDS, isolation_level=None, uri=True)
+
+
 def _drop_damaged(connection: sqlite3.Connection, path: Path, item: Item, key: tuple[str, ...]) -> None:
     """Delete rows unless another process has repaired them in the meantime. Raises _Corrupt if an index is damaged as well."""
     try:

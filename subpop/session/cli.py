@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from bdb import BdbQuit
+from collections import Counter
 from collections.abc import Sequence
 from importlib.util import find_spec
 from io import TextIOWrapper
@@ -73,6 +74,19 @@ def _parser() -> argparse.ArgumentParser:
         "--defense file.py:function adds a defense of your own, --store and --report-dir name the places of the results. "
         "`subpop run --collect-only -q` lists the cells.",
     )
+
+    compare = commands.add_parser(
+        "compare",
+        help="say which numbers moved between two runs, stores or folders of baselines",
+        description="Compare two sets of numbers. Each is a results.json, the folder of a report, a store or a folder of "
+        "baselines. The result is markdown: the defenses whose numbers moved, then suites and headline metrics, the largest "
+        "change relative to its noise first.",
+        epilog="exit status: 0 if no number moved by more than its noise and none is gone; 1 if one did or is; 2 for bad input",
+    )
+    compare.add_argument("a", metavar="A", help="the earlier numbers, such as baselines")
+    compare.add_argument("b", metavar="B", help="the later numbers, such as runs/report")
+    compare.add_argument("--all", action="store_true", help="also list every number")
+    compare.set_defaults(run=_compare)
 
     report = commands.add_parser("report", help="write a report of all finished cells in a store, without training")
     report.add_argument("--store", default="runs/store.sqlite", help="database of finished trials (default: runs/store.sqlite)")
@@ -179,6 +193,16 @@ def _debug(options: argparse.Namespace) -> int:
     return 0
 
 
+def _compare(options: argparse.Namespace) -> int:
+    from subpop.report.comparison import comparison_page
+    from subpop.results.comparison import compare_sides, load_side
+    from subpop.runtime.options import place
+
+    found = compare_sides(*(load_side(place(path, Path.cwd())) for path in (options.a, options.b)))
+    _shown(comparison_page(found, every_number=options.all))
+    return found.exit_status
+
+
 def _report(options: argparse.Namespace) -> int:
     from subpop.datasets.download import data_root
     from subpop.experiments.attack_sets import FOLDER
@@ -221,11 +245,14 @@ def _report(options: argparse.Namespace) -> int:
         seconds=0.0,
         started=time.time(),
         suites={},
+        left_out=run.left_out,
         **environment(),
     )
     run.write(directory, info)
     kept = f" ({run.n_kept} of plug-ins, as last measured)" if run.n_kept else ""
     print(f"{n_cells(len(run.reports))}{kept}, {left_out} not finished or made by another version: {directory / 'README.md'}")
+    for reason, count in Counter(each.reason for each in run.left_out).items():
+        print(f"  {n_cells(count)} {reason}")
     return 0
 
 

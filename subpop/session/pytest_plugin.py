@@ -391,6 +391,6 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         ", ".join(cells_that(n, status) for status, n in sorted(counts.items())) or "no cell was measured"
     )
     if config.getoption("--rebaseline") and counts:
-        for line in run.recorded if run is not None else ():
+        for line in [*run.recorded, *run.moved.splitlines()] if run is not None else ():
             terminalreporter.write_line(line)
     terminalreporter.write_line(f"report: {report_directory(config) / 'README.md'}")

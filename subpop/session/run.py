@@ -6,25 +6,34 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from subpop.datasets.download import MissingData
 from subpop.experiments.executors import Ahead, tasks_of
 from subpop.experiments.experiment import Experiment
 from subpop.experiments.integrity import UNCHECKED, Inspector
+from subpop.experiments.provenance import provenance
 from subpop.features.networks.frozen import is_frozen
 from subpop.harness.batching import DefenseError
-from subpop.report import RunInfo, append_summary, write_report
+from subpop.report import RunInfo, append_summary, record_of_numbers, write_report
 from subpop.report.verdict import n_cells
 from subpop.results.metric_registry import check_registered, metric_of
-from subpop.results.plugin_records import KIND, cell_of, kept_reports, record_of
+from subpop.results.plugin_records import KIND, cell_of, cells_of_other_versions, kept_reports, record_of
 from subpop.results.references import References, cell_status, compare, rebaseline
+from subpop.results.results_file import RECORDS
 from subpop.runtime.estimate import SUMMARY_SECONDS, Forecast, Rates, readable_seconds
 from subpop.runtime.store import Store
-from subpop.types import BadInput, Cell, CellReport, CellResult
+from subpop.types import BadInput, Cell, CellReport, CellResult, LeftOut
 from subpop.types.kinds import Measurers, kind_of
 from subpop.types.printable import described, in_one_line, printable
 
 TIERS = ("embedded", "laptop", "paper")
+SHOWN_AS_MEASURED = "of plug-ins shown with numbers by another version of subpop"
+UNKNOWN_NAMES = "left out: written by another version, with names that this one does not know"
+CANNOT_BE_BUILT = "left out: data, weights or a plug-in are not available here"
+OTHER_VERSION = "left out: made by another version of the code"
+TRIALS_MISSING = "left out: not finished, or made with other data, libraries or another device"
+"""What a report says of cells of its store that it does not show as they are."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,10 @@ class Run:
     reports: dict[Cell, CellReport] = field(default_factory=dict)
     recorded: list[str] = field(default_factory=list)
     """Messages of `rebaseline` about recorded attack sets."""
+    moved: str = ""
+    """The comparison of the old and the new baselines that `rebaseline` makes, as markdown."""
+    left_out: list[LeftOut] = field(default_factory=list)
+    """Cells that `measure_stored` does not show, or shows with numbers of another version."""
     n_kept: int = 0
     """Number of reports of plug-ins' cells that `measure_stored` read from the store unchanged."""
     failed: dict[Cell, Exception] = field(default_factory=dict)
@@ -132,31 +145,52 @@ class Run:
             raise
         else:
             verdicts = compare(result, self.references(cell.stem), plugin=cell.defense in self.experiment.plugins)
-            report = CellReport(cell, result, verdicts, cell_status(verdicts))
+            report = CellReport(cell, result, verdicts, cell_status(verdicts), made_of=provenance(self.experiment, cell))
             self.store.put_record(printable(f"{cell.stem} {cell.id}"), cell.record())
+            self.store.put_record(printable(f"{cell.stem} {cell.id}"), record_of_numbers(report), RECORDS)
         self.reports[cell] = report
         if cell.defense in self.experiment.plugins and report.status != "skipped":
             self.store.put_record(printable(f"{cell.stem} {cell.id}"), record_of(report, self.experiment.context.device), KIND)
         return report
 
     def measure_stored(self) -> int:
-        """Measure every cell in the store whose trials are complete; returns the number of the others.
+        """Measure every cell in the store whose trials are complete; returns the number of the others, which `left_out` lists.
 
         Cells of plug-ins, whose code is not in the store, are shown as last measured.
         """
-        left_out = 0
-        for report in kept_reports(self.store.records(KIND), self.experiment.context.device):
-            if report.cell.defense not in self.experiment.plugins:
+        kept = self.store.records(KIND)
+        of_others = cells_of_other_versions(kept)
+        for report in kept_reports(kept, self.experiment.context.device):
+            cell = report.cell
+            if cell.defense not in self.experiment.plugins:
                 self.n_kept += 1
-                self.reports[report.cell] = self._compared(report)
-        for cell in map(cell_of, self.store.records().values()):
-            if cell in self.reports:
+                self.reports[cell] = self._compared(report)
+                if cell in of_others:
+                    self.left_out.append(LeftOut(cell.stem, cell.id, SHOWN_AS_MEASURED))
+        n_left_out, numbers = 0, self.store.records(RECORDS)
+        for key, record in self.store.records().items():
+            found = cell_of(record)
+            if found in self.reports:
                 continue
-            finished = cell is not None and self._can_be_shown(cell)
-            if cell is not None and finished:
-                self.measure(cell)
-            left_out += not finished
-        return left_out
+            if found is not None and self._can_be_shown(found):
+                self.measure(found)
+            else:
+                n_left_out += 1
+                self.left_out.append(self._left_out(key, found, numbers.get(key)))
+        return n_left_out
+
+    def _left_out(self, key: str, cell: Cell | None, record: Mapping[str, Any] | None) -> LeftOut:
+        """Why a cell that was once measured is not shown."""
+        if cell is None:
+            stem, _, name = key.partition(" ")
+            return LeftOut(stem, name, UNKNOWN_NAMES)
+        try:
+            now = provenance(self.experiment, cell)
+        except BadInput:
+            return LeftOut(cell.stem, cell.id, CANNOT_BE_BUILT)
+        before = {} if record is None else record["cell"]
+        other = before.get("code", now.code) != now.code
+        return LeftOut(cell.stem, cell.id, OTHER_VERSION if other else TRIALS_MISSING)
 
     def _can_be_shown(self, cell: Cell) -> bool:
         """Whether the cell can be shown without training."""
@@ -233,6 +267,9 @@ class Run:
 
     def rebaseline(self, hardware: str, commit: str) -> list[Path]:
         """Rewrite our columns of the baselines of every cell that ran, and record attack sets that have no record yet."""
+        from subpop.report.comparison import comparison_page
+        from subpop.results.comparison import baselines_side, compare_sides
+
         written, left = self.experiment.context.attack_sets.record()
         self.recorded += [f"attack set recorded: {path}" for path in written]
         self.recorded += [f"{path} belongs to other data and was left; delete it to have it recorded anew" for path in left]
@@ -240,9 +277,11 @@ class Run:
         stems = sorted({result.cell.stem for result in results})
         noisy = (number for result in results if not result.exact for number in result.numbers if number.std is not None)
         n_noisy = sum(metric_of(number.metric).is_recorded for number in noisy)
+        before = baselines_side(self.baselines, stems)
         for stem in stems:
             own = [result for result in results if result.cell.stem == stem]
             rebaseline(self.baselines / f"{stem}.csv", own, hardware=hardware, commit=commit, n_noisy=n_noisy)
+        self.moved = comparison_page(compare_sides(before, baselines_side(self.baselines, stems)))
         return [self.baselines / f"{stem}.csv" for stem in stems]
 
     def write(self, directory: Path, info: RunInfo) -> None:

@@ -99,6 +99,30 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Provenance:
+    """What the numbers of a cell were made of, as digests. Only numbers with the same data, draws and secret are comparable."""
+
+    data: str = ""
+    """Of the rows, the split and the subpopulations."""
+    draws: str = ""
+    """Of the trials, and of the seeds that draw poison and holdout rows, shuffle, and train."""
+    secret: str = ""
+    """Of the store's secret that shuffles the training sets of plug-ins; empty for built-in defenses."""
+    code: str = ""
+    """Of the code that made the numbers."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A cell of a store that a report does not show, or shows with numbers of another version."""
+
+    stem: str
+    cell: str
+    """Its id."""
+    reason: str
+
+
+@dataclass(frozen=True)
 class CellReport:
     """What the reporter gets for each cell: its result (None where skipped or in error) and its verdicts."""
 
@@ -108,3 +132,5 @@ class CellReport:
     status: str = "pass"
     """The worst verdict of the cell, or `skipped` / `error`."""
     reason: str = ""
+    made_of: Provenance | None = None
+    """None if the cell was not measured, or by a version that did not record it."""
