@@ -9,6 +9,7 @@ import pandas as pd
 
 from subpop.report.figures.setups import MATCHED, short
 from subpop.report.markdown import code, escape, table
+from subpop.report.verdict import n_cells
 from subpop.results.comparison import (
     CELL_KEYS,
     EQUAL,
@@ -161,12 +162,13 @@ def _rest(found: Comparison) -> list[str]:
         why = Counter(found.of(NOT_PAIRED)["why"])
         lines.append(f"- Not compared: {count:,} numbers ({', '.join(f'{n:,} have {text}' for text, n in why.most_common())}).")
     if found.count(NOT_RUN):
-        lines.append(f"- Not in the run B: {_n_cells(found.of(NOT_RUN)):,} cells of the baselines ({_stems(found, NOT_RUN)}).")
+        count = len(found.of(NOT_RUN)[CELL_KEYS].drop_duplicates())
+        lines.append(f"- Not in the run B: {n_cells(count)} of the baselines ({_stems(found, NOT_RUN)}).")
     versions = found.rows[found.rows["another_version"]]
     if len(versions):
         cells = versions[CELL_KEYS].drop_duplicates()
         named = ", ".join(f"{escape(name)} {n:,}" for name, n in Counter(cells["defense"]).most_common(4))
-        lines.append(f"- Made by different versions of the code: {len(cells):,} cells (by defense: {named}).")
+        lines.append(f"- Made by different versions of the code: {n_cells(len(cells))} (by defense: {named}).")
     other = sorted(found.a.tiers ^ found.b.tiers)
     if other and not found.a.kind == found.b.kind == "baselines":
         lines.append(f"- Left out, since only one side has them: tiers {escape(', '.join(other))}.")
@@ -179,15 +181,11 @@ def _stems(found: Comparison, status: str) -> str:
     return ", ".join(f"{escape(stem)} {n:,}" for stem, n in counts[:4]) + more
 
 
-def _n_cells(rows: Any) -> int:
-    return len(rows[CELL_KEYS].drop_duplicates())
-
-
 def _reasons(found: Comparison) -> str:
     """Why cells whose numbers are gone have none."""
     cells = {*found.of(GONE)[CELL_KEYS].itertuples(index=False, name=None)}
     reasons = Counter(reason for cell, reason in found.b.reasons.items() if cell in cells)
-    return "".join(f"; {n:,} cells {escape(short(reason, 100))}" for reason, n in reasons.most_common(2))
+    return "".join(f"; {n_cells(n)} {escape(short(reason, 100))}" for reason, n in reasons.most_common(2))
 
 
 def _every_number(found: Comparison) -> list[str]:

@@ -161,7 +161,7 @@ def _of_rows(
 ) -> Side:
     """A side of rows of results.json; rows without a metric say why a cell has no numbers."""
     for row in rows:
-        lacking = [name for name in (*KEYS, "value") if not isinstance(row, Mapping) or name not in row]
+        lacking = [name for name in (*KEYS, "value") if name not in row]
         if lacking:
             raise BadInput(f"{path}: a row of its cells has no {lacking[0]!r}; it is not as a run wrote it: run again")
         wrong = [name for name in ("rate", *NUMBERS) if not isinstance(row.get(name), int | float | None)]

@@ -42,10 +42,14 @@ def read_results(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise BadInput(f"{path} cannot be read as results.json ({error}); name one that a run wrote") from error
     schema = found.get("schema") if isinstance(found, dict) else None
-    if not isinstance(schema, int) or isinstance(schema, bool) or not isinstance(found.get("cells"), list):
+    if not isinstance(schema, int) or isinstance(schema, bool) or not _are_rows(found.get("cells")):
         raise BadInput(f"{path} is no results.json: it names no schema, or has no cells; name one that a run wrote")
     if schema != RESULTS_SCHEMA:
         fix = "upgrade subpop" if schema > RESULTS_SCHEMA else "run again"
         raise BadInput(f"{path} has schema {schema}; this subpop reads schema {RESULTS_SCHEMA}: {fix}")
     cells = [{**dict.fromkeys(ADDED_TO_CELLS), **row} for row in found["cells"]]
     return {**dict.fromkeys(ADDED), **found, "cells": cells}
+
+
+def _are_rows(cells: object) -> bool:
+    return isinstance(cells, list) and all(isinstance(row, dict) for row in cells)

@@ -15,7 +15,7 @@ from subpop.report.markdown import code, escape, folded, table, without_files
 from subpop.report.opening import duration
 from subpop.report.scoreboard import scoreboard
 from subpop.report.suite_page import subpopulation_csv, suite_page
-from subpop.types import VERDICTS, BadInput, CellReport, CellResult, Number, Verdict
+from subpop.types import VERDICTS, BadInput, CellReport, CellResult, Number, Provenance, Verdict
 
 RUN = RunInfo(tier="embedded", command="python -m pytest benchmarks/", seconds=143.2, started=0.0)
 NAN = float("nan")
@@ -324,12 +324,13 @@ def test_results_keep_their_schema():
 def test_a_row_of_the_results_by_hand():
     """Every column from its own source: with equal references and published numbers a mix-up would go unseen."""
     cell = cell_of(dataset="adult", victim="mlp", rate=0.5, defense="trim", split=1)
-    number = Number("target_damage_worst_5", 0.25, 0.03, "digit=3")
+    number = Number("target_damage_worst_5", 0.25, 0.03, "digit=3", std=0.07)
+    made_of = Provenance("rows", "seeds", "shuffle", "version")
     verdict = Verdict(number, "fail", "too far", reference=0.31, atol=0.02, published=0.44, certainty="not comparable")
     result = CellResult(
         cell, (number,), knowledge="n_poison", n_subpopulations=7, n_fits=12, seconds=3.5, from_store=True, integrity="unchecked"
     )
-    (row,) = json.loads(results_json([CellReport(cell, result, (verdict,), "fail")], RUN))["cells"]
+    (row,) = json.loads(results_json([CellReport(cell, result, (verdict,), "fail", made_of=made_of)], RUN))["cells"]
     assert row == {
         "stem": "defenses_trim_sever",
         "tier": "embedded",
@@ -346,6 +347,7 @@ def test_a_row_of_the_results_by_hand():
         "metric": "target_damage_worst_5",
         "value": 0.25,
         "std_error": 0.03,
+        "std": 0.07,
         "n_subpopulations": 7,
         "n_seeds": cell.n_seeds,
         "published": 0.44,
@@ -357,6 +359,10 @@ def test_a_row_of_the_results_by_hand():
         "n_fits": 12,
         "seconds": 3.5,
         "from_store": True,
+        "data": "rows",
+        "draws": "seeds",
+        "secret": "shuffle",
+        "code": "version",
     }
 
 
