@@ -1,9 +1,9 @@
-"""A torchvision that imports beside a CPU-only torch.
+"""Importing torchvision with a CPU-only torch.
 
-torchvision's wheels from the package index are built against the CUDA torch. Beside a CPU build their compiled operators
-cannot be loaded, and `import torchvision` stops with "operator torchvision::nms does not exist", because it registers
-shape rules for operators that nobody has defined. Models, transforms and data sets do not need those operators, so their
-names are declared here: only when the compiled ones are missing, and without an implementation (a call still fails).
+torchvision's wheels from the package index are built against the CUDA torch. With a CPU build their compiled operators cannot
+be loaded, and `import torchvision` fails with "operator torchvision::nms does not exist", because it registers shape rules for
+undefined operators. Models, transforms and data sets do not need those operators, so their names are declared here: only if the
+compiled ones are missing, and without an implementation (calls still fail).
 
 Use `torchvision = import_torchvision()` wherever torchvision is needed. transformers imports it too: call this first.
 """

@@ -54,10 +54,10 @@ def test_results_of_an_older_version_have_what_was_added_as_none(tmp_path: Path)
     [
         ({"schema": 7, "cells": []}, "has schema 7; this subpop reads schema 1: upgrade subpop"),
         ({"schema": 0, "cells": []}, "has schema 0; this subpop reads schema 1: run again"),
-        ({"schema": True, "cells": []}, "is no results.json"),
-        ({"cells": []}, "is no results.json"),
-        ({"schema": 1}, "is no results.json"),
-        ([], "is no results.json"),
+        ({"schema": True, "cells": []}, "is not a results.json"),
+        ({"cells": []}, "is not a results.json"),
+        ({"schema": 1}, "is not a results.json"),
+        ([], "is not a results.json"),
     ],
 )
 def test_results_of_another_schema_are_refused_by_name(tmp_path: Path, content: object, message: str) -> None:

@@ -43,7 +43,7 @@ def read_results(path: Path) -> dict[str, Any]:
         raise BadInput(f"{path} cannot be read as results.json ({error}); name one that a run wrote") from error
     schema = found.get("schema") if isinstance(found, dict) else None
     if not isinstance(schema, int) or isinstance(schema, bool) or not _are_rows(found.get("cells")):
-        raise BadInput(f"{path} is no results.json: it names no schema, or has no cells; name one that a run wrote")
+        raise BadInput(f"{path} is not a results.json: it has no schema or no cells; name one that a run wrote")
     if schema != RESULTS_SCHEMA:
         fix = "upgrade subpop" if schema > RESULTS_SCHEMA else "run again"
         raise BadInput(f"{path} has schema {schema}; this subpop reads schema {RESULTS_SCHEMA}: {fix}")

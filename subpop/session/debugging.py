@@ -53,7 +53,7 @@ def _chosen(spec: DefenseSpec, words: str) -> Cell:
     own = [cell for cell in cells if all(word in f"{cell.stem} {cell.id}" for word in words.split())]
     if not own:
         some = ", ".join(f"{cell.stem} {cell.id}" for cell in cells[:3])
-        raise BadInput(f"no cell of the embedded tier that is open to defenses holds {words!r}; there are {some}, ...")
+        raise BadInput(f"no cell of the embedded tier that is open to plug-ins matches {words!r}; there are {some}, ...")
     needs_holdout = "clean_holdout" in spec.needs and own[0].defender.holdout is None
     return own[0].with_(holdout=HOLDOUT) if needs_holdout else own[0]
 

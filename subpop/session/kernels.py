@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
 def profile_of(name: str) -> Profile:
     """The profile of that name."""
     if name not in PROFILES:
-        raise BadInput(f"no profile is named {name!r}; there are {'; '.join(PROFILES)}")
+        raise BadInput(f"unknown profile {name!r}; use one of {'; '.join(PROFILES)}")
     return PROFILES[name]
 
 

@@ -318,7 +318,7 @@ class Cell:
 
 
 def _number(rate: Any) -> float:
-    """A rate as a float, since 1, 1.0 and "1" are one cell, also by their repr, as 0.0 and -0.0 are."""
+    """A rate as a float, so that 1, 1.0 and "1", and 0.0 and -0.0, give equal cells with the same repr."""
     try:
         return float(rate) + 0.0
     except (TypeError, ValueError) as error:

@@ -1,7 +1,7 @@
 """The kinds of measurement: how cells are planned, measured, shown and drawn. One line of `KINDS` adds a kind.
 
-A cell names its kind (`Cell.kind`). The class behind the name says everything that differs from poisoning cells, so that
-neither the run nor the report knows any suite by its name. Classes are imported when a cell of their kind comes up.
+A cell names its kind (`Cell.kind`). The class of that name implements everything that differs from poisoning cells, so neither
+the run nor the report depends on names of suites. Classes are imported when the first cell of their kind is used.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ KINDS = {
     "transfer": "subpop.report.tables.transfer:Transfer",
     "two_worlds": "subpop.report.tables.two_worlds:TwoWorlds",
 }
-"""Where the class of each kind is."""
+"""The class of each kind, as `module:name`."""
 
 Measure = Callable[[Cell], CellResult]
 
@@ -38,11 +38,11 @@ class Plan:
     """A figure that can be drawn."""
 
     kind: str
-    """The end of its file's name."""
+    """The last part of the file name."""
     draw: Callable[[], Any]
     """Returns the matplotlib figure."""
     alt: str
-    """What it shows, for readers who cannot see it."""
+    """The alternative text."""
     caption: str
     """How to read it."""
 
@@ -53,15 +53,15 @@ class Kind(ABC):
     trains_trials = False
     """Whether a cell consists of trials, which are trained, stored and resumed one by one."""
     is_stored = True
-    """Whether a cell's result is served from the store once it was measured."""
+    """Whether a cell's result is read from the store once it has been measured."""
     runs_by_default = True
-    """Whether its suites run where no suite is named."""
+    """Whether its suites run if no suite is named."""
     on_scoreboard = True
     """Whether its cells are rows of the scoreboard's tables of damages."""
 
     @abstractmethod
     def measurer(self, experiment: Any) -> Measure:
-        """What measures cells with an `Experiment`; it may remember what they share while the run lasts."""
+        """A function that measures cells with an `Experiment`; it may cache what they share for the duration of the run."""
 
     @abstractmethod
     def figures(self, reports: Sequence[CellReport], styles: Any) -> Iterator[Plan]:
@@ -72,15 +72,15 @@ class Kind(ABC):
         return 1.0
 
     def company(self, cell: Cell) -> Hashable | None:
-        """Equal for cells without trials that a worker measures in one go; None for those that only their test may measure."""
+        """A key that is equal for cells without trials that one worker measures together; None if only the test measures them."""
         return cell
 
     def is_compared(self, metric: str) -> bool:
-        """Whether a number is compared with its reference; the suite asserts the others itself."""
+        """Whether a number is compared with its reference; others are checked by assertions of the suite."""
         return True
 
     def tables(self, reports: Sequence[CellReport]) -> list[str]:
-        """Blocks of markdown: the table as the paper prints it, for the suite's page and the scoreboard."""
+        """Blocks of markdown: the table in the paper's layout, for the suite's page and the scoreboard."""
         return []
 
     def sections(self, reports: Sequence[CellReport]) -> list[str]:
@@ -92,7 +92,7 @@ class Kind(ABC):
         return []
 
     def figure_of(self, cell: Cell) -> str:
-        """Cells of a suite and tier with the same answer share their figures."""
+        """A key: cells of a suite and tier with equal keys share their figures."""
         return cell.dataset
 
 

@@ -35,9 +35,9 @@ class Tolerance(Enum):
     ABSOLUTE = "absolute"
     """The difference is at most the recorded tolerance."""
     WORST_ROW = "worst row"
-    """ABSOLUTE, and one test row of the smallest ranked subpopulation may flip, which moves a worst-k by a k-th of it."""
+    """ABSOLUTE, and one test row of the smallest ranked subpopulation may flip, which changes a worst-k by 1/k of it."""
     WORST_ROW_OF_ALL = "worst row of all"
-    """WORST_ROW where subpopulations are ranked however few test rows they have."""
+    """WORST_ROW, for rankings that include subpopulations with few test rows."""
     UPPER_BOUND = "upper bound"
     """The number is at most the recorded tolerance."""
     LOWER_BOUND = "lower bound"
@@ -60,13 +60,13 @@ class Metric:
     column: str = ""
     """Heading of its column in the table of a set-up's cells; empty for a detail, which has no column there."""
     column_k: int = 0
-    """The only k of a family whose member has the column; 0 where all have it."""
+    """The only k of a family for which there is a column; 0 for all."""
     subpopulation_column: str = ""
-    """Heading of its column in the table of a cell's subpopulations; empty where it has none."""
+    """Heading of its column in the table of a cell's subpopulations; empty if it has none."""
     parts: tuple[str, ...] = ()
-    """The metrics that it is the sum of."""
+    """The metrics of which it is the sum."""
     gated: bool = False
-    """Whether a number that is off its reference, or has none, fails its cell."""
+    """Whether a number that is out of tolerance, or has no reference, fails its cell."""
     family: str = ""
     """Set by `metric_of`: the registered name, with its braces."""
     values: Mapping[str, str] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from subpop.types.cell import Cell
 
 @dataclass(frozen=True, order=True)
 class Trial:
-    """One trained victim of a cell. `attacked` False: the defense runs on clean D, told what the attacked trial is told."""
+    """One trained victim of a cell. `attacked` False: the defense runs on clean D, with the attacked trial's side information."""
 
     subpopulation: str
     seed: int
@@ -19,12 +19,12 @@ class Trial:
 
 
 OWN_LEARNER, KEEP_UNCHECKED = "own_learner", "keep_unchecked"
-"""Metrics of a trial, 1 where they are there: `fit` did not make its model; its mask is not what the model was trained on."""
+"""Metrics that a trial has, with the value 1, if `fit` did not make its model, or if its mask could not be confirmed."""
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What one trial leaves behind: numbers by metric name and arrays by name (bits of right test rows, ...)."""
+    """The result of one trial: numbers by metric name, and arrays by name (such as which test rows are classified correctly)."""
 
     trial: Trial
     metrics: Mapping[str, float]
@@ -35,21 +35,21 @@ class TrialResult:
 
 @dataclass(frozen=True)
 class Number:
-    """One number of a cell: a metric over all subpopulations (subpopulation '') or of one."""
+    """One number of a cell: a metric of one subpopulation, or of all together (subpopulation '')."""
 
     metric: str
     value: float
     std_error: float | None = None
     subpopulation: str = ""
     std: float | None = None
-    """Sample deviation over seeds that `std_error` and tolerances rest on; None for exact victims' fixed numbers."""
+    """Sample deviation over seeds, from which `std_error` and tolerances are computed; None for deterministic numbers."""
     tolerance: float | None = None
-    """How far a rerun may lie off, at least, where the number itself knows: a mean of draws knows its standard error."""
+    """Minimum tolerance of a rerun, if known, such as the standard error of a mean of draws."""
 
 
 @dataclass(frozen=True)
 class CellResult:
-    """All numbers of a cell, and what they cost. `table` has one row a subpopulation and `arrays` what panels are drawn from."""
+    """All numbers of a cell, and their cost. `table` has one row per subpopulation; `arrays` has the data of figures."""
 
     cell: Cell
     numbers: tuple[Number, ...]
@@ -63,15 +63,15 @@ class CellResult:
     from_store: bool = False
     notes: tuple[str, ...] = ()
     n_own_learner: int = 0
-    """Trials whose returned model is none that `fit` made."""
+    """Number of trials whose returned model was not made by `fit`."""
     n_keep_unchecked: int = 0
-    """Trials whose mask is not that of the rows on which `fit` made the returned model."""
+    """Number of trials in which `fit` did not train the returned model on exactly the rows of the mask."""
     max_fits: int | None = None
-    """Calls of `fit` a trial that a plug-in declares it may need, where they are more than usual."""
+    """Calls of `fit` per trial that a plug-in declares, if more than the default limit."""
     integrity: str = ""
-    """Of a plug-in defense: whether a known cheat was found; see `subpop.experiments.integrity`."""
+    """For a plug-in defense, whether a known cheat was found; see `subpop.experiments.integrity`."""
     probes: str = ""
-    """What each probe of it found, and why others were not run."""
+    """The findings of its probes, and the reasons for those that were not run."""
 
     def __getitem__(self, metric: str) -> float:
         """The value of an aggregate metric."""
@@ -87,7 +87,7 @@ VERDICTS = ("pass", "fail", "no_power", "no_reference", "published_only", "skipp
 
 @dataclass(frozen=True)
 class Verdict:
-    """A number of a run beside its reference."""
+    """A number of a run, compared with its reference."""
 
     number: Number
     verdict: str

@@ -123,9 +123,9 @@ def test_a_table_by_hand():
 
 @pytest.mark.parametrize("values", [[], [0.1, float("nan")], [[0.1, 0.2]], [float("inf")]])
 def test_samples_that_cannot_be_summed_up_are_refused(values):
-    with pytest.raises(BadInput, match="one finite value a subpopulation"):
+    with pytest.raises(BadInput, match="one finite value per subpopulation"):
         damage_table(values, [0.0], [1.0])
-    with pytest.raises(BadInput, match="one finite value a subpopulation"):
+    with pytest.raises(BadInput, match="one finite value per subpopulation"):
         two_samples([0.1], values)
 
 

@@ -50,7 +50,7 @@ def measure_worlds(runner: Runner) -> CellResult:
     cell = runner.cell
     kind = cell.two_worlds.worlds or "independent"
     if cell.attack != "label_flip":
-        raise BadInput(f"attack {cell.attack} of {cell.id} moves rows, which tells poison from clean rows; use label_flip")
+        raise BadInput(f"attack {cell.attack} of {cell.id} moves rows, which reveals the poison; use label_flip")
     draw = KINDS[kind]
     exact = runner.victim.exact and getattr(DEFENSES.get(cell.defense), "exact", True)
     try:

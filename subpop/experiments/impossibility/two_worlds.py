@@ -168,7 +168,7 @@ def agrees_with_holdout(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: 
     """Keep the rows whose label agrees with that of the nearest row of the clean holdout."""
     holdout = know.clean_holdout
     if holdout is None or not len(holdout):
-        raise BadInput("agrees_with_holdout must be told clean_holdout, at least one clean row; grant it in the cell's knowledge")
+        raise BadInput("agrees_with_holdout needs clean_holdout, at least one clean row; grant it in the cell's knowledge")
     from scipy.spatial.distance import cdist
 
     rows, clean = (np.asarray(own.x, np.float64).reshape(len(own), -1) for own in (train, holdout))

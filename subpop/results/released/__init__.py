@@ -169,6 +169,6 @@ def _sample(values: ArrayLike) -> Array:
     sample = np.asarray(values, dtype=np.float64)
     if sample.ndim != 1 or not len(sample) or not np.isfinite(sample).all():
         raise BadInput(
-            f"a sample of shape {sample.shape} cannot be summed up; give one finite value a subpopulation, at least one"
+            f"a sample of shape {sample.shape} cannot be summarised; give one finite value per subpopulation, at least one"
         )
     return sample
