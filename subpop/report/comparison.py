@@ -82,7 +82,7 @@ def _counts(found: Comparison) -> str:
 
 
 def _defenses(found: Comparison) -> list[str]:
-    """A line for each defense with numbers that moved, the largest share first; a matched control counts with its filter."""
+    """A line for each defense with numbers that moved, the largest share first; a control counts with its filter if both moved."""
     compared = found.rows[found.rows["status"].isin([MOVED, WITHIN_NOISE, EQUAL])]
     moved = compared["status"] == MOVED
     if not moved.any():
@@ -96,15 +96,14 @@ def _defenses(found: Comparison) -> list[str]:
     lines = [_defense(str(name), groups.get_group(name)) for name in order[:MOST_DEFENSES]]
     more = order[MOST_DEFENSES:]
     if len(more):
-        lines.append(f"- {len(more)} more defenses: {summary.loc[more, 'count'].sum():,} numbers")
+        lines.append(f"- Other defenses, {len(more):,} of them: {summary.loc[more, 'count'].sum():,} numbers moved")
     return ["\n".join(lines)]
 
 
 def _defense(name: str, rows: Any) -> str:
-    own = rows[~rows["is_control"]] if (~rows["is_control"]).any() else rows
-    controls = rows[rows["is_control"]]
+    own, controls = rows[~rows["is_control"]], rows[rows["is_control"]]
     told = f"- **{escape(name)}**: {own['moved'].sum():,} of {len(own):,} numbers moved"
-    if len(controls) and len(controls) < len(rows):
+    if len(controls):
         told += f" ({controls['moved'].sum():,} of {len(controls):,} of its matched control)"
     told += f", by up to {_times(rows.loc[rows['moved'], 'ratio'].max())} their noise"
     return told + ("; its code is another version's" if own["another_version"].any() else "")

@@ -102,6 +102,14 @@ def test_a_changed_defense_is_named_first(first: Path, tmp_path: Path) -> None:
     assert len(page.splitlines()) <= 20
 
 
+def test_a_matched_control_that_moved_alone_is_named_by_its_own_name(first: Path, tmp_path: Path) -> None:
+    reports = [report_of(cell, moved=0.1 if cell.defense.startswith("matched") else 0.0) for cell in CELLS]
+    _, page = compared(first, write(tmp_path / "b", reports))
+    assert [line for line in page.splitlines() if line.startswith("- **")] == [
+        "- **matched_random_filter:trim**: 4 of 6 numbers moved, by up to 5.0 x their noise"
+    ]
+
+
 def test_a_change_within_the_noise_is_counted_and_does_not_fail(first: Path, tmp_path: Path) -> None:
     status, page = compared(first, write(tmp_path / "b", [report_of(cell, moved=0.019) for cell in CELLS]))
     assert status == 0
