@@ -82,16 +82,16 @@ def _counts(found: Comparison) -> str:
 
 
 def _defenses(found: Comparison) -> list[str]:
-    """A line for each defense with numbers that moved, the largest share first; a control counts with its filter if both moved."""
+    """A line for each defense whose numbers moved, the largest share first; a control goes with its filter if both did."""
     compared = found.rows[found.rows["status"].isin([MOVED, WITHIN_NOISE, EQUAL])]
     moved = compared["status"] == MOVED
     if not moved.any():
         return []
-    is_control = compared["defense"].str.startswith(f"{MATCHED}:")
-    groups = compared.assign(moved=moved, is_control=is_control, of=compared["defense"].str.removeprefix(f"{MATCHED}:")).groupby(
-        "of"
-    )
-    summary = pd.DataFrame({"share": groups["moved"].mean(), "count": groups["moved"].sum()})
+    filters = compared["defense"].str.removeprefix(f"{MATCHED}:")
+    named = filters.where(filters.isin(compared.loc[moved, "defense"]), compared["defense"])
+    marked = compared.assign(moved=moved, is_control=named != compared["defense"], named=named)
+    groups, own = marked.groupby("named"), marked[~marked["is_control"]].groupby("named")
+    summary = pd.DataFrame({"share": own["moved"].mean(), "count": groups["moved"].sum()})
     order = summary[summary["count"] > 0].sort_values(["share", "count"], ascending=False).index
     lines = [_defense(str(name), groups.get_group(name)) for name in order[:MOST_DEFENSES]]
     more = order[MOST_DEFENSES:]
@@ -117,9 +117,8 @@ def _groups(found: Comparison) -> list[str]:
     groups = [
         (of.iloc[0], int((of["status"] == MOVED).sum()), len(of)) for _, of in compared.groupby(["stem", "headline"], sort=False)
     ]
-    moved = sorted(
-        (group for group in groups if group[1]), key=lambda group: (group[0]["headline"] == OTHERS, -group[0]["ratio"])
-    )
+    moved = [group for group in groups if group[1]]
+    moved.sort(key=lambda group: (group[0]["headline"] == OTHERS, -group[0]["ratio"]))
     if not moved:
         return []
     headers = ["suite", "metric", "largest change", "moved", "A", "B", "change", "noise", "change / noise"]

@@ -21,6 +21,7 @@ from subpop.harness.plugins import parse_defense
 from subpop.report import RunInfo, record_of_numbers, results_json, write_report
 from subpop.report.comparison import comparison_page
 from subpop.results.comparison import compare_sides, load_side
+from subpop.results.metric_registry import METRICS
 from subpop.results.references import rebaseline
 from subpop.results.results_file import RECORDS
 from subpop.runtime.no_store import NoStore
@@ -29,6 +30,7 @@ from subpop.session.cli import main
 from subpop.session.run import Run
 from subpop.types import Cell, CellReport, CellResult, LeftOut, Number, Provenance, Verdict
 from subpop.types.grid import grid
+from subpop.types.metric import Tolerance
 
 RUN = RunInfo("embedded", "pytest", commit="abc", hardware="here", versions={"numpy": "2.0"})
 DEFENSES = ["none", "trim", "sever", "matched_random_filter:trim"]
@@ -160,8 +162,8 @@ def test_numbers_of_other_digests_are_not_compared(first: Path, tmp_path: Path, 
     _, page = compared(first, write(tmp_path / "b", reports))
     assert f"- Not compared: 6 numbers (6 have {words})." in page
     assert "**12 of 18 numbers moved**" in page
-    assert "**trim**" in page  # its matched control has the same digests
-    assert "- **trim**: 4 of 6" in page
+    assert "- **matched_random_filter:trim**: 4 of 6" in page
+    assert "**trim**" not in page
 
 
 def test_other_versions_are_named(first: Path, tmp_path: Path) -> None:
@@ -223,6 +225,16 @@ def test_a_run_is_compared_with_baselines_for_the_cells_that_it_measured(tmp_pat
     assert "- A has no digests of data, draws and secrets: numbers are paired by name alone." in page
     run = write(tmp_path / "run", [report_of(cell, moved=0.4) for cell in CELLS[:2]])
     assert compared(baselines, run)[0] == compared(run, baselines)[0] == 1
+
+
+def test_numbers_that_no_baseline_can_contain_are_not_new(tmp_path: Path) -> None:
+    ungated = next(m.name for m in METRICS if not m.gated and m.tolerance is Tolerance.ABSOLUTE and "{" not in m.name)
+    report = report_of(CELLS[0])
+    assert report.result is not None
+    more = replace(report.result, numbers=(*report.result.numbers, Number(ungated, 1.0), Number("fleet_seconds", 2.0)))
+    run = write(tmp_path / "run", [replace(report, result=more)])
+    assert "3 are equal; 0 new, 0 gone" in compared(baselines_of(tmp_path / "baselines", CELLS[:1]), run)[1]
+    assert "- New in B: 1 numbers" in compared(write(tmp_path / "a", [report]), run)[1]  # but not the seconds
 
 
 def test_recording_new_baselines_prints_what_moved(tmp_path: Path) -> None:
@@ -377,6 +389,15 @@ def test_digests_tell_data_draws_and_code_apart() -> None:
     split = provenance(experiment, TRIM.with_(split=1))
     assert (split.data == own.data, split.code) == (False, own.code)
     assert provenance(experiment, TRIM.with_(defense="matched_random_filter:trim")).code != undefended.code
+
+
+@pytest.mark.parametrize("seed", ["poison", "holdout", "shuffle", "defense", "training"])
+def test_every_seed_is_part_of_the_draws(monkeypatch: pytest.MonkeyPatch, seed: str) -> None:
+    before = provenance(Experiment.on(NoStore()), TRIM)
+    monkeypatch.setattr(f"subpop.experiments.provenance.{seed}_seed", lambda *purpose: 1)
+    after = provenance(Experiment.on(NoStore()), TRIM)
+    assert after.draws != before.draws
+    assert after == replace(before, draws=after.draws)
 
 
 def test_a_plug_in_has_the_secret_of_its_store(tmp_path: Path) -> None:
