@@ -4,7 +4,8 @@ A cell attacks 10 sets of targets of one kind (its partition), in several draws,
 by at most `epsilon` 8-bit levels; nothing is added to D, so the rate is 0. Its numbers: `success_worst_1`, `success_worst_5` and
 `success_mean`, the fraction of a set's targets that are misclassified at the end; `iterations_successful`, the first iteration
 after which all targets are, mean over the sets where that happens (`share_complete`; absent where it never does); and, of
-ClusterMatch, the `..._difference` to random sets with the ends of its 95 % interval.
+ClusterMatch, the `..._difference` to random sets. Its 95 % interval has one value for each cluster, because clusters are
+drawn again in every draw; `..._low` and `..._high` are the ends of an earlier interval without that, kept as references only.
 
 Source: Jagielski et al., CCS 2021, appendix, Table 16 and section D; the attack is Koh and Liang's (ICML 2017), whose recorded
 constants are compared with the cell `koh_dog`.

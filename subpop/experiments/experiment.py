@@ -26,6 +26,7 @@ from subpop.harness.batching import FitMany, job_of, run_wave
 from subpop.harness.manifest import KeepsRecords, Manifests
 from subpop.harness.outcome import Outcome
 from subpop.harness.plugins import MAX_FITS, DefenseSpec
+from subpop.results.intervals import SUBPOPULATIONS, of_table
 from subpop.results.metrics import Doubles, eligible
 from subpop.results.summary import summarise
 from subpop.results.summary.ranked import seed_std
@@ -462,7 +463,10 @@ def gain(cell: Cell, stage: Stage, results: Sequence[TrialResult], flipped: Sequ
     trials = [[Trial(name, seed) for seed in range(cell.n_seeds)] for name in large]
     more = np.array([[(before[t] - after[t])[members[t.subpopulation]].mean() for t in own] for own in trials])
     error = float(more.mean(1).std(ddof=1) / len(large) ** 0.5) if len(large) > 1 else None
-    return [Number("gain_over_label_flip", float(more.mean()), error, std=seed_std(more))]
+    width = of_table(more)
+    return [
+        Number("gain_over_label_flip", float(more.mean()), error, std=seed_std(more), half_width=width, varies=SUBPOPULATIONS)
+    ]
 
 
 def hash_of_texts(texts: Sequence[str]) -> str:

@@ -201,6 +201,8 @@ def _row(report: CellReport, verdict: Verdict) -> dict[str, Any]:
         "value": _finite(number.value),
         "std_error": _finite(number.std_error),
         "std": _finite(number.std),
+        "half_width": _finite(number.half_width),
+        "varies": number.varies if number.half_width is not None else "",
         "n_subpopulations": int(result.n_subpopulations) if result else 0,
         "n_seeds": int(cell.n_seeds),
         "published": _finite(verdict.published),

@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from subpop.report.figures.setups import NO_VALUE, percent_or_plain, quantity
+from subpop.report.intervals import interval_words
+from subpop.results.intervals import CLUSTERS, DRAWS, ESTIMANDS, FEWEST_VALUES
 from subpop.results.metric_registry import metric_of
 from subpop.types import CellReport, Number
 from subpop.types.metric import Better
@@ -28,19 +30,22 @@ def easier_targets(reports: Iterable[CellReport]) -> list[str]:
     if not lines:
         return []
     told = (
-        "The paper's claim, that sets from one cluster are easier targets than random ones (difference, 95 % interval of each):"
+        "The paper's claim, that sets from one cluster are easier targets than random ones (difference and its 95 % interval; of "
+        f"mean success and iterations it contains {ESTIMANDS[CLUSTERS]}; of worst-5 {ESTIMANDS[DRAWS]}. It needs at least "
+        f"{FEWEST_VALUES} clusters, sets or draws):"
     )
     return [told, "\n".join(lines)]
 
 
 def _claim(report: CellReport, metric: str) -> str:
     words, sign = CLAIMED[metric], -1 if metric_of(metric).better is Better.HIGHER else 1
-    numbers = {n.metric: n.value for n in report.result.numbers} if report.result else {}
-    difference, low, high = (numbers.get(f"{metric}_difference{end}") for end in ("", "_low", "_high"))
-    if difference is None or low is None or high is None:
-        return f"{words} undecided (too few values to compare)"
+    numbers = {n.metric: n for n in report.result.numbers} if report.result else {}
+    difference = numbers.get(f"{metric}_difference")
+    if difference is None or difference.half_width is None:
+        return f"{words} undecided (too few values for an interval)"
+    low, high = difference.value - difference.half_width, difference.value + difference.half_width
     told = ", ".join(
-        [percent_or_plain(metric, difference), f"{percent_or_plain(metric, low)} to {percent_or_plain(metric, high)}"]
+        [percent_or_plain(metric, difference.value), f"{percent_or_plain(metric, low)} to {percent_or_plain(metric, high)}"]
     )
     return f"{words} **{claim_verdict(sign * low, sign * high)}** ({told})"
 
@@ -58,6 +63,7 @@ def claim_verdict(one_end: float, other_end: float) -> str:
 def worth_of_moving(reports: Iterable[CellReport]) -> list[str]:
     """Return one line per attack: whether optimised rows do more damage than label flipping, averaged over alpha."""
     gains: dict[str, list[Number]] = defaultdict(list)
+    reports = list(reports)
     for report in reports:
         for number in report.result.numbers if report.result else ():
             if number.metric == GAIN:
@@ -65,13 +71,17 @@ def worth_of_moving(reports: Iterable[CellReport]) -> list[str]:
                 gains[", ".join(names)].append(number)
     if not gains:
         return []
-    told = "Mean target damage of moved rows less that of label flipping at the same budget, mean over alphas (standard error):"
+    reason = interval_words([r for r in reports if r.cell.rate > 0], [GAIN])
+    told = f"Mean target damage of moved rows less that of label flipping at the same budget, mean over alphas. {reason}".strip()
     return [told, "\n".join(f"- {name}: {_gain(numbers)}" for name, numbers in sorted(gains.items()))]
 
 
 def _gain(numbers: list[Number]) -> str:
-    """The mean over alphas. Its error is not reduced by averaging, since the subpopulations are the same at each alpha."""
+    """The mean over alphas. Its interval is not narrowed by averaging, since the subpopulations are the same at each alpha."""
     mean = sum(number.value for number in numbers) / len(numbers)
-    error = sum(number.std_error or 0.0 for number in numbers) / len(numbers)
-    words = "at least as damaging" if mean >= 0 else "less damaging" if mean < -error else "less damaging, within the error"
-    return f"**{words}** ({percent_or_plain(GAIN, mean)} ± {quantity(GAIN, error)})"
+    widths = [number.half_width for number in numbers if number.half_width is not None]
+    if len(widths) < len(numbers):
+        return f"**{'at least as' if mean >= 0 else 'less'} damaging here, undecided in general** ({quantity(GAIN, mean)})"
+    width = sum(widths) / len(widths)
+    words = "at least as damaging" if mean >= 0 else "less damaging" if mean < -width else "less damaging, within the interval"
+    return f"**{words}** ({percent_or_plain(GAIN, mean)} ± {quantity(GAIN, width)})"

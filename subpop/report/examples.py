@@ -25,7 +25,9 @@ LINKS = re.compile(r"(?=://)|(?<=[@#])|(?<=www)(?=\.)", re.IGNORECASE)
 SIZES = {"n_train": "in D", "n_aux": "in D_aux", "n_test": "in D_test", "n_poison": "of poison"}
 WORDS = (
     f"The {SHOWN} subpopulations with the largest damage at the largest alpha, among those with enough test rows, and the "
-    f"texts of D_aux nearest to their centroids, cut to {LONGEST} characters."
+    f"texts of D_aux nearest to their centroids, cut to {LONGEST} characters. They are the largest of many estimates, which are "
+    "larger than the true damages. ±, where it is given: half of a 95 % interval over seeds and test rows of that subpopulation, "
+    "as if it had been chosen beforehand."
 )
 Row = Mapping[str, float | str]
 
@@ -69,8 +71,8 @@ def _list(report: CellReport) -> list[str]:
 
 def facts(row: Row) -> str:
     """Describe damage, clean accuracy, sizes and, if the table has them, the labels of the rows."""
-    error = percent(_number(row, "target_damage_se"))
-    spread = f" ± {error}" if is_finite(row.get("target_damage_se")) else ""
+    half_width = row.get("target_damage_half_width")
+    spread = f" ± {percent(half_width)}" if is_finite(half_width) else ""
     words = [f"target damage {percent(_number(row, 'target_damage'))}{spread} %"]
     if is_finite(row.get("target_clean_accuracy")):
         words.append(f"clean accuracy {percent(_number(row, 'target_clean_accuracy'))} %")

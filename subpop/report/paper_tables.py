@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from subpop.report.figures.setups import NO_VALUE, in_percent, is_finite, percent_or_plain
+from subpop.report.intervals import interval_words
 from subpop.report.markdown import escape, table
 from subpop.types import Cell, CellReport, Verdict
 from subpop.types.cell import NAMES
@@ -36,7 +37,7 @@ class Layout:
     columns: Sequence[Column]
     """The numbers of a row."""
     errors: bool = False
-    """Whether standard errors are printed."""
+    """Whether intervals are printed."""
 
 
 Row = tuple[str, ...]
@@ -54,6 +55,8 @@ def paper_tables(
     for title, own in groups.items():
         percents = in_percent(column.metric for column in layout.columns)
         blocks += [f"**{escape(title)}**, {percents}; published values in brackets:", _table(layout, own)]
+        if layout.errors and (told := interval_words(own, [column.metric for column in layout.columns])):
+            blocks.append(told)
         blocks += words(own)
     return blocks
 
@@ -94,6 +97,6 @@ def _words(verdict: Verdict | None, errors: bool = False) -> str:
         return NO_VALUE
     number = verdict.number
     ours = percent_or_plain(number.metric, number.value)
-    if errors and is_finite(number.std_error):
-        ours += f" ± {percent_or_plain(number.metric, number.std_error)}"
+    if errors and is_finite(number.half_width):
+        ours += f" ± {percent_or_plain(number.metric, number.half_width)}"
     return ours if verdict.published is None else f"{ours} [{percent_or_plain(number.metric, verdict.published)}]"

@@ -29,8 +29,8 @@ NOT_GATED = (
 )
 TESTED = (
     "Whether target damages of this run and released ones could be one sample: p of the Kolmogorov-Smirnov and the Mann-Whitney "
-    "test, not corrected for their number, and the difference of means in % (this run minus released) with its 95 % bootstrap "
-    "interval over clusters."
+    "test, not corrected for their number, and the difference of means in % (this run minus released). It has no interval: the "
+    "damages of 30 clusters are so skewed that 95 % intervals contain the difference of the populations in 84 to 96 % only."
 )
 
 
@@ -65,9 +65,8 @@ def _summed_up(rate: float, sample: Sample) -> list[str]:
 
 def _tested(rate: float, ours: Sample, released: Sample) -> list[str]:
     found = two_samples(ours.damages, released.damages)
-    interval = f" ({percent(found.low)} to {percent(found.high)})" if is_finite(found.low) else ""
     tests = [p_value(found.ks_p), p_value(found.mann_whitney_p)]
-    return [_name(ours), _name(released), f"{rate:g}", *tests, percent(found.difference) + interval]
+    return [_name(ours), _name(released), f"{rate:g}", *tests, percent(found.difference)]
 
 
 def _name(sample: Sample) -> str:

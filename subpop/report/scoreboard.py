@@ -22,8 +22,10 @@ from subpop.report.figures.setups import (
     short,
     summarize,
 )
+from subpop.report.intervals import NONE_BELOW, interval_words
 from subpop.report.markdown import escape, picture, table
 from subpop.report.opening import RunInfo, failures, opening, skipped
+from subpop.results.intervals import ESTIMANDS, ROWS, SEEDS
 from subpop.results.metric_registry import HEADLINES, metric_of
 from subpop.types import CellReport
 from subpop.types.kinds import by_kind, kind_of
@@ -41,7 +43,12 @@ LEGEND = {
     "collateral damage": "the same accuracy lost on all other test rows; the largest over subpopulations",
     "recall / precision": "fraction of the flipped poison that a filter removed / fraction of flipped poison in the removed rows",
     "keep not checked": "the returned model was not trained by `fit` on exactly the rows in `keep`, so the mask is not scored",
-    "±": "one split: standard error (bootstrap over seeds and test rows); several: their mean and sample deviation",
+    "worst-k, lower estimate": "the worst k are chosen on half of the seeds and test rows and read on the other half. It is not "
+    "inflated by choosing the largest estimates, but lower than the true worst-k, since a half chooses less well: for a true "
+    "worst-1 of 40.0 % it reads 34.0 % and worst-1 reads 47.0 % in a simulation",
+    "±": f"half the width of a 95 % interval. Of damages it contains {ESTIMANDS[ROWS]}; of other numbers it contains "
+    f"{ESTIMANDS[SEEDS]}, unless the page of the suite says otherwise. {NONE_BELOW}",
+    "sd": "sample deviation over splits: how far one split lies from the mean, not an interval",
     "knowledge": "side information of the defense beyond its training rows; `inferable`: it follows from the number of rows and "
     "the public size of D",
     "integrity": "for plug-ins: whether probes found a known way to cheat; the pages of the suites list the probes that ran",
@@ -108,6 +115,7 @@ def _board(setup: Setup, reports: Sequence[CellReport], run: RunInfo) -> list[st
         f"[{escape(setup.stem)}]({file_name(setup.stem)}.md); {escape(setup.details)}; {sizes(reports)}. "
         f"{metric_words(metric)} in %, {spread_words(reports)} (defense cost + attack effect):",
         table(["defense", *alphas, "knowledge", *(["integrity"] if probed else []), "seconds"], _grouped(rows, damages)),
+        *_intervals(reports, metric),
     ]
     if any(cell != NO_VALUE for row in others for cell in row[1:]):
         blocks += ["Largest collateral damage in %, then recall / precision of the filter in %:"]
@@ -129,7 +137,15 @@ def sizes(reports: Sequence[CellReport]) -> str:
 
 def spread_words(reports: Sequence[CellReport]) -> str:
     splits = len({report.cell.option("split", "0") for report in reports})
-    return f"mean ± sample deviation over {splits} splits" if splits > 1 else "± standard error"
+    return (
+        f"mean over {splits} splits, sd: sample deviation of a split" if splits > 1 else "± half of an interval where it has one"
+    )
+
+
+def _intervals(reports: Sequence[CellReport], metric: str) -> list[str]:
+    """What the ± of a board means, or why it has none; over several splits the heading says it."""
+    several = len({report.cell.option("split") for report in reports}) > 1
+    return [] if several else [words for words in [interval_words(reports, [metric])] if words]
 
 
 def _grouped(rows: Sequence[Row], cells: Sequence[list[str]]) -> list[list[str]]:
@@ -144,7 +160,7 @@ def _grouped(rows: Sequence[Row], cells: Sequence[list[str]]) -> list[list[str]]
 
 
 def _damage(row: Row, rate: float, metric: str) -> str:
-    """`45.2 ± 1.3 (0.4 + 44.8)`, or the status of cells without numbers."""
+    """`45.2 ± 1.3 (0.4 + 44.8)`, over splits `45.2, sd 1.3 (0.4 + 44.8)`, or the status of cells without numbers."""
     reports = row.cells.get(rate, ())
     found = summarize(reports, metric)
     if found is None:
@@ -152,12 +168,7 @@ def _damage(row: Row, rate: float, metric: str) -> str:
     parts = [percent(part.value) for name in metric_of(metric).parts if (part := summarize(reports, name))]
     split_up = f" ({' + '.join(parts)})" if len(parts) > 1 else ""
     some = f" [{found.n_splits} of {len(reports)} splits]" if found.n_splits < len(reports) else ""
-    return with_spread(found.value, found.spread) + split_up + some
-
-
-def with_spread(value: float, spread: float | None) -> str:
-    """`45.2 ± 1.3`, from fractions."""
-    return percent(value) if spread is None else f"{percent(value)} ± {percent(spread)}"
+    return percent(found.value) + found.spread_text.format(percent(found.spread)) + split_up + some
 
 
 def _others(row: Row, rate: float) -> str:
@@ -232,7 +243,7 @@ def _attacks(setups: Mapping[Setup, list[CellReport]]) -> list[str]:
         other = "" if metric == HEADLINES[0] else f": {metric_words(metric).lower()}"
         lines.append([escape(setup.title + setting + other), *cells, noise, collateral])
     words = (
-        "Worst-5 target damage in %, ± as explained below. Noise floor: the value from retraining alone. "
+        "Worst-5 target damage in %, ± and sd as explained below. Noise floor: the value from retraining alone. "
         "Collateral: the largest collateral damage in %, at the largest alpha."
     )
     headers = ["set-up", *(f"alpha {rate:g}" for rate in rates), "noise floor", "collateral"]
@@ -253,7 +264,8 @@ def _papers(reports: Sequence[CellReport], pictures: Sequence[Picture], run: Run
 def _speed(reports: Sequence[CellReport]) -> list[str]:
     lines = [line for kind, own in by_kind(reports).items() for line in kind.speedups(own)]
     words = "Seconds one at a time / seconds in batches, medians of one run; higher is faster."
-    return ["## Speed", words, table(["comparison", "speed-up", "reference", "verdict"], lines)] if lines else []
+    told = f"{words} {interval_words(reports, ['speed_ratio'])}".strip()
+    return ["## Speed", told, table(["comparison", "speed-up", "reference", "verdict"], lines)] if lines else []
 
 
 def _legend(defenses: set[str]) -> list[str]:

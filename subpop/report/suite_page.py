@@ -23,6 +23,7 @@ from subpop.report.figures.setups import (
     rows_of,
     summarize,
 )
+from subpop.report.intervals import interval_words
 from subpop.report.markdown import escape, folded, picture, table
 from subpop.report.opening import RunInfo, failures, judged, metric_name, opening, skipped
 from subpop.report.scoreboard import sizes
@@ -52,8 +53,8 @@ def suite_page(stem: str, reports: Sequence[CellReport], run: RunInfo, pictures:
         blocks.append("## Numbers and references")
     headings = headings_of(measured)
     for setup, of_setup in measured.items():
-        blocks += [f"### {escape(headings[setup])}", f"{escape(setup.details)}; {sizes(of_setup)}.", _references(of_setup)]
-        blocks += _aggregates(of_setup)
+        blocks += [f"### {escape(headings[setup])}", f"{escape(setup.details)}; {sizes(of_setup)}.", interval_words(of_setup)]
+        blocks += [_references(of_setup), *_aggregates(of_setup)]
     blocks += [block for kind, own in kinds.items() for block in kind.sections(own)]
     if pictures:
         blocks += ["## Figures", *(picture(p.name, p.alt, p.caption, run.command) for p in pictures)]
@@ -121,8 +122,8 @@ def _verdict_words(verdict: Verdict) -> list[str]:
     if verdict.certainty and verdict.published is not None:
         published += f" ({verdict.certainty})"
     ours = quantity(number.metric, number.value)
-    if is_finite(number.std_error):
-        ours += f" ± {quantity(number.metric, number.std_error)}"
+    if is_finite(number.half_width):
+        ours += f" ± {quantity(number.metric, number.half_width)}"
     word = f"**{verdict.verdict}**" if verdict.verdict in ("fail", "error") else verdict.verdict
     limits = [quantity(number.metric, verdict.reference), quantity(number.metric, verdict.atol)]
     return [escape(name), escape(published), ours.replace(" % ±", " ±"), *limits, word]
@@ -201,12 +202,12 @@ def _side_by_side(shown: Mapping[str, Rows]) -> str:
         own = [_value(row, metric) for metric in ("n_test", "n_poison", "target_clean_accuracy")]
         lines.append([escape(name), *own, *(_value(rows.get(name, {}), "target_damage") for rows in shown.values())])
     text = table(["subpopulation", "in D_test", "poison", "clean", *(escape(name) for name in shown)], lines)
-    return f"Target damage in % ± standard error under each defense:\n\n{text}"
+    return f"Target damage in % under each defense, ± half of its interval where it has one:\n\n{text}"
 
 
 def _value(row: Mapping[str, float | str], metric: str) -> str:
-    """A value of a subpopulation, with its standard error if the row has one."""
-    return _with_spread(metric, _number(row, metric), _number(row, f"{metric}_se"))
+    """A value of a subpopulation, with its interval if the row has one."""
+    return _with_spread(metric, _number(row, metric), _number(row, f"{metric}_half_width"))
 
 
 def _number(row: Mapping[str, float | str], key: str) -> float | None:

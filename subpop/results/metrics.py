@@ -16,6 +16,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from subpop.results.intervals import FEWEST_VALUES, HIDDEN_ROWS, Part, half_width
 from subpop.types import BadInput, Bools
 
 Doubles = NDArray[np.float64]
@@ -87,6 +88,8 @@ class Damage:
     """Accuracy that the attack costs in spite of the defense."""
     seed_std: float
     """Sample standard deviation of `target` over seeds; NaN with a single seed."""
+    half_width: float | None = None
+    """Half the width of the 95 % interval over seeds and test rows; None with fewer than five seeds."""
 
 
 def damage(bits: RightBits) -> Damage:
@@ -119,7 +122,12 @@ def damage(bits: RightBits) -> Damage:
     row_variance = float(bits.change.var(axis=1, ddof=1).mean()) if n_rows > 1 else math.nan
     seed_variance = float(bits.change.mean(axis=1).var(ddof=1)) if n_seeds > 1 else math.nan
     of_seeds = seed_variance / n_seeds if n_seeds > 1 else 0.0
-    return Damage(cost + effect, math.sqrt(of_seeds + row_variance / n_rows), cost, effect, math.sqrt(seed_variance))
+    error = math.sqrt(of_seeds + row_variance / n_rows)
+    width = None
+    if n_seeds >= FEWEST_VALUES and n_rows > 1:
+        of_rows = (row_variance + HIDDEN_ROWS / n_rows) / n_rows
+        width = half_width([Part(of_seeds, n_seeds - 2), Part(of_rows, n_rows - 1)])
+    return Damage(cost + effect, error, cost, effect, math.sqrt(seed_variance), width)
 
 
 def eligible(n_test_rows: ArrayLike, minimum: int = MIN_TEST_ROWS) -> Bools:
@@ -173,10 +181,10 @@ def worst_k(damages: ArrayLike, k: int, by: ArrayLike | None = None) -> Worst:
     """
     values = np.asarray(damages, dtype=np.float64)
     ranking = None if by is None else np.asarray(by, dtype=np.float64)
-    return Worst(float(_top_mean(values, k, ranking)), k, min(k, values.shape[-1]))
+    return Worst(float(top_mean(values, k, ranking)), k, min(k, values.shape[-1]))
 
 
-def _top_mean(damages: Doubles, k: int, by: Doubles | None = None) -> Doubles:
+def top_mean(damages: Doubles, k: int, by: Doubles | None = None) -> Doubles:
     """Return (...,) means of the k largest values (or of all, if fewer) along the last axis; by: what ranks them, of the same
     shape."""
     n = damages.shape[-1] if damages.ndim else 0
@@ -220,7 +228,7 @@ def _bootstrap_draws(seed: int, n_seeds: int, n_rows: tuple[int, ...], n_replica
 def worst_k_std_error(resampled: Doubles, k: int, by: Doubles | None = None) -> float:
     """Return the standard error of worst-k from `resampled_damages`; each draw is ranked separately, by its own draw of `by` if
     given."""
-    return float(_top_mean(resampled, k, by).std(ddof=1))
+    return float(top_mean(resampled, k, by).std(ddof=1))
 
 
 def halved_damages(cell: Sequence[RightBits], *, seed: int, n_halvings: int = 20) -> Doubles:
@@ -243,13 +251,16 @@ def halved_damages(cell: Sequence[RightBits], *, seed: int, n_halvings: int = 20
 
 
 def selection_free_worst_k(halves: Doubles, k: int, by: Doubles | None = None) -> Worst:
-    """Return worst-k without selection bias: ranked on one half of `halved_damages` and evaluated on the other, both ways.
+    """Return a lower estimate of worst-k: ranked on one half of `halved_damages` and evaluated on the other, both ways.
+
+    It is not inflated by selecting the largest estimates. It is lower than the true worst-k, because half of the seeds and rows
+    pick the worst subpopulations less reliably than all of them.
 
     by: the same halves of other damages, to rank by.
     """
     n = halves.shape[-1]
     worst = min(k, n)
-    _top_mean(halves, k)  # raises for the same input as worst_k
+    top_mean(halves, k)  # raises for the same input as worst_k
     chosen = np.argsort(-(halves if by is None else by), axis=-1, kind="stable")[..., :worst]
     read = np.take_along_axis(halves[:, ::-1], chosen, axis=-1)
     return Worst(float(read.mean()), k, worst)

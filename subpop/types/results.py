@@ -45,6 +45,10 @@ class Number:
     """Sample deviation over seeds, from which `std_error` and tolerances are computed; None for deterministic numbers."""
     tolerance: float | None = None
     """Minimum tolerance of a rerun, if known, such as the standard error of a mean of draws."""
+    half_width: float | None = None
+    """Half the width of its 95 % interval (`subpop.results.intervals`); None where there is none."""
+    varies: str = ""
+    """What the interval is about: a key of `subpop.results.intervals.ESTIMANDS`."""
 
 
 @dataclass(frozen=True)

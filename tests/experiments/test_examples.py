@@ -119,12 +119,21 @@ def test_nothing_is_shown_without_texts():
 
 
 def test_facts_by_hand():
-    row = {"target_damage": 0.5058, "target_damage_se": 0.032, "target_clean_accuracy": 0.988, "n_train": 91.0, "n_poison": 150.0}
+    row = {
+        "target_damage": 0.5058,
+        "target_damage_half_width": 0.032,
+        "target_clean_accuracy": 0.988,
+        "n_train": 91.0,
+        "n_poison": 150.0,
+    }
     told = "target damage 50.6 ± 3.2 %; clean accuracy 98.8 %; rows: 91 in D, 150 of poison"
     assert facts(row) == told
     assert facts({**row, "positive_share": 0.984}) == told + "; positive 98 %"
     assert facts({**row, "label": "<b>", "label_share": 0.61}) == told + "; &lt;b&gt; 61 %"
-    assert facts({"target_damage": -0.02, "target_damage_se": float("nan"), "n_test": float("nan")}) == "target damage -2.0 %"
+    assert (
+        facts({"target_damage": -0.02, "target_damage_half_width": float("nan"), "n_test": float("nan")})
+        == "target damage -2.0 %"
+    )
 
 
 # --- hostile texts ----------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from table16_cells import cell_of
 from subpop.report.claims import claim_verdict, easier_targets
 from subpop.report.tables.target_sets import TargetSets
 from subpop.report.tables.transfer import Transfer
+from subpop.results.intervals import CLUSTERS
 from subpop.types import CellReport, CellResult, Number, Verdict
 
 ROOT = Path(__file__).parents[2]
@@ -16,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 def report(partition, numbers, published=(), epsilon="0.5"):
     cell = cell_of(partition, epsilon)
-    numbers = tuple(Number(name, value, std_error=error) for name, value, error in numbers)
+    numbers = tuple(Number(name, value, half_width=width, varies=CLUSTERS) for name, value, width in numbers)
     verdicts = tuple(Verdict(n, "pass", published=dict(published).get(n.metric)) for n in numbers)
     return CellReport(cell, CellResult(cell, numbers), verdicts)
 
@@ -27,12 +28,11 @@ CLUSTER = report(
         ("success_worst_1", 1.0, None),
         ("success_worst_5", 0.55, 0.03),
         ("iterations_successful", 251.0, 12.5),
-        ("success_mean_difference", 0.2, 0.05),
-        ("success_mean_difference_low", 0.1, None),
-        ("success_mean_difference_high", 0.3, None),
-        ("iterations_successful_difference", -40.0, 30.0),
-        ("iterations_successful_difference_low", -100.0, None),
-        ("iterations_successful_difference_high", 20.0, None),
+        ("success_mean_difference", 0.2, 0.1),
+        ("success_mean_difference_low", 0.15, None),
+        ("success_mean_difference_high", 0.25, None),
+        ("success_worst_5_difference", 0.1, None),
+        ("iterations_successful_difference", -40.0, 60.0),
     ],
     [("success_worst_1", 1.0), ("success_worst_5", 0.6), ("iterations_successful", 250.0)],
 )
@@ -44,7 +44,7 @@ def rows_of(text):
 
 
 def test_the_table_as_printed():
-    title, text, told, claims = TargetSets().tables([CLUSTER, RANDOM])
+    title, text, intervals, told, claims = TargetSets().tables([CLUSTER, RANDOM])
     assert "in %" in title
     rows = rows_of(text)
     assert rows[0][:5] == ["epsilon (levels)", "selection", "worst-1", "worst-5", "iterations"]
@@ -52,6 +52,8 @@ def test_the_table_as_printed():
         "0.5", "cluster_match", "100.0 [100.0]", "55.0 ± 3.0 [60.0]", "251 ± 12.5 [250]",
     ]  # fmt: skip
     assert rows[3][1:4] == ["random", "90.0 [100.0]", "–"]
+    assert intervals.startswith("±: half the width of a 95 % interval of worst-5 success")
+    assert "with one value for each cluster" in intervals
     assert "easier targets" in told
     assert "epsilon 0.5: mean success **reproduced** (20.0, 10.0 to 30.0)" in claims
     assert "worst-5 undecided (too few values" in claims
@@ -59,12 +61,7 @@ def test_the_table_as_printed():
 
 
 def test_fewer_iterations_are_what_is_claimed():
-    ends = [("iterations_successful_difference", -40.0, 1.0), ("iterations_successful_difference_low", -50.0, None)]
-    faster = report("cluster_match", [*ends, ("iterations_successful_difference_high", -30.0, None)])
-    slower = report(
-        "cluster_match",
-        [(name, -value, error) for name, value, error in ends] + [("iterations_successful_difference_high", 60.0, None)],
-    )
+    faster, slower = (report("cluster_match", [("iterations_successful_difference", value, 10.0)]) for value in (-40.0, 40.0))
     assert "iterations **reproduced**" in easier_targets([faster])[1]
     assert "iterations **not reproduced**" in easier_targets([slower])[1]
 
@@ -86,7 +83,7 @@ def test_what_an_interval_says(low, high, word):
 def test_other_tables_have_no_claim_and_print_as_before():
     assert easier_targets([RANDOM]) == []
     other = CLUSTER.cell.with_(stem="table15_transfer", clusters_on="x")
-    numbers = (Number("target_damage_worst_1_all", 0.5, std_error=0.1),)
+    numbers = (Number("target_damage_worst_1_all", 0.5, half_width=0.1, varies=CLUSTERS),)
     blocks = Transfer().tables([CellReport(other, CellResult(other, numbers), (Verdict(numbers[0], "pass"),))])
     assert len(blocks) == 2
     assert "in %" in blocks[0]

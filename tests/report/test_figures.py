@@ -153,7 +153,7 @@ def test_alpha_zero_is_drawn_only_where_measured():
     assert y[0] == 0
 
 
-def test_bars_are_standard_errors_or_the_deviation_over_splits():
+def test_bars_are_intervals_or_the_deviation_over_splits():
     single = board(["none"])
     (axis,) = damage_figure(single).axes
     (bars,) = axis.collections
@@ -302,7 +302,9 @@ def test_rows_are_sorted_for_the_defender_and_incomplete_ones_come_last():
 
 
 def test_summaries_average_over_splits():
-    reports = [with_numbers(report_of(cell_of(split=i)), Number("m", v, 0.5)) for i, v in enumerate((0.1, 0.2, 0.6))]
+    reports = [
+        with_numbers(report_of(cell_of(split=i)), Number("m", v, 0.2, half_width=0.5)) for i, v in enumerate((0.1, 0.2, 0.6))
+    ]
     assert summarize(reports, "m") == pytest.approx((0.3, 0.264575, 3), abs=1e-6)
     assert summarize(reports[:1], "m") == (0.1, 0.5, 1)
     assert summarize(reports, "other") is None

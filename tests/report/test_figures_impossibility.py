@@ -26,14 +26,14 @@ def report_of(numbers, **changes):
 
 def curve(victim="knn_1", rates=(0.5, 1.0, 2.0)):
     def numbers(rate):
-        return [Number("target_damage_mean", rate / (1 + rate), 0.02), Number("alpha_mean", rate - 0.01)]
+        return [Number("target_damage_mean", rate / (1 + rate), 0.01, half_width=0.02), Number("alpha_mean", rate - 0.01)]
 
     return [report_of(numbers(rate), victim=victim, rate=rate) for rate in rates]
 
 
 def worlds(first, second, **changes):
-    each = [Number("error_world_0", first, 0.03), Number("error_world_1", second, 0.04)]
-    return report_of([Number("error_sum", first + second, 0.05), *each], worlds="independent", **changes)
+    each = [Number("error_world_0", first, 0.01, half_width=0.03), Number("error_world_1", second, 0.02, half_width=0.04)]
+    return report_of([Number("error_sum", first + second, 0.02, half_width=0.05), *each], worlds="independent", **changes)
 
 
 BOARD = [

@@ -6,6 +6,7 @@ from subpop.report.tables.certified import Certified
 from subpop.report.tables.fine_pruning import FinePruning
 from subpop.report.tables.optimised import Optimised
 from subpop.report.tables.poisoning import Poisoning
+from subpop.results.intervals import SUBPOPULATIONS
 from subpop.types import Cell, CellReport, CellResult, Number, Verdict
 
 
@@ -66,14 +67,20 @@ def moved(rate, gain, error, **setting):
     cell = Cell.of("optimised_poison", "laptop", "adult", "logistic_regression", "feature_match", "influence", rate).with_(
         **setting
     )
-    return CellReport(cell, CellResult(cell, (Number("gain_over_label_flip", gain, error),)))
+    return CellReport(cell, CellResult(cell, (gain_of(gain, error),)))
+
+
+def gain_of(value, half_width):
+    return Number("gain_over_label_flip", value, 0.5, half_width=half_width, varies=SUBPOPULATIONS)
 
 
 def test_the_gain_is_printed_in_percent_in_the_table_and_under_it():
     """Under "in %" stood 0.054, and 5.4 % on the next line."""
     cell = moved(0.5, 0.054, 0.011).cell
-    gain = Number("gain_over_label_flip", 0.054, 0.011)
-    table, claim = Optimised().tables([report(cell, [gain], [(gain.metric, 0.1)])])[1::2]
+    gain = gain_of(0.054, 0.011)
+    _, table, interval, told, claim = Optimised().tables([report(cell, [gain], [(gain.metric, 0.1)])])
+    assert interval.startswith("±: half the width of a 95 % interval of mean target damage less that of label flipping")
+    assert interval in told
     assert table.splitlines()[-1].split("|")[-2].strip() == "5.4 ± 1.1 [10.0]"
     assert "(5.4 ± 1.1 %)" in claim
 
@@ -85,5 +92,11 @@ def test_optimised_poison_is_judged_by_its_mean_over_alphas():
         "- influence: **at least as damaging** (1.0 ± 1.0 %)",
         "- influence, epsilon=16: **less damaging** (-5.0 ± 2.0 %)",
     ]
-    assert "within the error" in worth_of_moving([moved(1, -0.01, 0.02)])[1]
+    assert "within the interval" in worth_of_moving([moved(1, -0.01, 0.02)])[1]
     assert worth_of_moving([]) == []
+
+
+def test_a_gain_from_three_seeds_is_undecided():
+    told, lines = worth_of_moving([moved(1, 0.04, None, n_seeds=3)])
+    assert told.endswith("No interval: 3 seeds, and an interval needs at least 5.")
+    assert lines == "- influence: **at least as damaging here, undecided in general** (4.0 %)"

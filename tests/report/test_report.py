@@ -15,6 +15,7 @@ from subpop.report.markdown import code, escape, folded, table, without_files
 from subpop.report.opening import duration
 from subpop.report.scoreboard import scoreboard
 from subpop.report.suite_page import subpopulation_csv, suite_page
+from subpop.results.intervals import ROWS, SEEDS
 from subpop.types import VERDICTS, BadInput, CellReport, CellResult, Number, Provenance, Verdict
 
 RUN = RunInfo(tier="embedded", command="python -m pytest benchmarks/", seconds=143.2, started=0.0)
@@ -33,6 +34,8 @@ COLUMNS = {
     "metric": str,
     "value": (float, type(None)),
     "std_error": (float, type(None)),
+    "half_width": (float, type(None)),
+    "varies": str,
     "n_subpopulations": int,
     "n_seeds": int,
     "published": (float, type(None)),
@@ -51,7 +54,7 @@ def measured(damage, cost=0.0, error=0.013, collateral=0.012, recall=None, preci
     """A cell with the numbers of a scoreboard row."""
     cell = cell_of(**changes)
     numbers = [
-        Number("target_damage_worst_5", damage, error),
+        Number("target_damage_worst_5", damage, error / 2.8, half_width=error, varies=ROWS),
         Number("defense_cost_worst_5", cost),
         Number("attack_effect_worst_5", damage - cost),
         Number("collateral_damage_max", collateral),
@@ -184,10 +187,10 @@ def test_a_number_without_reference_is_named_where_it_makes_a_cell_fail():
 def test_splits_are_averaged_and_their_spread_shown():
     reports = [measured(value, defense="trim", split=i) for i, value in enumerate((0.4, 0.5, 0.6))]
     text = scoreboard([*reports, *(measured(0.4, split=i) for i in range(3))], RUN)
-    assert tables_of(text)[0][1][1] == "50.0 ± 10.0 (0.0 + 50.0)"
-    assert "mean ± sample deviation over 3 splits" in text
+    assert tables_of(text)[0][1][1] == "50.0, sd 10.0 (0.0 + 50.0)"
+    assert "mean over 3 splits, sd: sample deviation of a split" in text
     broken = [*reports[:2], CellReport(reports[2].cell, None, status="error", reason="died")]
-    assert tables_of(scoreboard(broken, RUN))[0][1][1] == "45.0 ± 7.1 (0.0 + 45.0) [2 of 3 splits]"
+    assert tables_of(scoreboard(broken, RUN))[0][1][1] == "45.0, sd 7.1 (0.0 + 45.0) [2 of 3 splits]"
 
 
 def test_attacks_without_defense_share_a_table():
@@ -245,7 +248,9 @@ def test_stored_seconds_are_marked():
 
 def test_a_suite_page_shows_published_ours_reference_and_verdict():
     report = report_of(cell_of(defense="trim"), 3)
-    published = Verdict(Number("clean_accuracy", 0.904, 0.002), "published_only", "", 0.9, 0.02, 0.839, "probable")
+    published = Verdict(
+        Number("clean_accuracy", 0.904, 0.001, half_width=0.002, varies=SEEDS), "published_only", "", 0.9, 0.02, 0.839, "probable"
+    )
     report = replace(report, verdicts=(published, *report.verdicts[1:]))
     page = suite_page("defenses_trim_sever", [report], replace(RUN, suites={"defenses_trim_sever": "What this suite is."}))
     assert page.startswith("# defenses_trim_sever\n\nWhat this suite is.\n\n**Passed.**")
@@ -257,7 +262,7 @@ def test_a_suite_page_shows_published_ours_reference_and_verdict():
 
 
 def test_the_aggregates_are_columns_in_one_order():
-    titles = ["worst-1", "worst-5", "worst-10", "worst-5, all", "worst-5, free of selection", "mean"]
+    titles = ["worst-1", "worst-5", "worst-10", "worst-5, all", "worst-5, lower estimate", "mean"]
     titles += ["collateral, max", "clean accuracy"]
     table = tables_of(suite_page("s", [report_of(cell_of(defense="trim"), 12)], RUN))[1]
     assert table[0] == ["defense", "alpha", *titles]
@@ -324,7 +329,7 @@ def test_results_keep_their_schema():
 def test_a_row_of_the_results_by_hand():
     """Every column from its own source: with equal references and published numbers a mix-up would go unseen."""
     cell = cell_of(dataset="adult", victim="mlp", rate=0.5, defense="trim", split=1)
-    number = Number("target_damage_worst_5", 0.25, 0.03, "digit=3", std=0.07)
+    number = Number("target_damage_worst_5", 0.25, 0.03, "digit=3", std=0.07, half_width=0.083, varies=ROWS)
     made_of = Provenance("rows", "seeds", "shuffle", "version")
     verdict = Verdict(number, "fail", "too far", reference=0.31, atol=0.02, published=0.44, certainty="not comparable")
     result = CellResult(
@@ -348,6 +353,8 @@ def test_a_row_of_the_results_by_hand():
         "value": 0.25,
         "std_error": 0.03,
         "std": 0.07,
+        "half_width": 0.083,
+        "varies": "rows",
         "n_subpopulations": 7,
         "n_seeds": cell.n_seeds,
         "published": 0.44,

@@ -165,7 +165,6 @@ def test_a_sample_does_not_differ_from_itself():
     damages = [trial.target_damage for trial in trials_of("FT", 2.0)]
     found = two_samples(damages, damages)
     assert (found.ks_p, found.mann_whitney_p, found.difference) == (1, pytest.approx(1), 0)
-    assert found.low < 0 < found.high
 
 
 def test_rounding_errors_break_no_ties():
@@ -180,23 +179,11 @@ def test_last_layer_and_fine_tuned_are_told_apart_at_the_largest_alpha():
     found = two_samples(tuned, last)
     assert max(found.ks_p, found.mann_whitney_p) < 1e-3
     assert found.difference == pytest.approx(0.0844 - 0.0037, abs=1e-4)
-    assert 0 < found.low < found.difference < found.high
     mirrored = two_samples(last, tuned)
     assert (mirrored.difference, mirrored.ks_p) == pytest.approx((-found.difference, found.ks_p))
 
 
-def test_the_interval_is_about_that_of_the_normal_approximation():
-    rng = np.random.default_rng(1)
-    first, second = rng.normal(0.1, 0.05, 200).round(6), rng.normal(0.0, 0.02, 150).round(6)
-    found = two_samples(first, second)
-    half = 1.96 * np.sqrt(first.var(ddof=1) / 200 + second.var(ddof=1) / 150)
-    assert (found.low, found.high) == pytest.approx((found.difference - half, found.difference + half), abs=0.1 * half)
-    assert found == two_samples(first, second)  # the same draws each time
-    assert found != two_samples(first, second, seed=1)
-
-
-def test_few_subpopulations_have_tests_and_no_interval():
+def test_few_subpopulations_have_tests():
     found = two_samples([0.9, 0.8, 0.7], [trial.target_damage for trial in trials_of("LL", 1.0)])
-    assert np.isnan([found.low, found.high]).all()
     assert found.ks_p < 0.01
     assert two_samples([0.1], [0.2]).ks_p == 1

@@ -18,6 +18,7 @@ from subpop.attacks.drawing import draw_poison, n_poison
 from subpop.datasets.stage import Stage
 from subpop.experiments.impossibility.waves import Runner
 from subpop.experiments.trial import Prepared, prepare
+from subpop.results.intervals import SUBPOPULATIONS, of_table
 from subpop.types import Array, BadInput, Cell, CellResult, Ints, Number, Trial
 
 AROUND_MARGIN: Mapping[str, int] = {"margin_less_1": -1, "margin": 0, "margin_plus_1": 1}
@@ -97,7 +98,8 @@ def _mean(damages: Array, stochastic: bool) -> Number:
     each = damages.mean(axis=1)
     error = float(each.std(ddof=1) / math.sqrt(len(each))) if len(each) > 1 else None
     std = float(damages.mean(axis=0).std(ddof=1)) if stochastic and damages.shape[1] > 1 else None
-    return Number("target_damage_mean", float(damages.mean()), error, std=std)
+    width = of_table(damages)
+    return Number("target_damage_mean", float(damages.mean()), error, std=std, half_width=width, varies=SUBPOPULATIONS)
 
 
 def _facts(targets: Sequence[Target], alphas: Sequence[float], at_margin: bool) -> list[Number]:

@@ -25,6 +25,7 @@ from subpop.experiments.impossibility.two_worlds import (
 from subpop.experiments.impossibility.waves import Runner
 from subpop.experiments.trial import Prepared, prepare
 from subpop.harness.batching import DefenseError
+from subpop.results.intervals import DRAWS, FEWEST_VALUES, half_width, part_of
 from subpop.types import Array, BadInput, Bools, CellResult, Number, Trial
 
 TIE_BREAKS = 60
@@ -150,17 +151,19 @@ def _sums(errors: Array, exact: bool) -> list[Number]:
     """Mean errors of random draws. Even for an exact learner, the tolerance of each mean is its standard error."""
     found = Errors.of(errors)
     worlds = [
-        _mean(f"error_world_{world}", mean, std, found.n, exact)
+        _mean(f"error_world_{world}", mean, std, errors[[world]], exact)
         for world, mean, std in zip(WORLDS, found.means, found.stds, strict=True)
     ]
-    total = _mean("error_sum", found.total, found.std, found.n, exact)
+    total = _mean("error_sum", found.total, found.std, errors, exact)
     return [total, *worlds, replace(max(worlds, key=lambda number: number.value), metric="error_worst")]
 
 
-def _mean(metric: str, value: float, std: float, n: int, exact: bool) -> Number:
-    """A mean of n draws with deviation `std`. For a stochastic learner, runs vary by that deviation as well."""
-    std_error = std / n**0.5
-    return Number(metric, value, std_error, tolerance=std_error) if exact else Number(metric, value, std_error, std=std)
+def _mean(metric: str, value: float, std: float, errors: Array, exact: bool) -> Number:
+    """A sum of means of the draws in each row of errors, of deviation std. Learners that draw again vary as much."""
+    std_error = std / errors.shape[1] ** 0.5
+    width = half_width([part_of(own) for own in errors]) if errors.shape[1] >= FEWEST_VALUES else None
+    number = Number(metric, value, std_error, half_width=width, varies=DRAWS)
+    return replace(number, tolerance=std_error) if exact else replace(number, std=std)
 
 
 def _paired_sums(found: Found, draws: list[Draw]) -> list[Number]:

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from subpop.datasets.stage import Stage
-from subpop.experiments.speed.timing import RATES, ROUNDS, attacks
+from subpop.experiments.speed.timing import RATES, ROUNDS, attacks, speed_ratio
 from subpop.types import Array, Cell, FleetJob, Number
 from subpop.victims import make_victim
 from subpop.victims.head_training import KERNEL_PENALTY
@@ -45,7 +45,7 @@ def last_layer(cell: Cell, stage: Stage) -> tuple[list[Number], int]:
     coefs = [model.coef[:, 0] for model in ours[::EVERY]]  # type: ignore[attr-defined]
     apart = max(float(np.abs(own - w).max() / np.abs(w).max()) for own, w in zip(coefs, theirs, strict=True))
     return [
-        Number("speed_ratio", other / mine),
+        speed_ratio(*seconds),
         Number("fleet_seconds", mine * len(jobs)),
         Number("fleet_seconds_a_victim", mine),
         Number("one_at_a_time_seconds_a_victim", other),

@@ -9,6 +9,7 @@ import numpy as np
 
 from subpop.datasets.stage import Stage
 from subpop.experiments.speed.timing import ROUNDS, attacks, ratio_of_medians
+from subpop.results.intervals import SEEDS, of_values
 from subpop.runtime.seeds import derived_seed
 from subpop.types import Array, Cell, FleetJob, Model, Number
 from subpop.victims import make_victim
@@ -44,7 +45,8 @@ def mlp(cell: Cell, stage: Stage) -> tuple[list[Number], int]:
 def _mean(metric: str, damages: Array, cell: Cell) -> Number:
     """A mean over victims with different seeds. `std` is scaled so that std / sqrt(n_seeds) of the cell is its standard error."""
     error = float(damages.std(ddof=1) / math.sqrt(len(damages)))
-    return Number(metric, float(damages.mean()), error, std=error * math.sqrt(cell.n_seeds))
+    std = error * math.sqrt(cell.n_seeds)
+    return Number(metric, float(damages.mean()), error, std=std, half_width=of_values(damages), varies=SEEDS)
 
 
 def _classifiers(jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[SklearnModel]:

@@ -22,7 +22,7 @@ from subpop.datasets.split import split
 from subpop.datasets.stage import Stage
 from subpop.experiments.context import Context
 from subpop.experiments.speed.logistic import _fleet_from_nothing, _kkt, _Workers
-from subpop.experiments.speed.timing import ROUNDS, attacks, ratio_of_medians
+from subpop.experiments.speed.timing import ROUNDS, attacks, ratio_of_medians, speed_ratio
 from subpop.types import Array, BadInput, Cell, FleetJob, Model, Number, Pool
 from subpop.victims import make_victim
 from subpop.victims.bert_last_layer import BertLastLayer
@@ -53,7 +53,7 @@ def text_linear(cell: Cell, stage: Stage) -> tuple[list[Number], int]:
     fleet, other = (statistics.median(own) for own in seconds)
     apart = max(float(np.abs(m.coef[:, 0] - w).max() / np.abs(w).max()) for m, w in zip(ours[::EVERY], theirs, strict=True))
     return [
-        Number("speed_ratio", other * len(jobs) / fleet),
+        speed_ratio(np.divide(seconds[0], len(jobs)), seconds[1]),
         Number("fleet_seconds", fleet),
         Number("one_at_a_time_seconds_a_victim", other),
         Number("n_victims", float(len(jobs))),

@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from subpop.attacks.drawing import draw_poison
 from subpop.datasets.stage import Stage
+from subpop.results.intervals import TIMINGS, of_rounds
 from subpop.types import Cell, FleetJob, Number
 
 RATES = (0.5, 1.0, 2.0)
@@ -26,9 +28,15 @@ def ratio_of_medians(ours: Callable[[], Any], theirs: Callable[[], Any], rounds:
             started = time.perf_counter()
             answers[side] = run()
             seconds[side].append(time.perf_counter() - started)
-    mine, other = (statistics.median(s) for s in seconds)
-    named = {"speed_ratio": other / mine, "fleet_seconds": mine, "one_at_a_time_seconds": other}
-    return [Number(name, value) for name, value in named.items()], *answers
+    named = {"fleet_seconds": statistics.median(seconds[0]), "one_at_a_time_seconds": statistics.median(seconds[1])}
+    return [speed_ratio(*seconds), *(Number(name, value) for name, value in named.items())], *answers
+
+
+def speed_ratio(ours: ArrayLike, theirs: ArrayLike) -> Number:
+    """The ratio of the medians of their and our seconds, round by round, with its interval where there are enough rounds."""
+    mine, other = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    ratio = float(np.median(other) / np.median(mine))
+    return Number("speed_ratio", ratio, half_width=of_rounds(other / mine, ratio), varies=TIMINGS)
 
 
 def attacks(cell: Cell, stage: Stage, seed: int = 0, rates: Sequence[float] = RATES) -> list[tuple[FleetJob, str]]:

@@ -200,7 +200,7 @@ def _of(arrays: Arrays, kind: str, epsilon: float) -> dict[str, Array]:
 
 
 def _sets(own: Arrays) -> Sets:
-    return Sets(own["success"], own["completed"], own["start"])
+    return Sets(own["success"], own["completed"], own["start"], own["cluster"])
 
 
 def _more_numbers(problem: Problem, first: Arrays, own: Sequence[Arrays]) -> list[Number]:

@@ -19,12 +19,11 @@ from subpop.types import Cell, CellReport, Number
 
 ALT = "damage against alpha of local and global learners, and the errors of defended learners in two worlds"
 CAPTION = (
-    "Above: mean target damage of the mixture's subpopulations against alpha, poison rows / clean rows in D; bars: standard "
-    "errors over subpopulations. Learners that count the labels of a cell have a step at 1, where their tie rule decides; "
-    "the points next to it have one row less and one row more. Below: mean errors on the subpopulation in world 0 and world 1, "
-    "and their sum, of 30 draws each, with standard errors. In the "
-    "grey square both errors would be below 1/2: only learners that know the "
-    "poison or the labels (red) can reach it."
+    "Above: mean target damage of the mixture's subpopulations against alpha, poison rows / clean rows in D. Bars: 95 % "
+    "intervals over seeds and subpopulations, with at least 5 seeds. Learners that count the labels of a cell have a step at 1, "
+    "where their tie rule decides; the points next to it have one row less and one row more. Below: mean errors on the "
+    "subpopulation in world 0 and world 1, and their sum, of at least 30 draws each, with 95 % intervals over draws. In the grey "
+    "square both errors would be below 1/2: only learners that know the poison or the labels (red) can reach it."
 )
 LEARNERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "cell_majority": ("majority of the cell (local)", {"color": "black", "marker": "o", "linewidth": 2.2}),
@@ -72,9 +71,9 @@ def draw_impossibility(reports: Sequence[CellReport]) -> Figure:
 
 
 def curves_of(reports: Iterable[CellReport]) -> dict[str, list[tuple[float, float, float]]]:
-    """Return (alpha, mean damage, standard error) of each undefended learner; rows at the margin have their own alpha.
+    """Return (alpha, mean damage, half the width of its interval or 0) of each undefended learner.
 
-    Learners with a single alpha have no curve.
+    Rows at the margin have their own alpha. Learners with a single alpha have no curve.
     """
     curves: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
     swept = {report.cell.dataset for report in reports if _is_point(report.cell) and not report.cell.two_worlds.rows}
@@ -84,7 +83,7 @@ def curves_of(reports: Iterable[CellReport]) -> dict[str, list[tuple[float, floa
             continue
         at_margin = _number(report, "alpha_mean") if report.cell.two_worlds.rows else None
         alpha = report.cell.rate if at_margin is None else at_margin.value
-        curves[report.cell.victim].append((alpha, damage.value, damage.std_error or 0.0))
+        curves[report.cell.victim].append((alpha, damage.value, damage.half_width or 0.0))
     return {victim: sorted(set(own)) for victim, own in curves.items() if len({alpha for alpha, *_ in own}) > 1}
 
 
@@ -161,7 +160,7 @@ def _sorted(victims: Iterable[str]) -> list[str]:
 
 
 def _place(across: Number, up: Number) -> dict[str, Any]:
-    return {"x": across.value, "y": up.value, "xerr": across.std_error, "yerr": up.std_error}
+    return {"x": across.value, "y": up.value, "xerr": across.half_width, "yerr": up.half_width}
 
 
 def _draw_sums(axis: Axes, points: Sequence[tuple[Cell, Mapping[str, Number]]]) -> None:
@@ -173,7 +172,7 @@ def _draw_sums(axis: Axes, points: Sequence[tuple[Cell, Mapping[str, Number]]]) 
         name, total = row_name(cell), numbers["error_sum"]
         spread = 0.6 * ((seen[name] + 0.5) / totals[name] - 0.5)  # or those of one row would hide each other
         seen[name] += 1
-        axis.errorbar(total.value, names.index(name) + spread, xerr=total.std_error, **_dot(cell))
+        axis.errorbar(total.value, names.index(name) + spread, xerr=total.half_width, **_dot(cell))
     axis.set_yticks(range(len(names)), names, fontsize=7)
     axis.set(xlim=(-0.05, 1.3), ylim=(len(names) - 0.4, -0.6))
     axis.set_xlabel("sum of the errors in both worlds")

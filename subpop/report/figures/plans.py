@@ -17,6 +17,7 @@ from subpop.report.figures.scatters import (
     target_against_collateral,
 )
 from subpop.report.figures.setups import Setup, by_setup, headline, is_control, metric_words, rates_of, summarize, titles_of
+from subpop.results.intervals import FEWEST_VALUES
 from subpop.results.metric_registry import metric_of
 from subpop.types import CellReport
 from subpop.types.kinds import Plan
@@ -53,7 +54,11 @@ def _damage_plan(groups: Mapping[Setup, list[CellReport]], styles: Styles) -> Pl
     words, better = metric_words(metric.name), metric.better.value
     n_splits = max((s.n_splits for r in reports for s in [summarize([r], headline([r]))] if s), default=1)
     n_splits = max(n_splits, len({r.cell.option("split") for r in reports}))
-    bars = f"the sample deviation over {n_splits} splits" if n_splits > 1 else "standard errors"
+    bars = (
+        f"the sample deviation over {n_splits} splits"
+        if n_splits > 1
+        else f"95 % intervals of the expectation over seeds and test rows, of at least {FEWEST_VALUES} seeds"
+    )
     alt = f"{words} against alpha, a line for each defense, in {len(groups)} panels"
     caption = f"{words} against the poisoning rate alpha; {better} is better for the defender. Bars: {bars}."
     return Plan("damage", partial(damage_against_alpha, groups, styles), alt, caption)
@@ -93,7 +98,7 @@ def _panels_by_defense(reports: Iterable[CellReport]) -> list[tuple[str, list[Ce
 
 
 def _holdout_plan(i: int, victim: str, defense: str, reports: Sequence[CellReport]) -> Plan:
-    caption = f"{victim} under {defense}. Bars: sample deviation over {reports[0].cell.n_seeds} runs."
+    caption = f"{victim} under {defense}. Bars, no intervals: sample deviation over {reports[0].cell.n_seeds} runs."
     alt = f"accuracy of attacked, pruned and fine-tuned {victim} against the size of the holdout, a panel a subpopulation"
     return Plan(f"holdout-{i + 1}", partial(accuracy_against_holdout, reports), alt, caption)
 

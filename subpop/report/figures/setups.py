@@ -127,11 +127,19 @@ def aggregates(report: CellReport) -> list[Number]:
 
 
 class Summary(NamedTuple):
-    """A metric over the splits of a cell. spread: standard error of one split, sample deviation (n - 1) over several."""
+    """A metric over the splits of a cell. spread: half the width of the interval of one split (None without an interval), or the
+    sample deviation (n - 1) over several."""
 
     value: float
     spread: float | None
     n_splits: int
+
+    @property
+    def spread_text(self) -> str:
+        """` ± 1.3`, an interval, or `, sd 10.0` over splits, with {} in place of the number; empty without either."""
+        if self.spread is None:
+            return ""
+        return " ± {}" if self.n_splits == 1 else ", sd {}"
 
 
 def summarize(reports: Sequence[CellReport], metric: str) -> Summary | None:
@@ -142,8 +150,8 @@ def summarize(reports: Sequence[CellReport], metric: str) -> Summary | None:
     if len(found) > 1:
         values = [number.value for number in found]
         return Summary(statistics.fmean(values), statistics.stdev(values), len(found))
-    error = found[0].std_error
-    return Summary(found[0].value, error if is_finite(error) else None, 1)
+    width = found[0].half_width
+    return Summary(found[0].value, width if is_finite(width) else None, 1)
 
 
 # --- numbers as text --------------------------------------------------------------------------------------------------

@@ -44,7 +44,8 @@ class Speed(Kind):
                     verdict = verdicts.get(number.metric)
                     what = f"{report.cell.victim}, {report.cell.defense}: {report.cell.setting_text}"
                     bound = plain_number(verdict.reference if verdict else None)
-                    rows.append([escape(what), f"{number.value:.1f}", bound, report.status])
+                    spread = "" if number.half_width is None else f" ± {number.half_width:.1f}"
+                    rows.append([escape(what), f"{number.value:.1f}{spread}", bound, report.status])
         return rows
 
     def figures(self, reports: Sequence[CellReport], styles: Styles) -> Iterator[Plan]:

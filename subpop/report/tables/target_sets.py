@@ -59,7 +59,7 @@ class TargetSets(Kind):
         if not targets:
             return
         n_draws = targets[0].cell.n_seeds
-        bars = f" Bars: sample deviation over {n_draws} draws of the sets." if n_draws > 1 else ""
+        bars = f" Bars, no intervals: sample deviation over {n_draws} draws of the sets." if n_draws > 1 else ""
         caption = f"Share of a set's targets that one changed training picture has misclassified.{bars}"
         alt = "success of the attack against epsilon, random sets beside sets from one cluster"
         yield Plan("success", partial(success_against_epsilon, targets), alt, caption)

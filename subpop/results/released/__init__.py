@@ -33,11 +33,6 @@ VICTIMS = {"LL": "bert_last_layer", "FT": "bert_fine_tuned"}
 ALPHAS = (0.5, 1.0, 2.0)
 WORST = (1, 5, 10)
 DECIMALS = 6
-DRAWS = 10_000
-FEWEST_TO_RESAMPLE = 10
-"""Minimum number of subpopulations for an interval. With a tail like that of FT at alpha 2, compared with 30 others, the
-coverage of 95 % intervals is 73 % with 3 subpopulations, 82 % with 5, 88 % with 10 and 92 % with 30 (600 simulated comparisons
-each)."""
 
 
 @dataclass(frozen=True)
@@ -77,14 +72,12 @@ class DamageTable:
 
 @dataclass(frozen=True)
 class TwoSamples:
-    """A comparison of two samples of damages. difference: first mean minus second mean, with its 95 % interval low to high."""
+    """A comparison of two samples of damages. difference: first mean minus second mean."""
 
     ks_statistic: float
     ks_p: float
     mann_whitney_p: float
     difference: float
-    low: float
-    high: float
 
 
 @cache
@@ -137,12 +130,13 @@ def damage_table(damages: ArrayLike, collaterals: ArrayLike, n_train: ArrayLike)
     )
 
 
-def two_samples(ours: ArrayLike, released: ArrayLike, seed: int = 0) -> TwoSamples:
+def two_samples(ours: ArrayLike, released: ArrayLike) -> TwoSamples:
     """Test whether two samples of damages, one value per subpopulation, have the same distribution; the difference of means.
 
     Clusters and encoders differ between a run and the released trials, so this compares distributions and is not gated. The
     tests are two-sided: Kolmogorov-Smirnov is exact (conservative with ties), Mann-Whitney is exact for small samples without
-    ties. The interval is a percentile bootstrap over subpopulations, NaN for samples smaller than FEWEST_TO_RESAMPLE.
+    ties. The difference of means has no interval: with tails as long as those of the released damages, Student's interval covers
+    the difference of the populations in 84 to 96 % of simulated comparisons only (`tests/interval_coverage.py`).
     """
     from scipy.stats import ks_2samp, mannwhitneyu
 
@@ -150,19 +144,8 @@ def two_samples(ours: ArrayLike, released: ArrayLike, seed: int = 0) -> TwoSampl
     first, second = (np.round(_sample(values), DECIMALS) for values in (ours, released))
     kolmogorov: Any = ks_2samp(first, second)
     mann_whitney: Any = mannwhitneyu(first, second)
-    low, high = _interval(first, second, seed)
     difference = float(first.mean() - second.mean())
-    return TwoSamples(float(kolmogorov.statistic), float(kolmogorov.pvalue), float(mann_whitney.pvalue), difference, low, high)
-
-
-def _interval(first: Array, second: Array, seed: int) -> tuple[float, float]:
-    """95 % percentile interval of the difference of means."""
-    if min(len(first), len(second)) < FEWEST_TO_RESAMPLE:
-        return float("nan"), float("nan")
-    rng = np.random.default_rng(seed)
-    means = [sample[rng.integers(len(sample), size=(DRAWS, len(sample)))].mean(axis=1) for sample in (first, second)]
-    low, high = np.quantile(means[0] - means[1], [0.025, 0.975])
-    return float(low), float(high)
+    return TwoSamples(float(kolmogorov.statistic), float(kolmogorov.pvalue), float(mann_whitney.pvalue), difference)
 
 
 def _sample(values: ArrayLike) -> Array:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from subpop.results.summary.ranked import Ranked, over_seeds
+from subpop.results.summary.ranked import Ranked, chosen_over_seeds, over_seeds
 from subpop.types import Array, Number, TrialResult
 
 PREFIX = "radius:"
@@ -37,7 +37,7 @@ def _of_certificate(name: str, ranked: Ranked) -> list[Number]:
     if all("reference_right" in trial.arrays for part in parts for trial in part.trials):
         lost = np.stack([[trial.arrays["reference_right"].mean() for trial in part.trials] for part in parts]) - right
         numbers.append(over_seeds(f"certified_damage_mean{suffix}", lost))
-        numbers += [over_seeds(f"certified_damage_worst_{k}{suffix}", lost[ranked.order[:k]]) for k in ranked.ranks]
+        numbers += [chosen_over_seeds(f"certified_damage_worst_{k}{suffix}", lost[ranked.order[:k]]) for k in ranked.ranks]
     return numbers
 
 

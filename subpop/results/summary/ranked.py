@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from subpop.results.intervals import ROWS, SEEDS, of_resampled, of_values
 from subpop.results.metrics import (
     Doubles,
     RightBits,
     halved_damages,
     resampled_damages,
     selection_free_worst_k,
+    top_mean,
     worst_k,
     worst_k_std_error,
 )
@@ -57,13 +59,17 @@ class Ranked:
         return halved_damages(self.bits, seed=self.seed)
 
     @property
+    def n_seeds(self) -> int:
+        return len(self.bits[0].clean)
+
+    @property
     def order(self) -> Array:
         """(S,) positions of subpopulations, the most damaged first."""
         return _order((self.by or self).values)
 
     def number(self, metric: str, of: Callable[[Doubles, Array], Any]) -> Number:
         """A number that `of` computes from damages (..., S) and their order, with its deviation over seeds."""
-        n_seeds = len(self.bits[0].clean)
+        n_seeds = self.n_seeds
         drawn = of(self.over_seeds, _order((self.by or self).over_seeds))
         std = float(np.std(drawn, ddof=1) * math.sqrt(n_seeds)) if n_seeds > 1 else None
         return Number(metric, float(of(self.values, self.order)), std=std)
@@ -74,12 +80,23 @@ class Ranked:
     def std_error(self, k: int) -> float:
         return worst_k_std_error(self.drawn, k, None if self.by is None else self.by.drawn)
 
+    def mean_half_width(self) -> float | None:
+        """Half the width of the interval of the mean damage."""
+        n_rows = sum(bits.clean.shape[1] for bits in self.bits)
+        return of_resampled(self.drawn.mean(1), self.over_seeds.mean(1), self.n_seeds, n_rows)
+
+    def half_width(self, k: int) -> float | None:
+        """Half the width of the interval of worst-k."""
+        over_seeds = top_mean(self.over_seeds, k, None if self.by is None else self.by.over_seeds)
+        resampled = top_mean(self.drawn, k, None if self.by is None else self.by.drawn)
+        return of_resampled(resampled, over_seeds, self.n_seeds, k * min(bits.clean.shape[1] for bits in self.bits))
+
     def selection_free(self, k: int) -> float:
         return selection_free_worst_k(self.halves, k, None if self.by is None else self.by.halves).value
 
     def seed_std(self, k: int) -> float | None:
         """The deviation of worst-k of a single seed; None if there is only one."""
-        n_seeds = len(self.bits[0].clean)
+        n_seeds = self.n_seeds
         by = None if self.by is None else self.by.over_seeds
         return worst_k_std_error(self.over_seeds, k, by) * math.sqrt(n_seeds) if n_seeds > 1 else None
 
@@ -94,12 +111,14 @@ def _order(damages: Doubles) -> Array:
 
 
 def damages(ranked: Ranked) -> list[Number]:
-    """Mean damage, worst-k with its two parts, and selection-free worst-k; nothing if no subpopulation is large enough."""
+    """Mean damage, worst-k with its two parts, and its lower estimate; nothing if no subpopulation is large enough."""
     if not ranked.parts:
         return []
     per_seed = np.stack([bits.change.mean(1) for bits in ranked.bits])
     error = float(ranked.drawn.mean(1).std(ddof=1))
-    numbers = [Number("target_damage_mean", float(ranked.values.mean()), error, std=seed_std(per_seed)), *worst(ranked, "")]
+    mean, width = float(ranked.values.mean()), ranked.mean_half_width()
+    first = Number("target_damage_mean", mean, error, std=seed_std(per_seed), half_width=width, varies=ROWS)
+    numbers = [first, *worst(ranked, "")]
     for k in ranked.ranks:
         # Its own deviation would need more seeds to halve; that of the uncorrected worst-k is of the same size.
         numbers.append(Number(f"target_damage_worst_{k}_selection_free", ranked.selection_free(k), std=ranked.seed_std(k)))
@@ -110,7 +129,14 @@ def damages(ranked: Ranked) -> list[Number]:
 
 def worst(ranked: Ranked, suffix: str) -> list[Number]:
     return [
-        Number(f"target_damage_worst_{k}{suffix}", ranked.worst(k), ranked.std_error(k), std=ranked.seed_std(k))
+        Number(
+            f"target_damage_worst_{k}{suffix}",
+            ranked.worst(k),
+            ranked.std_error(k),
+            std=ranked.seed_std(k),
+            half_width=ranked.half_width(k),
+            varies=ROWS,
+        )
         for k in ranked.ranks
     ]
 
@@ -120,14 +146,21 @@ def _split(metric: str, bits_of_worst: Sequence[RightBits]) -> Number:
     cost = metric.startswith("defense_cost")
     before = [bits.clean if cost else bits.defended_clean for bits in bits_of_worst]
     after = [bits.defended_clean if cost else bits.poisoned for bits in bits_of_worst]
-    return over_seeds(metric, np.stack([b.mean(1) - a.mean(1) for b, a in zip(before, after, strict=True)]))
+    return chosen_over_seeds(metric, np.stack([b.mean(1) - a.mean(1) for b, a in zip(before, after, strict=True)]))
 
 
 def over_seeds(metric: str, values: Array, subpopulation: str = "") -> Number:
     """The mean of (S, n_seeds) values, ignoring NaN, with the deviation over seeds of their mean over subpopulations."""
     std = seed_std(values)
     error = None if std is None else std / math.sqrt(values.shape[1])
-    return Number(metric, float(np.nanmean(values)), error, subpopulation, std)
+    width = None if std is None else of_values(np.nanmean(values, axis=0))
+    return Number(metric, float(np.nanmean(values)), error, subpopulation, std, half_width=width, varies=SEEDS)
+
+
+def chosen_over_seeds(metric: str, values: Array) -> Number:
+    """`over_seeds` of subpopulations that the same results chose as the worst: without an interval, which would not say of
+    which subpopulations."""
+    return replace(over_seeds(metric, values), half_width=None, varies="")
 
 
 def seed_std(values: Array) -> float | None:

@@ -106,6 +106,7 @@ def table_row(part: Subpopulation) -> dict[str, float | str]:
         "target_clean_accuracy": float(part.bits.clean.mean()),
         "target_damage": found.target,
         "target_damage_se": found.std_error,
+        "target_damage_half_width": math.nan if found.half_width is None else found.half_width,
         "collateral_damage": float(part.clean_rest.mean() - part.poisoned_rest.mean()),
         "defense_cost": found.defense_cost,
         "attack_effect": found.attack_effect,
