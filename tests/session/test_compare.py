@@ -330,7 +330,7 @@ def test_truncated_and_edited_results(first: Path, tmp_path: Path, capsys: pytes
         ([*rows, rows[0]], "twice; delete one of the rows, or run again"),
         ([{name: value for name, value in rows[0].items() if name != "metric"}], "has no 'metric'"),
         ([{**rows[0], "value": "0.4"}], "value of little-embedded-digits-mlp"),
-        (["row"], "it names no schema, or has no cells"),
+        (["row"], "it has no schema or no cells"),
     ):
         (tmp_path / "b" / "results.json").write_text(json.dumps({**whole, "cells": cells}))
         assert told in refused(capsys, first, tmp_path / "b")
