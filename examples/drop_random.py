@@ -1,9 +1,9 @@
-"""The smallest defense there is: drop a tenth of the rows at random and train on the rest.
+"""A minimal defense: remove a tenth of the rows at random and train on the rest.
 
     python -m pytest benchmarks/ --defense examples/drop_random.py:drop_random
 
-Write yours the same way, in any file. It is called once a trial and may call `fit` as often as it likes. `subpop check
-examples/drop_random.py:drop_random` tries it on toy data first.
+Write your own in the same way, in any file. It is called once per trial and may call `fit` repeatedly (up to 2,000 times by
+default). `subpop check examples/drop_random.py:drop_random` first runs the contract checks on generated data.
 """
 
 import numpy as np
@@ -14,13 +14,15 @@ from subpop import Defended
 def drop_random(train, fit, know, *, seed):
     """Keep each row with probability 0.9.
 
-    train: rows and labels, some perhaps poisoned: train.x, train.y, len(train); train[mask] is a part of it.
-    fit: trains the victim on such a set and returns the model: fit(train).predict_proba(x) is (n, C), .features(x) is (n, d).
-    know: what you asked to be told, see below. seed: for np.random.default_rng(seed), your only source of chance.
+    train: rows and labels, of which some may be poisoned: train.x, train.y, len(train); train[mask] selects rows.
+    fit: trains the victim on a training set and returns the model; fit(train).predict_proba(x) has shape (n, C) and
+    fit(train).features(x) shape (n, d).
+    know: the side information that the defense declares, see below.
+    seed: use it in np.random.default_rng(seed), and draw all random numbers from that generator.
     """
     keep = np.random.default_rng(seed).random(len(train)) > 0.1
     return Defended(fit(train[keep]), keep)
 
 
-# A defense that must know how many rows are poisoned says so, and finds the number in know.n_poison:
+# A defense that must know how many rows are poisoned declares it and reads the number from know.n_poison:
 # drop_random.needs = {"n_poison"}

@@ -86,6 +86,8 @@ def test_the_caller_s_folder_comes_first(tmp_path):
         find("suites", tmp_path)
     with pytest.raises(BadInput, match="--baselines"):
         check_writable(PACKAGE_DATA / "baselines")
+    with pytest.raises(BadInput, match="--rebaseline cannot write to /dev/null/baselines"):
+        check_writable(Path("/dev/null/baselines"))
 
 
 @pytest.mark.parametrize("options", [[], ["-n", "2"], ["-p", "no:xdist"], ["-p", "no:xdist", "-n", "2"]])

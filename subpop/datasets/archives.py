@@ -33,7 +33,7 @@ def files_in(path: Path, wanted: Wanted) -> dict[str, bytes]:
     large when unpacked. Sizes are checked before files are read.
     """
     if not path.is_file():
-        raise BadInput(f"{path} is no plain file; an archive is a tar or zip file")
+        raise BadInput(f"{path} is not a regular file; an archive is a tar or zip file")
     with _damage_named(path):
         return dict(_zip_files(path, wanted) if path.suffix == ".zip" else _tar_files(path, wanted))
 

@@ -28,7 +28,7 @@ def read_arrays(path: Path) -> Mapping[str, Array]:
     would silently use the last.
     """
     if not (path.is_file() or path.is_dir()):
-        raise BadInput(f"{path} is no plain file; give an .npz file, as numpy.savez writes it")
+        raise BadInput(f"{path} is not a regular file; give an .npz file, as numpy.savez writes it")
     try:
         with zipfile.ZipFile(path) as file:
             return _arrays(path, file)
@@ -37,8 +37,8 @@ def read_arrays(path: Path) -> Mapping[str, Array]:
     # Exceptions of damaged zip files and members, including encrypted ones and unknown compressions.
     except (TypeError, ValueError, EOFError, OSError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise BadInput(
-            f"{path} cannot be read as an .npz file of plain arrays ({type(error).__name__}: {error}); it is cut short, pickled "
-            "or another kind of file: write it with numpy.savez"
+            f"{path} cannot be read as an .npz file of plain arrays ({type(error).__name__}: {error}); it may be truncated or "
+            "another kind of file, or contain Python objects: write it with numpy.savez, each array of numbers or texts"
         ) from error
 
 

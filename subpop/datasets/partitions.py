@@ -40,7 +40,7 @@ def feature_match(dataset: Dataset, splits: Splits) -> Partition:
     Raises
     ------
     BadInput
-        If the data set has no annotations, or no subpopulation has a size that can be attacked.
+        If `splits` is not a split, the data set has no annotations, or no subpopulation has a size that can be attacked.
 
     Examples
     --------
@@ -51,6 +51,8 @@ def feature_match(dataset: Dataset, splits: Splits) -> Partition:
     >>> len(partition.names), partition.names[0]
     (16, 'component=0')
     """
+    if not isinstance(splits, Splits):
+        raise BadInput(f"splits is of type {type(splits).__name__}; pass what subpop.datasets.split.split returns")
     if not dataset.annotations:
         raise BadInput(f"{dataset.name} has no annotated features to match; use cluster_match or add annotations")
     vectors = np.column_stack([np.asarray(values) for values in dataset.annotations.values()])

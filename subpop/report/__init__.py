@@ -13,7 +13,7 @@ from typing import Any
 
 from subpop.report.figures import draw_all, file_name
 from subpop.report.figures.setups import is_finite
-from subpop.report.leftovers import remove_figures, remove_pages
+from subpop.report.leftovers import is_front_page, remove_figures, remove_pages
 from subpop.report.markdown import without_files
 from subpop.report.opening import RunInfo, judged
 from subpop.report.scoreboard import scoreboard
@@ -74,6 +74,9 @@ def check_report_directory(path: Path) -> None:
     blocking = next((p for p in (path / "figures", path, *path.parents) if p.exists() and not p.is_dir()), None)
     if blocking is not None:
         raise _unusable(path, f"{blocking} is a file")
+    page = path / "README.md"
+    if page.exists() and not is_front_page(page):
+        raise _unusable(path, f"{page} is not a report of this program and would be overwritten")
     for folder in (next(p for p in (path, *path.parents) if p.is_dir()), path / "figures"):
         try:
             if folder.is_dir():

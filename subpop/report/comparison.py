@@ -70,12 +70,13 @@ def _counts(found: Comparison) -> str:
     count = {status: f"{found.count(status):,}" for status in (MOVED, WITHIN_NOISE, EQUAL, NEW, GONE)}
     compared = sum(found.count(status) for status in (MOVED, WITHIN_NOISE, EQUAL))
     if not compared:
-        lead = "**No number could be compared.**"
-    elif not found.count(MOVED):
+        return f"**No number could be compared.** {count[NEW]} new, {count[GONE]} gone."
+    if not found.count(MOVED):
         lead = f"**Nothing moved** among {compared:,} numbers."
     else:
         lead = f"**{count[MOVED]} of {compared:,} numbers moved** by more than their noise."
-    return f"{lead} {count[WITHIN_NOISE]} changed within it, {count[EQUAL]} are equal; {count[NEW]} new, {count[GONE]} gone."
+    rest = f"{count[EQUAL]} are equal; {count[NEW]} new, {count[GONE]} gone."
+    return f"{lead} {count[WITHIN_NOISE]} changed within their noise, {rest}"
 
 
 # --- what moved -------------------------------------------------------------------------------------------------------

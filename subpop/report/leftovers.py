@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Set
 from pathlib import Path
 
+FRONT_TITLE = "# Scoreboard"
 LAST_LINE = "[Scoreboard](README.md)"
 FIRST_COLUMNS = "tier,dataset,victim,partition,attack,rate,defense,setting"
 DRAWN_BY = (b"Software\0subpop", b"<dc:title>subpop</dc:title>")
@@ -17,6 +18,12 @@ def remove_pages(directory: Path, kept: Set[str]) -> None:
     for path in [*directory.glob("*.md"), *directory.glob("*.csv")]:
         if path.stem not in kept and _is_page(path):
             path.unlink()
+
+
+def is_front_page(path: Path) -> bool:
+    """Whether a README.md was written by a report."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return file.readline() in (f"{FRONT_TITLE}\n", "")
 
 
 def _is_page(path: Path) -> bool:

@@ -23,6 +23,7 @@ from subpop.report.figures.setups import (
     summarize,
 )
 from subpop.report.intervals import NONE_BELOW, interval_words
+from subpop.report.leftovers import FRONT_TITLE
 from subpop.report.markdown import escape, picture, table
 from subpop.report.opening import RunInfo, failures, opening, skipped
 from subpop.results.intervals import ESTIMANDS, ROWS, SEEDS
@@ -49,6 +50,8 @@ LEGEND = {
     "±": f"half the width of a 95 % interval. Of damages it contains {ESTIMANDS[ROWS]}; of other numbers it contains "
     f"{ESTIMANDS[SEEDS]}, unless the page of the suite says otherwise. {NONE_BELOW}",
     "sd": "sample deviation over splits: how far one split lies from the mean, not an interval",
+    "settings": "`name=value` after the attack: options of the cells that differ from their defaults; "
+    "`help(subpop.types.specifications)` describes them",
     "knowledge": "side information of the defense beyond its training rows; `inferable`: it follows from the number of rows and "
     "the public size of D",
     "integrity": "for plug-ins: whether probes found a known way to cheat; the pages of the suites list the probes that ran",
@@ -66,7 +69,7 @@ LEGEND = {
 def scoreboard(reports: Sequence[CellReport], run: RunInfo, pictures: Sequence[Picture] = ()) -> str:
     """The front page as markdown."""
     failed = run.standing.also_failed if run.standing else ()
-    blocks = ["# Scoreboard", *opening(reports, run), *failures(reports, failed), *skipped(reports)]
+    blocks = [FRONT_TITLE, *opening(reports, run), *failures(reports, failed), *skipped(reports)]
     if run.standing and run.standing.exit_status is None:
         return "\n\n".join([*blocks, "The tables, figures and pages are written when the run ends."]) + "\n"
     measured = [report for report in reports if kind_of(report.cell).on_scoreboard]

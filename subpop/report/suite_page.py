@@ -201,7 +201,7 @@ def _side_by_side(shown: Mapping[str, Rows]) -> str:
         row = next(rows[name] for rows in (first, *shown.values()) if name in rows)
         own = [_value(row, metric) for metric in ("n_test", "n_poison", "target_clean_accuracy")]
         lines.append([escape(name), *own, *(_value(rows.get(name, {}), "target_damage") for rows in shown.values())])
-    text = table(["subpopulation", "in D_test", "poison", "clean", *(escape(name) for name in shown)], lines)
+    text = table(["subpopulation", "in D_test", "poison", "target clean accuracy", *(escape(name) for name in shown)], lines)
     return f"Target damage in % under each defense, ± half of its interval where it has one:\n\n{text}"
 
 

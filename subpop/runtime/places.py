@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 from subpop.runtime.fingerprint import PACKAGE
@@ -38,6 +39,14 @@ def keep_machine_code_out_of_the_package() -> None:
 
 
 def check_writable(baselines: Path) -> None:
-    """Raise BadInput for the baselines of an installed package, which must not be changed."""
+    """Raise BadInput if `--rebaseline` could not write to this folder or would change an installed package."""
     if baselines.is_relative_to(PACKAGE_DATA):
         raise BadInput(f"--rebaseline would change the installed package in {baselines}; name your own folder with --baselines")
+    existing = next((place for place in (baselines, *baselines.parents) if place.exists()), baselines)
+    try:
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as error:
+        raise BadInput(
+            f"--rebaseline cannot write to {baselines} ({error.strerror}: {existing}); make it a writable folder, or name "
+            "another one with --baselines"
+        ) from error

@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument(
         "action",
         choices=["list", "fetch", "verify"],
-        help="fetch downloads files; verify compares them with published checksums",
+        help="list shows which data sets are ready; fetch downloads files; verify compares them with published checksums",
     )
     data.add_argument("names", nargs="*", help="data sets (default: all that need files)")
     data.add_argument("--data-root", default=None, help=DATA_ROOT)
@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser(
         "run",
         help="run the benchmark's own suites from any folder; options go to pytest: -k, --tier, -n",
-        usage="subpop run [options of pytest]",
+        usage="subpop run [pytest options]",
         description="Run the suites of ./benchmarks if there is such a folder, else those of the clone or the installed package. "
         "All options go to pytest: -k selects cells, --tier selects embedded, laptop or paper, -n 2 trains in two processes, "
         "--defense file.py:function adds a defense of your own, --store and --report-dir name the places of the results. "
@@ -119,7 +119,8 @@ def _data(options: argparse.Namespace) -> int:
         room = max(20, (shutil.get_terminal_size().columns - 36) // 2) if sys.stdout.isatty() else None
         found = tabulate(rows, ("name", "ready", "summary", "licence"), maxcolwidths=[None, None, room, room])
         return _shown(
-            f"Data sets are read from {root}. `subpop data fetch NAME` downloads one, or explains the manual download.\n\n{found}"
+            f"Data sets are read from {root}. `subpop data fetch NAME` downloads one of the size shown, or explains the manual "
+            f"download.\n\n{found}"
         )
     names = options.names or [record.name for record in describe(root) if record.needs_files]
     states = [state for name in names for state in (fetch if options.action == "fetch" else verify)(name, root)]
@@ -140,7 +141,7 @@ def _shown(text: str) -> int:
 def _is_ready(record: DatasetRecord) -> str:
     if record.ready:
         return "yes"
-    return f"no, {record.megabytes:.0f} MB" if record.needs_files and record.megabytes else "no"
+    return f"no ({record.megabytes:.0f} MB)" if record.needs_files and record.megabytes else "no"
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -252,7 +252,8 @@ def _on_screen(config: pytest.Config) -> AbstractContextManager[None]:
 def measure(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Cell], CellResult]:
     """Measure a cell and compare its metrics with the stored references.
 
-    Results that are in the store are read from it. The test fails if a gated metric is out of tolerance or has no reference, if a
+    `cell` is a parameter of the test: the plug-in runs the test once for each cell of the module's `CELLS`. Results that are in
+    the store are read from it. The test fails if a gated metric is out of tolerance or has no reference, if a
     metric with a reference is missing, or if the cell raises an error; it is skipped if data or network weights are missing.
 
     Returns
@@ -358,9 +359,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         run.experiment.context.progress.close()
     if run is not None and run.ahead is not None:
         run.ahead.stop()
-    rebaselined = bool(config.getoption("--rebaseline") and run is not None and run.reports)
-    if rebaselined and run is not None:
-        run.rebaseline(environment()["hardware"], commit_of(config.rootpath))
+    rebaselined = False
+    if config.getoption("--rebaseline") and run is not None and run.reports:
+        rewritten = run.rebaseline(environment()["hardware"], commit_of(config.rootpath))
+        rebaselined = bool(rewritten or run.recorded)
     if session.exitstatus == pytest.ExitCode.OK and (rebaselined or not watch.measured_anything()):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
     watch.finish(int(session.exitstatus), rebaselined=rebaselined, suites=lambda stems: docstrings(session, stems))
@@ -387,10 +389,13 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     terminalreporter.section("subpop")
     if watch.headline:
         terminalreporter.write_line(watch.headline.replace("**", ""))
-    terminalreporter.write_line(
-        ", ".join(cells_that(n, status) for status, n in sorted(counts.items())) or "no cell was measured"
-    )
-    if config.getoption("--rebaseline") and counts:
-        for line in [*run.recorded, *run.moved.splitlines()] if run is not None else ():
+    outcome = ", ".join(cells_that(n, status) for status, n in sorted(counts.items())) or "no cell was measured"
+    terminalreporter.write_line(f"with the old references: {outcome}" if watch.has_rebaselined else outcome)
+    if config.getoption("--rebaseline") and counts and run is not None:
+        moved = run.moved.splitlines() if any(report.result is not None for report in run.reports.values()) else []
+        for line in [*run.recorded, *(moved or ["no cell was measured, so no reference was recorded"])]:
             terminalreporter.write_line(line)
+    if watch.was_interrupted:
+        without = " without --fresh" if config.getoption("--fresh") else ""
+        terminalreporter.write_line(f"the finished trials are stored: run the same command again{without} to continue")
     terminalreporter.write_line(f"report: {report_directory(config) / 'README.md'}")

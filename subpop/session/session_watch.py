@@ -37,6 +37,8 @@ class SessionWatch:
         self.reports: dict[Cell, CellReport] = {}
         self.headline = ""
         """The headline of the page, once the session has ended."""
+        self.has_rebaselined = False
+        """Whether the session rewrote references."""
         self._failed: list[FailedTest] = []
         self._stopped = ""
         self._planned: Sequence[Cell] = ()
@@ -81,6 +83,11 @@ class SessionWatch:
         statuses = {report.status for report in self.reports.values()}
         return "error" not in statuses and (statuses != {"skipped"} if statuses else bool(self._held))
 
+    @property
+    def was_interrupted(self) -> bool:
+        """Whether Ctrl-C or SIGTERM ended the session."""
+        return self._stopped in (INTERRUPT, SIGTERM)
+
     def write_unfinished(self) -> None:
         """Write the progress of the session, unless the last page was written too recently."""
         from subpop.report import write_unfinished
@@ -99,6 +106,7 @@ class SessionWatch:
 
         if self._handler_before is not None:  # from here on SIGTERM ends the process at once, and the page stays unfinished
             signal.signal(signal.SIGTERM, self._handler_before)
+        self.has_rebaselined = rebaselined
         standing = self.standing(exit_status, rebaselined=rebaselined)
         self.headline, info = headline(list(self.reports.values()), standing), self._information(standing)
         info = replace(info, suites=suites(sorted({cell.stem for cell in self.reports})))

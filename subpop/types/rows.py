@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -188,7 +188,7 @@ class TrainingSet:
         x
             (n, ...) finite inputs of the same kind as the data set's.
         y
-            (n,) integer labels.
+            (n,) integer labels from 0 on.
 
         Returns
         -------
@@ -198,13 +198,16 @@ class TrainingSet:
         Raises
         ------
         BadInput
-            If `x` and `y` differ in length, `y` does not contain integers, or `x` contains NaN or infinite values.
+            If `x` and `y` differ in length, `y` contains negative numbers or others than integers, or `x` contains NaN or
+            infinite values.
         """
         x, y = np.asarray(x), np.asarray(y)
         if not x.ndim or not y.ndim:
             raise BadInput("TrainingSet.of takes an array of rows and an array of labels, not single numbers")
         if len(x) != len(y):
             raise BadInput(f"{len(x)} rows and {len(y)} labels: give one label per row")
+        if y.size and y.dtype.kind == "i" and y.min() < 0:
+            raise BadInput(f"labels are class numbers from 0 on, and {y.min()} is among them; relabel -1 as 0, for example")
         if x.dtype.kind == "f" and not np.isfinite(x).all():
             raise BadInput("new inputs contain NaN or infinite values; remove or impute them before TrainingSet.of")
         return cls(ArrayRows(x), np.arange(len(x)), y)
@@ -233,6 +236,9 @@ class TrainingSet:
 
     def __len__(self) -> int:
         return len(self._y)
+
+    def __iter__(self) -> NoReturn:
+        raise BadInput("a training set cannot be iterated over; use its arrays, such as zip(train.x, train.y)")
 
     def __getitem__(self, chosen: Array | Sequence[int]) -> TrainingSet:
         """Select the rows where a boolean mask of shape (n,) is True, or the rows with the given ids, in that order."""

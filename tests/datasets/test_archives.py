@@ -142,5 +142,5 @@ def test_a_name_given_twice_is_refused(tmp_path, name):
 
 def test_a_pipe_is_not_opened(tmp_path):
     os.mkfifo(tmp_path / "a.tar.gz")
-    with pytest.raises(BadInput, match="no plain file"):
+    with pytest.raises(BadInput, match="not a regular file"):
         files_in(tmp_path / "a.tar.gz", lambda name: True)

@@ -1,11 +1,18 @@
 """The digits: shape, task, annotation, and the number of clusters."""
 
 import numpy as np
+import pytest
 
 from subpop.datasets import load_dataset
 from subpop.datasets.digits import load, load_images
 from subpop.datasets.partitions import cluster_match, feature_match
 from subpop.datasets.split import split
+from subpop.types import BadInput
+
+
+def test_matching_needs_a_split():
+    with pytest.raises(BadInput, match="splits is of type int"):
+        feature_match(load(), 0)
 
 
 def test_digits_are_the_published_table():

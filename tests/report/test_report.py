@@ -294,7 +294,7 @@ def test_subpopulations_are_shown_worst_first_with_all_columns_or_side_by_side()
     assert damages == sorted(damages, reverse=True)
     assert len(alone) == 13
     together = tables_of(suite_page("s", reports, RUN))[-1]
-    assert together[0] == ["subpopulation", "in D_test", "poison", "clean", "none", "trim"]
+    assert together[0] == ["subpopulation", "in D_test", "poison", "target clean accuracy", "none", "trim"]
     assert [row[0] for row in together] == [row[0] for row in alone]
 
 
@@ -430,6 +430,13 @@ def test_a_file_in_the_way_is_refused_before_anything_runs(tmp_path):
     assert not (tmp_path / "new").exists(), "folders are made when there is something to write"
     write_report([], tmp_path / "new" / "report", RUN)
     assert not (tmp_path / "new" / "report" / "figures").exists()
+
+
+def test_a_readme_of_another_project_is_not_overwritten(tmp_path):
+    (tmp_path / "README.md").write_text("# My project\n")
+    with pytest.raises(BadInput, match=r"README\.md is not a report of this program.*--report-dir"):
+        write_report([], tmp_path, RUN)
+    assert (tmp_path / "README.md").read_text() == "# My project\n"
 
 
 def test_the_job_summary_gets_text_without_figures(tmp_path, monkeypatch):

@@ -127,12 +127,15 @@ def project(passed_once, tmp_path):
         ("claim", ("-k", "claim"), 1, "**Failed: 1 claim.**", 0, "claim"),
         ("", ("-k", "claim"), 0, "**Passed: 1 claim, and no cell was compared with a reference.**", 0, None),
         ("", ("--tier", "paper"), 1, "**Nothing was measured**, so this run does not pass.", 0, None),
+        ("", ("--tier", "paper", "--rebaseline"), 1, "**Nothing was measured**, so this run does not pass.", 0, None),
     ],
     ids=lambda value: value if isinstance(value, str) and " " not in value else "",
 )
 def test_the_page_follows_the_exit_status(project, way, options, status, line, measured, kind):
     done = run(project, way, *options)
     assert done.returncode == status, done.stdout
+    assert ("run the same command again to continue" in done.stdout) == (way == "interrupt")
+    assert ("no reference was recorded" in done.stdout) == ("--rebaseline" in options)
     assert first_line(project) == line
     told = results(project)
     assert (told["measured"], told["exit_status"]) == (measured, status)

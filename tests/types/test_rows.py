@@ -3,8 +3,17 @@
 from itertools import permutations
 
 import numpy as np
+import pytest
 
-from subpop.types import FleetJob, Pool
+from subpop.types import BadInput, FleetJob, Pool, TrainingSet
+
+
+def test_a_training_set_of_new_inputs_refuses_negative_labels_and_iteration():
+    x = np.zeros((2, 1), np.float32)
+    with pytest.raises(BadInput, match="class numbers from 0 on, and -1 is among them"):
+        TrainingSet.of(x, np.array([-1, 1]))
+    with pytest.raises(BadInput, match=r"zip\(train\.x, train\.y\)"):
+        list(TrainingSet.of(x, np.array([0, 1])))
 
 
 def test_a_canonical_job_is_the_same_for_every_shuffle():

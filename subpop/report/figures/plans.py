@@ -107,6 +107,7 @@ def _panels_plan(i: int, panels: Sequence[CellReport]) -> Plan:
     titles = "; ".join(panel_title(report).replace("\n", ", ") for report in panels)
     caption = (
         "Blue and orange are the two classes, as labelled in training; the shading shows the victim's predictions. "
-        "Triangles are poison, crosses are rows that the defense removed (red: poison), the green outline encloses the target."
+        "Triangles are poison rows, filled with the colour of their label. Crosses are rows that the defense removed, "
+        "red for poison and black for clean rows. The green outline encloses the target."
     )
     return Plan(f"panels-{i + 1}", partial(draw_panels, panels), f"decision regions: {titles}", caption)
