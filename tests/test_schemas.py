@@ -25,7 +25,7 @@ def test_baselines_name_their_schema() -> None:
     assert (ROOT / "baselines" / "SCHEMA").read_text() == f"{SCHEMA}\n"
 
 
-def test_baselines_of_before_there_were_numbers_are_of_schema_1(tmp_path: Path) -> None:
+def test_baselines_without_a_number_are_of_the_present_schema(tmp_path: Path) -> None:
     table = (ROOT / "baselines" / "table12_fine_pruning.csv").read_bytes()
     (tmp_path / "table12_fine_pruning.csv").write_bytes(table)
     unnumbered = References.load(tmp_path / "table12_fine_pruning.csv")
@@ -33,10 +33,12 @@ def test_baselines_of_before_there_were_numbers_are_of_schema_1(tmp_path: Path) 
     assert unnumbered.rows
 
 
-@pytest.mark.parametrize(("schema", "fix"), [("2", "upgrade subpop"), ("0", "upgrade"), ("one", "write 1"), ("", "write 1")])
+@pytest.mark.parametrize(
+    ("schema", "fix"), [("3", "upgrade subpop"), ("1", "record the cells"), ("one", "write 2"), ("", "write 2")]
+)
 def test_baselines_of_another_schema_are_refused_by_name(tmp_path: Path, schema: str, fix: str) -> None:
     (tmp_path / "SCHEMA").write_text(schema)
-    with pytest.raises(BadInput, match=rf"SCHEMA declares schema '{schema}' .*; this subpop reads schema 1: {fix}"):
+    with pytest.raises(BadInput, match=rf"SCHEMA declares schema '{schema}' .*; this subpop reads schema 2: {fix}"):
         References.load(tmp_path / "any.csv")
 
 
@@ -44,7 +46,7 @@ def test_results_of_an_older_version_have_what_was_added_as_none(tmp_path: Path)
     (tmp_path / "results.json").write_text(BEFORE)
     found = read_results(tmp_path / "results.json")
     assert (found["tier"], found["seconds"], found["planned"], found["complete"]) == ("embedded", 1.5, None, None)
-    added = dict.fromkeys(("integrity", "std", "data", "draws", "secret", "code"))
+    added = dict.fromkeys(("integrity", "std", "by_seed", "data", "draws", "secret", "code"))
     assert found["cells"] == [{"stem": "a", "metric": "clean_accuracy", "value": 0.5, **added}]
     assert found["left_out"] is None
 

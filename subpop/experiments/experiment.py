@@ -463,10 +463,9 @@ def gain(cell: Cell, stage: Stage, results: Sequence[TrialResult], flipped: Sequ
     trials = [[Trial(name, seed) for seed in range(cell.n_seeds)] for name in large]
     more = np.array([[(before[t] - after[t])[members[t.subpopulation]].mean() for t in own] for own in trials])
     error = float(more.mean(1).std(ddof=1) / len(large) ** 0.5) if len(large) > 1 else None
-    width = of_table(more)
-    return [
-        Number("gain_over_label_flip", float(more.mean()), error, std=seed_std(more), half_width=width, varies=SUBPOPULATIONS)
-    ]
+    width, by_seed = of_table(more), tuple(more.mean(axis=0))
+    found = Number("gain_over_label_flip", float(more.mean()), error, std=seed_std(more), half_width=width, varies=SUBPOPULATIONS)
+    return [replace(found, by_seed=by_seed)]
 
 
 def hash_of_texts(texts: Sequence[str]) -> str:

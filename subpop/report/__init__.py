@@ -206,6 +206,7 @@ def _row(report: CellReport, verdict: Verdict) -> dict[str, Any]:
         "std": _finite(number.std),
         "half_width": _finite(number.half_width),
         "varies": number.varies if number.half_width is not None else "",
+        "by_seed": [_finite(value) for value in number.by_seed] if result and not result.exact else [],
         "n_subpopulations": int(result.n_subpopulations) if result else 0,
         "n_seeds": int(cell.n_seeds),
         "published": _finite(verdict.published),

@@ -59,7 +59,7 @@ LEGEND = {
     "of repairing it; their accuracy on clean data is shown next to the victim's",
     "seconds": "total of all cells of the row; `stored`: read from the store, as recorded when they were computed",
     "pass, fail": "within the tolerance of the stored reference, or not",
-    "no_power": "the tolerance is too wide (above 10 %) for a pass to mean anything",
+    "no_power": "the smallest change that would be noticed is above 0.05, or above half of the damage at alpha 1",
     "no_reference": "there is no reference: the cell fails, except for plug-in defenses and for metrics that are not gated",
     "published_only": "a published number from a different set-up is shown; informational, not gated",
     "skipped, error": "data or network weights are missing; the cell could not be measured, for the reason given",

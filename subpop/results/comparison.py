@@ -4,8 +4,8 @@ Numbers are paired by suite, cell, subpopulation and metric. If both sides recor
 compared only where the digests of the data, of the draws and of the secret are equal. Baselines and older results have no
 digests: their numbers are paired by these names and by the number of seeds alone.
 
-The noise of a number is its stored tolerance. A number without one has the standard error of the difference, and if that is
-unknown too, the smallest tolerance of any baseline. A number has moved if it changed by more than its noise. Durations, and
+The noise of a number is its stored tolerance. A number without one has the standard error of the difference, but at
+least the smallest tolerance of any baseline. A number has moved if it changed by more than its noise. Durations, and
 ratios of durations, are not compared.
 """
 
@@ -285,7 +285,7 @@ def _noise(rows: pd.DataFrame, scale: pd.Series[float]) -> pd.Series[float]:
     tolerance = rows[["atol_a", "atol_b"]].replace(np.inf, np.nan).max(axis=1)
     errors = [rows[f"std_error_{s}"].fillna(rows[f"std_{s}"] / rows[f"n_seeds_{s}"] ** 0.5) for s in "ab"]
     error = (errors[0].fillna(errors[1]) ** 2 + errors[1].fillna(errors[0]) ** 2) ** 0.5
-    return tolerance.fillna(error).fillna(SMALLEST_ATOL * scale).clip(lower=ROUNDING * scale)
+    return tolerance.fillna(error.fillna(0.0).clip(lower=SMALLEST_ATOL * scale)).clip(lower=ROUNDING * scale)
 
 
 def _both_have(rows: pd.DataFrame, name: str) -> pd.Series[bool]:

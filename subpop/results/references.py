@@ -26,10 +26,23 @@ import csv
 import io
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from subpop.results.evidence import (
+    FALSE_ALARM,
+    FEWEST_KERNELS,
+    POWER,
+    Spread,
+    explain,
+    kernel_atol,
+    pooled,
+    smallest_detectable,
+    two_sample_p_value,
+)
 from subpop.results.metric_registry import find_metric, metric_of
 from subpop.results.metrics import MIN_TEST_ROWS
 from subpop.runtime.writing import write_atomically
@@ -38,21 +51,28 @@ from subpop.types.kinds import kind_of
 from subpop.types.metric import Tolerance
 
 KEY = ("tier", "dataset", "victim", "partition", "attack", "rate", "defense", "setting", "subpopulation", "metric")
-OURS = ("value", "std", "n_seeds", "atol", "hardware", "commit")
+OURS = ("value", "std", "n_seeds", "kernel_std", "n_kernels", "by_seed", "atol", "detects", "hardware", "commit")
+COMPARED = ("value", "std", "n_seeds", "atol")
 COLUMNS = (*KEY, "published", "certainty", *OURS)
 SMALLEST_ATOL, LARGEST_ATOL = 0.01, 0.1
-FALSE_ALARM = 0.05
+LARGEST_DETECTABLE = 0.05
+"""A change of a fraction that a number with power detects, or half of the damage at alpha 1 where that is smaller."""
 RESIDUAL_BOUND = 1e-6
 ROUNDING = 1e-9
 SAME_SETUP = "same set-up"
 SEVERITY = ("error", "fail", "pass", "no_power", "published_only", "no_reference")
-SCHEMA, SCHEMA_FILE = 1, "SCHEMA"
-"""Version of the columns of a baselines folder, a number in a file next to the tables. Without the file it is 1."""
+SCHEMA, SCHEMA_FILE = 2, "SCHEMA"
+"""Version of the columns of a baselines folder, a number in a file next to the tables. Without the file it is 2."""
+ON_FRESH_SEEDS = 1e-5
+"""Level of the two-sample test of each number on fresh seeds: 5,000 numbers together have a false alarm in 1 of 20 runs."""
+NO_POWER = "the tolerance is too wide to distinguish a change from noise: use more seeds"
 AS_MEANT = "if the change is intended, record it with --rebaseline"
 CHECKED_BY_SUITE = "checked by the suite's own assertions"
 
 Key = tuple[str, ...]
 Row = Mapping[str, str]
+Kernel = Mapping[Key, tuple[float, Sequence[float]]]
+"""The numbers of a run under one kernel: the value and the values of seeds, by the key of the row."""
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
@@ -73,12 +93,33 @@ class References:
         lines: dict[Key, int] = {}
         for line, row in _lines(path):
             _check(f"{path}, line {line}", row)
-            key = tuple(_text(float(row[name])) if name == "rate" else row[name] for name in KEY)
+            key = tuple(text_of(float(row[name])) if name == "rate" else row[name] for name in KEY)
             if lines.setdefault(key, line) != line:
                 name = "-".join(filter(None, key))
                 raise BadInput(f"{path}: lines {lines[key]} and {line} have the same key ({name}); delete one of them")
             rows[key[:8]][key[8:]] = row
         return cls(path, dict(rows))
+
+    def has_power(self, row: Row) -> bool:
+        """Whether a row would notice a change that matters.
+
+        A number of a stochastic victim must detect, in four of five runs, a change of 0.05 and of half of its damage at alpha 1.
+        """
+        value, _, atol = _held(row)
+        scale = _scale(0.0 if value is None else value)
+        if not row["std"]:
+            return atol is None or atol <= LARGEST_ATOL * scale
+        damage = self._at_alpha_1(row)
+        limit = min(LARGEST_DETECTABLE * scale, damage / 2) if damage > 0 else LARGEST_DETECTABLE * scale
+        return float(row["detects"] or "inf") <= limit
+
+    def _at_alpha_1(self, row: Row) -> float:
+        """The reference damage of the same cell at alpha 1; 0 if the number is no damage or there is no such cell."""
+        if not row["metric"].startswith("target_damage"):
+            return 0.0
+        key = tuple("1" if name == "rate" else row[name] for name in KEY)
+        at_one = self.rows.get(key[:8], {}).get(key[8:])
+        return float(at_one["value"]) if at_one and at_one["value"] else 0.0
 
 
 def check_schema(folder: Path) -> None:
@@ -86,13 +127,17 @@ def check_schema(folder: Path) -> None:
     path = folder / SCHEMA_FILE
     text = path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else str(SCHEMA)
     if text != str(SCHEMA):
-        fix = "upgrade subpop" if text.isdecimal() else f"write {SCHEMA} into it, or restore the file"
+        fix = f"write {SCHEMA} into it, or restore the file"
+        if text.isdecimal():
+            fix = (
+                "upgrade subpop" if int(text) > SCHEMA else "record the cells in another folder with --baselines and --rebaseline"
+            )
         raise BadInput(f"{path} declares schema {text[:40]!r} for the baselines; this subpop reads schema {SCHEMA}: {fix}")
 
 
 def cell_key(cell: Cell) -> Key:
     """Return the key of a cell in a baselines file: the first eight columns."""
-    rate = _text(cell.rate)
+    rate = text_of(cell.rate)
     return (cell.tier, cell.dataset, cell.victim, cell.partition, cell.attack, rate, cell.defense, cell.setting_text)
 
 
@@ -120,19 +165,39 @@ def _lines(path: Path) -> Iterable[tuple[int, Row]]:
 def _check(where: str, text: Row) -> None:
     """Raise BadInput for invalid numbers. A value may be nan or infinite, a deviation nan (unknown), a tolerance infinite (no
     power)."""
-    for name in ("rate", "published", "value", "std", "n_seeds", "atol"):
+    for name in ("rate", "published", "value", "std", "n_seeds", "kernel_std", "n_kernels", "atol", "detects"):
         try:
             number = float(text[name] or 1)
         except ValueError as error:
             raise BadInput(f"{where}: {name} is {text[name]!r}, not a number; correct it, or leave it empty") from error
-        bounded = {"value": True, "std": not number < 0, "atol": number >= 0, "n_seeds": number >= 1 and number % 1 == 0}
+        whole, deviation = number >= 1 and number % 1 == 0, not number < 0
+        bounded = {"value": True, "std": deviation, "kernel_std": deviation, "atol": number >= 0, "detects": number >= 0}
+        bounded |= {"n_seeds": whole, "n_kernels": whole}
         if not bounded.get(name, math.isfinite(number)):
             raise BadInput(f"{where}: {name} cannot be {text[name]!r}; correct it, or leave it empty")
+    _check_seeds(where, text)
     needed = ("rate", "n_seeds", "atol") if text["value"] and not _is_written_by_hand(text["metric"]) else ("rate",)
     if empty := [name for name in needed if not text[name]]:
         raise BadInput(
             f"{where}: {empty[0]} is empty; a row needs its rate, and a value its n_seeds and atol: record it with --rebaseline"
         )
+
+
+def _check_seeds(where: str, text: Row) -> None:
+    """Raise BadInput if the values of seeds are no numbers, or fewer than the seeds of the reference."""
+    try:
+        values = seeds_of(text)
+    except ValueError as error:
+        raise BadInput(f"{where}: by_seed is {text['by_seed']!r}; give one number for each seed, separated by spaces") from error
+    if values and len(values) < float(text["n_seeds"] or 1):
+        raise BadInput(
+            f"{where}: by_seed has {len(values)} values for {text['n_seeds']} seeds; record the cell again with --rebaseline"
+        )
+
+
+def seeds_of(row: Row) -> tuple[float, ...]:
+    """Return the value of each seed of a row; empty where they are not recorded."""
+    return tuple(map(float, row["by_seed"].split()))
 
 
 def _held(row: Row) -> tuple[float | None, float | None, float | None]:
@@ -141,7 +206,7 @@ def _held(row: Row) -> tuple[float | None, float | None, float | None]:
     return value, published, atol
 
 
-def _text(number: float) -> str:
+def text_of(number: float) -> str:
     """The shortest text that reads back as the same number."""
     return f"{number:g}" if float(f"{number:g}") == number else repr(float(number))
 
@@ -149,10 +214,14 @@ def _text(number: float) -> str:
 # --- a run against it -------------------------------------------------------------------------------------------------
 
 
-def compare(result: CellResult, references: References, *, plugin: bool = False) -> tuple[Verdict, ...]:
+def compare(
+    result: CellResult, references: References, *, plugin: bool = False, fresh_seeds: bool = False
+) -> tuple[Verdict, ...]:
     """One verdict for each number of the run or of its references (an outer join).
 
-    A number without a reference is `no_reference` and fails its cell, except for plug-ins and metrics that are not gated.
+    A number without a reference is `no_reference` and fails its cell, except for plug-ins and metrics that are not gated. With
+    `fresh_seeds` the run has more seeds than its references: stochastic numbers are compared on the seeds that their references
+    do not have, and other numbers are only shown.
     """
     kind = kind_of(result.cell)
     run, stored = _by_key(result), references.rows.get(cell_key(result.cell), {})
@@ -163,10 +232,11 @@ def compare(result: CellResult, references: References, *, plugin: bool = False)
             verdicts.append(Verdict(number, "pass", "times and efforts are not compared"))
         elif not kind.is_compared(number.metric):
             verdicts.append(Verdict(number, "pass", CHECKED_BY_SUITE))
-        elif not metric.gated:
+        elif not metric.gated or (fresh_seeds and not (key in stored and stored[key]["by_seed"])):
             verdicts.append(_shown(number, stored.get(key)))
         elif key in stored:
-            verdicts.append(_verdict(result, number, stored[key], *_judge(number, stored[key], result.cell.n_seeds)))
+            judged = _on_fresh_seeds(number, stored[key]) if fresh_seeds else _judge(number, stored[key], result.cell, references)
+            verdicts.append(_verdict(result, number, stored[key], *judged))
         else:
             fix = "add its bound to the file" if _is_written_by_hand(number.metric) else AS_MEANT
             reason = (
@@ -206,7 +276,7 @@ def _is_written_by_hand(name: str) -> bool:
     return metric is not None and metric.tolerance is Tolerance.LOWER_BOUND
 
 
-def _judge(number: Number, row: Row, n_seeds: int) -> tuple[str, str]:
+def _judge(number: Number, row: Row, cell: Cell, references: References) -> tuple[str, str]:
     """The verdict on a number with a reference row, and the reason if it is not `pass`."""
     run, value, published, atol = number.value, *_held(row)
     limit = math.inf if atol is None else atol
@@ -219,12 +289,23 @@ def _judge(number: Number, row: Row, n_seeds: int) -> tuple[str, str]:
         return ("pass", "") if run >= value else ("fail", "it is below its bound")
     if rule is Tolerance.UPPER_BOUND:
         return ("pass", "") if run <= limit else ("fail", "it is above its bound")
-    if n_seeds != float(row["n_seeds"]):
-        return "fail", f"the run has {n_seeds} seeds, its reference {row['n_seeds']}: run the same, or {AS_MEANT}"
+    if cell.n_seeds != float(row["n_seeds"]):
+        return "fail", f"the run has {cell.n_seeds} seeds, its reference {row['n_seeds']}: run the same, or {AS_MEANT}"
     if not _near(run, value, limit):
-        return "fail", AS_MEANT
-    wide = limit > LARGEST_ATOL * _scale(value)
-    return ("no_power", "the tolerance is too wide to distinguish a change from noise: use more seeds") if wide else ("pass", "")
+        why = explain(number.by_seed, seeds_of(row)) if row["std"] else ""
+        return "fail", f"{why}; {AS_MEANT}" if why else AS_MEANT
+    return ("pass", "") if references.has_power(row) else ("no_power", NO_POWER)
+
+
+def _on_fresh_seeds(number: Number, row: Row) -> tuple[str, str]:
+    """The verdict on a number by the seeds that its reference does not have."""
+    known = seeds_of(row)
+    p_value = two_sample_p_value(number.by_seed[len(known) :], known)
+    if p_value is None:
+        return "no_power", "there are fewer than three seeds that its reference does not have: use a larger --seeds-times"
+    if p_value >= ON_FRESH_SEEDS:
+        return "pass", ""
+    return "fail", f"on seeds that its reference does not have it differs (two-sample t test: p = {p_value:.2g}); {AS_MEANT}"
 
 
 def _verdict(result: CellResult, number: Number, row: Row, kind: str, why: str) -> Verdict:
@@ -273,16 +354,20 @@ def one_row(result: CellResult, number: Number) -> float:
     return 1 / (min(ranked) * metric.k) if ranked else 0.0
 
 
-def noisy_atol(deviations: Iterable[tuple[float, int]], n_seeds: int, n_numbers: int) -> float:
-    """The tolerance of one of n_numbers, from pooled (sample deviation, degrees of freedom); inf if none is known."""
-    from scipy.stats import t
+def noisy_atol(deviations: Iterable[tuple[float, int]], n_seeds: int, n_numbers: int) -> tuple[float, float]:
+    """Return the tolerance of one of n_numbers and the change that it detects in four of five runs.
+
+    deviations: (sample deviation over seeds, degrees of freedom) of numbers that are pooled; both are inf if none is known.
+    """
+    from scipy.stats import norm, t
 
     known = [(s, dof) for s, dof in deviations if dof > 0 and math.isfinite(s)]
     dof = sum(d for _, d in known)
     if not dof:
-        return math.inf
-    pooled = math.sqrt(sum(s * s * d for s, d in known) / dof)
-    return max(ROUNDING, float(t.ppf(1 - FALSE_ALARM / n_numbers / 2, dof)) * pooled * math.sqrt(2 / n_seeds))
+        return math.inf, math.inf
+    error = math.sqrt(sum(s * s * d for s, d in known) / dof) * math.sqrt(2 / n_seeds)
+    atol = max(ROUNDING, float(t.ppf(1 - FALSE_ALARM / n_numbers / 2, dof)) * error)
+    return atol, atol + float(norm.ppf(POWER)) * error
 
 
 def rebaseline(path: Path, results: Sequence[CellResult], *, hardware: str = "", commit: str = "", n_noisy: int = 0) -> None:
@@ -306,7 +391,7 @@ def rebaseline(path: Path, results: Sequence[CellResult], *, hardware: str = "",
                 rows[key] = _recorded(result, number, {**dict(zip(KEY, key, strict=True)), **old.get(key, {})})
     _set_tolerances(rows, cells, n_noisy)
     for key, row in rows.items():
-        if key[:8] in cells and row["value"] and any(row[name] != old.get(key, {}).get(name) for name in OURS[:4]):
+        if key[:8] in cells and row["value"] and any(row[name] != old.get(key, {}).get(name) for name in COMPARED):
             row |= {"hardware": hardware, "commit": commit}
     _write(path, rows)
 
@@ -314,12 +399,14 @@ def rebaseline(path: Path, results: Sequence[CellResult], *, hardware: str = "",
 def _recorded(result: CellResult, number: Number, before: Row) -> dict[str, str]:
     """Return a row with new values in our columns; `std` is empty without noise, nan if a single seed cannot determine it."""
     scale, own = _scale(number.value), number.tolerance or 0.0
-    std, atol = "", _text(max(SMALLEST_ATOL * scale, one_row(result, number), min(own, LARGEST_ATOL * scale)))
+    std, atol = "", text_of(max(SMALLEST_ATOL * scale, one_row(result, number), min(own, LARGEST_ATOL * scale)))
     if metric_of(number.metric).tolerance is Tolerance.UPPER_BOUND:
-        atol = before.get("atol") or _text(RESIDUAL_BOUND)
+        atol = before.get("atol") or text_of(RESIDUAL_BOUND)
     elif not result.exact and (number.std != 0 if number.std is not None else result.cell.n_seeds < 2):
-        std = "nan" if number.std is None else _text(number.std)
-    ours = {"value": _text(number.value), "std": std, "n_seeds": str(result.cell.n_seeds), "atol": atol}
+        std = "nan" if number.std is None else text_of(number.std)
+    by_seed = " ".join(f"{value:.6g}" for value in number.by_seed) if std else ""
+    ours = {"value": text_of(number.value), "std": std, "n_seeds": str(result.cell.n_seeds), "atol": atol}
+    ours |= {"kernel_std": "", "n_kernels": "1" if std else "", "by_seed": by_seed, "detects": ""}
     same = {name: before[name] for name, text in ours.items() if _is_rounding(before.get(name, ""), text)}
     return {**dict.fromkeys(COLUMNS, ""), **before, **ours, **same}
 
@@ -332,18 +419,31 @@ def _is_rounding(one: str, other: str) -> bool:
         return False
 
 
-def _set_tolerances(rows: Mapping[Key, dict[str, str]], cells: Mapping[Key, CellResult], n_noisy: int) -> None:
+def _set_tolerances(rows: Mapping[Key, dict[str, str]], cells: Collection[Key], n_noisy: int) -> None:
     def pool(key: Key) -> Key:
         return (key[0], key[2], key[-1], str(bool(key[-2])))
 
     noisy = {key: row for key, row in rows.items() if row["std"]}
-    pools = defaultdict(list)
+    over_seeds, over_kernels, count = defaultdict(list), defaultdict(list), max(len(noisy), n_noisy)
     for key, row in noisy.items():
-        pools[pool(key)].append((float(row["std"]), int(row["n_seeds"]) - 1))
+        over_seeds[pool(key)].append((float(row["std"]), int(row["n_seeds"]) - 1))
+        over_kernels[pool(key)].append(_spread(row))
     for key, row in noisy.items():
-        if key[:8] in cells:
-            found = _text(noisy_atol(pools[pool(key)], int(row["n_seeds"]), max(len(noisy), n_noisy)))
-            row["atol"] = row["atol"] if _is_rounding(row["atol"], found) else found
+        if key[:8] not in cells:
+            continue
+        together = pooled(each for each in over_kernels[pool(key)] if each)
+        if together is None:
+            atol, detects = noisy_atol(over_seeds[pool(key)], int(row["n_seeds"]), count)
+        else:
+            atol = max(SMALLEST_ATOL * _scale(float(row["value"])), kernel_atol(_spread(row), together, count))
+            detects = smallest_detectable(atol, _spread(row), together)
+        for name, found in (("atol", text_of(atol)), ("detects", f"{detects:.3g}")):
+            row[name] = row[name] if _is_rounding(row[name], found) else found
+
+
+def _spread(row: Row) -> Spread | None:
+    """The spread of a row over kernels; None if it was recorded on a single one."""
+    return Spread(float(row["kernel_std"]), int(row["n_kernels"])) if row["kernel_std"] else None
 
 
 def _write(path: Path, rows: Mapping[Key, Row]) -> None:
@@ -354,3 +454,42 @@ def _write(path: Path, rows: Mapping[Key, Row]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, buffer.getvalue())
     write_atomically(path.parent / SCHEMA_FILE, f"{SCHEMA}\n")
+
+
+# --- recording over kernels -------------------------------------------------------------------------------------------
+
+
+def record_kernels(path: Path, runs: Sequence[Kernel], more: Kernel, n_noisy: int = 0) -> int:
+    """Replace the numbers of stochastic victims by their means over runs under several kernels, and set their tolerances.
+
+    Parameters
+    ----------
+    path
+        A baselines file that has these numbers, recorded by `rebaseline` under one kernel.
+    runs
+        For each kernel, the value and the values of seeds of each number, by the key of its row.
+    more
+        The same under one of the kernels with more seeds; those that the runs do not have are appended.
+    n_noisy
+        Number of stochastic numbers that are compared together, if more than in this file.
+
+    Returns
+    -------
+    int
+        The number of rows that were recorded over at least three kernels.
+    """
+    rows = {(*cell, *key): dict(row) for cell, of_cell in References.load(path).rows.items() for key, row in of_cell.items()}
+    recorded = set()
+    for key, row in rows.items():
+        found = [run[key] for run in runs if key in run and math.isfinite(run[key][0])]
+        if not row["std"] or len(found) < FEWEST_KERNELS:
+            continue
+        values, by_seed = np.array([value for value, _ in found]), [seeds for _, seeds in found if seeds]
+        row |= {"value": text_of(float(values.mean())), "kernel_std": f"{values.std(ddof=1):.6g}", "n_kernels": str(len(found))}
+        if len(by_seed) == len(found):
+            seeds = [*np.mean(by_seed, axis=0), *more.get(key, (0.0, ()))[1][len(by_seed[0]) :]]
+            row["by_seed"] = " ".join(f"{value:.6g}" for value in seeds)
+        recorded.add(key)
+    _set_tolerances(rows, dict.fromkeys(key[:8] for key in recorded), n_noisy)
+    _write(path, rows)
+    return len(recorded)

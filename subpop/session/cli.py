@@ -27,10 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, TextIOWrapper):  # characters that the terminal cannot show are escaped
         sys.stdout.reconfigure(errors="backslashreplace")
     options, for_pytest = _parser().parse_known_args(arguments)
-    if for_pytest and options.command != "run":
+    if for_pytest and options.command not in ("run", "why"):
         _parser().error(f"unrecognized arguments: {' '.join(for_pytest)}")
     try:
-        return int(options.run(options) if options.command != "run" else _run(for_pytest))
+        if options.command == "run":
+            return int(_run(for_pytest))
+        return _why(options, for_pytest) if options.command == "why" else int(options.run(options))
     except BadInput as error:
         print(f"subpop: {error}", file=sys.stderr)
         return 2
@@ -87,6 +89,16 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("b", metavar="B", help="the later numbers, such as runs/report")
     compare.add_argument("--all", action="store_true", help="also list every number")
     compare.set_defaults(run=_compare)
+
+    why = commands.add_parser(
+        "why",
+        help="say why a cell fails: noise, the code or this machine's processor",
+        description="Run a cell twice here and with the kernels of other types of processor, and compare. Further options go to "
+        "pytest, such as --tier laptop.",
+        epilog="exit status: 0 if all numbers of the cell pass here; 1 if one does not; 2 for bad input",
+    )
+    why.add_argument("cell", metavar="CELL", help="a selection of cells, as for `pytest -k`")
+    why.add_argument("--folder", type=Path, default=Path("runs/why"), help="where stores and reports go (default: runs/why)")
 
     report = commands.add_parser("report", help="write a report of all finished cells in a store, without training")
     report.add_argument("--store", default="runs/store.sqlite", help="database of finished trials (default: runs/store.sqlite)")
@@ -202,6 +214,14 @@ def _compare(options: argparse.Namespace) -> int:
     found = compare_sides(*(load_side(place(path, Path.cwd())) for path in (options.a, options.b)))
     _shown(comparison_page(found, every_number=options.all))
     return found.exit_status
+
+
+def _why(options: argparse.Namespace, for_pytest: Sequence[str]) -> int:
+    from subpop.session.why import why
+
+    text, status = why(options.cell, options.folder.resolve(), for_pytest)
+    print(text)
+    return status
 
 
 def _report(options: argparse.Namespace) -> int:

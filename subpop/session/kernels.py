@@ -4,6 +4,9 @@ BLAS, torch, oneDNN and numba choose kernels by processor; environment variables
 profile runs `pytest benchmarks/` in a separate process with a separate store. The report lists the kernels that were used, the
 failed cells of each profile, and each number that differs from its reference, or between two profiles, by more than half of its
 tolerance. Profiles that the processor cannot run are skipped and listed.
+
+`--record` runs the first profile once more with twice as many seeds, and then records the mean of each stochastic number over the
+profiles, its spread over them, and its value for every seed. Record the cells with `--rebaseline` before.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from typing import Any
 
 from tabulate import tabulate
 
+from subpop.results.evidence import FEWEST_KERNELS
+from subpop.results.references import record_kernels, text_of
 from subpop.runtime.hardware import cpu_flags
 from subpop.types import BadInput
 
@@ -83,10 +88,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in options.profile:
             profile_of(name)
         outcomes = {name: _outcome(name, options.folder.resolve(), for_pytest) for name in options.profile or PROFILES}
+        recorded = _record(outcomes, options, for_pytest) if options.record else ""
     except BadInput as error:
         print(f"subpop.session.kernels: {error}", file=sys.stderr)
         return 2
-    page = report(outcomes)
+    page = report(outcomes) + recorded
     options.folder.mkdir(parents=True, exist_ok=True)
     (options.folder / "README.md").write_text(page, encoding="utf-8")
     print(f"\n{page}\nreport: {options.folder.resolve() / 'README.md'}")
@@ -102,6 +108,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--profile", action="append", default=[], help=f"one of {', '.join(PROFILES)}; repeatable (default: all)")
     parser.add_argument("--print-variables", metavar="PROFILE", help="print its variables as shell commands, and stop")
+    parser.add_argument("--record", action="store_true", help="record the stochastic numbers over all profiles in the baselines")
+    parser.add_argument("--baselines", type=Path, default=Path("baselines"), help="folder of reference numbers (with --record)")
     parser.add_argument("--folder", type=Path, default=Path("runs/kernels"), help="where stores and reports go")
     return parser
 
@@ -145,11 +153,38 @@ def _outcome(name: str, folder: Path, for_pytest: Sequence[str]) -> Outcome:
         return Outcome({}, skipped=f"the processor has no {', '.join(lack)}")
     own = folder / name.replace(", ", "-").replace(" ", "-")
     print(f"--- {name}: {' '.join(f'{key}={value}' for key, value in profile.variables.items())}", flush=True)
-    places = ["--store", str(own / "store.sqlite"), "--report-dir", str(own / "report")]
-    (own / "report" / "results.json").unlink(missing_ok=True)  # from an earlier run
+    return run_once(environment_of(profile), own, for_pytest)
+
+
+def run_once(environment: Mapping[str, str], folder: Path, for_pytest: Sequence[str]) -> Outcome:
+    """Run the suites in a process with this environment, with a store and a report of their own below the folder."""
+    places = ["--store", str(folder / "store.sqlite"), "--report-dir", str(folder / "report")]
+    (folder / "report" / "results.json").unlink(missing_ok=True)  # from an earlier run
     command = [sys.executable, "-m", "pytest", "benchmarks/", "-q", "--tb=line", *places, *for_pytest]
-    status = subprocess.run(command, env=environment_of(profile), check=False).returncode
-    return read_outcome(own / "report" / "results.json", status)
+    status = subprocess.run(command, env=environment, check=False).returncode
+    return read_outcome(folder / "report" / "results.json", status)
+
+
+def _record(outcomes: Mapping[str, Outcome], options: argparse.Namespace, for_pytest: Sequence[str]) -> str:
+    """Record the stochastic numbers of the profiles that ran; returns what was recorded, in words."""
+    ran = {name: outcome for name, outcome in outcomes.items() if not outcome.skipped}
+    if len(ran) < FEWEST_KERNELS:
+        raise BadInput(f"--record needs at least {FEWEST_KERNELS} profiles, and {len(ran)} ran; name more with --profile")
+    first = next(iter(ran))
+    more = _outcome(first, options.folder.resolve() / "more-seeds", [*for_pytest, "--seeds-times", "2"])
+    kernels = [_of_rows(outcome) for outcome in (*ran.values(), more)]
+    n_noisy, lines = sum(bool(row["by_seed"]) for row in ran[first].numbers.values()), []
+    for stem in sorted({key[0] for outcome in ran.values() for key in outcome.numbers}):
+        path = options.baselines / f"{stem}.csv"
+        *runs, of_more = ({key[1:]: value for key, value in kernel.items() if key[0] == stem} for kernel in kernels)
+        lines.append(f"- {path}: {record_kernels(path, runs, of_more, n_noisy)} numbers recorded over {len(runs)} profiles")
+    return "\n".join(["", *lines, ""])
+
+
+def _of_rows(outcome: Outcome) -> dict[Key, tuple[float, Sequence[float]]]:
+    """The numbers of a profile by suite and key of their rows in its baselines."""
+    there = {key: row for key, row in outcome.numbers.items() if row["value"] is not None}
+    return {(*key[:6], text_of(float(key[6])), *key[7:]): (row["value"], row["by_seed"]) for key, row in there.items()}
 
 
 def read_outcome(path: Path, status: int = 0) -> Outcome:

@@ -52,6 +52,12 @@ def add_options(parser: pytest.Parser, *, has_xdist: bool) -> None:
     )
     if not has_xdist:
         group._addoption("-n", "--numprocesses", dest="numprocesses", default=None, help="processes that train cells, or auto")
+    group.addoption(
+        "--seeds-times",
+        type=int,
+        default=1,
+        help="N times as many seeds in every cell; stochastic numbers are compared on those that their references do not have",
+    )
     group.addoption("--rebaseline", action="store_true", help="record new references for the cells that ran; the run still fails")
 
 
@@ -68,6 +74,11 @@ def checked_defenses(config: pytest.Config) -> dict[str, DefenseSpec]:
     check_executor(config.getoption("--executor"))
     check_timeout(config.getoption("--defense-timeout"))
     check_device(config.getoption("--device"))
+    times = config.getoption("--seeds-times")
+    if times < 1:
+        raise BadInput(f"--seeds-times {times} must be a whole number of at least 1")
+    if times > 1 and config.getoption("--rebaseline"):
+        raise BadInput("--rebaseline records the seeds of each suite; run it without --seeds-times")
     specs = [parse_defense(text, config.invocation_params.dir) for text in config.getoption("--defense")]
     names = [spec.name for spec in specs]
     if len(set(names)) < len(names):
@@ -102,7 +113,8 @@ def make_run(config: pytest.Config, plugins: Mapping[str, DefenseSpec]) -> Run:
         listener=_listener(config),
     )
     inspector = None if config.getoption("--no-integrity") else Inspector(experiment)
-    return Run(experiment, store, baselines_folder(config), inspector=inspector)
+    fresh_seeds = config.getoption("--seeds-times") > 1
+    return Run(experiment, store, baselines_folder(config), inspector=inspector, fresh_seeds=fresh_seeds)
 
 
 def baselines_folder(config: pytest.Config) -> Path:

@@ -91,6 +91,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     config = metafunc.config
     plugins = config.stash[PLUGINS]
+    if (times := config.getoption("--seeds-times")) > 1:
+        cells = [cell.with_(n_seeds=cell.n_seeds * times) for cell in cells]
     own = select(cells, config.getoption("--tier"), plugins, getattr(metafunc.module, "open_to_defenses", False))
     try:
         for mark in metafunc.definition.iter_markers("cells"):

@@ -86,6 +86,8 @@ class Run:
     forecast: Forecast = field(default_factory=Forecast)
     inspector: Inspector | None = None
     """Probes plug-in defenses; None to skip the probes."""
+    fresh_seeds: bool = False
+    """Whether the cells have more seeds than their references."""
     _references: dict[str, References] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -144,7 +146,8 @@ class Run:
             self.reports[cell] = CellReport(cell, None, status="error", reason=described(error))
             raise
         else:
-            verdicts = compare(result, self.references(cell.stem), plugin=cell.defense in self.experiment.plugins)
+            plugin = cell.defense in self.experiment.plugins
+            verdicts = compare(result, self.references(cell.stem), plugin=plugin, fresh_seeds=self.fresh_seeds)
             report = CellReport(cell, result, verdicts, cell_status(verdicts), made_of=provenance(self.experiment, cell))
             self.store.put_record(printable(f"{cell.stem} {cell.id}"), cell.record())
             self.store.put_record(printable(f"{cell.stem} {cell.id}"), record_of_numbers(report), RECORDS)

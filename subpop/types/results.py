@@ -49,6 +49,11 @@ class Number:
     """Half the width of its 95 % interval (`subpop.results.intervals`); None where there is none."""
     varies: str = ""
     """What the interval is about: a key of `subpop.results.intervals.ESTIMANDS`."""
+    by_seed: tuple[float, ...] = ()
+    """The value of each seed, whose mean is `value`; empty where the number is no mean over seeds."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_seed", tuple(map(float, self.by_seed)))  # a list where it was read from JSON
 
 
 @dataclass(frozen=True)

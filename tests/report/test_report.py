@@ -355,6 +355,7 @@ def test_a_row_of_the_results_by_hand():
         "std": 0.07,
         "half_width": 0.083,
         "varies": "rows",
+        "by_seed": [],
         "n_subpopulations": 7,
         "n_seeds": cell.n_seeds,
         "published": 0.44,

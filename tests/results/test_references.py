@@ -16,7 +16,7 @@ from subpop.results import metric_registry
 from subpop.results.metric_registry import find_metric, gated
 from subpop.results.references import COLUMNS, References, cell_key, cell_status, compare, noisy_atol, one_row, rebaseline
 from subpop.types import BadInput, Cell, CellResult, Number, Verdict
-from subpop.types.metric import Metric, Unit
+from subpop.types.metric import Metric, Tolerance, Unit
 
 CELL = Cell.of(
     "stem", "embedded", "digits", "logistic_regression", "feature_match", "label_flip", 0.5, "trim", encoder="x,y", split=1
@@ -174,12 +174,16 @@ def test_other_numbers_of_seeds_fail_even_at_the_same_value(recorded: Path) -> N
 
 
 def test_a_number_of_one_subpopulation_is_not_the_aggregate(path: Path) -> None:
-    both = replace(result(), numbers=(Number("target_damage", 0.2), Number("target_damage", 0.6, subpopulation="7")))
+    both = replace(
+        result(), numbers=(Number("pruned_target_accuracy", 0.2), Number("pruned_target_accuracy", 0.6, subpopulation="7"))
+    )
     rebaseline(path, [both])
     assert status(both, path) == "pass"
-    swapped = replace(both, numbers=(Number("target_damage", 0.6), Number("target_damage", 0.2, subpopulation="7")))
+    swapped = replace(
+        both, numbers=(Number("pruned_target_accuracy", 0.6), Number("pruned_target_accuracy", 0.2, subpopulation="7"))
+    )
     assert [v.verdict for v in compare(swapped, References.load(path))] == ["fail", "fail"]
-    assert "target_damage of 7: run 0.2" in compare(swapped, References.load(path))[1].reason
+    assert "pruned_target_accuracy of 7: run 0.2" in compare(swapped, References.load(path))[1].reason
 
 
 def test_a_cell_with_the_same_number_twice_is_refused(path: Path) -> None:
@@ -314,10 +318,10 @@ def test_a_residual_is_held_below_its_tolerance(path: Path) -> None:
 
 
 def test_counts_have_a_relative_tolerance(path: Path) -> None:
-    rebaseline(path, [result(n_flipped=1200.0, n_left_out=0.0)])
-    assert {r["metric"]: r["atol"] for r in read(path)} == {"n_flipped": "12", "n_left_out": "0.01"}
-    for n_flipped, n_left_out, expected in ((1211.0, 0.0, "pass"), (1213.0, 0.0, "fail"), (1200.0, 1.0, "fail")):
-        assert status(result(n_flipped=n_flipped, n_left_out=n_left_out), path) == expected
+    rebaseline(path, [result(n_flipped=1200.0, holdout_rows=0.0)])
+    assert {r["metric"]: r["atol"] for r in read(path)} == {"n_flipped": "12", "holdout_rows": "0.01"}
+    for n_flipped, holdout_rows, expected in ((1211.0, 0.0, "pass"), (1213.0, 0.0, "fail"), (1200.0, 1.0, "fail")):
+        assert status(result(n_flipped=n_flipped, holdout_rows=holdout_rows), path) == expected
 
 
 @pytest.mark.parametrize(
@@ -395,32 +399,32 @@ def test_one_flipped_row(metric: str, subpopulation: str, expected: float) -> No
     assert one_row(replace(result(), table=()), Number(metric, 0.5, subpopulation=subpopulation)) == 0
 
 
-def test_an_exact_number_is_held_to_a_hundredth_or_one_row(path: Path) -> None:
-    values = {"target_damage_worst_1": 0.6, "target_damage_worst_5": 0.4, "target_damage_worst_1_all": 0.7, "clean_accuracy": 0.9}
+def test_an_exact_number_is_held_to_a_hundredth_or_one_row(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, Metric("worst_{k}_of_all", Unit.FRACTION, "", tolerance=Tolerance.WORST_ROW_OF_ALL, gated=True))
+    values = {"target_damage_worst_1": 0.6, "target_damage_worst_5": 0.4, "worst_1_of_all": 0.7, "clean_accuracy": 0.9}
     rebaseline(path, [result(**values)])
     expected = {
         "target_damage_worst_1": 0.04,
         "target_damage_worst_5": 0.01,
-        "target_damage_worst_1_all": 0.125,
+        "worst_1_of_all": 0.125,
         "clean_accuracy": 0.01,
     }
     assert {r["metric"]: float(r["atol"]) for r in read(path)} == pytest.approx(expected)
     assert {r["std"] for r in read(path)} == {""}
     # One row of eight is more than a tenth: shown, and never a pass; a larger gap still fails.
-    assert verdicts_of(result(**values), path)["target_damage_worst_1_all"].verdict == "no_power"
-    assert (
-        verdicts_of(result(**{**values, "target_damage_worst_1_all": 0.5}), path)["target_damage_worst_1_all"].verdict == "fail"
-    )
+    assert verdicts_of(result(**values), path)["worst_1_of_all"].verdict == "no_power"
+    assert verdicts_of(result(**{**values, "worst_1_of_all": 0.5}), path)["worst_1_of_all"].verdict == "fail"
 
 
 def test_a_noisy_tolerance_by_hand() -> None:
-    # Quantiles from a printed table: t(.975, 4) = 2.776, t(.995, 8) = 3.355, t(.975, 1) = 12.706.
-    assert noisy_atol([(0.02, 4)], 5, 1) == pytest.approx(2.776 * 0.02 * math.sqrt(1 / 5 + 1 / 5), rel=2e-4)
-    assert noisy_atol([(0.02, 4), (0.04, 4)], 5, 5) == pytest.approx(3.355 * math.sqrt(0.001) * math.sqrt(0.4), rel=2e-4)
+    # Quantiles from a printed table: t(.975, 4) = 2.776, t(.995, 8) = 3.355, t(.975, 1) = 12.706; normal(.8) = 0.842.
+    error = 0.02 * math.sqrt(1 / 5 + 1 / 5)
+    assert noisy_atol([(0.02, 4)], 5, 1) == pytest.approx((2.776 * error, (2.776 + 0.842) * error), rel=2e-4)
+    assert noisy_atol([(0.02, 4), (0.04, 4)], 5, 5)[0] == pytest.approx(3.355 * math.sqrt(0.001) * math.sqrt(0.4), rel=2e-4)
     # Weighted by degrees of freedom: (2 * .03^2 + 6 * .01^2) / 8 = .0003.
-    assert noisy_atol([(0.03, 2), (0.01, 6)], 4, 5) == pytest.approx(3.355 * math.sqrt(0.0003) * math.sqrt(0.5), rel=2e-4)
-    assert noisy_atol([(0.1, 1)], 2, 1) == pytest.approx(12.706 * 0.1, rel=2e-4)
-    assert noisy_atol([], 5, 1) == noisy_atol([(math.nan, 0)], 1, 1) == math.inf
+    assert noisy_atol([(0.03, 2), (0.01, 6)], 4, 5)[0] == pytest.approx(3.355 * math.sqrt(0.0003) * math.sqrt(0.5), rel=2e-4)
+    assert noisy_atol([(0.1, 1)], 2, 1)[0] == pytest.approx(12.706 * 0.1, rel=2e-4)
+    assert noisy_atol([], 5, 1) == noisy_atol([(math.nan, 0)], 1, 1) == (math.inf, math.inf)
     assert noisy_atol([(0.02, 4), (math.nan, 4)], 5, 1) == noisy_atol([(0.02, 4)], 5, 1)
 
 
@@ -471,9 +475,9 @@ def test_a_single_seed_of_a_stochastic_victim_has_no_power(path: Path) -> None:
 
 
 def test_numbers_without_noise_of_a_stochastic_victim_are_held_like_exact_ones(path: Path) -> None:
-    mixed = CellResult(CELL, (Number("a", 0.5, std=0.02), Number("n_left_out", 3.0)), exact=False)
+    mixed = CellResult(CELL, (Number("a", 0.5, std=0.02), Number("holdout_rows", 3.0)), exact=False)
     rebaseline(path, [mixed])
-    assert {r["metric"]: r["atol"] for r in read(path)}["n_left_out"] == "0.03"
+    assert {r["metric"]: r["atol"] for r in read(path)}["holdout_rows"] == "0.03"
     # ... and do not count among the noisy ones: t(.975, 4)
     assert float(read(path)[0]["atol"]) == pytest.approx(2.776 * 0.02 * math.sqrt(0.4), rel=2e-4)
 
@@ -617,7 +621,7 @@ def test_a_malformed_row_is_refused_by_file_and_line(path: Path, columns: dict[s
         (",".join([*COLUMNS, "note"]) + "\n", r"line 1: unknown columns \['note'\], missing \[\]"),
         (",".join(COLUMNS[:-1]) + "\n", r"line 1: unknown columns \[\], missing \['commit'\]"),
         ("", "line 1: .*missing"),
-        (",".join(COLUMNS) + "\na,b\n", "line 2: 2 fields, not 18"),
+        (",".join(COLUMNS) + "\na,b\n", "line 2: 2 fields, not 22"),
         (",".join(COLUMNS) + '\n"a', "line 2: not valid CSV"),
     ],
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -98,8 +98,8 @@ def _mean(damages: Array, stochastic: bool) -> Number:
     each = damages.mean(axis=1)
     error = float(each.std(ddof=1) / math.sqrt(len(each))) if len(each) > 1 else None
     std = float(damages.mean(axis=0).std(ddof=1)) if stochastic and damages.shape[1] > 1 else None
-    width = of_table(damages)
-    return Number("target_damage_mean", float(damages.mean()), error, std=std, half_width=width, varies=SUBPOPULATIONS)
+    found = Number("target_damage_mean", float(damages.mean()), error, std=std, by_seed=tuple(damages.mean(axis=0)))
+    return replace(found, half_width=of_table(damages), varies=SUBPOPULATIONS)
 
 
 def _facts(targets: Sequence[Target], alphas: Sequence[float], at_margin: bool) -> list[Number]:

@@ -87,10 +87,13 @@ def _large(parts: Sequence[Subpopulation]) -> list[Subpopulation]:
 
 
 def _collateral(parts: Sequence[Subpopulation], seed: int) -> list[Number]:
-    found: Collateral = collateral(np.stack([p.clean_rest for p in parts]), np.stack([p.poisoned_rest for p in parts]), seed=seed)
+    clean, poisoned = np.stack([p.clean_rest for p in parts]), np.stack([p.poisoned_rest for p in parts])
+    found: Collateral = collateral(clean, poisoned, seed=seed)
+    lost = clean - poisoned
+    largest = lost[lost.mean(axis=1).argmax()]
     return [
-        Number("collateral_damage_max", found.max, std=_finite(found.max_seed_std)),
-        Number("collateral_damage_mean", found.mean, std=_finite(found.mean_seed_std)),
+        Number("collateral_damage_max", found.max, std=_finite(found.max_seed_std), by_seed=tuple(largest)),
+        Number("collateral_damage_mean", found.mean, std=_finite(found.mean_seed_std), by_seed=tuple(lost.mean(axis=0))),
     ]
 
 

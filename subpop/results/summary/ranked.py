@@ -100,6 +100,10 @@ class Ranked:
         by = None if self.by is None else self.by.over_seeds
         return worst_k_std_error(self.over_seeds, k, by) * math.sqrt(n_seeds) if n_seeds > 1 else None
 
+    def by_seed(self, k: int) -> tuple[float, ...]:
+        """Return the mean damage of each seed over the k subpopulations that are worst on average, as `worst` averages them."""
+        return tuple(np.stack([self.bits[i].change.mean(axis=1) for i in self.order[:k]]).mean(axis=0))
+
     @property
     def ranks(self) -> list[int]:
         """The values of k for which worst-k is defined: there are at least k subpopulations."""
@@ -118,6 +122,7 @@ def damages(ranked: Ranked) -> list[Number]:
     error = float(ranked.drawn.mean(1).std(ddof=1))
     mean, width = float(ranked.values.mean()), ranked.mean_half_width()
     first = Number("target_damage_mean", mean, error, std=seed_std(per_seed), half_width=width, varies=ROWS)
+    first = replace(first, by_seed=tuple(per_seed.mean(axis=0)))
     numbers = [first, *worst(ranked, "")]
     for k in ranked.ranks:
         # Its own deviation would need more seeds to halve; that of the uncorrected worst-k is of the same size.
@@ -136,6 +141,7 @@ def worst(ranked: Ranked, suffix: str) -> list[Number]:
             std=ranked.seed_std(k),
             half_width=ranked.half_width(k),
             varies=ROWS,
+            by_seed=ranked.by_seed(k),
         )
         for k in ranked.ranks
     ]
@@ -154,7 +160,9 @@ def over_seeds(metric: str, values: Array, subpopulation: str = "") -> Number:
     std = seed_std(values)
     error = None if std is None else std / math.sqrt(values.shape[1])
     width = None if std is None else of_values(np.nanmean(values, axis=0))
-    return Number(metric, float(np.nanmean(values)), error, subpopulation, std, half_width=width, varies=SEEDS)
+    by_seed = tuple(values.mean(axis=0)) if np.isfinite(values).all() else ()
+    found = Number(metric, float(np.nanmean(values)), error, subpopulation, std, half_width=width, varies=SEEDS)
+    return replace(found, by_seed=by_seed)
 
 
 def chosen_over_seeds(metric: str, values: Array) -> Number:
