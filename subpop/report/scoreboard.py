@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Mapping, Sequence
+
+import pandas as pd
 
 from subpop.report.figures import Picture, file_name
 from subpop.report.figures.setups import (
@@ -28,9 +32,26 @@ from subpop.report.markdown import escape, picture, table
 from subpop.report.opening import RunInfo, failures, opening, skipped
 from subpop.results.intervals import ESTIMANDS, ROWS, SEEDS
 from subpop.results.metric_registry import HEADLINES, metric_of
+from subpop.results.paired import (
+    BETTER,
+    EQUIVALENT,
+    HURT,
+    UNDECIDED,
+    WORSE,
+    Difference,
+    Judged,
+    damages_by_seed,
+    judge,
+    paired_difference,
+)
 from subpop.types import CellReport
 from subpop.types.kinds import by_kind, kind_of
 
+RULE = (
+    f"Against none: `{BETTER}` or `{WORSE}` than no defense, or `{EQUIVALENT}`, by the paired difference of target damages "
+    f"(percentage points, averaged over alpha) over the subpopulations that lose {HURT:g} or more undefended under other seeds; "
+    f"at most 5 % of tables have any wrong verdict. Everything else is `{UNDECIDED}`."
+)
 FLAG, UNCHECKED = "flag", "unchecked"
 KINDS = {"defense": "", "own": "*own learners*", "control": "*controls*", "variant": "*given a wrong poison count*"}
 LEGEND = {
@@ -93,6 +114,7 @@ def _boards(setups: Mapping[Setup, list[CellReport]], run: RunInfo, pictures: Se
     if not setups:
         return []
     blocks = ["## Defenses", "Sorted by target damage, averaged over alpha: the first row of a table is the best defense."]
+    blocks += [RULE]
     last = {(setup.stem, setup.tier, setup.dataset): setup for setup in setups}
     headings = headings_of(setups)
     for setup, reports in setups.items():
@@ -109,15 +131,31 @@ def _board(setup: Setup, reports: Sequence[CellReport], run: RunInfo) -> list[st
     alphas = [f"alpha {rate:g}" for rate in rates]
     names = [escape(row.name) + _own_accuracy(row) for row in rows]
     probed = any(integrity_of(row) for row in rows)
+    judged = against_none(rows)
     damages = [
-        [n, *(_damage(r, rate, metric) for rate in rates), _knowledge(r, run), *_integrity(r, probed), _seconds(r)]
+        [
+            n,
+            *(_damage(r, rate, metric) for rate in rates),
+            *([_verdict(judged.get(r.name))] if judged else []),
+            _knowledge(r, run),
+            *_integrity(r, probed),
+            _seconds(r),
+        ]
         for n, r in zip(names, rows, strict=True)
+    ]
+    headers = [
+        "defense",
+        *alphas,
+        *(["against none"] if judged else []),
+        "knowledge",
+        *(["integrity"] if probed else []),
+        "seconds",
     ]
     others = [[n, *(_others(r, rate) for rate in rates)] for n, r in zip(names, rows, strict=True)]
     blocks = [
         f"[{escape(setup.stem)}]({file_name(setup.stem)}.md); {escape(setup.details)}; {sizes(reports)}. "
         f"{metric_words(metric)} in %, {spread_words(reports)} (defense cost + attack effect):",
-        table(["defense", *alphas, "knowledge", *(["integrity"] if probed else []), "seconds"], _grouped(rows, damages)),
+        table(headers, _grouped(rows, damages)),
         *_intervals(reports, metric),
     ]
     if any(cell != NO_VALUE for row in others for cell in row[1:]):
@@ -126,6 +164,47 @@ def _board(setup: Setup, reports: Sequence[CellReport], run: RunInfo) -> list[st
     missing = [r for r in reports if r.result is None]
     reasons = [f"- {escape(r.cell.defense)}, alpha {r.cell.rate:g}: {r.status}: {escape(short(r.reason, 200))}" for r in missing]
     return [*blocks, "\n".join(reasons)] if reasons else blocks
+
+
+def against_none(rows: Sequence[Row]) -> dict[str, Judged]:
+    """The verdicts on the rows of a set-up against its row `none`, by name; empty if nothing can be compared.
+
+    `retrain` is not attacked, and has none.
+    `sorted(judged, key=lambda name: judged[name].rank)` has the best defense first.
+    """
+    control = next((row for row in rows if row.name == "none"), None)
+    if control is None or not any(len(damages_by_seed(r.result)) for each in control.cells.values() for r in each if r.result):
+        return {}
+    return judge({row.name: _difference(row, control) for row in rows if row.defense not in ("none", "retrain")})
+
+
+def _difference(row: Row, control: Row) -> Difference:
+    """Compare damages averaged over the alphas that both rows have; alpha 0 is no attack."""
+    shared = [
+        (ours, theirs)
+        for rate in row.cells
+        if rate > 0 and len(ours := _damages(row, rate)) and len(theirs := _damages(control, rate))
+    ]
+    if not shared:
+        return Difference(reason="no alpha in common")
+    ours, theirs = (functools.reduce(operator.add, each) / len(shared) for each in zip(*shared, strict=True))
+    results = [report.result for each in (row, control) for of_rate in each.cells.values() for report in of_rate]
+    ours, theirs = (each.dropna(axis=1, how="all").dropna() for each in (ours, theirs))
+    return paired_difference(ours, theirs, theirs, exact=all(r.exact for r in results if r))
+
+
+def _damages(row: Row, rate: float) -> pd.DataFrame:
+    """The damages of all splits, without seeds that a split lacks."""
+    found = [damages_by_seed(report.result) for report in row.cells.get(rate, ()) if report.result]
+    return pd.concat(found, join="inner") if found else pd.DataFrame()
+
+
+def _verdict(judged: Judged | None) -> str:
+    """`better (-12.3)`, or `undecided` with the reason."""
+    if judged is None:
+        return ""
+    found = judged.difference
+    return f"{judged.verdict}: {found.reason}" if found.reason else f"{judged.verdict} ({100 * found.value:+.1f})"
 
 
 def sizes(reports: Sequence[CellReport]) -> str:

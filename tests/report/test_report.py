@@ -5,17 +5,20 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 from synthetic_reports import cell_of, report_of, run_of_everything
 
 import subpop.report
 from subpop.report import RunInfo, append_summary, check_report_directory, results_json, write_report
+from subpop.report.figures.setups import rows_of
 from subpop.report.markdown import code, escape, folded, table, without_files
 from subpop.report.opening import duration
-from subpop.report.scoreboard import scoreboard
+from subpop.report.scoreboard import against_none, scoreboard
 from subpop.report.suite_page import subpopulation_csv, suite_page
 from subpop.results.intervals import ROWS, SEEDS
+from subpop.results.paired import BY_SEED
 from subpop.types import VERDICTS, BadInput, CellReport, CellResult, Number, Provenance, Verdict
 
 RUN = RunInfo(tier="embedded", command="python -m pytest benchmarks/", seconds=143.2, started=0.0)
@@ -122,6 +125,50 @@ def test_the_defender_is_sorted_by_damage_not_by_effect():
     ]
     (damages, _) = tables_of(scoreboard(reports, RUN))
     assert [row[0] for row in damages] == ["defense", "good", "constant", "controls", "none"]
+
+
+def by_seed(damages, n_test=30.0, **changes):
+    """A cell with the damages of each subpopulation and seed."""
+    report = measured(float(np.mean(damages)), **changes)
+    table = tuple({"subpopulation": f"digit={i}", "n_test": n_test} for i in range(len(damages)))
+    return replace(report, result=replace(report.result, table=table, arrays={BY_SEED: np.array(damages, float)}))
+
+
+def test_a_board_compares_each_defense_with_none():
+    hurt = np.array([[0.5, 0.5], [0.4, 0.4], [0.3, 0.3], [0.0, 0.0]])
+    at_2 = hurt * 2
+    reports = [
+        *(by_seed(damages, defense="none", rate=rate) for rate, damages in ((0.0, hurt * 0), (1.0, hurt), (2.0, at_2))),
+        *(by_seed(damages, defense="trim", rate=rate) for rate, damages in ((0.0, hurt * 0), (1.0, hurt + 0.2), (2.0, at_2))),
+        by_seed(at_2 - 0.3, defense="sever", rate=2.0),
+        by_seed(hurt[:, :1], defense="perfect_filter", rate=1.0),
+        by_seed(hurt, defense="retrain", rate=0.0),
+        CellReport(cell_of(defense="drop_duplicates", rate=1.0), None, status="error", reason="it died"),
+    ]
+    (damages, _) = tables_of(scoreboard(reports, RUN))
+    column = damages[0].index("against none")
+    assert {row[0]: row[column] for row in damages} == {
+        "defense": "against none",
+        "trim": "worse (+10.0)",  # the mean over both alphas
+        "sever": "better (-30.0)",  # at the only alpha that it has
+        "controls": "",
+        "none": "",
+        "retrain": "",  # not attacked
+        "perfect_filter": "undecided: 1 common seed; 2 are needed",
+        "drop_duplicates": "undecided: no alpha in common",
+    }
+    assert "against none" not in [cell for table in tables_of(scoreboard(tiny_board(), RUN)) for cell in table[0]]
+    assert "at most 5 % of tables have any wrong verdict" in scoreboard(reports, RUN)
+
+
+def test_verdicts_against_none_pair_splits():
+    """Three subpopulations of three splits: two degrees of freedom, the mean of the splits' differences."""
+    hurt = np.full((3, 2), 0.5)
+    reports = [by_seed(hurt, defense="none", split=split) for split in range(3)]
+    reports += [by_seed(hurt - 0.2, defense="sever", split=split) for split in range(2)]  # the third could not be measured
+    (row,) = (row for row in rows_of(reports) if row.defense == "sever")
+    found = against_none(rows_of(reports))["sever"].difference
+    assert (found.value, found.freedom, len(row.cells[1.0])) == (pytest.approx(-0.2), pytest.approx(1), 2)
 
 
 def test_the_first_lines_say_what_ran_and_what_failed():

@@ -68,6 +68,10 @@ def test_damages_and_their_split(result):
         result["target_damage_worst_5"]
 
 
+def test_damages_of_each_seed_are_kept_for_comparisons(result):
+    np.testing.assert_allclose(result.arrays["target_damage_by_seed"], [[12 / 24, 6 / 24], [6 / 30, 6 / 30]])
+
+
 def test_collateral_is_measured_on_all_other_rows(result):
     assert result["collateral_damage_max"] == pytest.approx(1 / 40 / 2)
     assert result["collateral_damage_mean"] == pytest.approx(1 / 40 / 4)

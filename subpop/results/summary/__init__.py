@@ -10,6 +10,7 @@ import numpy as np
 
 from subpop.datasets.stage import Stage
 from subpop.results.metrics import Collateral, Doubles, collateral, eligible
+from subpop.results.paired import BY_SEED
 from subpop.results.summary.certified import certified_numbers
 from subpop.results.summary.ranked import Ranked, damages, over_seeds, worst
 from subpop.results.summary.stages import stage_numbers
@@ -64,7 +65,10 @@ def summarise(
         cell,
         tuple(numbers),
         tuple(table_row(p) for p in parts),
-        {name: array for name, array in results[0].arrays.items() if name.startswith("panel_")},
+        {
+            BY_SEED: np.stack([p.bits.change.mean(axis=1) for p in parts]),
+            **{name: array for name, array in results[0].arrays.items() if name.startswith("panel_")},
+        },
         knowledge,
         exact,
         len(parts),
