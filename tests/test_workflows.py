@@ -34,6 +34,16 @@ def test_ci_tries_three_versions_of_python_under_two_profiles():
     assert "KERNELS" in (ROOT / ".ci" / "run").read_text()
 
 
+def test_fresh_seeds_run_nightly_and_on_a_release():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/seeds.yml").read_text())
+    triggers = workflow[True]  # YAML reads `on` as a boolean
+    assert triggers["schedule"]
+    assert triggers["release"] == {"types": ["published"]}
+    assert any(step.get("run") == "python -m tox -e seeds" for step in workflow["jobs"]["seeds"]["steps"])
+    section = (ROOT / "tox.ini").read_text().partition("[testenv:seeds]")[2].partition("[testenv:")[0]
+    assert "--seeds-times 4" in section
+
+
 @pytest.mark.parametrize(("is_main", "kept"), [("true", True), ("false", False), ("", False)])
 def test_only_main_keeps_its_store(is_main, kept, tmp_path):
     """The step that chooses the store, run as the runner would run it."""
