@@ -14,7 +14,7 @@ Deviations: only the paper tier has the published network and pictures. Features
 has little effect, so that epsilon is varied (the published attack's is half a level), and steps are fewer and longer for the same
 way in all. Of digits only 100 rows of D train, fewer than there are features, as in the other tiers. Targets that are wrong
 before the attack do not count. Attacks end as soon as all targets are misclassified. The claim, that clusters are easier targets,
-is reported as reproduced, not reproduced or undecided, and never asserted.
+is reported in the table of the paper's claims and never asserted.
 """
 
 import pytest

@@ -71,7 +71,7 @@ def _table(layout: Layout, reports: Sequence[CellReport]) -> str:
                 rows[_row(layout, report.cell, number.subpopulation)][places[number.metric]] = verdict
     lines = [
         [*map(escape, row), *(_words(found.get(i), layout.errors) for i in range(len(layout.columns)))]
-        for row, found in sorted(rows.items(), key=lambda item: _order(item[0]))
+        for row, found in sorted(rows.items(), key=lambda item: by_value(item[0]))
     ]
     return table([*layout.rows.values(), *(column.title for column in layout.columns)], lines)
 
@@ -86,7 +86,7 @@ def _row(layout: Layout, cell: Cell, subpopulation: str) -> Row:
     return tuple(value(name) for name in layout.rows)
 
 
-def _order(row: Row) -> tuple[tuple[int, float, str], ...]:
+def by_value(row: Row) -> tuple[tuple[int, float, str], ...]:
     """Sort key: numbers by value, then words by name."""
     return tuple((0, float(text), "") if text.replace(".", "", 1).isdigit() else (1, 0.0, text) for text in row)
 

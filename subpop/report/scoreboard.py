@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from subpop.report.claims_table import claims_section
 from subpop.report.figures import Picture, file_name
 from subpop.report.figures.setups import (
     CONTROLS,
@@ -101,6 +102,7 @@ def scoreboard(reports: Sequence[CellReport], run: RunInfo, pictures: Sequence[P
     boards = {s: of_setup for s, of_setup in setups.items() if any(r.cell.defense not in ("none", "retrain") for r in of_setup)}
     blocks += _boards(boards, run, pictures)
     blocks += _attacks({s: of_setup for s, of_setup in setups.items() if s not in boards})
+    blocks += claims_section(reports)
     blocks += _papers(reports, pictures, run)
     blocks += _speed(reports)
     controls = {r.cell.defense.partition(":")[0] for r in reports}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from table16_cells import cell_of
 
-from subpop.report.claims import claim_verdict, easier_targets
+from subpop.report.claims_table import claim_lines
 from subpop.report.tables.target_sets import TargetSets
 from subpop.report.tables.transfer import Transfer
 from subpop.results.intervals import CLUSTERS
@@ -54,34 +54,20 @@ def test_the_table_as_printed():
     assert rows[3][1:4] == ["random", "90.0 [100.0]", "–"]
     assert intervals.startswith("±: half the width of a 95 % interval of worst-5 success")
     assert "with one value for each cluster" in intervals
-    assert "easier targets" in told
-    assert "epsilon 0.5: mean success **reproduced** (20.0, 10.0 to 30.0)" in claims
-    assert "worst-5 undecided (too few values" in claims
-    assert "iterations **undecided** (-40, -100 to 20)" in claims
+    assert told.startswith("Claims of the paper")
+    assert "cluster less random: **agrees here**, 20.0 % (10.0 % to 30.0 %)" in claims
+    assert "cluster less random: **undecided**, 10.0 % (noise unknown" in claims
+    assert "cluster less random: **undecided**, -40 (-100 to 20)" in claims
 
 
 def test_fewer_iterations_are_what_is_claimed():
     faster, slower = (report("cluster_match", [("iterations_successful_difference", value, 10.0)]) for value in (-40.0, 40.0))
-    assert "iterations **reproduced**" in easier_targets([faster])[1]
-    assert "iterations **not reproduced**" in easier_targets([slower])[1]
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "word"),
-    [
-        (0.1, 0.2, "reproduced"),
-        (-0.2, -0.1, "not reproduced"),
-        (-0.1, 0.1, "undecided"),
-        (0.0, 0.0, "undecided"),
-        (0, 1, "undecided"),
-    ],
-)
-def test_what_an_interval_says(low, high, word):
-    assert claim_verdict(low, high) == claim_verdict(high, low) == word
+    assert "**agrees here**, -40 (-50 to -30)" in claim_lines([faster])[1]
+    assert "**disagrees here**, 40 (30 to 50)" in claim_lines([slower])[1]
 
 
 def test_other_tables_have_no_claim_and_print_as_before():
-    assert easier_targets([RANDOM]) == []
+    assert claim_lines([RANDOM]) == []
     other = CLUSTER.cell.with_(stem="table15_transfer", clusters_on="x")
     numbers = (Number("target_damage_worst_1_all", 0.5, half_width=0.1, varies=CLUSTERS),)
     blocks = Transfer().tables([CellReport(other, CellResult(other, numbers), (Verdict(numbers[0], "pass"),))])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from subpop.report.claims import worth_of_moving
+from subpop.report.claims_table import claim_lines
 from subpop.report.paper_tables import Column, Layout, paper_tables
 from subpop.report.tables.poisoning import PaperTable
 from subpop.types import CellReport
@@ -26,5 +26,5 @@ class Optimised(PaperTable):
     layout = LAYOUT
 
     def tables(self, reports: Sequence[CellReport]) -> list[str]:
-        """A row for each attack and alpha, and a sentence on how much moving the rows increases damage."""
-        return paper_tables(LAYOUT, reports, worth_of_moving)
+        """A row for each attack and alpha, and whether moving the rows increases damage."""
+        return paper_tables(LAYOUT, reports, claim_lines)

@@ -7,7 +7,7 @@ from functools import partial
 
 from subpop.experiments.experiment import Experiment
 from subpop.experiments.target_sets.measure import TargetSuite
-from subpop.report.claims import easier_targets
+from subpop.report.claims_table import claim_lines
 from subpop.report.figures.influence import attacked_pictures, attacked_sets, success_against_epsilon, with_pictures
 from subpop.report.figures.lines import Styles
 from subpop.report.paper_tables import Column, Layout, paper_tables
@@ -50,8 +50,8 @@ class TargetSets(Kind):
         return cell.stem, cell.dataset, cell.data.split
 
     def tables(self, reports: Sequence[CellReport]) -> list[str]:
-        """A row for each epsilon and kind of set, and a statement on whether clusters are easier targets."""
-        return paper_tables(LAYOUT, reports, easier_targets)
+        """A row for each epsilon and kind of set, and the verdicts on whether clusters are easier targets."""
+        return paper_tables(LAYOUT, reports, claim_lines)
 
     def figures(self, reports: Sequence[CellReport], styles: Styles) -> Iterator[Plan]:
         """Success against epsilon, and changed pictures."""
