@@ -69,9 +69,8 @@ class SetupCells:
         return sorted({report.cell.rate for report in self.reports if report.cell.rate})
 
     def options(self, name: str) -> list[str]:
-        """The values of a setting of the cells, in the order of their numbers where they are numbers."""
-        found = {report.cell.option(name) for report in self.reports} - {""}
-        return sorted(found, key=lambda text: (float(text), text) if text.replace(".", "", 1).isdigit() else (math.inf, text))
+        """The values of a setting of the cells, sorted as text, which is also the order of fractions below 1."""
+        return sorted({report.cell.option(name) for report in self.reports} - {""})
 
     def of(self, metric: str, rate: float | None = None, defense: str = "", **settings: str) -> Measured | None:
         """A metric of the cells with this alpha, defense and settings, averaged over splits; None if one of them lacks it."""

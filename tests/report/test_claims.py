@@ -125,6 +125,13 @@ def test_splits_are_averaged_and_do_not_narrow_the_interval():
     assert (found.value, found.high) == pytest.approx((0.02, 0.02 + 0.01))
 
 
+def test_a_split_without_the_number_leaves_the_claim_out():
+    """Otherwise the mean would be of other splits than that of the cells compared with."""
+    splits = [cell("cluster_match", 1.0, split=split) for split in (0, 1)]
+    reports = [report(splits[0], collateral_damage_max=0.01), report(splits[1], clean_accuracy=0.9)]
+    assert findings(reports, [NAMED["collateral_is_small"]]) == []
+
+
 def test_a_defense_is_compared_with_no_defense_on_the_same_attack():
     def trim(before, after, error=0.01):
         own = {"none": before, "trim": after}
