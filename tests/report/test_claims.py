@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
+from seed_table import all_cells
 
 from subpop.report.claims import (
     AGREES,
@@ -19,6 +20,7 @@ from subpop.report.claims import (
 from subpop.report.claims_table import claims_section, findings
 from subpop.report.opening import RunInfo
 from subpop.report.scoreboard import scoreboard
+from subpop.results.metric_registry import find_metric
 from subpop.types import Cell, CellReport, CellResult, Number, Verdict
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +66,53 @@ def test_a_claim_says_where_it_is_made_and_why_its_margin_is_what_it_is(claim):
     assert len(claim.why) > 20
     assert claim.above < claim.below
     assert math.isfinite(claim.above) or math.isfinite(claim.below)
+
+
+METRICS = (
+    "target_damage_worst_5",
+    "target_damage_worst_5_all",
+    "target_damage_mean",
+    "attack_effect_worst_5",
+    "collateral_damage_max",
+    "share_without_damage",
+    "share_within_published",
+    "certified_damage_mean:exact",
+    "attacked_target_accuracy",
+    "finetuned_target_accuracy",
+    "success_worst_5_difference",
+    "success_mean_difference",
+    "iterations_successful_difference",
+    "share_complete",
+    "gain_over_label_flip",
+    "purity_share_label",
+    "most_common_share_label",
+)
+
+
+@pytest.fixture(scope="module")
+def everything_measured():
+    """Every cell of every suite, with made-up numbers of every metric that claims read."""
+    return [report(each, **dict.fromkeys(METRICS, 0.1)) for each in all_cells()]
+
+
+@BY_NAME
+def test_a_claim_finds_its_cells_in_each_of_its_suites(claim, everything_measured):
+    found = {each.setup.stem for each in findings(everything_measured, [claim])}
+    assert found == set(claim.suites)
+
+
+def test_metrics_of_claims_are_registered():
+    assert all(find_metric(name) for name in METRICS)
+
+
+def test_a_transfer_is_found_on_every_tier(everything_measured):
+    found = findings(everything_measured, [NAMED["transfer_is_weaker"]])
+    assert {(each.setup.tier, each.setup.dataset) for each in found} == {
+        ("embedded", "digits_images"),
+        ("laptop", "cifar10_jpeg"),
+        ("laptop", "utkface_32"),
+        ("paper", "cifar10"),
+    }
 
 
 def test_names_are_distinct():
