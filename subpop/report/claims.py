@@ -1,4 +1,4 @@
-"""The claims of the paper and its released notebooks, one entry each, and the verdict of a run on them. Verdicts are never asserted.
+"""The claims of the paper and its released notebooks, one entry each, and the verdict of a run on them. None is asserted here.
 
 The margin of each claim follows from the paper's own words or numbers, from what one flipped test row changes, or is the bound
 that a suite's test asserts; none is chosen by the numbers of a run. `why` gives the argument.
