@@ -14,6 +14,7 @@ from subpop.report.verdict import KINDS, FailedTest, Standing, headline
 from subpop.types import VERDICTS, CellReport, LeftOut, Verdict
 
 MOST_LISTED = 100
+NOT_GATED = "not_gated"
 STATUSES = {"fail": "failed", "error": "in error", "skipped": "skipped"}
 
 
@@ -65,13 +66,14 @@ def opening(reports: Sequence[CellReport], run: RunInfo) -> list[str]:
     took = f" in {duration(run.seconds)}" if run.seconds else ""
     sentence = f"The {run.tier} tier ran on {run.device}: {_cells(len(measured))} measured{took}"
     numbers = Counter(verdict.verdict for report in reports for verdict in report.verdicts)
-    told = ", ".join(f"{numbers[name]:,} {name}" for name in VERDICTS if numbers[name])
+    told = ", ".join(f"{numbers[name]:,} {name}" for name in VERDICTS if numbers[name] and name != NOT_GATED) or "none"
+    told += f"; {numbers[NOT_GATED]:,} more are details without a reference" if numbers[NOT_GATED] else ""
     scope = [_names(reports, name) for name in ("dataset", "victim", "partition")]
     written = run.standing is None or run.standing.exit_status is not None  # pages come at the end
     stems = sorted({report.cell.stem for report in reports})
     pages = ", ".join(f"[{escape(stem)}]({file_name(stem)}.md)" if written else escape(stem) for stem in stems) or "none"
     return [
-        f"{lead} {escape(sentence)}{'; ' if also else ''}{', '.join(also)}. Numbers: {told or 'none'}.",
+        f"{lead} {escape(sentence)}{'; ' if also else ''}{', '.join(also)}. Numbers: {told}.",
         f"Data: {scope[0]}. Victims: {scope[1]}. Subpopulations: {scope[2]}. Suites: {pages}.",
         made_by(run),
         *left_out(run.left_out),

@@ -106,7 +106,7 @@ def _references(reports: Sequence[CellReport]) -> str:
 
 
 def _stands_out(verdict: Verdict) -> bool:
-    return verdict.published is not None or verdict.verdict not in ("pass", "no_reference")
+    return verdict.published is not None or verdict.verdict not in ("pass", "no_reference", "not_gated")
 
 
 def _cell_words(report: CellReport, splits: bool) -> list[str]:

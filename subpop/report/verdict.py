@@ -115,6 +115,7 @@ def cells_that(n: int, status: str) -> str:
         "error": ("raised an error", "raised errors"),
         "skipped": ("was skipped", "were skipped"),
         "no_reference": ("has no reference", "have no reference"),
+        "not_gated": ("has no number that is compared", "have no number that is compared"),
     }.get(status, (status, status))
     return f"{n_cells(n)} {one if n == 1 else many}"
 

@@ -60,7 +60,7 @@ LARGEST_DETECTABLE = 0.05
 RESIDUAL_BOUND = 1e-6
 ROUNDING = 1e-9
 SAME_SETUP = "same set-up"
-SEVERITY = ("error", "fail", "pass", "no_power", "published_only", "no_reference")
+SEVERITY = ("error", "fail", "pass", "no_power", "published_only", "no_reference", "not_gated")
 SCHEMA, SCHEMA_FILE = 2, "SCHEMA"
 """Version of the columns of a baselines folder, a number in a file next to the tables. Without the file it is 2."""
 ON_FRESH_SEEDS = 1e-5
@@ -219,9 +219,9 @@ def compare(
 ) -> tuple[Verdict, ...]:
     """One verdict for each number of the run or of its references (an outer join).
 
-    A number without a reference is `no_reference` and fails its cell, except for plug-ins and metrics that are not gated. With
-    `fresh_seeds` the run has more seeds than its references: stochastic numbers are compared on the seeds that their references
-    do not have, and other numbers are only shown.
+    A gated number without a reference is `no_reference` and fails its cell, except for plug-ins; other numbers are `not_gated`.
+    With `fresh_seeds` the run has more seeds than its references: stochastic numbers are compared on the seeds that their
+    references do not have, and other numbers are only shown.
     """
     kind = kind_of(result.cell)
     run, stored = _by_key(result), references.rows.get(cell_key(result.cell), {})
@@ -260,7 +260,7 @@ def _missing(result: CellResult, number: Number, row: Row) -> list[Verdict]:
 def _shown(number: Number, row: Row | None) -> Verdict:
     """Return the verdict on a number that is not compared, with the published number if there is one."""
     published, certainty = (_held(row)[1], row["certainty"]) if row else (None, "")
-    kind = "no_reference" if published is None else "published_only"
+    kind = "not_gated" if published is None else "published_only"
     return Verdict(number, kind, published=published, certainty=certainty)
 
 

@@ -91,7 +91,7 @@ class CellResult:
         raise KeyError(f"{metric!r} is not a metric of {self.cell.id}; it has {known}")
 
 
-VERDICTS = ("pass", "fail", "no_power", "no_reference", "published_only", "skipped", "error")
+VERDICTS = ("pass", "fail", "no_power", "no_reference", "published_only", "not_gated", "skipped", "error")
 
 
 @dataclass(frozen=True)

@@ -239,7 +239,7 @@ def test_one_more_metric_turns_no_cell_red_until_it_is_gated(
 
 def test_a_metric_that_is_not_gated_is_shown_and_not_recorded(recorded: Path, new_metric: None) -> None:
     shown = verdicts_of(with_new(result()), recorded)["brand_new"]
-    assert (shown.verdict, shown.reason, shown.reference, shown.atol) == ("no_reference", "", None, None)
+    assert (shown.verdict, shown.reason, shown.reference, shown.atol) == ("not_gated", "", None, None)
     before = recorded.read_bytes()
     rebaseline(recorded, [with_new(result()), with_new(result(OTHER))], hardware="machine", commit="abc")
     assert recorded.read_bytes() == before
