@@ -244,7 +244,7 @@ def test_a_metric_that_is_not_gated_is_shown_and_not_recorded(recorded: Path, ne
     rebaseline(recorded, [with_new(result()), with_new(result(OTHER))], hardware="machine", commit="abc")
     assert recorded.read_bytes() == before
     alone = replace(result(), numbers=(Number("brand_new", 0.3),))
-    assert cell_status(compare(alone, References(recorded, {}))) == "no_reference"
+    assert cell_status(compare(alone, References(recorded, {}))) == "not_gated"
 
 
 def test_a_reference_of_a_metric_that_is_not_gated_decides_nothing(recorded: Path, new_metric: None) -> None:
