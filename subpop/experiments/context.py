@@ -7,7 +7,6 @@ import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from subpop.attacks import ATTACKS
 from subpop.attacks.attacker import Attacker
@@ -317,33 +316,27 @@ class Context:
 
         blindly: for defenses that nobody vouches for: clean D is trained like any other set (see `victims.blind`).
         """
-        exact = self.victim(cell).exact
+        victim, data = self.victim(cell), self.data(cell)
+        exact = victim.exact
         keys = [(_job_key(job), 0 if exact else seed) for job, seed in zip(jobs, seeds, strict=True)]
-        clean = None if blindly else _job_key(self.data(cell).pool.clean_job())
+        clean = None if blindly else _job_key(data.pool.clean_job())
         known = {key: self.clean_model(cell, key[1]) for key in set(keys) if key[0] == clean}
         first = {key: i for i, key in reversed(list(enumerate(keys)))}
         fresh = sorted(i for key, i in first.items() if key not in known)
         if fresh:
+            # The key names the whole fleet, since the bits of a victim depend on its company; defenses of one attack begin alike.
+            fleet = [jobs[i] for i in fresh], [training_seed(cell, seeds[i]) for i in fresh]
+            made_of = {"victim": self.victim_identity(cell), "data": data.fingerprint, "blindly": blindly}
+            key = key_of({**made_of, "jobs": [keys[i] for i in fresh], "seeds": fleet[1]})
+            trainer = blind(victim) if blindly else victim
             try:
-                own = [jobs[i] for i in fresh], [seeds[i] for i in fresh]
-                trained = self._fleet(cell, [keys[i] for i in fresh], *own, blindly)
+                trained = self.memo.recent(
+                    key, lambda: list(trainer.fit_many(*fleet)), lambda made: not exact and _is_small(made)
+                )
             except Unsolved as error:
                 raise Unsolved(tuple(fresh[j] for j in error.jobs), error.reason) from error
             known |= {keys[i]: model for i, model in zip(fresh, trained, strict=True)}
         return [known[key] for key in keys]
-
-    def _fleet(
-        self, cell: Cell, keys: Sequence[Any], jobs: Sequence[FleetJob], seeds: Sequence[int], blindly: bool
-    ) -> list[Model]:
-        """Train a fleet, unless the very same one was among the last few: defenses of one attack begin with the same victims.
-
-        The whole fleet must be the same, since the bits of a victim depend on its company.
-        """
-        victim, own = self.victim(cell), [training_seed(cell, seed) for seed in seeds]
-        identity = {"victim": self.victim_identity(cell), "data": self.data(cell).fingerprint, "blindly": blindly}
-        key = key_of({**identity, "jobs": list(keys), "seeds": own})
-        trainer = blind(victim) if blindly else victim
-        return self.memo.recent(key, lambda: list(trainer.fit_many(jobs, own)), lambda made: not victim.exact and _is_small(made))
 
     def _stored_model(self, cell: Cell, key: str, job: FleetJob, seed: int | None) -> Model:
         """A model from the store, where its victim's models can be kept as arrays; seed: None for the attacker's."""

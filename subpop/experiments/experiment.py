@@ -198,7 +198,7 @@ class Experiment:
         key = self._key_of_trials(cell, chunk)
         if key is None:  # files that a plug-in read have changed since
             return
-        again = self.context.fresh or self._filter_of(cell) in self.plugins
+        again = self.context.fresh or filter_of(cell.defense) in self.plugins
         self.store.put_chunk(key, cell, results, self.context.device, replace=again)
         self.context.memo.note(key)
 
@@ -223,7 +223,7 @@ class Experiment:
 
     def _key_of_trials(self, cell: Cell, chunk: Sequence[Trial]) -> str | None:
         """The key of a chunk's trials; for a plug-in and controls matched to it, None if its manifest no longer holds."""
-        key, own = self.chunk_key(cell, chunk), self._filter_of(cell)
+        key, own = self.chunk_key(cell, chunk), filter_of(cell.defense)
         if own not in self.plugins:
             return key
         if own == cell.defense:
@@ -383,35 +383,30 @@ class Experiment:
 
     def _removed_per_class(self, cell: Cell, trials: Sequence[Trial]) -> dict[Trial, Ints]:
         """The numbers of rows that the matched filter removed in each trial: {trial: (C,) rows per class}."""
-        base = cell.with_(defense=self._filter_of(cell))
+        base = cell.with_(defense=filter_of(cell.defense))
         results = [result for chunk in self._chunks_read(cell, trials) for result in self._chunk(base, chunk)]
         return {result.trial: np.asarray(result.arrays["removed_per_class"]) for result in results}
 
     def _chunks_read(self, cell: Cell, trials: Sequence[Trial]) -> list[list[Trial]]:
         """The filter's chunks on which trials of its matched control depend; none for other defenses."""
-        own = self._filter_of(cell)
+        own = filter_of(cell.defense)
         if own == cell.defense:
             return []
         asked = set(trials)
         # Stored trials of a control matched to a plug-in depend on all of the plug-in's trials.
         return [chunk for chunk in self.chunks(cell.with_(defense=own)) if asked & set(chunk) or own in self.plugins]
 
-    @staticmethod
-    def _filter_of(cell: Cell) -> str:
-        """The cell's defense; for a control that is matched to a filter, that filter."""
-        return cell.defense.removeprefix(MATCHED)
-
     # --- keys -----------------------------------------------------------------------------------------------------------
 
     def chunk_key(self, cell: Cell, chunk: Sequence[Trial]) -> str:
         """The key of a chunk: a hash of everything that its trials depend on, including the keys of results that they read."""
         what = (cell.data, cell.subpopulations, cell.poisoning, cell.rate, cell.learner, cell.defender, cell.panels)
-        key = ("chunk", *what, cell.named, cell.n_seeds, self.plugins.get(self._filter_of(cell)), tuple(chunk))
+        key = ("chunk", *what, cell.named, cell.n_seeds, self.plugins.get(filter_of(cell.defense)), tuple(chunk))
         return self.context.memo.once(key, lambda: self._chunk_key(cell, chunk))
 
     def _chunk_key(self, cell: Cell, chunk: Sequence[Trial]) -> str:
         context = self.context
-        read = [self.chunk_key(cell.with_(defense=self._filter_of(cell)), each) for each in self._chunks_read(cell, chunk)]
+        read = [self.chunk_key(cell.with_(defense=filter_of(cell.defense)), each) for each in self._chunks_read(cell, chunk)]
         read += [context.model_key(cell, "clean", seed) for seed in sorted({trial.seed for trial in chunk})]
         read += [context.model_key(cell, "attacker", 0)]
         return context.memo.key(
@@ -448,6 +443,11 @@ class Experiment:
             return frozenset()
         entry = matched_random_filter if cell.defense.startswith(MATCHED) else DEFENSES[cell.defense]
         return frozenset(modules_behind(entry))
+
+
+def filter_of(defense: str) -> str:
+    """The filter that a control is matched to; of any other defense, its own name."""
+    return defense.removeprefix(MATCHED)
 
 
 def gain(cell: Cell, stage: Stage, results: Sequence[TrialResult], flipped: Sequence[TrialResult]) -> list[Number]:

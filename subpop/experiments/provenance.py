@@ -44,21 +44,19 @@ def _data(experiment: Experiment, cell: Cell) -> str:
 
 
 def _draws(experiment: Experiment, cell: Cell) -> str:
-    """Digest of the list of trials and of the seeds of its first and last one: all others derive from them in the same way."""
+    """Digest of the list of trials and of the seeds of the last one: those of all others are derived in the same way."""
     if kind_of(cell).trains_trials:
         trials = experiment.list_trials(cell)
     else:
         trials = [Trial("", seed) for seed in range(cell.n_seeds)]
-    seeds = [
-        (
-            poison_seed(cell, trial.subpopulation, trial.seed),
-            holdout_seed(cell, trial.subpopulation, trial.seed),
-            shuffle_seed(cell, trial),
-            defense_seed(cell, trial),
-            training_seed(cell, trial.seed),
-        )
-        for trial in (trials[0], trials[-1])
-    ]
+    last = trials[-1]
+    seeds = (
+        poison_seed(cell, last.subpopulation, last.seed),
+        holdout_seed(cell, last.subpopulation, last.seed),
+        shuffle_seed(cell, last),
+        defense_seed(cell, last),
+        training_seed(cell, last.seed),
+    )
     return key_of({"trials": [(t.subpopulation, t.seed, t.attacked) for t in trials], "seeds": seeds})[:DIGITS]
 
 
@@ -71,7 +69,9 @@ def _secret(experiment: Experiment, cell: Cell) -> str:
 def _code(experiment: Experiment, cell: Cell) -> str:
     """Digest of the code of the cell's own parts, of the filter that a matched control reads, and of what summarises trials."""
     kind, own = kind_of(cell), {"subpop.results.summary", *TRIALS}
-    parts = {cell, cell.with_(defense=cell.defense.removeprefix(MATCHED))}
+    parts = {cell}
+    if cell.defense.startswith(MATCHED):
+        parts.add(cell.with_(defense=cell.defense.removeprefix(MATCHED)))
     if kind.trains_trials:
         own = own.union(*(experiment.code(each) for each in parts))
     else:

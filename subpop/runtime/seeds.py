@@ -9,6 +9,7 @@ unnoticed.
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 from subpop.types import Cell, Trial
 
@@ -22,6 +23,7 @@ def derived_seed(*purpose: object) -> int:
 # --- what seeds derive from -------------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=4096)
 def draw_identity(cell: Cell) -> tuple[object, ...]:
     """What random draws depend on: the cell's data, subpopulations and attack, but neither its victim nor its defense.
 

@@ -36,7 +36,7 @@ def test_features_of_the_attackers_own_model_may_be_clustered(experiment):
     own = experiment.context.stage(cell(clusters_on="logistic_regression")).partition
     inputs = experiment.context.stage(cell()).partition
     assert np.array_equal(own.aux, inputs.aux)
-    with pytest.raises(BadInput, match="resnet56_cifar10"):
+    with pytest.raises(BadInput, match="resnet1001"):
         experiment.context.stage(cell(clusters_on="resnet1001"))
 
 
