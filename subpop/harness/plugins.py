@@ -61,14 +61,16 @@ class DefenseSpec:
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def parse_defense(spec: str, base_dir: Path) -> DefenseSpec:
-    """Find a defense and its needs without importing it; paths are relative to `base_dir`. Raises BadInput."""
-    reference = parse_reference(spec, _USAGE, "--defense ")
+def parse_defense(spec: str, base_dir: Path, option: str = "--defense ") -> DefenseSpec:
+    """Find a defense and its needs without importing it; paths are relative to `base_dir`. Raises BadInput, whose message
+    begins with `option` where the specification itself is wrong."""
+    reference = parse_reference(spec, _USAGE, option)
+    told = option + repr(spec)
     where, function = reference.where, reference.name
     if reference.is_file:
-        path, module, folder = _file(spec, where, base_dir), "", None
+        path, module, folder = _file(told, where, base_dir), "", None
     else:
-        path, module, folder = _find_module(where, base_dir), where, base_dir.resolve()
+        path, module, folder = _find_module(told, where, base_dir), where, base_dir.resolve()
     tree = _parsed(path)
     _check_function(tree, reference, path)
     stem = where.rpartition(".")[2] if module else path.stem
@@ -86,7 +88,7 @@ def parse_defense(spec: str, base_dir: Path) -> DefenseSpec:
     )
 
 
-def _file(spec: str, where: str, base_dir: Path) -> Path:
+def _file(told: str, where: str, base_dir: Path) -> Path:
     """Return the regular file at a path; raises BadInput for anything else, without opening it."""
     path = place(where, base_dir)
     try:
@@ -98,14 +100,14 @@ def _file(spec: str, where: str, base_dir: Path) -> Path:
         found = f"there is no file {path}"
     except (OSError, ValueError) as error:
         found = f"{path} cannot be read ({getattr(error, 'strerror', None) or error})"
-    raise BadInput(f"--defense {spec!r}: {found}; {_USAGE}, relative to {base_dir}")
+    raise BadInput(f"{told}: {found}; {_USAGE}, relative to {base_dir}")
 
 
-def _find_module(name: str, base_dir: Path) -> Path:
+def _find_module(told: str, name: str, base_dir: Path) -> Path:
     """The file of a dotted module name, found without importing any package."""
     parts = name.split(".")
     if not all(part.isidentifier() for part in parts):
-        raise BadInput(f"--defense: {name!r} is not a module name; {_USAGE}")
+        raise BadInput(f"{told}: {name!r} is not a module name; {_USAGE}")
     roots = [base_dir.resolve(), *(Path(entry or ".") for entry in sys.path)]
     try:
         top = importlib.util.find_spec(parts[0])  # finds editable installs; for a top-level name it runs no code
@@ -118,7 +120,7 @@ def _find_module(name: str, base_dir: Path) -> Path:
         for path in (plain.with_name(plain.name + ".py"), plain / "__init__.py"):
             if path.is_file():
                 return path
-    raise BadInput(f"--defense: there is no module {name!r} in {base_dir} or on sys.path; {_USAGE}")
+    raise BadInput(f"{told}: there is no module {name!r} in {base_dir} or on sys.path; {_USAGE}")
 
 
 def _parsed(path: Path) -> ast.Module:

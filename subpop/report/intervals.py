@@ -34,7 +34,8 @@ def _names(numbers: Iterable[Number], varies: str) -> str:
     found = list(dict.fromkeys(number.metric for number in numbers if number.varies == varies))
     metrics = [metric_of(name) for name in found]
     headings = [metric.column for metric in metrics if metric.column] or [metric.title for metric in metrics]
-    return " and ".join(dict.fromkeys(headings))
+    *others, last = dict.fromkeys(f"'{name}'" if "," in name else name for name in headings)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _reason(reports: Sequence[CellReport], numbers: Sequence[Number]) -> str:

@@ -172,7 +172,7 @@ def _failed_number(report: CellReport, verdict: Verdict) -> str:
     named = [("run", value), ("reference", verdict.reference), ("tolerance", verdict.atol)]
     told = ", ".join(f"{word} {quantity(metric, shown, 2)}" for word, shown in named)
     # With all three values, the reason would repeat them.
-    reason = verdict.reason.removeprefix(f"{report.cell.id}: ").removeprefix(f"{metric}: ")
+    reason = verdict.reason.removeprefix(f"{metric}: ")
     complete = all(is_finite(shown) for _, shown in named)
     return f"**{escape(metric_name(verdict))}**: {told}" + ("" if complete or not reason else f" ({escape(short(reason, 200))})")
 

@@ -51,7 +51,9 @@ METRICS = (
     Metric("target_damage_min", FRACTION, "smallest target damage", LOWER),
     Metric("target_damage_max", FRACTION, "largest target damage", LOWER),
     Metric("target_damage", FRACTION, "target damage", LOWER, subpopulation_column="target damage"),
-    Metric("target_clean_accuracy", FRACTION, "clean accuracy on the target", HIGHER, subpopulation_column="clean accuracy"),
+    Metric(
+        "target_clean_accuracy", FRACTION, "clean accuracy on the target", HIGHER, subpopulation_column="target clean accuracy"
+    ),
     Metric("defense_cost", FRACTION, "defense cost", LOWER, subpopulation_column="cost"),
     Metric("defense_cost_worst_{k}", FRACTION, "defense cost in worst-{k}", LOWER, WORST),
     Metric("attack_effect", FRACTION, "attack effect", LOWER, subpopulation_column="effect"),

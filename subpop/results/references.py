@@ -236,25 +236,23 @@ def compare(
             verdicts.append(_shown(number, stored.get(key)))
         elif key in stored:
             judged = _on_fresh_seeds(number, stored[key]) if fresh_seeds else _judge(number, stored[key], result.cell, references)
-            verdicts.append(_verdict(result, number, stored[key], *judged))
+            verdicts.append(_verdict(number, stored[key], *judged))
         else:
             fix = "add its bound to the file" if _is_written_by_hand(number.metric) else AS_MEANT
-            reason = (
-                f"{_name(result, number)}: the value {number.value:.6g} of this run has no reference in {references.path}; {fix}"
-            )
+            reason = f"{_name(number)}: the value {number.value:.6g} of this run has no reference in {references.path}; {fix}"
             verdicts.append(Verdict(number, "no_reference", "" if plugin else reason))
     for key in sorted(stored.keys() - run.keys()):
-        verdicts += _missing(result, Number(key[1], math.nan, subpopulation=key[0]), stored[key])
+        verdicts += _missing(Number(key[1], math.nan, subpopulation=key[0]), stored[key])
     return tuple(verdicts)
 
 
-def _missing(result: CellResult, number: Number, row: Row) -> list[Verdict]:
+def _missing(number: Number, row: Row) -> list[Verdict]:
     """The verdict on a reference without a number in the run: it fails if it was recorded, and is shown if it was published."""
     metric = find_metric(number.metric)
     if metric is not None and not metric.is_recorded:
         return [_shown(number, row)] if row["published"] else []
     kind, why = ("fail", f"this run has no such metric; {AS_MEANT}") if row["value"] else ("published_only", "")
-    return [_verdict(result, number, row, kind, why)]
+    return [_verdict(number, row, kind, why)]
 
 
 def _shown(number: Number, row: Row | None) -> Verdict:
@@ -308,11 +306,11 @@ def _on_fresh_seeds(number: Number, row: Row) -> tuple[str, str]:
     return "fail", f"on seeds that its reference does not have it differs (two-sample t test: p = {p_value:.2g}); {AS_MEANT}"
 
 
-def _verdict(result: CellResult, number: Number, row: Row, kind: str, why: str) -> Verdict:
+def _verdict(number: Number, row: Row, kind: str, why: str) -> Verdict:
     value, published, atol = _held(row)
     held, width = math.nan if value is None else value, math.nan if atol is None else atol
     gap = f"run {number.value:.6g}, reference {held:.6g}, tolerance {width:.3g}, gap {number.value - held:+.3g}"
-    reason = f"{_name(result, number)}: {gap}; {why}" if why else ""
+    reason = f"{_name(number)}: {gap}; {why}" if why else ""
     return Verdict(number, kind, reason, value, atol, published, row["certainty"])
 
 
@@ -323,8 +321,8 @@ def _by_key(result: CellResult) -> dict[Key, Number]:
     return found
 
 
-def _name(result: CellResult, number: Number) -> str:
-    return f"{result.cell.id}: {number.metric}" + (f" of {number.subpopulation}" if number.subpopulation else "")
+def _name(number: Number) -> str:
+    return number.metric + (f" of {number.subpopulation}" if number.subpopulation else "")
 
 
 def _near(run: float, value: float, atol: float) -> bool:

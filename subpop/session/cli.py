@@ -160,7 +160,7 @@ def _check(options: argparse.Namespace) -> int:
     from subpop.harness.plugins import load, parse_defense
     from subpop.testing import check_defense
 
-    results = check_defense(load(parse_defense(options.defense, Path.cwd())))
+    results = check_defense(load(parse_defense(options.defense, Path.cwd(), option="")))
     told: set[str] = set()
     for result in results:
         lines = str(result).splitlines()
@@ -197,7 +197,7 @@ def _debug(options: argparse.Namespace) -> int:
     from subpop.harness.plugins import parse_defense
     from subpop.session.debugging import debug
 
-    spec = parse_defense(options.defense, Path.cwd())
+    spec = parse_defense(options.defense, Path.cwd(), option="")
     try:
         print(*debug(spec, options.words, data_root(options.data_root)), sep="\n")
     except BdbQuit:

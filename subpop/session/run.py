@@ -49,9 +49,10 @@ class Plan:
     refused: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
+        to_do = f"about {self.n_fits:,} fits to do" if self.n_fits else "nothing to train"
         lines = [
             f"subpop plan: {n_cells(self.n_cells)}, {self.n_trials:,} trials, {self.n_stored:,} of them in the store; "
-            f"about {self.n_fits:,} fits to do, roughly {readable_seconds(self.seconds)}"
+            f"{to_do}, roughly {readable_seconds(self.seconds)}"
         ]
         reasons = sorted(set(self.skipped.values()))
         lines += [f"  {n_cells(list(self.skipped.values()).count(r))} will be skipped: {r}" for r in reasons]
@@ -60,7 +61,8 @@ class Plan:
             refused.setdefault(reason, []).append(name)
         for reason, names in refused.items():  # many cells may have the same problem
             more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
-            lines.append(f"  {names[0]}{more} cannot run: {reason}")
+            named = not more and names[0] in reason
+            lines.append(f"  cannot run: {reason}" if named else f"  {names[0]}{more} cannot run: {reason}")
         return "\n".join(lines)
 
 

@@ -68,7 +68,7 @@ def page(first: Outcome, again: Outcome, elsewhere: Mapping[str, Outcome]) -> tu
     ]
     table = tabulate(rows, ("number", "here", "reference", "what made it red"), tablefmt="github", floatfmt=".6g")
     found = "\n".join(f"- {name}: {outcome.hardware}" for name, outcome in {"here": first, **elsewhere}.items())
-    reasons = "\n".join(dict.fromkeys(f"- {first.numbers[key]['reason']}" for key in red))
+    reasons = "\n".join(dict.fromkeys(f"- {in_words(key[:9])}: {first.numbers[key]['reason']}" for key in red))
     return f"{table}\n\nKernels:\n\n{found}\n\nMessages of this machine's run:\n\n{reasons}\n", 1
 
 

@@ -114,6 +114,14 @@ def test_what_is_refused(tmp_path, write, spec, message):
         parse_defense(spec, tmp_path)
 
 
+@pytest.mark.parametrize("spec", ["absent.py:drop", "absent:drop", "my-defense:drop", "absent.py"])
+def test_only_a_message_about_the_option_names_it(tmp_path, spec):
+    with pytest.raises(BadInput, match=f"^--defense '{spec}'"):
+        parse_defense(spec, tmp_path)
+    with pytest.raises(BadInput, match=f"^'{spec}'"):
+        parse_defense(spec, tmp_path, option="")
+
+
 @pytest.mark.parametrize(
     "definition",
     [

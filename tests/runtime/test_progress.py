@@ -157,6 +157,12 @@ def test_a_reason_that_many_cells_have_is_told_once():
     told = str(Plan(4, 0, 0, 0, 1.0, {}, {"a": "no such data", "b": "no such data", "c": "other", "d": "no such data"}))
     assert told.splitlines()[1:] == ["  a and 2 more cannot run: no such data", "  c cannot run: other"]
     assert str(Plan(1, 0, 0, 0, 1.0, {"a": "no file"})).splitlines()[1:] == ["  1 cell will be skipped: no file"]
+    assert str(Plan(1, 0, 0, 0, 1.0, {}, {"a-1": "a-1: no rows"})).splitlines()[1:] == ["  cannot run: a-1: no rows"]
+
+
+def test_a_plan_without_fits_says_that_there_is_nothing_to_train():
+    assert str(Plan(1, 80, 80, 0, 1.0, {})).endswith("80 of them in the store; nothing to train, roughly 1 s")
+    assert "about 80 fits to do" in str(Plan(1, 80, 0, 80, 1.0, {}))
 
 
 def test_titles_of_panels_are_unique():

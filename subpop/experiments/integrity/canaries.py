@@ -151,7 +151,9 @@ def _sign_test(probe: str, claim: str, runs: Sequence[Composed], scores: Sequenc
         return not_run(probe, f"too few rows can carry a canary: {len(ways[0])} and {len(ways[1])} of the two ways to flip")
     counts = [(sum(value > 0 for value in way), sum(value < 0 for value in way)) for way in ways]
     ups, downs = (sum(count[i] for count in counts) for i in (0, 1))
-    return tested(probe, both_ways(*counts), claim, f"{ups} of {len(more)} canaries more when flipped, {downs} less")
+    return tested(
+        probe, both_ways(*counts), claim, f"of {len(more)} canaries, {ups} more often when flipped and {downs} less often"
+    )
 
 
 def both_ways(one: tuple[int, int], other: tuple[int, int]) -> float:

@@ -159,7 +159,10 @@ def _learners_odd(record: Record, test_x: Array, moves: Moves, generator: np.ran
 
 def _both_tests(probe: str, more: int, fewer: int, odd: int, first_odd: int, n_rows: int) -> Finding:
     p_value = max(_sign_test(more, fewer), _sign_test(odd, first_odd))
-    figures = f"of {n_rows} rows, {more} odd where no reference is and {fewer} the reverse; {odd} odd, {first_odd} on one side"
+    figures = (
+        f"of {n_rows} rows, {odd} are odd and {first_odd} have an odd first copy; "
+        f"{more} are odd for the plug-in only and {fewer} for the reference only"
+    )
     return tested(probe, p_value, "looks test rows up", figures)
 
 
