@@ -66,6 +66,7 @@ SCHEMA, SCHEMA_FILE = 2, "SCHEMA"
 ON_FRESH_SEEDS = 1e-5
 """Level of the two-sample test of each number on fresh seeds: 5,000 numbers together have a false alarm in 1 of 20 runs."""
 NO_POWER = "the tolerance is too wide to distinguish a change from noise: use more seeds"
+RECORD = "record it with --rebaseline"
 AS_MEANT = "if the change is intended, record it with --rebaseline"
 CHECKED_BY_SUITE = "checked by the suite's own assertions"
 
@@ -238,7 +239,7 @@ def compare(
             judged = _on_fresh_seeds(number, stored[key]) if fresh_seeds else _judge(number, stored[key], result.cell, references)
             verdicts.append(_verdict(number, stored[key], *judged))
         else:
-            fix = "add its bound to the file" if _is_written_by_hand(number.metric) else AS_MEANT
+            fix = "add its bound to the file" if _is_written_by_hand(number.metric) else RECORD
             reason = f"{_name(number)}: the value {number.value:.6g} of this run has no reference in {references.path}; {fix}"
             verdicts.append(Verdict(number, "no_reference", "" if plugin else reason))
     for key in sorted(stored.keys() - run.keys()):
@@ -281,7 +282,7 @@ def _judge(number: Number, row: Row, cell: Cell, references: References) -> tupl
     if published is not None and SAME_SETUP in row["certainty"] and not _near(run, published, limit):
         return "fail", f"published as {published:g} for the same set-up"
     if value is None:
-        return ("no_reference", AS_MEANT) if published is None else ("published_only", "")
+        return ("no_reference", RECORD) if published is None else ("published_only", "")
     rule = metric_of(number.metric).tolerance
     if rule is Tolerance.LOWER_BOUND:
         return ("pass", "") if run >= value else ("fail", "it is below its bound")

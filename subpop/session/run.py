@@ -298,9 +298,9 @@ class Run:
 def failures(report: CellReport) -> str:
     """The message of a failed cell: for each failed number, the run's value, the reference and the tolerance."""
     bad = [v for v in report.verdicts if v.verdict in ("fail", "no_reference") and v.reason]
-    if bad and all(v.verdict == "no_reference" for v in report.verdicts):
+    if bad and all(v.verdict in ("no_reference", "not_gated") for v in report.verdicts):
         advice = "record them with --rebaseline, or name the folder that contains them with --baselines"
-        return f"{report.cell.id}\nnone of its metrics has a reference; {advice}"
+        return f"{report.cell.id}\nnone of its gated metrics has a reference; {advice}"
     return "\n".join([report.cell.id, *(v.reason for v in bad)])
 
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from subpop.experiments.experiment import Experiment
+from subpop.results.references import References, cell_status, compare
 from subpop.runtime.no_store import NoStore
 from subpop.session.run import Run, failures, select
 from subpop.types import Cell, CellReport, CellResult, Number, Verdict
@@ -24,6 +25,16 @@ def test_a_red_cell_names_every_number_that_made_it_red():
     verdicts = [("pass", ""), ("fail", "too far"), ("no_reference", "nothing to compare with"), ("no_reference", "")]
     report = CellReport(cell, None, tuple(Verdict(Number("", 0.0), verdict, reason) for verdict, reason in verdicts))
     assert failures(report).splitlines() == [cell.id, "too far", "nothing to compare with"]
+
+
+def test_a_cell_without_any_reference_says_so_once(tmp_path):
+    (cell,) = grid(**COMMON, rate=1.0)
+    result = CellResult(cell, (Number("clean_accuracy", 0.9), Number("n_left_out", 0.0)))  # gated, and a detail
+    verdicts = compare(result, References(tmp_path / "mine.csv", {}))
+    assert [each.verdict for each in verdicts] == ["no_reference", "not_gated"]
+    told = failures(CellReport(cell, result, verdicts, cell_status(verdicts)))
+    assert told.splitlines()[1].startswith("none of its gated metrics has a reference; record them with --rebaseline")
+    assert verdicts[0].reason.endswith("mine.csv; record it with --rebaseline")
 
 
 def test_plug_ins_are_not_recorded_and_exact_numbers_are_not_noisy(tmp_path, monkeypatch):
