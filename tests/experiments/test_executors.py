@@ -1,6 +1,7 @@
 import os
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from subpop.experiments.executors import Ahead, check_executor, prefill, tasks_of
@@ -35,7 +36,9 @@ def test_workers_leave_what_a_run_here_finds(tmp_path):
     assert not any(result.from_store for result in there), "who asks first counts as having trained them"
     assert all(result.from_store for result in again)
     for one, other in zip(here, there, strict=True):
-        assert replace(one, seconds=0) == replace(other, seconds=0)
+        assert replace(one, seconds=0, arrays={}) == replace(other, seconds=0, arrays={})
+        assert one.arrays.keys() == other.arrays.keys()
+        assert all(np.array_equal(one.arrays[name], other.arrays[name]) for name in one.arrays)
         assert one.numbers == other.numbers
 
 
