@@ -5,6 +5,10 @@ returns the same bits. Other kernels of BLAS and torch round differently, and tr
 number therefore follows from its spread over the kernels on which it was recorded, not from its spread over seeds, which is many
 times larger.
 
+Kernels are not independent: in the recorded runs, those of Haswell and SkylakeX gave the same values, and so did those
+of Nehalem and Prescott. The degrees of freedom below count them as if they were, so that a tolerance relies on its
+floor, the smallest tolerance of any reference, wherever the spread is small.
+
 The spread of one number over a handful of kernels is itself uncertain, and it is 0 where no prediction flips. It is therefore
 moderated: its variance is averaged with the variance that is pooled over all numbers of the same metric, victim and tier in the
 file, as limma does for genes (Smyth 2004, Statistical Applications in Genetics and Molecular Biology 3).
