@@ -11,6 +11,7 @@ from subpop.report.figures import file_name
 from subpop.report.figures.setups import is_finite, quantity, short
 from subpop.report.markdown import code, escape, folded
 from subpop.report.verdict import KINDS, FailedTest, Standing, headline
+from subpop.results.drift import LIMIT, Drift
 from subpop.types import VERDICTS, CellReport, LeftOut, Verdict
 
 MOST_LISTED = 100
@@ -46,6 +47,8 @@ class RunInfo:
     """The state of the session that measured; None if a store was read and no session ran."""
     left_out: Sequence[LeftOut] = ()
     """Cells of a store that are not shown, or with numbers of another version."""
+    drifts: Sequence[Drift] = ()
+    """The suites that were tested as a whole."""
 
     @property
     def started_text(self) -> str:
@@ -76,7 +79,22 @@ def opening(reports: Sequence[CellReport], run: RunInfo) -> list[str]:
         f"{lead} {escape(sentence)}{'; ' if also else ''}{', '.join(also)}. Numbers: {told}.",
         f"Data: {scope[0]}. Victims: {scope[1]}. Subpopulations: {scope[2]}. Suites: {pages}.",
         made_by(run),
+        *drift_words(run.drifts),
         *left_out(run.left_out),
+    ]
+
+
+def drift_words(drifts: Sequence[Drift]) -> list[str]:
+    """Say of which suites the stochastic numbers deviate from their references together, or how far the farthest of them does."""
+    if not drifts:
+        return []
+    red = [f"- **{escape(str(drift))}**" for drift in drifts if drift.is_red]
+    if red:
+        return ["\n".join(red)]
+    farthest = max(drifts, key=lambda drift: abs(drift.mean))
+    return [
+        f"Stochastic numbers were also compared with their references as a whole, for {len(drifts)} suites and victims: none "
+        f"deviates by more than {LIMIT:g} of the tolerances on average. The farthest: {escape(str(farthest))}."
     ]
 
 

@@ -36,7 +36,9 @@ from subpop.types.printable import printable
 def suite_page(stem: str, reports: Sequence[CellReport], run: RunInfo, pictures: Sequence[Picture] = ()) -> str:
     """The page of a suite as markdown; `reports` and `pictures` are its own."""
     own_left_out = [each for each in run.left_out if each.stem == stem]
-    run = replace(run, standing=run.standing and run.standing.of_suite(stem, reports), left_out=own_left_out)
+    own_drifts = [each for each in run.drifts if each.stem == stem]
+    standing = run.standing and run.standing.of_suite(stem, reports)
+    run = replace(run, standing=standing, left_out=own_left_out, drifts=own_drifts)
     blocks = [
         f"# {escape(stem)}",
         run.suites.get(stem, "").strip(),

@@ -18,6 +18,7 @@ KINDS = {
     "teardown": ("teardown of a test", "teardowns of tests"),
     "collection": ("module that could not be collected", "modules that could not be collected"),
     "internal": ("internal error", "internal errors"),
+    "drift": ("suite whose numbers have drifted together", "suites whose numbers have drifted together"),
 }
 """Kinds of failures, in singular and plural. `cell`: its numbers failed, which the report lists separately."""
 

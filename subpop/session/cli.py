@@ -267,6 +267,7 @@ def _report(options: argparse.Namespace) -> int:
         started=time.time(),
         suites={},
         left_out=run.left_out,
+        drifts=run.drifts(),
         **environment(),
     )
     run.write(directory, info)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -365,9 +366,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if config.getoption("--rebaseline") and run is not None and run.reports:
         rewritten = run.rebaseline(environment()["hardware"], commit_of(config.rootpath))
         rebaselined = bool(rewritten or run.recorded)
-    if session.exitstatus == pytest.ExitCode.OK and (rebaselined or not watch.measured_anything()):
+    found = [] if run is None or rebaselined or watch.was_interrupted else run.drifts()
+    drifted = [drift for drift in found if drift.is_red]
+    for drift in drifted:
+        watch.add_drift(drift)
+    if session.exitstatus == pytest.ExitCode.OK and (rebaselined or drifted or not watch.measured_anything()):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-    watch.finish(int(session.exitstatus), rebaselined=rebaselined, suites=lambda stems: docstrings(session, stems))
+    suites = partial(docstrings, session)
+    watch.finish(int(session.exitstatus), rebaselined=rebaselined, suites=suites, drifts=found)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -391,6 +397,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     terminalreporter.section("subpop")
     if watch.headline:
         terminalreporter.write_line(watch.headline.replace("**", ""))
+    for told in watch.drifted:
+        terminalreporter.write_line(told)
     outcome = ", ".join(cells_that(n, status) for status, n in sorted(counts.items())) or "no cell was measured"
     terminalreporter.write_line(f"with the old references: {outcome}" if watch.has_rebaselined else outcome)
     if config.getoption("--rebaseline") and counts and run is not None:

@@ -17,6 +17,7 @@ from subpop.features.networks.frozen import is_frozen
 from subpop.harness.batching import DefenseError
 from subpop.report import RunInfo, append_summary, record_of_numbers, write_report
 from subpop.report.verdict import n_cells
+from subpop.results.drift import Drift, drifts
 from subpop.results.metric_registry import check_registered, metric_of
 from subpop.results.plugin_records import KIND, cell_of, cells_of_other_versions, kept_reports, record_of
 from subpop.results.references import References, cell_status, compare, rebaseline
@@ -216,6 +217,13 @@ class Run:
         """Whether all trials are stored, of this cell and of those that it is ranked by or compared with."""
         beside = (cell.with_(defense=cell.ranked_by), cell.plain())
         return not any(self.experiment.missing_chunks(each) for each in (cell, *beside))
+
+    def drifts(self) -> list[Drift]:
+        """Whether the numbers of each suite and victim deviate from their references together."""
+        if self.fresh_seeds:
+            return []
+        results = [r.result for r in self.reports.values() if r.result and r.cell.defense not in self.experiment.plugins]
+        return drifts(results, {stem: self.references(stem) for stem in sorted({result.cell.stem for result in results})})
 
     def references(self, stem: str) -> References:
         if stem not in self._references:

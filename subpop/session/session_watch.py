@@ -23,6 +23,7 @@ from subpop.types.printable import printable
 
 if TYPE_CHECKING:
     from subpop.report import RunInfo
+    from subpop.results.drift import Drift
     from subpop.types import Cell, CellReport
 
 PAUSE, SHARE = 1.0, 0.02
@@ -100,7 +101,23 @@ class SessionWatch:
         now = time.monotonic()
         self._next_page = now + max(PAUSE, (now - started) / SHARE)
 
-    def finish(self, exit_status: int, *, rebaselined: bool, suites: Callable[[Iterable[str]], dict[str, str]]) -> None:
+    @property
+    def drifted(self) -> list[str]:
+        """The reasons of the suites whose numbers deviate from their references together."""
+        return [each.reason for each in self._failed if each.kind == "drift"]
+
+    def add_drift(self, drift: Drift) -> None:
+        """Count a suite whose numbers deviate from their references together as a failure."""
+        self._failed.append(FailedTest("drift", f"benchmarks/test_{drift.stem}.py", str(drift)))
+
+    def finish(
+        self,
+        exit_status: int,
+        *,
+        rebaselined: bool,
+        suites: Callable[[Iterable[str]], dict[str, str]],
+        drifts: Sequence[Drift] = (),
+    ) -> None:
         """Write the report of a session that ended; suites: docstrings by stem."""
         from subpop.report import append_summary, write_report
 
@@ -109,7 +126,7 @@ class SessionWatch:
         self.has_rebaselined = rebaselined
         standing = self.standing(exit_status, rebaselined=rebaselined)
         self.headline, info = headline(list(self.reports.values()), standing), self._information(standing)
-        info = replace(info, suites=suites(sorted({cell.stem for cell in self.reports})))
+        info = replace(info, suites=suites(sorted({cell.stem for cell in self.reports})), drifts=drifts)
         write_report(list(self.reports.values()), self._directory, info)
         append_summary((self._directory / "README.md").read_text(encoding="utf-8"))
 
