@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 from subpop.types import BadInput
 
 PACKAGE = Path(__file__).resolve().parents[1]
-LIBRARIES = ("torch", "numpy", "scikit-learn", "transformers")
+LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "numba", "transformers")
 DIGEST_BYTES = 20
 
 

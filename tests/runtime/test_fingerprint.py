@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,7 +124,7 @@ def test_the_real_package_is_hashed_without_being_imported() -> None:
 def test_versions_without_importing_torch() -> None:
     code = "import sys; from subpop.runtime.fingerprint import versions; print(versions()['numpy'], 'torch' in sys.modules)"
     assert printed(code) == [np.__version__, "False"]
-    assert set(versions()) == {"torch", "numpy", "scikit-learn", "transformers", "python"}
+    assert set(versions()) == {"torch", "numpy", "scipy", "scikit-learn", "numba", "transformers", "python"}
 
 
 def test_a_missing_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,3 +241,12 @@ def test_equal_keys_mean_equal_values(left: object, right: object) -> None:
     if key_of({"v": left}) == key_of({"v": right}):
         assert left == right
     assert key_of({"v": left}) == key_of({"v": left})
+
+
+def test_every_library_that_computes_numbers_is_in_the_keys() -> None:
+    """A stored number must not outlive the library that computed it. What the others read enters keys by its content."""
+    others = {"joblib", "matplotlib", "pandas", "pytest", "pytest-benchmark", "rich", "tabulate", "threadpoolctl"}
+    readers = {"pillow", "pooch", "safetensors", "tokenizers", "torchvision"}
+    declared = tomllib.loads((fingerprint.PACKAGE.parent / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = {text.partition(">=")[0] for text in declared}
+    assert names - others - readers == set(fingerprint.LIBRARIES)
