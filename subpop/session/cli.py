@@ -161,14 +161,16 @@ def _check(options: argparse.Namespace) -> int:
     from subpop.testing import check_defense
 
     results = check_defense(load(parse_defense(options.defense, Path.cwd(), option="")))
-    told: set[str] = set()
+    same: dict[str, list[str]] = {}  # one mistake fails many checks
     for result in results:
-        lines = str(result).splitlines()
-        details = "\n".join(lines[1:])
-        print(lines[0])
-        if details and details not in told:  # one mistake fails many checks
-            told.add(details)
-            print(details)
+        if result.passed:
+            print(result)
+        else:
+            same.setdefault(result.message, []).append(result.name)
+    for message, (name, *others) in same.items():
+        print(f"failed  {name}: {message}")
+        if others:
+            print(f"failed  in the same way: {', '.join(others)}")
     return 0 if all(result.passed for result in results) else 1
 
 
