@@ -5,9 +5,10 @@ returns the same bits. Other kernels of BLAS and torch round differently, and tr
 number therefore follows from its spread over the kernels on which it was recorded, not from its spread over seeds, which is many
 times larger.
 
-Kernels are not independent: in the recorded runs, those of Haswell and SkylakeX gave the same values, and so did those
-of Nehalem and Prescott. The degrees of freedom below count them as if they were, so that a tolerance relies on its
-floor, the smallest tolerance of any reference, wherever the spread is small.
+Kernels of different names may be the same arithmetic for a network: those of Haswell and SkylakeX are for `mlp` and `conv_net`.
+Runs under which all stochastic numbers of a victim have the same value for every seed therefore count as one run, here and in
+the degrees of freedom (`subpop.session.kernels`, which also says which kernels differ for which victim). Fewer than three
+different runs give no spread: such a number is compared as if it had been recorded under a single kernel.
 
 The spread of one number over a handful of kernels is itself uncertain, and it is 0 where no prediction flips. It is therefore
 moderated: its variance is averaged with the variance that is pooled over all numbers of the same metric, victim and tier in the

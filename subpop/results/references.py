@@ -466,7 +466,8 @@ def record_kernels(path: Path, runs: Sequence[Kernel], more: Kernel, n_noisy: in
     path
         A baselines file that has these numbers, recorded by `rebaseline` under one kernel.
     runs
-        For each kernel, the value and the values of seeds of each number, by the key of its row.
+        For each kernel, the value and the values of seeds of each number, by the key of its row. A number of which fewer than
+        three kernels are given is recorded under the first of them.
     more
         The same under one of the kernels with more seeds; those that the runs do not have are appended.
     n_noisy
@@ -478,17 +479,22 @@ def record_kernels(path: Path, runs: Sequence[Kernel], more: Kernel, n_noisy: in
         The number of rows that were recorded over at least three kernels.
     """
     rows = {(*cell, *key): dict(row) for cell, of_cell in References.load(path).rows.items() for key, row in of_cell.items()}
-    recorded = set()
+    recorded, n_spreads = set(), 0
     for key, row in rows.items():
         found = [run[key] for run in runs if key in run and math.isfinite(run[key][0])]
-        if not row["std"] or len(found) < FEWEST_KERNELS:
+        if not row["std"] or not found:
             continue
+        found = found if len(found) >= FEWEST_KERNELS else found[:1]
         values, by_seed = np.array([value for value, _ in found]), [seeds for _, seeds in found if seeds]
-        row |= {"value": text_of(float(values.mean())), "kernel_std": f"{values.std(ddof=1):.6g}", "n_kernels": str(len(found))}
+        same = np.ptp(values) == 0  # whose mean and deviation would be off by rounding
+        spread = "" if len(found) < 2 else "0" if same else f"{values.std(ddof=1):.6g}"
+        value = text_of(float(values[0] if same else values.mean()))
+        row |= {"value": value, "kernel_std": spread, "n_kernels": str(len(found))}
         if len(by_seed) == len(found):
             seeds = [*np.mean(by_seed, axis=0), *more.get(key, (0.0, ()))[1][len(by_seed[0]) :]]
             row["by_seed"] = " ".join(f"{value:.6g}" for value in seeds)
         recorded.add(key)
+        n_spreads += bool(spread)
     _set_tolerances(rows, dict.fromkeys(key[:8] for key in recorded), n_noisy)
     _write(path, rows)
-    return len(recorded)
+    return n_spreads

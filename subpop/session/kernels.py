@@ -5,8 +5,16 @@ profile runs `pytest benchmarks/` in a separate process with a separate store. T
 failed cells of each profile, and each number that differs from its reference, or between two profiles, by more than half of its
 tolerance. Profiles that the processor cannot run are skipped and listed.
 
-`--record` runs the first profile once more with twice as many seeds, and then records the mean of each stochastic number over the
-profiles, its spread over them, and its value for every seed. Record the cells with `--rebaseline` before.
+`--record` runs the profiles of `RECORDED`, and the first of them once more with twice as many seeds. It then records the mean of
+each stochastic number over the profiles, its spread over them, and its value for every seed. Record the cells with
+`--rebaseline` before.
+
+Few profiles differ in the arithmetic of a network. `mlp` adds in one fixed order, so that only fused multiplication matters
+(NUMBA_CPU_NAME=generic has none); its BLAS only predicts. For `conv_net`, ATEN_CPU_CAPABILITY=default and MKL_CBWR=COMPATIBLE
+matter, and not whether torch has AVX2 or AVX-512; oneDNN only predicts. On processors of makers other than Intel, MKL ignores all
+other values of MKL_CBWR. Text networks depend on all of these and on the number of threads. The profiles named after an order of
+rows therefore add the rows of each batch in another order, as other kernels would (`subpop.session.row_order`). Profiles that
+give the same value of every seed for all stochastic numbers of a victim count as one.
 """
 
 from __future__ import annotations
@@ -16,21 +24,25 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
 from subpop.results.evidence import FEWEST_KERNELS
-from subpop.results.references import record_kernels, text_of
+from subpop.results.references import Kernel, record_kernels, text_of
 from subpop.runtime.hardware import cpu_flags
+from subpop.session import row_order
 from subpop.types import BadInput
 
 MOVED = 0.5
 """Numbers that move by more than this fraction of their tolerance are reported."""
 OLD = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE", "NUMBA_CPU_NAME": "generic"}
+AVX = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "AVX", "NUMBA_CPU_NAME": "generic"}
 AVX2 = {"OPENBLAS_CORETYPE": "Haswell", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 OWN = ("OPENBLAS_L2_SIZE", "NUMBA_CPU_FEATURES")
@@ -51,6 +63,8 @@ class Profile:
     variables: Mapping[str, str]
     needs: tuple[str, ...]
     found_as: tuple[str, ...]
+    options: tuple[str, ...] = ()
+    """For pytest."""
 
 
 PROFILES = {
@@ -60,6 +74,18 @@ PROFILES = {
     "Prescott": Profile({"OPENBLAS_CORETYPE": "Prescott", **OLD}, ("pni",), ("Prescott", "Katmai")),
     "Haswell, one thread": Profile({**AVX2, **ONE_THREAD}, ("avx2", "fma"), ("Haswell",)),
 }
+"""Kernels under which the cells must pass."""
+REVERSED = {
+    f"Haswell, rows by {size}": replace(PROFILES["Haswell"], options=("-p", row_order.__name__, f"--reverse-rows-in={size}"))
+    for size in (2, 4, 8)
+}
+RECORDED: dict[str, Profile] = {
+    **{name: PROFILES[name] for name in ("Haswell", "Nehalem")},
+    "Sandybridge": Profile({"OPENBLAS_CORETYPE": "Sandybridge", **AVX}, ("avx",), ("Sandybridge",)),
+    **REVERSED,
+}
+"""Kernels under which `--record` records: networks train with another arithmetic under at least five of them."""
+KNOWN = {**PROFILES, **RECORDED}
 
 
 @dataclass(frozen=True)
@@ -87,7 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         for name in options.profile:
             profile_of(name)
-        outcomes = {name: _outcome(name, options.folder.resolve(), for_pytest) for name in options.profile or PROFILES}
+        names = options.profile or (RECORDED if options.record else PROFILES)
+        outcomes = {name: _outcome(name, options.folder.resolve(), for_pytest) for name in names}
         recorded = _record(outcomes, options, for_pytest) if options.record else ""
     except BadInput as error:
         print(f"subpop.session.kernels: {error}", file=sys.stderr)
@@ -106,9 +133,9 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         epilog="Everything else goes to pytest: -k, --tier, --data-root.",
     )
-    parser.add_argument("--profile", action="append", default=[], help=f"one of {', '.join(PROFILES)}; repeatable (default: all)")
+    parser.add_argument("--profile", action="append", default=[], help=f"one of {'; '.join(KNOWN)}; repeatable")
     parser.add_argument("--print-variables", metavar="PROFILE", help="print its variables as shell commands, and stop")
-    parser.add_argument("--record", action="store_true", help="record the stochastic numbers over all profiles in the baselines")
+    parser.add_argument("--record", action="store_true", help="record stochastic numbers over several profiles in the baselines")
     parser.add_argument("--baselines", type=Path, default=Path("baselines"), help="folder of reference numbers (with --record)")
     parser.add_argument("--folder", type=Path, default=Path("runs/kernels"), help="where stores and reports go")
     return parser
@@ -119,9 +146,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def profile_of(name: str) -> Profile:
     """The profile of that name."""
-    if name not in PROFILES:
-        raise BadInput(f"unknown profile {name!r}; use one of {'; '.join(PROFILES)}")
-    return PROFILES[name]
+    if name not in KNOWN:
+        raise BadInput(f"unknown profile {name!r}; use one of {'; '.join(KNOWN)}")
+    return KNOWN[name]
 
 
 def lacking(profile: Profile) -> list[str]:
@@ -132,7 +159,7 @@ def lacking(profile: Profile) -> list[str]:
 
 def not_inherited() -> list[str]:
     """The variables that select kernels, which a profile does not inherit from the environment."""
-    return sorted({name for each in PROFILES.values() for name in each.variables} | {*OWN})
+    return sorted({name for each in KNOWN.values() for name in each.variables} | {*OWN})
 
 
 def environment_of(profile: Profile) -> dict[str, str]:
@@ -148,12 +175,12 @@ def shell_lines(profile: Profile) -> str:
 
 
 def _outcome(name: str, folder: Path, for_pytest: Sequence[str]) -> Outcome:
-    profile = PROFILES[name]
+    profile = profile_of(name)
     if lack := lacking(profile):
         return Outcome({}, skipped=f"the processor has no {', '.join(lack)}")
     own = folder / name.replace(", ", "-").replace(" ", "-")
     print(f"--- {name}: {' '.join(f'{key}={value}' for key, value in profile.variables.items())}", flush=True)
-    return run_once(environment_of(profile), own, for_pytest)
+    return run_once(environment_of(profile), own, [*profile.options, *for_pytest])
 
 
 def run_once(environment: Mapping[str, str], folder: Path, for_pytest: Sequence[str]) -> Outcome:
@@ -172,16 +199,41 @@ def _record(outcomes: Mapping[str, Outcome], options: argparse.Namespace, for_py
         raise BadInput(f"--record needs at least {FEWEST_KERNELS} profiles, and {len(ran)} ran; name more with --profile")
     first = next(iter(ran))
     more = _outcome(first, options.folder.resolve() / "more-seeds", [*for_pytest, "--seeds-times", "2"])
-    kernels = [_of_rows(outcome) for outcome in (*ran.values(), more)]
-    n_noisy, lines = sum(bool(row["by_seed"]) for row in ran[first].numbers.values()), []
-    for stem in sorted({key[0] for outcome in ran.values() for key in outcome.numbers}):
+    kernels, lines = without_repeats([_of_rows(outcome) for outcome in ran.values()]), []
+    for (tier, victim), n in sorted(Counter(chain.from_iterable({*map(_group, kernel)} for kernel in kernels)).items()):
+        enough = "" if n >= FEWEST_KERNELS else "; too few, so that its numbers are recorded under one"
+        lines.append(f"- {tier}, {victim}: {n} of {len(ran)} profiles give different numbers{enough}")
+    n_noisy = sum(bool(row["by_seed"]) for row in ran[first].numbers.values())
+    for stem in sorted({key[0] for kernel in kernels for key in kernel}):
         path = options.baselines / f"{stem}.csv"
-        *runs, of_more = ({key[1:]: value for key, value in kernel.items() if key[0] == stem} for kernel in kernels)
-        lines.append(f"- {path}: {record_kernels(path, runs, of_more, n_noisy)} numbers recorded over {len(runs)} profiles")
+        *runs, of_more = (
+            {key[1:]: value for key, value in kernel.items() if key[0] == stem} for kernel in (*kernels, _of_rows(more))
+        )
+        lines.append(f"- {path}: {record_kernels(path, runs, of_more, n_noisy)} numbers recorded over several kernels")
     return "\n".join(["", *lines, ""])
 
 
-def _of_rows(outcome: Outcome) -> dict[Key, tuple[float, Sequence[float]]]:
+def without_repeats(kernels: Sequence[Kernel]) -> list[Kernel]:
+    """The runs without exact victims, and without those victims of which an earlier run gives the same value for every seed."""
+    everywhere = set.intersection(*(set(kernel) for kernel in kernels))
+    found, seen = list[Kernel](), set[Any]()
+    for kernel in kernels:
+        values = defaultdict(list)
+        for key in sorted(everywhere):
+            if kernel[key][1]:
+                values[_group(key)].append((key, *kernel[key][1]))
+        new = {group for group, own in values.items() if (group, tuple(own)) not in seen}
+        seen |= {(group, tuple(own)) for group, own in values.items()}
+        found.append({key: value for key, value in kernel.items() if _group(key) in new})
+    return found
+
+
+def _group(key: Key) -> Key:
+    """The tier and the victim of a number."""
+    return key[1], key[3]
+
+
+def _of_rows(outcome: Outcome) -> Kernel:
     """The numbers of a profile by suite and key of their rows in its baselines."""
     there = {key: row for key, row in outcome.numbers.items() if row["value"] is not None}
     return {(*key[:6], text_of(float(key[6])), *key[7:]): (row["value"], row["by_seed"]) for key, row in there.items()}
@@ -217,7 +269,7 @@ def report(outcomes: Mapping[str, Outcome]) -> str:
 def _kernels(name: str, outcome: Outcome) -> str:
     if outcome.skipped:
         return f"skipped: {outcome.skipped}"
-    asked = PROFILES[name].found_as if name in PROFILES else ()
+    asked = KNOWN[name].found_as if name in KNOWN else ()
     if "openblas" not in outcome.hardware or not any(word in outcome.hardware for word in asked):
         return f"{outcome.hardware} (not the kernels that were asked for)"
     return outcome.hardware

@@ -136,6 +136,26 @@ def test_a_row_keeps_the_mean_over_kernels_its_spread_and_every_seed(path: Path)
     assert float(row["detects"]) == pytest.approx(float(row["atol"]) + norm.ppf(0.8) * own.std * math.sqrt(1.2), rel=1e-2)
 
 
+def test_a_number_known_under_two_kernels_only_is_recorded_under_the_first(path: Path) -> None:
+    """Its spread of two values would have one degree of freedom; the spread that an earlier recording had goes as well."""
+    runs = [{KEY: (float(np.mean(SEEDS)) + by, shifted(by))} for by in (0.05, 0.01)]
+    assert record_kernels(path, runs, {}) == 0
+    (row,) = References.load(path).rows[cell_key(CELL)].values()
+    assert (row["n_kernels"], row["kernel_std"]) == ("1", "")
+    assert [float(value) for value in row["by_seed"].split()] == pytest.approx(shifted(0.05))
+    assert float(row["value"]) == pytest.approx(np.mean(SEEDS) + 0.05)
+    by_seeds = float(t.ppf(1 - FALSE_ALARM / 2, 4)) * float(np.std(SEEDS, ddof=1)) * math.sqrt(2 / 5)
+    assert float(row["atol"]) == pytest.approx(by_seeds)
+
+
+def test_equal_values_have_no_spread_by_rounding(path: Path) -> None:
+    """The mean of three times 0.1 is not 0.1 in floating point."""
+    assert np.mean([0.1] * 3) != 0.1
+    record_kernels(path, [{KEY: (0.1, (0.1,) * 5)}] * 3, {})
+    (row,) = References.load(path).rows[cell_key(CELL)].values()
+    assert (row["value"], row["kernel_std"], row["n_kernels"]) == ("0.1", "0", "3")
+
+
 def test_a_shift_by_a_tenth_of_the_spread_over_seeds_is_noticed_and_explained(path: Path) -> None:
     """The tolerance over seeds was five times wider than the shift, so that such a bug turned nothing red."""
     references = References.load(path)

@@ -6,12 +6,14 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+from subpop.results.references import References, cell_key, rebaseline
 from subpop.runtime.hardware import blas_kernels
 from subpop.session import kernels
-from subpop.session.kernels import PROFILES, environment_of, lacking, main, moved, read_outcome, report
-from subpop.types import BadInput
+from subpop.session.kernels import PROFILES, RECORDED, environment_of, lacking, main, moved, read_outcome, report, without_repeats
+from subpop.types import BadInput, Cell, CellResult, Number
 
 FIXED = {"stem": "s", "tier": "embedded", "dataset": "digits", "victim": "mlp", "partition": "feature_match"}
 FIXED |= {"attack": "label_flip", "rate": 1.0, "defense": "none", "setting": "", "subpopulation": ""}
@@ -105,6 +107,56 @@ def test_code_compiled_for_another_processor_is_not_loaded():
         for own in (environment_of(PROFILES["Haswell"]), environment_of(PROFILES["Nehalem"]))
     }
     assert len(told) == 2
+
+
+# --- recording --------------------------------------------------------------------------------------------------------
+
+
+def number(victim, suite="s", metric="target_damage_mean"):
+    return (suite, "embedded", "digits", victim, "feature_match", "label_flip", "1", "none", "", "", metric)
+
+
+def test_profiles_that_give_the_same_seeds_of_a_victim_count_as_one():
+    """The fourth run differs in a second suite of the victim only, and the third equals the first for mlp alone."""
+    mlp, elsewhere, conv, exact = number("mlp"), number("mlp", "other"), number("conv_net"), number("text_linear")
+    values = [((1, 2), (3, 4), (5, 6)), ((1, 3), (3, 4), (5, 6)), ((1, 2), (3, 4), (5, 7)), ((1, 2), (3, 5), (5, 6))]
+    runs = [{mlp: (1.5, a), elsewhere: (3.5, b), conv: (5.5, c), exact: (0.1 * i, ())} for i, (a, b, c) in enumerate(values)]
+    found = without_repeats(runs)
+    assert [[*run] for run in found] == [[mlp, elsewhere, conv], [mlp, elsewhere], [conv], [mlp, elsewhere]]
+    assert found[0][mlp] == (1.5, (1, 2))
+
+
+def test_a_number_that_one_run_lacks_makes_no_difference():
+    mlp, other = number("mlp"), number("mlp", "other")
+    assert without_repeats([{mlp: (1, (1, 2)), other: (1, (1, 2))}, {mlp: (1, (1, 2))}])[1] == {}
+
+
+def test_recording_counts_the_kernels_that_differ(tmp_path, monkeypatch, capsys):
+    """Of six profiles two repeat an earlier one, so that a spread has three degrees of freedom and not five."""
+    cell = Cell.of("s", "embedded", "digits", "mlp", "feature_match", "label_flip", 1.0).with_(n_seeds=2)
+    rebaseline(
+        tmp_path / "s.csv", [CellResult(cell, (Number("target_damage_mean", 0.3, std=0.1, by_seed=(0.2, 0.4)),), exact=False)]
+    )
+    key = ("s", *cell_key(cell), "", "target_damage_mean")
+    shifts, options = iter((0.0, 0.0, 0.01, -0.01, 0.0, 0.02, 0.0)), []
+
+    def run_once(environment, folder, for_pytest):
+        by, n = next(shifts), 2 if "--seeds-times" in for_pytest else 1
+        options.append([word for word in for_pytest if "reverse" in word])
+        seeds = [value + by for value in (0.2, 0.4) * n]
+        return kernels.Outcome({key: {**row(), "value": 0.3 + by, "by_seed": seeds}}, "openblas 0.3 Haswell")
+
+    monkeypatch.setattr(kernels, "run_once", run_once)
+    monkeypatch.setattr(kernels, "lacking", lambda profile: [])
+    assert main(["--record", "--baselines", str(tmp_path), "--folder", str(tmp_path / "runs")]) == 0
+    (found,) = References.load(tmp_path / "s.csv").rows[cell_key(cell)].values()
+    assert found["n_kernels"] == "4"
+    assert float(found["value"]) == pytest.approx(0.305)
+    assert float(found["kernel_std"]) == pytest.approx(np.std([0, 0.01, -0.01, 0.02], ddof=1), rel=1e-5)
+    assert [float(seed) for seed in found["by_seed"].split()] == pytest.approx([0.205, 0.405, 0.2, 0.4])
+    assert "embedded, mlp: 4 of 6 profiles give different numbers\n" in capsys.readouterr().out
+    assert options == [[], [], [], *([f"--reverse-rows-in={size}"] for size in (2, 4, 8)), []]
+    assert len(RECORDED) == 6
 
 
 @pytest.mark.slow
