@@ -22,7 +22,7 @@ from subpop.defenses import DEFENSES, MATCHED, RETRAIN, matched_random_filter
 from subpop.experiments.context import Context
 from subpop.experiments.nearest_texts import nearest_texts
 from subpop.experiments.trial import TOLD, Prepared, grid, prepare, score
-from subpop.harness.batching import FitMany, job_of, run_wave
+from subpop.harness.batching import FitMany, Wave, job_of
 from subpop.harness.manifest import KeepsRecords, Manifests
 from subpop.harness.outcome import Outcome
 from subpop.harness.plugins import MAX_FITS, DefenseSpec
@@ -301,23 +301,23 @@ class Experiment:
         return fit_many
 
     def _defend(self, cell: Cell, prepared: Sequence[Prepared], fit_many: FitMany, test_x: Array) -> list[Outcome]:
-        tasks = [p.task for p in prepared]
-        n_classes = self.context.stage(cell).dataset.n_classes
+        wave = Wave([p.task for p in prepared], fit_many, test_x, self.context.stage(cell).dataset.n_classes)
         if cell.defense in self.plugins:
             from subpop.harness.sandbox import run_in_child
 
-            seen = fit_many if self.observer is None else self.observer.watch(cell, prepared, fit_many)
+            if self.observer is not None:
+                wave = replace(wave, fit_many=self.observer.watch(cell, prepared, fit_many))
             key = self.chunk_key(cell, [p.trial for p in prepared])
             heard = (self.listener, lambda manifest: self.manifests.note(key, manifest))
-            outcomes = list(run_in_child(self.plugins[cell.defense], tasks, seen, test_x, n_classes, self.timeout, *heard))
+            outcomes = list(run_in_child(self.plugins[cell.defense], wave, self.timeout, *heard))
             if self.observer is not None:
                 self.observer.note(cell, outcomes)
             return outcomes
         if cell.defense.startswith(MATCHED):
             counts = self._removed_per_class(cell, [p.trial for p in prepared])
             defenses = [matched_random_filter(dict(enumerate(counts[p.trial].tolist()))) for p in prepared]
-            return list(run_wave(defenses, tasks, fit_many, test_x, n_classes))
-        return list(run_wave(DEFENSES[cell.defense], tasks, fit_many, test_x, n_classes))
+            return list(wave.run(defenses))
+        return list(wave.run(DEFENSES[cell.defense]))
 
     def prepare(self, cell: Cell, trial: Trial) -> Prepared:
         """Prepare one trial for its defense."""

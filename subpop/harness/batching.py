@@ -127,66 +127,71 @@ class DefenseError(RuntimeError):
 # --- a batch of trials ---------------------------------------------------------------------------------------------------------
 
 
-def run_wave(
-    defense: Defense | Sequence[Defense],
-    tasks: Sequence[DefenseTask],
-    fit_many: FitMany,
-    test_x: Array | Callable[[], Array],
-    n_classes: int,
-    on_turn: OnTurn = lambda index, phase: None,
-) -> Iterator[Outcome]:
-    """Run the defense (or one defense per task) on every task and yield the outcomes in task order.
+@dataclass(frozen=True, eq=False)
+class Wave:
+    """Tasks that run at once, and what the harness does for all of their trials.
 
-    fit_many receives (task number, training set) pairs in task order. test_x may be a function, called when predictions are
-    first needed. on_turn(task number or -1, phase) is called whenever the turn changes. The first trial that fails raises
-    DefenseError and ends the batch; errors of `fit_many` are passed on. No thread outlives the iterator.
+    fit_many: receives (task number, training set) pairs in task order, and returns one model per pair; test_x: (n_test, ...) the
+    rows to predict, or a function that returns them, called when predictions are first needed.
     """
-    defenses = [defense] * len(tasks) if callable(defense) else list(defense)
-    trials = [_Trial(i, task, own, n_classes) for i, (task, own) in enumerate(zip(tasks, defenses, strict=True))]
-    live, models, reported = trials, [None] * len(trials), 0
-    try:
-        while live:
-            # On the small matrices of defenses, several threads are up to twenty times slower.
-            with one_thread("blas"):
-                for position, trial in enumerate(live):
-                    on_turn(trial.index, DEFENSE)
-                    kind = trial.resume(models[position])
-                    models[position] = None  # from here on the model is the trial's alone
-                    if kind == INPUTS:
-                        on_turn(trial.index, PREDICTIONS)
-                        trial.judge(_read_only_view(test_x))
-                    while reported < len(trials) and (outcome := trials[reported].outcome) is not None:
-                        yield outcome
-                        reported += 1
-            live = [trial for trial in live if trial.waits_for is not None]
-            if live:
-                on_turn(-1, HARNESS)
-                models = _fitted(fit_many, live, tasks)
-    finally:
-        _cancel(trials)
+
+    tasks: Sequence[DefenseTask]
+    fit_many: FitMany
+    test_x: Array | Callable[[], Array]
+    n_classes: int
+
+    def run(self, defense: Defense | Sequence[Defense], on_turn: OnTurn = lambda index, phase: None) -> Iterator[Outcome]:
+        """Run the defense (or one defense per task) on every task and yield the outcomes in task order.
+
+        on_turn(task number or -1, phase) is called whenever the turn changes. The first trial that fails raises DefenseError and
+        ends the batch; errors of `fit_many` are passed on. No thread outlives the iterator.
+        """
+        defenses = [defense] * len(self.tasks) if callable(defense) else list(defense)
+        trials = [_Trial(i, task, own, self.n_classes) for i, (task, own) in enumerate(zip(self.tasks, defenses, strict=True))]
+        live, reported = trials, 0
+        models: list[Model | None] = [None] * len(trials)
+        try:
+            while live:
+                # On the small matrices of defenses, several threads are up to twenty times slower.
+                with one_thread("blas"):
+                    for position, trial in enumerate(live):
+                        on_turn(trial.index, DEFENSE)
+                        kind = trial.resume(models[position])
+                        models[position] = None  # from here on the model is the trial's alone
+                        if kind == INPUTS:
+                            on_turn(trial.index, PREDICTIONS)
+                            trial.judge(_read_only_view(self.inputs()))
+                        while reported < len(trials) and (outcome := trials[reported].outcome) is not None:
+                            yield outcome
+                            reported += 1
+                live = [trial for trial in live if trial.waits_for is not None]
+                if live:
+                    on_turn(-1, HARNESS)
+                    models = [*self.fit([(trial.index, trial.waits_for) for trial in live if trial.waits_for is not None])]
+        finally:
+            _cancel(trials)
+
+    def inputs(self) -> Array:
+        """Return the rows to predict, (n_test, ...)."""
+        return self.test_x() if callable(self.test_x) else self.test_x
+
+    def fit(self, requests: list[tuple[int, TrainingSet]]) -> list[Model]:
+        """Call `fit_many`; a training set that cannot be solved raises a DefenseError that names its trial."""
+        try:
+            models = list(self.fit_many(requests))
+        except Unsolved as error:
+            index = requests[error.jobs[0]][0]
+            reason = f"fit could not train on this training set: {error}"
+            raise DefenseError(index, reason, name=self.tasks[index].name) from error
+        if len(models) != len(requests):
+            raise BadInput(
+                f"fit_many returned {len(models)} models for {len(requests)} training sets; it must return one per training set"
+            )
+        return models
 
 
-def fit_or_name(fit_many: FitMany, requests: list[tuple[int, TrainingSet]], tasks: Sequence[DefenseTask]) -> list[Model]:
-    """Call `fit_many`; a training set that cannot be solved raises a DefenseError that names its trial."""
-    try:
-        return list(fit_many(requests))
-    except Unsolved as error:
-        index = requests[error.jobs[0]][0]
-        raise DefenseError(index, f"fit could not train on this training set: {error}", name=tasks[index].name) from error
-
-
-def _fitted(fit_many: FitMany, live: Sequence[_Trial], tasks: Sequence[DefenseTask]) -> list[Any]:
-    requests = [(trial.index, trial.waits_for) for trial in live if trial.waits_for is not None]
-    models: list[Any] = [*fit_or_name(fit_many, requests, tasks)]
-    if len(models) != len(live):
-        raise BadInput(
-            f"fit_many returned {len(models)} models for {len(live)} training sets; it must return one per training set"
-        )
-    return models
-
-
-def _read_only_view(test_x: Array | Callable[[], Array]) -> Array:
-    x = (test_x() if callable(test_x) else test_x).view()
+def _read_only_view(x: Array) -> Array:
+    x = x.view()
     x.setflags(write=False)
     return x
 

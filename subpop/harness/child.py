@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from subpop.harness.batching import DefenseError, DefenseTask, run_wave
+from subpop.harness.batching import DefenseError, DefenseTask, Wave
 from subpop.harness.hiding import Hiding
 from subpop.harness.outcome import Outcome
 from subpop.harness.plugins import load
@@ -122,7 +122,8 @@ def _serve(connection: Connection) -> None:
     tasks = [_task(n_classes, *_receive_own(connection)) for _ in range(n_tasks)]
     send_message(connection, "begun")
     client = _HarnessClient(connection, tasks)
-    for i, outcome in enumerate(run_wave(defense, tasks, client.fit_many, client.inputs, n_classes, client.note_turn)):
+    wave = Wave(tasks, client.fit_many, client.inputs, n_classes)
+    for i, outcome in enumerate(wave.run(defense, client.note_turn)):
         client.report(i, outcome)
     send_message(connection, "manifest", seen=watch.seen())
 

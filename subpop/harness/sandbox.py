@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, NoReturn
 
-from subpop.harness.batching import DEFENSE, HARNESS, DefenseError, DefenseTask, FitMany, PoolRows, fit_or_name
+from subpop.harness.batching import DEFENSE, HARNESS, DefenseError, DefenseTask, PoolRows, Wave
 from subpop.harness.child import Message, receive_message
 from subpop.harness.fit_log import FitLog
 from subpop.harness.fork_server import SERVER, search_path
@@ -31,7 +31,7 @@ from subpop.harness.outcome import Outcome, check_outcome
 from subpop.harness.plugins import DefenseSpec
 from subpop.runtime.options import check_timeout
 from subpop.runtime.output import Lines, Listener
-from subpop.types import Array, BadInput, FleetJob, Pool, TrainingSet
+from subpop.types import BadInput, FleetJob, Pool, TrainingSet
 from subpop.types.printable import described
 
 PATIENCE = 120.0
@@ -56,15 +56,12 @@ class _Outgoing(pickle.Pickler):
 
 def run_in_child(
     spec: DefenseSpec,
-    tasks: Sequence[DefenseTask],
-    fit_many: FitMany,
-    test_x: Array,
-    n_classes: int,
+    wave: Wave,
     timeout: float = 300.0,
     listener: Listener | None = None,
     note_manifest: Callable[[Manifest], None] | None = None,
 ) -> Iterator[Outcome]:
-    """Run a plug-in defense on every task in a child process and yield the outcomes in task order.
+    """Run a plug-in defense on every task of a wave in a child process and yield the outcomes in task order.
 
     timeout: seconds of a trial's own time, without start, `fit` and predictions, and the same for its predictions; all trials
     together, with their predictions, may take this times the number of trials, whatever the child reports about its turns.
@@ -72,27 +69,27 @@ def run_in_child(
     plug-in's source. Any failure in the child raises DefenseError; errors of `fit_many` are passed on.
     """
     check_timeout(timeout)
+    tasks, test_x = wave.tasks, wave.inputs()
     child, log = _Child(spec, tasks, timeout, listener), FitLog([task.train for task in tasks], test_x)
     try:
-        child.send((spec, n_classes, len(tasks), child.folder, search_path()))
+        child.send((spec, wave.n_classes, len(tasks), child.folder, search_path()))
         child.receive("ready")
         for task in tasks:
             child.send(_handed_out(task, spec))
         child.receive("begun")
         child.limit_waiting(timeout * len(tasks) + HANDING_OVER)
-        for i, task in enumerate(tasks):
+        for i in range(len(tasks)):
             while (message := child.receive("fit", "inputs", "outcome"))[0]["kind"] != "outcome":
                 if message[0]["kind"] == "inputs":
                     child.send(test_x)
                     continue
-                requests = child.trusted(_requests, message, tasks, n_classes)
+                requests = child.trusted(_requests, message, wave)
                 child.count_fits(requests)
-                models = fit_or_name(fit_many, requests, tasks)
+                models = wave.fit(requests)
                 child.send(models)
                 log.note(requests, models)
                 child.restart_clock()
-            outcome = child.trusted(_outcome, message, i, task, len(test_x), n_classes)
-            yield log.checked(i, outcome)
+            yield log.checked(i, child.trusted(_outcome, message, i, wave))
             child.restart_clock()  # the caller's time between outcomes does not count
         values, _ = child.receive("manifest")
         if note_manifest is not None:
@@ -115,9 +112,9 @@ def _handed_out(task: DefenseTask, spec: DefenseSpec) -> tuple[Any, ...]:
     )
 
 
-def _requests(message: Message, tasks: Sequence[DefenseTask], n_classes: int) -> list[tuple[int, TrainingSet]]:
+def _requests(message: Message, wave: Wave) -> list[tuple[int, TrainingSet]]:
     """The training sets that the child's trials wait for, mapped back to the harness's own."""
-    values, arrays = message
+    (values, arrays), tasks = message, wave.tasks
     requests: list[tuple[int, TrainingSet]] = []
     start = 0
     for index, source, size in values["requests"]:
@@ -125,8 +122,8 @@ def _requests(message: Message, tasks: Sequence[DefenseTask], n_classes: int) ->
             raise BadInput(f"a request of trial {index} came out of order")
         y, ids = arrays["y"][start : start + size], arrays["ids"][start : start + size]
         start += size
-        if size < 1 or len(y) != size or not 0 <= y.min() <= y.max() < n_classes:
-            raise BadInput(f"trial {index} asked for {size} rows with labels outside 0 to {n_classes - 1}")
+        if size < 1 or len(y) != size or not 0 <= y.min() <= y.max() < wave.n_classes:
+            raise BadInput(f"trial {index} asked for {size} rows with labels outside 0 to {wave.n_classes - 1}")
         base = tasks[index].train if source == "train" else tasks[index].know.clean_holdout
         if source == "new":
             requests.append((index, TrainingSet.of(arrays[f"x{index}"], y)))
@@ -137,7 +134,7 @@ def _requests(message: Message, tasks: Sequence[DefenseTask], n_classes: int) ->
     return requests
 
 
-def _outcome(message: Message, index: int, task: DefenseTask, n_test: int, n_classes: int) -> Outcome:
+def _outcome(message: Message, index: int, wave: Wave) -> Outcome:
     values, arrays = message
     if values["task"] != index:
         raise BadInput(f"an outcome of trial {values['task']} came where that of trial {index} was due")
@@ -149,7 +146,7 @@ def _outcome(message: Message, index: int, task: DefenseTask, n_test: int, n_cla
         n_fits=int(values["n_fits"]),
         seconds=float(values["seconds"]),
     )
-    check_outcome(outcome, len(task.train), n_test, n_classes)
+    check_outcome(outcome, len(wave.tasks[index].train), len(wave.inputs()), wave.n_classes)
     return outcome
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from subpop.harness.batching import DefenseError, DefenseTask, PoolRows, job_of, run_wave
+from subpop.harness.batching import DefenseError, DefenseTask, PoolRows, Wave, job_of
 from subpop.harness.outcome import Outcome, check_defended, check_outcome, seal
 from subpop.types import ArrayRows, BadInput, Defended, Knowledge, Pool, TrainingSet
 
@@ -41,9 +41,16 @@ def task(seed=0, rows=None, **knowledge):
     )
 
 
-def run(defense, n=1, fit_many=None, **options):
-    fit_many = fit_many or (lambda requests: [Share(train) for _, train in requests])
-    return list(run_wave(defense, [task(seed) for seed in range(n)], fit_many, TEST_X, N_CLASSES, **options))
+def shares(requests):
+    return [Share(train) for _, train in requests]
+
+
+def wave(*tasks, fit_many=shares, test_x=TEST_X):
+    return Wave(tasks, fit_many, test_x, N_CLASSES)
+
+
+def run(defense, n=1, fit_many=shares):
+    return list(wave(*map(task, range(n)), fit_many=fit_many).run(defense))
 
 
 def undefended(train, fit, know, *, seed):
@@ -135,7 +142,7 @@ def test_each_trial_gets_its_own_model_knowledge_and_seed():
         return Defended(model, diagnostics={"size": model.features(train.x)[0, 0], "seed": seed})
 
     tasks = [task(seed, n_poison=seed + 3) for seed in range(5)]
-    outcomes = list(run_wave(defense, tasks, lambda requests: [Share(train) for _, train in requests], TEST_X, N_CLASSES))
+    outcomes = list(wave(*tasks).run(defense))
     assert [outcome.diagnostics for outcome in outcomes] == [{"size": seed + 3.0, "seed": float(seed)} for seed in range(5)]
 
 
@@ -155,17 +162,10 @@ def test_outcomes_come_as_soon_as_they_are_next():
             model = fit(train)
         return Defended(model)
 
-    wave = run_wave(
-        defense,
-        [task(0), task(1)],
-        lambda requests: [Share(t) for _, t in requests],
-        TEST_X,
-        N_CLASSES,
-        lambda i, p: turns.append((i, p)),
-    )
-    next(wave)
+    outcomes = wave(task(0), task(1)).run(defense, lambda i, p: turns.append((i, p)))
+    next(outcomes)
     assert turns == [(0, "defense"), (1, "defense"), (-1, "harness"), (0, "defense"), (0, "predictions")]
-    wave.close()
+    outcomes.close()
     assert no_trial_is_left()
 
 
@@ -212,7 +212,7 @@ def test_test_rows_are_fetched_only_for_predictions():
         assert not asked
         return Defended(fit(train))
 
-    list(run_wave(defense, [task()], lambda requests: [Share(t) for _, t in requests], test_x, N_CLASSES))
+    list(wave(task(), test_x=test_x).run(defense))
     assert asked == [0]
 
 
@@ -226,12 +226,10 @@ def test_a_trial_that_raises_is_named_and_ends_the_wave():
             raise KeyError("no such thing")
         return Defended(model)
 
-    wave = run_wave(
-        defense, [task(seed) for seed in range(4)], lambda requests: [Share(t) for _, t in requests], TEST_X, N_CLASSES
-    )
-    assert len([next(wave), next(wave)]) == 2  # those before it are not lost
+    outcomes = wave(*map(task, range(4))).run(defense)
+    assert len([next(outcomes), next(outcomes)]) == 2  # those before it are not lost
     with pytest.raises(DefenseError, match=r"trial 2 \(seed 2\): KeyError: 'no such thing'") as caught:
-        next(wave)
+        next(outcomes)
     assert caught.value.task == 2
     assert 'raise KeyError("no such thing")' in caught.value.details
     assert "subpop/harness/batching.py" not in caught.value.details
@@ -268,9 +266,8 @@ def test_a_defense_that_swallows_everything_is_cancelled_all_the_same():
                 swallowed.append(type(error).__name__)
         return Defended(Share(train))
 
-    wave = run_wave(defense, [task(seed) for seed in range(2)], lambda requests: 1 / 0, TEST_X, N_CLASSES)
     with pytest.raises(ZeroDivisionError):
-        list(wave)
+        run(defense, 2, lambda requests: 1 / 0)
     assert swallowed == ["_Cancelled"] * 6
     assert no_trial_is_left()
 
@@ -315,7 +312,7 @@ def test_what_fit_takes():
         return Defended(fit(know.clean_holdout))
 
     holdout = TrainingSet(PoolRows(POOL, np.array([3, 4])), [0, 1], POOL.y[[3, 4]])
-    list(run_wave(defense, [task(clean_holdout=holdout)], fit_many, TEST_X, N_CLASSES))
+    list(wave(task(clean_holdout=holdout), fit_many=fit_many).run(defense))
     assert job_of(POOL, asked[0]).extra_x.dtype == np.float32
     assert len(asked[1]) == 3
     assert job_of(POOL, asked[2]).rows.tolist() == [3, 4]
@@ -465,8 +462,4 @@ def test_writing_into_the_training_set_is_noticed(write, message):
 
     train = TrainingSet(ArrayRows(POOL.x[:24].copy()), np.arange(24), POOL.y[:24])
     with pytest.raises(DefenseError, match=message):
-        list(
-            run_wave(
-                defense, [DefenseTask(train, Knowledge(), 0)], lambda requests: [Share(t) for _, t in requests], TEST_X, N_CLASSES
-            )
-        )
+        list(wave(DefenseTask(train, Knowledge(), 0)).run(defense))

@@ -6,10 +6,10 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from test_sandbox import N_TEST, POOL, TEST_X, _nothing_is_left, fit_many, tasks  # noqa: F401
+from test_sandbox import N_TEST, POOL, TEST_X, _nothing_is_left, fit_many, tasks, wave  # noqa: F401
 
 from subpop.experiments.experiment import Experiment
-from subpop.harness.batching import DefenseError, run_wave
+from subpop.harness.batching import DefenseError
 from subpop.harness.fit_log import ALWAYS_KEPT, Answers, FitLog
 from subpop.harness.outcome import Outcome
 from subpop.harness.plugins import load, parse_defense
@@ -157,7 +157,7 @@ def spec_of(folder, function):
 
 
 def run(folder, function, n=2):
-    return list(run_in_child(spec_of(folder, function), tasks(n), fit_many, TEST_X, 2, 60.0))
+    return list(run_in_child(spec_of(folder, function), wave(n), 60.0))
 
 
 # --- what can be reached ----------------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ def test_the_list_of_threads_leads_to_no_trial():
         found.extend(value for thread in threading.enumerate() for value in vars(thread).values() if callable(value))
         return Defended(fit(train))
 
-    list(run_wave(defense, tasks(2), fit_many, TEST_X, 2))
+    list(wave(2).run(defense))
     assert not [
         value for value in found if "subpop" in str(getattr(value, "__module__", "")) or "partial" in type(value).__name__
     ]
@@ -218,7 +218,7 @@ def test_built_in_defenses_are_held_to_the_same_rule(folder):
     for function, by_fit, checked in BELIEVED:
         if function == "in_another_order":  # here the model itself tells, and a wrapper is another model
             by_fit = checked = False
-        for outcome in run_wave(load(spec_of(folder, function)), tasks(2), fit_many, TEST_X, 2):
+        for outcome in wave(2).run(load(spec_of(folder, function))):
             assert (outcome.made_by_fit, outcome.keep_checked) == (by_fit, checked), function
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from subpop.harness import child, sandbox
-from subpop.harness.batching import DefenseError, DefenseTask, PoolRows, job_of, run_wave
+from subpop.harness.batching import DefenseError, DefenseTask, PoolRows, Wave, job_of
 from subpop.harness.child import receive_message, send_message
 from subpop.harness.fork_server import SERVER
 from subpop.harness.plugins import load, parse_defense
@@ -354,13 +354,17 @@ def tasks(n=3, **knowledge):
     return made
 
 
+def wave(n=3, fit=fit_many, **knowledge):
+    return Wave(tasks(n, **knowledge), fit, TEST_X, 2)
+
+
 @lru_cache
 def spec_of(folder, function):
     return parse_defense(f"plugin.py:{function}", folder)
 
 
 def run(folder, function, n=3, fit=fit_many, timeout=60.0, **knowledge):
-    return list(run_in_child(spec_of(folder, function), tasks(n, **knowledge), fit, TEST_X, 2, timeout))
+    return list(run_in_child(spec_of(folder, function), wave(n, fit, **knowledge), timeout))
 
 
 def is_alive(pid):
@@ -384,7 +388,7 @@ def wait_until_gone(pid, seconds=5.0):
 
 def test_a_child_s_outcomes_are_those_of_this_process(folder):
     theirs = run(folder, "drop_random", 7)
-    ours = list(run_wave(load(spec_of(folder, "drop_random")), tasks(7), fit_many, TEST_X, 2))
+    ours = list(wave(7).run(load(spec_of(folder, "drop_random"))))
     for a, b in zip(theirs, ours, strict=True):
         assert a.predictions.keys() == {"", "first"}
         assert all(np.array_equal(a.predictions[name], b.predictions[name]) for name in b.predictions)
@@ -463,16 +467,21 @@ def test_own_time_adds_up_over_turns(folder):
 
 
 def test_an_iterator_that_is_dropped_ends_its_child(folder):
-    wave = run_in_child(spec_of(folder, "none"), tasks(100), fit_many, TEST_X, 2)  # too many to be done before the next line
-    next(wave)
+    outcomes = run_in_child(spec_of(folder, "none"), wave(100))  # too many to be done before the next line
+    next(outcomes)
     assert children()
-    wave.close()
+    outcomes.close()
     assert not children()
 
 
 def test_what_fit_many_raises_passes_through(folder):
     with pytest.raises(ZeroDivisionError):
         run(folder, "none", fit=lambda requests: 1 / 0)
+
+
+def test_a_wrong_number_of_models_is_refused(folder):
+    with pytest.raises(BadInput, match="1 models for 3 training sets"):
+        run(folder, "none", fit=lambda requests: fit_many(requests[:1]))
 
 
 # --- what goes wrong in the child -------------------------------------------------------------------------------------
@@ -573,7 +582,7 @@ def test_a_trial_may_fit_so_often_and_no_more(folder, monkeypatch):
     endless = spec_of(folder, "fits_for_ever")
     assert endless.max_fits == 2000
     with pytest.raises(DefenseError, match=r"called fit more than 100 times; .*fits_for_ever.max_fits = 1000"):
-        list(run_in_child(replace(endless, max_fits=100), tasks(2), fit_many, TEST_X, 2))
+        list(run_in_child(replace(endless, max_fits=100), wave(2)))
 
 
 def test_a_thread_that_holds_up_the_harness_is_stopped(folder, monkeypatch):
@@ -596,7 +605,7 @@ def test_a_file_that_cannot_be_imported(tmp_path, monkeypatch, text, message):
     (tmp_path / "first.py").write_text(text + "def plugin(train, fit, know, *, seed): ...\n")
     spec = parse_defense("first.py:plugin", tmp_path)
     with pytest.raises(DefenseError, match=message.replace("plugin: ", "")) as caught:
-        list(run_in_child(spec, tasks(1), fit_many, TEST_X, 2, 0.5))
+        list(run_in_child(spec, wave(1), 0.5))
     assert caught.value.task is None
 
 
@@ -608,7 +617,7 @@ def test_nothing_within_reach_tells_where_the_poison_is(folder):
         assert outcome.diagnostics["things"] == 0
         assert outcome.diagnostics["looked_at"] > 10
     cheats = load(spec_of(folder, "cheats"))
-    (here,) = run_wave(cheats, tasks(1), fit_many, TEST_X, 2)
+    (here,) = wave(1).run(cheats)
     assert here.diagnostics["things"] >= 3  # the search does find them where they are
 
 

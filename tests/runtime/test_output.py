@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from subpop.harness.batching import DefenseError, DefenseTask
+from subpop.harness.batching import DefenseError, DefenseTask, Wave
 from subpop.harness.plugins import parse_defense
 from subpop.harness.sandbox import run_in_child
 from subpop.runtime.output import LINE_BYTES, TAIL_LINES, Lines, Tail
@@ -101,7 +101,7 @@ def test_a_breakpoint_in_a_child_names_the_command_for_it(project):
     rows = np.zeros((4, 2), np.float32)
     task = DefenseTask(TrainingSet.of(rows, np.arange(4) % 2), Knowledge(), 0)
     with pytest.raises(DefenseError, match="use `subpop debug"):
-        list(run_in_child(parse_defense("mine.py:stops", project), [task], lambda requests: [None], rows, 2))
+        list(run_in_child(parse_defense("mine.py:stops", project), Wave([task], lambda requests: [None], rows, 2)))
 
 
 def test_a_debugger_has_the_terminal(project):

@@ -9,7 +9,7 @@ The setting `rows` puts the number of poison rows right there: `margin_less_1`, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -54,8 +54,8 @@ def measure_curve(runner: Runner) -> CellResult:
     if stage.dataset.n_classes != 2:
         raise BadInput(f"{cell.id}: margins are counted between two classes; {stage.dataset.name} has {stage.dataset.n_classes}")
     targets = [Target.of(stage, name) for name in stage.attacked]
-    clean, exact = runner.clean(), runner.victim.exact
     prepared = _prepared(runner, targets)
+    clean, exact = runner.clean(), runner.victim.exact
     outcomes = runner.run([(stage, own) for own in prepared], stage.data.test_x)
     damages = np.empty((len(targets), cell.n_seeds))
     for i, (own, outcome) in enumerate(zip(prepared, outcomes, strict=True)):
@@ -66,7 +66,13 @@ def measure_curve(runner: Runner) -> CellResult:
     if exact:
         numbers += [Number("target_damage_min", float(damages.min())), Number("target_damage_max", float(damages.max()))]
     alphas = [own.n_poison / target.size for own, target in zip(prepared[:: cell.n_seeds], targets, strict=True)]
-    numbers += _facts(targets, alphas, at_margin=cell.two_worlds.rows is not None)
+    share = float(np.mean([alpha / (1 + alpha) for alpha in alphas]))
+    numbers += [Number("alpha_mean", float(np.mean(alphas))), Number("poison_share_mean", share)]
+    if cell.two_worlds.rows is not None:
+        numbers += [
+            Number("flipped_damage_mean", float(np.mean([target.damage_if(1 - target.own) for target in targets]))),
+            Number("tied_damage_mean", float(np.mean([target.damage_if(0) for target in targets]))),
+        ]
     n_fits = len(clean) + sum(outcome.n_fits for outcome in outcomes)
     return CellResult(cell, tuple(numbers), exact=exact, n_subpopulations=len(targets), n_fits=n_fits)
 
@@ -100,17 +106,3 @@ def _mean(damages: Array, stochastic: bool) -> Number:
     std = float(damages.mean(axis=0).std(ddof=1)) if stochastic and damages.shape[1] > 1 else None
     found = Number("target_damage_mean", float(damages.mean()), error, std=std, by_seed=tuple(damages.mean(axis=0)))
     return replace(found, half_width=of_table(damages), varies=SUBPOPULATIONS)
-
-
-def _facts(targets: Sequence[Target], alphas: Sequence[float], at_margin: bool) -> list[Number]:
-    """What the data alone says: the share of poison among a cell's rows, and damages of cells that are flipped or tied."""
-
-    def mean(metric: str, of: Callable[[Target], float]) -> Number:
-        return Number(metric, float(np.mean([of(target) for target in targets])))
-
-    share = float(np.mean([alpha / (1 + alpha) for alpha in alphas]))
-    numbers = [Number("alpha_mean", float(np.mean(alphas))), Number("poison_share_mean", share)]
-    if not at_margin:
-        return numbers
-    flipped = mean("flipped_damage_mean", lambda target: target.damage_if(1 - target.own))
-    return [*numbers, flipped, mean("tied_damage_mean", lambda target: target.damage_if(0))]

@@ -19,7 +19,7 @@ from subpop.defenses import DEFENSES
 from subpop.experiments.experiment import Experiment, without_residual
 from subpop.experiments.impossibility.learners import make_learner
 from subpop.experiments.trial import Prepared, right_of
-from subpop.harness.batching import job_of, run_wave
+from subpop.harness.batching import Wave, job_of
 from subpop.harness.outcome import Outcome
 from subpop.runtime.seeds import training_seed
 from subpop.types import Array, BadInput, Bools, Cell, Defense, FleetJob, Model, Pool, TrainingSet, Victim
@@ -77,17 +77,17 @@ class Runner:
             seeds = [training_seed(cell, trials[i][1].trial.seed) for i, _ in requests]
             return [without_residual(model) for model in self.victim.fit_many(jobs if one_pool else gathered(jobs), seeds)]
 
-        wave = (tasks, fit_many, test_x, trials[0][0].dataset.n_classes)
+        wave = Wave(tasks, fit_many, test_x, trials[0][0].dataset.n_classes)
         if cell.defense in experiment.plugins:
             from subpop.harness.sandbox import run_in_child
 
             noted = partial(experiment.manifests.note, experiment.whole_key) if experiment.whole_key else None
-            return list(run_in_child(experiment.plugins[cell.defense], *wave, experiment.timeout, note_manifest=noted))
+            return list(run_in_child(experiment.plugins[cell.defense], wave, experiment.timeout, note_manifest=noted))
         known = {**DEFENSES, **extra}
         if cell.defense not in known:
             advice = nearest(cell.defense, known, ", or your own with --defense file.py:function")
             raise BadInput(f"unknown defense {cell.defense!r}; {advice}")
-        return list(run_wave(known[cell.defense], *wave))
+        return list(wave.run(known[cell.defense]))
 
     def clean(self) -> list[Bools]:
         """Return, for each seed, (n_test,) bool: which test rows the undefended victim gets right without an attack."""

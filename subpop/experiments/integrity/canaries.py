@@ -24,7 +24,6 @@ from subpop.experiments.integrity.replay import Arena
 from subpop.experiments.trial import Prepared
 from subpop.harness.batching import DefenseTask, FitMany, PoolRows
 from subpop.harness.outcome import Outcome
-from subpop.harness.sandbox import run_in_child
 from subpop.results.metrics import Doubles
 from subpop.types import Bools, Ints, Model, TrainingSet
 
@@ -85,7 +84,7 @@ def run_canaries(
             runs[i].requests.append(train)
         return fit_many(requests)
 
-    outcomes = list(run_in_child(arena.spec, [run.task for run in runs], noting, test_x, arena.n_classes, arena.timeout))
+    outcomes = arena.run([run.task for run in runs], noting, test_x)
     answers = dict(zip(rows.tolist(), slots.tolist(), strict=True))
     trained = [_contradicted(run, outcome) for run, outcome in zip(runs, outcomes, strict=True)]
     answered = [_answered(run, outcome, answers) for run, outcome in zip(runs, outcomes, strict=True)]

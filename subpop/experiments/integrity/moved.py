@@ -23,7 +23,6 @@ from subpop.experiments.integrity.findings import Finding, not_run, tested
 from subpop.experiments.integrity.learners import answers_of_learners
 from subpop.experiments.integrity.record import Record
 from subpop.experiments.integrity.replay import Arena, AskedOtherwise, answers
-from subpop.harness.sandbox import run_in_child
 from subpop.types import Array, Bools, Ints, Model
 
 STEP, HALF = "moved test rows: one step", "moved test rows: half way"
@@ -142,8 +141,7 @@ def _odd(one: Ints, other: Ints, third: Ints) -> Bools:
 def _replayed(arena: Arena, record: Record, x: Array) -> Ints | None:
     """Return (n_test,) the recorded trial's predictions for moved rows; None if it does not repeat itself."""
     try:
-        fit_many = answers(record, [])
-        (outcome,) = run_in_child(arena.spec, [record.prepared.task], fit_many, x, arena.n_classes, arena.timeout)
+        (outcome,) = arena.run([record.prepared.task], answers(record, []), x)
     except AskedOtherwise:
         return None
     return np.asarray(outcome.predictions[""])

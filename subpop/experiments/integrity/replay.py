@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 from subpop.experiments.integrity.findings import FLAG, PASSED, VARIES, Finding
 from subpop.experiments.integrity.record import Record, outcome_digest, request_digest
-from subpop.harness.batching import DefenseError, FitMany
+from subpop.harness.batching import DefenseError, DefenseTask, FitMany, Wave
+from subpop.harness.outcome import Outcome
 from subpop.harness.plugins import DefenseSpec
 from subpop.harness.sandbox import run_in_child
 from subpop.types import Array, Model, TrainingSet
@@ -25,11 +26,15 @@ PROBE = "replay"
 
 @dataclass(frozen=True)
 class Arena:
-    """The arguments shared by all children of a cell's probes: the plug-in, the number of classes and the time limit."""
+    """What all children of a cell's probes share: the plug-in, the number of classes and the time limit."""
 
     spec: DefenseSpec
     n_classes: int
     timeout: float
+
+    def run(self, tasks: Sequence[DefenseTask], fit_many: FitMany, test_x: Array) -> list[Outcome]:
+        """Run the plug-in on these tasks in one child."""
+        return list(run_in_child(self.spec, Wave(tasks, fit_many, test_x, self.n_classes), self.timeout))
 
 
 class AskedOtherwise(Exception):
@@ -52,9 +57,7 @@ def trace_of(arena: Arena, record: Record, test_x: Array) -> tuple[bytes, ...]:
     """The trace of a replayed trial, up to its first request that differs from the record."""
     asked: list[bytes] = []
     try:
-        fit_many = answers(record, asked)
-        tasks = [record.prepared.task]
-        outcomes = list(run_in_child(arena.spec, tasks, fit_many, test_x, arena.n_classes, arena.timeout))
+        outcomes = arena.run([record.prepared.task], answers(record, asked), test_x)
         return (*asked, *map(outcome_digest, outcomes))
     except AskedOtherwise:
         return tuple(asked)
