@@ -73,20 +73,22 @@ def drifts(results: Iterable[CellResult], references: Mapping[str, References]) 
     Returns
     -------
     list of Drift
-        By suite and victim. Those of which a cell was not measured, or that have fewer than FEWEST_NUMBERS numbers, are left out.
+        By suite, victim and number of seeds. Those of which a cell was not measured, or that have fewer than FEWEST_NUMBERS
+        numbers, are left out.
     """
-    found: dict[tuple[str, str, str], list[Array]] = defaultdict(list)
+    found: dict[tuple[str, str, str, int], list[Array]] = defaultdict(list)
     for result in results:
         cell = result.cell
         rows = references[cell.stem].rows.get(cell_key(cell), {})
         for number in result.numbers:
             row = rows.get((number.subpopulation, number.metric), {})
             if is_headline(row) and number.by_seed and cell.n_seeds == int(row["n_seeds"]):
-                found[cell.stem, cell.tier, cell.victim].append(deviations(number.by_seed, row))
+                found[cell.stem, cell.tier, cell.victim, cell.n_seeds].append(deviations(number.by_seed, row))
     return [
         Drift(stem, victim, tuple(np.mean(own, axis=0)), len(own))
-        for (stem, tier, victim), own in sorted(found.items())
-        if len(own) >= max(FEWEST_NUMBERS, _n_headlines(references[stem], tier, victim)) and len({len(each) for each in own}) == 1
+        for (stem, tier, victim, n_seeds), own in sorted(found.items())
+        if len(own) >= max(FEWEST_NUMBERS, _n_headlines(references[stem], tier, victim, n_seeds))
+        and len({len(each) for each in own}) == 1
     ]
 
 
@@ -103,7 +105,8 @@ def is_headline(row: Row) -> bool:
     return bool(row) and not row["subpopulation"] and bool(row["by_seed"]) and 0 < float(row["atol"]) < np.inf
 
 
-def _n_headlines(references: References, tier: str, victim: str) -> int:
-    """How many rows of the tier and victim are headlines."""
+def _n_headlines(references: References, tier: str, victim: str, n_seeds: int) -> int:
+    """How many rows of the tier and victim are headlines with that number of seeds."""
     rows = (row for of_cell in references.rows.values() for row in of_cell.values())
-    return sum(row["tier"] == tier and row["victim"] == victim and is_headline(row) for row in rows)
+    wanted = (tier, victim, str(n_seeds))
+    return sum((row["tier"], row["victim"], row["n_seeds"]) == wanted and is_headline(row) for row in rows)

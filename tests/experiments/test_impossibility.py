@@ -187,6 +187,12 @@ def test_numbers_of_a_cell(experiment):
     assert not result.exact
     (total,) = (number for number in result.numbers if number.metric == "error_sum")
     assert total.std_error == pytest.approx(total.std / 2)
+    by_draw = {number.metric: number.by_seed for number in result.numbers if number.by_seed}
+    assert by_draw["error_sum"] == pytest.approx(np.add(by_draw["error_world_0"], by_draw["error_world_1"]))
+    assert by_draw["error_worst"] in (by_draw["error_world_0"], by_draw["error_world_1"])
+    for metric, values in by_draw.items():
+        assert len(values) == 4
+        assert np.mean(values) == pytest.approx(result[metric])
 
 
 def chance_of_an_error(draw):

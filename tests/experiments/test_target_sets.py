@@ -122,6 +122,26 @@ def test_the_table_by_hand():
     assert found["iterations_successful"].std == pytest.approx(math.sqrt((30 - 22.5) ** 2 + (15 - 22.5) ** 2))
 
 
+def test_values_of_draws_by_hand():
+    found = named(numbers_of([FIRST, SECOND]))
+    assert found["success_worst_1"].by_seed == (1.0, 1.0)
+    assert found["success_worst_5"].by_seed == pytest.approx((0.6, 0.4))
+    assert found["success_mean"].by_seed == pytest.approx((1 / 2, 1 / 3))
+    assert found["start_accuracy"].by_seed == (1.0, 0.5)
+    assert found["iterations_successful"].by_seed == ()  # the mean of three sets is not that of 30 and 15
+    even = named(numbers_of([sets([1.0, 1.0, 0.0], [30, 10, NEVER]), SECOND]))
+    assert even["iterations_successful"].by_seed == (20.0, 15.0)
+    for number in [*found.values(), *even.values()]:
+        assert not number.by_seed or number.value == pytest.approx(np.mean(number.by_seed))
+
+
+def test_a_number_that_is_unknown_in_a_draw_has_no_values_of_draws():
+    found = named(numbers_of([FIRST, sets([0.5])]))
+    assert found["success_worst_5"].value == pytest.approx(0.6)
+    assert found["success_worst_5"].by_seed == ()
+    assert found["success_mean"].by_seed == (0.5, 0.5)
+
+
 def test_iterations_are_absent_where_no_set_completes():
     found = named(numbers_of([sets([0.1, 0.2])]))
     assert "iterations_successful" not in found
@@ -181,3 +201,13 @@ def test_clusters_less_random_over_sets_and_over_draws():
     assert found["success_worst_1_difference"].value == pytest.approx(0.95 - 0.4)
     assert "success_worst_5_difference" not in found  # no draw has five sets
     assert "iterations_successful_difference" not in found  # a single random set was completed
+    assert found["success_mean_difference"].by_seed == pytest.approx((0.5, 0.7))
+    assert found["success_worst_1_difference"].by_seed == pytest.approx((0.5, 0.6))
+
+
+def test_a_difference_of_unequal_draws_has_no_values_of_draws():
+    """The pooled mean of the clusters is 0.5, and the mean over draws is 0.517."""
+    found = named(differences([sets([1.0, 0.2]), sets([0.0, 0.4, 0.9])], [sets([0.0, 0.0]), sets([0.0, 0.0])]))
+    assert found["success_mean_difference"].value == pytest.approx(0.5)
+    assert found["success_mean_difference"].by_seed == ()
+    assert found["success_worst_1_difference"].by_seed == pytest.approx((1.0, 0.9))

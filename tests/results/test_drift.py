@@ -64,6 +64,17 @@ def test_a_suite_is_tested_only_where_all_its_numbers_were_measured_with_the_see
     assert drifts([result(0.05)], references(atol="inf")) == []
 
 
+def test_cells_of_other_numbers_of_seeds_are_tested_apart() -> None:
+    """The two worlds have 30 draws, and the theory's cells of the same suite and victim three seeds."""
+    cell = CELL.with_(n_seeds=3, rate=0.5)
+    own = {("", metric): row(metric, n_seeds="3", by_seed="0.3 0.5 0.4") for metric in METRICS}
+    both = References(Path("stem.csv"), {**references()["stem"].rows, cell_key(cell): own})
+    others = [Number(metric, 0.4, std=0.1, by_seed=(0.3, 0.5, 0.4)) for metric in METRICS]
+    found = drifts([result(-0.05), CellResult(cell, tuple(others))], {"stem": both})
+    assert [(each.n_numbers, len(each.by_seed), each.is_red) for each in found] == [(5, 2, True), (5, 3, False)]
+    assert len(drifts([result(-0.05)], {"stem": both})) == 1
+
+
 # --- the bank ---------------------------------------------------------------------------------------------------------
 
 

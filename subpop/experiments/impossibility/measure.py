@@ -162,7 +162,7 @@ def _mean(metric: str, value: float, std: float, errors: Array, exact: bool) -> 
     """A sum of means of the draws in each row of errors, of deviation std. Learners that draw again vary as much."""
     std_error = std / errors.shape[1] ** 0.5
     width = half_width([part_of(own) for own in errors]) if errors.shape[1] >= FEWEST_VALUES else None
-    number = Number(metric, value, std_error, half_width=width, varies=DRAWS)
+    number = Number(metric, value, std_error, half_width=width, varies=DRAWS, by_seed=tuple(errors.sum(axis=0)))
     return replace(number, tolerance=std_error) if exact else replace(number, std=std)
 
 

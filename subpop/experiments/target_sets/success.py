@@ -10,6 +10,9 @@ Intervals (`half_width`) of mean success and of iterations are about a populatio
 cluster are alike, and clusters are drawn again in every draw, so that a cluster counts as one value: the mean over its sets.
 Intervals of worst-k are about other draws of targets from the same clusters. D and the network are the same in every draw.
 
+A number has the value of each draw (`by_seed`) where it is their mean: those that are undefined in some draw have none, and those
+that pool the sets of all draws only where every draw counts the same number of sets.
+
 The numbers `..._difference_low` and `..._difference_high` are the ends of Welch's interval with every set as a value of its own.
 Since clusters repeat, they contain the mean over clusters in 50 to 90 % of simulated runs. They are compared with their
 references as before and are not shown as an interval.
@@ -75,8 +78,9 @@ def numbers_of(draws: Sequence[Sets]) -> list[Number]:
     complete = np.concatenate([draw.iterations for draw in draws])
     metrics = [*(f"success_worst_{k}" for k in WORST), "success_mean", "share_complete", "start_accuracy"]
     found = [_over_draws(metric, [_of_draw(metric, draw) for draw in draws]) for metric in metrics]
-    iterations = _deviation([_of_draw("iterations_successful", draw) for draw in draws])
-    found.append(Number("iterations_successful", _mean(complete), _standard_error(complete), std=iterations))
+    iterations = [_of_draw("iterations_successful", draw) for draw in draws]
+    pooled = Number("iterations_successful", _mean(complete), _standard_error(complete), std=_deviation(iterations))
+    found.append(replace(pooled, by_seed=_by_draw(iterations, [draw.iterations for draw in draws])))
     return [_with_interval(number, draws) for number in found if not math.isnan(number.value)]
 
 
@@ -111,9 +115,10 @@ def differences(clusters: Sequence[Sets], random: Sequence[Sets]) -> list[Number
         compared = welch(*both)
         if compared is not None:
             difference, error, low, high = compared
-            std = _deviation([_of_draw(metric, c) - _of_draw(metric, r) for c, r in zip(clusters, random, strict=True)])
-            width, varies = _difference(metric, clusters, random)
-            found.append(Number(f"{metric}_difference", difference, error, std=std, half_width=width, varies=varies))
+            pairs = [_of_draw(metric, c) - _of_draw(metric, r) for c, r in zip(clusters, random, strict=True)]
+            std, (width, varies) = _deviation(pairs), _difference(metric, clusters, random)
+            number = Number(f"{metric}_difference", difference, error, std=std, half_width=width, varies=varies)
+            found.append(replace(number, by_seed=_by_draw(pairs, *(_pooled(metric, draws) for draws in (clusters, random)))))
             found += [Number(f"{metric}_difference_{end}", at, std=std) for end, at in (("low", low), ("high", high))]
     return found
 
@@ -148,12 +153,22 @@ def welch(first: Array, second: Array) -> tuple[float, float, float, float] | No
 
 def _samples(metric: str, draws: Sequence[Sets]) -> Array:
     """The samples over which a metric is compared: sets if each set has its own value, otherwise draws."""
-    if metric == "success_mean":
-        return np.concatenate([draw.counted for draw in draws])
-    if metric == "iterations_successful":
-        return np.concatenate([draw.iterations for draw in draws])
+    if pooled := _pooled(metric, draws):
+        return np.concatenate(pooled)
     values = np.array([_of_draw(metric, draw) for draw in draws])
     return np.asarray(values[~np.isnan(values)])
+
+
+def _pooled(metric: str, draws: Sequence[Sets]) -> list[Array]:
+    """The values of the sets of each draw that a metric pools; empty if each draw has one value."""
+    of = {"success_mean": lambda draw: draw.counted, "iterations_successful": lambda draw: draw.iterations}.get(metric)
+    return [of(draw) for draw in draws] if of else []
+
+
+def _by_draw(values: Sequence[float], *pooled: Sequence[Array]) -> tuple[float, ...]:
+    """The value of each draw; none if one is unknown, or if the draws differ in the number of values that are pooled."""
+    equal = all(len({len(own) for own in kind}) <= 1 for kind in pooled)
+    return tuple(values) if equal and not np.isnan(values).any() else ()
 
 
 def _of_draw(metric: str, draw: Sets) -> float:
@@ -170,7 +185,7 @@ def _of_draw(metric: str, draw: Sets) -> float:
 
 def _over_draws(metric: str, values: Sequence[float]) -> Number:
     known = np.array([value for value in values if not math.isnan(value)])
-    return Number(metric, _mean(known), _standard_error(known), std=_deviation(values))
+    return Number(metric, _mean(known), _standard_error(known), std=_deviation(values), by_seed=_by_draw(values))
 
 
 def _mean(values: Array) -> float:
