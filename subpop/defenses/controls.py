@@ -5,7 +5,7 @@ remains if exactly the poison is removed? `random_filter` and `matched_random_fi
 rows at random, in all or of each label? `drop_duplicates`: does the way in which poison was drawn reveal it?
 *Deviations*: `drop_duplicates` removes every copy of a duplicated row, not all but one, because poison drawn with replacement
 contains duplicates. With distinct poison and no duplicates in the data it removes nothing; natural duplicates are removed
-too.
+too. None of them ranks rows by scores (`ranks_rows`), so that rounding cannot change what they remove.
 """
 
 from __future__ import annotations
@@ -43,6 +43,9 @@ def none(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) -> Defende
     return Defended(fit(train))
 
 
+none.ranks_rows = False  # type: ignore[attr-defined]
+
+
 def perfect_filter(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) -> Defended:
     """Remove exactly the poison, which is known to it: an upper bound for filters.
 
@@ -77,6 +80,7 @@ def perfect_filter(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) 
 
 
 perfect_filter.needs = {"poison_mask"}  # type: ignore[attr-defined]
+perfect_filter.ranks_rows = False  # type: ignore[attr-defined]
 
 
 def random_filter(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) -> Defended:
@@ -113,6 +117,7 @@ def random_filter(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) -
 
 
 random_filter.needs = {"n_poison"}  # type: ignore[attr-defined]
+random_filter.ranks_rows = False  # type: ignore[attr-defined]
 
 
 def drop_duplicates(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) -> Defended:
@@ -145,6 +150,9 @@ def drop_duplicates(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int)
     2
     """
     return filtered(train, fit, twin_counts(train.x, train.y) == 1)
+
+
+drop_duplicates.ranks_rows = False  # type: ignore[attr-defined]
 
 
 def matched_random_filter(removed: Mapping[int, int]) -> Defense:

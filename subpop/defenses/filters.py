@@ -41,13 +41,22 @@ def finite(features: Array) -> Array:
     return features
 
 
-def keep_lowest(train: TrainingSet, fit: Fit, n_drop: int, score: Callable[[Model], Array], max_rounds: int) -> Defended:
+def keep_lowest(
+    train: TrainingSet,
+    fit: Fit,
+    n_drop: int,
+    score: Callable[[Model], Array],
+    max_rounds: int,
+    by_margin: Callable[[Array], Array] = np.asarray,
+) -> Defended:
     """Refit on the n - n_drop rows of lowest score, (n,) under the last model, until a set repeats.
 
     `keep` is the set that the returned model was trained on. With n_drop = 0, this is the undefended model.
-    Diagnostics: rounds; converged, 1 or 0; tied, 1 if in some round rows of equal scores were on both sides of the threshold.
+    by_margin maps scores to numbers of the same order that change by at most as much as the row's margin between two classes.
+    Diagnostics: rounds; converged, 1 or 0; tied, 1 if in some round rows of equal scores were on both sides of the threshold; if
+    rows are removed, gap: the smallest difference of these numbers between a removed and a remaining row, over all rounds.
     """
-    tied = False
+    tied, gaps = False, []
     following = np.ones(len(train), dtype=np.bool_)
     seen: set[bytes] = set()
     while following.tobytes() not in seen and len(seen) < max_rounds:
@@ -57,8 +66,11 @@ def keep_lowest(train: TrainingSet, fit: Fit, n_drop: int, score: Callable[[Mode
         scores = score(model)
         following = ~highest(scores, train.ids, n_drop)
         tied |= tie_decides(scores, ~following)
+        if n_drop:
+            gaps.append(float(by_margin(scores[~following].min()) - by_margin(scores[following].max())))
     converged = float(np.array_equal(following, keep))
-    return Defended(model, keep, diagnostics={"rounds": float(len(seen)), "converged": converged, "tied": float(tied)})
+    diagnostics = {"rounds": float(len(seen)), "converged": converged, "tied": float(tied)}
+    return Defended(model, keep, diagnostics={**diagnostics, "gap": min(gaps)} if gaps else diagnostics)
 
 
 def highest(score: Array, ids: Ints, count: int) -> Bools:

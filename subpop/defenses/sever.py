@@ -26,6 +26,8 @@ from subpop.types import Array, Bools, Defended, Fit, Knowledge, Model, Training
 
 N_ROUNDS = 2
 RELEASED_ROUNDS = 5
+STEEPEST = 6 * math.sqrt(3)
+"""If a margin changes by dz, p (1 - p) changes by at most dz / STEEPEST."""
 
 
 def sever(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) -> Defended:
@@ -153,7 +155,7 @@ def sever_as_released(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: in
         own = _doubles(model.predict_proba(train.x))[np.arange(len(train)), train.y]
         return np.asarray((own * (1 - own) * lengths[0]) ** 2)
 
-    return keep_lowest(train, fit, n_poison, score, RELEASED_ROUNDS)
+    return keep_lowest(train, fit, n_poison, score, RELEASED_ROUNDS, lambda scores: STEEPEST * np.sqrt(scores) / lengths[0].max())
 
 
 sever_as_released.needs = {"n_poison", "representation"}  # type: ignore[attr-defined]

@@ -29,7 +29,7 @@ def trim(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int, max_rounds
     Returns
     -------
     Defended
-        With the diagnostics rounds, converged (1 or 0) and tied (see `keep_lowest`).
+        With the diagnostics rounds, converged (1 or 0), tied and gap (see `keep_lowest`).
 
     Raises
     ------

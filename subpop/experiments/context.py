@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
 from subpop.attacks import ATTACKS
 from subpop.attacks.attacker import Attacker
 from subpop.attacks.drawing import box, label_rule
@@ -17,6 +19,7 @@ from subpop.datasets.stage import SplitData, Stage, build_stage, split_data
 from subpop.experiments.attack_sets import AttackSets, Recorded, choice_name, clusters_name, content_of, file_name
 from subpop.experiments.texts import HIDDEN_STATES, Reading, read, reading_of, state_components
 from subpop.experiments.trial import right_of
+from subpop.experiments.undecided import Undecided
 from subpop.features.encoders import encoder_fingerprint
 from subpop.features.networks.frozen import REPRESENTATIONS, is_frozen
 from subpop.features.representations import frozen_features
@@ -36,6 +39,8 @@ REMEMBERED_BYTES = 1 << 28
 """A fleet that takes more memory is not remembered."""
 Code = frozenset[str]
 """Modules that a result depends on, see `subpop.runtime.cell_code`."""
+SCORES: Mapping[str, Code] = {"right": frozenset(["subpop.experiments.undecided"])}
+"""The modules that score a model, by its role."""
 
 
 @dataclass
@@ -129,14 +134,17 @@ class Context:
 
         What is recorded beside the baselines comes first, the store next; what is cut without a record is noted for one.
         """
-        if cell.partition != "cluster_match" and cell.subpopulations.n_attacked is None:
-            return self._partitioned(cell)
-        if self.recorded(cell).complete:
+        if self.has_fixed_partition(cell):
             return self._partitioned(cell)
         arrays, _ = self.memo.arrays(self.partition_key(cell), lambda: arrays_of(self._partitioned(cell).partition))
         stage = Stage(self.data(cell), partition_of(arrays))
         self.attack_sets.note(self.recorded(cell), stage.partition)
         return stage
+
+    def has_fixed_partition(self, cell: Cell) -> bool:
+        """Whether neither clusters nor a model's confidences, which differ by rounding, decide what a cell attacks."""
+        is_computed = cell.partition == "cluster_match" or cell.subpopulations.n_attacked is not None
+        return not is_computed or self.recorded(cell).complete
 
     def partition_key(self, cell: Cell) -> str:
         """Hash of all that a cell's subpopulations depend on: where they are recorded, of the record."""
@@ -275,12 +283,24 @@ class Context:
 
     def clean_right(self, cell: Cell, seed: int) -> Bools:
         """(n_test,) bool: which test rows the clean undefended victim gets right; from the store where it is there."""
-        key = self.model_key(cell, "right", seed)
-        return self.memo.once(key, lambda: self.memo.arrays(key, lambda: {"right": self._right(cell, seed)})[0]["right"])
+        return self._clean(cell, seed)["right"]
 
-    def _right(self, cell: Cell, seed: int) -> Bools:
-        data = self.data(cell)
-        return right_of(self.clean_model(cell, seed), data.test_x, data.test_y)
+    def clean_undecided(self, cell: Cell, seed: int) -> float:
+        """How many predictions of the clean undefended victim are undecided; NaN if its error is not known."""
+        return float(self._clean(cell, seed)["undecided"])
+
+    def _clean(self, cell: Cell, seed: int) -> Mapping[str, Array]:
+        key = self.model_key(cell, "right", seed)
+        return self.memo.once(key, lambda: self.memo.arrays(key, lambda: self._scored(cell, seed))[0])
+
+    def _scored(self, cell: Cell, seed: int) -> Mapping[str, Array]:
+        data, model = self.data(cell), self.clean_model(cell, seed)
+        right = right_of(model, data.test_x, data.test_y)
+        return {"right": right, "undecided": np.array(self.undecided(cell).of_clean(model))}
+
+    def undecided(self, cell: Cell) -> Undecided:
+        """Tells which predictions the error of an exact victim could change, on the cell's data."""
+        return self.memo.once(("undecided", cell.data, self.rows(cell)), lambda: Undecided(self.data(cell)))
 
     def attacker(self, cell: Cell) -> Model:
         """The cell's victim as the attacker trains it: on D_aux."""
@@ -303,7 +323,7 @@ class Context:
         """Hash of all that a model of the cell's victim depends on, trained on clean D (`clean`) or on D_aux (`attacker`)."""
         own = 0 if self.victim(cell).exact else seed
         make = lambda: self.memo.key(  # noqa: E731
-            self.data_code(cell) | self.victim_code(cell) | {"subpop.runtime.seeds"},
+            self.data_code(cell) | self.victim_code(cell) | {"subpop.runtime.seeds"} | SCORES.get(role, frozenset()),
             role=role,
             data=(cell.data, self.data(cell).fingerprint),
             victim=self.victim_identity(cell),

@@ -22,6 +22,7 @@ from subpop.defenses import DEFENSES, MATCHED, RETRAIN, matched_random_filter
 from subpop.experiments.context import Context
 from subpop.experiments.nearest_texts import nearest_texts
 from subpop.experiments.trial import TOLD, Prepared, grid, prepare, score
+from subpop.experiments.undecided import error_of, is_undecided
 from subpop.harness.batching import FitMany, Wave, job_of
 from subpop.harness.manifest import KeepsRecords, Manifests
 from subpop.harness.outcome import Outcome
@@ -39,6 +40,12 @@ from subpop.types import Array, BadInput, Bools, Cell, CellResult, Ints, Model, 
 from subpop.types.base import nearest
 
 CHUNK_TRIALS = 256
+NEAR_A_TIE = (
+    "{}: in {} of its trials and clean models the error of the solver could change a prediction or a selection, so that "
+    "its numbers may differ by one test row on another machine"
+)
+ACCURACY = "kkt_residual", "error_bound"
+"""Fields of a model that say how exactly it was solved."""
 SHOWN = 3
 """Number of subpopulations whose texts are shown."""
 CHUNK_BYTES = 1 << 30
@@ -107,12 +114,13 @@ class Experiment:
         results, from_store = self.trials(cell)
         clean = np.stack([self.context.clean_right(cell, seed) for seed in range(cell.n_seeds)])
         seconds = sum(result.seconds for result in results)
+        exact = self.context.victim(cell).exact and getattr(DEFENSES.get(cell.defense), "exact", True)
         found = summarise(
             cell,
             stage,
             results,
             clean,
-            exact=self.context.victim(cell).exact and getattr(DEFENSES.get(cell.defense), "exact", True),
+            exact=exact,
             knowledge=self.knowledge(cell),
             seconds=seconds,
             from_store=from_store,
@@ -121,6 +129,9 @@ class Experiment:
         if cell.defense in self.plugins and self.plugins[cell.defense].max_fits > MAX_FITS:
             found = replace(found, max_fits=self.plugins[cell.defense].max_fits)
         found = replace(found, notes=(*found.notes, *self._not_reusable(cell)))
+        if exact and (n_undecided := self._n_undecided(cell, results)) is not None:
+            notes = (NEAR_A_TIE.format(cell.id, n_undecided),) if n_undecided else ()
+            found = replace(found, notes=(*found.notes, *notes), n_undecided=n_undecided)
         if cell.plain() != cell:
             return replace(found, numbers=(*found.numbers, *gain(cell, stage, results, self.trials(cell.plain())[0])))
         if stage.dataset.texts is not None and cell.partition == "cluster_match" and cell.defense == "none":
@@ -143,6 +154,24 @@ class Experiment:
     def _ranking(self, cell: Cell) -> list[TrialResult] | None:
         """The trials whose damages rank the cell's subpopulations: those of the defense `ranked_by`; None for its own."""
         return None if cell.ranked_by == cell.defense else self.trials(cell.with_(defense=cell.ranked_by))[0]
+
+    def _n_undecided(self, cell: Cell, results: Sequence[TrialResult]) -> int | None:
+        """How many trials, clean models and labels of a cell the error of its solver could change; None if that is not known."""
+        context, own_filter = self.context, filter_of(cell.defense)
+        are_computed = context.rows(cell) is not None or cell.poisoning.moves_rows or not context.has_fixed_partition(cell)
+        if are_computed or own_filter in self.plugins:
+            return None
+        used = {own_filter: (), cell.ranked_by: (), cell.defense: results}
+        found = [context.clean_undecided(cell, seed) for seed in range(cell.n_seeds)]
+        for name, own in used.items():
+            ranks_rows = getattr(DEFENSES.get(name), "ranks_rows", not name.startswith(MATCHED))
+            own = own or self.trials(cell.with_(defense=name))[0]
+            found += [is_undecided(result, ranks_rows=ranks_rows) for result in own]
+        attacker = context.label_attacker(cell)
+        if attacker is not None:
+            stage, undecided = context.stage(cell), context.undecided(cell)
+            found += [float(undecided.least_likely(attacker, stage.aux_members(name))) for name in stage.attacked]
+        return None if np.isnan(found).any() else int(np.count_nonzero(found))
 
     def trials(self, cell: Cell) -> tuple[list[TrialResult], bool]:
         """Every trial of a cell, in order, and whether all of them came from the store."""
@@ -266,10 +295,12 @@ class Experiment:
             return [self._retrained(cell, trial) for trial in chunk]
         stage = self.context.stage(cell)
         prepared = [self.prepare(cell, trial) for trial in chunk]
-        residuals = np.full(len(chunk), np.nan)
-        fit_many = self.fleet_of(cell, [trial.seed for trial in chunk], residuals)
+        accuracy = np.tile([np.nan, 0.0], (len(chunk), 1))
+        fit_many = self.fleet_of(cell, [trial.seed for trial in chunk], accuracy)
         outcomes = self._defend(cell, prepared, fit_many, self.asked_rows(cell))
-        return [score(stage, p, o, float(r), cell.panels) for p, o, r in zip(prepared, outcomes, residuals, strict=True)]
+        undecided = self.context.undecided(cell)
+        found = zip(prepared, outcomes, accuracy, strict=True)
+        return [score(stage, own, outcome, undecided, a, cell.panels) for own, outcome, a in found]
 
     def asked_rows(self, cell: Cell) -> Array:
         """(n, ...) the rows for which a cell's models predict: the test rows, then those of the panels, if any."""
@@ -285,18 +316,20 @@ class Experiment:
             self.observer = observer
         return [np.asarray(result.arrays["right"], bool) for result in results]
 
-    def fleet_of(self, cell: Cell, seeds: Sequence[int], residuals: Doubles | None = None) -> FitMany:
-        """The `fit_many` of a wave. seeds: one per trial; residuals: (n,) filled with each trial's largest KKT residual."""
+    def fleet_of(self, cell: Cell, seeds: Sequence[int], accuracy: Doubles | None = None) -> FitMany:
+        """The `fit_many` of a wave. seeds: one per trial; accuracy: (n, 2) filled with each trial's largest KKT residual, NaN if
+        there is none, and largest error bound, NaN if one is missing."""
         pool = self.context.data(cell).pool
 
         def fit_many(requests: list[tuple[int, TrainingSet]]) -> list[Model]:
             jobs = [job_of(pool, train).canonical() for _, train in requests]
             models = self.context.fit(cell, jobs, [seeds[i] for i, _ in requests], blindly=cell.defense in self.plugins)
             for (i, _), model in zip(requests, models, strict=True):
-                if residuals is not None:
-                    residuals[i] = np.fmax(residuals[i], getattr(model, "kkt_residual", np.nan))
+                if accuracy is not None:
+                    accuracy[i, 0] = np.fmax(accuracy[i, 0], getattr(model, "kkt_residual", np.nan))
+                    accuracy[i, 1] = np.maximum(accuracy[i, 1], error_of(model))
             self.context.progress.advance(len(requests))
-            return [without_residual(model) for model in models]
+            return [without_accuracy(model) for model in models]
 
         return fit_many
 
@@ -473,8 +506,8 @@ def hash_of_texts(texts: Sequence[str]) -> str:
     return data_hash(np.frombuffer("\0".join(texts).encode("utf-8", "surrogatepass"), np.uint8))
 
 
-def without_residual(model: Model) -> Model:
-    """A model without its KKT residual, which could reveal to a defense whether it was trained on clean D."""
-    if is_dataclass(model) and not isinstance(model, type) and hasattr(model, "kkt_residual"):
-        return replace(model, kkt_residual=float("nan"))
+def without_accuracy(model: Model) -> Model:
+    """A model that does not say how exactly it was solved, which could reveal to a defense whether it was trained on clean D."""
+    if is_dataclass(model) and not isinstance(model, type):
+        return replace(model, **{name: np.nan for name in ACCURACY if hasattr(model, name)})
     return model

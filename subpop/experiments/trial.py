@@ -9,8 +9,10 @@ import numpy as np
 
 from subpop.attacks.label_flip import Poison
 from subpop.datasets.stage import Stage
+from subpop.experiments.undecided import Undecided
 from subpop.harness.batching import DefenseTask, PoolRows
 from subpop.harness.outcome import Outcome
+from subpop.results.metrics import Doubles
 from subpop.runtime.seeds import defense_seed, holdout_seed, shuffle_seed
 from subpop.types import (
     KEEP_UNCHECKED,
@@ -119,9 +121,13 @@ def _shuffle(cell: Cell, trial: Trial, n_rows: int, secret: str) -> Ints:
     return np.random.default_rng(shuffle_seed(cell, trial, secret)).permutation(n_rows)
 
 
-def score(stage: Stage, prepared: Prepared, outcome: Outcome, kkt_residual: float, draw: bool) -> TrialResult:
-    """The result of a trial; the only function that sees predictions, test labels and the poison mask together."""
-    n_test = len(stage.data.test_y)
+def score(stage: Stage, prepared: Prepared, outcome: Outcome, undecided: Undecided, accuracy: Doubles, draw: bool) -> TrialResult:
+    """The result of a trial; the only function that sees predictions, test labels and the poison mask together.
+
+    accuracy: (2,) the largest KKT residual and the largest error bound of the trial's models, NaN where unknown.
+    """
+    n_test, name = len(stage.data.test_y), prepared.trial.subpopulation
+    residual, error = accuracy.tolist()
     predicted = outcome.predictions[""]
     arrays: dict[str, Array] = {"right": predicted[:n_test] == stage.data.test_y}
     arrays |= {f"right:{name}": p[:n_test] == stage.data.test_y for name, p in outcome.predictions.items() if name}
@@ -129,7 +135,10 @@ def score(stage: Stage, prepared: Prepared, outcome: Outcome, kkt_residual: floa
         arrays["holdout"] = prepared.holdout
     if prepared.trial.attacked and outcome.certified_radii:
         arrays |= _certified(stage, prepared, outcome)
-    metrics = {"n_poison": float(prepared.n_poison), "n_flipped": float(prepared.flipped.sum()), "kkt_residual": kkt_residual}
+    metrics = {"n_poison": float(prepared.n_poison), "n_flipped": float(prepared.flipped.sum()), "kkt_residual": residual}
+    members = stage.test_members(name) if name else np.zeros(n_test, bool)
+    scored = np.ones(n_test, bool) if prepared.holdout is None else ~prepared.holdout
+    metrics |= undecided.in_trial(outcome, error, members, scored)
     if outcome.keep is not None:
         removed = ~outcome.keep
         y = prepared.task.train.y[removed]

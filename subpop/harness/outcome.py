@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from subpop.types import Array, BadInput, Bools, Defended, Ints, TrainingSet
+from subpop.types import Array, BadInput, Bools, Defended, Floats, Ints, TrainingSet
 from subpop.types.printable import printable
 
 SUM_TOLERANCE = 1e-3
@@ -40,6 +40,8 @@ class Outcome:
     """Whether `fit` made the final model in this trial; None if unknown."""
     keep_checked: bool = False
     """Whether `fit` trained it on exactly the rows of `keep`."""
+    lead: Floats | None = None
+    """(n_test,) how far the most likely class of the final model leads, see `lead_of`; None from a child process."""
 
 
 def seal(train: TrainingSet) -> int:
@@ -66,14 +68,21 @@ def check_defended(
         raise BadInput(f"the defense returned {type(defended).__name__}; it must return Defended(model) or Defended(model, keep)")
     keep = _checked_keep(defended.keep, len(train))
     models = {"": defended.model, **_named(defended.stages, "stages", "a model for each name of a stage")}
-    predictions = {name: _predictions(model, name, test_x, n_classes) for name, model in models.items()}
+    probabilities = {name: _probabilities(model, name, test_x, n_classes) for name, model in models.items()}
+    predictions = {name: _most_likely(proba) for name, proba in probabilities.items()}
     radii = _radii(defended.certified_radius, test_x if certify is None else test_x[certify])
     reference = _reference(defended.model, reference_y, test_x, n_classes)
     diagnostics = _named(defended.diagnostics, "diagnostics", "a number for each name")
     numbers = {name: _checked_number(name, value) for name, value in diagnostics.items()}
     if seal(train) != sealed:
         raise BadInput("the defense wrote into its training set; work on copies: y = train.y.copy(), then train.relabel(y)")
-    return Outcome(predictions, keep, radii, reference, numbers)
+    return Outcome(predictions, keep, radii, reference, numbers, lead=lead_of(probabilities[""]))
+
+
+def lead_of(proba: Array) -> Floats:
+    """Return (n,) float64 differences between the largest and the second largest of the probabilities (n, C) of each row."""
+    two = np.partition(np.asarray(proba, dtype=np.float64), -2, axis=1)[:, -2:]
+    return np.asarray(two[:, 1] - two[:, 0])
 
 
 def _checked_keep(keep: object, n: int) -> Bools | None:
@@ -106,8 +115,13 @@ def _check_name(name: str, what: str) -> None:
         )
 
 
-def _predictions(model: Any, name: str, x: Array, n_classes: int) -> Ints:
-    """(n,) predicted classes, after checking the model's probabilities."""
+def _most_likely(proba: Array) -> Ints:
+    """(n,) predicted classes, ties to the lowest."""
+    return np.asarray(proba.argmax(1), dtype=np.int64)
+
+
+def _probabilities(model: Any, name: str, x: Array, n_classes: int) -> Array:
+    """(n, C) float64 probabilities of a model, checked."""
     whose = f"stage {name!r}" if name else "the model"
     if not callable(getattr(model, "predict_proba", None)):
         kind = type(model).__name__
@@ -130,8 +144,7 @@ def _predictions(model: Any, name: str, x: Array, n_classes: int) -> Ints:
             f"predict_proba of {whose} has entries down to {proba.min():.4g} and rows whose sum differs from 1 by up to "
             f"{gap.max():.4g}; probabilities must be at least 0 and sum to 1: divide each row by its sum"
         )
-    predicted: Ints = proba.argmax(1).astype(np.int64)
-    return predicted
+    return proba
 
 
 def _radii(certificates: Any, x: Array) -> dict[str, Ints]:
@@ -145,7 +158,7 @@ def _radii(certificates: Any, x: Array) -> dict[str, Ints]:
 def _reference(model: Any, y: Ints | None, x: Array, n_classes: int) -> Ints | None:
     if y is None or not callable(getattr(model, "with_labels", None)):
         return None
-    return _predictions(model.with_labels(y), "reference", x, n_classes)
+    return _most_likely(_probabilities(model.with_labels(y), "reference", x, n_classes))
 
 
 def _checked_radius(radius: object, n: int) -> Ints:

@@ -13,11 +13,13 @@ How a metric is compared is determined by its `tolerance` in `subpop.results.met
 A metric that is not gated is shown, but neither compared nor recorded: an unused reference would become outdated unnoticed, and
 could fail the cell as soon as the metric is gated. `rebaseline` then records it from stored trials.
 
-`rebaseline` sets each tolerance. Exact victims, and numbers of stochastic ones whose `std` is absent or 0: the largest of .01,
-one flipped test row, and the number's own `tolerance`, capped at .1 (for a mean of draws that another run repeats: its standard
-error). With `std`: t * s * sqrt(1/n_base + 1/n_run), where n_run = n_base, s is pooled over the rows of the file with the same
-metric, victim and tier (separately for single subpopulations and aggregates) and t is the two-sided Student quantile at .05 /
-number of such rows in the file. So recording a part of a file again gives it the power of the whole file.
+`rebaseline` sets each tolerance. Exact victims, if nothing in any trial is undecided (`subpop.experiments.undecided`) and the
+number has no `tolerance` of its own: ROUNDING. Other numbers of exact victims, and those of stochastic ones whose `std` is
+absent or 0: the largest of .01, one flipped test row, and the number's own `tolerance`, capped at .1 (for a mean of draws
+that another run repeats: its standard error). A run in which something is undecided has at least that tolerance as well. With
+`std`: t * s * sqrt(1/n_base + 1/n_run), where n_run = n_base, s is pooled over the rows of the file with the same metric,
+victim and tier (separately for single subpopulations and aggregates) and t is the two-sided Student quantile at .05 / number
+of such rows in the file. So recording a part of a file again gives it the power of the whole file.
 """
 
 from __future__ import annotations
@@ -236,8 +238,9 @@ def compare(
         elif not metric.gated or (fresh_seeds and not (key in stored and stored[key]["by_seed"])):
             verdicts.append(_shown(number, stored.get(key)))
         elif key in stored:
-            judged = _on_fresh_seeds(number, stored[key]) if fresh_seeds else _judge(number, stored[key], result.cell, references)
-            verdicts.append(_verdict(number, stored[key], *judged))
+            row = stored[key] if fresh_seeds else {**stored[key], "atol": _atol_here(result, number, stored[key])}
+            judged = _on_fresh_seeds(number, row) if fresh_seeds else _judge(number, row, result.cell, references)
+            verdicts.append(_verdict(number, row, *judged))
         else:
             fix = "add its bound to the file" if _is_written_by_hand(number.metric) else RECORD
             reason = f"{_name(number)}: the value {number.value:.6g} of this run has no reference in {references.path}; {fix}"
@@ -294,6 +297,14 @@ def _judge(number: Number, row: Row, cell: Cell, references: References) -> tupl
         why = explain(number.by_seed, seeds_of(row)) if row["std"] else ""
         return "fail", f"{why}; {AS_MEANT}" if why else AS_MEANT
     return ("pass", "") if references.has_power(row) else ("no_power", NO_POWER)
+
+
+def _atol_here(result: CellResult, number: Number, row: Row) -> str:
+    """The tolerance of a row; a run of an exact victim in which something is undecided has at least that of one test row."""
+    rule = metric_of(number.metric).tolerance
+    if not result.n_undecided or row["std"] or not row["atol"] or rule in (Tolerance.LOWER_BOUND, Tolerance.UPPER_BOUND):
+        return row["atol"]
+    return max(row["atol"], text_of(_one_row_atol(result, number)), key=float)
 
 
 def _on_fresh_seeds(number: Number, row: Row) -> tuple[str, str]:
@@ -353,6 +364,12 @@ def one_row(result: CellResult, number: Number) -> float:
     return 1 / (min(ranked) * metric.k) if ranked else 0.0
 
 
+def _one_row_atol(result: CellResult, number: Number) -> float:
+    """The tolerance of a number of an exact victim of which one test row may flip."""
+    scale, own = _scale(number.value), number.tolerance or 0.0
+    return max(SMALLEST_ATOL * scale, one_row(result, number), min(own, LARGEST_ATOL * scale))
+
+
 def noisy_atol(deviations: Iterable[tuple[float, int]], n_seeds: int, n_numbers: int) -> tuple[float, float]:
     """Return the tolerance of one of n_numbers and the change that it detects in four of five runs.
 
@@ -397,8 +414,8 @@ def rebaseline(path: Path, results: Sequence[CellResult], *, hardware: str = "",
 
 def _recorded(result: CellResult, number: Number, before: Row) -> dict[str, str]:
     """Return a row with new values in our columns; `std` is empty without noise, nan if a single seed cannot determine it."""
-    scale, own = _scale(number.value), number.tolerance or 0.0
-    std, atol = "", text_of(max(SMALLEST_ATOL * scale, one_row(result, number), min(own, LARGEST_ATOL * scale)))
+    agrees = result.exact and result.n_undecided == 0 and not number.tolerance
+    std, atol = "", text_of(ROUNDING if agrees else _one_row_atol(result, number))
     if metric_of(number.metric).tolerance is Tolerance.UPPER_BOUND:
         atol = before.get("atol") or text_of(RESIDUAL_BOUND)
     elif not result.exact and (number.std != 0 if number.std is not None else result.cell.n_seeds < 2):

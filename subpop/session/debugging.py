@@ -90,7 +90,7 @@ def _run(experiment: Experiment, cell: Cell, prepared: Prepared, spec: DefenseSp
     own = [key for model, key in made if model is defended.model]
     checked = outcome.keep is not None and kept_key(outcome.keep, task.train) in own
     outcome = replace(outcome, n_fits=len(made), seconds=seconds, made_by_fit=bool(own), keep_checked=checked)
-    return score(stage, prepared, outcome, float("nan"), False)
+    return score(stage, prepared, outcome, experiment.context.undecided(cell), np.full(2, np.nan), False)
 
 
 def _told(prepared: Prepared, result: TrialResult) -> Iterator[str]:

@@ -81,6 +81,9 @@ class CellResult:
     """For a plug-in defense, whether a known cheat was found; see `subpop.experiments.integrity`."""
     probes: str = ""
     """The findings of its probes, and the reasons for those that were not run."""
+    n_undecided: int | None = None
+    """Of an exact victim: number of trials that the error of its solver could change, so that 0 means that all numbers agree
+    exactly on every machine; None if there is no bound, see `subpop.experiments.undecided`."""
 
     def __getitem__(self, metric: str) -> float:
         """The value of an aggregate metric."""

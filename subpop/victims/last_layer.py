@@ -43,14 +43,14 @@ class LastLayerModel(LinearModel):
 
     def pruned(self, keep: Bools) -> LastLayerModel:
         both = keep if self.keep is None else keep & self.keep
-        return replace(self, keep=both, kkt_residual=float("nan"))
+        return replace(self, keep=both, kkt_residual=float("nan"), error_bound=float("nan"))
 
     def fine_tuned(self, train: TrainingSet, *, epochs: int, learning_rate: float, batch_size: int, seed: int) -> LastLayerModel:
         """A model with the head trained further; the network below it stays frozen."""
         from subpop.victims.head_training import train_head
 
         coef = train_head(self, train, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
-        return replace(self, coef=coef, kkt_residual=float("nan"))
+        return replace(self, coef=coef, kkt_residual=float("nan"), error_bound=float("nan"))
 
     def state(self) -> dict[str, Array]:
         kept = np.ones(len(self.coef) - 1, bool) if self.keep is None else self.keep
@@ -59,7 +59,8 @@ class LastLayerModel(LinearModel):
     @classmethod
     def from_state(cls, state: Mapping[str, Array]) -> LastLayerModel:
         keep = np.asarray(state["keep"], bool)
-        return cls(np.asarray(state["coef"], np.float64), float(state["kkt_residual"]), None if keep.all() else keep)
+        numbers = float(state["kkt_residual"]), float(state["error_bound"])
+        return cls(np.asarray(state["coef"], np.float64), *numbers, None if keep.all() else keep)
 
 
 class LastLayer:
@@ -81,7 +82,7 @@ class LastLayer:
         if not jobs:
             return []
         models = self._solvers[jobs[0].pool.n_classes == 2].fit_many(jobs, seeds)
-        return [LastLayerModel(m.coef, m.kkt_residual) for m in models if isinstance(m, LinearModel)]
+        return [LastLayerModel(m.coef, m.kkt_residual, m.error_bound) for m in models if isinstance(m, LinearModel)]
 
 
 _PENALTIES = {True: KERNEL_PENALTY, False: 2 * KERNEL_PENALTY}

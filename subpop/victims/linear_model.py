@@ -29,11 +29,14 @@ class LinearModel:
     """Class probabilities from linear scores; the last row of `coef` is the intercept.
 
     coef: (d + 1, K') float64 in the units of the inputs: K' = 1 for two classes (the score of class 1), otherwise one column per
-    class; kkt_residual: largest entry of the gradient of the training objective / sum of training weights.
+    class; kkt_residual: largest entry of the gradient of the training objective / sum of training weights; error_bound: the
+    Euclidean distance between `coef` and the optimum is at most this, NaN if unknown. So the scores of an input x differ from
+    those of the optimum for the same training inputs by at most error_bound * |(x, 1)|.
     """
 
     coef: NDArray[np.float64]
     kkt_residual: float = float("nan")
+    error_bound: float = float("nan")
 
     def __post_init__(self) -> None:
         if self.coef.ndim != 2 or len(self.coef) < 1 or self.coef.shape[1] in (0, 2):
@@ -71,8 +74,8 @@ class LinearModel:
 
     def state(self) -> dict[str, Array]:
         """Plain arrays that `from_state` turns back into this model."""
-        return {"coef": self.coef, "kkt_residual": np.array(self.kkt_residual)}
+        return {"coef": self.coef, "kkt_residual": np.array(self.kkt_residual), "error_bound": np.array(self.error_bound)}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Array]) -> LinearModel:
-        return cls(np.asarray(state["coef"], dtype=np.float64), float(state["kkt_residual"]))
+        return cls(np.asarray(state["coef"], dtype=np.float64), float(state["kkt_residual"]), float(state["error_bound"]))

@@ -13,7 +13,7 @@ import copy
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -33,6 +33,8 @@ Doubles = NDArray[np.float64]
 TOLERANCE = 1e-8
 WIDE = 128
 """From this number of features on, a batch is solved in float32 first, and in larger chunks."""
+ROUNDING = 1e-13
+"""Upper bound of the relative rounding error of a gradient in float64, several hundred units in the last place."""
 FARTHEST = 1e6
 """Largest ratio of new inputs to the pool's."""
 _CLEAN: WeakKeyDictionary[Pool, dict[tuple[float, str, bool], _Clean]] = WeakKeyDictionary()
@@ -129,8 +131,11 @@ class LogisticRegression:
             residual = solve(fleet, w, clean.inverse, MIXED if len(design.dtypes) > 1 else DOUBLE)
         if self._blind:
             w = np.stack([_rounded(own, _spread(job, clean.columns)) for job, own in zip(jobs, w, strict=True)])
-        solved = zip(jobs, w, residual, strict=True)
-        return [self._model(own, clean.columns, r) if r <= TOLERANCE else self._solve_alone(job, clean) for job, own, r in solved]
+        solved = zip(jobs, w, residual, fleet.weight, strict=True)
+        return [
+            self._model(own, clean.columns, r, weight) if r[0] <= TOLERANCE else self._solve_alone(job, clean)
+            for job, own, r, weight in solved
+        ]
 
     def _solve_alone(self, job: FleetJob, clean: _Clean) -> LinearModel:
         """Solve a training set far from the pool's scale in its own units, with its own curvature.
@@ -141,7 +146,7 @@ class LogisticRegression:
         from subpop.victims.newton import DOUBLE, Newton
 
         own = FleetJob(Pool(job.x, job.y, len(job), job.pool.n_classes), np.arange(len(job)), job.y, job.weights)
-        residual = np.array([np.inf])
+        residual = np.full((1, 2), np.inf)
         try:
             with np.errstate(all="ignore"):
                 found = self._solve_clean(own)
@@ -150,7 +155,8 @@ class LogisticRegression:
                 fleet = Design([own], found.columns, (np.float64,)).fleet([own], self.penalty, self.penalty_form == "mean")
                 if not len(Newton(fleet, found.inverse, bound).run(found.w, np.arange(1), residual)):
                     w = _rounded(found.w[0], np.ones(found.w.shape[2])) if self._blind else found.w[0]
-                    return self._model(w, found.columns, residual[0] / larger)
+                    model = self._model(w, found.columns, residual[0], fleet.weight[0])
+                    return replace(model, kkt_residual=model.kkt_residual / larger)
         except (np.linalg.LinAlgError, ZeroDivisionError):
             pass
         return LinearModel(np.full((len(clean.columns.scale), clean.w.shape[1]), np.nan))
@@ -172,20 +178,31 @@ class LogisticRegression:
         columns = Columns.of(job.pool, self.penalise_intercept)
         design = Design([job], columns, (np.float64,))
         fleet = design.fleet([job], self.penalty, self.penalty_form == "mean")
-        w, residual = np.zeros((1, design.n_columns, len(columns.scale))), np.array([np.inf])
+        w, residual = np.zeros((1, design.n_columns, len(columns.scale))), np.full((1, 2), np.inf)
         for turn in range(10):  # at least twice: batches need the inverse at the optimum, not at the start
             inverse, before = inverse_hessian(fleet, w), residual
             residual = solve(fleet, w, inverse, (TIGHT,))
-            if turn and (residual[0] <= TIGHT.residual or residual[0] > before[0] / 2):
+            if turn and (residual[0, 0] <= TIGHT.residual or residual[0, 0] > before[0, 0] / 2):
                 break
-        return _Clean(columns, count(job), w, inverse, self._model(w[0], columns, residual[0]))
+        return _Clean(columns, count(job), w, inverse, self._model(w[0], columns, residual[0], fleet.weight[0]))
 
-    def _model(self, w: Doubles, columns: Columns, residual: float) -> LinearModel:
-        """The model in the inputs' own units."""
+    def _model(self, w: Doubles, columns: Columns, residual: Doubles, weight: float) -> LinearModel:
+        """The model in the inputs' own units. residual: (2,) as `newton.solve` returns it; weight: sum of training weights."""
         coef = (w / columns.scale).T
         if not self.penalise_intercept and coef.shape[1] > 1:
             coef[-1] -= coef[-1].mean()  # free intercepts of a softmax are defined up to a common shift
-        return LinearModel(coef, float(residual))
+        return LinearModel(coef, float(residual[0]), self._error(residual[1], columns, weight))
+
+    def _error(self, gradient: float, columns: Columns, weight: float) -> float:
+        """A bound of the distance between the parameters and the optimum; NaN if there is none. gradient: its Euclidean norm.
+
+        The penalty makes the objective strongly convex with modulus rho, so that the distance is at most |gradient| / rho. This
+        needs a penalty on every parameter, and parameters that were not rounded afterwards.
+        """
+        if self._blind or not self.penalise_intercept:
+            return float("nan")
+        rho = self.penalty * (weight if self.penalty_form == "mean" else 1.0)
+        return float((gradient + ROUNDING * weight * np.linalg.norm(columns.scale)) / rho)
 
 
 def _is_clean(job: FleetJob, clean: _Clean) -> bool:

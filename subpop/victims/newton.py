@@ -76,9 +76,10 @@ TIGHT = Precision(np.float64, np.float64, 1e-3, 1e-12, 1e-12, 8)
 def solve(fleet: Fleet, w: Doubles, inverse: Array, stages: Sequence[Precision]) -> Doubles:
     """Move w (M, K', d') to the optima.
 
-    inverse: (B, s, s) blocks of an inverse Hessian near w. Returns (M,) |gradient|_inf / weight in the inputs' units.
+    inverse: (B, s, s) blocks of an inverse Hessian near w. Returns (M, 2): |gradient|_inf / weight and |gradient|_2, both in the
+    inputs' units.
     """
-    left, residual = np.arange(len(fleet)), np.full(len(fleet), np.inf)
+    left, residual = np.arange(len(fleet)), np.full((len(fleet), 2), np.inf)
     for precision in stages:
         unfinished = Newton(fleet, inverse, precision).run(w, left, residual)
         left = unfinished if np.isfinite(precision.residual) else left  # a stage without a bound only improves the start
@@ -138,7 +139,7 @@ class Newton:
         for taken in range(self.precision.steps + 1):
             gradient = self._gradient(w, problems)
             error = self._measure(w, problems, gradient, residual)
-            now = np.stack([residual[problems], error], axis=1)
+            now = np.stack([residual[problems, 0], error], axis=1)
             going = (now > (self.precision.residual, self.precision.error)).any(axis=1)
             idle[problems] = np.where((now < best[problems] / 2).any(axis=1), 0, idle[problems] + 1)
             best[problems] = np.minimum(now, best[problems])
@@ -163,8 +164,11 @@ class Newton:
             self._place(w, problems)
 
     def _measure(self, w: Doubles, problems: Ints, gradient: Doubles, residual: Doubles) -> Doubles:
-        """Record residuals; returns each problem's estimated distance to its optimum, relative to its largest parameter."""
-        residual[problems] = np.abs(gradient * self.fleet.unit).max(axis=(1, 2)) / self.fleet.weight[problems]
+        """Record residuals, (M, 2) as in `solve`; returns each problem's estimated distance to its optimum, relative to its
+        largest parameter."""
+        own = gradient * self.fleet.unit
+        residual[problems, 0] = np.abs(own).max(axis=(1, 2)) / self.fleet.weight[problems]
+        residual[problems, 1] = np.sqrt(_dots(own, own))
         distance = np.abs(self._precondition(gradient.astype(self.precision.inner))).max(axis=(1, 2))
         return np.asarray(distance / np.maximum(np.abs(w[problems]).max(axis=(1, 2)), SMALL), dtype=np.float64)
 

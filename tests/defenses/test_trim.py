@@ -117,6 +117,23 @@ def test_permuting_the_rows_permutes_the_mask(seed):
     np.testing.assert_array_equal(trim(train[order], Logistic, told(20), seed=1).keep, keep[order])
 
 
+def test_the_gap_is_the_smallest_difference_of_losses_at_the_cut():
+    train = TrainingSet.of(np.arange(4, dtype=np.float32)[:, None], np.zeros(4, np.int64))
+    wrong = [np.array([0.1, 0.2, 0.3, 0.5]), np.array([0.1, 0.4, 0.3, 0.45])]
+
+    class Fixed:
+        def __init__(self, chances):
+            self.proba = np.column_stack([1 - chances, chances])
+
+        def predict_proba(self, x):
+            return self.proba[x[:, 0].astype(int)]
+
+    models = iter([Fixed(wrong[0]), Fixed(wrong[1])])
+    found = trim(train, lambda t: next(models), told(1), seed=0)
+    assert found.keep.tolist() == [True, True, True, False]
+    assert found.diagnostics["gap"] == pytest.approx(min(np.log(0.7 / 0.5), np.log(0.6 / 0.55)))
+
+
 def test_equal_losses_go_by_id():
     x = np.zeros((6, 1), np.float32)
     train = TrainingSet.of(x, np.array([0, 0, 0, 1, 1, 1]))

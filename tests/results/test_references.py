@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import doctest
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -491,6 +492,61 @@ def test_a_number_without_any_noise_is_held_to_the_exact_rule(path: Path) -> Non
     rebaseline(path, [stochastic(CELL, a=0.0)])
     assert status(moved(stochastic(CELL, a=0.0), "a", 1e-12), path) == "pass"
     assert status(moved(stochastic(CELL, a=0.0), "a", 0.02), path) == "fail"
+
+
+# --- exact victims ----------------------------------------------------------------------------------------------------
+
+
+def certain(of: CellResult, n_undecided: int | None = 0) -> CellResult:
+    return replace(of, n_undecided=n_undecided)
+
+
+ONE_ROW = 1 / 40 / 5
+"""What one flipped test row of the smaller ranked subpopulations changes in a worst-5: below the old tolerance of .01."""
+
+
+def test_one_flipped_row_fails_a_cell_in_which_nothing_is_undecided(path: Path) -> None:
+    rebaseline(path, [result()])  # as before, without a bound
+    assert status(moved(result(), "target_damage_worst_5", ONE_ROW), path) == "pass"
+    rebaseline(path, [certain(result())])
+    assert {r["atol"] for r in read(path)} == {"1e-09"}
+    assert status(certain(result()), path) == "pass"
+    assert status(moved(moved(certain(result()), "target_damage_worst_5", 1e-12), "n_flipped", 1e-10), path) == "pass"
+    for metric, by in {"target_damage_worst_5": ONE_ROW, "clean_accuracy": 1e-4, "n_flipped": 1.0}.items():
+        assert status(moved(certain(result()), metric, by), path) == "fail"
+
+
+def test_a_run_in_which_something_is_undecided_may_differ_by_one_row(path: Path) -> None:
+    rebaseline(path, [certain(result())])
+    near = certain(result(), 1)
+    assert status(moved(near, "target_damage_worst_5", ONE_ROW), path) == "pass"
+    assert verdicts_of(near, path)["target_damage_worst_5"].atol == 0.01
+    assert status(moved(near, "target_damage_worst_5", 0.011), path) == "fail"
+    rebaseline(path, [near])
+    assert {r["atol"] for r in read(path)} == {"0.01", "1.2"}
+    assert status(moved(certain(result()), "target_damage_worst_5", ONE_ROW), path) == "pass"
+
+
+def test_a_run_that_lost_its_bound_is_held_to_the_recorded_tolerance(path: Path) -> None:
+    rebaseline(path, [certain(result())])
+    assert status(moved(certain(result(), None), "target_damage_worst_5", ONE_ROW), path) == "fail"
+
+
+def test_means_of_draws_bounds_and_stochastic_numbers_keep_their_rules(path: Path) -> None:
+    drawn = (Number("error_sum", 0.9, 0.05, tolerance=0.05), Number("kkt_residual_max", 1e-9))
+    rebaseline(path, [certain(replace(result(), numbers=drawn))])
+    assert {r["metric"]: r["atol"] for r in read(path)} == {"error_sum": "0.05", "kkt_residual_max": "1e-06"}
+    assert status(certain(replace(result(), numbers=(drawn[0], Number("kkt_residual_max", 1e-3))), 5), path) == "fail"
+    path.unlink()
+    noisy = replace(result(exact=False), numbers=(Number("n_flipped", 3.0),))
+    rebaseline(path, [certain(noisy)])
+    assert [r["atol"] for r in read(path)] == ["0.03"]
+
+
+def test_the_worked_examples_of_the_documentation_are_right() -> None:
+    found = doctest.testfile(str(Path(__file__).parents[2] / "docs" / "tolerances.md"), module_relative=False)
+    assert found.attempted > 20
+    assert found.failed == 0
 
 
 # --- recording again --------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression as Reference
 from subpop.datasets import data_root
 from subpop.types import BadInput, FleetJob, Pool, Unsolved
 from subpop.victims import logistic
+from subpop.victims.counts import Columns
 from subpop.victims.linear_model import LinearModel
 from subpop.victims.logistic import LogisticRegression
 
@@ -64,6 +65,79 @@ def residual(model, job, victim):
     pull = rho * model.coef
     pull[-1] *= victim.penalise_intercept
     return np.abs(z.T @ error[:, -n_columns:] + pull).max() / weights.sum()
+
+
+def gradient(coef, job, victim):
+    """The gradient of the objective in extended precision, (d + 1, K'), and its Hessian in double precision."""
+    z, weights = (np.asarray(each, np.longdouble) for each in design_of(job))
+    scores, n_columns = z @ coef, coef.shape[1]
+    scores = np.hstack([np.zeros_like(scores), scores]) if n_columns == 1 else scores
+    chance = np.exp(scores - scores.max(axis=1, keepdims=True))
+    chance /= chance.sum(axis=1, keepdims=True)
+    rho = victim.penalty * (weights.sum() if victim.penalty_form == "mean" else 1)
+    error = weights[:, None] * (chance - np.eye(job.pool.n_classes)[job.y])
+    chance, double = chance[:, -n_columns:].astype(float), z.astype(float)
+    blocks = [
+        [
+            (double * (weights * chance[:, k] * ((k == j) - chance[:, j])).astype(float)[:, None]).T @ double
+            for j in range(n_columns)
+        ]
+        for k in range(n_columns)
+    ]
+    hessian = np.block(blocks) + float(rho) * np.eye(n_columns * z.shape[1])
+    return z.T @ error[:, -n_columns:] + rho * coef, hessian
+
+
+def optimum(start, job, victim):
+    """The optimum to about 1e-17, by Newton's method whose gradients are in extended precision."""
+    coef = start.astype(np.longdouble)
+    for _ in range(6):
+        slope, hessian = gradient(coef, job, victim)
+        coef = coef - np.linalg.solve(hessian, slope.T.ravel().astype(float)).reshape(coef.T.shape).T
+    assert np.abs(slope).max() < 1e-14
+    return coef
+
+
+@pytest.mark.parametrize("form", ["sum", "mean"])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_the_optimum_is_within_the_error_bound(n_classes, form):
+    pool = make_pool(n_classes, n_train=300, d=8, scale=3.0)
+    victim = LogisticRegression(0.3 if form == "sum" else 0.002, form)
+    jobs = [pool.clean_job(), *make_jobs(pool, 24)]
+    models = fit(victim, jobs)
+    distances = np.array([np.linalg.norm(m.coef - optimum(m.coef, j, victim)) for m, j in zip(models, jobs, strict=True)], float)
+    bounds = np.array([model.error_bound for model in models])
+    assert (distances <= bounds).all()
+    assert distances.max() > 1e-12  # rounding alone is smaller
+    assert bounds.max() < 1e-5
+
+
+def test_the_error_bound_holds_around_the_optimum_and_is_reached():
+    """A coefficient of a feature that is always zero costs its penalty alone: there the bound is the distance."""
+    pool = make_pool(d=6)
+    pool.x.flags.writeable = True
+    pool.x[:, -1] = 0
+    victim, [job] = LogisticRegression(0.5), make_jobs(pool, 1)
+    exact, generator = optimum(fit(victim, [job])[0].coef, job, victim), np.random.default_rng(0)
+    columns = Columns.of(pool, True)
+
+    def bound(step):
+        return victim._error(float(np.linalg.norm(gradient(exact + step, job, victim)[0])), columns, 1.0)
+
+    for size in (1e-9, 1e-4, 1.0, 100.0):
+        for _ in range(20):
+            step = generator.normal(size=exact.shape) * np.exp(3 * generator.normal(size=exact.shape))
+            step *= size / np.linalg.norm(step)
+            assert bound(step) >= size * (1 - 1e-9)
+        step = np.zeros(exact.shape)
+        step[-2] = size
+        assert bound(step) == pytest.approx(size, rel=1e-3)
+
+
+def test_without_a_penalty_on_every_parameter_or_with_rounded_ones_there_is_no_error_bound():
+    pool = make_pool()
+    for victim in (LogisticRegression(penalise_intercept=False), LogisticRegression().blind()):
+        assert np.isnan([model.error_bound for model in fit(victim, [pool.clean_job(), *make_jobs(pool, 3)])]).all()
 
 
 @pytest.mark.parametrize("n_classes", [2, 3, 5])

@@ -136,7 +136,7 @@ def test_blocks_of_the_inverse_precondition_as_well_as_the_whole(monkeypatch):
     blocks = inverse_hessian(clean, w)
     assert blocks.shape == (3, 5, 5)
     found = np.zeros((len(fleet), 3, 5))
-    assert solve(fleet, found, blocks, DOUBLE).max() <= 1e-8
+    assert solve(fleet, found, blocks, DOUBLE)[:, 0].max() <= 1e-8
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
@@ -153,7 +153,7 @@ def test_the_diagonal_leads_where_blocks_do(n_classes, stages, monkeypatch):
     np.testing.assert_allclose(diagonal[:, 0, 0], 1 / curvature, rtol=1e-9)
     by_blocks, by_diagonal = np.zeros((2, len(fleet), *shape))
     for w, inverse in ((by_blocks, dense), (by_diagonal, diagonal)):
-        assert solve(fleet, w, inverse, stages).max() <= 1e-8
+        assert solve(fleet, w, inverse, stages)[:, 0].max() <= 1e-8
     np.testing.assert_allclose(by_diagonal, by_blocks, atol=1e-5)
 
 
@@ -184,7 +184,7 @@ def test_mixed_precision_ends_where_double_precision_does(n_classes):
     found = []
     for stages in (DOUBLE, MIXED):
         w = np.zeros((len(fleet), fleet.label.shape[1], len(fleet.unit)))
-        assert solve(fleet, w, inverse, stages).max() <= 1e-8
+        assert solve(fleet, w, inverse, stages)[:, 0].max() <= 1e-8
         found.append(w)
     assert np.allclose(*found, atol=1e-7 * np.abs(found[0]).max())
 
@@ -211,11 +211,11 @@ def test_a_problem_past_its_precision_gives_up_and_says_so():
     _, _, _, fleet = make_fleet(2, (np.float64, np.float32))
     w = np.zeros((len(fleet), 1, len(fleet.unit)))
     stage = newton.Precision(np.float32, np.float32, 1e-2, 1e-12, 1e-12, 1000)
-    residual = np.full(len(fleet), np.inf)
+    residual = np.full((len(fleet), 2), np.inf)
     left = Newton(fleet, np.eye(5)[None], stage).run(w, np.arange(len(fleet)), residual)
     assert len(left) > 0
     assert np.array_equal(left, np.unique(left))
-    assert residual.max() < 1e-4
+    assert residual[:, 0].max() < 1e-4
 
 
 @pytest.mark.slow

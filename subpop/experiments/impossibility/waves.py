@@ -16,7 +16,7 @@ import numpy as np
 
 from subpop.datasets.stage import Stage
 from subpop.defenses import DEFENSES
-from subpop.experiments.experiment import Experiment, without_residual
+from subpop.experiments.experiment import Experiment, without_accuracy
 from subpop.experiments.impossibility.learners import make_learner
 from subpop.experiments.trial import Prepared, right_of
 from subpop.harness.batching import Wave, job_of
@@ -75,7 +75,7 @@ class Runner:
         def fit_many(requests: list[tuple[int, TrainingSet]]) -> list[Model]:
             jobs = [job_of(trials[i][0].pool, train).canonical() for i, train in requests]
             seeds = [training_seed(cell, trials[i][1].trial.seed) for i, _ in requests]
-            return [without_residual(model) for model in self.victim.fit_many(jobs if one_pool else gathered(jobs), seeds)]
+            return [without_accuracy(model) for model in self.victim.fit_many(jobs if one_pool else gathered(jobs), seeds)]
 
         wave = Wave(tasks, fit_many, test_x, trials[0][0].dataset.n_classes)
         if cell.defense in experiment.plugins:
