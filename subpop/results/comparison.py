@@ -5,8 +5,8 @@ compared only where the digests of the data, of the draws and of the secret are 
 digests: their numbers are paired by these names and by the number of seeds alone.
 
 The noise of a number is its stored tolerance. A number without one has the standard error of the difference, but at
-least the smallest tolerance of any baseline. A number has moved if it changed by more than its noise. Durations, and
-ratios of durations, are not compared.
+least SMALLEST_ATOL. A number has moved if it changed by more than its noise. Numbers of exact victims have hardly any, so that
+changes are ranked relative to SMALLEST_ATOL if the noise is smaller. Durations, and ratios of durations, are not compared.
 """
 
 from __future__ import annotations
@@ -260,7 +260,7 @@ def _judged(a: Side, b: Side, rows: pd.DataFrame) -> pd.DataFrame:
     rows["change"] = rows["value_b"] - rows["value_a"]
     scale = rows[["value_a", "value_b"]].abs().max(axis=1).clip(lower=1.0)
     rows["noise"] = _noise(rows, scale)
-    rows["ratio"] = rows["change"].abs() / rows["noise"]
+    rows["ratio"] = rows["change"].abs() / rows["noise"].clip(lower=SMALLEST_ATOL * scale)
     rows["why"] = _unpaired(rows)
     rows["another_version"] = (rows["code_a"] != rows["code_b"]) & _both_have(rows, "code")
     is_paired = (rows["_merge"] == "both") & (rows["why"] == "")

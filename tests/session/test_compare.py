@@ -454,9 +454,9 @@ def test_a_changed_constant_of_trim_is_found(tmp_path: Path) -> None:
         assert len(done.stdout.splitlines()) <= 22
     assert [len(page) for page in pages] == [1, 1, 1]
     of_runs, of_baselines = pages[0][0], pages[2][0]
-    assert of_runs.startswith("- **trim**: 31 of 58 numbers moved (10 of 58 of its matched control), by up to 24.0 x their noise")
+    assert of_runs.startswith("- **trim**: 34 of 58 numbers moved (17 of 58 of its matched control), by up to 24.0 x their noise")
     assert of_baselines.startswith(
-        "- **trim**: 11 of 20 numbers moved (7 of 20 of its matched control), by up to 24.0 x their noise"
+        "- **trim**: 14 of 20 numbers moved (14 of 20 of its matched control), by up to 24.0 x their noise"
     )
     assert pages[0] == pages[1]
     assert pages[0][0].endswith("its code is another version's")
