@@ -6,9 +6,9 @@ number therefore follows from its spread over the kernels on which it was record
 times larger.
 
 Kernels of different names may be the same arithmetic for a network: those of Haswell and SkylakeX are for `mlp` and `conv_net`.
-Runs under which all stochastic numbers of a victim have the same value for every seed therefore count as one run, here and in
-the degrees of freedom (`subpop.session.kernels`, which also says which kernels differ for which victim). Fewer than three
-different runs give no spread: such a number is compared as if it had been recorded under a single kernel.
+Runs that train the same weights of a victim and give the same numbers therefore count as one run, here and in the degrees of
+freedom (`subpop.session.kernels`, which also says which kernels differ for which victim). Fewer than three different runs give no
+spread: such a number is compared as if it had been recorded under a single kernel.
 
 The spread of one number over a handful of kernels is itself uncertain, and it is 0 where no prediction flips. It is therefore
 moderated: its variance is averaged with the variance that is pooled over all numbers of the same metric, victim and tier in the

@@ -14,7 +14,7 @@ Few profiles differ in the arithmetic of a network. `mlp` adds in one fixed orde
 matter, and not whether torch has AVX2 or AVX-512; oneDNN only predicts. On processors of makers other than Intel, MKL ignores all
 other values of MKL_CBWR. Text networks depend on all of these and on the number of threads. The profiles named after an order of
 rows therefore add the rows of each batch in another order, as other kernels would (`subpop.session.row_order`). Profiles that
-give the same value of every seed for all stochastic numbers of a victim count as one.
+train the same weights of a victim (`subpop.session.trained_weights`) and give the same numbers count as one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,12 @@ from typing import Any
 from tabulate import tabulate
 
 from subpop.results.evidence import FEWEST_KERNELS
+from subpop.results.metric_registry import find_metric
 from subpop.results.references import Kernel, record_kernels, text_of
 from subpop.runtime.hardware import cpu_flags
-from subpop.session import row_order
+from subpop.session import row_order, trained_weights
 from subpop.types import BadInput
+from subpop.types.metric import Tolerance
 
 MOVED = 0.5
 """Numbers that move by more than this fraction of their tolerance are reported."""
@@ -96,6 +98,8 @@ class Outcome:
     hardware: str = ""
     status: int = 0
     skipped: str = ""
+    weights: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Digests of trained weights by victim and training (`subpop.session.trained_weights`)."""
 
     @property
     def red(self) -> list[str]:
@@ -114,7 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in options.profile:
             profile_of(name)
         names = options.profile or (RECORDED if options.record else PROFILES)
-        outcomes = {name: _outcome(name, options.folder.resolve(), for_pytest) for name in names}
+        noting = ["-p", trained_weights.__name__] if options.record else []
+        outcomes = {name: _outcome(name, options.folder.resolve(), [*noting, *for_pytest]) for name in names}
         recorded = _record(outcomes, options, for_pytest) if options.record else ""
     except BadInput as error:
         print(f"subpop.session.kernels: {error}", file=sys.stderr)
@@ -199,10 +204,12 @@ def _record(outcomes: Mapping[str, Outcome], options: argparse.Namespace, for_py
         raise BadInput(f"--record needs at least {FEWEST_KERNELS} profiles, and {len(ran)} ran; name more with --profile")
     first = next(iter(ran))
     more = _outcome(first, options.folder.resolve() / "more-seeds", [*for_pytest, "--seeds-times", "2"])
-    kernels, lines = without_repeats([_of_rows(outcome) for outcome in ran.values()]), []
-    for (tier, victim), n in sorted(Counter(chain.from_iterable({*map(_group, kernel)} for kernel in kernels)).items()):
+    kernels, lines = without_repeats([*ran.values()]), []
+    noisy = {_group(key) for key, row in ran[first].numbers.items() if row["by_seed"]}
+    counts = Counter(chain.from_iterable({*map(_group, kernel)} & noisy for kernel in kernels))
+    for (tier, victim), n in sorted(counts.items()):
         enough = "" if n >= FEWEST_KERNELS else "; too few, so that its numbers are recorded under one"
-        lines.append(f"- {tier}, {victim}: {n} of {len(ran)} profiles give different numbers{enough}")
+        lines.append(f"- {tier}, {victim}: {n} of {len(ran)} profiles differ{enough}")
     n_noisy = sum(bool(row["by_seed"]) for row in ran[first].numbers.values())
     for stem in sorted({key[0] for kernel in kernels for key in kernel}):
         path = options.baselines / f"{stem}.csv"
@@ -213,19 +220,25 @@ def _record(outcomes: Mapping[str, Outcome], options: argparse.Namespace, for_py
     return "\n".join(["", *lines, ""])
 
 
-def without_repeats(kernels: Sequence[Kernel]) -> list[Kernel]:
-    """The runs without exact victims, and without those victims of which an earlier run gives the same value for every seed."""
-    everywhere = set.intersection(*(set(kernel) for kernel in kernels))
-    found, seen = list[Kernel](), set[Any]()
-    for kernel in kernels:
-        values = defaultdict(list)
-        for key in sorted(everywhere):
-            if kernel[key][1]:
-                values[_group(key)].append((key, *kernel[key][1]))
-        new = {group for group, own in values.items() if (group, tuple(own)) not in seen}
-        seen |= {(group, tuple(own)) for group, own in values.items()}
-        found.append({key: value for key, value in kernel.items() if _group(key) in new})
-    return found
+def without_repeats(outcomes: Sequence[Outcome]) -> list[Kernel]:
+    """The numbers of each run, without those of victims of which an earlier run has the same weights and numbers."""
+    kernels = [_of_rows(outcome) for outcome in outcomes]
+    everywhere = sorted(set.intersection(*(set(kernel) for kernel in kernels)))
+    kept, seen = list[Kernel](), set[Any]()
+    for kernel, outcome in zip(kernels, outcomes, strict=True):
+        found = defaultdict(list)
+        for key in everywhere:
+            found[_group(key)].append((kernel[key][0], *kernel[key][1]))
+        known = {group: (group, tuple(own), _weights(group[1], outcome, outcomes)) for group, own in found.items()}
+        kept.append({key: value for key, value in kernel.items() if known.get(_group(key)) not in seen})
+        seen |= {*known.values()}
+    return kept
+
+
+def _weights(victim: str, own: Outcome, outcomes: Sequence[Outcome]) -> tuple[str, ...]:
+    """The digests of the trainings of a victim that all runs have noted."""
+    noted = set.intersection(*(set(outcome.weights.get(victim, ())) for outcome in outcomes))
+    return tuple(own.weights[victim][training] for training in sorted(noted))
 
 
 def _group(key: Key) -> Key:
@@ -235,8 +248,13 @@ def _group(key: Key) -> Key:
 
 def _of_rows(outcome: Outcome) -> Kernel:
     """The numbers of a profile by suite and key of their rows in its baselines."""
-    there = {key: row for key, row in outcome.numbers.items() if row["value"] is not None}
+    there = {key: row for key, row in outcome.numbers.items() if row["value"] is not None and not _is_timed(key[-1])}
     return {(*key[:6], text_of(float(key[6])), *key[7:]): (row["value"], row["by_seed"]) for key, row in there.items()}
+
+
+def _is_timed(name: str) -> bool:
+    metric = find_metric(name)
+    return metric is not None and metric.tolerance is Tolerance.TIMED
 
 
 def read_outcome(path: Path, status: int = 0) -> Outcome:
@@ -245,7 +263,7 @@ def read_outcome(path: Path, status: int = 0) -> Outcome:
         raise BadInput(f"the run left no {path} (its exit status is {status}); see above for what stopped it")
     told = json.loads(path.read_text(encoding="utf-8"))
     numbers = {tuple(str(row[name]) for name in KEY): row for row in told["cells"]}
-    return Outcome(numbers, told["hardware"], status)
+    return Outcome(numbers, told["hardware"], status, weights=trained_weights.read_weights(path.with_name(trained_weights.FILE)))
 
 
 # --- the report -------------------------------------------------------------------------------------------------------

@@ -116,19 +116,37 @@ def number(victim, suite="s", metric="target_damage_mean"):
     return (suite, "embedded", "digits", victim, "feature_match", "label_flip", "1", "none", "", "", metric)
 
 
-def test_profiles_that_give_the_same_seeds_of_a_victim_count_as_one():
+def test_profiles_that_give_the_same_numbers_of_a_victim_count_as_one():
     """The fourth run differs in a second suite of the victim only, and the third equals the first for mlp alone."""
-    mlp, elsewhere, conv, exact = number("mlp"), number("mlp", "other"), number("conv_net"), number("text_linear")
+    mlp, elsewhere, conv, seconds = (
+        number("mlp"),
+        number("mlp", "other"),
+        number("conv_net"),
+        number("mlp", metric="fleet_seconds"),
+    )
     values = [((1, 2), (3, 4), (5, 6)), ((1, 3), (3, 4), (5, 6)), ((1, 2), (3, 4), (5, 7)), ((1, 2), (3, 5), (5, 6))]
-    runs = [{mlp: (1.5, a), elsewhere: (3.5, b), conv: (5.5, c), exact: (0.1 * i, ())} for i, (a, b, c) in enumerate(values)]
+    runs = [run_with({mlp: a, elsewhere: b, conv: c, seconds: (i,)}) for i, (a, b, c) in enumerate(values)]
     found = without_repeats(runs)
     assert [[*run] for run in found] == [[mlp, elsewhere, conv], [mlp, elsewhere], [conv], [mlp, elsewhere]]
     assert found[0][mlp] == (1.5, (1, 2))
 
 
+def run_with(values, **weights):
+    numbers = {key: {"value": float(np.mean(seeds)), "by_seed": seeds} for key, seeds in values.items()}
+    return kernels.Outcome(numbers, weights=weights)
+
+
 def test_a_number_that_one_run_lacks_makes_no_difference():
     mlp, other = number("mlp"), number("mlp", "other")
-    assert without_repeats([{mlp: (1, (1, 2)), other: (1, (1, 2))}, {mlp: (1, (1, 2))}])[1] == {}
+    assert without_repeats([run_with({mlp: (1, 2), other: (1, 2)}), run_with({mlp: (1, 2)})])[1] == {}
+
+
+def test_runs_that_trained_other_weights_differ_even_with_equal_numbers():
+    """Only trainings that all runs have noted are compared: the third run has no others than the first."""
+    mlp, conv = number("mlp"), number("conv_net")
+    noted = ({"one": "aa", "two": "bb"}, {"one": "ac", "two": "bb"}, {"one": "aa", "three": "zz"})
+    runs = [run_with({mlp: (1, 2), conv: (1, 2)}, mlp=weights) for weights in noted]
+    assert [[*run] for run in without_repeats(runs)] == [[mlp, conv], [mlp], []]
 
 
 def test_recording_counts_the_kernels_that_differ(tmp_path, monkeypatch, capsys):
@@ -154,7 +172,7 @@ def test_recording_counts_the_kernels_that_differ(tmp_path, monkeypatch, capsys)
     assert float(found["value"]) == pytest.approx(0.305)
     assert float(found["kernel_std"]) == pytest.approx(np.std([0, 0.01, -0.01, 0.02], ddof=1), rel=1e-5)
     assert [float(seed) for seed in found["by_seed"].split()] == pytest.approx([0.205, 0.405, 0.2, 0.4])
-    assert "embedded, mlp: 4 of 6 profiles give different numbers\n" in capsys.readouterr().out
+    assert "embedded, mlp: 4 of 6 profiles differ\n" in capsys.readouterr().out
     assert options == [[], [], [], *([f"--reverse-rows-in={size}"] for size in (2, 4, 8)), []]
     assert len(RECORDED) == 6
 
