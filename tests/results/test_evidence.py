@@ -87,6 +87,27 @@ def test_the_smallest_detectable_change_is_detected_in_four_of_five_runs() -> No
     assert np.mean(np.abs(differences - change) > atol) < FALSE_ALARM / 50
 
 
+@pytest.mark.parametrize(
+    ("n_numbers", "share", "most"), [(80, 0.0, 0.0), (20, 0.5, 0.025), (80, 0.5, 0.025), (600, 0.5, 0.025), (80, 1.0, 0.18)]
+)
+def test_holm_would_turn_the_same_runs_red_and_list_few_further_numbers(n_numbers: int, share: float, most: float) -> None:
+    """Why tolerances are Bonferroni's: the argument in the docstring of `evidence`."""
+    own, pool, n_runs = Spread(1.0, 5), (1.0, 200), 1000
+    limit = kernel_atol(own, pool, n_numbers)
+    further = []
+    for change in (2, 3, 4, 5, 6) if share else (0,):
+        deviations = np.random.default_rng(change).standard_t(pool[1], (n_runs, n_numbers))
+        deviations[:, : round(share * n_numbers)] += change
+        p_values = np.sort(2 * t.sf(np.abs(deviations), pool[1]), axis=1)
+        passed = np.cumprod(p_values <= FALSE_ALARM / (n_numbers - np.arange(n_numbers)), axis=1)
+        by_holm, by_tolerance = passed.sum(axis=1), (np.abs(deviations) * math.sqrt(1.2) > limit).sum(axis=1)
+        assert ((by_holm > 0) == (by_tolerance > 0)).all()
+        assert (by_holm >= by_tolerance).all()
+        further.append(float((by_holm - by_tolerance).mean()) / n_numbers)
+        assert share or np.mean(by_tolerance > 0) == pytest.approx(FALSE_ALARM, abs=0.02)
+    assert max(further) <= most
+
+
 # --- what a number off its reference means ----------------------------------------------------------------------------
 
 
