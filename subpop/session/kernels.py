@@ -210,7 +210,7 @@ def _record(outcomes: Mapping[str, Outcome], options: argparse.Namespace, for_py
     for (tier, victim), n in sorted(counts.items()):
         enough = "" if n >= FEWEST_KERNELS else "; too few, so that its numbers are recorded under one"
         lines.append(f"- {tier}, {victim}: {n} of {len(ran)} profiles differ{enough}")
-    n_noisy = sum(bool(row["by_seed"]) for row in ran[first].numbers.values())
+    n_noisy = sum(bool(row["by_seed"]) and row["reference"] is not None for row in ran[first].numbers.values())
     for stem in sorted({key[0] for kernel in kernels for key in kernel}):
         path = options.baselines / f"{stem}.csv"
         *runs, of_more = (
