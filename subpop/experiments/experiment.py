@@ -41,8 +41,8 @@ from subpop.types.base import nearest
 
 CHUNK_TRIALS = 256
 NEAR_A_TIE = (
-    "{}: in {} of its trials and clean models the error of the solver could change a prediction or a selection, so that "
-    "its numbers may differ by one test row on another machine"
+    "{} with {}: in some trials the error of the solver could change a prediction or a selection, so that numbers may differ by "
+    "one test row on another machine (`undecided` in results.json counts these trials)"
 )
 ACCURACY = "kkt_residual", "error_bound"
 """Fields of a model that say how exactly it was solved."""
@@ -130,7 +130,7 @@ class Experiment:
             found = replace(found, max_fits=self.plugins[cell.defense].max_fits)
         found = replace(found, notes=(*found.notes, *self._not_reusable(cell)))
         if exact and (n_undecided := self._n_undecided(cell, results)) is not None:
-            notes = (NEAR_A_TIE.format(cell.id, n_undecided),) if n_undecided else ()
+            notes = (NEAR_A_TIE.format(cell.victim, cell.defense),) if n_undecided else ()
             found = replace(found, notes=(*found.notes, *notes), n_undecided=n_undecided)
         if cell.plain() != cell:
             return replace(found, numbers=(*found.numbers, *gain(cell, stage, results, self.trials(cell.plain())[0])))

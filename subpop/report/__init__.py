@@ -200,6 +200,7 @@ def _row(report: CellReport, verdict: Verdict) -> dict[str, Any]:
         "subpopulation": number.subpopulation,
         "knowledge": result.knowledge if result else "",
         "integrity": result.integrity if result else "",
+        "undecided": result.n_undecided if result else None,
         "metric": number.metric,
         "value": _finite(number.value),
         "std_error": _finite(number.std_error),

@@ -26,11 +26,12 @@ SHARED_BY = 16
 class Columns:
     """The features of a pool in units of their root mean square, with an intercept column of ones last.
 
-    scale: (d',) those units; penalty: (d',) factors of the penalty of each scaled parameter.
+    scale: (d',) those units; penalty: (d',) factors of the penalty of each scaled parameter; longest: see `longest_row`.
     """
 
     scale: Doubles
     penalty: Doubles
+    longest: float
 
     @classmethod
     def of(cls, pool: Pool, penalise_intercept: bool) -> Columns:
@@ -42,7 +43,7 @@ class Columns:
         scale[scale == 0] = 1.0
         penalty = 1 / scale**2
         penalty[-1] = float(penalise_intercept)
-        return cls(scale, penalty)
+        return cls(scale, penalty, longest_row(pool.x))
 
     def rows(self, x: Array, dtypes: Sequence[type]) -> dict[type, Array]:
         """(n, d') scaled rows in each dtype."""
@@ -56,6 +57,12 @@ def count(job: FleetJob) -> Doubles:
     """(C, N + e) total weight, by label, of each row of the pool, then of extra_x."""
     classes, n = job.pool.n_classes, len(job.pool) + (0 if job.extra_x is None else len(job.extra_x))
     return np.bincount(job.y * n + job.rows, job.weights, classes * n).astype(np.float64, copy=False).reshape(classes, n)
+
+
+def longest_row(x: Array) -> float:
+    """The largest Euclidean length of a row with a one appended."""
+    rows = flat(x)
+    return float(np.sqrt(1 + np.einsum("ij,ij->i", rows, rows, dtype=np.float64, casting="unsafe").max(initial=0.0)))
 
 
 def shared_rows(jobs: Sequence[FleetJob]) -> Ints:

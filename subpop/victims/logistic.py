@@ -131,10 +131,10 @@ class LogisticRegression:
             residual = solve(fleet, w, clean.inverse, MIXED if len(design.dtypes) > 1 else DOUBLE)
         if self._blind:
             w = np.stack([_rounded(own, _spread(job, clean.columns)) for job, own in zip(jobs, w, strict=True)])
-        solved = zip(jobs, w, residual, fleet.weight, strict=True)
+        solved = zip(jobs, w, residual, strict=True)
         return [
-            self._model(own, clean.columns, r, weight) if r[0] <= TOLERANCE else self._solve_alone(job, clean)
-            for job, own, r, weight in solved
+            self._model(own, clean.columns, job, r) if r[0] <= TOLERANCE else self._solve_alone(job, clean)
+            for job, own, r in solved
         ]
 
     def _solve_alone(self, job: FleetJob, clean: _Clean) -> LinearModel:
@@ -146,7 +146,7 @@ class LogisticRegression:
         from subpop.victims.newton import DOUBLE, Newton
 
         own = FleetJob(Pool(job.x, job.y, len(job), job.pool.n_classes), np.arange(len(job)), job.y, job.weights)
-        residual = np.full((1, 2), np.inf)
+        residual = np.full((1, 3), np.inf)
         try:
             with np.errstate(all="ignore"):
                 found = self._solve_clean(own)
@@ -155,7 +155,7 @@ class LogisticRegression:
                 fleet = Design([own], found.columns, (np.float64,)).fleet([own], self.penalty, self.penalty_form == "mean")
                 if not len(Newton(fleet, found.inverse, bound).run(found.w, np.arange(1), residual)):
                     w = _rounded(found.w[0], np.ones(found.w.shape[2])) if self._blind else found.w[0]
-                    model = self._model(w, found.columns, residual[0], fleet.weight[0])
+                    model = self._model(w, found.columns, own, residual[0])
                     return replace(model, kkt_residual=model.kkt_residual / larger)
         except (np.linalg.LinAlgError, ZeroDivisionError):
             pass
@@ -178,31 +178,40 @@ class LogisticRegression:
         columns = Columns.of(job.pool, self.penalise_intercept)
         design = Design([job], columns, (np.float64,))
         fleet = design.fleet([job], self.penalty, self.penalty_form == "mean")
-        w, residual = np.zeros((1, design.n_columns, len(columns.scale))), np.full((1, 2), np.inf)
+        w, residual = np.zeros((1, design.n_columns, len(columns.scale))), np.full((1, 3), np.inf)
         for turn in range(10):  # at least twice: batches need the inverse at the optimum, not at the start
             inverse, before = inverse_hessian(fleet, w), residual
             residual = solve(fleet, w, inverse, (TIGHT,))
             if turn and (residual[0, 0] <= TIGHT.residual or residual[0, 0] > before[0, 0] / 2):
                 break
-        return _Clean(columns, count(job), w, inverse, self._model(w[0], columns, residual[0], fleet.weight[0]))
+        return _Clean(columns, count(job), w, inverse, self._model(w[0], columns, job, residual[0]))
 
-    def _model(self, w: Doubles, columns: Columns, residual: Doubles, weight: float) -> LinearModel:
-        """The model in the inputs' own units. residual: (2,) as `newton.solve` returns it; weight: sum of training weights."""
+    def _model(self, w: Doubles, columns: Columns, job: FleetJob, residual: Doubles) -> LinearModel:
+        """The model in the inputs' own units. residual: (3,) as `newton.solve` returns it."""
         coef = (w / columns.scale).T
         if not self.penalise_intercept and coef.shape[1] > 1:
             coef[-1] -= coef[-1].mean()  # free intercepts of a softmax are defined up to a common shift
-        return LinearModel(coef, float(residual[0]), self._error(residual[1], columns, weight))
+        from subpop.victims.counts import longest_row
 
-    def _error(self, gradient: float, columns: Columns, weight: float) -> float:
-        """A bound of the distance between the parameters and the optimum; NaN if there is none. gradient: its Euclidean norm.
+        weight = len(job) if job.weights is None else job.weights.sum()
+        longest = columns.longest if job.extra_x is None else max(columns.longest, longest_row(job.extra_x))
+        return LinearModel(coef, float(residual[0]), self._error(residual, columns, float(weight), longest))
 
-        The penalty makes the objective strongly convex with modulus rho, so that the distance is at most |gradient| / rho. This
-        needs a penalty on every parameter, and parameters that were not rounded afterwards.
+    def _error(self, residual: Doubles, columns: Columns, weight: float, longest: float) -> float:
+        """A bound of the distance between the parameters and the optimum; NaN if there is none, as for rounded parameters.
+
+        residual: (3,) as `newton.solve` returns it, with a lower bound l of the Hessian's eigenvalues; longest: length of the
+        longest training row with a one appended. With a penalty on every parameter, l holds everywhere, so that
+        |gradient| >= l * distance. Otherwise it holds at the end only. If a margin changes by dz, its curvature changes by a
+        factor of at most exp(|dz|), so that |gradient| >= l * (1 - exp(-longest * distance)) / longest (as in Bach 2010,
+        Electronic Journal of Statistics 4): the distance is at most 2 |gradient| / l if this is at most 1 / longest.
         """
-        if self._blind or not self.penalise_intercept:
+        if self._blind or not residual[2] > 0:
             return float("nan")
-        rho = self.penalty * (weight if self.penalty_form == "mean" else 1.0)
-        return float((gradient + ROUNDING * weight * np.linalg.norm(columns.scale)) / rho)
+        distance = float((residual[1] + ROUNDING * weight * np.linalg.norm(columns.scale)) / residual[2])
+        if self.penalise_intercept:
+            return distance
+        return 2 * distance if 2 * distance * longest <= 1 else float("nan")
 
 
 def _is_clean(job: FleetJob, clean: _Clean) -> bool:

@@ -76,10 +76,10 @@ TIGHT = Precision(np.float64, np.float64, 1e-3, 1e-12, 1e-12, 8)
 def solve(fleet: Fleet, w: Doubles, inverse: Array, stages: Sequence[Precision]) -> Doubles:
     """Move w (M, K', d') to the optima.
 
-    inverse: (B, s, s) blocks of an inverse Hessian near w. Returns (M, 2): |gradient|_inf / weight and |gradient|_2, both in the
-    inputs' units.
+    inverse: (B, s, s) blocks of an inverse Hessian near w. Returns (M, 3), in the inputs' units: |gradient|_inf / weight,
+    |gradient|_2, and a lower bound of the Hessian's smallest eigenvalue, 0 where none is known.
     """
-    left, residual = np.arange(len(fleet)), np.full((len(fleet), 2), np.inf)
+    left, residual = np.arange(len(fleet)), np.full((len(fleet), 3), np.inf)
     for precision in stages:
         unfinished = Newton(fleet, inverse, precision).run(w, left, residual)
         left = unfinished if np.isfinite(precision.residual) else left  # a stage without a bound only improves the start
@@ -134,7 +134,7 @@ class Newton:
     def run(self, w: Doubles, problems: Ints, residual: Doubles) -> Ints:
         """Take Newton steps until each problem has converged, stalled or used up its steps; returns those not converged."""
         self._place(w, problems)
-        left = []
+        left, begun = [], problems
         best, idle = np.full((len(w), 2), np.inf), np.zeros(len(w), np.int64)
         for taken in range(self.precision.steps + 1):
             gradient = self._gradient(w, problems)
@@ -150,6 +150,7 @@ class Newton:
             if not len(problems) or taken == self.precision.steps:
                 break
             self._step(w, problems, gradient, error)
+        residual[begun, 2] = self._smallest_eigenvalues(begun)
         return np.sort(np.concatenate([*left, problems]))
 
     def _step(self, w: Doubles, problems: Ints, gradient: Doubles, error: Doubles) -> None:
@@ -164,7 +165,7 @@ class Newton:
             self._place(w, problems)
 
     def _measure(self, w: Doubles, problems: Ints, gradient: Doubles, residual: Doubles) -> Doubles:
-        """Record residuals, (M, 2) as in `solve`; returns each problem's estimated distance to its optimum, relative to its
+        """Record residuals, (M, 3) as in `solve`; returns each problem's estimated distance to its optimum, relative to its
         largest parameter."""
         own = gradient * self.fleet.unit
         residual[problems, 0] = np.abs(own).max(axis=(1, 2)) / self.fleet.weight[problems]
@@ -211,6 +212,23 @@ class Newton:
         residual = self.at.residual if len(problems) == len(self.fleet) else self.at.residual[problems]
         loss = self._sums(problems, residual).astype(np.float64, copy=False)
         return loss + self.fleet.penalty[problems][:, None] * w[problems]
+
+    def _smallest_eigenvalues(self, problems: Ints) -> Doubles:
+        """(m,) lower bounds of the Hessian's smallest eigenvalue at the last margins; 0 where none is known.
+
+        With a penalty rho on every parameter it is rho. Without one on the intercept b of two classes, the curvature along (u, b)
+        is sum_i d_i (x_i u + b)^2 + rho |u|^2. It is at least S (m u + b)^2 + rho |u|^2 for the sum S of the d_i and the mean m
+        of the x_i with these weights, whose smallest eigenvalue is at least determinant / trace.
+        """
+        rho: Doubles = self.fleet.penalty[problems, 0] * self.fleet.unit[0] ** 2
+        if (self.fleet.penalty[problems, -1] > 0).all():
+            return rho
+        chance = self.at.chance[problems]
+        if chance.shape[1] > 1:
+            return np.zeros(len(problems))
+        sums = self._sums(problems, self.at.total[problems][:, None] * chance * (1 - chance))[:, 0].astype(np.float64)
+        total, means = sums[:, -1], sums[:, :-1] * self.fleet.unit[:-1] / sums[:, -1:]
+        return np.asarray(total * rho / (total * (1 + np.einsum("mj,mj->m", means, means)) + rho))
 
     def _products(self, problems: Ints, w: Array) -> Array:
         """rows w: (m, K', W); values after the end of a problem's list are arbitrary."""

@@ -161,7 +161,7 @@ def test_a_cell_within_the_band_says_so(monkeypatch):
     monkeypatch.setattr(undecided, "SAFETY", 1e5)
     found = Experiment.on(NoStore()).run(cell())
     assert found.n_undecided > 0
-    assert any(note.startswith(f"{found.cell.id}: in {found.n_undecided} of its trials") for note in found.notes)
+    assert any(note.startswith("logistic_regression with none: in some trials the error") for note in found.notes)
 
 
 def test_a_clean_model_within_the_band_counts_as_well(experiment, monkeypatch):
@@ -184,7 +184,8 @@ def test_a_clean_model_within_the_band_counts_as_well(experiment, monkeypatch):
         ({"defense": "spectral_signatures"}, False),
         ({"defense": "activation_clustering"}, False),
         ({"attack": "influence"}, False),
-        ({"victim": "last_layer"}, False),  # without a penalty on the intercept
+        ({"victim": "last_layer"}, True),
+        ({"victim": "last_layer", "dataset": "mixture_multiclass"}, False),
         ({"victim": "mlp"}, False),
     ],
     ids=str,

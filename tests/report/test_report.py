@@ -401,6 +401,7 @@ def test_a_row_of_the_results_by_hand():
         "subpopulation": "digit=3",
         "knowledge": "n_poison",
         "integrity": "unchecked",
+        "undecided": None,
         "metric": "target_damage_worst_5",
         "value": 0.25,
         "std_error": 0.03,

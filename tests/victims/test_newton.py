@@ -211,7 +211,7 @@ def test_a_problem_past_its_precision_gives_up_and_says_so():
     _, _, _, fleet = make_fleet(2, (np.float64, np.float32))
     w = np.zeros((len(fleet), 1, len(fleet.unit)))
     stage = newton.Precision(np.float32, np.float32, 1e-2, 1e-12, 1e-12, 1000)
-    residual = np.full((len(fleet), 2), np.inf)
+    residual = np.full((len(fleet), 3), np.inf)
     left = Newton(fleet, np.eye(5)[None], stage).run(w, np.arange(len(fleet)), residual)
     assert len(left) > 0
     assert np.array_equal(left, np.unique(left))
