@@ -39,7 +39,7 @@ REMEMBERED_BYTES = 1 << 28
 """A fleet that takes more memory is not remembered."""
 Code = frozenset[str]
 """Modules that a result depends on, see `subpop.runtime.cell_code`."""
-SCORES: Mapping[str, Code] = {"right": frozenset(["subpop.experiments.undecided"])}
+SCORES: Mapping[str, Code] = {"right": frozenset(["subpop.experiments.trial"])}
 """The modules that score a model, by its role."""
 
 

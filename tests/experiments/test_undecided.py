@@ -15,6 +15,7 @@ from subpop.experiments.experiment import Experiment
 from subpop.experiments.undecided import CUT, REST, ROUNDING, SAFETY, TARGET, Undecided, is_undecided
 from subpop.harness.outcome import Outcome, lead_of
 from subpop.harness.plugins import parse_defense
+from subpop.results.references import References, cell_status, compare
 from subpop.runtime.no_store import NoStore
 from subpop.types import Cell, Defended, Trial, TrialResult
 from subpop.types.grid import grid
@@ -155,6 +156,24 @@ def test_a_cell_in_which_nothing_is_undecided_agrees_exactly(experiment):
     found = experiment.run(cell(rate=2.0))
     assert found.n_undecided == 0
     assert not any("could change" in note for note in found.notes)
+
+
+def test_one_flipped_prediction_of_one_trial_is_red(experiment, tmp_path):
+    """In a committed cell; with the tolerance of .01 that it had before, this row would pass."""
+    path = ROOT / "baselines" / "cluster_match.csv"
+    own = cell(stem=path.stem, dataset="digits", partition="cluster_match", split=1, n_seeds=5)
+    found, (results, _) = experiment.run(own), experiment.trials(own)
+    assert cell_status(compare(found, References.load(path))) == "pass"
+    worst = max(found.table, key=lambda row: row["target_damage"])["subpopulation"]
+    [hit] = [result for result in results if result.trial == Trial(str(worst), 3)]
+    hit.arrays["right"][np.flatnonzero(experiment.context.stage(own).test_members(worst))[0]] ^= True
+    flipped = replace(experiment, store=NoStore())
+    flipped.trials = lambda asked: (results, True)
+    changed = flipped.run(own)
+    verdicts = {verdict.number.metric: verdict.verdict for verdict in compare(changed, References.load(path))}
+    assert {name for name, verdict in verdicts.items() if verdict == "fail"} >= {"target_damage_worst_1", "target_damage_mean"}
+    (tmp_path / path.name).write_text(path.read_text().replace(",1e-09,", ",0.01,"))
+    assert cell_status(compare(changed, References.load(tmp_path / path.name))) == "pass"
 
 
 def test_a_cell_within_the_band_says_so(monkeypatch):

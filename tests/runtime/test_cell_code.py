@@ -154,6 +154,15 @@ def test_what_runs_for_a_kind_is_in_a_key(kind, monkeypatch):
     assert found - modules_in_key(frozenset(roots)) == set()
 
 
+def test_what_scores_a_clean_model_is_in_its_key(monkeypatch):
+    context, own, roots = Experiment.on(NoStore()).context, cell(), set()
+    monkeypatch.setattr(context.memo, "key", lambda code, **parts: str(roots.update(code)))
+    context.model_key(own, "right", 0)
+    monkeypatch.undo()
+    context.clean_model(own, 0)  # has a key of its own
+    assert executed(lambda: context.clean_right(own, 0)) - modules_in_key(frozenset(roots)) - REGISTRIES - BOOKKEEPING == set()
+
+
 def test_a_result_that_is_stored_whole_depends_on_the_code_of_its_subpopulations(monkeypatch):
     """Also where the module that measures it imports none of that code."""
     roots: set[str] = set()
