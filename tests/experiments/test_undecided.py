@@ -152,6 +152,20 @@ def test_a_trial_is_undecided_by_its_rows_and_by_the_cut_of_a_filter_that_ranks_
 # --- whole cells ------------------------------------------------------------------------------------------------------
 
 
+def test_a_trial_is_as_inexact_as_its_worst_model_and_unknown_if_one_has_no_bound(experiment, monkeypatch):
+    own, accuracy = cell(), np.tile([np.nan, 0.0], (2, 1))
+    train = experiment.prepare(own, Trial(experiment.context.stage(own).attacked[0], 0)).task.train
+    d = train.x.shape[1] + 1
+    bounds = iter([1e-9, 3e-9, np.nan, 2e-9, 1e-9, 5e-9])
+    monkeypatch.setattr(
+        experiment.context, "fit", lambda *a, **k: [LinearModel(np.zeros((d, 1)), 1e-9, next(bounds)) for _ in range(2)]
+    )
+    fit_many = experiment.fleet_of(own, [0, 0], accuracy)
+    for pair in ([(0, train), (1, train)],) * 3:
+        assert np.isnan([model.error_bound for model in fit_many(pair)]).all()
+    np.testing.assert_array_equal(accuracy[:, 1], [np.nan, 5e-9])
+
+
 def test_a_cell_in_which_nothing_is_undecided_agrees_exactly(experiment):
     found = experiment.run(cell(rate=2.0))
     assert found.n_undecided == 0

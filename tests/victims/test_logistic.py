@@ -116,6 +116,10 @@ def test_the_optimum_is_within_the_error_bound(n_classes, form, d, penalised):
     distances = np.array([np.linalg.norm(m.coef - optimum(m.coef, j, victim)) for m, j in zip(models, jobs, strict=True)], float)
     bounds = np.array([model.error_bound for model in models])
     assert (distances <= bounds).all()
+    if penalised:
+        slopes = [np.linalg.norm(gradient(m.coef, j, victim)[0]) for m, j in zip(models, jobs, strict=True)]
+        rho = victim.penalty * np.array([design_of(job)[1].sum() if form == "mean" else 1 for job in jobs])
+        assert (bounds * rho >= np.array(slopes, float)).all()
     assert distances.max() > 1e-12  # rounding alone is smaller
     assert bounds.max() < 1e-4
 
