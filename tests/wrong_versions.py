@@ -60,14 +60,14 @@ CELLS: dict[str, dict[str, Any]] = {
     "tilt_sever": {**LINE, "rate": 1.0, **DISTINCT, "defense": "sever", "n_seeds": 200},
     "network": {**LINE, "victim": "mlp", "rate": 1.0, "n_seeds": 400},
     "tree": {**TREE, "rate": 1.0},
-    "tree_distinct": {**TREE, "rate": 1.0, **DISTINCT, "n_seeds": 400},
+    "tree_distinct": {**TREE, "rate": 1.0, **DISTINCT, "n_seeds": 800},
     "certified": {**LINE, "rate": 0.25, "defense": "label_flip_smoothing", "n_seeds": 400},
     "ties": {**LINEAR, "rate": 0.2, "defense": "label_flip_smoothing", "n_seeds": 20},
     "moved": {**LINE, "attack": "influence", "rate": 0.5, "epsilon": 16},
     # 8 subpopulations at the corners of a cube, which are hurt alike
-    "cube": {**LINEAR, "dataset": "mixture_cells", "rate": 1.0, "n_seeds": 200},
+    "cube": {**TREE, "dataset": "mixture_cells", "rate": 1.0},
     # 48 rows of D in 6 dimensions, where the penalty matters
-    "few_rows": {**LINEAR, "rate": 2.0, "n_seeds": 200},
+    "few_rows": {**LINEAR, "rate": 2.0, "n_seeds": 800},
     "last_layer": {**LINEAR, "victim": "last_layer", "rate": 1.0, "n_seeds": 200},
     "last_layer_double": {**LINEAR, "victim": "last_layer", "rate": 2.0, "n_seeds": 300},
     # digits
