@@ -85,11 +85,15 @@ def changed(mutant: Mutant, folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Finding:
-    """What the repetitions say of one number. p_values: 1 where the change has the other direction than predicted."""
+    """What the repetitions say of one number.
+
+    p_values: 1 where the change has the other direction than predicted; needed: seeds of a repetition that would be enough, for a
+    mutant that is not seen.
+    """
 
     change: float
     p_values: tuple[float, ...] = ()
-    needed: str = ""
+    needed: float = 0.0
     error: str = ""
 
     @property
@@ -110,7 +114,7 @@ def compared(mutant: Mutant, values: Sequence[float], reference: Sequence[float]
     block = len(ours) // REPETITIONS
     places = [slice(start, start + block) for start in range(0, len(ours), block)]
     found = [_p_value(ours[own], np.delete(theirs, own), mutant.effect) for own in places]
-    return Finding(float(ours.mean() - theirs.mean()), tuple(found), "" if mutant.seen else _needed(ours, theirs))
+    return Finding(float(ours.mean() - theirs.mean()), tuple(found), 0.0 if mutant.seen else _needed(ours, theirs))
 
 
 def _p_value(own: np.ndarray, others: np.ndarray, effect: str) -> float:
@@ -123,12 +127,12 @@ def _p_value(own: np.ndarray, others: np.ndarray, effect: str) -> float:
     return float(ttest_ind_from_stats(*parts, equal_var=False).pvalue)
 
 
-def _needed(ours: np.ndarray, theirs: np.ndarray) -> str:
-    """How many seeds a repetition would need to be red in nine of ten; "unknown" where the change cannot be told from 0."""
+def _needed(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """How many seeds a repetition would need to be red in nine of ten; infinite where the change cannot be told from 0."""
     change, deviation = abs(ours.mean() - theirs.mean()), float(np.hypot(ours.std(ddof=1), theirs.std(ddof=1)))
     if change < 2 * deviation / np.sqrt(len(ours)) or change < 1e-9:
-        return "unknown"
-    return f"{int(np.ceil(((norm.ppf(1 - LEVEL / 2) + norm.ppf(0.9)) * deviation / change) ** 2))}"
+        return float("inf")
+    return float(np.ceil(((norm.ppf(1 - LEVEL / 2) + norm.ppf(0.9)) * deviation / change) ** 2))
 
 
 def verdict(mutant: Mutant, findings: Sequence[Finding]) -> str:
@@ -216,12 +220,17 @@ def described(mutant: Mutant) -> tuple[str, ...]:
 def table(results: Results, wanted: Callable[[Mutant], bool]) -> str:
     """The changes with what was found, in markdown."""
     rows = [
-        (*described(mutant), *map(str, findings), verdict(mutant, findings), max(finding.needed for finding in findings))
+        (*described(mutant), *map(str, findings), verdict(mutant, findings), _seeds(findings))
         for mutant, findings in results.changes.items()
         if wanted(mutant)
     ]
     headers = ("change", "cell", "seeds", "number", "predicted", *results.kernels, "verdict", "seeds needed")
     return _markdown(rows if any(row[-1] for row in rows) else [row[:-1] for row in rows], headers)
+
+
+def _seeds(findings: Sequence[Finding]) -> str:
+    needed = max(finding.needed for finding in findings)
+    return "unknown" if np.isinf(needed) else f"{needed:.0f}" if needed else ""
 
 
 def _markdown(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> str:

@@ -57,7 +57,6 @@ CELLS: dict[str, dict[str, Any]] = {
     # one subpopulation in two dimensions, which a line gets right as long as it is tilted
     "tilt": {**LINE, "rate": 0.5, "n_seeds": 400},
     "tilt_spectral": {**LINE, "rate": 1.0, **DISTINCT, "defense": "spectral_signatures"},
-    "tilt_sever": {**LINE, "rate": 1.0, **DISTINCT, "defense": "sever", "n_seeds": 200},
     "network": {**LINE, "victim": "mlp", "rate": 1.0, "n_seeds": 400},
     "tree": {**TREE, "rate": 1.0},
     "tree_distinct": {**TREE, "rate": 1.0, **DISTINCT, "n_seeds": 800},
@@ -82,7 +81,7 @@ CELLS: dict[str, dict[str, Any]] = {
         "n_seeds": 100,
     },
     "fine_pruning": {**PRUNE, "holdout": 0.2},
-    "large_holdout": {**PRUNE, "holdout": 0.5, "n_seeds": 400},
+    "large_holdout": {**PRUNE, "holdout": 0.5, "n_seeds": 1000},
     "small_holdout": {**PRUNE, "holdout": 0.02, "n_seeds": 200},
 }
 """The cells by name; ten repetitions share their seeds, 100 where a cell does not say."""
@@ -537,9 +536,11 @@ MUTANTS = (
         SEVER,
         "gradients -= gradients.mean(axis=0)\n",
         "gradients *= 1.0\n",
-        "tilt_sever",
+        "sever",
         RECALL,
-        UP,
+        seen=False,
+        why="it finds a little more poison here, for which ten seeds are too few; in two dimensions, where that was predicted too, "
+        "it finds as much as the correct version",
     ),
     Mutant("SEVER along the second direction", "defenses/eigenspaces.py", TOP, SECOND, "sever", RECALL, DOWN),
     Mutant("spectral signatures of the second direction", "defenses/eigenspaces.py", TOP, SECOND, "tilt_spectral", RECALL, DOWN),
