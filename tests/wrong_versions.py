@@ -34,13 +34,11 @@ CELLS: dict[str, dict[str, Any]] = {
     "linear": {**LINEAR, "rate": 1.0},
     "idle": {**LINEAR, "rate": 0.0},
     "double": {**LINEAR, "rate": 2.0},
-    "distinct": {**LINEAR, "rate": 1.0, **DISTINCT},
     "classes": {**LINEAR, "dataset": "mixture_multiclass", "rate": 1.0},
     "clusters": {**LINEAR, "partition": "cluster_match", "rate": 1.0},
     "two_targets": {**LINEAR, "victim": "mlp", "rate": 1.0, "n_attacked": 2, "n_seeds": 50},
     "idle_network": {**LINEAR, "victim": "mlp", "rate": 0.0, "n_seeds": 200},
     "two_steps": {**LINEAR, "rate": 1.0, "defense": "in_two_steps"},
-    "drop_duplicates": {**LINEAR, "rate": 1.0, "defense": "drop_duplicates"},
     **{
         name: {**LINEAR, "rate": 1.0, **DISTINCT, "defense": name}
         for name in ("trim", "sever", "spectral_signatures", "activation_clustering", "perfect_filter", "random_filter")
@@ -539,8 +537,8 @@ MUTANTS = (
         "sever",
         RECALL,
         seen=False,
-        why="it finds a little more poison here, for which ten seeds are too few; in two dimensions, where that was predicted too, "
-        "it finds as much as the correct version",
+        why="it finds a little more poison here, for which ten seeds are too few; in two dimensions, where that was predicted, it "
+        "finds as much as the correct version",
     ),
     Mutant("SEVER along the second direction", "defenses/eigenspaces.py", TOP, SECOND, "sever", RECALL, DOWN),
     Mutant("spectral signatures of the second direction", "defenses/eigenspaces.py", TOP, SECOND, "tilt_spectral", RECALL, DOWN),
