@@ -537,8 +537,8 @@ MUTANTS = (
         "sever",
         RECALL,
         seen=False,
-        why="it finds a little more poison here, for which ten seeds are too few; in two dimensions, where that was predicted, it "
-        "finds as much as the correct version",
+        why="it finds a little more poison here, for which ten seeds are too few; in two dimensions, where that was predicted, "
+        "it finds as much as the correct version",
     ),
     Mutant("SEVER along the second direction", "defenses/eigenspaces.py", TOP, SECOND, "sever", RECALL, DOWN),
     Mutant("spectral signatures of the second direction", "defenses/eigenspaces.py", TOP, SECOND, "tilt_spectral", RECALL, DOWN),
