@@ -284,7 +284,7 @@ MUTANTS = (
         "warm start returned",
         LOGISTIC,
         "residual = solve(fleet, w, clean.inverse, MIXED if len(design.dtypes) > 1 else DOUBLE)",
-        "residual = np.zeros(len(jobs))",
+        "residual = np.zeros((len(jobs), 2))",
         "linear",
         DAMAGE,
         DOWN,
