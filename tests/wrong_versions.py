@@ -61,8 +61,6 @@ CELLS: dict[str, dict[str, Any]] = {
     "certified": {**LINE, "rate": 0.25, "defense": "label_flip_smoothing", "n_seeds": 400},
     "ties": {**LINEAR, "rate": 0.2, "defense": "label_flip_smoothing", "n_seeds": 20},
     "moved": {**LINE, "attack": "influence", "rate": 0.5, "epsilon": 16},
-    # 8 subpopulations at the corners of a cube, which are hurt alike
-    "cube": {**TREE, "dataset": "mixture_cells", "rate": 1.0},
     # 48 rows of D in 6 dimensions, where the penalty matters
     "few_rows": {**LINEAR, "rate": 2.0, "n_seeds": 800},
     "last_layer": {**LINEAR, "victim": "last_layer", "rate": 1.0, "n_seeds": 200},
@@ -70,14 +68,6 @@ CELLS: dict[str, dict[str, Any]] = {
     # digits
     "components": {**DIGITS, "partition": "cluster_match", "rate": 1.0},
     "small_clusters": {**DIGITS, "partition": "cluster_match", "rate": 1.0, "protocol": "reserve", "n_seeds": 20},
-    "mixed_clusters": {
-        **DIGITS,
-        "partition": "cluster_match",
-        "rate": 1.0,
-        "label_rule": "rarest",
-        "defense": "random_filter",
-        "n_seeds": 100,
-    },
     "fine_pruning": {**PRUNE, "holdout": 0.2},
     "large_holdout": {**PRUNE, "holdout": 0.5, "n_seeds": 1000},
     "small_holdout": {**PRUNE, "holdout": 0.02, "n_seeds": 200},
@@ -387,15 +377,6 @@ MUTANTS = (
         "trim",
     ),
     Mutant(
-        "worst-k ranked in each seed",
-        f"{SUMMARY}/ranked.py",
-        "np.stack([self.bits[i].change.mean(axis=1) for i in self.order[:k]]).mean(axis=0)",
-        "np.sort(np.stack([each.change.mean(axis=1) for each in self.bits]), axis=0)[-k:].mean(axis=0)",
-        "cube",
-        "target_damage_worst_1",
-        UP,
-    ),
-    Mutant(
         "20 test rows counted in D_aux",
         f"{SUMMARY}/__init__.py",
         "eligible(p.bits.clean.shape[1])",
@@ -508,15 +489,6 @@ MUTANTS = (
         "round(n_poison * TOLD",
         "round(0.5 * n_poison * TOLD",
         "random_filter",
-        REMOVED,
-        DOWN,
-    ),
-    Mutant(
-        "n_poison counts flipped rows",
-        TRIAL,
-        "round(n_poison * TOLD",
-        "round(poison.n_flipped * TOLD",
-        "mixed_clusters",
         REMOVED,
         DOWN,
     ),
