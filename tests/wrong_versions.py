@@ -274,7 +274,7 @@ MUTANTS = (
         "warm start returned",
         LOGISTIC,
         "residual = solve(fleet, w, clean.inverse, MIXED if len(design.dtypes) > 1 else DOUBLE)",
-        "residual = np.zeros((len(jobs), 2))",
+        "residual = np.zeros((len(jobs), 3))",
         "linear",
         DAMAGE,
         DOWN,
