@@ -493,7 +493,7 @@ MUTANTS = (
         DOWN,
     ),
     Mutant(
-        "ids of t[a][b] not composed",
+        "ids of a part of a part not composed",
         "types/rows.py",
         "return TrainingSet(self._source, self._ids[chosen], self._y[chosen])",
         "return TrainingSet(self._source, np.flatnonzero(chosen), self._y[chosen])",
