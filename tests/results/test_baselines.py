@@ -45,9 +45,11 @@ def test_every_suite_victim_and_alpha_has_a_gated_damage(rows):
 
 
 def test_stochastic_rows_of_the_embedded_tier_keep_their_evidence(rows):
-    """Their spread over kernels, and twice as many seeds as a run has."""
+    """Their spread over at least five different kernels, and twice as many seeds as a run has; shares are no means over seeds."""
     noisy = [row for _, row, _ in rows if row["std"] and row["tier"] == "embedded"]
     assert len(noisy) > 400
-    assert not [row for row in noisy if not row["kernel_std"] or int(row["n_kernels"]) < 3]
+    fewest = {"last_layer": 3, "tiny_bert_last_layer": 3}  # an order of rows does not change the training of the former
+    assert not [row for row in noisy if not row["kernel_std"] or int(row["n_kernels"]) < fewest.get(row["victim"], 5)]
     assert not [row for row in noisy if row["by_seed"] and len(seeds_of(row)) < 2 * int(row["n_seeds"])]
-    assert sum(bool(row["by_seed"]) for row in noisy) > 0.8 * len(noisy)
+    small = [row for row in noisy if row["victim"] not in fewest]
+    assert {row["metric"] for row in small if not row["by_seed"]} <= {"share_without_damage", "share_within_published"}
