@@ -271,7 +271,8 @@ def page(results: Results) -> str:
         "\n".join(unseen),
         "## Placebos",
         table(results, lambda mutant: mutant in PLACEBOS),
-        f"The unchanged package with the kernels of {results.kernels[-1]}, against the reference of {results.kernels[0]}:",
+        f"The unchanged package with the kernels of {results.kernels[-1]}, against the reference of {results.kernels[0]} "
+        "(the last bits of weights differ, and an answer only where it is close):",
         _markdown(kernels, ("cell", "number", "found", "verdict")),
         "## Equivalent changes",
         "These change no number, and are therefore no mutants:",
@@ -290,9 +291,10 @@ draw, which would prove nothing. The seeds of a cell are divided into ten repeti
 Each repetition is compared with the other nine of the reference by Welch's t test of the values of single seeds, or of their
 absolute deviations from the median (*deviation of*); a number without any variation is red if it differs. The columns of the
 kernels give the change of the mean, the red repetitions (p < .001 in the direction that was predicted), and the median p. A
-mutant is *caught* if nine of ten repetitions are red under each kernel, and a placebo is *green* if at most one is. Numbers,
-directions and cells were written down before the mutants were measured. *Seeds needed* is what a repetition would need to be
-red in nine of ten; *unknown*: all seeds together do not tell the change from 0."""
+mutant is *caught* if nine of ten repetitions are red under each kernel, and a placebo is *green* if at most one is. Numbers
+and directions were written down before the mutants were measured; where a direction came true with too few seeds, the mutant
+got more seeds or another cell. *Seeds needed* is what a repetition would need to be red in nine of ten; *unknown*: all seeds
+together do not tell the change from 0."""
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ CELLS: dict[str, dict[str, Any]] = {
     # 16 subpopulations of a mixture in 20 dimensions
     "linear": {**LINEAR, "rate": 1.0},
     "idle": {**LINEAR, "rate": 0.0},
-    "double": {**LINEAR, "rate": 2.0},
+    "double": {**LINEAR, "rate": 2.0, "n_seeds": 50},
     "classes": {**LINEAR, "dataset": "mixture_multiclass", "rate": 1.0},
     "clusters": {**LINEAR, "partition": "cluster_match", "rate": 1.0},
     "two_targets": {**LINEAR, "victim": "mlp", "rate": 1.0, "n_attacked": 2, "n_seeds": 50},
@@ -43,6 +43,7 @@ CELLS: dict[str, dict[str, Any]] = {
         name: {**LINEAR, "rate": 1.0, **DISTINCT, "defense": name}
         for name in ("trim", "sever", "spectral_signatures", "activation_clustering", "perfect_filter", "random_filter")
     },
+    "rarest": {**LINEAR, "rate": 1.0, "label_rule": "rarest", "defense": "random_filter", "n_seeds": 50},
     "few_filtered": {**LINEAR, "rate": 1.0, "defense": "perfect_filter", "n_attacked": 4, "n_seeds": 200},
     "certified_network": {
         **LINEAR,
@@ -61,15 +62,17 @@ CELLS: dict[str, dict[str, Any]] = {
     "certified": {**LINE, "rate": 0.25, "defense": "label_flip_smoothing", "n_seeds": 400},
     "ties": {**LINEAR, "rate": 0.2, "defense": "label_flip_smoothing", "n_seeds": 20},
     "moved": {**LINE, "attack": "influence", "rate": 0.5, "epsilon": 16},
+    # 8 subpopulations at the corners of a cube, which are hurt alike
+    "cube": {**TREE, "dataset": "mixture_cells", "rate": 1.0, "n_seeds": 400},
     # 48 rows of D in 6 dimensions, where the penalty matters
-    "few_rows": {**LINEAR, "rate": 2.0, "n_seeds": 800},
+    "few_rows": {**LINEAR, "rate": 2.0, "n_seeds": 600},
     "last_layer": {**LINEAR, "victim": "last_layer", "rate": 1.0, "n_seeds": 200},
     "last_layer_double": {**LINEAR, "victim": "last_layer", "rate": 2.0, "n_seeds": 300},
     # digits
     "components": {**DIGITS, "partition": "cluster_match", "rate": 1.0},
     "small_clusters": {**DIGITS, "partition": "cluster_match", "rate": 1.0, "protocol": "reserve", "n_seeds": 20},
     "fine_pruning": {**PRUNE, "holdout": 0.2},
-    "large_holdout": {**PRUNE, "holdout": 0.5, "n_seeds": 1000},
+    "large_holdout": {**PRUNE, "holdout": 0.5, "n_seeds": 800},
     "small_holdout": {**PRUNE, "holdout": 0.02, "n_seeds": 200},
 }
 """The cells by name; ten repetitions share their seeds, 100 where a cell does not say."""
@@ -152,7 +155,10 @@ BATCHES = """        for start in range(0, n, size):
                 batch[i], labels[i] = samples.rows[orders[e, start + i]], samples.labels[orders[e, start + i]]
 """
 
-MUTANTS = (
+SUBTLE = ("poison from D instead of D_aux", "2 % of the training rows dropped")
+"""Mutants that only a certain cell sees; the table says how many seeds other families of victims would need."""
+
+MUTANTS: tuple[Mutant, ...] = (
     # --- the attack ---
     Mutant("alpha x 1.1", FLIP, COUNT, "math.floor(rate * base * 1.1)", "linear", DAMAGE, UP),
     Mutant("alpha x 0.9", FLIP, COUNT, "math.floor(rate * base * 0.9)", "linear", DAMAGE, DOWN),
@@ -377,6 +383,15 @@ MUTANTS = (
         "trim",
     ),
     Mutant(
+        "worst-k ranked in each seed",
+        f"{SUMMARY}/ranked.py",
+        "np.stack([self.bits[i].change.mean(axis=1) for i in self.order[:k]]).mean(axis=0)",
+        "np.sort(np.stack([each.change.mean(axis=1) for each in self.bits]), axis=0)[-k:].mean(axis=0)",
+        "cube",
+        "target_damage_worst_1",
+        UP,
+    ),
+    Mutant(
         "20 test rows counted in D_aux",
         f"{SUMMARY}/__init__.py",
         "eligible(p.bits.clean.shape[1])",
@@ -489,6 +504,15 @@ MUTANTS = (
         "round(n_poison * TOLD",
         "round(0.5 * n_poison * TOLD",
         "random_filter",
+        REMOVED,
+        DOWN,
+    ),
+    Mutant(
+        "n_poison counts flipped rows",
+        TRIAL,
+        "round(n_poison * TOLD",
+        "round(poison.n_flipped * TOLD",
+        "rarest",
         REMOVED,
         DOWN,
     ),
@@ -661,6 +685,21 @@ MUTANTS = (
     Mutant(
         "poison moved uphill", "attacks/descent.py", "lower_now = new < value", "lower_now = new > value", "moved", GAIN, DOWN
     ),
+)
+MUTANTS += tuple(
+    replace(mutant, name=f"{mutant.name} ({family})", cell=cell, metric=DAMAGE, effect=effect, spread=False, seen=False, why=why)
+    for family, cell, why, effects in (
+        ("networks", "network", "networks vary more from seed to seed", {"alpha x 1.1": UP, **dict.fromkeys(SUBTLE, ANY)}),
+        (
+            "logistic regression",
+            "linear",
+            "the mean damage hardly depends on it",
+            dict.fromkeys((*SUBTLE, "penalty doubled"), ANY),
+        ),
+    )
+    for mutant in MUTANTS
+    for effect in [effects.get(mutant.name)]
+    if effect
 )
 
 SALT = 'hashlib.blake2b("\\x1f".join(map(str, purpose))'
