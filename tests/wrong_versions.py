@@ -43,7 +43,7 @@ CELLS: dict[str, dict[str, Any]] = {
         name: {**LINEAR, "rate": 1.0, **DISTINCT, "defense": name}
         for name in ("trim", "sever", "spectral_signatures", "activation_clustering", "perfect_filter", "random_filter")
     },
-    "rarest": {**LINEAR, "rate": 1.0, "label_rule": "rarest", "defense": "random_filter", "n_seeds": 50},
+    "rarest": {**LINEAR, "rate": 1.0, "label_rule": "rarest", "defense": "random_filter"},
     "few_filtered": {**LINEAR, "rate": 1.0, "defense": "perfect_filter", "n_attacked": 4, "n_seeds": 200},
     "certified_network": {
         **LINEAR,
