@@ -19,6 +19,7 @@ from subpop.report.opening import RunInfo, judged
 from subpop.report.scoreboard import scoreboard
 from subpop.report.suite_page import subpopulation_csv, suite_page
 from subpop.report.verdict import Standing
+from subpop.results.references import one_row
 from subpop.results.results_file import NUMBER_FIELDS, RESULTS_SCHEMA
 from subpop.runtime.writing import write_atomically
 from subpop.types import BadInput, CellReport, Number, Provenance, Verdict
@@ -208,6 +209,7 @@ def _row(report: CellReport, verdict: Verdict) -> dict[str, Any]:
         "half_width": _finite(number.half_width),
         "varies": number.varies if number.half_width is not None else "",
         "by_seed": [_finite(value) for value in number.by_seed] if result and not result.exact else [],
+        "one_row": _finite(one_row(result, number)) if result and number.metric else None,
         "n_subpopulations": int(result.n_subpopulations) if result else 0,
         "n_seeds": int(cell.n_seeds),
         "published": _finite(verdict.published),

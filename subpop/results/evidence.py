@@ -12,7 +12,9 @@ spread: such a number is compared as if it had been recorded under a single kern
 
 The spread of one number over a handful of kernels is itself uncertain, and it is 0 where no prediction flips. It is therefore
 moderated: its variance is averaged with the variance that is pooled over all numbers of the same metric, victim and tier in the
-file, as limma does for genes (Smyth 2004, Statistical Applications in Genetics and Molecular Biology 3).
+file, as limma does for genes (Smyth 2004, Statistical Applications in Genetics and Molecular Biology 3). Predictions flip seldom,
+but then several may flip in one network, so that some kernels show no spread where another one does. The deviation of a number is
+therefore at least the effect of one test row of one seed.
 
 Tolerances share the error among numbers by Bonferroni. Holm's step-down procedure would turn exactly the same runs red, since its
 first step is Bonferroni's, and would list further numbers of a run that is red anyway. In a simulation of 20 to 600 numbers, of
@@ -66,27 +68,28 @@ def moderated(own: Spread | None, pool: tuple[float, int]) -> float:
     return math.sqrt((own.std**2 + pool[0] ** 2) / 2)
 
 
-def kernel_atol(own: Spread | None, pool: tuple[float, int], n_numbers: int) -> float:
+def kernel_atol(own: Spread | None, pool: tuple[float, int], n_numbers: int, least: float = 0.0) -> float:
     """Return the tolerance of one of `n_numbers` that are compared together, between a run on an unknown kernel and a reference.
 
-    The reference is a mean over kernels, or the value on a single one.
+    The reference is a mean over kernels, or the value on a single one. least: lower limit of the deviation, which is the effect
+    of one test row of one seed.
     """
     from scipy.stats import t
 
     quantile = float(t.ppf(1 - FALSE_ALARM / n_numbers / 2, pool[1]))
-    return quantile * _error(own, pool)
+    return quantile * _error(own, pool, least)
 
 
-def smallest_detectable(atol: float, own: Spread | None, pool: tuple[float, int]) -> float:
+def smallest_detectable(atol: float, own: Spread | None, pool: tuple[float, int], least: float = 0.0) -> float:
     """Return the change of the number that exceeds its tolerance with a probability of 80 %."""
     from scipy.stats import norm
 
-    return atol + float(norm.ppf(POWER)) * _error(own, pool)
+    return atol + float(norm.ppf(POWER)) * _error(own, pool, least)
 
 
-def _error(own: Spread | None, pool: tuple[float, int]) -> float:
+def _error(own: Spread | None, pool: tuple[float, int], least: float) -> float:
     n_kernels = 1 if own is None else max(1, own.n_kernels)
-    return moderated(own, pool) * math.sqrt(1 + 1 / n_kernels)
+    return max(moderated(own, pool), least) * math.sqrt(1 + 1 / n_kernels)
 
 
 def explain(run: Sequence[float], reference: Sequence[float]) -> str:

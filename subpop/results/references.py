@@ -31,6 +31,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -398,14 +399,16 @@ def rebaseline(path: Path, results: Sequence[CellResult], *, hardware: str = "",
     old = {(*cell, *key): row for cell, of_cell in References.load(path).rows.items() for key, row in of_cell.items()}
     rows = {key: dict(row) for key, row in old.items() if key[:8] not in cells or _is_written_by_hand(key[-1])}
     rows |= {key: {**row, **dict.fromkeys(OURS, "")} for key, row in old.items() if key not in rows and row["published"]}
+    least = {}
     for cell, result in cells.items():
         kind = kind_of(result.cell)
         for number_key, number in _by_key(result).items():
             elsewhere = not kind.is_compared(number.metric) or _is_written_by_hand(number.metric)
             if metric_of(number.metric).is_recorded and not elsewhere:
                 key = (*cell, *number_key)
+                least[key] = one_row(result, number) / result.cell.n_seeds
                 rows[key] = _recorded(result, number, {**dict(zip(KEY, key, strict=True)), **old.get(key, {})})
-    _set_tolerances(rows, cells, n_noisy)
+    _set_tolerances(rows, cells, n_noisy, least)
     for key, row in rows.items():
         if key[:8] in cells and row["value"] and any(row[name] != old.get(key, {}).get(name) for name in COMPARED):
             row |= {"hardware": hardware, "commit": commit}
@@ -435,7 +438,9 @@ def _is_rounding(one: str, other: str) -> bool:
         return False
 
 
-def _set_tolerances(rows: Mapping[Key, dict[str, str]], cells: Collection[Key], n_noisy: int) -> None:
+def _set_tolerances(rows: Mapping[Key, dict[str, str]], cells: Collection[Key], n_noisy: int, least: Mapping[Key, float]) -> None:
+    """Set the tolerances of the stochastic numbers of these cells. least: the smallest deviation of a number, if known."""
+
     def pool(key: Key) -> Key:
         return (key[0], key[2], key[-1], str(bool(key[-2])))
 
@@ -451,8 +456,9 @@ def _set_tolerances(rows: Mapping[Key, dict[str, str]], cells: Collection[Key], 
         if together is None:
             atol, detects = noisy_atol(over_seeds[pool(key)], int(row["n_seeds"]), count)
         else:
-            atol = max(SMALLEST_ATOL * _scale(float(row["value"])), kernel_atol(_spread(row), together, count))
-            detects = smallest_detectable(atol, _spread(row), together)
+            own, one = _spread(row), least.get(key, 0.0)
+            atol = max(SMALLEST_ATOL * _scale(float(row["value"])), kernel_atol(own, together, count, one))
+            detects = smallest_detectable(atol, own, together, one)
         for name, found in (("atol", text_of(atol)), ("detects", f"{detects:.3g}")):
             row[name] = row[name] if _is_rounding(row[name], found) else found
 
@@ -475,7 +481,9 @@ def _write(path: Path, rows: Mapping[Key, Row]) -> None:
 # --- recording over kernels -------------------------------------------------------------------------------------------
 
 
-def record_kernels(path: Path, runs: Sequence[Kernel], more: Kernel, n_noisy: int = 0) -> int:
+def record_kernels(
+    path: Path, runs: Sequence[Kernel], more: Kernel, n_noisy: int = 0, least: Mapping[Key, float] = MappingProxyType({})
+) -> int:
     """Replace the numbers of stochastic victims by their means over runs under several kernels, and set their tolerances.
 
     Parameters
@@ -489,6 +497,8 @@ def record_kernels(path: Path, runs: Sequence[Kernel], more: Kernel, n_noisy: in
         The same under one of the kernels with more seeds; those that the runs do not have are appended.
     n_noisy
         Number of stochastic numbers that are compared together, if more than in this file.
+    least
+        For each number, the smallest deviation that its tolerance assumes: the effect of one test row of one seed.
 
     Returns
     -------
@@ -512,6 +522,6 @@ def record_kernels(path: Path, runs: Sequence[Kernel], more: Kernel, n_noisy: in
             row["by_seed"] = " ".join(f"{value:.6g}" for value in seeds)
         recorded.add(key)
         n_spreads += bool(spread)
-    _set_tolerances(rows, dict.fromkeys(key[:8] for key in recorded), n_noisy)
+    _set_tolerances(rows, dict.fromkeys(key[:8] for key in recorded), n_noisy, least)
     _write(path, rows)
     return n_spreads

@@ -12,7 +12,7 @@ RESULTS_SCHEMA = 1
 """Incremented when a field is removed or changes its meaning, but not when a field is added."""
 ADDED = ("planned", "measured", "complete", "exit_status", "stopped", "failed_tests", "left_out")
 """Fields of the run that older files of schema 1 may lack."""
-ADDED_TO_CELLS = ("integrity", "undecided", "std", "by_seed", "data", "draws", "secret", "code")
+ADDED_TO_CELLS = ("integrity", "undecided", "std", "by_seed", "one_row", "data", "draws", "secret", "code")
 
 RECORDS = "numbers"
 """The kind of the records in which a store keeps the last numbers of each cell, as rows of results.json."""
@@ -23,6 +23,7 @@ NUMBER_FIELDS = (
     "std_error",
     "std",
     "by_seed",
+    "one_row",
     "published",
     "certainty",
     "reference",

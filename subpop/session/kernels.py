@@ -216,8 +216,15 @@ def _record(outcomes: Mapping[str, Outcome], options: argparse.Namespace, for_py
         *runs, of_more = (
             {key[1:]: value for key, value in kernel.items() if key[0] == stem} for kernel in (*kernels, _of_rows(more))
         )
-        lines.append(f"- {path}: {record_kernels(path, runs, of_more, n_noisy)} numbers recorded over several kernels")
+        n_recorded = record_kernels(path, runs, of_more, n_noisy, _least(ran[first], stem))
+        lines.append(f"- {path}: {n_recorded} numbers recorded over several kernels")
     return "\n".join(["", *lines, ""])
+
+
+def _least(outcome: Outcome, stem: str) -> dict[Key, float]:
+    """How much one test row of one seed changes each number of a suite."""
+    rows = {key: row for key, row in outcome.numbers.items() if key[0] == stem and row["one_row"]}
+    return {_row_key(key)[1:]: row["one_row"] / row["n_seeds"] for key, row in rows.items()}
 
 
 def without_repeats(outcomes: Sequence[Outcome]) -> list[Kernel]:
@@ -249,7 +256,12 @@ def _group(key: Key) -> Key:
 def _of_rows(outcome: Outcome) -> Kernel:
     """The numbers of a profile by suite and key of their rows in its baselines."""
     there = {key: row for key, row in outcome.numbers.items() if row["value"] is not None and not _is_timed(key[-1])}
-    return {(*key[:6], text_of(float(key[6])), *key[7:]): (row["value"], row["by_seed"]) for key, row in there.items()}
+    return {_row_key(key): (row["value"], row["by_seed"]) for key, row in there.items()}
+
+
+def _row_key(key: Key) -> Key:
+    """The suite and the key of a number's row in its baselines."""
+    return (*key[:6], text_of(float(key[6])), *key[7:])
 
 
 def _is_timed(name: str) -> bool:

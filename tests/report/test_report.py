@@ -409,6 +409,7 @@ def test_a_row_of_the_results_by_hand():
         "half_width": 0.083,
         "varies": "rows",
         "by_seed": [],
+        "one_row": 0.0,
         "n_subpopulations": 7,
         "n_seeds": cell.n_seeds,
         "published": 0.44,

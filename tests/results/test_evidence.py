@@ -78,6 +78,18 @@ def test_a_tolerance_over_kernels_by_hand() -> None:
     assert found == pytest.approx(0.02 + 0.8416 * 0.01 * math.sqrt(1.2), abs=1e-6)
 
 
+def test_the_deviation_of_a_number_is_at_least_one_test_row_of_one_seed(path: Path) -> None:
+    quantile = t.ppf(1 - FALSE_ALARM / 100 / 2, 40)
+    assert kernel_atol(Spread(0.0, 5), (0.001, 40), 100, 0.01) == pytest.approx(quantile * 0.01 * math.sqrt(1.2))
+    assert kernel_atol(Spread(0.02, 5), (0.02, 40), 100, 0.01) == kernel_atol(Spread(0.02, 5), (0.02, 40), 100)
+    assert smallest_detectable(0.02, Spread(0.0, 5), (0.001, 40), 0.01) == pytest.approx(0.02 + 0.8416212 * 0.01 * math.sqrt(1.2))
+    runs = [{KEY: (0.26, SEEDS)} for _ in range(5)]
+    record_kernels(path, runs, {}, least={KEY: 0.004})
+    (row,) = References.load(path).rows[KEY[:8]].values()
+    quantile = t.ppf(1 - FALSE_ALARM / 2, 4)
+    assert float(row["atol"]) == pytest.approx(quantile * 0.004 * math.sqrt(1.2))
+
+
 def test_the_smallest_detectable_change_is_detected_in_four_of_five_runs() -> None:
     generator, own, pool = np.random.default_rng(0), Spread(0.01, 5), (0.01, 40)
     atol = kernel_atol(own, pool, 100)
