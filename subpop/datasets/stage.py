@@ -65,18 +65,15 @@ class Stage:
 
     def aux_members(self, name: str) -> Ints:
         """(m,) pool rows of the subpopulation's rows in D_aux."""
-        return self.pool.n_train + np.flatnonzero(self.partition.aux == self._group(name))
+        return self.pool.n_train + np.flatnonzero(self.partition.aux == self.partition.names.index(name))
 
     def train_members(self, name: str) -> Bools:
         """(|D|,) bool: rows of D in the subpopulation."""
-        return np.asarray(self.partition.train == self._group(name))
+        return np.asarray(self.partition.train == self.partition.names.index(name))
 
     def test_members(self, name: str) -> Bools:
         """(|D_test|,) bool: test rows in the subpopulation."""
-        return np.asarray(self.partition.test == self._group(name))
-
-    def _group(self, name: str) -> int:
-        return self.partition.names.index(name)
+        return np.asarray(self.partition.test == self.partition.names.index(name))
 
 
 def split_data(cell: Cell, dataset: Dataset) -> SplitData:

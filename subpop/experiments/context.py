@@ -296,11 +296,7 @@ class Context:
     def _scored(self, cell: Cell, seed: int) -> Mapping[str, Array]:
         data, model = self.data(cell), self.clean_model(cell, seed)
         right = right_of(model, data.test_x, data.test_y)
-        return {"right": right, "undecided": np.array(self.undecided(cell).of_clean(model))}
-
-    def undecided(self, cell: Cell) -> Undecided:
-        """Tells which predictions the error of an exact victim could change, on the cell's data."""
-        return self.memo.once(("undecided", cell.data, self.rows(cell)), lambda: Undecided(self.data(cell)))
+        return {"right": right, "undecided": np.array(Undecided(data).of_clean(model))}
 
     def attacker(self, cell: Cell) -> Model:
         """The cell's victim as the attacker trains it: on D_aux."""

@@ -22,7 +22,7 @@ from subpop.defenses import DEFENSES, MATCHED, RETRAIN, matched_random_filter
 from subpop.experiments.context import Context
 from subpop.experiments.nearest_texts import nearest_texts
 from subpop.experiments.trial import TOLD, Prepared, grid, prepare, score
-from subpop.experiments.undecided import error_of, is_undecided
+from subpop.experiments.undecided import Undecided, error_of, is_undecided
 from subpop.harness.batching import FitMany, Wave, job_of
 from subpop.harness.manifest import KeepsRecords, Manifests
 from subpop.harness.outcome import Outcome
@@ -169,7 +169,8 @@ class Experiment:
             found += [is_undecided(result, ranks_rows=ranks_rows) for result in own]
         attacker = context.label_attacker(cell)
         if attacker is not None:
-            stage, undecided = context.stage(cell), context.undecided(cell)
+            stage = context.stage(cell)
+            undecided = Undecided(stage.data)
             found += [float(undecided.least_likely(attacker, stage.aux_members(name))) for name in stage.attacked]
         return None if np.isnan(found).any() else int(np.count_nonzero(found))
 
@@ -298,7 +299,7 @@ class Experiment:
         accuracy = np.tile([np.nan, 0.0], (len(chunk), 1))
         fit_many = self.fleet_of(cell, [trial.seed for trial in chunk], accuracy)
         outcomes = self._defend(cell, prepared, fit_many, self.asked_rows(cell))
-        undecided = self.context.undecided(cell)
+        undecided = Undecided(stage.data)
         found = zip(prepared, outcomes, accuracy, strict=True)
         return [score(stage, own, outcome, undecided, a, cell.panels) for own, outcome, a in found]
 

@@ -17,6 +17,7 @@ import numpy as np
 from subpop.experiments.attack_sets import FOLDER
 from subpop.experiments.experiment import Experiment
 from subpop.experiments.trial import Prepared, score
+from subpop.experiments.undecided import Undecided
 from subpop.harness.batching import checked_request
 from subpop.harness.fit_log import kept_key, rows_key
 from subpop.harness.outcome import check_defended, seal
@@ -90,7 +91,7 @@ def _run(experiment: Experiment, cell: Cell, prepared: Prepared, spec: DefenseSp
     own = [key for model, key in made if model is defended.model]
     checked = outcome.keep is not None and kept_key(outcome.keep, task.train) in own
     outcome = replace(outcome, n_fits=len(made), seconds=seconds, made_by_fit=bool(own), keep_checked=checked)
-    return score(stage, prepared, outcome, experiment.context.undecided(cell), np.full(2, np.nan), False)
+    return score(stage, prepared, outcome, Undecided(stage.data), np.full(2, np.nan), False)
 
 
 def _told(prepared: Prepared, result: TrialResult) -> Iterator[str]:
