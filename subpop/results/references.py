@@ -492,7 +492,8 @@ def record_kernels(
         A baselines file that has these numbers, recorded by `rebaseline` under one kernel.
     runs
         For each kernel, the value and the values of seeds of each number, by the key of its row. A number of which fewer than
-        three kernels are given is recorded under the first of them.
+        three kernels are given is recorded under the first of them. A number of a stochastic victim that is equal for all seeds
+        counts as stochastic if it differs between kernels.
     more
         The same under one of the kernels with more seeds; those that the runs do not have are appended.
     n_noisy
@@ -509,8 +510,10 @@ def record_kernels(
     recorded, n_spreads = set(), 0
     for key, row in rows.items():
         found = [run[key] for run in runs if key in run and math.isfinite(run[key][0])]
-        if not row["std"] or not found:
+        moves = len({value for value, _ in found}) > 1 and any(seeds for _, seeds in found)
+        if not (row["std"] or moves) or not found:
             continue
+        row["std"] = row["std"] or "0"  # equal for all seeds here, but not on other kernels
         found = found if len(found) >= FEWEST_KERNELS else found[:1]
         values, by_seed = np.array([value for value, _ in found]), [seeds for _, seeds in found if seeds]
         same = np.ptp(values) == 0  # whose mean and deviation would be off by rounding

@@ -90,6 +90,19 @@ def test_the_deviation_of_a_number_is_at_least_one_test_row_of_one_seed(path: Pa
     assert float(row["atol"]) == pytest.approx(quantile * 0.004 * math.sqrt(1.2))
 
 
+def test_a_number_that_happens_to_be_equal_for_all_seeds_is_stochastic_if_it_differs_between_kernels(tmp_path: Path) -> None:
+    path = tmp_path / "stem.csv"
+    rebaseline(path, [noisy(0.3, 0.3)])
+    assert not References.load(path).rows[KEY[:8]][KEY[8:]]["std"]
+    record_kernels(path, [{KEY: (0.3, (0.3, 0.3))}] * 3, {})
+    assert not References.load(path).rows[KEY[:8]][KEY[8:]]["std"]
+    assert record_kernels(path, [{KEY: (0.3 - by, (0.3, 0.3 - 2 * by))} for by in (0.0, 0.01, 0.02)], {}) == 1
+    row = References.load(path).rows[KEY[:8]][KEY[8:]]
+    assert (row["std"], row["n_kernels"], float(row["value"])) == ("0", "3", pytest.approx(0.29))
+    assert float(row["kernel_std"]) == pytest.approx(0.01)
+    assert float(row["atol"]) == pytest.approx(t.ppf(1 - FALSE_ALARM / 2, 2) * 0.01 * math.sqrt(4 / 3))
+
+
 def test_the_smallest_detectable_change_is_detected_in_four_of_five_runs() -> None:
     generator, own, pool = np.random.default_rng(0), Spread(0.01, 5), (0.01, 40)
     atol = kernel_atol(own, pool, 100)
