@@ -13,7 +13,7 @@ from subpop.runtime.no_store import NoStore
 from subpop.types.grid import grid
 
 SOME = (
-    "alpha x 1.1",
+    "alpha x 0.9",
     "warm start returned",
     "TRIM keeps the wrong side",
     "spectral signatures without the factor 1.5",

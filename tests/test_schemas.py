@@ -46,7 +46,7 @@ def test_results_of_an_older_version_have_what_was_added_as_none(tmp_path: Path)
     (tmp_path / "results.json").write_text(BEFORE)
     found = read_results(tmp_path / "results.json")
     assert (found["tier"], found["seconds"], found["planned"], found["complete"]) == ("embedded", 1.5, None, None)
-    added = dict.fromkeys(("integrity", "undecided", "std", "by_seed", "data", "draws", "secret", "code"))
+    added = dict.fromkeys(("integrity", "undecided", "std", "by_seed", "one_row", "data", "draws", "secret", "code"))
     assert found["cells"] == [{"stem": "a", "metric": "clean_accuracy", "value": 0.5, **added}]
     assert found["left_out"] is None
 
