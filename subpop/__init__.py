@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from subpop.datasets import DATASETS, MissingData, load_dataset
     from subpop.datasets.partitions import cluster_match, feature_match
     from subpop.defenses import DEFENSES
+    from subpop.defenses.fits import fit_all
     from subpop.results.metrics import Damage, RightBits, Worst, damage, worst_k
     from subpop.types import (
         BadInput,
@@ -42,6 +43,7 @@ _MODULES = {
     "attacks": ("ATTACKS", "Poison", "label_flip"),
     "datasets": ("DATASETS", "MissingData", "load_dataset"),
     "defenses": ("DEFENSES",),
+    "defenses.fits": ("fit_all",),
     "results.metrics": ("Damage", "RightBits", "Worst", "damage", "worst_k"),
     "datasets.partitions": ("cluster_match", "feature_match"),
     "types": (
@@ -96,6 +98,7 @@ __all__ = [
     "cluster_match",
     "damage",
     "feature_match",
+    "fit_all",
     "grid",
     "label_flip",
     "load_dataset",

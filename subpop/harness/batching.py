@@ -149,7 +149,7 @@ class Wave:
         defenses = [defense] * len(self.tasks) if callable(defense) else list(defense)
         trials = [_Trial(i, task, own, self.n_classes) for i, (task, own) in enumerate(zip(self.tasks, defenses, strict=True))]
         live, reported = trials, 0
-        models: list[Model | None] = [None] * len(trials)
+        models: list[list[Model]] = [[] for _ in trials]
         try:
             while live:
                 # On the small matrices of defenses, several threads are up to twenty times slower.
@@ -157,17 +157,18 @@ class Wave:
                     for position, trial in enumerate(live):
                         on_turn(trial.index, DEFENSE)
                         kind = trial.resume(models[position])
-                        models[position] = None  # from here on the model is the trial's alone
+                        models[position] = []  # from here on the models are the trial's alone
                         if kind == INPUTS:
                             on_turn(trial.index, PREDICTIONS)
                             trial.judge(_read_only_view(self.inputs()))
                         while reported < len(trials) and (outcome := trials[reported].outcome) is not None:
                             yield outcome
                             reported += 1
-                live = [trial for trial in live if trial.waits_for is not None]
+                live = [trial for trial in live if trial.waits_for]
                 if live:
                     on_turn(-1, HARNESS)
-                    models = [*self.fit([(trial.index, trial.waits_for) for trial in live if trial.waits_for is not None])]
+                    made = iter(self.fit([(trial.index, train) for trial in live for train in trial.waits_for]))
+                    models = [[next(made) for _ in trial.waits_for] for trial in live]
         finally:
             _cancel(trials)
 
@@ -211,7 +212,7 @@ class _Trial:
 
     def __init__(self, index: int, task: DefenseTask, defense: Defense, n_classes: int) -> None:
         self.index, self._task = index, task
-        self.waits_for: TrainingSet | None = None
+        self.waits_for: Sequence[TrainingSet] = ()
         self.outcome: Outcome | None = None
         self._made: list[tuple[Callable[[], object], bytes | None]] = []
         self._n_fits, self._seconds = 0, 0.0
@@ -219,12 +220,12 @@ class _Trial:
         fit = _Fit(self._asks, self._answers, task, n_classes)
         self._thread = _Worker(index, partial(_live, defense, task, fit, n_classes))
 
-    def resume(self, model: Model | None) -> str:
-        """Give the turn to the trial and wait until it returns; returns FIT, INPUTS or DONE."""
-        if model is not None and self.waits_for is not None:
-            self._made.append((_weakly(model), rows_key(self.waits_for, self._task.train)))
+    def resume(self, models: list[Model]) -> str:
+        """Give the turn to the trial, with a model for each set it waits for, and wait; returns FIT, INPUTS or DONE."""
+        for model, train in zip(models, self.waits_for, strict=True):
+            self._made.append((_weakly(model), rows_key(train, self._task.train)))
         since = time.perf_counter()
-        kind = self._run(model)
+        kind = self._run(models)
         if self.outcome is None:
             self._seconds += time.perf_counter() - since
         return kind
@@ -234,14 +235,14 @@ class _Trial:
         self._run(inputs)
 
     def _run(self, value: Any) -> str:
-        self.waits_for = None
+        self.waits_for = ()
         if self._thread.ident is None:
             self._thread.start()
         else:
             self._answers.put(value)
         kind, said = self._asks.get()
         if kind == FIT:
-            self.waits_for, self._n_fits = said, self._n_fits + 1
+            self.waits_for, self._n_fits = said, self._n_fits + len(said)
         elif kind == DONE:
             outcome, model = said
             self.outcome = replace(outcome, n_fits=self._n_fits, seconds=self._seconds, **self._origin(outcome, model))
@@ -305,13 +306,18 @@ class _Fit:
 
     def __call__(self, train: TrainingSet) -> Model:
         """Train the victim on `train`."""
+        return self.many([train])[0]
+
+    def many(self, trains: Sequence[TrainingSet]) -> list[Model]:
+        """Train the victim on each of several training sets, all in one batch."""
         if (os.getpid(), threading.get_ident()) != self._owner:
             raise BadInput(
                 "fit was called from a thread or process that the defense started; call it from the defense's own thread, one "
                 "call after another: the harness trains the victims of all trials together"
             )
-        model: Model = self.wait(FIT, checked_request(train, self._train, self._holdout, self._n_classes))
-        return model
+        asked = [checked_request(train, self._train, self._holdout, self._n_classes) for train in trains]
+        models: list[Model] = self.wait(FIT, asked) if asked else []
+        return list(models)
 
     def wait(self, kind: str, said: Any) -> Any:
         """End the turn and wait until it returns with an answer."""

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from subpop.defenses.fits import fit_all
 from subpop.harness.batching import DefenseError, DefenseTask, PoolRows, Wave, job_of
 from subpop.harness.outcome import Outcome, check_defended, check_outcome, seal
 from subpop.types import ArrayRows, BadInput, Defended, Knowledge, Pool, TrainingSet
@@ -118,6 +119,44 @@ def test_all_waiting_trials_are_trained_together_in_task_order(counts):
     outcomes = run(defense, len(counts), fit_many)
     assert batches == [[i for i, count in enumerate(counts) if count > wave] for wave in range(max(counts))]
     assert [outcome.n_fits for outcome in outcomes] == counts
+
+
+@settings(max_examples=30, deadline=None)
+@given(parts=st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=3), min_size=1, max_size=4))
+def test_several_sets_of_a_trial_are_trained_in_the_same_batch(parts):
+    """parts[i][j]: how many sets trial i passes in its j-th call; each call gets its own models, in order, none is lost."""
+    batches = []
+
+    def fit_many(requests):
+        batches.append([i for i, _ in requests])
+        return shares(requests)
+
+    def ensemble(train, fit, know, *, seed):
+        for n in parts[seed]:
+            models = fit_all(fit, [train[train.ids[: j + 1]] for j in range(n)])
+            assert [model.size for model in models] == list(range(1, n + 1))
+        return Defended(fit(train))
+
+    outcomes = run(ensemble, len(parts), fit_many)
+    calls = [[*(n for n in own if n), 1] for own in parts]  # an empty list of sets asks for nothing
+    rounds = max(map(len, calls))
+    assert batches == [[i for i, own in enumerate(calls) for _ in range(own[k] if k < len(own) else 0)] for k in range(rounds)]
+    assert [outcome.n_fits for outcome in outcomes] == [sum(own) for own in calls]
+
+
+def test_a_model_of_several_is_known_to_be_made_by_fit():
+    def second(train, fit, know, *, seed):
+        keep = np.arange(len(train)) >= 5
+        return Defended(fit_all(fit, [train, train[keep]])[1], keep)
+
+    [outcome] = run(second)
+    assert outcome.made_by_fit
+    assert outcome.keep_checked
+
+
+def test_fit_all_calls_any_other_fit_in_a_loop():
+    train = task().train
+    assert [model.size for model in fit_all(Share, [train[train.ids[:3]], train[train.ids[:2]]])] == [3, 2]
 
 
 def test_one_trial_runs_at_a_time_in_order():
