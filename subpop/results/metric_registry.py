@@ -68,6 +68,9 @@ METRICS = (
     Metric("effective_rate", FRACTION, "poison rows / rows of the subpopulation in D"),
     Metric("n_left_out", COUNT, "subpopulations too small to be ranked"),
     gated("kkt_residual_max", NUMBER, "largest KKT residual of a trained model", LOWER, UPPER_BOUND),
+    # --- what a defense costs ---
+    Metric("fits_a_trial", COUNT, "victims trained in an attacked trial", LOWER),
+    Metric("seconds_a_trial", SECONDS, "seconds of an attacked trial", LOWER, TIMED),
     # --- what a filter removed ---
     gated("poison_recall", FRACTION, "flipped poison rows that were removed", HIGHER, subpopulation_column="recall"),
     Metric("poison_precision", FRACTION, "flipped poison rows among the removed", HIGHER, subpopulation_column="precision"),

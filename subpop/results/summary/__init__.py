@@ -54,6 +54,7 @@ def summarise(
         *_collateral(parts, seed),
         *_filter_numbers(parts),
         *_attack_numbers(parts, len(parts) - len(ranked.parts)),
+        *_costs([trial for part in parts for trial in part.trials]),
         *stage_numbers(parts),
         *certified_numbers(ranked),
         *_rank_numbers(cell, everything),
@@ -120,6 +121,13 @@ def _attack_numbers(parts: Sequence[Subpopulation], n_left_out: int) -> list[Num
         Number("effective_rate", float(np.mean(rates)) if rates else math.nan),
         Number("n_flipped", float(np.mean([p.mean("n_flipped") for p in parts]))),
         Number("n_left_out", float(n_left_out)),
+    ]
+
+
+def _costs(attacked: Sequence[TrialResult]) -> list[Number]:
+    return [
+        Number("fits_a_trial", float(np.mean([trial.n_fits for trial in attacked]))),
+        Number("seconds_a_trial", float(np.mean([trial.seconds for trial in attacked]))),
     ]
 
 
