@@ -28,6 +28,7 @@ from subpop.report.figures.setups import (
     summarize,
 )
 from subpop.report.intervals import NONE_BELOW, interval_words
+from subpop.report.leaderboard import integrity_of
 from subpop.report.leftovers import FRONT_TITLE
 from subpop.report.markdown import escape, picture, table
 from subpop.report.opening import RunInfo, failures, opening, skipped
@@ -45,7 +46,7 @@ from subpop.results.paired import (
     judge,
     paired_difference,
 )
-from subpop.types import CellReport
+from subpop.types import CellReport, CellResult
 from subpop.types.kinds import by_kind, kind_of
 
 RULE = (
@@ -53,7 +54,6 @@ RULE = (
     f"(percentage points, averaged over alpha) over the subpopulations that lose {HURT:g} or more undefended under other seeds; "
     f"at most 5 % of tables have any wrong verdict. Everything else is `{UNDECIDED}`."
 )
-FLAG, UNCHECKED = "flag", "unchecked"
 KINDS = {"defense": "", "own": "*own learners*", "control": "*controls*", "variant": "*given a wrong poison count*"}
 LEGEND = {
     "D, D_aux, D_test": "the victim's training set; the attacker's auxiliary set; the test set. They are disjoint",
@@ -133,7 +133,7 @@ def _board(setup: Setup, reports: Sequence[CellReport], run: RunInfo) -> list[st
     rows, rates, metric = rows_of(reports), rates_of(reports), headline(reports)
     alphas = [f"alpha {rate:g}" for rate in rates]
     names = [escape(row.name) + _own_accuracy(row) for row in rows]
-    probed = any(integrity_of(row) for row in rows)
+    probed = any(integrity_of(_results(row)) for row in rows)
     judged = against_none(rows)
     damages = [
         [
@@ -191,9 +191,9 @@ def _difference(row: Row, control: Row) -> Difference:
     if not shared:
         return Difference(reason="no alpha in common")
     ours, theirs = (functools.reduce(operator.add, each) / len(shared) for each in zip(*shared, strict=True))
-    results = [report.result for each in (row, control) for of_rate in each.cells.values() for report in of_rate]
+    results = [*_results(row), *_results(control)]
     ours, theirs = (each.dropna(axis=1, how="all").dropna() for each in (ours, theirs))
-    return paired_difference(ours, theirs, theirs, exact=all(r.exact for r in results if r))
+    return paired_difference(ours, theirs, theirs, exact=all(result.exact for result in results))
 
 
 def _damages(row: Row, rate: float) -> pd.DataFrame:
@@ -268,24 +268,17 @@ def _others(row: Row, rate: float) -> str:
 
 
 def _knowledge(row: Row, run: RunInfo) -> str:
-    told = {report.result.knowledge for of_rate in row.cells.values() for report in of_rate if report.result}
+    told = {result.knowledge for result in _results(row)}
     told = {words for words in told if words} or {run.knowledge.get(row.defense, "")}
     return escape(", ".join(sorted(told))) or "nothing"
 
 
-def integrity_of(row: Row) -> str:
-    """Summarise the probes of a plug-in over all cells of its row; '' for other defenses."""
-    found = [report.result.integrity for of_rate in row.cells.values() for report in of_rate if report.result]
-    found = [words for words in found if words]
-    flags = [words for words in found if words.startswith(FLAG)]
-    if flags:
-        words = "; ".join(dict.fromkeys(part for flag in flags for part in flag.removeprefix(f"{FLAG}: ").split("; ")))
-        return f"{FLAG} in {len(flags)} of {len(found)} cells: {words}"
-    return next((words for words in found if words != UNCHECKED), found[0] if found else "")
+def _results(row: Row) -> list[CellResult]:
+    return [report.result for of_rate in row.cells.values() for report in of_rate if report.result]
 
 
 def _integrity(row: Row, probed: bool) -> list[str]:
-    return [escape(short(integrity_of(row), 400)) or NO_VALUE] if probed else []
+    return [escape(short(integrity_of(_results(row)), 400)) or NO_VALUE] if probed else []
 
 
 def _own_accuracy(row: Row) -> str:
@@ -298,7 +291,7 @@ def _own_accuracy(row: Row) -> str:
 
 
 def _seconds(row: Row) -> str:
-    results = [report.result for of_rate in row.cells.values() for report in of_rate if report.result]
+    results = _results(row)
     if not results:
         return NO_VALUE
     total = sum(result.seconds for result in results)
