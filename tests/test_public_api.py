@@ -17,7 +17,7 @@ from subpop import testing as contracts
 from subpop.defenses import DEFENSES, matched_random_filter
 
 ROOT = Path(__file__).parents[1]
-CERTIFICATES = ("kl_radius", "neyman_pearson_radius", "pairwise_exact_radius", "pairwise_log_bounds")
+CERTIFICATES = ("kl_radius", "most_wrong", "neyman_pearson_radius", "pairwise_exact_radius", "pairwise_log_bounds")
 FILTERS = tuple(
     f"{defense.__module__}.{defense.__name__}".removeprefix("subpop.defenses.")
     for defense in (*DEFENSES.values(), matched_random_filter)

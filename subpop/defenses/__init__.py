@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from subpop.defenses.activation_clustering import activation_clustering, activation_clustering_as_released
 from subpop.defenses.controls import drop_duplicates, matched_random_filter, none, perfect_filter, random_filter
+from subpop.defenses.dpa import dpa
 from subpop.defenses.fine_pruning import fine_pruning, fine_pruning_as_released
 from subpop.defenses.jtt import jtt
 from subpop.defenses.label_flip_smoothing import label_flip_smoothing
@@ -31,6 +32,7 @@ DEFENSES: Mapping[str, Defense] = {
     "fine_pruning_as_released": fine_pruning_as_released,
     "label_flip_smoothing": label_flip_smoothing,
     "jtt": jtt,
+    "dpa": dpa,
 }
 """Every built-in defense by name.
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from subpop.defenses.remembered import Remembered
 from subpop.types import Array, BadInput, Certificate, Defended, Fit, Ints, Knowledge, TrainingSet
 
 if TYPE_CHECKING:  # compiled code, loaded at the first call
@@ -93,8 +94,6 @@ label_flip_smoothing.needs = {"representation"}  # type: ignore[attr-defined]
 
 def certificates(model: RidgeModel) -> Mapping[str, Certificate]:
     """Return a certificate for each name of `CERTIFICATES`; called in turn on the same array, they compute once."""
-    from subpop.defenses.certificates.smoother import Remembered
-
     radii = Remembered(lambda x: all_radii(model, x))
 
     def certificate(name: str) -> Callable[[Array], Ints]:

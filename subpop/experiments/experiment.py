@@ -19,6 +19,7 @@ from subpop.attacks import ATTACKS
 from subpop.attacks.drawing import NO_POISON, check_attack, draw_poison, n_poison
 from subpop.datasets.stage import Stage
 from subpop.defenses import DEFENSES, MATCHED, RETRAIN, matched_random_filter
+from subpop.experiments.collective import most_wrong_rows
 from subpop.experiments.context import Context
 from subpop.experiments.nearest_texts import nearest_texts
 from subpop.experiments.trial import TOLD, Prepared, grid, prepare, score
@@ -125,6 +126,7 @@ class Experiment:
             seconds=seconds,
             from_store=from_store,
             ranked_by=self._ranking(cell),
+            most_wrong=most_wrong_rows(stage, cell, results, self.context.memo),
         )
         if cell.defense in self.plugins and self.plugins[cell.defense].max_fits > MAX_FITS:
             found = replace(found, max_fits=self.plugins[cell.defense].max_fits)
@@ -158,8 +160,7 @@ class Experiment:
     def _n_undecided(self, cell: Cell, results: Sequence[TrialResult]) -> int | None:
         """How many trials, clean models and labels of a cell the error of its solver could change; None if that is not known."""
         context, own_filter = self.context, filter_of(cell.defense)
-        attack_asks = cell.poisoning.moves_rows or cell.poisoning.asks_model
-        are_computed = context.rows(cell) is not None or attack_asks or not context.has_fixed_partition(cell)
+        are_computed = context.rows(cell) is not None or cell.poisoning.moves_rows or not context.has_fixed_partition(cell)
         if are_computed or own_filter in self.plugins:
             return None
         used = {own_filter: (), cell.ranked_by: (), cell.defense: results}
@@ -359,8 +360,7 @@ class Experiment:
         context, name = self.context, trial.subpopulation
         stage, needs, poison = context.stage(cell), self.needs(cell), NO_POISON
         if trial.attacked:
-            asked = context.label_attacker(cell), context.optimiser(cell), context.victim(cell)
-            poison = draw_poison(stage, cell, name, trial.seed, *asked)
+            poison = draw_poison(stage, cell, name, trial.seed, context.label_attacker(cell), context.optimiser(cell))
         count = n_poison(stage, cell, name) if "n_poison" in needs else 0
         return prepare(stage, cell, trial, poison, needs=needs, n_poison=count, secret=self._secret(cell))
 
@@ -487,9 +487,7 @@ def filter_of(defense: str) -> str:
 
 
 def gain(cell: Cell, stage: Stage, results: Sequence[TrialResult], flipped: Sequence[TrialResult]) -> list[Number]:
-    """The additional damage of an attack over label flipping, paired by trial: mean over subpopulations eligible for worst-k.
-
-    Of a control, its negative is the damage of label flipping net of the control.
+    """The additional damage of moved rows over label flipping, paired by trial: mean over subpopulations eligible for worst-k.
 
     Its standard error is over subpopulations. The list is empty if no subpopulation is large enough.
     """

@@ -133,6 +133,8 @@ def score(stage: Stage, prepared: Prepared, outcome: Outcome, undecided: Undecid
     arrays |= {f"right:{name}": p[:n_test] == stage.data.test_y for name, p in outcome.predictions.items() if name}
     if prepared.holdout is not None:
         arrays["holdout"] = prepared.holdout
+    if not prepared.trial.attacked and outcome.votes is not None:
+        arrays["votes"] = outcome.votes[:n_test].astype(np.min_scalar_type(stage.dataset.n_classes - 1))
     if prepared.trial.attacked and outcome.certified_radii:
         arrays |= _certified(stage, prepared, outcome)
     metrics = {"n_poison": float(prepared.n_poison), "n_flipped": float(prepared.flipped.sum()), "kkt_residual": residual}

@@ -181,6 +181,8 @@ class _HarnessClient:
         arrays |= {f"r{i}": radius for i, radius in enumerate(outcome.certified_radii.values())}
         if outcome.keep is not None:
             arrays["keep"] = outcome.keep
+        if outcome.votes is not None:
+            arrays["votes"] = outcome.votes
         values: dict[str, Any] = {"models": list(outcome.predictions), "certificates": list(outcome.certified_radii)}
         values |= {"diagnostics": dict(outcome.diagnostics), "n_fits": outcome.n_fits}
         sys.stdout.flush()  # the process is killed right after the last outcome

@@ -42,6 +42,8 @@ class Outcome:
     """Whether `fit` trained it on exactly the rows of `keep`."""
     lead: Floats | None = None
     """(n_test,) how far the most likely class of the final model leads, see `lead_of`; None from a child process."""
+    votes: Ints | None = None
+    """(n_test, k) classes that the members of an ensemble predict, or None."""
 
 
 def seal(train: TrainingSet) -> int:
@@ -70,13 +72,14 @@ def check_defended(
     models = {"": defended.model, **_named(defended.stages, "stages", "a model for each name of a stage")}
     probabilities = {name: _probabilities(model, name, test_x, n_classes) for name, model in models.items()}
     predictions = {name: _most_likely(proba) for name, proba in probabilities.items()}
+    votes = None if defended.votes is None else checked_votes(defended.votes(test_x), len(test_x), n_classes)
     radii = _radii(defended.certified_radius, test_x if certify is None else test_x[certify])
     reference = _reference(defended.model, reference_y, test_x, n_classes)
     diagnostics = _named(defended.diagnostics, "diagnostics", "a number for each name")
     numbers = {name: _checked_number(name, value) for name, value in diagnostics.items()}
     if seal(train) != sealed:
         raise BadInput("the defense wrote into its training set; work on copies: y = train.y.copy(), then train.relabel(y)")
-    return Outcome(predictions, keep, radii, reference, numbers, lead=lead_of(probabilities[""]))
+    return Outcome(predictions, keep, radii, reference, numbers, lead=lead_of(probabilities[""]), votes=votes)
 
 
 def lead_of(proba: Array) -> Floats:
@@ -171,6 +174,19 @@ def _checked_radius(radius: object, n: int) -> Ints:
     return values.astype(np.int64)
 
 
+def checked_votes(votes: object, n: int, n_classes: int) -> Ints:
+    """Return the votes (n, k) of an ensemble, checked."""
+    values = np.asarray(votes)
+    if values.ndim != 2 or len(values) != n or not values.shape[1] or values.dtype.kind not in "iu":
+        raise BadInput(
+            f"votes returned {values.dtype} of shape {values.shape} for {n} rows; it must return integers of shape ({n}, k), one "
+            "column for each of the k members"
+        )
+    if values.size and not 0 <= values.min() <= values.max() < n_classes:
+        raise BadInput(f"votes are from {values.min()} to {values.max()}; they must be classes from 0 to {n_classes - 1}")
+    return values.astype(np.int64)
+
+
 def _checked_number(name: str, value: object) -> float:
     if not isinstance(value, int | float | np.integer | np.floating | np.bool_) or not np.isfinite(value):
         raise BadInput(f"diagnostics[{name!r}] is {value!r}; it must be one finite number")
@@ -193,6 +209,8 @@ def check_outcome(outcome: Outcome, n_rows: int, n_test: int, n_classes: int) ->
         _check_name(name, "the outcome")
     for radius in outcome.certified_radii.values():
         _checked_radius(radius, n_test)
+    if outcome.votes is not None:
+        checked_votes(outcome.votes, n_test, n_classes)
     for name, value in _named(outcome.diagnostics, "diagnostics", "a number for each name").items():
         _checked_number(name, value)
     if not 0 <= outcome.n_fits < MOST_FITS or not 0 <= outcome.seconds < float("inf"):

@@ -142,6 +142,7 @@ def _outcome(message: Message, index: int, wave: Wave) -> Outcome:
         predictions={str(name): arrays[f"p{i}"] for i, name in enumerate(values["models"])},
         keep=arrays.get("keep"),
         certified_radii={str(name): arrays[f"r{i}"] for i, name in enumerate(values.get("certificates", []))},
+        votes=arrays.get("votes"),
         diagnostics=values["diagnostics"],
         n_fits=int(values["n_fits"]),
         seconds=float(values["seconds"]),

@@ -265,6 +265,10 @@ class Defended:
     """A certificate, or several by name."""
     diagnostics: Mapping[str, float] = field(default_factory=dict)
     """Numbers to report next to the result, by name."""
+    votes: Callable[[Array], Ints] | None = None
+    """For ensembles in which a training row reaches one member only: a function from inputs, (m, ...), to the (m, k) int64
+    classes that the k members predict. The harness computes from them how many rows of a subpopulation insertions can turn
+    together."""
 
 
 class Defense(Protocol):

@@ -14,8 +14,9 @@ from sklearn.preprocessing import StandardScaler
 
 from subpop.datasets.download import data_root
 from subpop.defenses.certificates import smoother
-from subpop.defenses.certificates.smoother import Learner, Remembered, fit_projection
+from subpop.defenses.certificates.smoother import Learner, fit_projection
 from subpop.defenses.label_flip_smoothing import CERTIFICATES, NOISE, all_radii, label_flip_smoothing
+from subpop.defenses.remembered import Remembered
 from subpop.testing.defenses import DEFENSE_CHECKS
 from subpop.types import BadInput, Knowledge, Model, TrainingSet
 

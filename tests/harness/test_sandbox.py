@@ -59,7 +59,8 @@ def drop_random(train, fit, know, *, seed):
     model = fit(train)
     for _ in range(seed % 3):
         model = fit(train[keep])
-    return Defended(model, keep, {"first": fit(train)}, lambda x: np.arange(len(x)), {"kept": keep.mean()})
+    votes = lambda x: np.arange(2 * len(x)).reshape(len(x), 2) % 2
+    return Defended(model, keep, {"first": fit(train)}, lambda x: np.arange(len(x)), {"kept": keep.mean()}, votes)
 
 
 def everything(train, fit, know, *, seed):
@@ -394,6 +395,7 @@ def test_a_child_s_outcomes_are_those_of_this_process(folder):
         assert all(np.array_equal(a.predictions[name], b.predictions[name]) for name in b.predictions)
         assert np.array_equal(a.keep, b.keep)
         assert a.certified_radii[""].tolist() == list(range(N_TEST))
+        assert a.votes.tolist() == [[0, 1]] * N_TEST
         assert a.diagnostics == b.diagnostics
         assert a.n_fits == b.n_fits
         assert 0 < a.seconds < 1

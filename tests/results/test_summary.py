@@ -1,5 +1,7 @@
 """A cell of two subpopulations and two seeds, done by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -138,6 +140,38 @@ def test_certified_damage_counts_what_the_radius_protects():
     assert found["certified_damage_mean:exact"] == pytest.approx(9 / 24 / 2)
     assert found["certified_damage_worst_1:exact"] == pytest.approx(9 / 24)
     assert found["certified_radius_median:exact"] == 9
+
+
+def test_a_certificate_of_insertions_counts_every_poison_row():
+    """Five poison rows, of which four have a wrong label: a radius of 4 covers the flipped labels only."""
+    clean = np.ones((1, N_A + N_B + N_REST), bool)
+    trials = []
+    for name in "ab":
+        own = trial(name, 0, True, clean[0])
+        radii = {f"radius:{each}": np.full(N_A if name == "a" else N_B, 4) for each in ("insertions", "label_flips")}
+        trials.append(replace(own, arrays={**own.arrays, **radii}))
+    found = summarise(replace(CELL, n_seeds=1), stage(), trials, clean, exact=True, knowledge="", seconds=0.0, from_store=False)
+    assert found["certified_accuracy_mean:insertions"] == 0
+    assert found["certified_accuracy_mean:label_flips"] == 1
+
+
+def test_collective_damage_is_relative_to_the_clean_victim():
+    clean = np.stack([right(24, 30, 10), right(20, 30, 10)])
+    trials = [trial(name, seed, True, right(24, 30, 10)) for name in "ab" for seed in (0, 1)]
+    # Insertions, wrong rows at once and one by one, solved: for the attack, then for one insertion.
+    own = [[[5, 12, 18, 1], [1, 3, 3, 1]], [[5, 20, 24, 0], [1, 3, 3, 1]]]
+    other = [[[5, 30, 30, 1], [1, 6, 6, 1]]] * 2
+    given = {"exact": True, "knowledge": "", "seconds": 0.0, "from_store": False}
+    found = summarise(CELL, stage(), trials, clean, most_wrong=np.array([own, other]), **given)
+    # Group a: the clean victim gets 24 and 20 of 24 right; at least 12 and 4 remain right. Group b: all 30, and none remains.
+    assert found["collective_damage_mean"] == pytest.approx(((12 / 24 + 16 / 24) / 2 + 1) / 2)
+    assert found["pointwise_damage_mean"] == pytest.approx(((18 / 24 + 20 / 24) / 2 + 1) / 2)
+    assert found["collective_share"] == pytest.approx(2 / 4)
+    assert found["collective_solved"] == pytest.approx(3 / 4)
+    assert found["collective_damage_mean_at_1"] == pytest.approx(((3 / 24 - 1 / 24) / 2 + 6 / 30) / 2)
+    assert [row["collective_damage"] for row in found.table] == pytest.approx([14 / 24, 1])
+    without = summarise(CELL, stage(), trials, clean, **given)
+    assert not any("collective" in number.metric for number in without.numbers)
 
 
 def test_stages_are_scored_on_rows_that_no_defender_saw():

@@ -7,12 +7,15 @@ losing that vote.
 """
 
 from subpop.defenses.certificates.chernoff import pairwise_log_bounds
+from subpop.defenses.certificates.collective import MostWrong, most_wrong
 from subpop.defenses.certificates.exact import pairwise_exact_radius
 from subpop.defenses.certificates.noise import MAX_RADIUS, kl_radius, neyman_pearson_radius
 
 __all__ = [
     "MAX_RADIUS",
+    "MostWrong",
     "kl_radius",
+    "most_wrong",
     "neyman_pearson_radius",
     "pairwise_exact_radius",
     "pairwise_log_bounds",

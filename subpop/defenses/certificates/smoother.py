@@ -9,21 +9,19 @@ products.
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh, solve_triangular
 
+from subpop.defenses.remembered import Remembered
 from subpop.types import Array, BadInput, Floats, Ints, Model
 from subpop.victims.linear_model import flat
 
 Doubles = NDArray[np.float64]
-Result = TypeVar("Result")
 
 _RANK = 1e-6
 """Components with less than this fraction of the first one's variance are float32 rounding."""
@@ -32,22 +30,6 @@ _BLOCK = 1 << 20
 
 
 # --- features that do not depend on labels ----------------------------------------------------------------------------
-
-
-class Remembered(Generic[Result]):
-    """A function of an array that caches its last result by the array's content, shared by predictions and certificates."""
-
-    def __init__(self, compute: Callable[[Array], Result]) -> None:
-        self._compute = compute
-        self._last: tuple[object, Result] | None = None
-
-    def __call__(self, x: Array) -> Result:
-        x = np.ascontiguousarray(x)
-        key = x.shape, x.dtype, hashlib.sha256(x.data).digest()
-        last = self._last
-        if last is None or last[0] != key:
-            self._last = last = key, self._compute(x)
-        return last[1]
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,10 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from subpop.datasets.stage import SplitData, Stage
+from subpop.defenses.dpa import dpa
 from subpop.experiments.trial import Prepared
 from subpop.harness.batching import PoolRows
 from subpop.runtime.seeds import derived_seed
@@ -178,8 +180,8 @@ def agrees_with_holdout(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: 
 
 agrees_with_holdout.needs = {"clean_holdout"}  # type: ignore[attr-defined]
 
-OWN_DEFENSES: Mapping[str, Defense] = {"agrees_with_holdout": agrees_with_holdout}
-"""Defenses of this suite only: one that could use clean labels of F if it had any."""
+OWN_DEFENSES: Mapping[str, Defense] = {"agrees_with_holdout": agrees_with_holdout, "dpa_of_3": partial(dpa, k=3)}
+"""Defenses of this suite only: one that could use clean labels of F if it had any, and an ensemble for few rows."""
 
 
 def told_target(stage: Stage, prepared: Prepared, name: str) -> tuple[Prepared, Bools]:

@@ -93,7 +93,7 @@ def request_digest(train: TrainingSet, task: DefenseTask) -> bytes:
 
 
 def outcome_digest(outcome: Outcome) -> bytes:
-    """Return a digest of a trial's result: predictions, mask and radii."""
+    """Return a digest of a trial's result: predictions, mask, radii and votes."""
     digest = hashlib.blake2b(digest_size=16)
     parts: dict[str, Array] = {
         **outcome.predictions,
@@ -101,6 +101,8 @@ def outcome_digest(outcome: Outcome) -> bytes:
     }
     if outcome.keep is not None:
         parts["keep"] = outcome.keep
+    if outcome.votes is not None:
+        parts["votes"] = outcome.votes
     for name, values in sorted(parts.items()):
         digest.update(f"{name} {values.dtype} {values.shape}".encode())
         digest.update(np.ascontiguousarray(values).tobytes())

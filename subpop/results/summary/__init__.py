@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -12,11 +13,12 @@ from subpop.datasets.stage import Stage
 from subpop.results.metrics import Collateral, Doubles, collateral, eligible
 from subpop.results.paired import BY_SEED
 from subpop.results.summary.certified import certified_numbers
+from subpop.results.summary.collective import collective_numbers
 from subpop.results.summary.ranked import Ranked, damages, over_seeds, worst
 from subpop.results.summary.stages import stage_numbers
 from subpop.results.summary.subpopulation import Subpopulation, accuracy, gather, table_row
 from subpop.runtime.seeds import derived_seed
-from subpop.types import KEEP_UNCHECKED, OWN_LEARNER, Array, Bools, Cell, CellResult, Number, TrialResult
+from subpop.types import KEEP_UNCHECKED, OWN_LEARNER, Array, Bools, Cell, CellResult, Ints, Number, TrialResult
 
 PUBLISHED_RANGE = (0.145, 0.165)
 """The paper's text on Table 15 says that most subpopulations lose 15-16 %, to the nearest percent."""
@@ -33,13 +35,17 @@ def summarise(
     seconds: float,
     from_store: bool,
     ranked_by: Sequence[TrialResult] | None = None,
+    most_wrong: Ints | None = None,
 ) -> CellResult:
     """Compute all numbers of a cell from its trials.
 
     clean: (n_seeds, n_test) bool, correct predictions of the clean undefended victims. ranked_by: trials of the same attacks
-    under another defense, whose damages rank the subpopulations.
+    under another defense, whose damages rank the subpopulations. most_wrong: (S, n_seeds, points, 4) what the votes of an
+    ensemble certify, see `subpop.experiments.collective`.
     """
     parts = _parts(cell, stage, results, clean)
+    if most_wrong is not None:
+        parts = [replace(part, most_wrong=own) for part, own in zip(parts, most_wrong, strict=True)]
     others = None if ranked_by is None else _parts(cell, stage, ranked_by, clean)
     seed = derived_seed("summary", cell.dataset, cell.partition)
     by = None if others is None else Ranked(_large(others), seed)
@@ -57,6 +63,7 @@ def summarise(
         *_costs([trial for part in parts for trial in part.trials]),
         *stage_numbers(parts),
         *certified_numbers(ranked),
+        *collective_numbers(ranked),
         *_rank_numbers(cell, everything),
     ]
     residuals = [r.metrics.get("kkt_residual", math.nan) for r in results]

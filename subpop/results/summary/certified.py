@@ -1,8 +1,8 @@
 """Certified damage: the target damage if only predictions that the certificate protects count as correct.
 
-A prediction on a target row is protected if it is correct and tolerates at least as many label flips as the attack made. The
-damage is relative to the same learner trained on D plus the poison's inputs with their true labels, so it does not cover the
-effect of inserting those inputs.
+A prediction on a target row is protected if it is correct and tolerates at least as many label flips as the attack made, or, by a
+certificate named `insertions`, as many inserted rows. The damage is relative to the same learner trained on D plus the poison's
+inputs with their true labels, so it does not cover the effect of inserting those inputs.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from subpop.results.summary.ranked import Ranked, chosen_over_seeds, over_seeds
 from subpop.types import Array, Number, TrialResult
 
 PREFIX = "radius:"
+INSERTIONS = "insertions"
+"""Name of a certificate that counts inserted or deleted rows; all others count flipped labels."""
 
 
 def certified_numbers(ranked: Ranked) -> list[Number]:
@@ -42,5 +44,6 @@ def _of_certificate(name: str, ranked: Ranked) -> list[Number]:
 
 
 def _protected(trial: TrialResult, name: str, members: Array) -> Array:
-    """(m,) bool: target rows that are correct whichever `n_flipped` labels are changed."""
-    return np.asarray(trial.arrays["right"], bool)[members] & (trial.arrays[PREFIX + name] >= trial.metrics["n_flipped"])
+    """(m,) bool: target rows that are correct whichever `n_flipped` labels are changed, or `n_poison` rows are taken out."""
+    changes = trial.metrics["n_poison" if name == INSERTIONS else "n_flipped"]
+    return np.asarray(trial.arrays["right"], bool)[members] & (trial.arrays[PREFIX + name] >= changes)

@@ -11,7 +11,7 @@ import numpy as np
 
 from subpop.datasets.stage import Stage
 from subpop.results.metrics import Damage, Doubles, FilterScores, RightBits, damage, filter_scores
-from subpop.types import Bools, Trial, TrialResult
+from subpop.types import Bools, Ints, Trial, TrialResult
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +32,8 @@ class Subpopulation:
     sizes: Mapping[str, int]
     members: Bools
     scored: Bools
+    most_wrong: Ints | None = None
+    """(n_seeds, points, 4) certificates of an ensemble, see `subpop.experiments.collective`."""
 
     @cached_property
     def damage(self) -> Damage:
@@ -111,6 +113,8 @@ def table_row(part: Subpopulation) -> dict[str, float | str]:
         "defense_cost": found.defense_cost,
         "attack_effect": found.attack_effect,
     }
+    if part.most_wrong is not None:
+        row["collective_damage"] = float(part.bits.clean.mean() - 1 + part.most_wrong[:, 0, 1].mean() / part.sizes["n_test"])
     if part.scores:
         row["poison_recall"] = _mean([s.recall for s in part.scores])
         row["poison_precision"] = _mean([s.precision for s in part.scores])
