@@ -6,12 +6,13 @@ independently of each other, the moved rows of a whole subpopulation. A row is t
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 
@@ -21,9 +22,21 @@ from subpop.attacks.label_flip import AttackTask, Poison, flip_labels, poison_la
 from subpop.attacks.last_layers import Doubles, NoNetwork, split
 from subpop.runtime.threads import one_thread
 from subpop.types import Array, BadInput, Ints, Model, Pool, Victim
-from subpop.types.specifications import GradientMatch, Objective, Sampling
+from subpop.types.specifications import LabelFlip, Sampling, between
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class MovedRows(LabelFlip):
+    """Settings of attacks that move rows by the gradients of the attacker's model."""
+
+    epsilon: float | None = between(None, 0, math.inf, "16")
+    """Farthest move of an input, in 8-bit levels; 255 levels are the range of a pixel or a column. None: the whole range."""
+
+    shares_draws: ClassVar[bool] = True
+    moves_rows: ClassVar[bool] = True
+    feasible: ClassVar[str] = "rows of the subpopulation in D_aux with another label, moved by at most epsilon"
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,10 +46,11 @@ class Target:
     rows: Ints
     poison_y: Ints
     sampling: Sampling = "with_replacement"
-    objective: Objective = "inner"
+    objective: str = "inner"
+    """What gradient matching minimises."""
 
 
-def drawn_and_aim(task: AttackTask) -> tuple[Poison, Target]:
+def drawn_and_aim(task: AttackTask[MovedRows]) -> tuple[Poison, Target]:
     """The rows that label flipping draws in a trial, and the target of the attack.
 
     Raises
@@ -46,8 +60,7 @@ def drawn_and_aim(task: AttackTask) -> tuple[Poison, Target]:
     """
     if task.optimiser is None:
         raise BadInput(f"attack {task.settings.name} moves rows by the attacker's model: give draw_poison an optimiser")
-    objective: Objective = task.settings.objective if isinstance(task.settings, GradientMatch) else "inner"
-    return flip_labels(task), Target(task.members, poison_labels(task.y, task.target), task.settings.sampling, objective)
+    return flip_labels(task), Target(task.members, poison_labels(task.y, task.target), task.settings.sampling)
 
 
 class Attacker:

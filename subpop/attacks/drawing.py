@@ -11,7 +11,7 @@ from subpop.attacks.boxes import Box
 from subpop.attacks.label_flip import AttackTask, Poison, least_likely_label, poison_count, rarest_label
 from subpop.datasets.stage import Stage
 from subpop.runtime.seeds import poison_seed
-from subpop.types import BadInput, Cell, Model, Pool
+from subpop.types import BadInput, Cell, Model, Pool, Victim
 
 NO_POISON = Poison(np.zeros(0, np.int64), np.zeros(0, np.int64), 0)
 MOST_POISON = 10
@@ -34,11 +34,19 @@ def n_poison(stage: Stage, cell: Cell, name: str) -> int:
     return poison_count(cell.rate, base_size(stage, cell, name))
 
 
-def draw_poison(stage: Stage, cell: Cell, name: str, seed: int, attacker: Model | None, optimiser: Any = None) -> Poison:
+def draw_poison(
+    stage: Stage,
+    cell: Cell,
+    name: str,
+    seed: int,
+    attacker: Model | None,
+    optimiser: Any = None,
+    victim: Victim | None = None,
+) -> Poison:
     """Draw the poison rows of one trial.
 
-    attacker: the model whose least likely label the label rule `common` uses; optimiser: the
-    `subpop.attacks.attacker.Attacker` of attacks that move rows.
+    attacker: the model whose least likely label the label rule `common` uses, and which attacks with `asks_model` ask;
+    optimiser: the `subpop.attacks.attacker.Attacker` of attacks that move rows; victim: trains models of an attack.
     """
     members = stage.aux_members(name)
     rule, target = label_rule(cell, stage.dataset.n_classes), None
@@ -50,7 +58,9 @@ def draw_poison(stage: Stage, cell: Cell, name: str, seed: int, attacker: Model 
         target = least_likely_label(attacker.predict_proba(stage.pool.x[members]))
     count = n_poison(stage, cell, name)
     generator = np.random.default_rng(poison_seed(cell, name, seed))
-    return ATTACKS[cell.attack](AttackTask(cell.poisoning, stage.pool, members, count, target, generator, optimiser))
+    own, groups = cell.poisoning, stage.partition.aux
+    task = AttackTask(own, stage.pool, members, count, target, generator, optimiser, groups, attacker, victim)
+    return ATTACKS[cell.attack](task)
 
 
 def box(cell: Cell, pool: Pool) -> Box:

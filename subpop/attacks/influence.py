@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from subpop.attacks.attacker import Attacker, Target, drawn_and_aim
+from subpop.attacks.attacker import Attacker, MovedRows, Target, drawn_and_aim
 from subpop.attacks.descent import descend, signs
 from subpop.attacks.gradient_match import inner_values
 from subpop.attacks.label_flip import AttackTask, Poison
@@ -27,7 +27,7 @@ SHARE = 1 / 25
 """The length of a step, as a fraction of the box."""
 
 
-def follow_influence(task: AttackTask) -> Poison:
+def follow_influence(task: AttackTask[MovedRows]) -> Poison:
     """The attack `influence`: select and move as many rows as label flipping draws, by their influence."""
     return influence(*drawn_and_aim(task), task.optimiser)
 

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 import numpy as np
 
-from subpop.types import Array, BadInput, Ints, Pool
+from subpop.types import Array, BadInput, Ints, Model, Pool, Victim
 from subpop.types.specifications import LabelFlip, Sampling
 
 Rule = Literal["own", "common"]
+Settings = TypeVar("Settings", bound=LabelFlip, covariant=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,10 +49,13 @@ class Poison:
 
 
 @dataclass(frozen=True, eq=False)
-class AttackTask:
-    """The arguments of an attack in one trial: a subpopulation in the attacker's sample and the number of poison rows."""
+class AttackTask(Generic[Settings]):
+    """The arguments of an attack in one trial: a subpopulation in the attacker's sample and the number of poison rows.
 
-    settings: LabelFlip
+    An attack is registered as a function of an `AttackTask[S]`, where `S` is the class of its settings.
+    """
+
+    settings: Settings
     """Settings of the cell's attack."""
     pool: Pool
     members: Ints
@@ -63,14 +67,25 @@ class AttackTask:
     generator: np.random.Generator
     optimiser: Any = None
     """The `subpop.attacks.attacker.Attacker` of attacks that move rows; None for others."""
+    groups: Ints | None = None
+    """(n_aux,) the subpopulation of each row of D_aux, -1 for none; None if there is no other."""
+    model: Model | None = None
+    """The victim trained on D_aux, for attacks with `asks_model`; None for others."""
+    victim: Victim | None = None
+    """The victim, which trains further models on D_aux."""
 
     @property
     def y(self) -> Ints:
         """(a,) true labels of the members."""
         return self.pool.y[self.members]
 
+    @property
+    def aux(self) -> Ints:
+        """(n_aux,) pool rows of D_aux."""
+        return np.arange(self.pool.n_train, len(self.pool))
 
-def flip_labels(task: AttackTask) -> Poison:
+
+def flip_labels(task: AttackTask[LabelFlip]) -> Poison:
     """The attack `label_flip`: members of the subpopulation drawn at random, with a wrong label."""
     return label_flip(
         task.members,

@@ -304,8 +304,9 @@ class Context:
         return self.memo.once(key, lambda: self._stored_model(cell, key, self.data(cell).aux_job(), None))
 
     def label_attacker(self, cell: Cell) -> Model | None:
-        """The attacker's model where the label rule asks one for the least likely label."""
-        return self.attacker(cell) if label_rule(cell, self.data(cell).dataset.n_classes) == "common" else None
+        """The attacker's model where the attack asks it, or the label rule asks it for the least likely label."""
+        asks = cell.poisoning.asks_model or label_rule(cell, self.data(cell).dataset.n_classes) == "common"
+        return self.attacker(cell) if asks else None
 
     def optimiser(self, cell: Cell) -> Attacker | None:
         """The attacker that moves poison rows; shared by all cells that differ in rate, partition or defense."""

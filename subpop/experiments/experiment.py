@@ -160,7 +160,8 @@ class Experiment:
     def _n_undecided(self, cell: Cell, results: Sequence[TrialResult]) -> int | None:
         """How many trials, clean models and labels of a cell the error of its solver could change; None if that is not known."""
         context, own_filter = self.context, filter_of(cell.defense)
-        are_computed = context.rows(cell) is not None or cell.poisoning.moves_rows or not context.has_fixed_partition(cell)
+        attack_asks = cell.poisoning.moves_rows or cell.poisoning.asks_model
+        are_computed = context.rows(cell) is not None or attack_asks or not context.has_fixed_partition(cell)
         if are_computed or own_filter in self.plugins:
             return None
         used = {own_filter: (), cell.ranked_by: (), cell.defense: results}
@@ -360,7 +361,8 @@ class Experiment:
         context, name = self.context, trial.subpopulation
         stage, needs, poison = context.stage(cell), self.needs(cell), NO_POISON
         if trial.attacked:
-            poison = draw_poison(stage, cell, name, trial.seed, context.label_attacker(cell), context.optimiser(cell))
+            asked = context.label_attacker(cell), context.optimiser(cell), context.victim(cell)
+            poison = draw_poison(stage, cell, name, trial.seed, *asked)
         count = n_poison(stage, cell, name) if "n_poison" in needs else 0
         return prepare(stage, cell, trial, poison, needs=needs, n_poison=count, secret=self._secret(cell))
 
@@ -487,7 +489,9 @@ def filter_of(defense: str) -> str:
 
 
 def gain(cell: Cell, stage: Stage, results: Sequence[TrialResult], flipped: Sequence[TrialResult]) -> list[Number]:
-    """The additional damage of moved rows over label flipping, paired by trial: mean over subpopulations eligible for worst-k.
+    """The additional damage of an attack over label flipping, paired by trial: mean over subpopulations eligible for worst-k.
+
+    Of a control, its negative is the damage of label flipping net of the control.
 
     Its standard error is over subpopulations. The list is empty if no subpopulation is large enough.
     """

@@ -27,8 +27,8 @@ def derived_seed(*purpose: object) -> int:
 def draw_identity(cell: Cell) -> tuple[object, ...]:
     """What random draws depend on: the cell's data, subpopulations and attack, but neither its victim nor its defense.
 
-    Which subpopulations are attacked is ignored. Attacks that move rows start from the rows that label flipping draws, and
-    their training sets are shuffled in the same way.
+    Which subpopulations are attacked is ignored. Attacks that move rows, and controls, start from the rows that label flipping
+    draws, and their training sets are shuffled in the same way.
     """
     plain = cell.plain()
     chosen = {"n_attacked", "attacked_by"}

@@ -13,11 +13,9 @@ from subpop.types.base import BadInput, Setting
 from subpop.types.specifications import (
     Data,
     Defender,
-    GradientMatch,
     LabelFlip,
     Learner,
     Measurement,
-    Objective,
     Specification,
     Speed,
     Subpopulations,
@@ -258,11 +256,6 @@ class Cell:
         """Largest change of an input of a poison row, in 8-bit levels; None if unlimited or if the attack changes no inputs."""
         return getattr(self.poisoning, "epsilon", None)
 
-    @property
-    def objective(self) -> Objective:
-        """What gradient matching maximises."""
-        return self.poisoning.objective if isinstance(self.poisoning, GradientMatch) else "inner"
-
     # --- other cells --------------------------------------------------------------------------------------------------
 
     def with_(self, **changes: Any) -> Cell:
@@ -286,14 +279,14 @@ class Cell:
         return Cell.of(**{**self.record(), **changes})
 
     def plain(self) -> Cell:
-        """Return the corresponding cell of label flipping: the same poison rows with unchanged inputs.
+        """Return the corresponding cell of label flipping, with which the cell is compared trial by trial.
 
         Returns
         -------
         Cell
-            The cell itself if its attack does not change the inputs of rows that label flipping draws.
+            The cell itself if its attack does not share the draws of label flipping.
         """
-        if not self.poisoning.moves_rows:
+        if not self.poisoning.shares_draws:
             return self
         spared = {name: None for name in self.poisoning.settings() if name not in LabelFlip.settings()}
         return self.with_(attack="label_flip", **spared)

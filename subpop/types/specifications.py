@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
+from importlib import import_module
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from subpop.types.base import BadInput
@@ -18,7 +19,6 @@ from subpop.types.base import BadInput
 Sampling = Literal["with_replacement", "distinct"]
 LabelRule = Literal["own", "common", "rarest"]
 AlphaBase = Literal["aux", "train"]
-Objective = Literal["inner", "cosine"]
 AttackedBy = Literal["least_confident", "low_middle_high"]
 Budget = Literal["exact", "half", "twice"]
 Worlds = Literal["independent", "paired"]
@@ -31,7 +31,8 @@ def _whole(default: int | None, least: int = 0) -> Any:
     return field(default=default, metadata={"least": least})
 
 
-def _between(default: float | None, above: float, below: float, example: str) -> Any:
+def between(default: float | None, above: float, below: float, example: str) -> Any:
+    """A field that holds a number between two bounds; example: one that is allowed, for messages."""
     return field(default=default, metadata={"above": above, "below": below, "example": example})
 
 
@@ -102,26 +103,14 @@ class LabelFlip(Specification):
     alpha_base: AlphaBase = "aux"
     """Whether alpha counts rows of the subpopulation in D_aux, which an attacker can see, or in D."""
 
+    shares_draws: ClassVar[bool] = False
+    """Whether a trial uses the seeds of label flipping, so that both are compared trial by trial."""
     moves_rows: ClassVar[bool] = False
-    """Whether the attack moves the rows that label flipping draws."""
-
-
-@dataclass(frozen=True)
-class Influence(LabelFlip):
-    """Poison rows move along the gradient of the influence function."""
-
-    epsilon: float | None = _between(None, 0, math.inf, "16")
-    """Farthest move of an input, in 8-bit levels; 255 levels are the range of a pixel or a column. None: the whole range."""
-
-    moves_rows: ClassVar[bool] = True
-
-
-@dataclass(frozen=True)
-class GradientMatch(Influence):
-    """Poison rows move until their gradient matches that of the wrong labels."""
-
-    objective: Objective = "inner"
-    """The similarity of gradients that is maximised."""
+    """Whether the attack changes inputs of rows by the gradients of the attacker's model."""
+    asks_model: ClassVar[bool] = False
+    """Whether predictions of the attacker's model decide which rows become poison."""
+    feasible: ClassVar[str] = "rows of the subpopulation in D_aux with another label"
+    """What poison may be. Attacks are compared only if this is the same, and with equally many rows."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +134,7 @@ class Defender(Specification):
     name: str = "none"
     n_poison_told: Budget = "exact"
     """The number of poison rows that a defense which needs it is given, relative to the true number."""
-    holdout: float | None = _between(None, 0, 1, "0.05")
+    holdout: float | None = between(None, 0, 1, "0.05")
     """Share of the test rows, none of them in the subpopulation, that a defense which needs it is given as clean data."""
 
     enters_draws: ClassVar[bool] = False
@@ -187,8 +176,6 @@ class Speed(Specification):
     """The implementation that ours is compared with."""
 
 
-ATTACKS: Mapping[str, type[LabelFlip]] = {"label_flip": LabelFlip, "influence": Influence, "gradient_match": GradientMatch}
-"""The specification of each attack with settings of its own; other attacks have those of `LabelFlip`."""
 MEASUREMENTS: Mapping[str, type[Specification]] = {
     "two_worlds": TwoWorlds,
     "speed": Speed,
@@ -198,9 +185,18 @@ MEASUREMENTS: Mapping[str, type[Specification]] = {
 """The specification of each kind of cell with settings of its own; other kinds have those of `Measurement`."""
 
 
+@cache
 def attack_specification(name: str) -> type[LabelFlip]:
-    """The specification of the attack of that name."""
-    return ATTACKS.get(name, LabelFlip)
+    """The settings of the attack of that name: `S` if its function takes an `AttackTask[S]`."""
+    make = import_module("subpop.attacks").ATTACKS.get(name)
+    return LabelFlip if make is None else _settings_of(make)
+
+
+def _settings_of(attack: Callable[..., Any]) -> type[LabelFlip]:
+    hints = get_type_hints(attack)
+    hints.pop("return", None)
+    given = get_args(next(iter(hints.values()), None))
+    return given[0] if given else LabelFlip
 
 
 def measurement_specification(kind: str) -> type[Specification]:
@@ -210,7 +206,8 @@ def measurement_specification(kind: str) -> type[Specification]:
 
 def all_settings() -> tuple[str, ...]:
     """Names of all settings that any cell can have."""
-    registered: list[type[Specification]] = [*ATTACKS.values(), *MEASUREMENTS.values()]
+    attacks = map(_settings_of, import_module("subpop.attacks").ATTACKS.values())
+    registered: list[type[Specification]] = [*attacks, *MEASUREMENTS.values()]
     every: list[type[Specification]] = [Data, Subpopulations, LabelFlip, Learner, Defender, Measurement, *registered]
     return tuple(dict.fromkeys(name for each in every for name in each.settings()))
 

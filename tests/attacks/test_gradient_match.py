@@ -1,6 +1,7 @@
 """Gradient matching: gradients against finite differences, boxes that hold, descents that go down, and refusals."""
 
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,14 @@ from subpop.attacks import label_flip
 from subpop.attacks.attacker import Attacker, Target
 from subpop.attacks.boxes import Box
 from subpop.attacks.descent import descend, largest_one, signs
-from subpop.attacks.gradient_match import cosine_and_slope, cosine_values, gradient_match, inner_values, places
+from subpop.attacks.gradient_match import (
+    cosine_and_slope,
+    cosine_values,
+    distance_values,
+    gradient_match,
+    inner_values,
+    places,
+)
 from subpop.attacks.last_layers import Head, HiddenLayer, NoNetwork, split
 from subpop.types import BadInput, Pool
 from subpop.victims.conv_net import ConvNet
@@ -119,7 +127,7 @@ def values_of(network, head, y, direction, kind):
     return kind(attacker, y, direction)
 
 
-@pytest.mark.parametrize("kind", [inner_values, cosine_values])
+@pytest.mark.parametrize("kind", [inner_values, cosine_values, partial(distance_values, length=0.7)])
 @pytest.mark.parametrize("below", ["nothing", "hidden", "convolutions"])
 def test_gradients_through_the_network(kind, below):
     g = rng(4)
@@ -274,6 +282,54 @@ def test_the_objective_falls(objective, epsilon, n_classes):
     assert left < (0.9 * (1 + before[0]) if objective == "cosine" else before.sum() - 0.01 * abs(before.sum()))
 
 
+def test_the_distance_is_from_a_gradient_as_long_as_that_of_the_flips():
+    """By hand: the aim points against G and is as long as the flipped group's mean gradient; matching comes nearer to it."""
+    pool = table_pool()
+    attacker, rows = attacker_of(pool), members_of(pool)
+    plain, flips = drawn(pool, rows, 15), 1 - pool.y[rows]
+    wanted, f = attacker.gradient(rows), attacker.features(pool.x[rows])
+    p = attacker.head.probabilities(f)[:, 0]
+    long = np.linalg.norm(np.append(f, np.ones((len(f), 1)), axis=1).T @ (p - flips) / len(f))
+    aim = -wanted * long / np.linalg.norm(wanted)
+
+    def distance(x):
+        return np.linalg.norm(attacker.head.mean_gradient(attacker.features(x), plain.y) - aim)
+
+    found = distance_values(attacker, plain.y, wanted, length=float(long))(pool.x[plain.rows].astype(float))[0]
+    np.testing.assert_allclose(found, distance(pool.x[plain.rows]) ** 2, rtol=1e-12)
+    moved = gradient_match(plain, Target(rows, flips, objective="distance"), attacker)
+    assert distance(moved.extra_x) < 0.9 * distance(pool.x[plain.rows])
+    cosine = gradient_match(plain, Target(rows, flips, objective="cosine"), attacker)
+    assert distance(moved.extra_x) < distance(cosine.extra_x)
+
+
+def test_the_nearest_of_all_places_is_found():
+    """One row on the line: no place of a fine grid of its box has a gradient that is nearer to the aim."""
+    g = rng(8)
+    y = np.arange(120) % 2
+    pool = Pool((g.normal(size=(120, 1)) + 2 * y[:, None]).astype(np.float32), y, 60, 2)
+    attacker, rows = attacker_of(pool), members_of(pool)
+    plain = drawn(pool, rows, 1)
+    values = distance_values(attacker, plain.y, attacker.gradient(rows), length=0.9)
+    grid = np.linspace(attacker.box.low[0], attacker.box.high[0], 2001)
+    best = min(values(np.array([[x]]))[0][0] for x in grid)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("subpop.attacks.gradient_match._length", lambda *_: 0.9)
+        moved = gradient_match(plain, Target(rows, 1 - pool.y[rows], objective="distance"), attacker)
+    reached, start = values(moved.extra_x.astype(float))[0][0], values(pool.x[plain.rows].astype(float))[0][0]
+    assert reached <= best + 0.02 * (start - best)
+    assert start > best
+
+
+def test_a_box_without_room_leaves_label_flipping():
+    """Nothing can be gained where a row may move by less than float32 resolves."""
+    pool = table_pool()
+    attacker, rows = attacker_of(pool, 1e-9), members_of(pool)
+    plain = drawn(pool, rows, 9)
+    moved = gradient_match(plain, Target(rows, 1 - pool.y[rows], objective="distance"), attacker)
+    assert np.array_equal(moved.extra_x, pool.x[plain.rows])
+
+
 def test_pictures_are_matched_through_the_network():
     pool = picture_pool()
     attacker, rows = attacker_of(pool, 16.0, ConvNet(width=4, epochs=3)), members_of(pool)
@@ -319,7 +375,7 @@ def test_flipped_rows_are_counted_by_the_label_that_they_had():
 def test_no_poison_stays_none():
     pool = table_pool()
     rows = members_of(pool)
-    for objective in ("inner", "cosine"):
+    for objective in ("inner", "cosine", "distance"):
         none = gradient_match(drawn(pool, rows, 0), Target(rows, 1 - pool.y[rows], objective=objective), attacker_of(pool))
         assert (len(none), none.n_flipped, none.extra_x) == (0, 0, None)
 
@@ -327,7 +383,7 @@ def test_no_poison_stays_none():
 def test_an_unknown_objective_is_refused():
     pool = table_pool()
     rows = members_of(pool)
-    with pytest.raises(BadInput, match="inner, cosine"):
+    with pytest.raises(BadInput, match="inner, cosine, distance"):
         gradient_match(drawn(pool, rows, 3), Target(rows, 1 - pool.y[rows], objective="angle"), attacker_of(pool))
 
 

@@ -27,6 +27,7 @@ BASE = {
 MOVING = [
     {"attack": "gradient_match"},
     {"attack": "gradient_match", "objective": "cosine", "epsilon": 16},
+    {"attack": "gradient_match", "objective": "distance"},
     {"attack": "influence"},
 ]
 PICTURES = {"dataset": "digits_images", "victim": "conv_net", "epsilon": 16}
@@ -242,7 +243,7 @@ def test_the_gain_over_label_flipping_is_the_difference_of_the_damages(experimen
         ({"attack": "magic"}, "label_flip, gradient_match, influence"),
         ({"epsilon": 16}, "epsilon=16 does not apply to a cell of kind poisoning with attack label_flip"),
         ({"attack": "influence", "objective": "inner"}, "objective=inner does not apply .* with attack influence"),
-        ({"attack": "gradient_match", "objective": "angle"}, "use one of inner, cosine"),
+        ({"attack": "gradient_match", "objective": "angle"}, "use one of inner, cosine, distance"),
         ({"attack": "gradient_match", "epsilon": "wide"}, "epsilon=wide"),
         ({"attack": "gradient_match", "epsilon": 0}, "above 0"),
         ({"attack": "influence", **PICTURES, "epsilon": 0.5}, "rounding would undo"),
