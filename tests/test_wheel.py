@@ -63,6 +63,7 @@ def test_a_cell_runs_from_another_folder(installed, tmp_path):
     page = (tmp_path / "runs" / "report" / "README.md").read_text()
     assert "**Passed.**" in page
     assert f"`subpop run -k {SUITE} -q`" in page
+    assert "<dialog" in (tmp_path / "runs" / "report" / "index.html").read_text()  # whose parts are files of the wheel
     refused = subprocess.run([*command, "--rebaseline"], env={**environment, "PYTHONDONTWRITEBYTECODE": "1"}, **told)
     assert refused.returncode == 4
     assert "would change the installed package" in refused.stderr

@@ -16,6 +16,7 @@ from subpop.report.figures.setups import is_finite
 from subpop.report.leftovers import is_front_page, remove_figures, remove_pages
 from subpop.report.markdown import without_files
 from subpop.report.opening import RunInfo, judged
+from subpop.report.page import PAGE, is_page, web_page
 from subpop.report.scoreboard import scoreboard
 from subpop.report.suite_page import subpopulation_csv, suite_page
 from subpop.report.verdict import Standing
@@ -41,7 +42,9 @@ SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
 
 
 def write_report(reports: Sequence[CellReport], directory: Path, run: RunInfo) -> None:
-    """Write README.md, results.json, figures, and a page and a table per suite; raises BadInput if the directory is unusable.
+    """Write README.md, index.html, results.json, figures, and a page and a table per suite.
+
+    Raises BadInput if the directory is unusable.
 
     Files of an earlier report that this one does not write are removed. README.md is written last.
     """
@@ -58,6 +61,7 @@ def write_report(reports: Sequence[CellReport], directory: Path, run: RunInfo) -
     remove_pages(directory, {file_name(stem) for stem in suites})
     remove_figures(directory / "figures", {picture.name for picture in pictures})
     write_atomically(directory / "results.json", results_json(reports, run))
+    write_atomically(directory / PAGE, web_page(reports, run, pictures, directory / "figures"))
     write_atomically(directory / "README.md", scoreboard(reports, run, pictures))
 
 
@@ -66,6 +70,7 @@ def write_unfinished(reports: Sequence[CellReport], directory: Path, run: RunInf
     make_report_directory(directory)
     reports = sorted(reports, key=lambda report: report.cell)
     remove_pages(directory, set())
+    (directory / PAGE).unlink(missing_ok=True)
     write_atomically(directory / "results.json", results_json(reports, run))
     write_atomically(directory / "README.md", scoreboard(reports, run))
 
@@ -75,9 +80,9 @@ def check_report_directory(path: Path) -> None:
     blocking = next((p for p in (path / "figures", path, *path.parents) if p.exists() and not p.is_dir()), None)
     if blocking is not None:
         raise _unusable(path, f"{blocking} is a file")
-    page = path / "README.md"
-    if page.exists() and not is_front_page(page):
-        raise _unusable(path, f"{page} is not a report of this program and would be overwritten")
+    for name, is_own in (("README.md", is_front_page), (PAGE, is_page)):
+        if (path / name).exists() and not is_own(path / name):
+            raise _unusable(path, f"{path / name} is not a report of this program and would be overwritten")
     for folder in (next(p for p in (path, *path.parents) if p.is_dir()), path / "figures"):
         try:
             if folder.is_dir():

@@ -1,0 +1,224 @@
+"""index.html in headless Chromium, opened from disk without a network: sorting, filters, deep links, cells, two widths."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from urllib.parse import quote
+
+import pytest
+from synthetic_reports import cell_of, report_of
+
+from subpop.report import RunInfo, write_report
+
+selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed, which drives the browser")
+WebDriverWait = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait
+
+BROWSER, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (BROWSER and DRIVER), reason="Chromium is not installed: apt-get install chromium chromium-driver (Debian)"
+)
+HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
+BOARD = "#board tbody tr"
+
+
+def reports():
+    shared = {"sampling": "distinct", "protocol": "reserve"}
+    made = [
+        report_of(cell_of(rate=rate, defense=defense, dataset=dataset, **shared))
+        for rate in (0.5, 1.0, 2.0)
+        for defense in ("none", "perfect_filter", "random_filter", "sever", "trim")
+        for dataset in ("digits", "mixture")
+    ]
+    hostile = [report_of(cell_of(rate=rate, defense=HOSTILE, **shared), left=0.5, cost=0.01) for rate in (0.5, 1.0, 2.0)]
+    for report in hostile:
+        report.result.table[0]["subpopulation"] = HOSTILE
+    return [*made, *hostile]
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    write_report(reports(), folder, RunInfo(tier="embedded", command="python -m pytest benchmarks/"))
+    only = tmp_path_factory.mktemp("alone") / "index.html"  # without the other files of the report
+    only.write_bytes((folder / "index.html").read_bytes())
+    return only.as_uri()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    options = selenium.ChromeOptions()
+    options.binary_location = BROWSER
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",  # CI runs as root
+        "--disable-dev-shm-usage",
+        "--disable-gpu",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        "--proxy-server=127.0.0.1:9",
+        "--force-device-scale-factor=1",
+    ):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    started = selenium.Chrome(options=options, service=selenium.ChromeService(DRIVER))
+    started.set_page_load_timeout(30)
+    yield started
+    started.quit()
+
+
+@pytest.fixture
+def opened(browser, address):
+    """Opens the page afresh at some fragment; afterwards nothing may be on the console."""
+
+    def at(fragment="", width=1280, height=900):
+        browser.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500},
+        )
+        browser.get("about:blank")
+        browser.get(address + (f"#{fragment}" if fragment else ""))
+        assert browser.execute_script("return document.documentElement.dataset.ready") == "yes"
+        return browser
+
+    yield at
+    assert browser.get_log("browser") == []
+    assert browser.title == "subpop: embedded tier"
+
+
+def shown(browser, column):
+    """The texts of a column, on the table's page that is shown."""
+    script = """
+        const names = [...document.querySelectorAll("#board thead th")].map((each) => each.dataset.name);
+        return [...document.querySelectorAll("#board tbody tr")].map((row) => row.cells[names.indexOf(arguments[0])].textContent);
+    """
+    return browser.execute_script(script, column)
+
+
+def click(browser, selector):
+    browser.execute_script("document.querySelector(arguments[0]).scrollIntoView({block: 'center'})", selector)
+    browser.find_element("css selector", selector).click()
+
+
+def sort(browser, column, direction):
+    click(browser, f'#board th[data-name="{column}"]')
+    script = "return document.querySelector(`#board th[data-name='${arguments[0]}']`).ariaSort"
+    WebDriverWait(browser, 10, 0.05).until(lambda _: browser.execute_script(script, column) == direction)
+
+
+def fragment(browser):
+    return browser.execute_script("return location.hash")
+
+
+def choose(browser, column, value):
+    script = """
+        const select = document.querySelector(`#filters select[data-column="${arguments[0]}"]`);
+        select.value = arguments[1];
+        select.dispatchEvent(new Event("change"));
+    """
+    browser.execute_script(script, column, value)
+
+
+def test_sorting(opened):
+    browser = opened()
+    sort(browser, "damage in %", "ascending")
+    ascending = [float(text.partition(" ")[0]) for text in shown(browser, "damage in %")]
+    assert ascending == sorted(ascending)
+    sort(browser, "damage in %", "descending")
+    descending = [float(text.partition(" ")[0]) for text in shown(browser, "damage in %")]
+    assert descending == sorted(descending, reverse=True)
+    assert descending[0] > ascending[0]
+    assert "sort=desc+damage" in fragment(browser)
+
+
+def test_filters_and_search(opened):
+    browser = opened()
+    choose(browser, "data set", "mixture")
+    choose(browser, "alpha", "2")
+    assert set(shown(browser, "data set")) == {"mixture"}
+    assert set(shown(browser, "alpha")) == {"2"}
+    assert sorted(shown(browser, "defense")) == ["none", "perfect_filter", "random_filter", "sever", "trim"]
+    browser.find_element("css selector", "input[type=search]").send_keys("trim")
+    assert shown(browser, "defense") == ["trim"]
+    assert "q=trim" in fragment(browser)
+    choose(browser, "data set", "")
+    assert sorted(shown(browser, "data set")) == ["digits", "mixture"]
+
+
+def test_a_click_opens_the_subpopulations_of_a_number(opened):
+    browser = opened("alpha=1&data+set=digits&q=trim")
+    (damage,) = shown(browser, "damage in %")
+    click(browser, f"{BOARD} button")
+    dialog = browser.find_element("css selector", "dialog")
+    assert dialog.is_displayed()
+    assert browser.find_element("id", "cell-title").text == "trim, alpha 1"
+    assert damage in browser.find_element("id", "cell-text").text
+    rows = browser.execute_script(
+        "return [...document.querySelectorAll('#subpopulations tbody tr')].map(r => [...r.cells].map(c => c.textContent))"
+    )
+    table = reports()
+    trim = next(r for r in table if (r.cell.defense, r.cell.rate, r.cell.dataset) == ("trim", 1.0, "digits")).result.table
+    none = next(r for r in table if (r.cell.defense, r.cell.rate, r.cell.dataset) == ("none", 1.0, "digits")).result.table
+    worst = max(range(20), key=lambda i: trim[i]["target_damage"])
+    assert len(rows) == 20
+    assert rows[0][0] == trim[worst]["subpopulation"]
+    assert rows[0][1] == f"{100 * trim[worst]['target_damage']:.1f} ± {100 * trim[worst]['target_damage_half_width']:.1f}"
+    assert rows[0][2] == f"{100 * none[worst]['target_damage']:.1f}"
+    click(browser, "#close")
+    assert not dialog.is_displayed()
+    assert "open=" not in fragment(browser)
+
+
+def test_the_address_restores_filter_sort_and_the_opened_cell(opened):
+    browser = opened()
+    choose(browser, "data set", "digits")
+    choose(browser, "role", "control")
+    sort(browser, "damage in %", "ascending")
+    click(browser, f"{BOARD}:nth-child(2) button")
+    rows, title, link = shown(browser, "damage in %"), browser.find_element("id", "cell-title").text, fragment(browser)
+    again = opened(link.removeprefix("#"))
+    assert shown(again, "damage in %") == rows
+    assert set(shown(again, "role")) == {"control"}
+    assert again.find_element("css selector", "dialog").is_displayed()
+    assert again.find_element("id", "cell-title").text == title
+    assert fragment(again) == link
+    opened(link.removeprefix("#").partition("&open=")[0])
+    click(again, f"{BOARD}:nth-child(2) button")
+    again.back()
+    assert not again.find_element("css selector", "dialog").is_displayed()
+
+
+def test_an_address_that_names_nothing_shows_everything(opened):
+    everything = len(shown(opened(), "defense"))
+    browser = opened(f"data+set={quote(HOSTILE)}&sort=sideways+defense&sort=asc+nothing&open=constructor&x=1")
+    assert len(shown(browser, "defense")) == everything
+    assert not browser.find_element("css selector", "dialog").is_displayed()
+    assert fragment(browser) in ("", "#")
+
+
+def test_a_hostile_name_is_text(opened):
+    browser = opened("alpha=1&q=onerror")
+    assert shown(browser, "defense") == [HOSTILE]
+    click(browser, f"{BOARD} button")
+    assert browser.find_element("id", "cell-title").text == f"{HOSTILE}, alpha 1"
+    assert HOSTILE in browser.find_element("id", "subpopulations").text
+    assert browser.execute_script("return document.querySelectorAll('img[src=x]').length") == 0
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_screens(opened, width):
+    """The page is as wide as the screen; wide tables scroll inside it. SCREENSHOTS=<folder> keeps what it looks like."""
+    browser = opened(width=width, height=844)
+    wide = "return document.documentElement.scrollWidth"
+    assert browser.execute_script(wide) <= width
+    folder = os.environ.get("SCREENSHOTS", "")
+    views = {"board": lambda: None, "cell": lambda: click(browser, f"{BOARD} button")}
+    for name, go in views.items():
+        go()
+        assert browser.execute_script(wide) <= width
+        if folder:
+            browser.save_screenshot(f"{folder}/{name}-{width}.png")
+
+
+def test_nothing_is_loaded_from_elsewhere(opened):
+    names = opened().execute_script("return performance.getEntriesByType('resource').map((each) => each.name)")
+    assert [name for name in names if not name.startswith("data:")] == []
