@@ -9,6 +9,7 @@ from subpop.defenses.controls import drop_duplicates, matched_random_filter, non
 from subpop.defenses.dpa import dpa
 from subpop.defenses.fine_pruning import fine_pruning, fine_pruning_as_released
 from subpop.defenses.jtt import jtt
+from subpop.defenses.knn import deep_knn, knn_filter, knn_relabel
 from subpop.defenses.label_flip_smoothing import label_flip_smoothing
 from subpop.defenses.sever import sever, sever_as_released, sever_per_label
 from subpop.defenses.spectral_signatures import spectral_signatures, spectral_signatures_as_released
@@ -33,6 +34,9 @@ DEFENSES: Mapping[str, Defense] = {
     "label_flip_smoothing": label_flip_smoothing,
     "jtt": jtt,
     "dpa": dpa,
+    "knn_relabel": knn_relabel,
+    "knn_filter": knn_filter,
+    "deep_knn": deep_knn,
 }
 """Every built-in defense by name.
 
