@@ -13,6 +13,8 @@ from subpop.defenses.knn import deep_knn, knn_filter, knn_relabel
 from subpop.defenses.label_flip_smoothing import label_flip_smoothing
 from subpop.defenses.sever import sever, sever_as_released, sever_per_label
 from subpop.defenses.spectral_signatures import spectral_signatures, spectral_signatures_as_released
+from subpop.defenses.training.co_teaching import co_teaching
+from subpop.defenses.training.gradient_shaping import gradient_clipping, gradient_shaping
 from subpop.defenses.trim import trim
 from subpop.types import Defense
 
@@ -37,6 +39,9 @@ DEFENSES: Mapping[str, Defense] = {
     "knn_relabel": knn_relabel,
     "knn_filter": knn_filter,
     "deep_knn": deep_knn,
+    "gradient_clipping": gradient_clipping,
+    "gradient_shaping": gradient_shaping,
+    "co_teaching": co_teaching,
 }
 """Every built-in defense by name.
 

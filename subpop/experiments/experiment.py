@@ -36,9 +36,10 @@ from subpop.runtime.cell_code import TRIALS, entry_text, modules_behind
 from subpop.runtime.fingerprint import data_hash, key_of
 from subpop.runtime.memo import KeepsArrays
 from subpop.runtime.output import Listener
-from subpop.runtime.seeds import draw_identity
-from subpop.types import Array, BadInput, Bools, Cell, CellResult, Ints, Model, Number, TrainingSet, Trial, TrialResult
+from subpop.runtime.seeds import draw_identity, training_seed
+from subpop.types import Array, BadInput, Bools, Cell, CellResult, Ints, Model, Number, TrainingSet, Trial, TrialResult, Victim
 from subpop.types.base import nearest
+from subpop.types.roles import Trainable
 
 CHUNK_TRIALS = 256
 NEAR_A_TIE = (
@@ -364,7 +365,8 @@ class Experiment:
             asked = context.label_attacker(cell), context.optimiser(cell), context.victim(cell)
             poison = draw_poison(stage, cell, name, trial.seed, *asked)
         count = n_poison(stage, cell, name) if "n_poison" in needs else 0
-        return prepare(stage, cell, trial, poison, needs=needs, n_poison=count, secret=self._secret(cell))
+        training = trainable(context.victim(cell), cell, trial.seed) if "training" in needs else None
+        return prepare(stage, cell, trial, poison, needs=needs, n_poison=count, secret=self._secret(cell), training=training)
 
     def _secret(self, cell: Cell) -> str:
         """A secret without which a plug-in cannot reproduce its shuffle: drawn once per store, never sent to a child."""
@@ -481,6 +483,12 @@ class Experiment:
             return frozenset()
         entry = matched_random_filter if cell.defense.startswith(MATCHED) else DEFENSES[cell.defense]
         return frozenset(modules_behind(entry))
+
+
+def trainable(victim: Victim, cell: Cell, seed: int) -> Trainable | None:
+    """How the victim of a trial is trained step by step; None if it is not."""
+    recipe = getattr(victim, "trainable", None)
+    return None if recipe is None else recipe(training_seed(cell, seed))
 
 
 def filter_of(defense: str) -> str:

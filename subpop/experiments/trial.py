@@ -28,6 +28,7 @@ from subpop.types import (
     Trial,
     TrialResult,
 )
+from subpop.types.roles import Trainable
 
 TOLD = {"exact": 1.0, "half": 0.5, "twice": 2.0}
 """Factors by which the number of poison rows that a defense gets may differ from the true one."""
@@ -60,6 +61,7 @@ def prepare(
     needs: Set[str],
     n_poison: int,
     secret: str = "",
+    training: Trainable | None = None,
 ) -> Prepared:
     """Poison D, shuffle it, and add the side information of the defense.
 
@@ -73,6 +75,8 @@ def prepare(
         Number of poison rows of the attacked trial, which a trial on clean data gets as well.
     secret
         Part of the seeds of the shuffle and of the defense, so that code that knows how seeds are derived cannot derive these.
+    training
+        How the victim of this trial is trained; None if it is not trained step by step.
     """
     n, name = stage.pool.n_train, trial.subpopulation
     rows = np.concatenate([np.arange(n), poison.rows])
@@ -89,6 +93,7 @@ def prepare(
             n_poison=round(n_poison * TOLD[cell.defender.n_poison_told]) if "n_poison" in needs else None,
             clean_holdout=None if holdout is None else TrainingSet.of(stage.data.test_x[holdout], stage.data.test_y[holdout]),
             poison_mask=is_poison if "poison_mask" in needs else None,
+            training=training if "training" in needs else None,
         ),
         defense_seed(cell, trial, secret),
         f"{name or 'clean data'}, seed {trial.seed}{'' if trial.attacked else ', not attacked'}",

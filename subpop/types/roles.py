@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from subpop.types.base import Array, Bools, Floats, Ints
 from subpop.types.rows import FleetJob, TrainingSet
@@ -158,6 +158,62 @@ class ChannelModel(Model, Protocol):
         ...
 
 
+class Training(Protocol):
+    """One network of the victim while it is trained. Rows may also be floats, such as averages of two pictures."""
+
+    size: int
+    """Number of parameters."""
+
+    def proba(self, x: Array) -> Floats:
+        """(n, C) float64 probabilities of the classes for inputs x, (n, ...), as the network is now."""
+        ...
+
+    def descend(self, x: Array, loss: Callable[[Any], Any]) -> None:
+        """Take one step of the victim's optimiser on a loss plus the victim's penalty. loss: from
+        (B, C) logits to a number, both of torch."""
+        ...
+
+    def descend_clipped(self, x: Array, y: Ints, norm: float, noise: Array | None = None) -> None:
+        """Take one step on the mean of the rows' gradients of the log loss, each scaled down to at most `norm`.
+
+        noise: (size,), added to the sum of the gradients. The gradient of the penalty depends on no row, and is added unchanged.
+        """
+        ...
+
+    def model(self) -> Model:
+        """The model that the network is now."""
+        ...
+
+
+class Trainable(Protocol):
+    """The recipe by which the victim of one trial is trained, as `Knowledge.training` grants it."""
+
+    @property
+    def epochs(self) -> int:
+        """Number of epochs."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Number of rows in a batch."""
+        ...
+
+    def begin(self, train: TrainingSet, member: int = 0) -> Training:
+        """A network before its first step on `train`, whose parameters follow from the victim's seed.
+
+        member: number of the network; 0 begins as the victim itself does, others with other parameters.
+        """
+        ...
+
+    def batches(self, train: TrainingSet, epoch: int, member: int = 0) -> list[Ints]:
+        """Positions of the rows of `train` in each batch of an epoch.
+
+        The order follows from the victim's seed and the inputs of the rows, not from their order: where rows are left out, the
+        others are visited in the same order as before.
+        """
+        ...
+
+
 class Victim(Protocol):
     """A learning algorithm under attack.
 
@@ -231,6 +287,9 @@ class Knowledge:
     """A frozen model that was trained without the labels of the training set; use its `features`."""
     poison_mask: Bools | None = None
     """(n,) bool, True for poison rows; granted to the perfect filter only."""
+    training: Trainable | None = None
+    """How the trial's victim is trained, for built-in defenses that change the training itself; None for victims that are not
+    trained step by step."""
 
 
 GRANTED = ("n_poison", "clean_holdout", "representation")

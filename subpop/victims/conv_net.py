@@ -16,7 +16,8 @@ import numpy as np
 
 from subpop.runtime.threads import on_cores
 from subpop.types import Array, BadInput, FleetJob, Floats, Ints, Model
-from subpop.victims.batched_jobs import Batches, present_jobs, stacked
+from subpop.types.roles import Trainable
+from subpop.victims.batched_jobs import Batches, Recipe, present_jobs, stacked
 from subpop.victims.pictures import check_picture_jobs
 from subpop.victims.torch_model import TorchModel
 
@@ -38,6 +39,7 @@ class ConvNet:
     """A victim with `width` outputs of the first convolution; device: "cpu", or "cuda" (also "cuda:1")."""
 
     exact = False
+    offset, penalty = OFFSET, PENALTY
 
     def __init__(self, width: int = 16, epochs: int = EPOCHS, device: str = "cpu") -> None:
         for name, value in (("width", width), ("epochs", epochs)):
@@ -62,21 +64,31 @@ class ConvNet:
 
         def fleet(chunk: slice) -> list[Model]:
             tasks = [self._task(*each, shape) for each in zip(jobs[chunk], rows[chunk], seeds[chunk], strict=True)]
-            return [self._model(weights, shape) for weights in train(pictures, tasks, shape, recipe)]
+            return [self.model_of(weights, shape) for weights in train(pictures, tasks, shape, recipe)]
 
         chunks = list(self._chunks(jobs, shape))
         with on_cores(len(chunks), self.device == "cpu") as mapped:
             return [model for models in mapped(fleet, chunks) for model in models]
 
     def _shape(self, job: FleetJob) -> Shape:
+        return self.shape_of(job.pool.x.shape[1:], job.pool.n_classes)
+
+    def trainable(self, seed: int) -> Trainable:
+        """The recipe of the victim of a trial, for defenses that train it themselves."""
+        from subpop.victims.stepwise import ConvSteps
+
+        return ConvSteps(Recipe(self.epochs, LEARNING_RATE, BATCH_SIZE), seed, self)
+
+    def shape_of(self, picture: tuple[int, ...], n_classes: int) -> Shape:
+        """The network for pictures of a shape, (channels, height, width)."""
         from subpop.victims.conv_fleet import Shape
 
-        channels, height, width = job.pool.x.shape[1:]
+        channels, height, width = picture
         side = min(height, width)
         if side < SMALLEST:
             raise BadInput(f"pictures of {height}x{width} pixels are too small; give at least {SMALLEST}x{SMALLEST}")
         depth = min(len(FACTORS), side.bit_length() - 2)
-        return Shape((height, width, channels), tuple(self.width * factor for factor in FACTORS[:depth]), job.pool.n_classes)
+        return Shape((height, width, channels), tuple(self.width * factor for factor in FACTORS[:depth]), n_classes)
 
     def _chunks(self, jobs: Sequence[FleetJob], shape: Shape) -> Iterator[slice]:
         """Split the jobs, in order, so that each chunk fits into the budget."""
@@ -91,7 +103,12 @@ class ConvNet:
 
         return Task(Batches.of(job.rows, rows, job.y, seed, self.epochs, BATCH_SIZE), initial(seed, shape))
 
-    def _model(self, weights: Floats, shape: Shape) -> TorchModel:
+    def start(self, seed: int, shape: Shape) -> Floats:
+        """(P,) parameters before training."""
+        return initial(seed, shape)
+
+    def model_of(self, weights: Floats, shape: Shape) -> TorchModel:
+        """The model with (P,) parameters; raises BadInput if they are not finite."""
         from subpop.victims.torch_network import of_state
 
         if not np.isfinite(weights).all():

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from subpop.types import Array, BadInput, Bools, FleetJob, Floats, Model, TrainingSet
+from subpop.types.roles import Trainable
 from subpop.victims.head_training import KERNEL_PENALTY
 from subpop.victims.linear_model import LinearModel
 from subpop.victims.logistic import LogisticRegression
@@ -76,6 +77,12 @@ class LastLayer:
         other = LastLayer()
         other._solvers = {two: solver.blind() for two, solver in self._solvers.items()}
         return other
+
+    def trainable(self, seed: int) -> Trainable:
+        """The recipe of the victim of a trial, for defenses that train it themselves, by steps instead of exactly."""
+        from subpop.victims.stepwise import LONGER, LinearSteps
+
+        return LinearSteps(LONGER, seed, LastLayerModel)
 
     def fit_many(self, jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:
         """Train one LastLayerModel per job; seeds are not used."""

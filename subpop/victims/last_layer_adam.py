@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from subpop.runtime.threads import one_thread
 from subpop.types import BadInput, FleetJob, Floats, Model
+from subpop.types.roles import Trainable
 from subpop.victims.batched_jobs import Batches, Recipe, present_jobs, stacked
 from subpop.victims.head_training import coefficients, starts, train, with_ones
 from subpop.victims.last_layer import LastLayerModel
@@ -33,6 +34,12 @@ class LastLayerAsReleased:
         if epochs < 1:
             raise BadInput(f"epochs={epochs}; it must be at least 1")
         self.recipe = Recipe(epochs, learning_rate, batch_size)
+
+    def trainable(self, seed: int) -> Trainable:
+        """The recipe of the victim of a trial, for defenses that train it themselves."""
+        from subpop.victims.stepwise import LinearSteps
+
+        return LinearSteps(self.recipe, seed, LastLayerModel)
 
     def fit_many(self, jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:
         """Train one `LastLayerModel` per job. Raises BadInput for several pools, non-finite features, or weights not 0 or 1."""

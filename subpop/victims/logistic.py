@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from subpop.runtime.threads import one_thread
 from subpop.types import BadInput, FleetJob, Model, Pool, Unsolved
+from subpop.types.roles import Trainable
 from subpop.victims.linear_model import LinearModel, flat
 
 if TYPE_CHECKING:  # compiled code, loaded at the first fit only
@@ -83,6 +84,12 @@ class LogisticRegression:
         other = copy.copy(self)
         other._blind = True
         return other
+
+    def trainable(self, seed: int) -> Trainable:
+        """The recipe of the victim of a trial, for defenses that train it themselves, by steps instead of exactly."""
+        from subpop.victims.stepwise import LONGER, LinearSteps
+
+        return LinearSteps(LONGER, seed, LinearModel, self.penalty)
 
     def fit_many(self, jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:
         """Train one LinearModel per job; seeds are not used. Raises Unsolved if a `kkt_residual` stays above 1e-8."""

@@ -11,6 +11,7 @@ import numpy as np
 from subpop.attacks.drawing import draw_poison, n_poison
 from subpop.datasets.stage import Stage
 from subpop.defenses import DEFENSES
+from subpop.experiments.experiment import trainable
 from subpop.experiments.impossibility.two_worlds import (
     OWN_DEFENSES,
     WORLDS,
@@ -130,7 +131,10 @@ def _draw(runner: Runner, stage: Stage, world: int, seed: int) -> Draw:
     own = OWN_DEFENSES.get(cell.defense)
     needs = runner.needs if own is None else frozenset(getattr(own, "needs", ()))
     poison, count = draw_poison(stage, cell, name, seed, None), n_poison(stage, cell, name)
-    prepared = prepare(stage, cell, Trial(name, seed), poison, needs=needs, n_poison=count, secret=runner.secret)
+    training = trainable(runner.victim, cell, seed) if "training" in needs else None
+    prepared = prepare(
+        stage, cell, Trial(name, seed), poison, needs=needs, n_poison=count, secret=runner.secret, training=training
+    )
     if cell.two_worlds.told:
         return Draw(world, stage, *told_target(stage, prepared, name))
     return Draw(world, stage, prepared, stage.test_members(name))

@@ -1,0 +1,185 @@
+"""Defenses with training loops of their own: what each gains on a toy, and where it must fail."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from subpop.defenses import DEFENSES
+from subpop.defenses.training.co_teaching import co_teaching
+from subpop.defenses.training.gradient_shaping import gradient_clipping, gradient_shaping
+from subpop.types import BadInput, Knowledge, TrainingSet
+from subpop.victims import make_victim
+from subpop.victims.conv_net import ConvNet
+
+LOOPS = [name for name, defense in DEFENSES.items() if "training" in getattr(defense, "needs", ())]
+
+
+def never(train):
+    raise AssertionError("a training loop does not call fit")
+
+
+def told(victim="conv_net", seed=0, **more):
+    return Knowledge(training=make_victim(victim).trainable(seed), **more)
+
+
+def digits(seed, n_classes=10, flat=False):
+    data = load_digits()
+    order = np.random.default_rng(seed).permutation(len(data.target))
+    x = (data.data[order] / 16).astype(np.float32) if flat else (data.images[order, None] * 15).astype(np.uint8)
+    return x, data.target[order].astype(np.int64) % n_classes
+
+
+def with_flips(seed, share, n=600, **options):
+    """n training rows of digits, a share of them with another label at random, and the other rows for testing."""
+    x, y = digits(seed, **options)
+    generator, n_classes = np.random.default_rng(seed + 100), y.max() + 1
+    flipped = generator.random(n) < share
+    given = np.where(flipped, (y[:n] + generator.integers(1, n_classes, n)) % n_classes, y[:n])
+    return TrainingSet.of(x[:n].copy(), given), flipped, x[n:], y[n:]
+
+
+def accuracy(model, x, y):
+    return float((model.predict_proba(x).argmax(1) == y).mean())
+
+
+def undefended(train, know):
+    """The victim's own recipe: clipping at infinity changes no gradient."""
+    return gradient_clipping(train, never, know, seed=0, norm=1e30).model
+
+
+# --- co-teaching ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("victim", "share", "n"), [(ConvNet(width=32, epochs=60), 0.2, 200), (make_victim("logistic_regression"), 0.4, 600)]
+)
+def test_co_teaching_beats_plain_training_under_random_flips(victim, share, n):
+    """Where plain training fits the flips: a wide network for many epochs, or many flips."""
+    gains = []
+    for seed in range(2):
+        train, _, x, y = with_flips(seed, share, n, flat=not isinstance(victim, ConvNet))
+        know = Knowledge(training=victim.trainable(seed))
+        found = co_teaching(train, never, know, seed=0, rate=share)
+        gains.append(accuracy(found.model, x, y) - accuracy(undefended(train, know), x, y))
+    assert np.mean(gains) > 0.02, gains
+
+
+def test_co_teaching_leaves_out_what_it_says():
+    train, *_ = with_flips(0, 0.2, n=100)
+    assert co_teaching(train, never, told(), seed=0, rate=0.3).diagnostics == {"left_out": pytest.approx(0.3)}
+    network = co_teaching(train, never, told(), seed=0, rate=0).model
+    expected = undefended(train, told())
+    np.testing.assert_allclose(network.predict_proba(train.x), expected.predict_proba(train.x), atol=1e-4)
+
+
+def test_co_teaching_must_fail_on_poison_that_is_the_majority_of_its_place():
+    """Twice as many zeros labelled 1 as true zeros: their losses are the small ones."""
+    x, y = digits(0)
+    zeros = np.flatnonzero(y[:900] == 0)
+    rest = np.flatnonzero(y[:900] != 0)[:500]
+    clean, poison = zeros[: len(zeros) // 3], zeros[len(zeros) // 3 :]
+    rows = np.concatenate([rest, clean, poison])
+    train = TrainingSet.of(x[rows], np.concatenate([y[rest], y[clean], np.ones(len(poison), int)]))
+    found = co_teaching(train, never, told(), seed=0)
+    of_zeros = found.model.predict_proba(x[900:][y[900:] == 0]).argmax(1)
+    assert (of_zeros == 1).mean() > 0.9
+
+
+# --- gradient shaping -------------------------------------------------------------------------------------------------
+
+
+def with_outliers(copies):
+    """Two classes on a line, and rows far out with the wrong label."""
+    generator = np.random.default_rng(0)
+    y = np.arange(200) % 2
+    x = np.column_stack([4.0 * y - 2 + generator.standard_normal(200), generator.standard_normal(200)])
+    far = np.tile([[-40.0, 0.0]], (copies, 1))
+    return TrainingSet.of(np.concatenate([x, far]).astype(np.float32), np.concatenate([y, np.ones(copies, int)]))
+
+
+def shift(train_one, copies):
+    """How much the probabilities of clean rows change with the outliers."""
+    clean = with_outliers(0)
+    without, with_them = (train_one(with_outliers(n)).predict_proba(clean.x) for n in (0, copies))
+    return float(np.abs(without - with_them).mean())
+
+
+def test_clipping_bounds_the_influence_of_a_row():
+    know = told("logistic_regression")
+    assert shift(lambda train: undefended(train, know), 1) > 0.05
+    for norm in (0.1, 1.0):
+        assert shift(lambda train, norm=norm: gradient_clipping(train, never, know, seed=0, norm=norm).model, 1) < 0.002
+    assert shift(lambda train: gradient_shaping(train, never, know, seed=0, norm=1.0, noise=0.001).model, 1) < 0.005
+
+
+def test_clipping_must_fail_against_many_rows():
+    know = told("logistic_regression")
+    assert shift(lambda train: gradient_clipping(train, never, know, seed=0, norm=0.1).model, 400) > 0.3
+
+
+def test_noise_is_drawn_from_the_seed_and_costs_accuracy():
+    train, _, x, y = with_flips(0, 0.0, n=200, flat=True)
+    know = told("logistic_regression")
+    models = [gradient_shaping(train, never, know, seed=seed, noise=1.0).model for seed in (0, 0, 1)]
+    same, again, other = (model.predict_proba(x) for model in models)
+    np.testing.assert_array_equal(same, again)
+    assert np.abs(same - other).max() > 0.01
+    loud = gradient_shaping(train, never, know, seed=0, noise=1000.0).model
+    assert accuracy(loud, x, y) < accuracy(undefended(train, know), x, y) - 0.2
+
+
+def test_noise_of_zero_is_clipping():
+    train, *_ = with_flips(0, 0.1, n=64)
+    one, other = (
+        gradient_shaping(train, never, told(), seed=0, noise=0.0),
+        gradient_clipping(train, never, told(), seed=5),
+    )
+    np.testing.assert_array_equal(one.model.predict_proba(train.x), other.model.predict_proba(train.x))
+
+
+# --- what all of them must do -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_the_order_of_rows_does_not_matter(name):
+    train, *_ = with_flips(0, 0.1, n=96)
+    order = np.random.default_rng(0).permutation(96)
+    one, other = (DEFENSES[name](rows, never, told(), seed=3).model for rows in (train, train[order]))
+    np.testing.assert_array_equal(one.predict_proba(train.x), other.predict_proba(train.x))
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_few_rows_and_a_missing_class(name):
+    x, y = digits(0)
+    train = TrainingSet.of(x[:6], y[:6] % 2)
+    model = DEFENSES[name](train, never, told(), seed=0).model
+    assert model.predict_proba(x[:3]).shape == (3, 2)
+    one_class = TrainingSet.of(x[:40], np.zeros(40, int))
+    assert accuracy(DEFENSES[name](one_class, never, told(), seed=0).model, x[:40], 0) == 1
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_victims_without_steps_are_refused_by_name(name):
+    train, *_ = with_flips(0, 0.1, n=32)
+    with pytest.raises(BadInput, match=f"{name} trains the victim's network itself.*conv_net, conv_net_wide, last_layer"):
+        DEFENSES[name](train, never, Knowledge(), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("co_teaching", {"rate": 1.0}),
+        ("co_teaching", {"rate": -0.1}),
+        ("co_teaching", {"gradual": 0}),
+        ("gradient_clipping", {"norm": 0.0}),
+        ("gradient_shaping", {"norm": float("nan")}),
+        ("gradient_shaping", {"noise": -1.0}),
+    ],
+)
+def test_settings_out_of_range_are_refused(name, setting):
+    train, *_ = with_flips(0, 0.1, n=32)
+    (key,) = setting
+    with pytest.raises(BadInput, match=f"{key}=.*of {name}"):
+        DEFENSES[name](train, never, told(), seed=0, **setting)
