@@ -1,4 +1,7 @@
-"""The files that a run writes: a scoreboard, a page and a CSV file per suite, results.json and figures. Nothing trains here."""
+"""The files that a run writes: a front page, details, a page and a CSV file per suite, results.json and figures.
+
+Nothing trains here.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from subpop.report.details import details
 from subpop.report.figures import draw_all, file_name
 from subpop.report.figures.setups import is_finite
+from subpop.report.front_page import front_page
 from subpop.report.leftovers import is_front_page, remove_figures, remove_pages
 from subpop.report.markdown import without_files
 from subpop.report.opening import RunInfo, judged
 from subpop.report.page import PAGE, is_page, web_page
-from subpop.report.scoreboard import scoreboard
 from subpop.report.suite_page import subpopulation_csv, suite_page
 from subpop.report.verdict import Standing
 from subpop.results.references import one_row
@@ -42,7 +46,7 @@ SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
 
 
 def write_report(reports: Sequence[CellReport], directory: Path, run: RunInfo) -> None:
-    """Write README.md, index.html, results.json, figures, and a page and a table per suite.
+    """Write README.md, details.md, index.html, results.json, figures, and a page and a table per suite.
 
     Raises BadInput if the directory is unusable.
 
@@ -58,11 +62,12 @@ def write_report(reports: Sequence[CellReport], directory: Path, run: RunInfo) -
         page = suite_page(stem, own, run, [picture for picture in pictures if picture.stem == stem])
         write_atomically(directory / f"{file_name(stem)}.md", page)
         write_atomically(directory / f"{file_name(stem)}.csv", subpopulation_csv(own))
-    remove_pages(directory, {file_name(stem) for stem in suites})
+    write_atomically(directory / "details.md", details(reports, run, pictures))
+    remove_pages(directory, {file_name(stem) for stem in suites} | {"details"})
     remove_figures(directory / "figures", {picture.name for picture in pictures})
     write_atomically(directory / "results.json", results_json(reports, run))
     write_atomically(directory / PAGE, web_page(reports, run, pictures, directory / "figures"))
-    write_atomically(directory / "README.md", scoreboard(reports, run, pictures))
+    write_atomically(directory / "README.md", front_page(reports, run))
 
 
 def write_unfinished(reports: Sequence[CellReport], directory: Path, run: RunInfo) -> None:
@@ -72,7 +77,7 @@ def write_unfinished(reports: Sequence[CellReport], directory: Path, run: RunInf
     remove_pages(directory, set())
     (directory / PAGE).unlink(missing_ok=True)
     write_atomically(directory / "results.json", results_json(reports, run))
-    write_atomically(directory / "README.md", scoreboard(reports, run))
+    write_atomically(directory / "README.md", front_page(reports, run))
 
 
 def check_report_directory(path: Path) -> None:

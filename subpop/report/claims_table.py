@@ -59,7 +59,7 @@ def _setups(claim: Claim, reports: Iterable[CellReport]) -> dict[Setup, list[Cel
 
 
 def claims_section(reports: Iterable[CellReport]) -> list[str]:
-    """The section of the front page: a row for each claim and tier, and the measured quantities, folded."""
+    """The section of the page of details: a row for each claim and tier, and the measured quantities, folded."""
     found = findings(reports)
     if not found:
         return []

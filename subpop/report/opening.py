@@ -60,9 +60,20 @@ class RunInfo:
 
 def opening(reports: Sequence[CellReport], run: RunInfo) -> list[str]:
     """Summarise the run: whether it passed, what ran, how many numbers passed, and the command that repeats it."""
+    scope = [_names(reports, name) for name in ("dataset", "victim", "partition")]
+    return [
+        lead(reports, run),
+        f"Data: {scope[0]}. Victims: {scope[1]}. Subpopulations: {scope[2]}. Suites: {suite_links(reports, run)}.",
+        made_by(run),
+        *drift_words(run.drifts),
+        *left_out(run.left_out),
+    ]
+
+
+def lead(reports: Sequence[CellReport], run: RunInfo) -> str:
+    """The first line: whether the run passed, how much ran, and how many numbers passed."""
     counts = Counter(report.status for report in reports)
     measured = [report for report in reports if report.result]
-    lead = headline(reports, run.standing)
     stored = sum(bool(report.result and report.result.from_store) for report in reports)
     also = [f"{stored} from the store"] if stored else []
     also += [f"{counts[status]} {words}" for status, words in STATUSES.items() if counts[status]]
@@ -71,17 +82,15 @@ def opening(reports: Sequence[CellReport], run: RunInfo) -> list[str]:
     numbers = Counter(verdict.verdict for report in reports for verdict in report.verdicts)
     told = ", ".join(f"{numbers[name]:,} {name}" for name in VERDICTS if numbers[name] and name != NOT_GATED) or "none"
     told += f"; {numbers[NOT_GATED]:,} more are details without a reference" if numbers[NOT_GATED] else ""
-    scope = [_names(reports, name) for name in ("dataset", "victim", "partition")]
-    written = run.standing is None or run.standing.exit_status is not None  # pages come at the end
+    words = headline(reports, run.standing)
+    return f"{words} {escape(sentence)}{'; ' if also else ''}{', '.join(also)}. Numbers: {told}."
+
+
+def suite_links(reports: Sequence[CellReport], run: RunInfo) -> str:
+    """The suites, with links to their pages once these are written, which is at the end of a run."""
+    written = run.standing is None or run.standing.exit_status is not None
     stems = sorted({report.cell.stem for report in reports})
-    pages = ", ".join(f"[{escape(stem)}]({file_name(stem)}.md)" if written else escape(stem) for stem in stems) or "none"
-    return [
-        f"{lead} {escape(sentence)}{'; ' if also else ''}{', '.join(also)}. Numbers: {told}.",
-        f"Data: {scope[0]}. Victims: {scope[1]}. Subpopulations: {scope[2]}. Suites: {pages}.",
-        made_by(run),
-        *drift_words(run.drifts),
-        *left_out(run.left_out),
-    ]
+    return ", ".join(f"[{escape(stem)}]({file_name(stem)}.md)" if written else escape(stem) for stem in stems) or "none"
 
 
 def drift_words(drifts: Sequence[Drift]) -> list[str]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, SubElement, tostring
 
+from subpop.report.details import against_none
 from subpop.report.figures import Picture
 from subpop.report.figures.setups import (
     NO_VALUE,
@@ -32,7 +33,6 @@ from subpop.report.figures.setups import (
     summarize,
 )
 from subpop.report.opening import RunInfo
-from subpop.report.scoreboard import against_none
 from subpop.report.verdict import headline as verdict_of_run
 from subpop.results.metric_registry import metric_of
 from subpop.results.paired import Judged

@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from subpop.report.details import sizes
 from subpop.report.examples import example_texts
 from subpop.report.figures import Picture, file_name
 from subpop.report.figures.setups import (
@@ -24,9 +25,9 @@ from subpop.report.figures.setups import (
     summarize,
 )
 from subpop.report.intervals import interval_words
+from subpop.report.leftovers import LAST_LINE
 from subpop.report.markdown import escape, folded, picture, table
 from subpop.report.opening import RunInfo, failures, judged, metric_name, opening, skipped
-from subpop.report.scoreboard import sizes
 from subpop.results.metric_registry import columns, subpopulation_columns
 from subpop.types import CellReport, Verdict
 from subpop.types.kinds import by_kind
@@ -64,7 +65,7 @@ def suite_page(stem: str, reports: Sequence[CellReport], run: RunInfo, pictures:
     tables = [block for setup, of_setup in measured.items() for block in _subpopulations(setup, of_setup)]
     if tables:
         blocks += ["## Subpopulations", f"All columns of all cells: [{file_name(stem)}.csv]({file_name(stem)}.csv).", *tables]
-    blocks += [*_probes(reports), *_notes(reports), "[Scoreboard](README.md)"]
+    blocks += [*_probes(reports), *_notes(reports), LAST_LINE]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from subpop.results.intervals import CONFIDENCE
 from subpop.results.metrics import Doubles, eligible
 from subpop.types import Array, BadInput, CellResult
 
@@ -64,6 +65,13 @@ class Difference:
     def p_equivalence(self) -> float:
         """The p value of a difference of at least `MARGIN`, the larger one of two one-sided tests."""
         return 1.0 if self.reason else self._tail(MARGIN - abs(self.value))
+
+    @property
+    def half_width(self) -> float:
+        """Half the width of its 95 % interval; NaN if there is nothing to judge."""
+        from scipy.special import stdtrit
+
+        return math.nan if self.reason else float(stdtrit(self.freedom, (1 + CONFIDENCE) / 2)) * self.std_error
 
     def _tail(self, distance: float) -> float:
         """The probability that an estimate exceeds its expectation by so much."""

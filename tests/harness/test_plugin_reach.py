@@ -15,7 +15,7 @@ from subpop.harness.outcome import Outcome
 from subpop.harness.plugins import load, parse_defense
 from subpop.harness.sandbox import run_in_child
 from subpop.report import RunInfo
-from subpop.report.scoreboard import scoreboard
+from subpop.report.details import details
 from subpop.runtime.no_store import NoStore
 from subpop.types import BadInput, CellReport, Defended, TrainingSet, Trial
 from subpop.types.grid import grid
@@ -291,7 +291,7 @@ def test_recall_is_shown_only_for_a_checked_mask(folder):
     assert "poison_recall" not in copied.table[0]
     assert copied.n_keep_unchecked == 11
     reports = [CellReport(result.cell, result) for result in (ran.run(cell()), honest, copied)]
-    page = scoreboard(reports, RunInfo("embedded", "pytest"))
+    page = details(reports, RunInfo("embedded", "pytest"))
     assert page.count("; keep not checked |") == 1
     assert "fits per trial" not in page
 
@@ -300,7 +300,7 @@ def test_a_declared_number_of_fits_stands_beside_the_seconds(folder):
     often = replace(spec_of(folder, "honest"), max_fits=5000)
     ran = Experiment.on(NoStore(), plugins={"often": often})
     reports = [CellReport(result.cell, result) for result in (ran.run(cell()), ran.run(cell(defense="often")))]
-    assert scoreboard(reports, RunInfo("embedded", "pytest")).count("; declares up to 5,000 fits per trial |") == 1
+    assert details(reports, RunInfo("embedded", "pytest")).count("; declares up to 5,000 fits per trial |") == 1
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from subpop.report.claims import (
     is_same_setup,
 )
 from subpop.report.claims_table import claims_section, findings
+from subpop.report.details import details
 from subpop.report.opening import RunInfo
-from subpop.report.scoreboard import scoreboard
 from subpop.results.metric_registry import find_metric
 from subpop.types import Cell, CellReport, CellResult, Number, Verdict
 
@@ -298,7 +298,7 @@ def test_no_baseline_claims_a_rebuilt_set_up_to_be_the_same():
 
 
 def test_the_front_page_shows_the_table():
-    page = scoreboard(
+    page = details(
         [*grown(0.01), report(cell("cluster_match", 2.0, dataset="mixture"), collateral_damage_max=0.06)],
         RunInfo("embedded", "x"),
     )

@@ -12,10 +12,11 @@ from synthetic_reports import cell_of, report_of, run_of_everything
 
 import subpop.report
 from subpop.report import RunInfo, append_summary, check_report_directory, results_json, write_report
+from subpop.report.details import against_none, details
 from subpop.report.figures.setups import rows_of
+from subpop.report.front_page import front_page
 from subpop.report.markdown import code, escape, folded, table, without_files
 from subpop.report.opening import duration
-from subpop.report.scoreboard import against_none, scoreboard
 from subpop.report.suite_page import subpopulation_csv, suite_page
 from subpop.results.intervals import ROWS, SEEDS
 from subpop.results.paired import BY_SEED
@@ -107,7 +108,7 @@ def tables_of(text):
 
 
 def test_a_board_sorts_for_the_defender_and_sets_controls_apart():
-    damages, others = tables_of(without_claims(scoreboard(tiny_board(), RUN)))
+    damages, others = tables_of(without_claims(details(tiny_board(), RUN)))
     assert damages == [
         ["defense", "alpha 1", "alpha 2", "knowledge", "seconds"],
         ["trim", "50.0 ± 1.3 (2.0 + 48.0)", "90.0 ± 1.3 (2.0 + 88.0)", "n_poison", "5.0"],
@@ -128,7 +129,7 @@ def test_the_defender_is_sorted_by_damage_not_by_effect():
         measured(0.2, cost=0.0, defense="good"),
         measured(0.4, defense="none"),
     ]
-    (damages, _) = tables_of(without_claims(scoreboard(reports, RUN)))
+    (damages, _) = tables_of(without_claims(details(reports, RUN)))
     assert [row[0] for row in damages] == ["defense", "good", "constant", "controls", "none"]
 
 
@@ -150,7 +151,7 @@ def test_a_board_compares_each_defense_with_none():
         by_seed(hurt, defense="retrain", rate=0.0),
         CellReport(cell_of(defense="drop_duplicates", rate=1.0), None, status="error", reason="it died"),
     ]
-    (damages, _) = tables_of(without_claims(scoreboard(reports, RUN)))
+    (_, damages, _) = tables_of(without_claims(details(reports, RUN)))
     column = damages[0].index("against none")
     assert {row[0]: row[column] for row in damages} == {
         "defense": "against none",
@@ -162,8 +163,8 @@ def test_a_board_compares_each_defense_with_none():
         "perfect_filter": "undecided: 1 common seed; 2 are needed",
         "drop_duplicates": "undecided: no alpha in common",
     }
-    assert "against none" not in [cell for table in tables_of(scoreboard(tiny_board(), RUN)) for cell in table[0]]
-    assert "at most 5 % of tables have any wrong verdict" in scoreboard(reports, RUN)
+    assert "against none" not in [cell for table in tables_of(details(tiny_board(), RUN)) for cell in table[0]]
+    assert "at most 5 % of tables have any wrong verdict" in details(reports, RUN)
 
 
 def test_verdicts_against_none_pair_splits():
@@ -176,12 +177,13 @@ def test_verdicts_against_none_pair_splits():
     assert (found.value, found.freedom, len(row.cells[1.0])) == (pytest.approx(-0.2), pytest.approx(1), 2)
 
 
-def test_the_first_lines_say_what_ran_and_what_failed():
+@pytest.mark.parametrize("page_of", [front_page, details])
+def test_the_first_lines_say_what_ran_and_what_failed(page_of):
     bad = measured(0.45, defense="random_filter")
     moved = Verdict(Number("target_damage_worst_5", 0.45123), "fail", "too far", 0.41, 0.01)
     gone = Verdict(Number("clean_accuracy", NAN), "fail", "the run has no such number", 0.9, 0.01)
     bad = replace(bad, verdicts=(moved, gone), status="fail")
-    text = scoreboard([*tiny_board(), bad], RUN)
+    text = page_of([*tiny_board(), bad], RUN)
     lead = text.splitlines()[2]
     assert lead == (
         "**Failed: 2 cells of 10.** The embedded tier ran on cpu: 8 cells measured in 2 min 23 s; "
@@ -191,10 +193,11 @@ def test_the_first_lines_say_what_ran_and_what_failed():
     assert "random_filter`\n  - **target_damage_worst_5**: run 45.12 %, reference 41.00 %, tolerance 1.00 %\n" in failed
     assert "**clean_accuracy**: run –, reference 90.00 %, tolerance 1.00 % (the run has no such number)" in failed
     assert "sever`: **error**: ran out of time \\| really" in failed
-    assert text.index("## What failed") < text.index("## What was skipped") < text.index("## Defenses")
+    after = {front_page: "[index.html]", details: "## Defenses"}[page_of]
+    assert text.index("## What failed") < text.index("## What was skipped") < text.index(after)
     assert "- 1 cell of defenses\\_trim\\_sever" not in text
     assert "- 1 cell of defenses_trim_sever: no data" in text
-    assert "`python -m pytest benchmarks/`" in text.partition("## What failed")[0]
+    assert "`python -m pytest benchmarks/`" in details([*tiny_board(), bad], RUN).partition("## What failed")[0]
 
 
 def test_a_baseline_s_row_of_a_metric_that_is_gone_is_shown_and_fails_its_cell():
@@ -202,7 +205,7 @@ def test_a_baseline_s_row_of_a_metric_that_is_gone_is_shown_and_fails_its_cell()
     only = Verdict(Number("another_one", NAN), "published_only", "", None, None, published=0.25)
     report = measured(0.25)
     report = replace(report, verdicts=(*report.verdicts, gone, only), status="fail")
-    for page in (suite_page("defenses_trim_sever", [report], RUN), scoreboard([report], RUN)):
+    for page in (suite_page("defenses_trim_sever", [report], RUN), details([report], RUN), front_page([report], RUN)):
         assert "no\\_such\\_metric" in page or "no_such_metric" in page
 
 
@@ -210,39 +213,40 @@ def test_a_baseline_s_row_of_a_metric_that_is_gone_is_shown_and_fails_its_cell()
 def test_set_ups_that_measure_no_damage_are_not_on_the_scoreboard(defense):
     cell = cell_of(defense=defense, kind="two_worlds", worlds="independent")
     worlds = CellReport(cell, CellResult(cell, (Number("error_sum", 1.0),)), status="pass")
-    assert "worlds" not in scoreboard([*tiny_board(), worlds], RUN)
-    assert "worlds" in scoreboard([*tiny_board(), replace(worlds, result=None, status="error", reason="it died")], RUN)
+    assert "worlds" not in details([*tiny_board(), worlds], RUN)
+    assert "worlds" in details([*tiny_board(), replace(worlds, result=None, status="error", reason="it died")], RUN)
 
 
 def test_a_reason_of_many_cells_is_listed_once():
     reports = [CellReport(cell_of(rate=rate), None, status="error", reason="no such column") for rate in (0.5, 1.0, 2.0)]
-    failed = scoreboard(reports, RUN).partition("## What failed")[2].partition("##")[0]
+    failed = details(reports, RUN).partition("## What failed")[2].partition("##")[0]
     assert failed.count("no such column") == 1
     assert f"`{reports[0].cell.id}` and 2 cells more: **error**: no such column" in failed
 
 
-def test_a_passing_and_an_empty_run():
-    assert scoreboard([measured(0.1)], RUN).splitlines()[2].startswith("**Passed.**")
+@pytest.mark.parametrize("page_of", [front_page, details])
+def test_a_passing_and_an_empty_run(page_of):
+    assert page_of([measured(0.1)], RUN).splitlines()[2].startswith("**Passed.**")
     skipped = CellReport(cell_of(), None, status="skipped", reason="fetch it")
-    assert "**Nothing was measured**" in scoreboard([skipped], RUN)
-    assert "**Nothing was measured**" in scoreboard([], RUN)
+    assert "**Nothing was measured**" in page_of([skipped], RUN)
+    assert "**Nothing was measured**" in page_of([], RUN)
 
 
 def test_a_number_without_reference_is_named_where_it_makes_a_cell_fail():
     report = measured(0.1)
     verdicts = (*report.verdicts[:-1], Verdict(report.result.numbers[-1], "no_reference", "new"))
-    text = scoreboard([replace(report, verdicts=verdicts, status="fail")], RUN)
+    text = details([replace(report, verdicts=verdicts, status="fail")], RUN)
     assert "`: no reference for 1 of its numbers (collateral_damage_max); `--rebaseline` records it" in text
-    assert "What failed" not in scoreboard([replace(report, verdicts=verdicts, status="no_reference")], RUN)
+    assert "What failed" not in details([replace(report, verdicts=verdicts, status="no_reference")], RUN)
 
 
 def test_splits_are_averaged_and_their_spread_shown():
     reports = [measured(value, defense="trim", split=i) for i, value in enumerate((0.4, 0.5, 0.6))]
-    text = scoreboard([*reports, *(measured(0.4, split=i) for i in range(3))], RUN)
+    text = details([*reports, *(measured(0.4, split=i) for i in range(3))], RUN)
     assert tables_of(text)[0][1][1] == "50.0, sd 10.0 (0.0 + 50.0)"
     assert "mean over 3 splits, sd: sample deviation of a split" in text
     broken = [*reports[:2], CellReport(reports[2].cell, None, status="error", reason="died")]
-    assert tables_of(scoreboard(broken, RUN))[0][1][1] == "45.0, sd 7.1 (0.0 + 45.0) [2 of 3 splits]"
+    assert tables_of(details(broken, RUN))[0][1][1] == "45.0, sd 7.1 (0.0 + 45.0) [2 of 3 splits]"
 
 
 def test_attacks_without_defense_share_a_table():
@@ -252,7 +256,7 @@ def test_attacks_without_defense_share_a_table():
         measured(0.6, rate=2.0, **shared),
         measured(0.05, rate=0.0, defense="retrain", **shared),
     ]
-    text = scoreboard([*reports, measured(0.2, rate=2.0, victim="mlp", **shared)], RUN)
+    text = details([*reports, measured(0.2, rate=2.0, victim="mlp", **shared)], RUN)
     assert "## Defenses" not in text
     assert tables_of(without_claims(text)) == [
         [
@@ -267,7 +271,7 @@ def test_speed_suites_have_a_table_of_ratios():
     cell = cell_of(stem="speed_fleet", kind="speed", against="one at a time")
     ratio = Number("speed_ratio", 6.25)
     report = CellReport(cell, CellResult(cell, (ratio, Number("fleet_seconds", 0.5))), (Verdict(ratio, "pass", reference=4.0),))
-    assert tables_of(scoreboard([report], RUN)) == [
+    assert tables_of(details([report], RUN)) == [
         [
             ["comparison", "speed-up", "reference", "verdict"],
             ["logistic_regression, none: against=one at a time", "6.2", "4", "pass"],
@@ -281,17 +285,17 @@ def test_numbers_that_are_missing_or_not_finite_read_as_a_dash():
     bare = measured(0.1, defense="trim")
     holes = (Number("target_damage_worst_5", NAN), Number("collateral_damage_max", float("inf")))
     reports = [replace(bare, result=replace(bare.result, numbers=holes)), measured(0.2, error=NAN)]
-    text = scoreboard(reports, RUN)
+    text = details(reports, RUN)
     rows = tables_of(text)[0]
     assert rows[1][1] == "–"
     assert rows[3][1] == "20.0 (0.0 + 20.0)"
     assert "nan" not in text.lower()
-    assert "-0.0" not in scoreboard([measured(-0.00001, defense="trim"), measured(0.2)], RUN)
+    assert "-0.0" not in details([measured(-0.00001, defense="trim"), measured(0.2)], RUN)
 
 
 def test_stored_seconds_are_marked():
     reports = [measured(0.1, defense="trim", stored=True), measured(0.2)]
-    rows = tables_of(scoreboard(reports, RUN))[0]
+    rows = tables_of(details(reports, RUN))[0]
     assert [rows[1][-1], rows[3][-1]] == ["2.5 stored", "2.5"]
 
 
@@ -327,7 +331,7 @@ def test_the_aggregates_are_columns_in_one_order():
 def test_a_fraction_has_a_percent_sign_where_it_failed():
     failed = Verdict(Number("effective_rate", 0.5), "fail", "too far", 0.25, 0.01)
     report = report_of(cell_of(defense="trim"), 3)
-    text = scoreboard([replace(report, verdicts=(failed,), status="fail")], RUN)
+    text = details([replace(report, verdicts=(failed,), status="fail")], RUN)
     assert "**effective_rate**: run 50.00 %, reference 25.00 %, tolerance 1.00 %" in text
 
 
@@ -335,7 +339,7 @@ def test_only_numbers_that_lack_a_reference_are_named_as_such():
     report = report_of(cell_of(defense="trim"), 3)
     lacking = Verdict(Number("poison_recall", 0.5), "no_reference", "has no reference")
     not_gated = Verdict(Number("poison_precision", 0.5), "no_reference")
-    text = scoreboard([replace(report, verdicts=(lacking, not_gated), status="fail")], RUN)
+    text = details([replace(report, verdicts=(lacking, not_gated), status="fail")], RUN)
     assert "no reference for 1 of its numbers (poison_recall)" in text
 
 
@@ -459,6 +463,7 @@ def test_a_report_is_written_whole_and_the_same_twice(tmp_path):
     assert one == two
     assert {str(path) for path in one} >= {
         "README.md",
+        "details.md",
         "results.json",
         "feature_match.md",
         "feature_match.csv",
@@ -531,7 +536,13 @@ HOSTILE = [
 ]
 
 
-PAGES = {"README.md", "s.csv", "s.md", "defenses_trim_sever.md"}
+PAGES = {"README.md", "details.md", "index.html", "results.json", "s.csv", "s.md", "defenses_trim_sever.md"}
+
+
+def with_means(reports):
+    """The cells with the number that ranks defenses."""
+    mean = Number("target_damage_mean", 0.5)
+    return [replace(each, result=replace(each.result, numbers=(*each.result.numbers, mean))) for each in reports]
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -541,7 +552,7 @@ def test_names_are_text_in_tables_and_titles(name):
     reports[0] = replace(
         reports[0], result=replace(reports[0].result, table=(row, {**row, "subpopulation": "other"}), notes=(name,))
     )
-    for page in (scoreboard(reports, RUN), suite_page("s", reports, RUN)):
+    for page in (details(reports, RUN), front_page(with_means(reports), RUN), suite_page("s", reports, RUN)):
         shown = " ".join(name.split())
         for rows in tables_of(page):
             assert len({len(row) for row in rows}) == 1

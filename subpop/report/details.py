@@ -1,4 +1,4 @@
-"""The front page of a report: what ran, what failed, and the ranking of defenses against all attacks."""
+"""The page of details: every set-up with its defenses and attacks, the claims and tables of the paper, speed, terms."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from subpop.report.board_table import board_table
 from subpop.report.claims_table import claims_section
 from subpop.report.figures import Picture, file_name
 from subpop.report.figures.setups import (
@@ -28,8 +29,8 @@ from subpop.report.figures.setups import (
     summarize,
 )
 from subpop.report.intervals import NONE_BELOW, interval_words
-from subpop.report.leaderboard import integrity_of
-from subpop.report.leftovers import FRONT_TITLE
+from subpop.report.leaderboard import integrity_of, leaderboards
+from subpop.report.leftovers import LAST_LINE
 from subpop.report.markdown import escape, picture, table
 from subpop.report.opening import RunInfo, failures, opening, skipped
 from subpop.results.intervals import ESTIMANDS, ROWS, SEEDS
@@ -89,25 +90,45 @@ LEGEND = {
 }
 
 
-def scoreboard(reports: Sequence[CellReport], run: RunInfo, pictures: Sequence[Picture] = ()) -> str:
-    """The front page as markdown."""
+def details(reports: Sequence[CellReport], run: RunInfo, pictures: Sequence[Picture] = ()) -> str:
+    """The page as markdown."""
     failed = run.standing.also_failed if run.standing else ()
-    blocks = [FRONT_TITLE, *opening(reports, run), *failures(reports, failed), *skipped(reports)]
-    if run.standing and run.standing.exit_status is None:
-        return "\n\n".join([*blocks, "The tables, figures and pages are written when the run ends."]) + "\n"
+    setups = _setups_with_damages(reports)
+    boards = {setup: own for setup, own in setups.items() if _has_defenses(own)}
+    controls = {r.cell.defense.partition(":")[0] for r in reports}
+    blocks = [
+        "# Details",
+        *opening(reports, run),
+        *failures(reports, failed),
+        *skipped(reports),
+        *_leaderboards(reports),
+        *_boards(boards, run, pictures),
+        *attacks_section(reports),
+        *claims_section(reports),
+        *_papers(reports, pictures, run),
+        *_speed(reports),
+        *_legend(controls),
+        LAST_LINE,
+    ]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _leaderboards(reports: Sequence[CellReport]) -> list[str]:
+    """Every board with all of its rows, and controls."""
+    boards = [(board.tier, board_table(board)) for board in leaderboards(reports)]
+    return [block for tier, blocks in boards for block in (f"## Leaderboard of the {escape(tier)} tier", *blocks)]
+
+
+def _setups_with_damages(reports: Sequence[CellReport]) -> dict[Setup, list[CellReport]]:
+    """The set-ups that are listed: without suites that measure no damage, such as the two worlds, unless nothing of them could
+    be measured."""
     measured = [report for report in reports if kind_of(report.cell).on_scoreboard]
     groups = {s: of_setup for s, of_setup in by_setup(measured).items() if any(r.status != "skipped" for r in of_setup)}
-    # A suite without damages, such as the two worlds, is not listed here. A suite that could not be measured is listed with the
-    # reason.
-    setups = {s: own for s, own in groups.items() if summarize(own, headline(own)) or not any(r.result for r in own)}
-    boards = {s: of_setup for s, of_setup in setups.items() if any(r.cell.defense not in ("none", "retrain") for r in of_setup)}
-    blocks += _boards(boards, run, pictures)
-    blocks += _attacks({s: of_setup for s, of_setup in setups.items() if s not in boards})
-    blocks += claims_section(reports)
-    blocks += _papers(reports, pictures, run)
-    blocks += _speed(reports)
-    controls = {r.cell.defense.partition(":")[0] for r in reports}
-    return "\n\n".join([*blocks, *_legend(controls)]) + "\n"
+    return {s: own for s, own in groups.items() if summarize(own, headline(own)) or not any(r.result for r in own)}
+
+
+def _has_defenses(reports: Sequence[CellReport]) -> bool:
+    return any(report.cell.defense not in ("none", "retrain") for report in reports)
 
 
 # --- boards: defenses against an attack -------------------------------------------------------------------------------
@@ -303,14 +324,16 @@ def _seconds(row: Row) -> str:
 # --- attacks without a defense, and speed -----------------------------------------------------------------------------
 
 
-def _attacks(setups: Mapping[Setup, list[CellReport]]) -> list[str]:
+def attacks_section(reports: Sequence[CellReport]) -> list[str]:
+    """The set-ups without a defense, as one table."""
+    setups = {setup: own for setup, own in _setups_with_damages(reports).items() if not _has_defenses(own)}
     if not setups:
         return []
-    rates = rates_of(report for reports in setups.values() for report in reports)
+    rates = rates_of(report for own in setups.values() for report in own)
     lines = []
-    for setup, reports in setups.items():
-        rows = {row.defense: row for row in rows_of(reports)}
-        metric = headline(reports)
+    for setup, own in setups.items():
+        rows = {row.defense: row for row in rows_of(own)}
+        metric = headline(own)
         undefended = rows.get("none")
         cells = [_damage(undefended, rate, metric).partition(" (")[0] if undefended else NO_VALUE for rate in rates]
         floor = rows.get("retrain")

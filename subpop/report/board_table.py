@@ -1,0 +1,142 @@
+"""A leaderboard as a markdown table with a legend, on the front page and, with every row, on the page of details."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import zip_longest
+
+from subpop.report.figures.setups import percent, short
+from subpop.report.leaderboard import Entry, Leaderboard
+from subpop.report.markdown import escape, table
+from subpop.results.intervals import CONFIDENCE
+from subpop.results.paired import EQUIVALENT, HURT, MARGIN
+
+
+def board_table(board: Leaderboard, most: int | None = None) -> list[str]:
+    """The blocks of a board: the table and its legend.
+
+    most: the number of defenses of the front page, which has no controls; None: all of them, and the controls.
+    """
+    lines, columns = _lines(board, most), _columns(board)
+    left = 0 if most is None else max(0, len(board.entries) - most)
+    more = f" {left} more defenses are in the [details](details.md)." if left else ""
+    headers = [column for column, _ in columns]
+    rows = [[name, *(of(entry) if entry else "" for _, of in columns)] for name, entry in lines]
+    return [table(["defense", *headers], rows), _legend(board, headers) + more]
+
+
+def _lines(board: Leaderboard, most: int | None) -> list[tuple[str, Entry | None]]:
+    """No defense, then the defenses by what they know, then controls; None for a heading. Of many, the best of each level."""
+    lines: list[tuple[str, Entry | None]] = [("**no defense**", board.undefended)]
+    by_turns = [entry for turn in zip_longest(*board.levels.values()) for entry in turn if entry is not None]
+    chosen = {entry.defense for entry in by_turns[:most]}
+    groups = {f"told {level}": entries for level, entries in board.levels.items()}
+    if most is None and board.controls[1:]:
+        groups["controls"] = board.controls[1:]
+    for title, entries in groups.items():
+        own = [(escape(entry.defense), entry) for entry in entries if entry.is_control or entry.defense in chosen]
+        lines += [(f"*{title}*", None), *own] if own else []
+    return lines
+
+
+Column = tuple[str, Callable[[Entry], str]]
+
+
+def _columns(board: Leaderboard) -> list[Column]:
+    """The columns that some row fills."""
+    several = len(board.datasets) > 1
+    every: list[Column] = [
+        ("rank", _rank),
+        ("damage", _damage),
+        ("against none", _against_none),
+        (f"groups ≥ {100 * HURT:g}", lambda entry: _percent(entry.hurt_share, 0)),
+        ("collateral", lambda entry: _percent(entry.collateral)),
+        ("clean lost", lambda entry: _percent(entry.clean_cost)),
+        ("who pays", lambda entry: _payer(entry, several)),
+        ("recall / random", _recall),
+        ("certified", _certified),
+        ("fits", lambda entry: "" if entry.fits is None else f"{entry.fits:.3g}"),
+        ("time", lambda entry: "" if entry.seconds is None else f"{entry.seconds:.2g}x"),
+        ("integrity", lambda entry: escape(short(entry.integrity, 80))),
+        ("cells missing", lambda entry: str(entry.n_missing or "")),
+    ]
+    return [(name, of) for name, of in every if any(of(entry) for entry in board.entries)]
+
+
+def _percent(value: float | None, digits: int = 1) -> str:
+    return "" if value is None else percent(value, digits)
+
+
+def _rank(entry: Entry) -> str:
+    """`2 (1–3)`."""
+    rank = entry.rank
+    if rank is None:
+        return ""
+    return f"{rank.value}" if rank.low is None or rank.low == rank.high else f"{rank.value} ({rank.low}–{rank.high})"
+
+
+def _damage(entry: Entry) -> str:
+    """`31.6 (25.2–37.9)`."""
+    found = entry.damage
+    return percent(found.value) + (f" ({percent(found.low)}–{percent(found.high)})" if found.low is not None else "")
+
+
+def _against_none(entry: Entry) -> str:
+    if entry.judged is None:
+        return ""
+    found = entry.judged.difference
+    verdict = "equivalent" if entry.judged.verdict == EQUIVALENT else entry.judged.verdict
+    return verdict if found.reason else f"{verdict} ({signed(found.value)})"
+
+
+def signed(value: float) -> str:
+    """A difference of fractions in points, with its sign: `-1.1`, `+0.3`, `0.0`."""
+    text = f"{100 * value:+.1f}"
+    return text if float(text) else "0.0"
+
+
+def _payer(entry: Entry, several: bool) -> str:
+    found = entry.payer
+    if found is None:
+        return ""
+    dataset = f" of {found.dataset}" if several else ""
+    return escape(f"{found.subpopulation}{dataset}: {percent(found.cost)}")
+
+
+def _recall(entry: Entry) -> str:
+    """The recall of a filter, then that of its matched control."""
+    other = f" / {percent(entry.matched_recall)}" if entry.matched_recall is not None else ""
+    return f"{percent(entry.recall)}{other}" if entry.recall is not None else ""
+
+
+def _certified(entry: Entry) -> str:
+    found = entry.certified or {}
+    return escape("; ".join(f"{name}: {percent(value)}" if name else percent(value) for name, value in found.items()))
+
+
+MEANINGS = {
+    "rank": f"with its {CONFIDENCE:.0%} interval, as all intervals here".replace("%", " %"),
+    "damage": "accuracy that an attacked subpopulation loses",
+    "against none": f"verdict and mean difference on the subpopulations that are hurt without a defense; *equivalent*: within "
+    f"{100 * MARGIN:g} points",
+    f"groups ≥ {100 * HURT:g}": f"share of subpopulations that lose {100 * HURT:g} or more",
+    "collateral": "most that all other rows lose",
+    "clean lost": "accuracy given up when nobody attacks",
+    "who pays": "the subpopulation that loses most when nobody attacks",
+    "recall / random": "flipped rows removed, and by a random filter that removes as many rows of each class",
+    "certified": "damage that a certificate does not rule out",
+    "fits": "trained victims",
+    "time": "relative to plain training",
+    "integrity": "what the probes of a plug-in found",
+    "cells missing": "cells that failed or were not measured, which count as no defense",
+}
+
+
+def _legend(board: Leaderboard, headers: Sequence[str]) -> str:
+    meanings = "; ".join(f"**{header}**: {MEANINGS[header]}" for header in headers if header in MEANINGS)
+    n, several = len(board.contexts), len(board.datasets) > 1
+    victims = sorted({context.victim for context in board.contexts})
+    made_of = escape(f"{', '.join(board.datasets)}; {', '.join(victims)}; suite {', '.join(board.stems)}")
+    cells = f"{n} cell{'' if n == 1 else 's'} of each defense ({made_of})"
+    weight = ", each data set with the same weight" if several else ""
+    return f"In %, at alpha {board.rate:g}, over {cells}{weight}. {meanings}."

@@ -1,0 +1,59 @@
+"""The front page of a report, one screen: whether the run passed, three sentences, the leaderboard, links to the other pages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from subpop.report.board_table import board_table
+from subpop.report.claims import VERDICTS
+from subpop.report.claims_table import findings
+from subpop.report.details import attacks_section
+from subpop.report.leaderboard import Leaderboard, leaderboards
+from subpop.report.leftovers import FRONT_TITLE
+from subpop.report.markdown import escape
+from subpop.report.opening import RunInfo, drift_words, failures, lead, left_out, made_by, skipped, suite_links
+from subpop.report.sentences import answers
+from subpop.types import CellReport
+
+QUESTIONS = ("How bad is it?", "What helps?", "What does it cost?")
+MOST_ROWS = 24
+"""Defenses that the front page shows for all tiers together; the others are counted."""
+UNFINISHED = "The tables, figures and pages are written when the run ends."
+NO_BOARD = "No defense was measured together with no defense, so that there is no leaderboard."
+
+
+def front_page(reports: Sequence[CellReport], run: RunInfo) -> str:
+    """Return the front page as markdown; of a running session, its progress."""
+    failed = run.standing.also_failed if run.standing else ()
+    first = [FRONT_TITLE, lead(reports, run)]
+    problems = [*failures(reports, failed), *skipped(reports)]
+    if run.standing and run.standing.exit_status is None:
+        return _page([*first, *_about(run), *problems, UNFINISHED])
+    boards = leaderboards(reports)
+    shown = [block for board in boards for block in _board(board, MOST_ROWS // len(boards), named=len(boards) > 1)]
+    return _page([*first, *problems, *(shown or [NO_BOARD, *attacks_section(reports)]), _links(reports, run), *_about(run)])
+
+
+def _page(blocks: Sequence[str]) -> str:
+    return "\n\n".join(blocks) + "\n"
+
+
+def _about(run: RunInfo) -> list[str]:
+    return [made_by(run), *drift_words(run.drifts), *left_out(run.left_out)]
+
+
+def _board(board: Leaderboard, most: int, *, named: bool) -> list[str]:
+    said = [f"- **{question}** {escape(words)}" for question, words in zip(QUESTIONS, answers(board), strict=True)]
+    heading = [f"## The {escape(board.tier)} tier"] if named else []
+    return [*heading, "\n".join(said), *board_table(board, most)]
+
+
+def _links(reports: Sequence[CellReport], run: RunInfo) -> str:
+    verdicts = [finding.verdict for finding in findings(reports)]
+    counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in VERDICTS if verdict in verdicts)
+    claims = f" Claims of the paper, each in each set-up: {counts}." if counts else ""
+    return (
+        f"[index.html](index.html): to sort, filter and open cells. [Details](details.md): every set-up, alpha and control, claims "
+        f"and tables of the paper, speed, terms.{claims} "
+        f"Suites: {suite_links(reports, run)}. All numbers: [results.json](results.json)."
+    )

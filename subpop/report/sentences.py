@@ -1,0 +1,129 @@
+"""A board in three sentences of plain text: how bad the attack is, what helps against it, and what that costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from subpop.report.leaderboard import FLAG, NOTHING, Entry, Estimate, Leaderboard
+from subpop.results.paired import BETTER, EQUIVALENT, MARGIN, UNDECIDED, WORSE
+
+MOST_NAMED = 4
+LEVEL_WORDS = {
+    "count": "the number of poison rows",
+    "holdout": "clean rows",
+    "group labels": "the groups of the rows",
+    "the poison": "which rows are poison",
+}
+VERDICT_WORDS = {
+    BETTER: "better than none",
+    EQUIVALENT: f"equivalent to none within {100 * MARGIN:g} points",
+    UNDECIDED: "undecided",
+    WORSE: "worse than none",
+}
+
+
+class Answers(NamedTuple):
+    """The three sentences about a board."""
+
+    how_bad: str
+    what_helps: str
+    what_it_costs: str
+
+
+def answers(board: Leaderboard) -> Answers:
+    """Return the three sentences about a board, as plain text."""
+    return Answers(_how_bad(board), _what_helps(board), _what_it_costs(board))
+
+
+def best_of(board: Leaderboard) -> Entry:
+    """The first of the defenses with the best verdict, of which no probe found a cheat if there is such a defense."""
+
+    def order(entry: Entry) -> tuple[bool, bool]:
+        return is_flagged(entry), not (entry.judged and entry.judged.verdict == BETTER)
+
+    return min(board.entries, key=order)
+
+
+def is_flagged(entry: Entry) -> bool:
+    """Whether the probes of a plug-in found a way to win without defending."""
+    return entry.integrity.startswith(FLAG)
+
+
+def _how_bad(board: Leaderboard) -> str:
+    none = board.undefended
+    attack = _listed(sorted({context.attack for context in board.contexts}))
+    rows = f"{board.rate:g} poison row{'' if board.rate == 1 else 's'} for each row of a subpopulation"
+    worst = f", and {points(none.worst)} from the worst" if none.worst is not None else ""
+    others = f"; all other rows lose at most {points(none.collateral)}" if none.collateral is not None else ""
+    return (
+        f"At alpha {board.rate:g} ({rows}), {attack} takes {_estimate(none.damage)} of accuracy from an undefended "
+        f"subpopulation, averaged over {_listed(board.datasets)}{worst}{others}."
+    )
+
+
+def _what_helps(board: Leaderboard) -> str:
+    best, n = best_of(board), len(board.entries)
+    honest = [entry for entry in board.entries if not is_flagged(entry)]
+    flagged = [entry.defense for entry in board.entries if is_flagged(entry)]
+    by_verdict = {verdict: [e.defense for e in honest if e.judged and e.judged.verdict == verdict] for verdict in VERDICT_WORDS}
+    better = by_verdict.pop(BETTER)
+    counts = [f"{len(names)} {VERDICT_WORDS[verdict]}" for verdict, names in by_verdict.items() if names]
+    counts += [f"{len(flagged)} caught cheating ({_listed(flagged)})"] if flagged else []
+    others = f" ({', '.join(counts)})" if counts else ""
+    left = f"leaves {_estimate(best.damage)} of the {points(board.undefended.damage.value)}"
+    if not better:
+        only = "The only defense is not" if n == 1 else f"None of {n} defenses is"
+        return f"{only} better than no defense{others}; the first on the board, {best.defense}, {left}."
+    difference = best.judged.difference if best.judged else None
+    pairs = f" ({points(-difference.value)} ± {_number(difference.half_width)} less on hurt subpopulations)" if difference else ""
+    rest = [name for name in better if name != best.defense]
+    follow = f"; {_listed(rest)} help{'s' if len(rest) == 1 else ''} too" if rest else ""
+    helped = f"{len(better)} of {n} defenses {'is' if len(better) == 1 else 'are'} better than none{others}"
+    return f"{helped}: {best.defense} {left}{pairs}{follow}."
+
+
+def _what_it_costs(board: Leaderboard) -> str:
+    best = best_of(board)
+    parts = [f"must be told {LEVEL_WORDS[best.knowledge]}"] if best.knowledge != NOTHING else []
+    if best.clean_cost is not None:
+        parts.append(f"gives up {points(best.clean_cost)} of clean accuracy")
+    if best.payer:
+        parts.append(
+            f"takes {points(best.payer.cost)} from {best.payer.subpopulation} of {best.payer.dataset} without any attack"
+        )
+    if best.fits is not None:
+        parts.append(f"trains {best.fits:.3g} victim{'' if best.fits == 1 else 's'}")
+    if best.seconds is not None:
+        parts.append(f"takes {best.seconds:.2g} times as long as plain training")
+    clean = [entry.clean_cost for entry in board.entries if entry.clean_cost is not None]
+    ends = f"{_number(min(clean))} to {points(max(clean))}" if clean else ""
+    every = f" All defenses: {ends} of clean accuracy." if len(clean) > 1 else ""
+    return f"{best.defense} {_listed(parts)}.{every}" if parts else f"What {best.defense} costs was not measured."
+
+
+def points(value: float) -> str:
+    """A fraction in percentage points: `33 points`, `0.4 points`."""
+    return f"{_number(value)} points"
+
+
+def _number(value: float) -> str:
+    """In whole points, or with a decimal below one."""
+    text = f"{100 * value:.0f}" if abs(value) >= 0.0095 else f"{100 * value:.1f}"
+    return "0" if float(text) == 0 else text
+
+
+def _estimate(found: Estimate) -> str:
+    """`33 points (28 to 37)`."""
+    if found.low is None or found.high is None:
+        return points(found.value)
+    return f"{points(found.value)} ({_number(found.low)} to {_number(found.high)})"
+
+
+def _listed(names: Iterable[str]) -> str:
+    """`a, b and c`; of many, the first and how many others there are."""
+    found = list(names)
+    if len(found) > MOST_NAMED + 1:
+        found = [*found[:MOST_NAMED], f"{len(found) - MOST_NAMED} others"]
+    *others, last = found
+    return f"{', '.join(others)} and {last}" if others else last
