@@ -53,7 +53,7 @@ def _links(reports: Sequence[CellReport], run: RunInfo) -> str:
     counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in VERDICTS if verdict in verdicts)
     claims = f" Claims of the paper, each in each set-up: {counts}." if counts else ""
     return (
-        f"[index.html](index.html): to sort, filter and open cells. [Details](details.md): every set-up, alpha and control, claims "
-        f"and tables of the paper, speed, terms.{claims} "
+        f"[index.html](index.html): to sort, filter and open cells. [Details](details.md): every set-up, alpha and control, "
+        f"claims and tables of the paper, speed, terms.{claims} "
         f"Suites: {suite_links(reports, run)}. All numbers: [results.json](results.json)."
     )
