@@ -15,6 +15,7 @@ from subpop.defenses.sever import sever, sever_as_released, sever_per_label
 from subpop.defenses.spectral_signatures import spectral_signatures, spectral_signatures_as_released
 from subpop.defenses.training.co_teaching import co_teaching
 from subpop.defenses.training.gradient_shaping import gradient_clipping, gradient_shaping
+from subpop.defenses.training.group_dro import group_dro
 from subpop.defenses.trim import trim
 from subpop.types import Defense
 
@@ -42,6 +43,7 @@ DEFENSES: Mapping[str, Defense] = {
     "gradient_clipping": gradient_clipping,
     "gradient_shaping": gradient_shaping,
     "co_teaching": co_teaching,
+    "group_dro": group_dro,
 }
 """Every built-in defense by name.
 

@@ -206,8 +206,8 @@ class Experiment:
         trials = [Trial(name, seed) for name in names for seed in seeds]
         if cell.defense in ("none", RETRAIN):
             return trials
-        # This side information depends on the subpopulation: the number of its poison rows, a holdout without its rows.
-        told = {"n_poison", "clean_holdout"} & self.needs(cell.with_(defense=cell.defense.removeprefix(MATCHED)))
+        # This side information depends on the subpopulation: the number of its poison rows, a holdout without its rows, groups.
+        told = {"n_poison", "clean_holdout", "groups"} & self.needs(cell.with_(defense=cell.defense.removeprefix(MATCHED)))
         return trials + [Trial(name, seed, attacked=False) for name in (names if told else [""]) for seed in seeds]
 
     def chunks(self, cell: Cell) -> list[list[Trial]]:
@@ -398,10 +398,13 @@ class Experiment:
             return ""
         if cell.defense.startswith(MATCHED):
             return "the filter's counts"
-        granted = {"n_poison", "poison_mask"} | ({"clean_holdout"} if cell.defender.holdout is not None else set())
+        granted = {"n_poison", "poison_mask", "groups"} | ({"clean_holdout"} if cell.defender.holdout is not None else set())
         told = sorted(self.needs(cell) & granted)
         variant = cell.defender.n_poison_told
-        words = {"clean_holdout": f"clean_holdout of {cell.option('holdout')} of the test rows"}
+        words = {
+            "clean_holdout": f"clean_holdout of {cell.option('holdout')} of the test rows",
+            "groups": f"groups ({cell.defender.groups_told})",
+        }
         if variant != "exact":
             words["n_poison"] = f"n_poison x {TOLD[variant]:g}"
         knows_count = "poison_mask" in told or ("n_poison" in told and variant == "exact")

@@ -93,7 +93,8 @@ def prepare(
             n_poison=round(n_poison * TOLD[cell.defender.n_poison_told]) if "n_poison" in needs else None,
             clean_holdout=None if holdout is None else TrainingSet.of(stage.data.test_x[holdout], stage.data.test_y[holdout]),
             poison_mask=is_poison if "poison_mask" in needs else None,
-            training=training if "training" in needs else None,
+            groups=told_groups(stage, cell, name, poison)[order] if "groups" in needs else None,
+            training=training,
         ),
         defense_seed(cell, trial, secret),
         f"{name or 'clean data'}, seed {trial.seed}{'' if trial.attacked else ', not attacked'}",
@@ -101,6 +102,21 @@ def prepare(
         reference_y=own_y if trial.attacked else None,
     )
     return Prepared(trial, task, rows, len(poison), is_poison & (y != own_y), member, holdout)
+
+
+def told_groups(stage: Stage, cell: Cell, name: str, poison: Poison) -> Ints:
+    """(n,) int64 groups, 0 or 1, of the rows of D and of the poison rows, by the cell's setting `groups_told`."""
+    kind, names = cell.defender.groups_told, stage.partition.names
+    if not name or (kind != "target" and len(names) < 3):
+        raise BadInput(
+            f"groups_told={kind} of {cell.id} needs {'an attacked subpopulation' if not name else 'at least 3 subpopulations'}; "
+            f"there are {len(names)}: use {'another partition' if not name else 'groups_told=target'}"
+        )
+    own = names.index(name)
+    chosen = {"target": [own], "superset": range(own % 2, len(names), 2), "unrelated": [(own + 1) % len(names)]}[kind]
+    every = np.concatenate([stage.partition.train, stage.partition.aux])
+    made_from = poison.rows if poison.origin is None else poison.origin
+    return np.isin(every[np.concatenate([np.arange(stage.pool.n_train), made_from])], list(chosen)).astype(np.int64)
 
 
 def clean_holdout(stage: Stage, cell: Cell, trial: Trial) -> Bools | None:

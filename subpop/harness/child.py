@@ -27,7 +27,7 @@ from subpop.harness.hiding import Hiding
 from subpop.harness.outcome import Outcome
 from subpop.harness.plugins import load
 from subpop.harness.watch import Watch
-from subpop.types import Array, ArrayRows, BadInput, Knowledge, Model, TrainingSet
+from subpop.types import Array, ArrayRows, BadInput, Ints, Knowledge, Model, TrainingSet
 from subpop.types.printable import described
 
 Arrays = Mapping[str, Array]
@@ -132,9 +132,17 @@ def _receive_own(connection: Connection) -> Any:
     return pickle.loads(connection.recv_bytes())  # from the harness
 
 
-def _task(n_classes: int, rows: Any, n_poison: int | None, holdout: Any, representation: Model | None, seed: int) -> DefenseTask:
+def _task(
+    n_classes: int,
+    rows: Any,
+    n_poison: int | None,
+    holdout: Any,
+    representation: Model | None,
+    groups: Ints | None,
+    seed: int,
+) -> DefenseTask:
     """The task as the child knows it: ids are positions."""
-    know = Knowledge(n_poison, None if holdout is None else _rows(n_classes, *holdout), representation)
+    know = Knowledge(n_poison, None if holdout is None else _rows(n_classes, *holdout), representation, groups=groups)
     return DefenseTask(_rows(n_classes, *rows), know, seed)
 
 

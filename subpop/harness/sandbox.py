@@ -108,6 +108,7 @@ def _handed_out(task: DefenseTask, spec: DefenseSpec) -> tuple[Any, ...]:
         know.n_poison if "n_poison" in spec.needs else None,
         (holdout.x, holdout.y) if holdout is not None and "clean_holdout" in spec.needs else None,
         know.representation if "representation" in spec.needs else None,
+        know.groups if "groups" in spec.needs else None,
         task.seed,
     )
 

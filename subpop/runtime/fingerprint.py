@@ -14,7 +14,7 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import Field, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -230,11 +230,16 @@ def _plain(value: Any, where: str) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
     if is_dataclass(value) and not isinstance(value, type):
-        value = {field.name: getattr(value, field.name) for field in fields(value)}
+        value = {field.name: getattr(value, field.name) for field in fields(value) if not _is_new_default(field, value)}
     if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
         return {name: _plain(item, f"{where}.{name}") for name, item in value.items()}
     kind = type(value).__name__
     raise BadInput(f"{where} is {value!r} ({kind}), which has no stable hash; use plain values, str() or data_hash()")
+
+
+def _is_new_default(field: Field[Any], value: Any) -> bool:
+    """Whether a field that is newer than stored results has its default: their keys do not contain it."""
+    return bool(field.metadata.get("later", False)) and getattr(value, field.name) == field.default
 
 
 def _digest(content: bytes) -> str:

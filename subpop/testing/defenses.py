@@ -132,6 +132,7 @@ def _knowledge(defense: Defense, toy: Toy) -> Knowledge:
         clean_holdout=TrainingSet.of(toy.test_x[:20], toy.test_y[:20]) if "clean_holdout" in needs else None,
         representation=_Flat() if "representation" in needs else None,
         poison_mask=toy.poison if "poison_mask" in needs else None,
+        groups=(toy.pool.x[toy.rows, -1] > 0).astype(np.int64) if "groups" in needs else None,
     )
 
 

@@ -287,12 +287,15 @@ class Knowledge:
     """A frozen model that was trained without the labels of the training set; use its `features`."""
     poison_mask: Bools | None = None
     """(n,) bool, True for poison rows; granted to the perfect filter only."""
+    groups: Ints | None = None
+    """(n,) int64 group of each training row, 0 or 1, by its inputs; poison rows are in the group of the rows that they were made
+    from. Group 1 is the target subpopulation, a superset or another one, as the cell's setting `groups_told` says."""
     training: Trainable | None = None
     """How the trial's victim is trained, for built-in defenses that change the training itself; None for victims that are not
     trained step by step."""
 
 
-GRANTED = ("n_poison", "clean_holdout", "representation")
+GRANTED = ("n_poison", "clean_holdout", "representation", "groups")
 """Fields of `Knowledge` that a plug-in may declare in its `needs`."""
 
 Certificate = Callable[[Array], Ints]

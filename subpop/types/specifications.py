@@ -21,10 +21,15 @@ LabelRule = Literal["own", "common", "rarest"]
 AlphaBase = Literal["aux", "train"]
 AttackedBy = Literal["least_confident", "low_middle_high"]
 Budget = Literal["exact", "half", "twice"]
+GroupsTold = Literal["target", "superset", "unrelated"]
 Worlds = Literal["independent", "paired"]
 MarginRows = Literal["margin_less_1", "margin", "margin_plus_1"]
 
 LARGEST_WHOLE = 999_999_999
+
+
+LATER: Mapping[str, Any] = {"later": True}
+"""Metadata of a field that is newer than stored results: while it has its default, no hash contains it."""
 
 
 def _whole(default: int | None, least: int = 0) -> Any:
@@ -136,6 +141,9 @@ class Defender(Specification):
     """The number of poison rows that a defense which needs it is given, relative to the true number."""
     holdout: float | None = between(None, 0, 1, "0.05")
     """Share of the test rows, none of them in the subpopulation, that a defense which needs it is given as clean data."""
+    groups_told: GroupsTold = field(default="target", metadata=LATER)
+    """What group 1 is, for a defense that needs the groups of rows: the attacked subpopulation, that one with every second other
+    subpopulation, or the next subpopulation alone."""
 
     enters_draws: ClassVar[bool] = False
 

@@ -24,6 +24,11 @@ def told(victim="conv_net", seed=0, **more):
     return Knowledge(training=make_victim(victim).trainable(seed), **more)
 
 
+def halves(train):
+    """Knowledge with groups that follow from the inputs."""
+    return told(groups=(train.x.reshape(len(train), -1).astype(int).sum(1) % 2).astype(np.int64))
+
+
 def digits(seed, n_classes=10, flat=False):
     data = load_digits()
     order = np.random.default_rng(seed).permutation(len(data.target))
@@ -139,6 +144,74 @@ def test_noise_of_zero_is_clipping():
     np.testing.assert_array_equal(one.model.predict_proba(train.x), other.model.predict_proba(train.x))
 
 
+# --- GroupDRO ---------------------------------------------------------------------------------------------------------
+
+
+def one_group_differs(n_clean, n_poison):
+    """Two classes by the first input; in group 1, far out on the second, `n_clean` rows of class 1 and `n_poison` of class 0.
+
+    All rows of group 1 have inputs of class 0, so that a model has to spend its second weight on them.
+    """
+    generator = np.random.default_rng(0)
+    y = np.arange(400) % 2
+    x = np.column_stack([3.0 * y - 1.5 + generator.standard_normal(400), generator.standard_normal(400)])
+    other = np.column_stack([generator.standard_normal(n_clean + n_poison) - 1.5, generator.normal(2, 0.5, n_clean + n_poison)])
+    labels = np.repeat([1, 0], [n_clean, n_poison])
+    rows = np.concatenate([x, other]).astype(np.float32)
+    groups = np.concatenate([np.zeros(400, int), np.ones(n_clean + n_poison, int)])
+    return TrainingSet.of(rows, np.concatenate([y, labels])), groups
+
+
+def right_in_group_1(model, train, groups):
+    """Share of the group's rows that get class 1, which is right."""
+    return float((model.predict_proba(train.x[groups == 1]).argmax(1) == 1).mean())
+
+
+def test_group_dro_fits_a_small_group():
+    train, groups = one_group_differs(12, 0)
+    know = told("logistic_regression", groups=groups)
+    found = DEFENSES["group_dro"](train, never, know, seed=0)
+    assert right_in_group_1(undefended(train, know), train, groups) < 0.6
+    assert right_in_group_1(found.model, train, groups) > 0.8
+
+
+def test_group_dro_amplifies_a_majority_of_poison_and_weakens_a_minority():
+    """With the target told, the group follows the label of most of its rows, more closely than without a defense."""
+    for n_clean, n_poison, helps in ((12, 6, True), (12, 18, False)):
+        train, groups = one_group_differs(n_clean, n_poison)
+        know = told("logistic_regression", groups=groups)
+        found = DEFENSES["group_dro"](train, never, know, seed=0)
+        before, after = (right_in_group_1(model, train, groups) for model in (undefended(train, know), found.model))
+        assert after > before + 0.1 if helps else after <= before
+
+
+def test_group_dro_with_step_zero_weights_groups_equally():
+    train, groups = one_group_differs(12, 0)
+    found = DEFENSES["group_dro"](train, never, told("logistic_regression", groups=groups), seed=0, step=0.0)
+    assert found.diagnostics == {"weight_0": 0.5, "weight_1": 0.5}
+
+
+def test_weights_of_groups_follow_the_exponentiated_losses():
+    """One group has the loss of a coin, since its rows have both labels, and the other soon none.
+
+    So ln(w1 / w0) is .01 times the sum over steps of differences that are at most ln 2.
+    """
+    x = np.repeat([[5.0], [0.0]], 64, axis=0).astype(np.float32)
+    y = np.concatenate([np.ones(64, int), np.arange(64) % 2])
+    know = told("logistic_regression", groups=np.repeat([0, 1], 64))
+    found = DEFENSES["group_dro"](TrainingSet.of(x, y), never, know, seed=0)
+    ratio = np.log(found.diagnostics["weight_1"] / found.diagnostics["weight_0"])
+    n_steps = 30 * 4  # every batch of both groups
+    assert 0.3 * 0.01 * np.log(2) * n_steps < ratio < 0.01 * np.log(2) * n_steps
+
+
+@pytest.mark.parametrize("groups", [None, np.zeros(3, int), np.full(32, -1)])
+def test_group_dro_needs_groups(groups):
+    train, *_ = with_flips(0, 0.1, n=32)
+    with pytest.raises(BadInput, match="group_dro needs groups, one number from 0 on for each of the 32 rows"):
+        DEFENSES["group_dro"](train, never, told(groups=groups), seed=0)
+
+
 # --- what all of them must do -----------------------------------------------------------------------------------------
 
 
@@ -146,7 +219,7 @@ def test_noise_of_zero_is_clipping():
 def test_the_order_of_rows_does_not_matter(name):
     train, *_ = with_flips(0, 0.1, n=96)
     order = np.random.default_rng(0).permutation(96)
-    one, other = (DEFENSES[name](rows, never, told(), seed=3).model for rows in (train, train[order]))
+    one, other = (DEFENSES[name](rows, never, halves(rows), seed=3).model for rows in (train, train[order]))
     np.testing.assert_array_equal(one.predict_proba(train.x), other.predict_proba(train.x))
 
 
@@ -154,10 +227,10 @@ def test_the_order_of_rows_does_not_matter(name):
 def test_few_rows_and_a_missing_class(name):
     x, y = digits(0)
     train = TrainingSet.of(x[:6], y[:6] % 2)
-    model = DEFENSES[name](train, never, told(), seed=0).model
+    model = DEFENSES[name](train, never, halves(train), seed=0).model
     assert model.predict_proba(x[:3]).shape == (3, 2)
     one_class = TrainingSet.of(x[:40], np.zeros(40, int))
-    assert accuracy(DEFENSES[name](one_class, never, told(), seed=0).model, x[:40], 0) == 1
+    assert accuracy(DEFENSES[name](one_class, never, halves(one_class), seed=0).model, x[:40], 0) == 1
 
 
 @pytest.mark.parametrize("name", LOOPS)
@@ -173,6 +246,8 @@ def test_victims_without_steps_are_refused_by_name(name):
         ("co_teaching", {"rate": 1.0}),
         ("co_teaching", {"rate": -0.1}),
         ("co_teaching", {"gradual": 0}),
+        ("group_dro", {"step": -1.0}),
+        ("group_dro", {"adjustment": float("inf")}),
         ("gradient_clipping", {"norm": 0.0}),
         ("gradient_shaping", {"norm": float("nan")}),
         ("gradient_shaping", {"noise": -1.0}),

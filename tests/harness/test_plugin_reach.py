@@ -312,6 +312,8 @@ def test_a_declared_number_of_fits_stands_beside_the_seconds(folder):
         ({"defense": "trim", "n_poison_told": "half"}, "n_poison x 0.5, n_poison (inferable)"),
         ({"defense": "perfect_filter"}, "poison_mask"),
         ({"defense": "fine_pruning", "holdout": "0.1"}, "clean_holdout of 0.1 of the test rows, n_poison (inferable)"),
+        ({"defense": "group_dro"}, "groups (target), n_poison (inferable)"),
+        ({"defense": "group_dro", "groups_told": "superset"}, "groups (superset), n_poison (inferable)"),
         ({"defense": "reach.honest"}, "n_poison (inferable)"),
         ({"defense": "retrain"}, ""),
         ({"defense": "trim", "rate": 0.0}, "n_poison"),

@@ -223,10 +223,10 @@ def test_needs_that_are_refused(tmp_path, write, needs, message):
         parse_defense("d.py:f", tmp_path)
 
 
-def test_only_the_mask_is_withheld():
+def test_only_the_mask_and_the_recipe_are_withheld():
     from subpop.types import Knowledge
 
-    assert {*GRANTED, "poison_mask"} == set(Knowledge.__dataclass_fields__)
+    assert {*GRANTED, "poison_mask", "training"} == set(Knowledge.__dataclass_fields__)
 
 
 # --- the source -------------------------------------------------------------------------------------------------------

@@ -68,10 +68,11 @@ def everything(train, fit, know, *, seed):
     fit(train[[3, 3, 1]])
     fit(TrainingSet.of(train.x.astype(float) * 2, train.y))
     fit(know.clean_holdout)
-    return Defended(fit(train), diagnostics={"n_poison": know.n_poison, "told": know.representation.features(train.x).sum()})
+    numbers = {"n_poison": know.n_poison, "told": know.representation.features(train.x).sum(), "group_1": know.groups.sum()}
+    return Defended(fit(train), diagnostics=numbers)
 
 
-everything.needs = {"n_poison", "clean_holdout", "representation"}
+everything.needs = {"n_poison", "clean_holdout", "representation", "groups"}
 
 
 def told(train, fit, know, *, seed):
@@ -421,6 +422,7 @@ def test_every_kind_of_set_reaches_the_harness_as_its_own_rows(folder):
 
     holdout = TrainingSet(PoolRows(POOL, np.array([50, 51, 52])), np.arange(3), POOL.y[50:53])
     knowledge = {"n_poison": 5, "clean_holdout": holdout, "representation": LinearModel(np.zeros((D + 1, 1)))}
+    knowledge["groups"] = (np.arange(50) < 7).astype(np.int64)
     (outcome,) = run(folder, "everything", 1, recording, **knowledge)
     train = tasks(1)[0].train
     rows = job_of(POOL, train).rows
@@ -433,12 +435,14 @@ def test_every_kind_of_set_reaches_the_harness_as_its_own_rows(folder):
     assert held_out.rows.tolist() == [50, 51, 52]
     assert np.array_equal(plain.rows, rows)
     assert outcome.n_fits == 5
-    assert outcome.diagnostics == {"n_poison": 5.0, "told": pytest.approx(float(train.x.sum()), rel=1e-5)}
+    numbers = {"n_poison": 5.0, "told": pytest.approx(float(train.x.sum()), rel=1e-5), "group_1": 7.0}
+    assert outcome.diagnostics == numbers
 
 
 def test_a_defense_is_told_only_what_it_asked_for(folder):
     holdout = TrainingSet.of(POOL.x[:3], POOL.y[:3])
-    (outcome,) = run(folder, "told", 1, n_poison=5, clean_holdout=holdout, representation=LinearModel(np.zeros((D + 1, 1))))
+    more = {"representation": LinearModel(np.zeros((D + 1, 1))), "groups": np.zeros(50, np.int64)}
+    (outcome,) = run(folder, "told", 1, n_poison=5, clean_holdout=holdout, **more)
     assert outcome.diagnostics["told"] == 0
     with pytest.raises(BadInput, match="poison_mask"):
         run(folder, "told", 1, poison_mask=np.zeros(50, bool))

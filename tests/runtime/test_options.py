@@ -163,6 +163,7 @@ def test_places(monkeypatch, tmp_path):
         ({"against": "x"}, "does not apply to a cell of kind poisoning"),
         ({"sampling": "twice"}, "with_replacement, distinct"),
         ({"n_poison_told": "third"}, "exact, half, twice"),
+        ({"groups_told": "all"}, "target, superset, unrelated"),
         ({"panels": "maybe"}, "yes, no"),
         ({"attacked_by": "x"}, "least_confident"),
         ({"attack": "gradient_match", "objective": "x"}, "inner"),

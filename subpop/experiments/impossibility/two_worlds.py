@@ -95,7 +95,12 @@ def in_order_of(stage: Stage, prepared: Prepared, origins: Ints) -> Prepared:
     task, rows = prepared.task, prepared.rows[order]
     mask = task.know.poison_mask
     train = TrainingSet(PoolRows(stage.pool, rows), np.arange(len(rows)), task.train.y[order])
-    know = replace(task.know, poison_mask=None if mask is None else mask[order])
+    groups = task.know.groups
+    know = replace(
+        task.know,
+        poison_mask=None if mask is None else mask[order],
+        groups=None if groups is None else groups[order],
+    )
     return replace(
         prepared,
         task=replace(task, train=train, know=know),
@@ -117,7 +122,8 @@ def _handed_out(prepared: Prepared) -> list[Array]:
     holdout = TrainingSet.of(np.zeros((0, 1)), np.zeros(0, np.int64)) if know.clean_holdout is None else know.clean_holdout
     mask = np.zeros(0, bool) if know.poison_mask is None else know.poison_mask
     n_poison = -1 if know.n_poison is None else know.n_poison
-    return [task.train.x, task.train.y, holdout.x, holdout.y, mask, np.array([n_poison, task.seed])]
+    groups = np.zeros(0, np.int64) if know.groups is None else know.groups
+    return [task.train.x, task.train.y, holdout.x, holdout.y, mask, groups, np.array([n_poison, task.seed])]
 
 
 def error_on(stage: Stage, scored: Bools, predicted: Ints) -> float:
