@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from subpop.defenses.activation_clustering import activation_clustering, activation_clustering_as_released
+from subpop.defenses.confident_learning import confident_learning
 from subpop.defenses.controls import drop_duplicates, matched_random_filter, none, perfect_filter, random_filter
 from subpop.defenses.dpa import dpa
 from subpop.defenses.fine_pruning import fine_pruning, fine_pruning_as_released
@@ -40,6 +41,7 @@ DEFENSES: Mapping[str, Defense] = {
     "knn_relabel": knn_relabel,
     "knn_filter": knn_filter,
     "deep_knn": deep_knn,
+    "confident_learning": confident_learning,
     "gradient_clipping": gradient_clipping,
     "gradient_shaping": gradient_shaping,
     "co_teaching": co_teaching,
