@@ -52,7 +52,7 @@ def flip_neighbours(task: AttackTask[NearNeighbours]) -> Poison:
             f"near_neighbours finds no row of D_aux with label {label} outside the subpopulation that label {target} would flip: "
             "use label_flip, or label_rule=common"
         )
-    order = candidates[np.lexsort((candidates, _distances(task.pool.x, candidates, task.members)))]
+    order = candidates[np.lexsort((candidates, rounded_distances(task.pool.x, candidates, task.members).min(axis=1)))]
     rows = order[cycled(task.count, len(order), task.settings.sampling)]
     return Poison(rows, np.full(task.count, target), task.count)
 
@@ -65,12 +65,18 @@ def _most_frequent(task: AttackTask[NearNeighbours]) -> int:
     return int(counts.argmax())
 
 
-def _distances(x: Array, rows: Ints, members: Ints) -> Array:
-    """(n,) distance of each row to its nearest member, rounded."""
+def rounded_distances(x: Array, rows: Ints, others: Ints) -> Array:
+    """(n, m) Euclidean distances between rows of x, rounded so that those that should be equal are.
+
+    Raises
+    ------
+    BadInput
+        If the rows are texts.
+    """
     from scipy.spatial.distance import cdist
 
     if x.dtype.kind not in "fu":
         raise BadInput(f"rows are {x.dtype}: distances of texts are not defined; use label_flip")
-    nearest = cdist(flat(x[rows]).astype(np.float64), flat(x[members]).astype(np.float64)).min(axis=1)
-    scale = 10.0 ** np.floor(np.log10(np.maximum(nearest, np.finfo(np.float64).tiny)))
-    return np.asarray(np.round(nearest / scale, DIGITS - 1) * scale)
+    found = cdist(flat(x[rows]).astype(np.float64), flat(x[others]).astype(np.float64))
+    scale = 10.0 ** np.floor(np.log10(np.maximum(found, np.finfo(np.float64).tiny)))
+    return np.asarray(np.round(found / scale, DIGITS - 1) * scale)

@@ -23,6 +23,8 @@ from subpop.attacks.label_flip import AttackTask, Poison, poison_labels
 from subpop.types import BadInput
 from subpop.types.specifications import LabelFlip
 
+NAME = "proportional"
+"""Its name in the registry."""
 FLOOR = 0.01
 """The share of the mean weight that is added to every weight."""
 GRID = 1e-6

@@ -17,6 +17,7 @@ from subpop.datasets import (
     imdb,
     imdb_minilm,
     mixture,
+    mixture_sizes,
     reviews,
     utkface,
 )
@@ -81,6 +82,7 @@ DATASETS: dict[str, DatasetSource] = {
     "mixture_cells_noisy": DatasetSource(
         partial(mixture.load, "mixture_cells_noisy"), "the same with one eighth of the labels wrong", "generated"
     ),
+    "mixture_sizes": DatasetSource(mixture_sizes.load, "Gaussian mixture, 16 subpopulations of 45 to 4,500 rows", "generated"),
     "adult": DatasetSource(adult.load, "UCI Adult, income above 50,000; 48,842 rows", "CC BY 4.0", adult.FILES),
     "digits_images": DatasetSource(digits.load_images, "the digits as pictures, 1x8x8", "CC BY 4.0"),
     "utkface": _utkface(100, "faces, gender; 20,054 pictures of 100x100"),

@@ -20,6 +20,7 @@ from subpop.types import BadInput
 from subpop.types.metric import Better, Metric, Tolerance, Unit
 
 PATTERNS = {"k": "[0-9]+", "certificate": "(?::.+)?", "world": "[01]", "end": "(?:low|high)", "model": "(?:clean|attacked)"}
+PATTERNS |= {"outcome": "m50(?:_share)?", "predictor": "(?:size|clean_accuracy|loss_difference|label_share)"}
 """Regular expressions of the parts in braces; other parts may be any text, since defenses and data sets name them."""
 HEADLINES = ("target_damage_worst_5", "target_damage_worst_1", "target_damage_mean")
 """Metrics by which tables are sorted: the first of these that the set-up has."""
@@ -112,6 +113,14 @@ METRICS = (
     Metric("poison_share_mean", FRACTION, "mean share of poison among a subpopulation's rows in D"),
     gated("flipped_damage_mean", FRACTION, "mean damage where every label is flipped", LOWER),
     gated("tied_damage_mean", FRACTION, "mean damage where every cell is tied", LOWER),
+    # --- susceptibility ---
+    gated("m50_share_median", RATIO, "median of m50 / rows in D", HIGHER),
+    gated("censored_share", FRACTION, "subpopulations that resist all of their rows in D_aux", HIGHER),
+    gated("trivial_share", FRACTION, "subpopulations of which half is wrong without an attack", LOWER),
+    gated("kendall_{outcome}_{predictor}", NUMBER, "Kendall's tau of {outcome} and {predictor}"),
+    Metric("kendall_{outcome}_{predictor}_{end}", NUMBER, "{end} end of its 95 % interval: {outcome}, {predictor}"),
+    Metric("partial_kendall_{outcome}_{predictor}", NUMBER, "the same after clean accuracy: {outcome}, {predictor}"),
+    Metric("partial_kendall_{outcome}_{predictor}_{end}", NUMBER, "{end} end of its 95 % interval: {outcome}, {predictor}"),
     # --- Table 16 ---
     gated("success_worst_{k}", FRACTION, "worst-{k} success", LOWER),
     gated("success_worst_{k}_difference", FRACTION, "worst-{k} success, clusters less random sets", LOWER),

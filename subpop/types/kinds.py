@@ -24,6 +24,7 @@ KINDS = {
     "imdb": "subpop.report.tables.imdb:Imdb",
     "optimised": "subpop.report.tables.optimised:Optimised",
     "speed": "subpop.report.tables.speed:Speed",
+    "m50": "subpop.report.tables.susceptibility:Susceptibility",
     "target_sets": "subpop.report.tables.target_sets:TargetSets",
     "transfer": "subpop.report.tables.transfer:Transfer",
     "two_worlds": "subpop.report.tables.two_worlds:TwoWorlds",
