@@ -12,6 +12,7 @@ from subpop.defenses.fine_pruning import fine_pruning, fine_pruning_as_released
 from subpop.defenses.jtt import jtt
 from subpop.defenses.knn import deep_knn, knn_filter, knn_relabel
 from subpop.defenses.label_flip_smoothing import label_flip_smoothing
+from subpop.defenses.randeigen import randeigen
 from subpop.defenses.sever import sever, sever_as_released, sever_per_label
 from subpop.defenses.spectral_signatures import spectral_signatures, spectral_signatures_as_released
 from subpop.defenses.training.co_teaching import co_teaching
@@ -42,6 +43,7 @@ DEFENSES: Mapping[str, Defense] = {
     "knn_filter": knn_filter,
     "deep_knn": deep_knn,
     "confident_learning": confident_learning,
+    "randeigen": randeigen,
     "gradient_clipping": gradient_clipping,
     "gradient_shaping": gradient_shaping,
     "co_teaching": co_teaching,
