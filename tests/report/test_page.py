@@ -12,7 +12,9 @@ from synthetic_reports import cell_of, report_of, run_of_everything
 
 import subpop.report
 from subpop.report import RunInfo, check_report_directory, write_report, write_unfinished
-from subpop.report.page import COLUMNS, web_page
+from subpop.report.leaderboard import leaderboards
+from subpop.report.page import web_page
+from subpop.report.sentences import answers
 from subpop.types import BadInput, CellReport
 
 RUN = RunInfo(tier="embedded", command="python -m pytest benchmarks/")
@@ -21,16 +23,18 @@ HOSTILE = "<script>alert('x')</script> \"quoted\" & </td> </script>"
 
 
 class Reader(HTMLParser):
-    """Rows of the table `board` as texts, scripts by their type, and the tags that occur."""
+    """Rows of the tables as texts, by the id of the table, scripts by their type, and the tags that occur."""
 
     def __init__(self, text):
         super().__init__()
-        self.rows, self.scripts, self.tags, self._script, self._in_cell = [], {}, [], None, False
+        self.tables, self.rows, self.scripts, self.tags, self._script, self._in_cell = {}, [], {}, [], None, False
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
-        if tag == "tr":
+        if tag == "table":
+            self.rows = self.tables.setdefault(dict(attributes)["id"], [])
+        elif tag == "tr":
             self.rows.append([])
         elif tag in ("td", "th"):
             self.rows[-1].append("")
@@ -51,11 +55,15 @@ class Reader(HTMLParser):
             self.rows[-1][-1] += data
 
 
+def rows_of(text, table):
+    """The rows of a table by heading, by defense."""
+    heading, *rows = Reader(text).tables[table]
+    return {row[0]: dict(zip(heading, row, strict=True)) for row in rows}
+
+
 def test_a_row_has_the_numbers_of_its_cell():
     reports = [report_of(cell_of(defense=defense)) for defense in ("none", "trim")]
-    heading, *rows = Reader(web_page(reports, RUN)).rows
-    assert tuple(heading) == COLUMNS
-    row = dict(zip(COLUMNS, next(row for row in rows if row[0] == "trim"), strict=True))
+    row = rows_of(web_page(reports, RUN), "all")["trim"]
     result = reports[1].result
     assert row["damage in %"] == f"{100 * result['target_damage_worst_5']:.1f} ± {3 / 5**0.5:.1f}"
     assert row["clean accuracy given up in %"] == "1.2"
@@ -64,10 +72,27 @@ def test_a_row_has_the_numbers_of_its_cell():
     assert row["attack"] == "label_flip"
 
 
+def test_the_leaderboard_has_the_rows_of_its_module():
+    reports = [report_of(cell_of(defense=d, dataset=s)) for d in ("none", "sever", "trim") for s in ("digits", "mixture")]
+    (board,) = leaderboards(reports)
+    text = web_page(reports, RUN)
+    assert all(f"<p>{sentence}</p>" in text for sentence in answers(board))
+    rows = rows_of(text, "leaderboard")
+    assert list(rows) == ["sever", "trim", "none"]
+    assert [rows[entry.defense]["rank"] for entry in board.entries] == ["1", "2"]
+    for entry in (*board.entries, *board.controls):
+        row = rows[entry.defense]
+        assert row["damage in %"] == f"{100 * entry.damage.value:.1f}"
+        assert row["digits in %"] == f"{100 * entry.by_dataset['digits']:.1f}"
+        assert row["role"] == ("control" if entry.defense == "none" else "defense")
+    assert rows["sever"]["knows"] == "count"
+    assert rows["sever"]["recall in %"] == "35.0"
+    assert "certified damage in %" not in rows["trim"]  # a column without any number is left out
+
+
 def test_a_cell_that_failed_says_so():
     broken = CellReport(cell_of(defense="hangs"), None, status="error", reason="no answer")
-    _, *rows = Reader(web_page([report_of(cell_of(defense="none")), broken], RUN)).rows
-    assert [row[1] for row in rows if row[0] == "hangs"] == ["error"]
+    assert rows_of(web_page([report_of(cell_of(defense="none")), broken], RUN), "all")["hangs"]["damage in %"] == "error"
 
 
 def test_no_text_from_data_becomes_markup():
@@ -75,9 +100,9 @@ def test_no_text_from_data_becomes_markup():
     page = Reader(web_page(reports, RunInfo(tier=HOSTILE, command=HOSTILE)))
     plain = Reader(web_page([report_of(cell_of(defense=name)) for name in ("none", "plain")], RUN))
     assert page.tags == plain.tags
-    assert HOSTILE in [row[0] for row in page.rows]
+    assert [HOSTILE in [row[0] for row in page.tables[name]] for name in ("leaderboard", "all")] == [True, True]
     cells = json.loads(page.scripts["application/json"])
-    assert [cell["title"] for name, cell in cells.items() if "script" in name] == [f"{HOSTILE}, alpha 1"]
+    assert [cell["title"] for name, cell in cells.items() if "script" in name] == [f"{HOSTILE}, alpha 1", HOSTILE]
 
 
 def test_the_same_reports_give_the_same_page():
@@ -101,7 +126,7 @@ def test_nothing_is_loaded():
 
 def test_without_defenses_the_page_says_so():
     text = web_page([], RUN)
-    assert "No damage of a defense was measured" in text
+    assert "No damage was measured" in text
     assert '<table id="board"' not in text
 
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
     not (BROWSER and DRIVER), reason="Chromium is not installed: apt-get install chromium chromium-driver (Debian)"
 )
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
-BOARD = "#board tbody tr"
+CELLS, LEADERS = "#all tbody tr", "#leaderboard tbody tr"
 
 
 def reports():
@@ -85,37 +85,43 @@ def opened(browser, address):
     assert browser.title == "subpop: embedded tier"
 
 
-def shown(browser, column):
+def shown(browser, column, table="all"):
     """The texts of a column, on the table's page that is shown."""
     script = """
-        const names = [...document.querySelectorAll("#board thead th")].map((each) => each.dataset.name);
-        return [...document.querySelectorAll("#board tbody tr")].map((row) => row.cells[names.indexOf(arguments[0])].textContent);
+        const table = document.getElementById(arguments[1]);
+        const place = [...table.tHead.rows[0].cells].findIndex((each) => each.dataset.name === arguments[0]);
+        return [...table.tBodies[0].rows].map((row) => row.cells[place].textContent);
     """
-    return browser.execute_script(script, column)
+    return browser.execute_script(script, column, table)
+
+
+def scroll_to(browser, selector):
+    browser.execute_script("document.querySelector(arguments[0]).scrollIntoView({block: 'center'})", selector)
 
 
 def click(browser, selector):
-    browser.execute_script("document.querySelector(arguments[0]).scrollIntoView({block: 'center'})", selector)
+    scroll_to(browser, selector)
     browser.find_element("css selector", selector).click()
 
 
-def sort(browser, column, direction):
-    click(browser, f'#board th[data-name="{column}"]')
-    script = "return document.querySelector(`#board th[data-name='${arguments[0]}']`).ariaSort"
-    WebDriverWait(browser, 10, 0.05).until(lambda _: browser.execute_script(script, column) == direction)
+def sort(browser, column, direction, table="all"):
+    heading = f"#{table} th[data-name='{column}']"
+    click(browser, heading)
+    script = "return document.querySelector(arguments[0]).ariaSort"
+    WebDriverWait(browser, 10, 0.05).until(lambda _: browser.execute_script(script, heading) == direction)
 
 
 def fragment(browser):
     return browser.execute_script("return location.hash")
 
 
-def choose(browser, column, value):
+def choose(browser, column, value, table="all"):
     script = """
-        const select = document.querySelector(`#filters select[data-column="${arguments[0]}"]`);
+        const select = document.querySelector(`select[data-table="${arguments[2]}"][data-column="${arguments[0]}"]`);
         select.value = arguments[1];
         select.dispatchEvent(new Event("change"));
     """
-    browser.execute_script(script, column, value)
+    browser.execute_script(script, column, value, table)
 
 
 def test_sorting(opened):
@@ -127,7 +133,7 @@ def test_sorting(opened):
     descending = [float(text.partition(" ")[0]) for text in shown(browser, "damage in %")]
     assert descending == sorted(descending, reverse=True)
     assert descending[0] > ascending[0]
-    assert "sort=desc+damage" in fragment(browser)
+    assert "all.sort=desc+damage" in fragment(browser)
 
 
 def test_filters_and_search(opened):
@@ -137,21 +143,42 @@ def test_filters_and_search(opened):
     assert set(shown(browser, "data set")) == {"mixture"}
     assert set(shown(browser, "alpha")) == {"2"}
     assert sorted(shown(browser, "defense")) == ["none", "perfect_filter", "random_filter", "sever", "trim"]
-    browser.find_element("css selector", "input[type=search]").send_keys("trim")
+    browser.find_element("css selector", "#all_wrapper input[type=search]").send_keys("trim")
     assert shown(browser, "defense") == ["trim"]
-    assert "q=trim" in fragment(browser)
+    assert "all.search=trim" in fragment(browser)
     choose(browser, "data set", "")
     assert sorted(shown(browser, "data set")) == ["digits", "mixture"]
 
 
+def test_the_leaderboard_opens_the_subpopulations_of_all_its_cells(opened):
+    browser = opened()
+    defenses = shown(browser, "defense", "leaderboard")
+    assert defenses.index("sever") < defenses.index("trim") < defenses.index("none")
+    sort(browser, "defense", "ascending", "leaderboard")
+    sort(browser, "defense", "descending", "leaderboard")
+    assert shown(browser, "defense", "leaderboard")[0] == "trim"
+    click(browser, f"{LEADERS}:first-child button")
+    assert browser.find_element("id", "title").text == "trim"
+    rows = browser.execute_script(
+        "return [...document.querySelectorAll('#subpopulations tbody tr')].map(r => r.cells[0].textContent)"
+    )
+    assert len(rows) == 40
+    assert {name.partition(" · ")[0] for name in rows} == {"digits", "mixture"}
+    link = fragment(browser)
+    again = opened(link.removeprefix("#"))
+    assert again.find_element("id", "title").text == "trim"
+    assert shown(again, "defense", "leaderboard")[0] == "trim"
+    assert fragment(again) == link
+
+
 def test_a_click_opens_the_subpopulations_of_a_number(opened):
-    browser = opened("alpha=1&data+set=digits&q=trim")
+    browser = opened("all.alpha=1&all.data+set=digits&all.search=trim")
     (damage,) = shown(browser, "damage in %")
-    click(browser, f"{BOARD} button")
+    click(browser, f"{CELLS} button")
     dialog = browser.find_element("css selector", "dialog")
     assert dialog.is_displayed()
-    assert browser.find_element("id", "cell-title").text == "trim, alpha 1"
-    assert damage in browser.find_element("id", "cell-text").text
+    assert browser.find_element("id", "title").text == "trim, alpha 1"
+    assert damage in browser.find_element("id", "text").text
     rows = browser.execute_script(
         "return [...document.querySelectorAll('#subpopulations tbody tr')].map(r => [...r.cells].map(c => c.textContent))"
     )
@@ -173,33 +200,33 @@ def test_the_address_restores_filter_sort_and_the_opened_cell(opened):
     choose(browser, "data set", "digits")
     choose(browser, "role", "control")
     sort(browser, "damage in %", "ascending")
-    click(browser, f"{BOARD}:nth-child(2) button")
-    rows, title, link = shown(browser, "damage in %"), browser.find_element("id", "cell-title").text, fragment(browser)
+    click(browser, f"{CELLS}:nth-child(2) button")
+    rows, title, link = shown(browser, "damage in %"), browser.find_element("id", "title").text, fragment(browser)
     again = opened(link.removeprefix("#"))
     assert shown(again, "damage in %") == rows
     assert set(shown(again, "role")) == {"control"}
     assert again.find_element("css selector", "dialog").is_displayed()
-    assert again.find_element("id", "cell-title").text == title
+    assert again.find_element("id", "title").text == title
     assert fragment(again) == link
     opened(link.removeprefix("#").partition("&open=")[0])
-    click(again, f"{BOARD}:nth-child(2) button")
+    click(again, f"{CELLS}:nth-child(2) button")
     again.back()
     assert not again.find_element("css selector", "dialog").is_displayed()
 
 
 def test_an_address_that_names_nothing_shows_everything(opened):
     everything = len(shown(opened(), "defense"))
-    browser = opened(f"data+set={quote(HOSTILE)}&sort=sideways+defense&sort=asc+nothing&open=constructor&x=1")
+    browser = opened(f"all.data+set={quote(HOSTILE)}&all.sort=sideways+defense&all.sort=asc+nothing&open=constructor&x=1")
     assert len(shown(browser, "defense")) == everything
     assert not browser.find_element("css selector", "dialog").is_displayed()
     assert fragment(browser) in ("", "#")
 
 
 def test_a_hostile_name_is_text(opened):
-    browser = opened("alpha=1&q=onerror")
+    browser = opened("all.alpha=1&all.search=onerror")
     assert shown(browser, "defense") == [HOSTILE]
-    click(browser, f"{BOARD} button")
-    assert browser.find_element("id", "cell-title").text == f"{HOSTILE}, alpha 1"
+    click(browser, f"{CELLS} button")
+    assert browser.find_element("id", "title").text == f"{HOSTILE}, alpha 1"
     assert HOSTILE in browser.find_element("id", "subpopulations").text
     assert browser.execute_script("return document.querySelectorAll('img[src=x]').length") == 0
 
@@ -211,12 +238,14 @@ def test_screens(opened, width):
     wide = "return document.documentElement.scrollWidth"
     assert browser.execute_script(wide) <= width
     folder = os.environ.get("SCREENSHOTS", "")
-    views = {"board": lambda: None, "cell": lambda: click(browser, f"{BOARD} button")}
-    for name, go in views.items():
-        go()
-        assert browser.execute_script(wide) <= width
+    for name, selector in {"top": "h1", "cells": CELLS, "figures": "figure"}.items():
+        scroll_to(browser, selector)
         if folder:
             browser.save_screenshot(f"{folder}/{name}-{width}.png")
+    click(browser, f"{LEADERS} button")
+    assert browser.execute_script(wide) <= width
+    if folder:
+        browser.save_screenshot(f"{folder}/detail-{width}.png")
 
 
 def test_nothing_is_loaded_from_elsewhere(opened):
