@@ -11,7 +11,7 @@ from subpop.report.details import attacks_section
 from subpop.report.leaderboard import Leaderboard, leaderboards
 from subpop.report.leftovers import FRONT_TITLE
 from subpop.report.markdown import escape
-from subpop.report.opening import RunInfo, drift_words, failures, lead, left_out, made_by, skipped, suite_links
+from subpop.report.opening import PURPOSE, RunInfo, drift_words, failures, lead, left_out, made_by, skipped, suite_links
 from subpop.report.sentences import answers
 from subpop.types import CellReport
 
@@ -39,7 +39,7 @@ def _page(blocks: Sequence[str]) -> str:
 
 
 def _about(run: RunInfo) -> list[str]:
-    return [made_by(run), *drift_words(run.drifts), *left_out(run.left_out)]
+    return [f"{made_by(run)} {PURPOSE}", *drift_words(run.drifts), *left_out(run.left_out)]
 
 
 def _board(board: Leaderboard, most: int, *, named: bool) -> list[str]:

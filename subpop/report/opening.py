@@ -14,6 +14,10 @@ from subpop.report.verdict import KINDS, FailedTest, Standing, headline
 from subpop.results.drift import LIMIT, Drift
 from subpop.types import VERDICTS, CellReport, LeftOut, Verdict
 
+PURPOSE = (
+    "For auditing one's own models on public data. Race and sex are annotations of a data set, and a result about them is no "
+    "statement about people. Licences and known faults of each data set, and how this board is kept: docs/ethics.md."
+)
 MOST_LISTED = 100
 NOT_GATED = "not_gated"
 STATUSES = {"fail": "failed", "error": "in error", "skipped": "skipped"}

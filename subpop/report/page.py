@@ -16,7 +16,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from subpop.report.figures import Picture
-from subpop.report.opening import RunInfo
+from subpop.report.opening import PURPOSE, RunInfo
 from subpop.report.page_tables import Field, Table, tables_of
 from subpop.report.verdict import headline as verdict_of_run
 from subpop.types import BadInput, CellReport
@@ -24,10 +24,6 @@ from subpop.types.printable import printable
 
 PAGE = "index.html"
 GENERATOR = "subpop"
-PURPOSE = (
-    "For auditing one's own models on public data. Race and sex are annotations of a data set, and a result about them is no "
-    "statement about people. Licences and known faults of each data set, and how this board is kept: docs/ethics.md."
-)
 
 
 def web_page(reports: Sequence[CellReport], run: RunInfo, pictures: Sequence[Picture] = (), figures: Path = Path()) -> str:
