@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from subpop.defenses.activation_clustering import activation_clustering, activation_clustering_as_released
 from subpop.defenses.confident_learning import confident_learning
+from subpop.defenses.configured import Defenses
 from subpop.defenses.controls import drop_duplicates, matched_random_filter, none, perfect_filter, random_filter
 from subpop.defenses.dpa import dpa
 from subpop.defenses.fine_pruning import fine_pruning, fine_pruning_as_released
@@ -21,7 +22,7 @@ from subpop.defenses.training.group_dro import group_dro
 from subpop.defenses.trim import trim
 from subpop.types import Defense
 
-DEFENSES: Mapping[str, Defense] = {
+_PLAIN: Mapping[str, Defense] = {
     "none": none,
     "perfect_filter": perfect_filter,
     "random_filter": random_filter,
@@ -49,13 +50,16 @@ DEFENSES: Mapping[str, Defense] = {
     "co_teaching": co_teaching,
     "group_dro": group_dro,
 }
-"""Every built-in defense by name.
+DEFENSES: Mapping[str, Defense] = Defenses(_PLAIN)
+"""Every built-in defense by name. A name may be followed by settings of the defense, as in `dpa(k=7)`.
 
 Examples
 --------
 >>> from subpop import DEFENSES
 >>> DEFENSES["trim"].needs
 {'n_poison'}
+>>> DEFENSES["trim(max_rounds=3)"].keywords
+{'max_rounds': 3}
 """
 
 MATCHED = "matched_random_filter:"

@@ -16,6 +16,7 @@ import numpy as np
 
 from subpop.defenses.filters import filtered, told_poison
 from subpop.types import Array, BadInput, Defended, Defense, Fit, Ints, Knowledge, TrainingSet
+from subpop.types.card import Card, Declared
 
 
 def none(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) -> Defended:
@@ -153,6 +154,24 @@ def drop_duplicates(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int)
 
 
 drop_duplicates.ranks_rows = False  # type: ignore[attr-defined]
+drop_duplicates.card = Card(  # type: ignore[attr-defined]
+    succeeds=Declared(
+        "nearly every poison row is drawn more than once",
+        dataset="mixture",
+        victim="logistic_regression",
+        rate=4.0,
+        sampling="with_replacement",
+    ),
+    fails=Declared(
+        "poison rows are distinct, so that there are no copies",
+        dataset="mixture",
+        victim="logistic_regression",
+        rate=1.0,
+        sampling="distinct",
+        protocol="reserve",
+    ),
+    is_filter=True,
+)
 
 
 def matched_random_filter(removed: Mapping[int, int]) -> Defense:

@@ -63,7 +63,9 @@ def _code(cell: Cell, experiment: Experiment) -> frozenset[str]:
     context = experiment.context
     own = context.data_code(cell) | context.partition_code(cell) | context.attack_code(cell)
     own |= context.victim_code(cell) if _is_a_victim(cell) else frozenset()
-    return own | (experiment.defense_code(cell) if cell.defense in {**DEFENSES, **experiment.plugins} else frozenset())
+    return own | (
+        experiment.defense_code(cell) if cell.defense in DEFENSES or cell.defense in experiment.plugins else frozenset()
+    )
 
 
 def _is_a_victim(cell: Cell) -> bool:

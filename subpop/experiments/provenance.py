@@ -88,4 +88,6 @@ def _code_without_trials(experiment: Experiment, cell: Cell) -> frozenset[str]:
     own = context.data_code(cell) | context.partition_code(cell) | context.attack_code(cell)
     if cell.victim in VICTIMS or ":" in cell.victim:
         own |= context.victim_code(cell)
-    return own | (experiment.defense_code(cell) if cell.defense in {**DEFENSES, **experiment.plugins} else frozenset())
+    return own | (
+        experiment.defense_code(cell) if cell.defense in DEFENSES or cell.defense in experiment.plugins else frozenset()
+    )

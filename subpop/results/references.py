@@ -236,7 +236,9 @@ def compare(
             verdicts.append(Verdict(number, "pass", "times and efforts are not compared"))
         elif not kind.is_compared(number.metric):
             verdicts.append(Verdict(number, "pass", CHECKED_BY_SUITE))
-        elif not metric.gated or (fresh_seeds and not (key in stored and stored[key]["by_seed"])):
+        elif not (metric.gated and kind.gates(result.cell, number.metric)) or (
+            fresh_seeds and not (key in stored and stored[key]["by_seed"])
+        ):
             verdicts.append(_shown(number, stored.get(key)))
         elif key in stored:
             row = stored[key] if fresh_seeds else {**stored[key], "atol": _atol_here(result, number, stored[key])}
@@ -403,7 +405,8 @@ def rebaseline(path: Path, results: Sequence[CellResult], *, hardware: str = "",
     for cell, result in cells.items():
         kind = kind_of(result.cell)
         for number_key, number in _by_key(result).items():
-            elsewhere = not kind.is_compared(number.metric) or _is_written_by_hand(number.metric)
+            gated = kind.is_compared(number.metric) and kind.gates(result.cell, number.metric)
+            elsewhere = not gated or _is_written_by_hand(number.metric)
             if metric_of(number.metric).is_recorded and not elsewhere:
                 key = (*cell, *number_key)
                 least[key] = one_row(result, number) / result.cell.n_seeds

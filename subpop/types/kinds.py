@@ -18,6 +18,8 @@ from subpop.types.base import nearest
 
 KINDS = {
     "poisoning": "subpop.report.tables.poisoning:Poisoning",
+    "board": "subpop.report.tables.board:Board",
+    "cards": "subpop.report.tables.cards:Cards",
     "certified": "subpop.report.tables.certified:Certified",
     "clusters": "subpop.report.tables.clusters:Clusters",
     "fine_pruning": "subpop.report.tables.fine_pruning:FinePruning",
@@ -78,6 +80,10 @@ class Kind(ABC):
 
     def is_compared(self, metric: str) -> bool:
         """Whether a number is compared with its reference; others are checked by assertions of the suite."""
+        return True
+
+    def gates(self, cell: Cell, metric: str) -> bool:
+        """Whether a metric that the registry gates is also gated in this cell; otherwise it is shown only."""
         return True
 
     def tables(self, reports: Sequence[CellReport]) -> list[str]:

@@ -20,7 +20,7 @@ from subpop.types import BadInput, Cell, CellResult, Number, Verdict
 from subpop.types.metric import Metric, Tolerance, Unit
 
 CELL = Cell.of(
-    "stem", "embedded", "digits", "logistic_regression", "feature_match", "label_flip", 0.5, "trim", encoder="x,y", split=1
+    "stem", "embedded", "digits", "logistic_regression", "feature_match", "label_flip", 0.5, "none", encoder="x,y", split=1
 )
 OTHER = CELL.with_(rate=2)
 BASELINES = Path(__file__).parents[2] / "baselines"
@@ -164,7 +164,9 @@ def test_a_number_without_a_reference_fails_unless_it_is_a_plugins(recorded: Pat
     assert verdicts_of(more, recorded)["poison_recall"].verdict == "no_reference"
     assert status(more, recorded) == "fail"
     plugin = compare(more.__class__(CELL.with_(defense="mine"), more.numbers), References.load(recorded), plugin=True)
-    assert {v.verdict for v in plugin} == {"no_reference"}
+    shown = {"clean_accuracy", "n_flipped"}  # no defense changes these
+    assert {v.number.metric for v in plugin if v.verdict == "not_gated"} == shown
+    assert {v.verdict for v in plugin if v.number.metric not in shown} == {"no_reference"}
     assert cell_status(plugin) == "no_reference"
 
 
@@ -246,6 +248,25 @@ def test_a_metric_that_is_not_gated_is_shown_and_not_recorded(recorded: Path, ne
     assert recorded.read_bytes() == before
     alone = replace(result(), numbers=(Number("brand_new", 0.3),))
     assert cell_status(compare(alone, References(recorded, {}))) == "not_gated"
+
+
+def test_numbers_that_no_defense_changes_are_gated_in_the_undefended_cell_alone(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    cells = [
+        Cell.of("mine", "embedded", "digits", "logistic_regression", "feature_match", rate=1.0, defense=d)
+        for d in ("none", "trim")
+    ]
+    numbers = (Number("n_flipped", 7.0), Number("target_damage_mean", 0.3))
+    rebaseline(path, [CellResult(cell, numbers, exact=True) for cell in cells])
+    assert [(r["defense"], r["metric"]) for r in read(path)] == [
+        ("none", "n_flipped"),
+        ("none", "target_damage_mean"),
+        ("trim", "target_damage_mean"),
+    ]
+    wrong = tuple(replace(number, value=number.value + 1) for number in numbers)
+    found = [verdicts_of(CellResult(cell, wrong, exact=True), path) for cell in cells]
+    assert [each["n_flipped"].verdict for each in found] == ["fail", "not_gated"]
+    assert [each["target_damage_mean"].verdict for each in found] == ["fail", "fail"]
 
 
 def test_a_reference_of_a_metric_that_is_not_gated_decides_nothing(recorded: Path, new_metric: None) -> None:
@@ -642,7 +663,7 @@ def test_a_missing_file_is_empty(path: Path) -> None:
 def test_a_duplicate_key_names_both_lines(path: Path) -> None:
     path.parent.mkdir()
     write(path, [row("a"), row("b"), row("a", rate="0.50", published="1")])
-    with pytest.raises(BadInput, match=r"stem\.csv: lines 2 and 4 have the same key \(.*trim.*-a\); delete one"):
+    with pytest.raises(BadInput, match=r"stem\.csv: lines 2 and 4 have the same key \(.*none.*-a\); delete one"):
         References.load(path)
 
 

@@ -7,6 +7,7 @@ in the order in which the harness passes them to a victim, into one common pool.
 from __future__ import annotations
 
 import secrets
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -83,7 +84,7 @@ class Runner:
 
             noted = partial(experiment.manifests.note, experiment.whole_key) if experiment.whole_key else None
             return list(run_in_child(experiment.plugins[cell.defense], wave, experiment.timeout, note_manifest=noted))
-        known = {**DEFENSES, **extra}
+        known = ChainMap(dict(extra), DEFENSES)  # type: ignore[arg-type]
         if cell.defense not in known:
             advice = nearest(cell.defense, known, ", or your own with --defense file.py:function")
             raise BadInput(f"unknown defense {cell.defense!r}; {advice}")

@@ -10,14 +10,21 @@ from subpop.experiments.experiment import Experiment
 from subpop.report.figures.lines import Styles
 from subpop.report.figures.plans import poisoning_plans
 from subpop.report.paper_tables import Layout, paper_tables
-from subpop.types import CellReport
+from subpop.types import Cell, CellReport
 from subpop.types.kinds import Kind, Measure, Plan
+
+UNDEFENDED = ("n_flipped", "clean_accuracy")
+"""Numbers that no defense changes."""
 
 
 class Poisoning(Kind):
     """Cells with one trial per subpopulation and seed."""
 
     trains_trials = True
+
+    def gates(self, cell: Cell, metric: str) -> bool:
+        """Numbers that no defense changes are gated in the cell without a defense."""
+        return cell.defense == "none" or metric not in UNDEFENDED
 
     def measurer(self, experiment: Experiment) -> Measure:
         """Trains the trials that are not in the store."""
@@ -34,6 +41,10 @@ class PaperTable(Poisoning, ABC):
     on_scoreboard = False
     layout: ClassVar[Layout]
     """The rows and columns of the table."""
+
+    def gates(self, cell: Cell, metric: str) -> bool:
+        """All numbers, because not every set-up has a cell without a defense."""
+        return True
 
     def tables(self, reports: Sequence[CellReport]) -> list[str]:
         """The table of each data set and victim."""

@@ -13,9 +13,16 @@ from subpop.report.figures.lines import Styles
 from subpop.types import Cell, CellReport
 from subpop.types.kinds import Kind, Measure, Plan
 
+ASSERTED = ("error_sum_min", "error_sum_max", "identical_share")
+"""Numbers of paired worlds that the suite's claims fix exactly for every defense."""
+
 
 class TwoWorlds(Kind):
     """Points of a curve, and pairs of worlds."""
+
+    def gates(self, cell: Cell, metric: str) -> bool:
+        """Numbers that claims of the suite assert need no reference."""
+        return metric not in ASSERTED
 
     def measurer(self, experiment: Experiment) -> Measure:
         """The result is cached in the store."""

@@ -1,0 +1,51 @@
+"""Scoreboard: every registered defense against label flipping at alpha 1, under one protocol.
+
+A cell attacks up to six subpopulations of one split with one defense. Its numbers are those of `defenses_trim_sever`; the front
+page ranks the defenses by the mean target damage over the cells that all of them have in common. Every defense trains on the same
+poisoned sets. What a defense is told beyond its training rows (the number of poison rows, a clean holdout without rows of the
+subpopulation) is part of its row.
+
+Source: the attack of Jagielski et al., CCS 2021; the defenses are those of the papers named in their modules, with the
+defaults of their sources.
+
+Deviations: poison rows are distinct, because copies would give them away. Only the mean target damage, the collateral damage and
+the accuracy on clean data have references; `cards` tests each defense on cases whose outcome is known.
+"""
+
+from subpop import grid
+from subpop.defenses import DEFENSES, MATCHED
+from subpop.report.tables.cards import cards
+
+STEM = "scoreboard"
+open_to_defenses = True
+
+COMMON = {
+    "stem": STEM,
+    "kind": "board",
+    "partition": "feature_match",
+    "rate": 1.0,
+    "sampling": "distinct",
+    "protocol": "reserve",
+    "holdout": 0.1,
+    "split": [0, 1],
+}
+NEED_CHANNELS = ["fine_pruning", "fine_pruning_as_released"]
+SETTINGS = {"dpa": "dpa(k=7)"}
+"""Settings of defenses whose defaults need more rows."""
+LINEAR = [SETTINGS.get(name, name) for name in DEFENSES if name not in NEED_CHANNELS]
+FILTERS = ["trim", "sever", "activation_clustering", "spectral_signatures", *(n for n, card in cards().items() if card.is_filter)]
+
+CELLS = [
+    *grid(
+        tier="embedded",
+        dataset=["digits", "mixture"],
+        victim="logistic_regression",
+        defense=[*LINEAR, *(f"{MATCHED}{name}" for name in FILTERS)],
+        n_attacked=6,
+        **COMMON,
+    ),
+]
+
+
+def test_cell(cell, measure):
+    measure(cell)
