@@ -5,7 +5,8 @@ wrong: the median over five draws, each nested (a smaller number of rows is the 
 all of the subpopulation's rows in D_aux are not enough (about twice its rows in D), and *trivial* if half is wrong without an
 attack. The numbers of a cell are Kendall's rank correlations of m50, and of m50 divided by the rows in D, with the size, the
 clean accuracy, the loss difference to a target model that another attack gives, and the share of the attacker's label among
-similar rows; with 95 % intervals over resampled subpopulations, and once more after clean accuracy.
+similar rows; with 95 % intervals over resampled subpopulations, and once more after clean accuracy. `count_over_bound_median`:
+rows of model-targeted poisoning divided by a lower bound for reaching the same model (a bound for that model, not on any attack).
 
 Source: Rose, Suya and Evans 2022 ("Understanding variation in subpopulation susceptibility to poisoning attacks"): success at
 half of the target, the predictors, and the finding that the loss difference predicts and the size does not. No number of theirs

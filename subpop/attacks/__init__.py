@@ -9,6 +9,7 @@ from subpop.attacks.control_attacks import flip_another_group, keep_labels, scat
 from subpop.attacks.gradient_match import match_gradients
 from subpop.attacks.influence import follow_influence
 from subpop.attacks.label_flip import AttackTask, Poison, flip_labels, label_flip, least_likely_label, poison_count, rarest_label
+from subpop.attacks.model_targeted import pursue_model
 from subpop.attacks.neighbours import flip_neighbours
 from subpop.attacks.proportional import sample_in_proportion
 
@@ -18,6 +19,7 @@ ATTACKS: Mapping[str, Callable[[AttackTask[Any]], Poison]] = {
     "influence": follow_influence,
     "near_neighbours": flip_neighbours,
     "proportional": sample_in_proportion,
+    "model_targeted": pursue_model,
     "own_label": keep_labels,
     "scattered_flips": scatter_flips,
     "other_group": flip_another_group,

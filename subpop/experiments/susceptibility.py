@@ -11,6 +11,9 @@ attacker's label among the rows of D_aux outside the subpopulation that are near
 another attack, `proportional` with repetition: of the models at several numbers of rows that misclassify at least half of the
 subpopulation's rows in D_aux, the one with the smallest loss on D; without such a model there is no difference.
 
+Beside m50 stands the number of rows that `model_targeted` poisoning needs, on D_aux, until half of the subpopulation's rows are
+wrong, and the lower bound on the number that makes the victim the same model, which is no bound on other attacks.
+
 *Source*: Rose, Suya and Evans 2022 (variation in subpopulation susceptibility, VISxAI): success at half of the target's test
 rows, poison rows divided by the size, loss difference, "ambient positivity". Their poison is model-targeted and their target
 models come from label flips.
@@ -23,7 +26,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -31,6 +34,7 @@ from numpy.typing import NDArray
 
 from subpop.attacks.drawing import check_attack, draw_poison, n_poison
 from subpop.attacks.label_flip import Poison
+from subpop.attacks.model_targeted import WEIGHTS, Pursuit, advance
 from subpop.attacks.neighbours import rounded_distances
 from subpop.attacks.proportional import NAME as TARGET_ATTACK
 from subpop.datasets.stage import Stage
@@ -38,6 +42,7 @@ from subpop.experiments.experiment import Experiment
 from subpop.results.rank_correlation import Ranks, interval, kendall, partial_kendall, resampled
 from subpop.runtime.seeds import derived_seed
 from subpop.types import Array, BadInput, Bools, Cell, CellResult, FleetJob, Ints, Model, Number
+from subpop.victims.linear_model import LinearModel
 
 Doubles = NDArray[np.float64]
 RATIO = math.sqrt(2)
@@ -49,6 +54,8 @@ TARGET_RATES = tuple(2.0**k for k in range(-2, 6))
 """Poison rows of target models, for each row of the subpopulation."""
 PREDICTORS = ("size", "clean_accuracy", "loss_difference", "label_share")
 OUTCOMES = ("m50", "m50_share")
+MOST_TARGETED = 256
+"""Maximum number of rows of model-targeted poisoning."""
 FEWEST = 5
 """Minimum number of subpopulations for a correlation."""
 
@@ -67,6 +74,8 @@ class Group:
     clean_accuracy: float
     loss_difference: float
     label_share: float
+    targeted: tuple[float, float] = (math.nan, math.nan)
+    """Rows of model-targeted poisoning until half of its rows in D_aux are wrong, and the lower bound for the last model."""
 
     @property
     def is_trivial(self) -> bool:
@@ -99,6 +108,8 @@ class Group:
             "grid_end": float(self.end),
             "loss_difference": self.loss_difference,
             "label_share": self.label_share,
+            "targeted_count": self.targeted[0],
+            "targeted_bound": self.targeted[1],
         }
 
 
@@ -119,9 +130,11 @@ def measure_susceptibility(cell: Cell, experiment: Experiment) -> CellResult:
     stage = experiment.context.stage(cell)
     whole = cell.with_(rate=stage.n_aux / stage.pool.n_train, alpha_base=None)  # all of a subpopulation's rows in D_aux
     check_attack(stage, whole)
-    groups = [_Attacked(whole, experiment, name).group() for name in stage.attacked]
+    attacked = [_Attacked(whole, experiment, name) for name in stage.attacked]
+    targeted, n_fits = _targeted(attacked)
+    groups = [replace(each.group(), targeted=own) for each, own in zip(attacked, targeted, strict=True)]
     numbers = [*_summary(groups), *_correlations(cell, groups)]
-    n_fits = sum(len(grid(group.end)) * len(group.m50) * (not group.is_trivial) + len(TARGET_RATES) for group in groups)
+    n_fits += sum(len(grid(group.end)) * len(group.m50) * (not group.is_trivial) + len(TARGET_RATES) for group in groups)
     return CellResult(
         cell,
         tuple(numbers),
@@ -186,7 +199,7 @@ class _Attacked:
     def _draws(self, end: int) -> Iterator[tuple[int, bool]]:
         """m50 of each draw, and whether it is censored. All numbers of rows and draws are trained as one fleet."""
         counts, seeds = grid(end), range(self.cell.n_seeds)
-        poison = [self._poison(self.cell, seed) for seed in seeds]
+        poison = [self.poison(self.cell, seed) for seed in seeds]
         jobs = [self._job(own.rows[:count], own.y[:count]) for own in poison for count in counts]
         models = self._fit(jobs, [seed for seed in seeds for _ in counts])
         for errors in np.array([self._error(model) for model in models]).reshape(len(seeds), len(counts)):
@@ -196,7 +209,7 @@ class _Attacked:
     def _loss_difference(self, clean: Model) -> float:
         """The loss on D of the target model less that of the clean model; NaN if no model misclassifies the subpopulation."""
         own = {"attack": TARGET_ATTACK, "sampling": "with_replacement"}
-        poison = [self._poison(self.cell.with_(rate=rate, **own), 0) for rate in TARGET_RATES]
+        poison = [self.poison(self.cell.with_(rate=rate, **own), 0) for rate in TARGET_RATES]
         models = self._fit([self._job(each.rows, each.y) for each in poison], [0] * len(poison))
         pool, members = self.stage.pool, self.stage.aux_members(self.name)
 
@@ -210,12 +223,12 @@ class _Attacked:
         """The mean share of the attacker's labels among the nearest rows of D_aux outside the subpopulation."""
         pool, members = self.stage.pool, self.stage.aux_members(self.name)
         outside = np.setdiff1d(np.arange(pool.n_train, len(pool)), members)
-        drawn = self._poison(self.cell, 0)
+        drawn = self.poison(self.cell, 0)
         labels = {label: (drawn.y == label).mean() for label in np.unique(drawn.y)}
         near = np.argsort(rounded_distances(pool.x, members, outside), axis=1, kind="stable")[:, :SIMILAR]
         return float(sum(share * (pool.y[outside][near] == label).mean() for label, share in labels.items()))
 
-    def _poison(self, cell: Cell, seed: int) -> Poison:
+    def poison(self, cell: Cell, seed: int) -> Poison:
         context = self.experiment.context
         return draw_poison(self.stage, cell, self.name, seed, context.label_attacker(cell))
 
@@ -230,6 +243,24 @@ class _Attacked:
     def _error(self, model: Model) -> float:
         data, members = self.stage.data, self.stage.test_members(self.name)
         return float((model.predict_proba(data.test_x[members]).argmax(1) != data.test_y[members]).mean())
+
+
+def _targeted(attacked: list[_Attacked]) -> tuple[list[tuple[float, float]], int]:
+    """Rows and lower bound of model-targeted poisoning of every subpopulation, all in one batch, and the number of fits.
+
+    NaN where MOST_TARGETED rows are not enough, or the victim is not an exact linear one.
+    """
+    cell, context = attacked[0].cell, attacked[0].experiment.context
+    model, victim = context.attacker(cell), context.victim(cell)
+    if not (victim.exact and isinstance(model, LinearModel)):
+        return [(math.nan, math.nan)] * len(attacked), 0
+    poison, pool = [each.poison(each.cell, 0) for each in attacked], context.stage(cell).pool
+    pursuits = [Pursuit.of(victim, model, pool, each.rows, each.y, distinct=False) for each in poison]
+    for _ in range(MOST_TARGETED):
+        advance([each for each in pursuits if each.error() < HALF], 1)
+    n_fits = sum(len(each.chosen) + len(WEIGHTS) for each in pursuits)
+    counts = [float(len(each.chosen)) if each.error() >= HALF else math.nan for each in pursuits]
+    return [(count, float(each.bound())) for count, each in zip(counts, pursuits, strict=True)], n_fits
 
 
 def _log_loss(model: Model, x: Array, y: Ints) -> float:
@@ -248,6 +279,8 @@ def _summary(groups: list[Group]) -> list[Number]:
         shares = sorted(math.inf if group.median[1] else group.median[0] / max(1, group.size) for group in attacked)
         middle = (shares[(len(shares) - 1) // 2] + shares[len(shares) // 2]) / 2
         numbers += [Number("m50_share_median", middle)] * math.isfinite(middle)
+    ratios = [count / bound for count, bound in (group.targeted for group in attacked) if count > 0 and bound > 0]
+    numbers += [Number("count_over_bound_median", float(np.median(ratios)))] if ratios else []
     return numbers
 
 

@@ -116,6 +116,7 @@ METRICS = (
     # --- susceptibility ---
     gated("m50_share_median", RATIO, "median of m50 / rows in D", HIGHER),
     gated("censored_share", FRACTION, "subpopulations that resist all of their rows in D_aux", HIGHER),
+    gated("count_over_bound_median", RATIO, "rows of model-targeted poisoning / lower bound for its model, median", LOWER),
     gated("trivial_share", FRACTION, "subpopulations of which half is wrong without an attack", LOWER),
     gated("kendall_{outcome}_{predictor}", NUMBER, "Kendall's tau of {outcome} and {predictor}"),
     Metric("kendall_{outcome}_{predictor}_{end}", NUMBER, "{end} end of its 95 % interval: {outcome}, {predictor}"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from subpop.attacks.drawing import draw_poison
+from subpop.attacks.model_targeted import Pursuit, advance
 from subpop.experiments import susceptibility
 from subpop.experiments.experiment import Experiment
 from subpop.experiments.susceptibility import Group, first_from_which_it_stays, grid, measure_susceptibility
@@ -151,6 +152,28 @@ def test_the_share_of_the_attackers_label_among_similar_rows(line, monkeypatch):
     monkeypatch.setattr(susceptibility, "SIMILAR", next_to + beyond)
     expected = next_to / (next_to + beyond)
     assert susceptibility._Attacked(own.with_(rate=1.0), experiment, name)._label_share() == pytest.approx(expected)
+
+
+def test_model_targeted_poisoning_beside_m50(line):
+    """Rows on D_aux until half is wrong, and a bound below them; not of a tree."""
+    own, experiment = cell(n_seeds=1), Experiment.on(NoStore())
+    result = measure_susceptibility(own, experiment)
+    stage, victim = experiment.context.stage(own), experiment.context.victim(own)
+    for row in result.table[:5]:
+        rows = stage.aux_members(row["subpopulation"])
+        pursuit = Pursuit.of(victim, experiment.context.attacker(own), stage.pool, rows, 1 - stage.pool.y[rows], distinct=False)
+        errors = [pursuit.error()]
+        while errors[-1] < 0.5:
+            advance([pursuit], 1)
+            errors.append(pursuit.error())
+        assert row["targeted_count"] == len(errors) - 1 >= row["targeted_bound"] == pursuit.bound()
+        assert (row["targeted_bound"] > 0) == (row["targeted_count"] > 0)
+    own = [row for row in result.table if not row["m50_trivial"] and row["targeted_count"]]
+    ratios = [row["targeted_count"] / row["targeted_bound"] for row in own]
+    assert result["count_over_bound_median"] == np.median(ratios) > 1
+    _, _, tree = line
+    assert all(math.isnan(row["targeted_count"]) for row in tree.table)
+    assert not any(number.metric == "count_over_bound_median" for number in tree.numbers)
 
 
 def groups(m50, **columns):

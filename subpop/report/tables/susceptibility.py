@@ -29,6 +29,11 @@ HOW_TO_READ = (
     "over resampled subpopulations, which are disjoint; *partial*: after clean accuracy. Of subpopulations that resist all of "
     "their rows in D_aux, only pairs whose order is known count; subpopulations that are wrong without an attack are left out."
 )
+BOUND = (
+    "*Model-targeted / bound*: rows that model-targeted poisoning adds to D_aux until half of the subpopulation's rows in it are "
+    "wrong, and a lower bound on the number of flips of these rows that makes the victim the same model. It is a bound for "
+    "reaching that model, not on any attack: other models may do the same harm with fewer rows. A dash: 256 rows are not enough."
+)
 CAPTION = (
     "Each point is a subpopulation, its m50 the median over draws. Triangles resist all of their rows in D_aux: m50 is larger. "
     "Subpopulations of which half is wrong without an attack are left out."
@@ -94,11 +99,12 @@ def _subpopulations(cell: Cell, result: CellResult) -> str:
         words = ["trivial", NO_VALUE, NO_VALUE] if row["m50_trivial"] else list(counts)
         sizes = [f"{row[name]:.0f}" for name in ("n_train", "n_aux", "n_test")]
         loss = f"{row['loss_difference']:.4f}" if is_finite(row["loss_difference"]) else NO_VALUE
-        others = [f"{row['target_clean_accuracy']:.2f}", loss, f"{row['label_share']:.2f}"]
+        bound = f"{row['targeted_count']:.0f} / {row['targeted_bound']:.0f}" if is_finite(row["targeted_bound"]) else NO_VALUE
+        others = [f"{row['target_clean_accuracy']:.2f}", loss, f"{row['label_share']:.2f}", bound]
         return [escape(row["subpopulation"]), *words, *sizes, *others]
 
     rows = sorted((dict(row) for row in result.table), key=lambda row: (row["m50_censored"], row["m50"], row["subpopulation"]))
     headings = ["subpopulation", "m50, median", "range", "m50 / rows in D", "in D", "in D_aux", "in D_test"]
-    headings += ["clean accuracy", "loss difference", "attacker's label"]
+    headings += ["clean accuracy", "loss difference", "attacker's label", "model-targeted / bound"]
     title = f"{cell.dataset} · {cell.victim} · {cell.partition} ({cell.tier})"
-    return folded(title, table(headings, [line(row) for row in rows]))  # type: ignore[arg-type]
+    return folded(title, f"{BOUND}\n\n" + table(headings, [line(row) for row in rows]))  # type: ignore[arg-type]
