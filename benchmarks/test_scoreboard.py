@@ -8,8 +8,8 @@ subpopulation) is part of its row.
 Source: the attack of Jagielski et al., CCS 2021; the defenses are those of the papers named in their modules, with the
 defaults of their sources.
 
-Deviations: poison rows are distinct, because copies would give them away. Only the mean target damage, the collateral damage and
-the accuracy on clean data have references; `cards` tests each defense on cases whose outcome is known.
+Deviations: poison rows are distinct, because copies would give them away. Only the mean target damage and the accuracy on
+clean data have references; `cards` tests each defense on cases whose outcome is known.
 """
 
 from subpop import grid

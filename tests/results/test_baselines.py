@@ -12,7 +12,7 @@ from subpop.results.references import References, seeds_of
 FOLDER = Path(__file__).parents[2] / "baselines"
 MOST_ROWS = 6000
 MOST_WITHOUT_POWER = {"embedded": 0.10, "laptop": 0.20}
-NO_DAMAGES = ("figure2_trim", "figure3_clusters", "impossibility", "speed", "table12", "table16")
+NO_DAMAGES = ("figure2_trim", "figure3_clusters", "impossibility", "speed", "susceptibility", "table12", "table16")
 """Suites whose cells have other headlines, such as accuracies of stages or the success of an attack on single targets."""
 
 
