@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from functools import partial, update_wrapper
 from typing import Any
 
@@ -14,7 +14,7 @@ PARAMETERS = ("train", "fit", "know", "seed")
 """The parameters of every defense, which are not settings."""
 
 
-class Defenses(Mapping[str, Defense]):
+class Defenses(MutableMapping[str, Defense]):
     """A registry of defenses. A name may be followed by settings: `registry["dpa(k=7)"]` is `dpa` with `k=7`."""
 
     def __init__(self, plain: Mapping[str, Defense]) -> None:
@@ -25,6 +25,12 @@ class Defenses(Mapping[str, Defense]):
         if not bracket:
             return self._plain[name]
         return configured(self._plain[plain], settings_of(name))
+
+    def __setitem__(self, name: str, defense: Defense) -> None:
+        self._plain[name] = defense
+
+    def __delitem__(self, name: str) -> None:
+        del self._plain[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._plain)

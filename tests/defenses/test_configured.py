@@ -23,6 +23,11 @@ def test_other_settings_are_another_entry_of_a_key():
     assert len(texts) == 3
 
 
+def test_a_registered_defense_has_settings_too(monkeypatch):
+    monkeypatch.setitem(DEFENSES, "mine", DEFENSES["trim"])
+    assert DEFENSES["mine(max_rounds=2)"].keywords == {"max_rounds": 2}
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
