@@ -74,6 +74,20 @@ def test_intervals():
     assert np.isnan(interval(np.array([np.nan]))).all()
 
 
+@pytest.mark.parametrize("share", [0, 0.2])
+def test_the_interval_covers_the_true_tau(share):
+    """Of normal variables tau is 2 / pi * arcsin(rho); 12 groups, the largest share of values censored."""
+    g, hits = np.random.default_rng(2), 0
+    rho, n, samples = 0.7, 12, 200
+    for _ in range(samples):
+        x = g.normal(size=n)
+        y = rho * x + (1 - rho**2) ** 0.5 * g.normal(size=n)
+        limit = np.quantile(y, 1 - share)
+        low, high = interval(kendall(Ranks.of(x), Ranks.of(np.minimum(y, limit), y > limit), resampled(n, g)))
+        hits += low <= 2 / np.pi * np.arcsin(rho) <= high
+    assert 0.92 <= hits / samples < 1
+
+
 def test_nan_has_no_rank():
     with pytest.raises(BadInput, match="1 of 3 values are NaN"):
         Ranks.of(np.array([1, np.nan, 3]))
