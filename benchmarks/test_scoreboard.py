@@ -30,9 +30,11 @@ COMMON = {
     "split": [0, 1],
 }
 NEED_CHANNELS = ["fine_pruning", "fine_pruning_as_released"]
+FOR_NETWORKS = ["epic", "divide_mix"]
+"""Defenses of deep networks, measured on pictures in `training_time`; a linear victim would take minutes for each cell."""
 SETTINGS = {"dpa": "dpa(k=7)"}
 """Settings of defenses whose defaults need more rows."""
-LINEAR = [SETTINGS.get(name, name) for name in DEFENSES if name not in NEED_CHANNELS]
+LINEAR = [SETTINGS.get(name, name) for name in DEFENSES if name not in NEED_CHANNELS + FOR_NETWORKS]
 FILTERS = ["trim", "sever", "activation_clustering", "spectral_signatures", *(n for n, card in cards().items() if card.is_filter)]
 
 CELLS = [

@@ -17,6 +17,8 @@ from subpop.defenses.randeigen import randeigen
 from subpop.defenses.sever import sever, sever_as_released, sever_per_label
 from subpop.defenses.spectral_signatures import spectral_signatures, spectral_signatures_as_released
 from subpop.defenses.training.co_teaching import co_teaching
+from subpop.defenses.training.divide_mix import divide_mix
+from subpop.defenses.training.epic import epic
 from subpop.defenses.training.gradient_shaping import gradient_clipping, gradient_shaping
 from subpop.defenses.training.group_dro import group_dro
 from subpop.defenses.trim import trim
@@ -49,6 +51,8 @@ _PLAIN: Mapping[str, Defense] = {
     "gradient_shaping": gradient_shaping,
     "co_teaching": co_teaching,
     "group_dro": group_dro,
+    "epic": epic,
+    "divide_mix": divide_mix,
 }
 DEFENSES: Mapping[str, Defense] = Defenses(_PLAIN)
 """Every built-in defense by name. A name may be followed by settings of the defense, as in `dpa(k=7)`.
