@@ -53,6 +53,11 @@ CELLS: dict[str, dict[str, Any]] = {
         "n_attacked": 2,
         "n_seeds": 100,
     },
+    "own_label": {**LINEAR, "attack": "own_label", "rate": 1.0},
+    "scattered": {**LINEAR, "attack": "scattered_flips", "rate": 1.0},
+    "neighbours": {**LINEAR, "attack": "near_neighbours", "rate": 0.5},
+    "proportional": {**LINEAR, "attack": "proportional", "rate": 1.0},
+    "targeted": {**LINEAR, "attack": "model_targeted", "rate": 0.5},
     # one subpopulation in two dimensions, which a line gets right as long as it is tilted
     "tilt": {**LINE, "rate": 0.5, "n_seeds": 400},
     "tilt_spectral": {**LINE, "rate": 1.0, **DISTINCT, "defense": "spectral_signatures"},
@@ -62,6 +67,7 @@ CELLS: dict[str, dict[str, Any]] = {
     "certified": {**LINE, "rate": 0.25, "defense": "label_flip_smoothing", "n_seeds": 400},
     "ties": {**LINEAR, "rate": 0.2, "defense": "label_flip_smoothing", "n_seeds": 20},
     "moved": {**LINE, "attack": "influence", "rate": 0.5, "epsilon": 16},
+    "moved_near": {**LINE, "attack": "gradient_match", "objective": "distance", "rate": 0.5, "epsilon": 16},
     # 8 subpopulations at the corners of a cube, which are hurt alike
     "cube": {**TREE, "dataset": "mixture_cells", "rate": 1.0, "n_seeds": 400},
     # 48 rows of D in 6 dimensions, where the penalty matters
@@ -145,7 +151,7 @@ DRAWING, FLIP, SEEDS = "attacks/drawing.py", "attacks/label_flip.py", "runtime/s
 TRIAL, CONTEXT, SUMMARY = "experiments/trial.py", "experiments/context.py", "results/summary"
 FILTERS, SEVER, SPECTRAL = "defenses/filters.py", "defenses/sever.py", "defenses/spectral_signatures.py"
 CLUSTERING, CONTROLS, LOGISTIC = "defenses/activation_clustering.py", "defenses/controls.py", "victims/logistic.py"
-PRUNING = "defenses/fine_pruning.py"
+PRUNING, ATTACKED = "defenses/fine_pruning.py", "attacks/control_attacks.py"
 COUNT = "math.floor(rate * base * (1 + 1e-12))"
 LOSS = "lambda model: given_label_loss(model.predict_proba(x), train.y)"
 TOP, SECOND = "vectors[:, values >= (1 - SAME_VARIANCE) * values[-1]]", "vectors[:, -2:-1]"
@@ -684,6 +690,52 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "poison moved uphill", "attacks/descent.py", "lower_now = new < value", "lower_now = new > value", "moved", GAIN, DOWN
+    ),
+    Mutant(
+        "gradients matched along the target's",
+        "attacks/gradient_match.py",
+        "wanted = -direction",
+        "wanted = direction",
+        "moved_near",
+        GAIN,
+        DOWN,
+    ),
+    Mutant("own labels are wrong ones", ATTACKED, "task.pool.y[drawn.rows], 0)", "drawn.y, 0)", "own_label", DAMAGE, UP),
+    Mutant(
+        "scattered flips stay in the subpopulation",
+        ATTACKED,
+        "task.aux[y[task.aux] == label]",
+        "task.members[task.y == label]",
+        "scattered",
+        DAMAGE,
+        UP,
+    ),
+    Mutant(
+        "the farthest neighbours",
+        "attacks/neighbours.py",
+        "rounded_distances(task.pool.x, candidates, task.members).min(axis=1)",
+        "-rounded_distances(task.pool.x, candidates, task.members).min(axis=1)",
+        "neighbours",
+        DAMAGE,
+        DOWN,
+    ),
+    Mutant(
+        "in proportion to the own label",
+        "attacks/proportional.py",
+        "np.arange(len(labels)), labels]",
+        "np.arange(len(labels)), task.y]",
+        "proportional",
+        DAMAGE,
+        UP,
+    ),
+    Mutant(
+        "the row nearest to the target model",
+        "attacks/model_targeted.py",
+        "self.candidates, -gaps))",
+        "self.candidates, gaps))",
+        "targeted",
+        DAMAGE,
+        DOWN,
     ),
 )
 MUTANTS += tuple(
