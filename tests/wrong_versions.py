@@ -699,6 +699,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "moved_near",
         GAIN,
         DOWN,
+        seen=False,
+        why="the prediction was wrong: matching by distance makes poison less harmful than flips, and the opposite more",
     ),
     Mutant("own labels are wrong ones", ATTACKED, "task.pool.y[drawn.rows], 0)", "drawn.y, 0)", "own_label", DAMAGE, UP),
     Mutant(
