@@ -14,10 +14,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from subpop.report.board_figure import draw_boards
 from subpop.report.details import details
 from subpop.report.figures import draw_all, file_name
 from subpop.report.figures.setups import is_finite
 from subpop.report.front_page import front_page
+from subpop.report.leaderboard import leaderboards
 from subpop.report.leftovers import is_front_page, remove_figures, remove_pages
 from subpop.report.markdown import without_files
 from subpop.report.opening import RunInfo, judged
@@ -54,7 +56,8 @@ def write_report(reports: Sequence[CellReport], directory: Path, run: RunInfo) -
     """
     make_report_directory(directory)
     reports = sorted(reports, key=lambda report: report.cell)
-    pictures = draw_all(reports, directory / "figures", run.command)
+    boards = draw_boards(leaderboards(reports), directory / "figures", run.command)
+    pictures = [*boards, *draw_all(reports, directory / "figures", run.command)]
     suites: dict[str, list[CellReport]] = defaultdict(list)
     for report in reports:
         suites[report.cell.stem].append(report)
@@ -67,7 +70,7 @@ def write_report(reports: Sequence[CellReport], directory: Path, run: RunInfo) -
     remove_figures(directory / "figures", {picture.name for picture in pictures})
     write_atomically(directory / "results.json", results_json(reports, run))
     write_atomically(directory / PAGE, web_page(reports, run, pictures, directory / "figures"))
-    write_atomically(directory / "README.md", front_page(reports, run))
+    write_atomically(directory / "README.md", front_page(reports, run, boards))
 
 
 def write_unfinished(reports: Sequence[CellReport], directory: Path, run: RunInfo) -> None:

@@ -8,9 +8,10 @@ from subpop.report.board_table import board_table
 from subpop.report.claims import VERDICTS
 from subpop.report.claims_table import findings
 from subpop.report.details import attacks_section
+from subpop.report.figures import Picture
 from subpop.report.leaderboard import Leaderboard, leaderboards
 from subpop.report.leftovers import FRONT_TITLE
-from subpop.report.markdown import escape
+from subpop.report.markdown import escape, picture
 from subpop.report.opening import PURPOSE, RunInfo, drift_words, failures, lead, left_out, made_by, skipped, suite_links
 from subpop.report.sentences import answers
 from subpop.types import CellReport
@@ -22,8 +23,8 @@ UNFINISHED = "The tables, figures and pages are written when the run ends."
 NO_BOARD = "No defense was measured together with no defense, so that there is no leaderboard."
 
 
-def front_page(reports: Sequence[CellReport], run: RunInfo) -> str:
-    """Return the front page as markdown; of a running session, its progress."""
+def front_page(reports: Sequence[CellReport], run: RunInfo, pictures: Sequence[Picture] = ()) -> str:
+    """Return the front page as markdown; of a running session, its progress. pictures: the figures of its leaderboards."""
     failed = run.standing.also_failed if run.standing else ()
     first = [FRONT_TITLE, lead(reports, run)]
     problems = [*failures(reports, failed), *skipped(reports)]
@@ -31,7 +32,9 @@ def front_page(reports: Sequence[CellReport], run: RunInfo) -> str:
         return _page([*first, *_about(run), *problems, UNFINISHED])
     boards = leaderboards(reports)
     shown = [block for board in boards for block in _board(board, MOST_ROWS // len(boards), named=len(boards) > 1)]
-    return _page([*first, *problems, *(shown or [NO_BOARD, *attacks_section(reports)]), _links(reports, run), *_about(run)])
+    shown = shown or [NO_BOARD, *attacks_section(reports)]
+    drawn = [picture(each.name, each.alt, each.caption, "") for each in pictures]
+    return _page([*first, *problems, *shown, _links(reports, run), *_about(run), *drawn])
 
 
 def _page(blocks: Sequence[str]) -> str:

@@ -52,7 +52,7 @@ def web_page(reports: Sequence[CellReport], run: RunInfo, pictures: Sequence[Pic
         _text(main, "p", "No damage was measured, so there is no table.")
     for table in tables:
         _add_table(main, table)
-    _add_figures(main, [picture for picture in pictures if picture.kind == "damage"], figures)
+    _add_figures(main, [picture for picture in pictures if picture.kind in ("leaderboard", "difference", "damage")], figures)
     _text(main, "footer", PURPOSE)
     dialog = SubElement(body, "dialog", {"id": "detail", "aria-labelledby": "title"})
     _text(SubElement(dialog, "form", method="dialog"), "button", "close", {"id": "close"})

@@ -44,7 +44,7 @@ def test_all_figures_of_a_run_are_whole_files(tmp_path):
     pictures = draw_all([*board(["none", "trim"]), *board(["none"], dataset="mixture"), *figure2_reports()], tmp_path, "make it")
     assert len({picture.name for picture in pictures}) == len(pictures)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(f"{p.name}.{end}" for p in pictures for end in ("png", "svg"))
-    assert {p.kind.partition("-")[0] for p in pictures} == {"damage", "collateral", "panels"}
+    assert {p.kind.partition("-")[0] for p in pictures} == {"damage", "difference", "collateral", "panels"}
     for picture in pictures:
         with Image.open(tmp_path / f"{picture.name}.png") as image:
             image.load()

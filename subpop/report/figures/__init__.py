@@ -81,6 +81,12 @@ def draw_all(reports: Iterable[CellReport], directory: Path, made_by: str = "") 
     return pictures
 
 
+def draw_once(draw: Callable[[], Figure], path: Path, made_by: str, key: str) -> None:
+    """Draw one figure, unless it is there with the same content, whose hash is the key."""
+    if not _is_drawn(path, key):
+        _draw_missing([(draw, path, made_by, key)], path.parent)
+
+
 def _draw_missing(missing: Sequence[tuple[Callable[[], Figure], Path, str, str]], directory: Path) -> None:
     """Draw missing figures; if there are many, on all cores, since each takes a third of a second."""
     if missing:

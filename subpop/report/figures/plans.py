@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
+from subpop.report.figures.differences import MOST_LINES, compared_rows, difference_against_alpha
 from subpop.report.figures.holdouts import accuracy_against_holdout, holdout_groups
 from subpop.report.figures.lines import Styles, damage_against_alpha
 from subpop.report.figures.scatters import (
@@ -27,8 +28,11 @@ def poisoning_plans(reports: Sequence[CellReport], styles: Styles) -> Iterator[P
     """The figures of poisoning cells of one data set in one suite."""
     groups = by_setup(reports)
     swept = {setup: of_setup for setup, of_setup in groups.items() if _n_attacked_rates(of_setup) > 1}
-    if swept:
-        yield _damage_plan(swept, styles)
+    compared = {setup: of_setup for setup, of_setup in swept.items() if compared_rows(of_setup)}
+    if compared:
+        yield _difference_plan(compared, styles)
+    if len(compared) < len(swept):
+        yield _damage_plan({setup: own for setup, own in swept.items() if setup not in compared}, styles)
     with_panels = [panels for of_setup in groups.values() if (panels := panel_order(of_setup))]
     for i, panels in enumerate(with_panels):
         yield _panels_plan(i, panels)
@@ -62,6 +66,19 @@ def _damage_plan(groups: Mapping[Setup, list[CellReport]], styles: Styles) -> Pl
     alt = f"{words} against alpha, a line for each defense, in {len(groups)} panels"
     caption = f"{words} against the poisoning rate alpha; {better} is better for the defender. Bars: {bars}."
     return Plan("damage", partial(damage_against_alpha, groups, styles), alt, caption)
+
+
+def _difference_plan(groups: Mapping[Setup, list[CellReport]], styles: Styles) -> Plan:
+    most = max(len(compared_rows(of_setup)) for of_setup in groups.values())
+    some = f" Of {most} defenses, the {MOST_LINES} with the least damage." if most > MOST_LINES else ""
+    metric = metric_words(headline(r for of_setup in groups.values() for r in of_setup)).lower()
+    caption = (
+        "Target damage less that of no defense against the poisoning rate alpha: below the line, a defense helps. Bars: 95 % "
+        f"intervals of the paired difference over the subpopulations that are hurt. In parentheses: the {metric} in % without a "
+        f"defense.{some}"
+    )
+    alt = f"difference from no defense against alpha, a line for each defense, in {len(groups)} panels"
+    return Plan("difference", partial(difference_against_alpha, groups, styles), alt, caption)
 
 
 def _cloud_plans(groups: Mapping[Setup, list[CellReport]]) -> Iterator[Plan]:

@@ -1,0 +1,45 @@
+"""The figure of a leaderboard: what each defense changes compared with no defense, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from subpop.report.figures import Picture, content_key, draw_once, file_name
+from subpop.report.figures.differences import Line, leaderboard_figure
+from subpop.report.leaderboard import Leaderboard
+from subpop.results.paired import UNDECIDED
+
+CAPTION = (
+    "Target damage of each defense less that of no defense, with 95 % intervals of the paired difference over the subpopulations "
+    "that are hurt without a defense; the colour is the verdict, which is corrected for the number of defenses."
+)
+BARE = "Target damage of each defense less that of no defense, without intervals: damages of single subpopulations are not known."
+
+
+def draw_boards(boards: Sequence[Leaderboard], directory: Path, made_by: str = "") -> list[Picture]:
+    """Draw one figure for each board into the folder `directory`."""
+    pictures = []
+    for board in boards:
+        path, lines = directory / file_name(f"leaderboard-{board.tier}"), lines_of(board)
+        draw_once(partial(leaderboard_figure, lines), path, made_by, content_key([], repr(lines) + made_by))
+        caption = CAPTION if any(line.half_width is not None for line in lines) else BARE
+        alt = f"what {len(board.entries)} defenses change compared with no defense, {board.tier} tier"
+        pictures.append(Picture(path.name, "leaderboard", "", board.tier, "", alt, caption))
+    return pictures
+
+
+def lines_of(board: Leaderboard) -> list[Line]:
+    """The rows of the figure: a heading for each level, and its defenses."""
+    lines = []
+    for level, entries in board.levels.items():
+        lines.append(Line(f"told {level}"))
+        for entry in entries:
+            judged = entry.judged
+            if judged and not judged.difference.reason:
+                found = judged.difference
+                lines.append(Line(entry.defense, found.value, found.half_width, judged.verdict))
+            else:
+                lines.append(Line(entry.defense, entry.damage.value - board.undefended.damage.value, None, UNDECIDED))
+    return lines
