@@ -48,7 +48,7 @@ KINDS = [{"worlds": "independent", "n_seeds": 30}, {"worlds": "paired", "n_seeds
 PICTURES = {**WORLDS, "dataset": "digits_images", "clean_rows": 8}
 TOLD_POISON = ["perfect_filter"]
 PRUNING = ["fine_pruning", "fine_pruning_as_released"]
-PARTITIONING = ["dpa"]
+PARTITIONING = ["dpa", "finite_aggregation", "run_off_election"]
 BY_STEPS = [name for name, defense in DEFENSES.items() if "training" in getattr(defense, "needs", ())]
 ON_EVERYTHING = [name for name in DEFENSES if name not in PRUNING + PARTITIONING]
 

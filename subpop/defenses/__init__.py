@@ -7,13 +7,16 @@ from collections.abc import Mapping
 from subpop.defenses.activation_clustering import activation_clustering, activation_clustering_as_released
 from subpop.defenses.confident_learning import confident_learning
 from subpop.defenses.configured import Defenses
+from subpop.defenses.bagging import bagging
 from subpop.defenses.controls import drop_duplicates, matched_random_filter, none, perfect_filter, random_filter
 from subpop.defenses.dpa import dpa
 from subpop.defenses.fine_pruning import fine_pruning, fine_pruning_as_released
+from subpop.defenses.finite_aggregation import finite_aggregation
 from subpop.defenses.jtt import jtt
 from subpop.defenses.knn import deep_knn, knn_filter, knn_relabel
 from subpop.defenses.label_flip_smoothing import label_flip_smoothing
 from subpop.defenses.randeigen import randeigen
+from subpop.defenses.run_off_election import run_off_election
 from subpop.defenses.sever import sever, sever_as_released, sever_per_label
 from subpop.defenses.spectral_signatures import spectral_signatures, spectral_signatures_as_released
 from subpop.defenses.training.co_teaching import co_teaching
@@ -53,6 +56,9 @@ _PLAIN: Mapping[str, Defense] = {
     "group_dro": group_dro,
     "epic": epic,
     "divide_mix": divide_mix,
+    "finite_aggregation": finite_aggregation,
+    "run_off_election": run_off_election,
+    "bagging": bagging,
 }
 DEFENSES: Mapping[str, Defense] = Defenses(_PLAIN)
 """Every built-in defense by name. A name may be followed by settings of the defense, as in `dpa(k=7)`.

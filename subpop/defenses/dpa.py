@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from subpop.defenses.ensembles import VotingModel, check_parts, leads_of, parts_of, train_members
+from subpop.defenses.ensembles import VotingModel, leads_of, partition, train_members
 from subpop.types import Array, Defended, Fit, Ints, Knowledge, TrainingSet
 
 K = 11
@@ -59,9 +59,7 @@ def dpa(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int, k: int = K)
     >>> defended.certified_radius["insertions"](toy.test_x).max()
     np.int64(2)
     """
-    part = parts_of(train, k)
-    parts = [train[part == each] for each in range(k)]
-    check_parts(parts, len(train))
+    parts = partition(train, k)
     model = VotingModel(train_members(parts, fit, train.n_classes), train.n_classes)
 
     def radius(x: Array) -> Ints:

@@ -45,6 +45,14 @@ def content_hash(x: Array) -> NDArray[np.uint64]:
     return np.frombuffer(digests, np.dtype("<u8")).astype(np.uint64)
 
 
+def partition(train: TrainingSet, k: int) -> list[TrainingSet]:
+    """Return the k parts of a training set; raises BadInput for a k that leaves too poor parts, see `check_parts`."""
+    part = parts_of(train, k)
+    parts = [train[part == each] for each in range(k)]
+    check_parts(parts, len(train))
+    return parts
+
+
 def parts_of(train: TrainingSet, k: int) -> Ints:
     """Return (n,) the part, from 0 to k - 1, of each row: its content hash modulo k, so that neither its label nor its position
     matters. Raises BadInput for a k that is not a whole number from 1 to the number of rows."""

@@ -6,6 +6,8 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import scipy.optimize
+from scipy.optimize import OptimizeResult
 
 from subpop.defenses.certificates import most_wrong
 from subpop.types import BadInput
@@ -74,6 +76,19 @@ def test_a_bound_remains_where_the_time_is_up():
     assert exact.solved
     assert not early.solved
     assert exact.count < early.count <= early.pointwise
+
+
+def test_an_unfinished_program_gives_its_dual_bound(monkeypatch):
+    """Not the best choice found so far, which a longer search might improve."""
+    votes, y = drawn(3, 31, 80, 2, right=0.2)
+    already = most_wrong(votes, y, 0, 2).count
+    unfinished = OptimizeResult(status=1, fun=-4.0, mip_dual_bound=-7.9)
+    monkeypatch.setattr(scipy.optimize, "milp", lambda *args, **kwargs: unfinished)
+    found = most_wrong(votes, y, 3, 2)
+    assert (found.count, found.solved) == (already + 7, False)
+    monkeypatch.setattr(scipy.optimize, "milp", lambda *args, **kwargs: OptimizeResult(status=1, mip_dual_bound=None))
+    found = most_wrong(votes, y, 3, 2)
+    assert (found.count, found.solved) == (found.pointwise, False)
 
 
 @pytest.mark.parametrize(

@@ -7,43 +7,13 @@ from itertools import combinations, product
 
 import numpy as np
 import pytest
+from toy_ensembles import Triggered, rows, training_set, triggers
 
 from subpop.defenses.dpa import dpa
 from subpop.defenses.ensembles import LEAST_ROWS, Constant, VotingModel, content_hash, leads_of, parts_of
 from subpop.harness.batching import DefenseError
 from subpop.testing.defenses import DEFENSE_CHECKS
 from subpop.types import BadInput, Knowledge, TrainingSet
-
-TRIGGER = 100.0
-
-
-class Triggered:
-    """Predicts class 0 everywhere, or class 1 if it saw a single row with a first coordinate of at least `TRIGGER`."""
-
-    def __init__(self, train):
-        self.label = int((train.x[:, 0] >= TRIGGER).any())
-
-    def predict_proba(self, x):
-        return np.eye(2, dtype=np.float32)[np.full(len(x), self.label)]
-
-    features = predict_proba
-
-
-def rows(n, seed=0):
-    return np.random.default_rng(seed).standard_normal((n, 2)).astype(np.float32)
-
-
-def training_set(n=400, extra=None):
-    """Rows of two classes, and rows that trigger."""
-    x = rows(n) if extra is None else np.concatenate([rows(n), extra])
-    return TrainingSet.of(x, np.arange(len(x)) % 2)
-
-
-def triggers(k, parts):
-    """One row that triggers in each of these parts."""
-    candidates = np.stack([TRIGGER + np.arange(1000), np.zeros(1000)], axis=1).astype(np.float32)
-    own = (content_hash(candidates) % np.uint64(k)).astype(int)
-    return np.stack([candidates[np.flatnonzero(own == part)[0]] for part in parts])
 
 
 def defended(train, k=5, fit=Triggered, seed=0):
