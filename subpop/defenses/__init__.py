@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from subpop.defenses.activation_clustering import activation_clustering, activation_clustering_as_released
+from subpop.defenses.bagging import bagging
 from subpop.defenses.confident_learning import confident_learning
 from subpop.defenses.configured import Defenses
-from subpop.defenses.bagging import bagging
 from subpop.defenses.controls import drop_duplicates, matched_random_filter, none, perfect_filter, random_filter
 from subpop.defenses.dpa import dpa
 from subpop.defenses.fine_pruning import fine_pruning, fine_pruning_as_released

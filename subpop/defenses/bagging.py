@@ -19,7 +19,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from subpop.defenses.ensembles import VotingModel, counts_of, train_members
+from subpop.defenses.ensembles import VotingModel, card_of, counts_of, train_members
 from subpop.types import Array, BadInput, Defended, Fit, Ints, Knowledge, TrainingSet
 from subpop.types.rows import content_order
 
@@ -92,6 +92,7 @@ def bagging(
     return Defended(model, certified_radius=certificates, diagnostics={"confidence": 1 - alpha})
 
 
+bagging.card = card_of("mixture")  # type: ignore[attr-defined]
 bagging.configurations = (  # type: ignore[attr-defined]
     {},
     {"rows": 30},
@@ -129,4 +130,4 @@ def change_radius(lead: NDArray[np.float64], n: int, rows: int) -> Ints:
 
 def _below(limit: NDArray[np.float64]) -> Ints:
     """The largest whole numbers below the limits, at least 0."""
-    return np.maximum(np.ceil(limit - SLACK) - 1, 0).astype(np.int64)
+    return np.asarray(np.maximum(np.ceil(limit - SLACK) - 1, 0), np.int64)

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from subpop.defenses.ensembles import VotingModel, leads_of, partition, train_members
+from subpop.defenses.ensembles import VotingModel, card_of, leads_of, partition, train_members
 from subpop.types import Array, Defended, Fit, Ints, Knowledge, TrainingSet
 
 K = 11
@@ -74,4 +74,5 @@ def dpa(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int, k: int = K)
 
 
 CONFIGURATIONS: tuple[dict[str, Any], ...] = ({}, {"k": 5}, {"k": 7}, {"k": 9}, {"k": 13}, {"k": 25}, {"k": 51}, {"k": 101})
+dpa.card = card_of("mixture")  # type: ignore[attr-defined]
 dpa.configurations = CONFIGURATIONS  # type: ignore[attr-defined]

@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from subpop.defenses.fits import fit_all
 from subpop.defenses.remembered import Remembered
 from subpop.types import Array, BadInput, Fit, Floats, Ints, Model, TrainingSet
+from subpop.types.card import Card, Declared
 
+NEAREST = "sklearn.neighbors:KNeighborsClassifier(n_neighbors=1)"
 LEAST_ROWS = 30
 """Rows that a part needs."""
 ENOUGH_PARTS = 0.95
@@ -161,3 +163,26 @@ def leads_of(votes: Ints, n_classes: int) -> tuple[Ints, Ints]:
     leads = counts[rows, winner][:, None] - counts - (np.arange(n_classes) < winner[:, None])
     leads[rows, winner] = 4 * votes.shape[1] + 4
     return winner.astype(np.int64), leads.astype(np.int64)
+
+
+# --- what they declare ------------------------------------------------------------------------------------------------
+
+
+def card_of(dataset: str) -> Card:
+    """The card of an ensemble: a vote protects members that copy one row each, and not members that all see the same poison."""
+    return Card(
+        succeeds=Declared(
+            "one nearest neighbour copies a single row; for most members it is a clean row, since the poison is a minority nearby",
+            dataset=dataset,
+            victim=NEAREST,
+            rate=0.3,
+            sampling="distinct",
+        ),
+        fails=Declared(
+            "each member has the poison in the proportion of the whole set, so that a linear one is turned like the victim itself",
+            dataset=dataset,
+            victim="logistic_regression",
+            rate=1.0,
+            sampling="distinct",
+        ),
+    )

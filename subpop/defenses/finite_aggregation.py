@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from subpop.defenses.dpa import K
-from subpop.defenses.ensembles import VotingModel, check_parts, leads_of, parts_of, train_members
+from subpop.defenses.ensembles import VotingModel, card_of, check_parts, leads_of, parts_of, train_members
 from subpop.types import Array, BadInput, Defended, Fit, Ints, Knowledge, TrainingSet
 
 D = 2
@@ -69,6 +69,7 @@ def finite_aggregation(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: i
     return Defended(model, certified_radius={"insertions": radius, "label_flips": radius})
 
 
+finite_aggregation.card = card_of("mixture")  # type: ignore[attr-defined]
 finite_aggregation.configurations = (  # type: ignore[attr-defined]
     {},
     {"k": 5},

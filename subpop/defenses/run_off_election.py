@@ -22,7 +22,7 @@ from itertools import combinations
 import numpy as np
 
 from subpop.defenses.dpa import CONFIGURATIONS, K
-from subpop.defenses.ensembles import VotingModel, counts_of, partition, train_members
+from subpop.defenses.ensembles import VotingModel, card_of, counts_of, partition, train_members
 from subpop.types import Array, Defended, Fit, Floats, Ints, Knowledge, TrainingSet
 
 NEVER = 1 << 30
@@ -62,6 +62,7 @@ def run_off_election(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int
     return Defended(model, certified_radius={"insertions": model.radius, "label_flips": model.radius})
 
 
+run_off_election.card = card_of("mixture_multiclass")  # type: ignore[attr-defined]
 run_off_election.configurations = CONFIGURATIONS  # type: ignore[attr-defined]
 
 
