@@ -172,17 +172,21 @@ def card_of(dataset: str) -> Card:
     """The card of an ensemble: a vote protects members that copy one row each, and not members that all see the same poison."""
     return Card(
         succeeds=Declared(
-            "one nearest neighbour copies a single row; for most members it is a clean row, since the poison is a minority nearby",
+            "one nearest neighbour copies a single row, which is a clean one for most members: the poison is a minority nearby",
             dataset=dataset,
             victim=NEAREST,
-            rate=0.3,
+            rate=0.35,
             sampling="distinct",
+            n_seeds=2,
+            n_attacked=8,
         ),
         fails=Declared(
-            "each member has the poison in the proportion of the whole set, so that a linear one is turned like the victim itself",
+            "each member sees the poison in the proportion of the whole set, so that a linear one is turned like the victim",
             dataset=dataset,
             victim="logistic_regression",
             rate=1.0,
             sampling="distinct",
+            n_seeds=2,
+            n_attacked=8,
         ),
     )
