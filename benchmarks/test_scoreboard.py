@@ -30,19 +30,14 @@ COMMON = {
     "split": [0, 1],
 }
 NEED_CHANNELS = ["fine_pruning", "fine_pruning_as_released"]
-<<<<<<< HEAD
 FOR_NETWORKS = ["epic", "divide_mix"]
 """Defenses of deep networks, measured on pictures in `training_time`; a linear victim would take minutes for each cell."""
-SETTINGS = {"dpa": "dpa(k=7)"}
-"""Settings of defenses whose defaults need more rows."""
-LINEAR = [SETTINGS.get(name, name) for name in DEFENSES if name not in NEED_CHANNELS + FOR_NETWORKS]
-=======
-SETTINGS = {"dpa": "dpa(k=7)", "finite_aggregation": "finite_aggregation(k=7)"}
-"""Settings of defenses whose defaults need more rows."""
 FOR_MORE_CLASSES = ["run_off_election"]
 """For two classes it is equal to DPA."""
-LINEAR = [SETTINGS.get(name, name) for name in DEFENSES if name not in [*NEED_CHANNELS, *FOR_MORE_CLASSES]]
->>>>>>> 474412b (Where the ensembles must succeed and fail, declared before it is measured)
+SETTINGS = {"dpa": "dpa(k=7)", "finite_aggregation": "finite_aggregation(k=7)"}
+"""Settings of defenses whose defaults need more rows."""
+ELSEWHERE = [*NEED_CHANNELS, *FOR_NETWORKS, *FOR_MORE_CLASSES]
+LINEAR = [SETTINGS.get(name, name) for name in DEFENSES if name not in ELSEWHERE]
 FILTERS = ["trim", "sever", "activation_clustering", "spectral_signatures", *(n for n, card in cards().items() if card.is_filter)]
 
 CELLS = [
