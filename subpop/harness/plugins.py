@@ -56,6 +56,8 @@ class DefenseSpec:
     """Maximum number of calls of `fit` in a trial; the file may declare `function.max_fits = 5000`."""
     arguments: str = ""
     """Further arguments of the function as `(name=value, ...)`, or ''."""
+    may_filter: bool = True
+    """Whether it may return a mask of the rows that it kept: False if every `Defended(...)` in the file has a model only."""
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -85,6 +87,7 @@ def parse_defense(spec: str, base_dir: Path, option: str = "--defense ") -> Defe
         deterministic=_is_deterministic(tree, function, path),
         max_fits=_max_fits_of(tree, function, path),
         arguments=reference.call,
+        may_filter=_may_filter(tree),
     )
 
 
@@ -238,6 +241,12 @@ def _is_deterministic(tree: ast.Module, function: str, path: Path) -> bool:
             "the file, so write True or False"
         )
     return value.value
+
+
+def _may_filter(tree: ast.Module) -> bool:
+    """Whether some `Defended(...)` has a mask, or none is in the file, so that another module makes them."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Defended")]
+    return not calls or any(len(call.args) > 1 or {"keep", None} & {each.arg for each in call.keywords} for call in calls)
 
 
 def _max_fits_of(tree: ast.Module, function: str, path: Path) -> int:

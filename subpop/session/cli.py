@@ -56,6 +56,10 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("defense", help="path.py:function or package.module:function")
     check.set_defaults(run=_check)
 
+    new = commands.add_parser("new-defense", help="write a small defense of your own that works, and its test, to start from")
+    new.add_argument("name", metavar="NAME", help="the name of the function: NAME.py and test_NAME.py are written here")
+    new.set_defaults(run=_new_defense)
+
     debug = commands.add_parser("debug", help="run one trial of a defense in this process: breakpoint(), pdb and print work")
     debug.add_argument("defense", help="path.py:function or package.module:function")
     debug.add_argument(
@@ -73,7 +77,8 @@ def _parser() -> argparse.ArgumentParser:
         usage="subpop run [pytest options]",
         description="Run the suites of ./benchmarks if there is such a folder, else those of the clone or the installed package. "
         "All options go to pytest: -k selects cells, --tier selects embedded, laptop or paper, -n 2 trains in two processes, "
-        "--defense file.py:function adds a defense of your own, --store and --report-dir name the places of the results. "
+        "--defense file.py:function adds a defense of your own, --only-mine leaves out those of others, --store and "
+        "--report-dir name the places of the results. "
         "`subpop run --collect-only -q` lists the cells.",
     )
 
@@ -172,6 +177,12 @@ def _check(options: argparse.Namespace) -> int:
         if others:
             print(f"failed  in the same way: {', '.join(others)}")
     return 0 if all(result.passed for result in results) else 1
+
+
+def _new_defense(options: argparse.Namespace) -> int:
+    from subpop.session.new_defense import new_defense
+
+    return _shown(new_defense(options.name, Path.cwd()))
 
 
 def _run(for_pytest: Sequence[str]) -> int:

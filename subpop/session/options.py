@@ -31,6 +31,7 @@ def add_options(parser: pytest.Parser, *, has_xdist: bool) -> None:
         default=[],
         help="your own defense: path.py:function or package.module:function; repeatable",
     )
+    group.addoption("--only-mine", action="store_true", help="run the defenses of --defense and the controls that belong to them")
     group.addoption(
         "--defense-timeout",
         type=float,
@@ -79,6 +80,8 @@ def checked_defenses(config: pytest.Config) -> dict[str, DefenseSpec]:
         raise BadInput(f"--seeds-times {times} must be a whole number of at least 1")
     if times > 1 and config.getoption("--rebaseline"):
         raise BadInput("--rebaseline records the seeds of each suite; run it without --seeds-times")
+    if config.getoption("--only-mine") and not config.getoption("--defense"):
+        raise BadInput("--only-mine needs a defense of your own; name it with --defense path.py:function")
     specs = [parse_defense(text, config.invocation_params.dir) for text in config.getoption("--defense")]
     names = [spec.name for spec in specs]
     if len(set(names)) < len(names):

@@ -83,7 +83,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if getattr(metafunc.module, "CELLS", None) is None or not wanted:
         return
     from subpop.session.collecting import cells_of_module, chosen
-    from subpop.session.run import select
+    from subpop.session.run import rows_of_plugins, select
     from subpop.types import BadInput
     from subpop.types.grid import sweep_id, sweeps
 
@@ -94,7 +94,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     plugins = config.stash[PLUGINS]
     if (times := config.getoption("--seeds-times")) > 1:
         cells = [cell.with_(n_seeds=cell.n_seeds * times) for cell in cells]
-    own = select(cells, config.getoption("--tier"), plugins, getattr(metafunc.module, "open_to_defenses", False))
+    is_open, only_mine = getattr(metafunc.module, "open_to_defenses", False), config.getoption("--only-mine")
+    own = select(cells, config.getoption("--tier"), rows_of_plugins(plugins), is_open, only_mine)
     try:
         for mark in metafunc.definition.iter_markers("cells"):
             own = chosen(own, cells, mark.kwargs, metafunc.definition.nodeid)

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from subpop.datasets.download import MissingData
-from subpop.experiments.executors import Ahead, tasks_of
-from subpop.experiments.experiment import Experiment
+from subpop.defenses import MATCHED
+from subpop.experiments.executors import REMOVED, Ahead, tasks_of
+from subpop.experiments.experiment import Experiment, filter_of
 from subpop.experiments.integrity import UNCHECKED, Inspector
 from subpop.experiments.provenance import provenance
 from subpop.features.networks.frozen import is_frozen
 from subpop.harness.batching import DefenseError
+from subpop.harness.plugins import DefenseSpec
 from subpop.report import RunInfo, append_summary, record_of_numbers, write_report
+from subpop.report.figures.setups import CONTROLS
 from subpop.report.verdict import n_cells
 from subpop.results.drift import Drift, drifts
 from subpop.results.metric_registry import check_registered, metric_of
@@ -35,6 +38,10 @@ CANNOT_BE_BUILT = "left out: data, weights or a plug-in are not available here"
 OTHER_VERSION = "left out: made by another version of the code"
 TRIALS_MISSING = "left out: not finished, or made with other data, libraries or another device"
 """What a report says of cells of its store that it does not show as they are."""
+
+
+class NoFilter(Exception):
+    """A plug-in has no matched random filter."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,7 @@ class Run:
         if cell in self.failed:
             raise self.failed[cell]
         if cell not in self.results:
+            self._check_matched(cell)
             self.experiment.context.progress.begin(cell)
             self.wait_for(cell)
             try:
@@ -113,6 +121,24 @@ class Run:
             finally:
                 self.experiment.context.progress.end(cell)
         return self.results[cell]
+
+    def _is_of_plugin(self, cell: Cell) -> bool:
+        """Whether a row is a plug-in or a random filter matched to one."""
+        return filter_of(cell.defense) in self.experiment.plugins
+
+    def _check_matched(self, cell: Cell) -> None:
+        """Raise NoFilter for a control that is matched to a plug-in which failed or is no filter, or is not reusable."""
+        name = filter_of(cell.defense)
+        if name == cell.defense or name not in self.experiment.plugins:
+            return
+        own = cell.with_(defense=name)
+        try:
+            self.result(own)
+        except (BadInput, DefenseError) as error:
+            raise NoFilter(f"{name} failed, so that no random filter is matched to it") from error
+        chunks = [self.experiment.stored(own, chunk) for chunk in self.experiment.chunks(own)]
+        if not all(chunk and all(REMOVED in each.arrays for each in chunk) for chunk in chunks):
+            raise NoFilter(f"{name} is no filter, or not reusable, so that no random filter is matched to it")
 
     def train_ahead(self, cells: Iterable[Cell], executor: str, jobs: int) -> None:
         """Start workers that train these cells while the tests run."""
@@ -141,6 +167,8 @@ class Run:
         """Run a cell and compare it with its references. A cell that cannot run is reported as well."""
         try:
             result = self.result(cell)
+        except NoFilter as reason:
+            report = CellReport(cell, None, status="skipped", reason=str(reason))
         except MissingData as missing:
             report = CellReport(cell, None, status="skipped", reason=str(missing))
         except (BadInput, DefenseError) as error:
@@ -149,13 +177,13 @@ class Run:
             self.reports[cell] = CellReport(cell, None, status="error", reason=described(error))
             raise
         else:
-            plugin = cell.defense in self.experiment.plugins
+            plugin = self._is_of_plugin(cell)
             verdicts = compare(result, self.references(cell.stem), plugin=plugin, fresh_seeds=self.fresh_seeds)
             report = CellReport(cell, result, verdicts, cell_status(verdicts), made_of=provenance(self.experiment, cell))
             self.store.put_record(printable(f"{cell.stem} {cell.id}"), cell.record())
             self.store.put_record(printable(f"{cell.stem} {cell.id}"), record_of_numbers(report), RECORDS)
         self.reports[cell] = report
-        if cell.defense in self.experiment.plugins and report.status != "skipped":
+        if self._is_of_plugin(cell) and report.status != "skipped":
             self.store.put_record(printable(f"{cell.stem} {cell.id}"), record_of(report, self.experiment.context.device), KIND)
         return report
 
@@ -168,7 +196,7 @@ class Run:
         of_others = cells_of_other_versions(kept)
         for report in kept_reports(kept, self.experiment.context.device):
             cell = report.cell
-            if cell.defense not in self.experiment.plugins:
+            if not self._is_of_plugin(cell):
                 self.n_kept += 1
                 self.reports[cell] = self._compared(report)
                 if cell in of_others:
@@ -222,7 +250,7 @@ class Run:
         """Whether the numbers of each suite and victim deviate from their references together."""
         if self.fresh_seeds:
             return []
-        results = [r.result for r in self.reports.values() if r.result and r.cell.defense not in self.experiment.plugins]
+        results = [r.result for r in self.reports.values() if r.result and not self._is_of_plugin(r.cell)]
         return drifts(results, {stem: self.references(stem) for stem in sorted({result.cell.stem for result in results})})
 
     def references(self, stem: str) -> References:
@@ -286,7 +314,7 @@ class Run:
         written, left = self.experiment.context.attack_sets.record()
         self.recorded += [f"attack set recorded: {path}" for path in written]
         self.recorded += [f"{path} belongs to other data and was left; delete it to have it recorded anew" for path in left]
-        results = [r.result for r in self.reports.values() if r.result and r.cell.defense not in self.experiment.plugins]
+        results = [r.result for r in self.reports.values() if r.result and not self._is_of_plugin(r.cell)]
         stems = sorted({result.cell.stem for result in results})
         noisy = (number for result in results if not result.exact for number in result.numbers if number.std is not None)
         n_noisy = sum(metric_of(number.metric).is_recorded for number in noisy)
@@ -312,13 +340,31 @@ def failures(report: CellReport) -> str:
     return "\n".join([report.cell.id, *(v.reason for v in bad)])
 
 
-def select(cells: Sequence[Cell], tier: str, plugins: Iterable[str] = (), open_to_defenses: bool = False) -> list[Cell]:
-    """The cells of a tier; in suites open to plug-ins, also each undefended cell with every plug-in."""
+def select(
+    cells: Sequence[Cell],
+    tier: str,
+    plugins: Iterable[str] = (),
+    open_to_defenses: bool = False,
+    only_plugins: bool = False,
+) -> list[Cell]:
+    """The cells of a tier; in suites open to plug-ins, also each undefended cell with every plug-in.
+
+    plugins: names of plug-ins and of random filters matched to them. only_plugins: of the tier's own cells, only the controls
+    that plug-ins are compared with.
+    """
     own = [cell for cell in cells if cell.tier == tier]
+    if only_plugins:
+        own = [cell for cell in own if open_to_defenses and cell.defense in CONTROLS]
     if not open_to_defenses:
         return own
     undefended = [cell for cell in own if cell.defense == "none"]
-    return own + [cell.with_(defense=name) for name in plugins for cell in undefended]
+    added = [cell.with_(defense=name) for name in plugins for cell in undefended]
+    return own + [cell for cell in added if kind_of(cell).trains_trials or not cell.defense.startswith(MATCHED)]
+
+
+def rows_of_plugins(plugins: Mapping[str, DefenseSpec]) -> list[str]:
+    """The names of plug-ins, each followed by the random filter that is matched to it if it may be a filter."""
+    return [row for name, spec in plugins.items() for row in ([name, MATCHED + name] if spec.may_filter else [name])]
 
 
 def check_tier(tier: str) -> str:

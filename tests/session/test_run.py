@@ -20,6 +20,19 @@ def test_plug_ins_meet_every_undefended_cell_of_the_tier_and_no_other():
     assert select([*cells, *elsewhere], "embedded", ["own"]) == cells
 
 
+def test_only_plug_ins_and_their_controls_run_if_asked():
+    cells = grid(**COMMON, rate=[0.5, 1.0], defense=["none", "perfect_filter", "trim", "matched_random_filter:trim"])
+    rows = ["own", "matched_random_filter:own"]
+    chosen = select(cells, "embedded", rows, open_to_defenses=True, only_plugins=True)
+    assert [each.defense for each in chosen if each.rate == 1.0] == ["none", "perfect_filter", *rows]
+    assert select(cells, "embedded", rows, only_plugins=True) == []
+    worlds = grid(
+        stem="worlds", tier="embedded", dataset="mixture", victim="knn_1", partition="", kind="two_worlds", defense="none"
+    )
+    added = [each.defense for each in select(worlds, "embedded", rows, open_to_defenses=True)]
+    assert added == ["none", "own"]  # which has no trials whose removed rows a control could read
+
+
 def test_a_red_cell_names_every_number_that_made_it_red():
     (cell,) = grid(**COMMON, rate=1.0)
     verdicts = [("pass", ""), ("fail", "too far"), ("no_reference", "nothing to compare with"), ("no_reference", "")]
