@@ -61,3 +61,29 @@ def test_only_main_keeps_its_store(is_main, kept, tmp_path):
     assert '--store "$STORE"' in measures["run"]
     assert measures["env"]["STORE"] == "${{ steps.store.outputs.path }}"
     assert "$HOME" not in measures["run"]
+
+
+def test_a_contributed_row_is_measured_without_secrets_by_the_script_of_the_recipe():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/row.yml").read_text())
+    assert workflow[True] == {"pull_request": {"paths": ["contributed/**.py"]}}  # YAML reads `on` as a boolean
+    assert workflow["permissions"] == {"contents": "read"}
+    assert any(step.get("run") == "bash .ci/row contributed" for step in workflow["jobs"]["row"]["steps"])
+    assert "`bash .ci/row contributed`" in (ROOT / "CONTRIBUTING.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ([], "there is no defense in"),
+        (["own.py"], "own.py has no test"),
+        (["test_own.py", "conftest.py"], "there is no defense in"),
+    ],
+)
+def test_a_contribution_without_a_defense_or_its_test_is_refused(tmp_path, files, said):
+    import subprocess
+
+    for name in files:
+        (tmp_path / name).touch()
+    done = subprocess.run(["bash", ".ci/row", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert said in done.stderr
