@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from subpop.runtime.estimate import OTHERS, SECONDS_PER_VALUE
 from subpop.types import BadInput, Cell
 from subpop.types.cell import NAMES
 from subpop.types.kinds import kind_of
@@ -86,6 +87,18 @@ def measured_cells(items: Iterable[Any]) -> list[Cell]:
 def needed_cells(items: Iterable[Any]) -> list[Cell]:
     """The distinct cells that tests will measure or make claims about, in the order of the tests."""
     return list(dict.fromkeys(cell for item in items if is_of_suite(item) for cell in _cells_of(item)))
+
+
+def smoke_tests(items: Iterable[Any]) -> list[Any]:
+    """One test of a cell for each kind of measurement that runs by default: the first one with the fastest victim."""
+    fastest: dict[str, tuple[float, Any]] = {}
+    for item in items:
+        if is_of_suite(item) and "measure" in getattr(item, "fixturenames", ()) and runs_by_default(item):
+            for cell in _cells_of(item):
+                seconds = SECONDS_PER_VALUE.get(cell.victim, OTHERS)
+                if cell.kind not in fastest or seconds < fastest[cell.kind][0]:
+                    fastest[cell.kind] = seconds, item
+    return [item for _, item in fastest.values()]
 
 
 def _cells_of(item: Any) -> list[Cell]:

@@ -66,6 +66,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[WATCH] = SessionWatch()
     config.pluginmanager.register(config.stash[WATCH], "subpop-watch")
     config.addinivalue_line("markers", "cells(**fields): the cells a claim is about, by field or setting")
+    config.addinivalue_line("markers", "smoke: one cell of each kind of measurement, set by the plug-in")
     from subpop.types import BadInput
 
     try:
@@ -110,9 +111,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("sweep", groups, ids=[sweep_id(group) for group in groups])
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect suites' tests without cells, and speed suites unless they are named. Other projects' tests are not affected."""
-    from subpop.session.collecting import is_of_suite, needed_cells, runs_by_default, without_cells
+    """Deselect suites' tests without cells, and speed suites unless they are named; mark a cell of each kind with `smoke`, before
+    pytest selects by marks. Other projects' tests are not affected."""
+    from subpop.session.collecting import is_of_suite, needed_cells, runs_by_default, smoke_tests, without_cells
 
     mistakes = config.stash.get(MISTAKES, None)
     if mistakes:
@@ -124,6 +127,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if dropped:
         items[:] = [item for item in items if item not in set(dropped)]
         config.hook.pytest_deselected(items=dropped)
+    for item in smoke_tests(items):
+        item.add_marker(pytest.mark.smoke)
     own = [item for item in items if is_of_suite(item) and "measure" in getattr(item, "fixturenames", ())]
     for item in own:
         item.add_marker(pytest.mark.benchmark(timer=clock))  # includes stored seconds
