@@ -25,6 +25,7 @@ import numpy as np
 from subpop.defenses.filters import filtered, highest
 from subpop.defenses.fits import fit_all
 from subpop.types import Array, BadInput, Bools, Defended, Fit, Ints, Knowledge, TrainingSet, content_order
+from subpop.types.card import Card, Declared
 
 FOLDS = 5
 SLACK = 1e-6
@@ -96,6 +97,26 @@ CONFIGURATIONS: tuple[dict[str, Any], ...] = (
     {"filter_by": "predicted_neq_given", "folds": 10},
 )
 confident_learning.configurations = CONFIGURATIONS  # type: ignore[attr-defined]
+confident_learning.card = Card(  # type: ignore[attr-defined]
+    Declared(
+        "most poison rows are predicted as their true class without them, and damage falls faster than the poison that is left",
+        dataset="mixture_cells",
+        victim="mlp",
+        rate=0.55,
+        sampling="distinct",
+        alpha_base="train",
+    ),
+    Declared(
+        "poison is the majority of its surroundings, so that the clean rows are what looks wrong",
+        dataset="mixture",
+        victim="sklearn.neighbors:KNeighborsClassifier(n_neighbors=1)",
+        rate=1.5,
+        sampling="distinct",
+        alpha_base="train",
+        protocol="reserve",
+    ),
+    is_filter=True,
+)
 
 
 def out_of_fold(train: TrainingSet, fit: Fit, folds: int, seed: int) -> Array:

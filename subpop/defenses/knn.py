@@ -25,6 +25,7 @@ import numpy as np
 
 from subpop.defenses.filters import filtered, finite
 from subpop.types import Array, BadInput, Defended, Fit, Ints, Knowledge, TrainingSet
+from subpop.types.card import Card, Declared
 
 K, ETA, DEEP_K = 10, 0.5, 50
 CONFIGURATIONS: tuple[dict[str, Any], ...] = (
@@ -36,6 +37,24 @@ CONFIGURATIONS: tuple[dict[str, Any], ...] = (
     {"eta": 0.9},
     {"k": 20, "eta": 0.7},
     {"k": 50, "eta": 0.7},
+)
+NEAREST = "sklearn.neighbors:KNeighborsClassifier(n_neighbors=1)"
+MINORITY = Declared(
+    "poison is a quarter of its surroundings, whose nearest rows outvote it, and the victim copies the nearest row",
+    dataset="mixture",
+    victim=NEAREST,
+    rate=0.33,
+    sampling="distinct",
+    alpha_base="train",
+)
+MAJORITY = Declared(
+    "poison is the majority of its surroundings and outvotes the clean rows, which are relabelled or removed",
+    dataset="mixture",
+    victim=NEAREST,
+    rate=1.5,
+    sampling="distinct",
+    alpha_base="train",
+    protocol="reserve",
 )
 DEEP_CONFIGURATIONS: tuple[dict[str, Any], ...] = (
     {},
@@ -91,6 +110,7 @@ def knn_relabel(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int, k: 
 
 knn_relabel.ranks_rows = False  # type: ignore[attr-defined]
 knn_relabel.configurations = CONFIGURATIONS  # type: ignore[attr-defined]
+knn_relabel.card = Card(MINORITY, MAJORITY)  # type: ignore[attr-defined]
 
 
 def knn_filter(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int, k: int = K, eta: float = ETA) -> Defended:
@@ -129,6 +149,7 @@ def knn_filter(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int, k: i
 
 knn_filter.ranks_rows = False  # type: ignore[attr-defined]
 knn_filter.configurations = CONFIGURATIONS  # type: ignore[attr-defined]
+knn_filter.card = Card(MINORITY, MAJORITY, is_filter=True)  # type: ignore[attr-defined]
 
 
 def deep_knn(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int, k: int | None = None) -> Defended:
@@ -169,6 +190,26 @@ def deep_knn(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int, k: int
 
 deep_knn.ranks_rows = False  # type: ignore[attr-defined]
 deep_knn.configurations = DEEP_CONFIGURATIONS  # type: ignore[attr-defined]
+deep_knn.card = Card(  # type: ignore[attr-defined]
+    Declared(
+        "poison is a quarter of a subpopulation that is larger than the 50 neighbours, and the victim copies the nearest row",
+        dataset="mixture_2d",
+        victim=NEAREST,
+        rate=0.33,
+        sampling="distinct",
+        alpha_base="train",
+    ),
+    Declared(
+        "poison outnumbers the clean rows among the neighbours, which are dropped instead",
+        dataset="mixture_2d",
+        victim=NEAREST,
+        rate=1.5,
+        sampling="distinct",
+        alpha_base="train",
+        protocol="reserve",
+    ),
+    is_filter=True,
+)
 
 
 def sanitised_labels(train: TrainingSet, k: int, eta: float) -> Ints:

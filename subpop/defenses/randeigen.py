@@ -35,6 +35,7 @@ import numpy as np
 
 from subpop.defenses.filters import finite, refitted, told_poison
 from subpop.types import Array, BadInput, Bools, Defended, Fit, Ints, Knowledge, Model, TrainingSet, content_order
+from subpop.types.card import Card, Declared
 
 GROUPS, LIMITS = ("batch", "label", "all"), ("twice", "none")
 BATCH = 128
@@ -117,6 +118,26 @@ CONFIGURATIONS: tuple[dict[str, Any], ...] = (
 )
 randeigen.needs = {"n_poison"}  # type: ignore[attr-defined]
 randeigen.configurations = CONFIGURATIONS  # type: ignore[attr-defined]
+randeigen.card = Card(  # type: ignore[attr-defined]
+    Declared(
+        "poison is a minority that a linear victim fits badly, and the budget allows for a second round",
+        dataset="mixture_cells",
+        victim="logistic_regression",
+        rate=0.36,
+        sampling="distinct",
+        alpha_base="train",
+        n_poison_told="twice",
+    ),
+    Declared(
+        "the victim fits all of its rows, so that no gradient is left and no row is removed",
+        dataset="mixture",
+        victim="sklearn.tree:DecisionTreeClassifier",
+        rate=0.5,
+        sampling="distinct",
+        alpha_base="train",
+    ),
+    is_filter=True,
+)
 
 
 def gradient_factors(model: Model, train: TrainingSet) -> tuple[Array, Array]:
