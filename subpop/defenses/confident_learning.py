@@ -112,7 +112,6 @@ confident_learning.card = Card(  # type: ignore[attr-defined]
         victim="sklearn.neighbors:KNeighborsClassifier(n_neighbors=1)",
         rate=1.5,
         sampling="distinct",
-        alpha_base="train",
         protocol="reserve",
     ),
     is_filter=True,

@@ -53,7 +53,6 @@ MAJORITY = Declared(
     victim=NEAREST,
     rate=1.5,
     sampling="distinct",
-    alpha_base="train",
     protocol="reserve",
 )
 DEEP_CONFIGURATIONS: tuple[dict[str, Any], ...] = (
@@ -205,7 +204,6 @@ deep_knn.card = Card(  # type: ignore[attr-defined]
         victim=NEAREST,
         rate=1.5,
         sampling="distinct",
-        alpha_base="train",
         protocol="reserve",
     ),
     is_filter=True,
