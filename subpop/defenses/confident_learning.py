@@ -99,10 +99,10 @@ CONFIGURATIONS: tuple[dict[str, Any], ...] = (
 confident_learning.configurations = CONFIGURATIONS  # type: ignore[attr-defined]
 confident_learning.card = Card(  # type: ignore[attr-defined]
     Declared(
-        "most poison rows are predicted as their true class without them, and damage falls faster than the poison that is left",
+        "the nearest row, whose label is predicted with certainty, is clean for four of five poison rows of these compact cells",
         dataset="mixture_cells",
-        victim="mlp",
-        rate=0.55,
+        victim="sklearn.neighbors:KNeighborsClassifier(n_neighbors=1)",
+        rate=0.27,
         sampling="distinct",
         alpha_base="train",
     ),

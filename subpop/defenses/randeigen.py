@@ -120,13 +120,12 @@ randeigen.needs = {"n_poison"}  # type: ignore[attr-defined]
 randeigen.configurations = CONFIGURATIONS  # type: ignore[attr-defined]
 randeigen.card = Card(  # type: ignore[attr-defined]
     Declared(
-        "poison is a minority that a linear victim fits badly, and the budget allows for a second round",
-        dataset="mixture_cells",
-        victim="logistic_regression",
-        rate=0.36,
+        "poison has the largest gradients of a local victim as a minority, and the few clean rows that are left near it decide",
+        dataset="mixture_2d",
+        victim="sklearn.neighbors:KNeighborsClassifier(n_neighbors=7)",
+        rate=0.8,
         sampling="distinct",
         alpha_base="train",
-        n_poison_told="twice",
     ),
     Declared(
         "the victim fits all of its rows, so that no gradient is left and no row is removed",
