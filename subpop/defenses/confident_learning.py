@@ -99,10 +99,12 @@ CONFIGURATIONS: tuple[dict[str, Any], ...] = (
 confident_learning.configurations = CONFIGURATIONS  # type: ignore[attr-defined]
 confident_learning.card = Card(  # type: ignore[attr-defined]
     Declared(
-        "the nearest row, whose label is predicted with certainty, is clean for four of five poison rows of these compact cells",
+        "the errors of a vote of 15 neighbours are few, and all of them are removed: with the defaults, poison in one cell is "
+        "hardly ever predicted as confidently as other rows, and stays",
+        {"filter_by": "predicted_neq_given"},
         dataset="mixture_cells",
-        victim="sklearn.neighbors:KNeighborsClassifier(n_neighbors=1)",
-        rate=0.27,
+        victim="sklearn.neighbors:KNeighborsClassifier(n_neighbors=15)",
+        rate=0.7,
         sampling="distinct",
         alpha_base="train",
     ),

@@ -121,9 +121,10 @@ randeigen.configurations = CONFIGURATIONS  # type: ignore[attr-defined]
 randeigen.card = Card(  # type: ignore[attr-defined]
     Declared(
         "poison has the largest gradients of a local victim as a minority, and the few clean rows that are left near it decide",
+        {"group": "all"},
         dataset="mixture_2d",
         victim="sklearn.neighbors:KNeighborsClassifier(n_neighbors=7)",
-        rate=0.8,
+        rate=0.7,
         sampling="distinct",
         alpha_base="train",
     ),

@@ -25,8 +25,10 @@ class Declared:
     """Why the defense succeeds, or fails, here."""
     cell: Mapping[str, Any]
     """Arguments of `grid` for the cell; stem, tier, kind, defense and split are added."""
+    settings: Mapping[str, Any]
+    """Settings of the defense in this case; empty for its defaults."""
 
-    def __init__(self, why: str, **cell: Any) -> None:
+    def __init__(self, why: str, settings: Mapping[str, Any] | None = None, **cell: Any) -> None:
         missing = [name for name in ("dataset", "victim", "rate") if name not in cell]
         if missing:
             raise BadInput(f"a declared case needs dataset, victim and rate; {', '.join(missing)} is missing")
@@ -34,6 +36,7 @@ class Declared:
         if fixed:
             raise BadInput(f"a declared case cannot set {', '.join(fixed)}: the suite of cards sets it")
         object.__setattr__(self, "why", why)
+        object.__setattr__(self, "settings", settings or {})
         object.__setattr__(self, "cell", {"partition": "feature_match", **cell})
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from subpop.report.tables.cards import cards, declared_cells
 from subpop.results.declared import Outcome, outcome
 from subpop.results.paired import BY_SEED, Difference
 from subpop.types import BadInput, Cell, CellResult, Number
@@ -57,3 +58,21 @@ def test_a_declared_case_is_complete_and_leaves_the_rest_to_the_suite():
         Declared("why", dataset="mixture")
     with pytest.raises(BadInput, match="cannot set split"):
         Declared("why", dataset="mixture", victim="knn_1", rate=1, split=0)
+
+
+def test_the_settings_of_a_case_are_those_of_its_own_defense_only():
+    """Confident learning succeeds with a setting, which its matched control has too; it fails with its defaults."""
+    card = cards()["confident_learning"]
+    names = {
+        defense: {cell.defense for cell in declared_cells(card.succeeds, defense)}
+        for defense in ("confident_learning", "none", "random_filter", "matched_random_filter:confident_learning")
+    }
+    own = "confident_learning(filter_by='predicted_neq_given')"
+    assert names == {
+        "confident_learning": {own},
+        "none": {"none"},
+        "random_filter": {"random_filter"},
+        "matched_random_filter:confident_learning": {f"matched_random_filter:{own}"},
+    }
+    assert {cell.defense for cell in declared_cells(card.fails, "confident_learning")} == {"confident_learning"}
+    assert Declared("why", {"k": 3}, dataset="mixture", victim="mlp", rate=1).settings == {"k": 3}

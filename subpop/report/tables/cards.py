@@ -38,8 +38,14 @@ def control_of(name: str) -> str:
 
 
 def declared_cells(case: Declared, defense: str) -> list[Cell]:
-    """The cells of a declared case with some defense, one for each split."""
-    return grid(stem=STEM, tier="embedded", kind="cards", defense=defense, split=list(SPLITS), **case.cell)
+    """The cells of a declared case with some defense, one for each split. Its own defense has the settings of the case."""
+    card = cards().get(defense.removeprefix(MATCHED))
+    name = _with_settings(defense, case) if card is not None and case in (card.succeeds, card.fails) else defense
+    return grid(stem=STEM, tier="embedded", kind="cards", defense=name, split=list(SPLITS), **case.cell)
+
+
+def _with_settings(defense: str, case: Declared) -> str:
+    return f"{defense}({', '.join(f'{name}={value!r}' for name, value in case.settings.items())})" if case.settings else defense
 
 
 class Cards(Poisoning):
@@ -49,7 +55,7 @@ class Cards(Poisoning):
 
     def gates(self, cell: Cell, metric: str) -> bool:
         """The damage with a defense; the claims of the suite assert the rest."""
-        return metric == "target_damage_mean" and cell.defense in cards()
+        return metric == "target_damage_mean" and cell.defense.partition("(")[0] in cards()
 
     def figures(self, reports: Sequence[CellReport], styles: Styles) -> Iterator[Plan]:
         """None: a case is two numbers."""
@@ -82,7 +88,7 @@ def _rows(name: str, card: Card, results: dict[Cell, CellResult]) -> Iterator[li
         if all(len(each) == len(SPLITS) for each in found.values()):
             own = outcome(found[name], found["none"], found[control_of(name)])
             holds = own.is_success if must == "succeed" else own.is_failure
-            yield [escape(name), must, escape(case.why), *_numbers(own), "yes" if holds else "no"]
+            yield [escape(_with_settings(name, case)), must, escape(case.why), *_numbers(own), "yes" if holds else "no"]
 
 
 def _numbers(own: Outcome) -> list[str]:
