@@ -104,7 +104,7 @@ confident_learning.card = Card(  # type: ignore[attr-defined]
         {"filter_by": "predicted_neq_given"},
         dataset="mixture_cells",
         victim="sklearn.neighbors:KNeighborsClassifier(n_neighbors=15)",
-        rate=0.7,
+        rate=0.75,
         sampling="distinct",
         alpha_base="train",
     ),

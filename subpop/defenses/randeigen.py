@@ -124,7 +124,7 @@ randeigen.card = Card(  # type: ignore[attr-defined]
         {"group": "all"},
         dataset="mixture_2d",
         victim="sklearn.neighbors:KNeighborsClassifier(n_neighbors=7)",
-        rate=0.7,
+        rate=0.6,
         sampling="distinct",
         alpha_base="train",
     ),
