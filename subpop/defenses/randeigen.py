@@ -122,9 +122,9 @@ randeigen.card = Card(  # type: ignore[attr-defined]
     Declared(
         "poison has the largest gradients of a local victim as a minority, and the few clean rows that are left near it decide",
         {"group": "all"},
-        dataset="mixture_2d",
-        victim="sklearn.neighbors:KNeighborsClassifier(n_neighbors=7)",
-        rate=0.6,
+        dataset="mixture_cells",
+        victim="sklearn.neighbors:KNeighborsClassifier(n_neighbors=5)",
+        rate=0.52,
         sampling="distinct",
         alpha_base="train",
     ),
