@@ -113,6 +113,7 @@ confident_learning.card = Card(  # type: ignore[attr-defined]
         dataset="mixture",
         victim="sklearn.neighbors:KNeighborsClassifier(n_neighbors=1)",
         rate=1.5,
+        n_seeds=1,
         sampling="distinct",
         protocol="reserve",
     ),

@@ -44,6 +44,7 @@ MINORITY = Declared(
     dataset="mixture",
     victim=NEAREST,
     rate=0.33,
+    n_seeds=2,
     sampling="distinct",
     alpha_base="train",
 )
@@ -52,6 +53,7 @@ MAJORITY = Declared(
     dataset="mixture",
     victim=NEAREST,
     rate=1.5,
+    n_seeds=1,
     sampling="distinct",
     protocol="reserve",
 )

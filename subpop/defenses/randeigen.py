@@ -130,9 +130,10 @@ randeigen.card = Card(  # type: ignore[attr-defined]
     ),
     Declared(
         "the victim fits all of its rows, so that no gradient is left and no row is removed",
-        dataset="mixture",
+        dataset="mixture_cells",
         victim="sklearn.tree:DecisionTreeClassifier",
         rate=0.5,
+        n_seeds=1,
         sampling="distinct",
         alpha_base="train",
     ),
