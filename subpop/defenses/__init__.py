@@ -6,16 +6,23 @@ from collections.abc import Mapping
 
 from subpop.defenses.activation_clustering import activation_clustering, activation_clustering_as_released
 from subpop.defenses.bagging import bagging
+from subpop.defenses.chosen_penalty import chosen_penalty
 from subpop.defenses.confident_learning import confident_learning
 from subpop.defenses.configured import Defenses
 from subpop.defenses.controls import drop_duplicates, matched_random_filter, none, perfect_filter, random_filter
 from subpop.defenses.dpa import dpa
 from subpop.defenses.fine_pruning import fine_pruning, fine_pruning_as_released
 from subpop.defenses.finite_aggregation import finite_aggregation
+from subpop.defenses.generalised_cross_entropy import generalised_cross_entropy
+from subpop.defenses.holdout_influence import holdout_influence
+from subpop.defenses.holdouts import holdout_only, train_and_holdout
 from subpop.defenses.jtt import jtt
+from subpop.defenses.kernel_svm import kernel_svm
 from subpop.defenses.knn import deep_knn, knn_filter, knn_relabel
 from subpop.defenses.label_flip_smoothing import label_flip_smoothing
 from subpop.defenses.randeigen import randeigen
+from subpop.defenses.random_subsample import random_subsample
+from subpop.defenses.roni import group_roni, group_roni_with_holdout
 from subpop.defenses.run_off_election import run_off_election
 from subpop.defenses.sever import sever, sever_as_released, sever_per_label
 from subpop.defenses.spectral_signatures import spectral_signatures, spectral_signatures_as_released
@@ -59,6 +66,15 @@ _PLAIN: Mapping[str, Defense] = {
     "finite_aggregation": finite_aggregation,
     "run_off_election": run_off_election,
     "bagging": bagging,
+    "group_roni": group_roni,
+    "group_roni_with_holdout": group_roni_with_holdout,
+    "holdout_influence": holdout_influence,
+    "holdout_only": holdout_only,
+    "train_and_holdout": train_and_holdout,
+    "chosen_penalty": chosen_penalty,
+    "generalised_cross_entropy": generalised_cross_entropy,
+    "kernel_svm": kernel_svm,
+    "random_subsample": random_subsample,
 }
 DEFENSES: Mapping[str, Defense] = Defenses(_PLAIN)
 """Every built-in defense by name. A name may be followed by settings of the defense, as in `dpa(k=7)`.

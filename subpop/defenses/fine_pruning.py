@@ -21,6 +21,7 @@ from typing import cast
 
 import numpy as np
 
+from subpop.defenses.holdouts import clean_holdout
 from subpop.types import Array, BadInput, Bools, ChannelModel, Defended, Fit, Ints, Knowledge, Model, TrainingSet
 
 TOLERANCE = 0.04
@@ -124,13 +125,6 @@ def shifted(candidates: Iterable[int], n_channels: int) -> list[int]:
             break
         gone.append(left.pop(candidate))
     return gone
-
-
-def clean_holdout(know: Knowledge, defense: str) -> TrainingSet:
-    """Return the clean rows that were granted; raises BadInput if there are none."""
-    if know.clean_holdout is None or not len(know.clean_holdout):
-        raise BadInput(f"{defense} needs clean_holdout, at least one clean row; grant it in the cell's knowledge")
-    return know.clean_holdout
 
 
 def channel_model(model: Model, defense: str) -> ChannelModel:
