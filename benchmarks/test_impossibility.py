@@ -50,6 +50,7 @@ TOLD_POISON = ["perfect_filter"]
 PRUNING = ["fine_pruning", "fine_pruning_as_released"]
 PARTITIONING = ["dpa", "finite_aggregation", "run_off_election"]
 BY_STEPS = [name for name, defense in DEFENSES.items() if "training" in getattr(defense, "needs", ())]
+TOLD_ROWS = ["agrees_with_holdout", "group_roni_with_holdout", "holdout_influence", "holdout_only", "train_and_holdout"]
 ON_EVERYTHING = [name for name in DEFENSES if name not in PRUNING + PARTITIONING]
 
 CELLS = [
@@ -62,7 +63,7 @@ for kind in KINDS:
         *grid(victim=["cell_majority", "logistic_regression"], defense=[*ON_EVERYTHING, "dpa_of_3"], **kind, **WORLDS),
         *grid(victim=["cell_histogram", "knn_1", "knn_7"], **kind, **WORLDS),
         *grid(victim=["cell_majority", "logistic_regression"], defense="agrees_with_holdout", **kind, **WORLDS),
-        *grid(victim=["cell_majority", "logistic_regression"], defense="agrees_with_holdout", told="target", **kind, **WORLDS),
+        *grid(victim=["cell_majority", "logistic_regression"], defense=TOLD_ROWS, told="target", **kind, **WORLDS),
     ]
 CELLS += [
     *grid(victim="mlp", clean_rows=32, **KINDS[0], **WORLDS),
