@@ -96,19 +96,19 @@ chosen_penalty.configurations = (  # type: ignore[attr-defined]
     *({"folds": folds} for folds in (3, 10)),
     *({"weakest": weakest} for weakest in (0.01, 0.1, 10.0, 100.0, 1000.0)),
 )
-_ONE_NEIGHBOUR = {"victim": "sklearn.neighbors:KNeighborsClassifier(n_neighbors=1)", "sampling": "distinct"}
 chosen_penalty.card = Card(  # type: ignore[attr-defined]
     Declared(
-        "a nearest neighbour repeats each poison row; in two dimensions a linear model cannot separate it from the clean rows "
-        "around it, which are twice as many",
-        dataset="mixture_2d",
+        "a tree repeats single poison rows in its leaves; a linear model under a strong penalty does not",
+        dataset="digits",
+        partition="cluster_match",
+        victim="sklearn.tree:DecisionTreeClassifier",
         rate=0.5,
-        **_ONE_NEIGHBOUR,
     ),
     Declared(
         "where poison is the majority, every penalty fits it better than the clean rows",
         dataset="mixture_cells",
+        victim="sklearn.neighbors:KNeighborsClassifier(n_neighbors=1)",
         rate=2.0,
-        **_ONE_NEIGHBOUR,
+        sampling="distinct",
     ),
 )

@@ -115,10 +115,11 @@ _ONE_NEIGHBOUR = {
 }
 generalised_cross_entropy.card = Card(  # type: ignore[attr-defined]
     Declared(
-        "a nearest neighbour repeats each poison row; the linear model can give each subpopulation its own label, and the loss "
-        "gives up the rows in the minority",
+        "a tree repeats single poison rows in its leaves; a linear model does not, and the loss gives up rows in the minority",
+        dataset="digits",
+        partition="cluster_match",
+        victim="sklearn.tree:DecisionTreeClassifier",
         rate=0.5,
-        **_ONE_NEIGHBOUR,
     ),
     Declared("where poison is the majority, the loss gives up the clean rows", rate=2.0, **_ONE_NEIGHBOUR),
 )

@@ -136,15 +136,13 @@ holdout_influence.configurations = (  # type: ignore[attr-defined]
 )
 holdout_influence.card = Card(  # type: ignore[attr-defined]
     Declared(
-        "clusters of digits that the model is least sure of share their digits with others, so that clean rows outside the "
-        "subpopulation suffer from its poison too",
-        dataset="digits",
-        partition="cluster_match",
-        victim="logistic_regression",
-        rate=2.0,
-        sampling="distinct",
-        n_attacked=4,
-        holdout=0.8,
+        "reviews of all topics share most of their words of praise, so that clean reviews of other topics suffer from the poison "
+        "of one topic too",
+        dataset="reviews",
+        victim="text_linear",
+        encoder="tiny",
+        rate=4.0,
+        holdout=0.5,
     ),
     Declared(
         "the poison of the small component damages no row of the other two, and the clean rows contain none of its own",

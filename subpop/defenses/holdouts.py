@@ -69,14 +69,12 @@ def holdout_only(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) ->
 holdout_only.needs = {"clean_holdout"}  # type: ignore[attr-defined]
 holdout_only.card = Card(  # type: ignore[attr-defined]
     Declared(
-        "clusters of digits that the model is least sure of share their digits with others, whose clean rows suffice for their "
-        "nearest neighbours",
-        dataset="digits",
-        partition="cluster_match",
-        victim="sklearn.neighbors:KNeighborsClassifier",
+        "reviews of all topics share most of their words of praise, so that clean reviews of other topics suffice",
+        dataset="reviews",
+        victim="text_linear",
+        encoder="tiny",
         rate=4.0,
-        n_attacked=4,
-        holdout=0.9,
+        holdout=0.75,
     ),
     Declared(
         "the clean rows contain none of the subpopulation, whose label does not follow from that of its neighbours",
