@@ -5,7 +5,8 @@
 `logistic_regression`, whose penalty is one of the candidates. A candidate's score is the mean log loss over held-out rows of all
 folds, which are poisoned as much as the others; equal scores go to the stronger penalty. Copies of a row are in one fold: rows
 that are tested on a copy of themselves would favour weak penalties. Folds are drawn within labels from rows sorted by content.
-One fit for each candidate and fold, and a last one.
+One fit for each candidate and fold, and a last one. It has no card: in the two cases that were declared as successes it took
+none and 34 % of the damage away, less than the 80 % of a success.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import numpy as np
 from subpop.defenses.own_learner import own_pool
 from subpop.defenses.trim import given_label_loss
 from subpop.types import BadInput, Defended, Fit, FleetJob, Ints, Knowledge, Pool, TrainingSet
-from subpop.types.card import Card, Declared
 from subpop.victims.logistic import LogisticRegression
 
 FACTORS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
@@ -95,20 +95,4 @@ chosen_penalty.configurations = (  # type: ignore[attr-defined]
     {},
     *({"folds": folds} for folds in (3, 10)),
     *({"weakest": weakest} for weakest in (0.01, 0.1, 10.0, 100.0, 1000.0)),
-)
-chosen_penalty.card = Card(  # type: ignore[attr-defined]
-    Declared(
-        "a tree repeats single poison rows in its leaves; a linear model under a strong penalty does not",
-        dataset="digits",
-        partition="cluster_match",
-        victim="sklearn.tree:DecisionTreeClassifier",
-        rate=0.5,
-    ),
-    Declared(
-        "where poison is the majority, every penalty fits it better than the clean rows",
-        dataset="mixture_cells",
-        victim="sklearn.neighbors:KNeighborsClassifier(n_neighbors=1)",
-        rate=2.0,
-        sampling="distinct",
-    ),
 )

@@ -5,7 +5,8 @@ mean absolute error up to a factor. Their truncated variant, which drops rows wi
 their networks are replaced by a linear model.
 *Deviations*: an own learner instead of the victim: a logistic or softmax regression with the penalty of the victim
 `logistic_regression` (half the squared length of all coefficients). The objective is not convex. L-BFGS starts at the optimum of
-the cross-entropy, so that the result depends neither on `seed` nor on the order of rows; it is a local minimum.
+the cross-entropy, so that the result depends neither on `seed` nor on the order of rows; it is a local minimum. It has no card:
+in the two cases that were declared as successes it took 40 and 54 % of the damage away, less than the 80 % of a success.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from numpy.typing import NDArray
 
 from subpop.defenses.own_learner import own_pool
 from subpop.types import BadInput, Defended, Fit, Ints, Knowledge, TrainingSet
-from subpop.types.card import Card, Declared
 from subpop.victims.linear_model import LinearModel
 from subpop.victims.logistic import LogisticRegression
 
@@ -107,19 +107,4 @@ generalised_cross_entropy.configurations = (  # type: ignore[attr-defined]
     {},
     *({"power": power} for power in (0.3, 0.5, 0.9, 1.0)),
     *({"power": power, "penalty": 10.0} for power in (0.5, 0.7, 0.9)),
-)
-_ONE_NEIGHBOUR = {
-    "dataset": "mixture_cells",
-    "victim": "sklearn.neighbors:KNeighborsClassifier(n_neighbors=1)",
-    "sampling": "distinct",
-}
-generalised_cross_entropy.card = Card(  # type: ignore[attr-defined]
-    Declared(
-        "a tree repeats single poison rows in its leaves; a linear model does not, and the loss gives up rows in the minority",
-        dataset="digits",
-        partition="cluster_match",
-        victim="sklearn.tree:DecisionTreeClassifier",
-        rate=0.5,
-    ),
-    Declared("where poison is the majority, the loss gives up the clean rows", rate=2.0, **_ONE_NEIGHBOUR),
 )
