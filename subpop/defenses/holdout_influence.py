@@ -141,7 +141,7 @@ holdout_influence.card = Card(  # type: ignore[attr-defined]
         dataset="reviews",
         victim="text_linear",
         encoder="tiny",
-        rate=16.0,
+        rate=11.0,
         holdout=0.5,
     ),
     Declared(

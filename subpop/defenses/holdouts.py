@@ -73,8 +73,8 @@ holdout_only.card = Card(  # type: ignore[attr-defined]
         dataset="reviews",
         victim="text_linear",
         encoder="tiny",
-        rate=16.0,
-        holdout=0.9,
+        rate=11.0,
+        holdout=0.6,
     ),
     Declared(
         "the clean rows contain none of the subpopulation, whose label does not follow from that of its neighbours",
