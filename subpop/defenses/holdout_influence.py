@@ -9,8 +9,10 @@ are removed: as many as there are poison rows. The model is trained again; more 
 formula is exact to first order.
 *Deviations*: features of the last layer are standardised, and the Hessian has a multiple of the unit matrix added (`damping`),
 because a defense does not know the victim's penalty. Scores are rounded to nine digits of the largest, and ties go by row id.
-The gap that is reported takes s as given. It succeeds if the clean rows include rows of the attacked subpopulation, or others
-that it damages too, and fails otherwise. The harness's holdout contains none of the subpopulation.
+The gap that is reported takes s as given. It succeeds if the clean rows include rows of the attacked subpopulation, which the
+cells `told=target` of the suite `impossibility` show, and fails otherwise. The harness's holdout contains none of them, so that it
+has no card: where clean reviews of other topics suffer from the poison too, which was declared as a success, a third of the damage
+was gone.
 """
 
 from __future__ import annotations
@@ -21,7 +23,6 @@ from numpy.typing import NDArray
 from subpop.defenses.filters import ROUNDING, finite, keep_lowest, told_poison
 from subpop.defenses.holdouts import holdout_of_every_class
 from subpop.types import Array, BadInput, Defended, Fit, Ints, Knowledge, Model, TrainingSet
-from subpop.types.card import Card, Declared
 
 Doubles = NDArray[np.float64]
 
@@ -133,24 +134,4 @@ holdout_influence.configurations = (  # type: ignore[attr-defined]
     *({"damping": damping} for damping in (0.0001, 0.001, 0.1, 1.0)),
     *({"rounds": rounds} for rounds in (2, 5)),
     {"damping": 0.1, "rounds": 5},
-)
-holdout_influence.card = Card(  # type: ignore[attr-defined]
-    Declared(
-        "reviews of all topics share most of their words of praise, so that clean reviews of other topics suffer from the poison "
-        "of one topic too",
-        dataset="reviews",
-        victim="text_linear",
-        encoder="tiny",
-        rate=11.0,
-        holdout=0.5,
-    ),
-    Declared(
-        "the poison of the small component damages no row of the other two, and the clean rows contain none of its own",
-        dataset="mixture_2d",
-        victim="logistic_regression",
-        rate=1.0,
-        sampling="distinct",
-        holdout=0.5,
-    ),
-    is_filter=True,
 )

@@ -3,9 +3,10 @@
 `holdout_only` trains on the clean rows alone; `train_and_holdout` adds them to the training set. Whatever else uses a clean
 holdout should be better than both.
 
-*Source*: none; reviewers ask for both. *Deviations*: none. The harness's holdout contains no row of the attacked subpopulation.
-Therefore `train_and_holdout` has no card: clean rows of other subpopulations do not outvote poison in this one, and we know of no
-case in which they remove 80 % of the damage. `holdout_only` can succeed only where rows outside the subpopulation resemble it.
+*Source*: none; reviewers ask for both. *Deviations*: none. The harness's holdout contains no row of the attacked subpopulation,
+and neither baseline has a card. Clean rows of other subpopulations do not outvote poison in this one. `holdout_only` can only
+repair a subpopulation that resembles others: of the four cases that were declared as successes, it took 62 to 86 % of the damage
+away, and each time more than .02 of clean accuracy.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 import numpy as np
 
 from subpop.types import BadInput, Defended, Fit, Knowledge, TrainingSet, content_order
-from subpop.types.card import Card, Declared
 
 
 def clean_holdout(know: Knowledge, defense: str) -> TrainingSet:
@@ -67,24 +67,6 @@ def holdout_only(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) ->
 
 
 holdout_only.needs = {"clean_holdout"}  # type: ignore[attr-defined]
-holdout_only.card = Card(  # type: ignore[attr-defined]
-    Declared(
-        "reviews of all topics share most of their words of praise, so that clean reviews of other topics suffice",
-        dataset="reviews",
-        victim="text_linear",
-        encoder="tiny",
-        rate=11.0,
-        holdout=0.6,
-    ),
-    Declared(
-        "the clean rows contain none of the subpopulation, whose label does not follow from that of its neighbours",
-        dataset="mixture_cells",
-        victim="sklearn.neighbors:KNeighborsClassifier(n_neighbors=1)",
-        rate=0.25,
-        sampling="distinct",
-        holdout=0.5,
-    ),
-)
 
 
 def train_and_holdout(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int, copies: int = 1) -> Defended:
