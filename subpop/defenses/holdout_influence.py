@@ -10,9 +10,9 @@ formula is exact to first order.
 *Deviations*: features of the last layer are standardised, and the Hessian has a multiple of the unit matrix added (`damping`),
 because a defense does not know the victim's penalty. Scores are rounded to nine digits of the largest, and ties go by row id.
 The gap that is reported takes s as given. It succeeds if the clean rows include rows of the attacked subpopulation, which the
-cells `told=target` of the suite `impossibility` show, and fails otherwise. The harness's holdout contains none of them, so that it
-has no card: where clean reviews of other topics suffer from the poison too, which was declared as a success, a third of the damage
-was gone.
+cells `told=target` of the suite `impossibility` show, and fails otherwise. The harness's holdout contains none of them, so that
+it has no card: where clean reviews of other topics suffer from the poison too, which was declared as a success, a third of the
+damage was gone.
 """
 
 from __future__ import annotations
