@@ -9,6 +9,8 @@ content, so that neither `seed` nor their order matters.
 
 from __future__ import annotations
 
+from typing import Any
+
 from subpop.defenses.own_learner import own_pool
 from subpop.types import BadInput, Defended, Fit, Knowledge, TrainingSet
 from subpop.types.card import Card, Declared
@@ -71,7 +73,7 @@ kernel_svm.configurations = (  # type: ignore[attr-defined]
     {"penalty": 0.1, "width": 2.0},
     {"penalty": 10.0, "width": 0.5},
 )
-_ONE_NEIGHBOUR = {
+_ONE_NEIGHBOUR: dict[str, Any] = {
     "dataset": "mixture_cells",
     "victim": "sklearn.neighbors:KNeighborsClassifier(n_neighbors=1)",
     "sampling": "distinct",

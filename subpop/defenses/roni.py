@@ -16,6 +16,8 @@ content, with a constant seed, so that the order of rows does not matter.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from subpop.defenses.filters import filtered
@@ -265,7 +267,7 @@ CONFIGURATIONS = (
     {"repetitions": 10},
 )
 group_roni.configurations = group_roni_with_holdout.configurations = CONFIGURATIONS  # type: ignore[attr-defined]
-_ONE_NEIGHBOUR = {
+_ONE_NEIGHBOUR: dict[str, Any] = {
     "dataset": "mixture_cells",
     "victim": "sklearn.neighbors:KNeighborsClassifier(n_neighbors=1)",
     "sampling": "distinct",
