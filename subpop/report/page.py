@@ -45,7 +45,7 @@ def web_page(reports: Sequence[CellReport], run: RunInfo, pictures: Sequence[Pic
     SubElement(head, "script", type="importmap").text = imports
     main = SubElement(body, "main")
     _text(main, "h1", "Defenses against subpopulation poisoning")
-    _text(main, "p", verdict_of_run(reports, run.standing).replace("*", "") + f" {_made_by(run)}")
+    _text(main, "p", verdict_of_run(reports, run.standing).replace("*", ""))
     if tables:
         _text(main, "p", "The address of this page keeps filters, order and the opened number, and can be shared.")
     else:
@@ -53,7 +53,7 @@ def web_page(reports: Sequence[CellReport], run: RunInfo, pictures: Sequence[Pic
     for table in tables:
         _add_table(main, table)
     _add_figures(main, [picture for picture in pictures if picture.kind in ("leaderboard", "difference", "damage")], figures)
-    _text(main, "footer", PURPOSE)
+    _text(main, "footer", f"{_made_by(run)} {PURPOSE}")
     dialog = SubElement(body, "dialog", {"id": "detail", "aria-labelledby": "title"})
     _text(SubElement(dialog, "form", method="dialog"), "button", "close", {"id": "close"})
     _text(dialog, "h2", "", {"id": "title"})
