@@ -24,6 +24,7 @@ from subpop.types.printable import printable
 
 PAGE = "index.html"
 GENERATOR = "subpop"
+LINK = "The address of this page keeps filters, order and the opened number, and can be shared."
 
 
 def web_page(reports: Sequence[CellReport], run: RunInfo, pictures: Sequence[Picture] = (), figures: Path = Path()) -> str:
@@ -46,14 +47,12 @@ def web_page(reports: Sequence[CellReport], run: RunInfo, pictures: Sequence[Pic
     main = SubElement(body, "main")
     _text(main, "h1", "Defenses against subpopulation poisoning")
     _text(main, "p", verdict_of_run(reports, run.standing).replace("*", ""))
-    if tables:
-        _text(main, "p", "The address of this page keeps filters, order and the opened number, and can be shared.")
-    else:
+    if not tables:
         _text(main, "p", "No damage was measured, so there is no table.")
     for table in tables:
         _add_table(main, table)
     _add_figures(main, [picture for picture in pictures if picture.kind in ("leaderboard", "difference", "damage")], figures)
-    _text(main, "footer", f"{_made_by(run)} {PURPOSE}")
+    _text(main, "footer", f"{LINK} {_made_by(run)} {PURPOSE}")
     dialog = SubElement(body, "dialog", {"id": "detail", "aria-labelledby": "title"})
     _text(SubElement(dialog, "form", method="dialog"), "button", "close", {"id": "close"})
     _text(dialog, "h2", "", {"id": "title"})
@@ -79,8 +78,8 @@ def _made_by(run: RunInfo) -> str:
 
 def _add_table(main: Element, table: Table) -> None:
     _text(main, "h2", table.title)
-    for words in table.words:
-        _text(main, "p", words)
+    for sentence in table.sentences:
+        _text(main, "p", sentence)
     form = SubElement(main, "form", {"class": "filters"})
     for name in table.filters:
         column = table.columns.index(name)
@@ -100,6 +99,7 @@ def _add_table(main: Element, table: Table) -> None:
         line = SubElement(body, "tr")
         for field in row:
             _add_field(line, field)
+    _text(main, "p", table.legend, {"class": "legend"})
 
 
 def _add_field(line: Element, field: Field) -> None:

@@ -54,8 +54,10 @@ class Table:
 
     name: str
     title: str
-    words: tuple[str, ...]
-    """Its paragraphs."""
+    sentences: tuple[str, ...]
+    """Paragraphs above the table."""
+    legend: str
+    """What its columns mean, below it."""
     columns: tuple[str, ...]
     rows: Sequence[Sequence[Field]]
     filters: tuple[str, ...]
@@ -102,7 +104,7 @@ def _leaderboard(name: str, board: Leaderboard, opened: set[str]) -> Table:
     title = f"Leaderboard, {board.tier} tier"
     sentences = answers(board) if board.entries else ()
     fields = [[row[column] for column in shown] for row in rows]
-    return Table(name, title, (*sentences, words), tuple(shown), fields, ("knows", "role"))
+    return Table(name, title, sentences, words, tuple(shown), fields, ("knows", "role"))
 
 
 def _entry_fields(entry: Entry, opens: str) -> dict[str, Field]:
@@ -216,7 +218,7 @@ def _all_cells(lines: Sequence[_Line]) -> Table:
         "averaged over alpha. Tap a damage to see its subpopulations."
     )
     filters = ("data set", "victim", "attack", "alpha", "role")
-    return Table("all", "All cells", (words,), tuple(rows[0]), [list(row.values()) for row in rows], filters, 25)
+    return Table("all", "All cells", (), words, tuple(rows[0]), [list(row.values()) for row in rows], filters, 25)
 
 
 def _line_fields(line: _Line) -> dict[str, Field]:
