@@ -15,6 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from subpop.types import BadInput, Defended, Fit, Knowledge, TrainingSet
+from subpop.types.card import Card, Declared
 
 WEIGHT = 50
 
@@ -58,3 +59,29 @@ def jtt(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int, weight: int
     copies = np.where(wrong, weight, 1)
     model = first if (copies == 1).all() else fit(train[np.repeat(train.ids, copies)])
     return Defended(model, stages={"first": first}, diagnostics={"errors": float(wrong.sum())})
+
+
+jtt.configurations = (  # type: ignore[attr-defined]
+    {},
+    *({"weight": weight} for weight in (2, 4, 6, 10, 20, 100, 200)),
+)
+TREE = "sklearn.tree:DecisionTreeClassifier(min_samples_leaf=30, random_state=0)"
+"""Leaves of 30 rows or more predict the majority of their rows."""
+jtt.card = Card(  # type: ignore[attr-defined]
+    succeeds=Declared(
+        "poison is the majority of its leaf, so that the clean rows are the errors, and their weight gives them the majority",
+        dataset="mixture_cells",
+        victim=TREE,
+        rate=1.5,
+        sampling="distinct",
+        alpha_base="train",
+    ),
+    fails=Declared(
+        "poison is the minority of its leaf, so that the poison rows are the errors, and their weight gives them the majority",
+        dataset="mixture_cells",
+        victim=TREE,
+        rate=0.5,
+        sampling="distinct",
+        alpha_base="train",
+    ),
+)

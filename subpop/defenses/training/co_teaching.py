@@ -16,6 +16,7 @@ import numpy as np
 from subpop.defenses.filters import highest
 from subpop.defenses.training.loops import log_loss, losses, stepwise
 from subpop.types import BadInput, Defended, Fit, Knowledge, TrainingSet
+from subpop.types.card import Card, Declared
 
 RATE, GRADUAL = 0.2, 10
 
@@ -72,3 +73,31 @@ def co_teaching(
 
 co_teaching.needs = {"training"}  # type: ignore[attr-defined]
 co_teaching.exact = False  # type: ignore[attr-defined]  # the steps are stochastic for every victim
+co_teaching.configurations = (  # type: ignore[attr-defined]
+    {},
+    {"rate": 0.05},
+    {"rate": 0.1},
+    {"rate": 0.3},
+    {"rate": 0.45},
+    {"gradual": 5},
+    {"gradual": 15},
+    {"rate": 0.1, "gradual": 5},
+)
+co_teaching.card = Card(  # type: ignore[attr-defined]
+    succeeds=Declared(
+        "poison is a minority of its place, which the network does not fit, and less than the share that is left out",
+        dataset="mixture_cells",
+        victim="logistic_regression",
+        rate=0.5,
+        sampling="distinct",
+        alpha_base="train",
+    ),
+    fails=Declared(
+        "poison is twice as common as clean rows in its place, whose losses are then the large ones",
+        dataset="mixture_cells",
+        victim="logistic_regression",
+        rate=2.0,
+        sampling="distinct",
+        alpha_base="train",
+    ),
+)

@@ -27,6 +27,7 @@ import numpy as np
 
 from subpop.defenses.training.loops import Average, log_loss, losses, stepwise
 from subpop.types import Array, BadInput, Bools, Defended, Fit, Knowledge, TrainingSet, content_order
+from subpop.types.card import Card, Declared
 from subpop.types.roles import Trainable, Training
 
 if TYPE_CHECKING:
@@ -106,6 +107,38 @@ def divide_mix(
 
 divide_mix.needs = {"training"}  # type: ignore[attr-defined]
 divide_mix.exact = False  # type: ignore[attr-defined]  # the steps are stochastic for every victim
+divide_mix.configurations = (  # type: ignore[attr-defined]
+    {},
+    {"unlabelled": 0.0},
+    {"unlabelled": 50.0},
+    {"unlabelled": 150.0},
+    {"warm_up": 5},
+    {"warm_up": 20},
+    {"threshold": 0.6},
+    {"threshold": 0.6, "unlabelled": 0.0},
+)
+divide_mix.card = Card(  # type: ignore[attr-defined]
+    succeeds=Declared(
+        "the network does not fit a few poison rows, whose losses are large, so that their labels are ignored",
+        dataset="digits_images",
+        victim="conv_net",
+        rate=1.0,
+        sampling="distinct",
+        protocol="reserve",
+        n_attacked=3,
+        n_seeds=1,
+    ),
+    fails=Declared(
+        "poison is four times as common as clean rows in its place, and the network fits it",
+        dataset="digits_images",
+        victim="conv_net",
+        rate=4.0,
+        sampling="with_replacement",
+        protocol="reserve",
+        n_attacked=3,
+        n_seeds=1,
+    ),
+)
 
 
 def clean_posterior(loss: Array) -> Array:

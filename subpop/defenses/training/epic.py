@@ -93,6 +93,16 @@ def epic(
 
 epic.needs = {"training"}  # type: ignore[attr-defined]
 epic.exact = False  # type: ignore[attr-defined]  # the steps are stochastic for every victim
+epic.configurations = (  # type: ignore[attr-defined]
+    {},
+    {"share": 0.2},
+    {"share": 0.3},
+    {"every": 1},
+    {"every": 5},
+    {"share": 0.2, "every": 1},
+    {"share": 0.3, "every": 1},
+    {"after": 0.5},
+)
 
 
 def isolated(proba: Array, y: Ints, share: float, largest: int) -> Bools:

@@ -95,6 +95,13 @@ for _defense in (gradient_clipping, gradient_shaping):
     _defense.needs = {"training"}  # type: ignore[attr-defined]
     _defense.exact = False  # type: ignore[attr-defined]  # the steps are stochastic for every victim
 
+gradient_clipping.configurations = ({}, *({"norm": norm} for norm in (0.1, 0.25, 0.5, 2.0, 4.0, 8.0, 16.0)))  # type: ignore[attr-defined]
+gradient_shaping.configurations = (  # type: ignore[attr-defined]
+    {},
+    *({"norm": norm, "noise": noise} for norm in (0.1, 1.0) for noise in (0.00001, 0.001)),
+    *({"norm": norm} for norm in (0.1, 4.0, 8.0)),
+)
+
 
 def _shaped(train: TrainingSet, know: Knowledge, seed: int, norm: float, noise: float, defense: str) -> Defended:
     if not (math.isfinite(norm) and norm > 0 and math.isfinite(noise) and noise >= 0):

@@ -19,6 +19,7 @@ import numpy as np
 
 from subpop.defenses.training.loops import log_loss, losses, stepwise
 from subpop.types import BadInput, Defended, Fit, Knowledge, TrainingSet
+from subpop.types.card import Card, Declared
 
 STEP, ADJUSTMENT = 0.01, 0.0
 
@@ -93,3 +94,27 @@ def group_dro(
 
 group_dro.needs = {"groups", "training"}  # type: ignore[attr-defined]
 group_dro.exact = False  # type: ignore[attr-defined]  # the steps are stochastic for every victim
+group_dro.configurations = (  # type: ignore[attr-defined]
+    {},
+    {"step": 0.001},
+    {"step": 0.1},
+    *({"adjustment": c} for c in (1.0, 2.0, 3.0, 4.0, 5.0)),
+)
+group_dro.card = Card(  # type: ignore[attr-defined]
+    succeeds=Declared(
+        "the target is told, and most of its rows are clean: its weight makes the victim fit their label",
+        dataset="mixture_cells",
+        victim="logistic_regression",
+        rate=0.5,
+        sampling="distinct",
+        alpha_base="train",
+    ),
+    fails=Declared(
+        "the target is told, and most of its rows are poison: its weight makes the victim fit their label",
+        dataset="mixture_cells",
+        victim="logistic_regression",
+        rate=2.0,
+        sampling="distinct",
+        alpha_base="train",
+    ),
+)
