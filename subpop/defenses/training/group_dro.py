@@ -8,7 +8,8 @@ losses that weights grow by (their generalisation adjustment).
 random. The steps are the victim's own, also for the exact linear victims: a fit with weights of rows would be another algorithm,
 which knows the weights at its end only. Groups are told by `Knowledge.groups`: with poison in a group its loss cannot become
 small, so that its weight grows. Then the group is fitted to the label that most of its rows have: GroupDRO is expected to
-amplify poison that is the majority of its group, and to weaken poison that is a minority.
+amplify poison that is the majority of its group, and to weaken poison that is a minority. It has no card: at rate .5 on
+mixture_cells with logistic regression, where success was declared first, too little damage was gone.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import numpy as np
 
 from subpop.defenses.training.loops import log_loss, losses, stepwise
 from subpop.types import BadInput, Defended, Fit, Knowledge, TrainingSet
-from subpop.types.card import Card, Declared
 
 STEP, ADJUSTMENT = 0.01, 0.0
 
@@ -99,22 +99,4 @@ group_dro.configurations = (  # type: ignore[attr-defined]
     {"step": 0.001},
     {"step": 0.1},
     *({"adjustment": c} for c in (1.0, 2.0, 3.0, 4.0, 5.0)),
-)
-group_dro.card = Card(  # type: ignore[attr-defined]
-    succeeds=Declared(
-        "the target is told, and most of its rows are clean: its weight makes the victim fit their label",
-        dataset="mixture_cells",
-        victim="logistic_regression",
-        rate=0.5,
-        sampling="distinct",
-        alpha_base="train",
-    ),
-    fails=Declared(
-        "the target is told, and most of its rows are poison: its weight makes the victim fit their label",
-        dataset="mixture_cells",
-        victim="logistic_regression",
-        rate=2.0,
-        sampling="distinct",
-        alpha_base="train",
-    ),
 )
