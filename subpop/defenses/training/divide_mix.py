@@ -13,7 +13,8 @@ convolutional network). No augmentation: a row is predicted and mixed once, wher
 of clean rows meets as many noisy rows as there are, up to its own size. The mean of the two networks predicts. Inputs are mixed
 as pixels or features in float32. A subpopulation's poison is about one row in a hundred, so that nine of ten rows of the noisy
 component are hard clean rows. It was expected that poison is among them by chance only; in fact the small convolutional network
-does not fit 1 % of poison, and all of it is there.
+does not fit 1 % of poison in ten classes, and all of it is there. It has no card: success was declared for pictures of digits
+with `conv_net` at rate 1, and the damage fell from .47 to .43 only, for .15 of clean accuracy (3 splits of 3 subpopulations).
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ import numpy as np
 
 from subpop.defenses.training.loops import Average, log_loss, losses, stepwise
 from subpop.types import Array, BadInput, Bools, Defended, Fit, Knowledge, TrainingSet, content_order
-from subpop.types.card import Card, Declared
 from subpop.types.roles import Trainable, Training
 
 if TYPE_CHECKING:
@@ -116,28 +116,6 @@ divide_mix.configurations = (  # type: ignore[attr-defined]
     {"warm_up": 20},
     {"threshold": 0.6},
     {"threshold": 0.6, "unlabelled": 0.0},
-)
-divide_mix.card = Card(  # type: ignore[attr-defined]
-    succeeds=Declared(
-        "the network does not fit a few poison rows, whose losses are large, so that their labels are ignored",
-        dataset="digits_images",
-        victim="conv_net",
-        rate=1.0,
-        sampling="distinct",
-        protocol="reserve",
-        n_attacked=3,
-        n_seeds=1,
-    ),
-    fails=Declared(
-        "poison is four times as common as clean rows in its place, and the network fits it",
-        dataset="digits_images",
-        victim="conv_net",
-        rate=4.0,
-        sampling="with_replacement",
-        protocol="reserve",
-        n_attacked=3,
-        n_seeds=1,
-    ),
 )
 
 
