@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -353,6 +355,16 @@ def test_few_rows_and_a_missing_class(name):
     assert model.predict_proba(x[:3]).shape == (3, 2)
     one_class = TrainingSet.of(x[:40], np.zeros(40, int))
     assert accuracy(DEFENSES[name](one_class, never, halves(one_class), seed=0).model, x[:40], 0) == 1
+
+
+@pytest.mark.parametrize("name", [*LOOPS, "jtt"])
+def test_eight_configurations_that_the_defense_accepts(name):
+    configurations = DEFENSES[name].configurations
+    assert len(configurations) == 8
+    assert configurations[0] == {}
+    assert len({str(each) for each in configurations}) == 8
+    parameters = inspect.signature(DEFENSES[name]).parameters
+    assert all(set(each) <= set(parameters) - {"train", "fit", "know", "seed"} for each in configurations)
 
 
 @pytest.mark.parametrize("name", LOOPS)
