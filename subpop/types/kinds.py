@@ -22,6 +22,7 @@ KINDS = {
     "cards": "subpop.report.tables.cards:Cards",
     "certified": "subpop.report.tables.certified:Certified",
     "clusters": "subpop.report.tables.clusters:Clusters",
+    "ensembles": "subpop.report.tables.ensembles:Ensembles",
     "fine_pruning": "subpop.report.tables.fine_pruning:FinePruning",
     "imdb": "subpop.report.tables.imdb:Imdb",
     "optimised": "subpop.report.tables.optimised:Optimised",

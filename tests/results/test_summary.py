@@ -158,6 +158,7 @@ def test_a_certificate_of_insertions_counts_every_poison_row():
 def test_collective_damage_is_relative_to_the_clean_victim():
     clean = np.stack([right(24, 30, 10), right(20, 30, 10)])
     trials = [trial(name, seed, True, right(24, 30, 10)) for name in "ab" for seed in (0, 1)]
+    trials += [trial(name, seed, False, right(12, 15, 10)) for name in "ab" for seed in (0, 1)]  # the defense has a cost
     # Insertions, wrong rows at once and one by one, solved: for the attack, then for one insertion.
     own = [[[5, 12, 18, 1], [1, 3, 3, 1]], [[5, 20, 24, 0], [1, 3, 3, 1]]]
     other = [[[5, 30, 30, 1], [1, 6, 6, 1]]] * 2
