@@ -67,16 +67,9 @@ def confident_learning(
     >>> bool((~defended.keep & toy.poison).sum() > 12)
     True
     """
-    if isinstance(folds, bool) or not isinstance(folds, int) or folds < 2:
-        raise BadInput(f"folds={folds!r} of confident_learning must be a whole number of at least 2, such as {FOLDS}")
     if filter_by not in FILTERS:
         raise BadInput(f"filter_by={filter_by!r} of confident_learning is unknown; choose one of {', '.join(FILTERS)}")
-    labels, sizes = np.unique(train.y, return_counts=True)
-    if sizes.min() < folds:
-        raise BadInput(
-            f"label {labels[sizes.argmin()]} has {sizes.min()} rows, fewer than the {folds} folds of confident_learning; lower "
-            "folds, or leave the label out"
-        )
+    check_folds(train, folds)
     order = content_order(train.x, train.y)
     proba = out_of_fold(train[train.ids[order]], fit, folds, seed)
     issues, gap = label_issues(proba, train.y[order], filter_by)
@@ -119,6 +112,18 @@ confident_learning.card = Card(  # type: ignore[attr-defined]
     ),
     is_filter=True,
 )
+
+
+def check_folds(train: TrainingSet, folds: int) -> None:
+    """Raise BadInput if the rows of some label cannot be divided into that many folds."""
+    if isinstance(folds, bool) or not isinstance(folds, int) or folds < 2:
+        raise BadInput(f"folds={folds!r} of confident_learning must be a whole number of at least 2, such as {FOLDS}")
+    labels, sizes = np.unique(train.y, return_counts=True)
+    if sizes.min() < folds:
+        raise BadInput(
+            f"label {labels[sizes.argmin()]} has {sizes.min()} rows, fewer than the {folds} folds of confident_learning; lower "
+            "folds, or leave the label out"
+        )
 
 
 def out_of_fold(train: TrainingSet, fit: Fit, folds: int, seed: int) -> Array:
