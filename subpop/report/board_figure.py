@@ -24,10 +24,14 @@ def draw_boards(boards: Sequence[Leaderboard], directory: Path, made_by: str = "
     for board in boards:
         path, lines = directory / file_name(f"leaderboard-{board.tier}"), lines_of(board)
         draw_once(partial(leaderboard_figure, lines), path, made_by, content_key([], repr(lines) + made_by))
-        caption = CAPTION if any(line.half_width is not None for line in lines) else BARE
         alt = f"what {len(board.entries)} defenses change compared with no defense, {board.tier} tier"
-        pictures.append(Picture(path.name, "leaderboard", "", board.tier, "", alt, caption))
+        pictures.append(Picture(path.name, "leaderboard", "", board.tier, "", alt, caption_of(board)))
     return pictures
+
+
+def caption_of(board: Leaderboard) -> str:
+    """The caption of the figure of a board."""
+    return CAPTION if any(line.half_width is not None for line in lines_of(board)) else BARE
 
 
 def lines_of(board: Leaderboard) -> list[Line]:

@@ -55,8 +55,8 @@ def _columns(board: Leaderboard) -> list[Column]:
         ("who pays", lambda entry: _payer(entry, several)),
         ("recall / random", _recall),
         ("certified", _certified),
-        ("fits", lambda entry: "" if entry.fits is None else f"{entry.fits:.3g}"),
-        ("time", lambda entry: "" if entry.seconds is None else f"{entry.seconds:.2g}x"),
+        ("fits", _fits),
+        ("time", _time),
         ("integrity", lambda entry: escape(short(entry.integrity, 80))),
         ("cells missing", lambda entry: str(entry.n_missing or "")),
     ]
@@ -110,8 +110,19 @@ def _recall(entry: Entry) -> str:
 
 
 def _certified(entry: Entry) -> str:
-    found = entry.certified or {}
-    return escape("; ".join(f"{name}: {percent(value)}" if name else percent(value) for name, value in found.items()))
+    """The damage that the best of its certificates does not rule out."""
+    return percent(min(entry.certified.values())) if entry.certified else ""
+
+
+def _fits(entry: Entry) -> str:
+    """`own` if it trains without `fit`."""
+    return "" if entry.fits is None else f"{entry.fits:.3g}" if entry.fits else "own"
+
+
+def _time(entry: Entry) -> str:
+    if entry.seconds is None:
+        return ""
+    return f"{entry.seconds:.0f}x" if entry.seconds >= 10 else f"{entry.seconds:.2g}x"
 
 
 MEANINGS = {
@@ -125,7 +136,7 @@ MEANINGS = {
     "who pays": "the subpopulation that loses most when nobody attacks",
     "recall / random": "flipped rows removed, and by a random filter that removes as many rows of each class",
     "certified": "damage that a certificate does not rule out",
-    "fits": "trained victims",
+    "fits": "trained victims; *own*: its own training loop",
     "time": "relative to plain training",
     "integrity": "what the probes of a plug-in found",
     "cells missing": "cells that failed or were not measured, which count as no defense",

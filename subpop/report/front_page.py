@@ -45,10 +45,14 @@ def _about(run: RunInfo) -> list[str]:
     return [f"{made_by(run)} {PURPOSE}", *drift_words(run.drifts), *left_out(run.left_out)]
 
 
+def said(board: Leaderboard) -> str:
+    """The three sentences about a board, as a list."""
+    return "\n".join(f"- **{question}** {escape(words)}" for question, words in zip(QUESTIONS, answers(board), strict=True))
+
+
 def _board(board: Leaderboard, most: int, *, named: bool) -> list[str]:
-    said = [f"- **{question}** {escape(words)}" for question, words in zip(QUESTIONS, answers(board), strict=True)]
     heading = [f"## The {escape(board.tier)} tier"] if named else []
-    return [*heading, "\n".join(said), *board_table(board, most)]
+    return [*heading, said(board), *board_table(board, most)]
 
 
 def _links(reports: Sequence[CellReport], run: RunInfo) -> str:

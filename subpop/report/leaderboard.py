@@ -11,7 +11,8 @@ draw less than there are members makes the variance of a draw that of the mean, 
 distribution to Student's t with the degrees of freedom of the smallest data set.
 
 The verdict on a defense against none is `subpop.results.paired`'s: one difference for each data set over the subpopulations that
-lose 0.1 or more undefended, their mean, and a correction for the number of defenses.
+lose 0.1 or more undefended, their mean, and a correction for the number of defenses. With fewer than five splits, damages are
+averaged over them before, and the verdict is about these splits.
 """
 
 from __future__ import annotations
@@ -302,7 +303,10 @@ class _Table:
 
     def difference(self, name: str) -> Difference:
         """The paired difference from no defense, with equal weight for each data set on which there is one."""
-        found = [paired_difference(of[name], of[NONE], of[NONE], exact=self.exact) for of in self._of.values()]
+        found = []
+        for of in self._of.values():
+            ours, theirs = (_over_splits(of[each]) for each in (name, NONE))
+            found.append(paired_difference(ours, theirs, theirs, exact=self.exact))
         return mean_difference(found)
 
     @cached_property
@@ -347,6 +351,19 @@ class _Table:
         low = np.percentile(rankdata(drawn, "min", axis=1), _TAILS[0], axis=0, method="lower")
         high = np.percentile(rankdata(drawn, "max", axis=1), _TAILS[1], axis=0, method="higher")
         return {name: Rank(int(places[i]), int(low[i]), int(high[i])) for i, name in enumerate(defenses)}
+
+
+def _over_splits(damages: pd.DataFrame) -> pd.DataFrame:
+    """Damages averaged over the splits of each subpopulation, if the splits are too few to say how much splits vary.
+
+    The verdict is then about subpopulations like these on these splits, as it is with a single split. The variance over two or
+    three splits has so few degrees of freedom that it would leave everything undecided.
+    """
+    splits = damages.index.get_level_values(0)
+    if splits.nunique() >= FEWEST_VALUES:
+        return damages
+    found = damages.groupby(level=1, sort=True).mean()
+    return found.set_axis(pd.MultiIndex.from_product([["all"], found.index], names=damages.index.names))
 
 
 _TAILS = (50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE))

@@ -93,9 +93,11 @@ def _what_it_costs(board: Leaderboard) -> str:
             f"takes {points(best.payer.cost)} from {best.payer.subpopulation} of {best.payer.dataset} without any attack"
         )
     if best.fits is not None:
-        parts.append(f"trains {best.fits:.3g} victim{'' if best.fits == 1 else 's'}")
+        count = f"{best.fits:.3g} victim{'' if best.fits == 1 else 's'}" if best.fits else "with its own loop"
+        parts.append(f"trains {count}")
     if best.seconds is not None:
-        parts.append(f"takes {best.seconds:.2g} times as long as plain training")
+        times = f"{best.seconds:.0f}" if best.seconds >= 10 else f"{best.seconds:.2g}"
+        parts.append(f"takes {times} times as long as plain training")
     clean = [entry.clean_cost for entry in board.entries if entry.clean_cost is not None]
     ends = f"{_number(min(clean))} to {points(max(clean))}" if clean else ""
     every = f" All defenses: {ends} of clean accuracy." if len(clean) > 1 else ""

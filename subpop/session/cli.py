@@ -113,6 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--data-root", default=None, help=DATA_ROOT)
     report.add_argument("--weights-root", default=None, help="folder of network weights (default: weights/ in the data root)")
     report.add_argument("--device", default="cpu", help="where the trials were trained: cpu (default) or cuda")
+    publish = "also write the leaderboard of each tier to this folder, as in `reports/`, without times"
+    report.add_argument("--publish", default=None, metavar="FOLDER", help=publish)
     report.set_defaults(run=_report)
     return parser
 
@@ -242,6 +244,8 @@ def _report(options: argparse.Namespace) -> int:
     from subpop.experiments.attack_sets import FOLDER
     from subpop.experiments.experiment import Experiment
     from subpop.report import RunInfo, check_report_directory, check_summary
+    from subpop.report.leaderboard import leaderboards
+    from subpop.report.published import publish, render
     from subpop.report.verdict import n_cells
     from subpop.runtime.options import check_device_name, place
     from subpop.runtime.places import find
@@ -284,6 +288,10 @@ def _report(options: argparse.Namespace) -> int:
         **environment(),
     )
     run.write(directory, info)
+    if options.publish is not None:
+        folder = place(options.publish, Path.cwd())
+        publish(leaderboards(run.reports.values()), folder)
+        render(folder)
     kept = f" ({run.n_kept} of plug-ins, as last measured)" if run.n_kept else ""
     print(f"{n_cells(len(run.reports))}{kept}, {left_out} not finished or made by another version: {directory / 'README.md'}")
     for reason, count in Counter(each.reason for each in run.left_out).items():

@@ -46,6 +46,15 @@ def test_the_leaderboard_by_hand():
     assert (rows[3][1], rows[3][3]) == ("2", "better (-4.5)")
 
 
+def test_costs_of_other_sizes_and_several_certificates():
+    own = {**COSTS, "fits_a_trial": 0.0, "seconds_a_trial": 380.0}
+    own |= {"certified_damage_mean:exact": 0.8, "certified_damage_mean:other": 0.9}
+    page = front_page([measured(HURT, COSTS, **BOARD), measured(HURT / 2, own, defense="a", **BOARD)], RUN)
+    (rows,) = tables_of(page)
+    assert (rows[0][-3:], rows[3][-3:]) == (["certified", "fits", "time"], ["80.0", "own", "190x"])
+    assert "trains with its own loop and takes 190 times as long as plain training." in page
+
+
 def test_the_details_have_the_controls_too():
     reports = [*small_board(), measured(HURT * 0, defense="perfect_filter", **BOARD)]
     rows = tables_of(details(reports, RUN))[0]

@@ -223,6 +223,19 @@ def test_the_verdicts_are_those_of_the_paired_comparison():
         assert entry(board, name).judged.difference.std_error == pytest.approx(expected[name].difference.std_error)
 
 
+def test_few_splits_are_averaged_before_a_verdict_and_five_vary():
+    """Two splits have one degree of freedom, with which nothing can be decided; five subpopulations more have four."""
+    rng = np.random.default_rng(6)
+    for n_splits, freedom in ((2, 5), (5, 4)):
+        splits = [HURT - rng.normal(0.2, 0.01, HURT.shape) for _ in range(n_splits)]
+        reports = [measured(HURT, split=i, **BOARD) for i in range(n_splits)]
+        reports += [measured(damages, defense="trim", split=i, **BOARD) for i, damages in enumerate(splits)]
+        judged = entry(the_board(reports), "trim").judged
+        assert judged.verdict == "better"
+        assert judged.difference.value == pytest.approx(np.mean(splits) - HURT.mean())
+        assert judged.difference.freedom == pytest.approx(freedom)
+
+
 def test_differences_of_data_sets_are_averaged_by_hand():
     found = mean_difference([Difference(-0.4, 0.03, 4, 5), Difference(-0.2, 0.04, 9, 10), Difference(reason="none is hurt")])
     assert (found.value, found.n_groups, found.reason) == (pytest.approx(-0.3), 15, "")

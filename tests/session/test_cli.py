@@ -62,11 +62,12 @@ def test_a_report_of_a_store_trains_nothing(tmp_path, capsys, monkeypatch):
     from subpop.session.run import Run
     from subpop.types.grid import grid
 
-    cell = grid(
-        stem="s", tier="embedded", dataset="digits", victim="logistic_regression", partition="feature_match", rate=1.0, n_seeds=1
-    )[0]
+    place = {"stem": "s", "tier": "embedded", "dataset": "digits", "victim": "logistic_regression", "partition": "feature_match"}
+    cells = grid(**place, rate=1.0, defense=["none", "trim"], n_seeds=1)
     with Store(tmp_path / "store.sqlite") as store:
-        Run(Experiment.on(store), store, tmp_path).measure(cell)
+        run = Run(Experiment.on(store), store, tmp_path)
+        for cell in cells:
+            run.measure(cell)
     monkeypatch.setattr(Experiment, "run_chunk", lambda *_: pytest.fail("it trains"))
     assert (
         main(
@@ -78,11 +79,16 @@ def test_a_report_of_a_store_trains_nothing(tmp_path, capsys, monkeypatch):
                 str(tmp_path / "report"),
                 "--baselines",
                 str(tmp_path),
+                "--publish",
+                str(tmp_path / "published"),
             ]
         )
         == 0
     )
     assert "digits" in (tmp_path / "report" / "README.md").read_text()
+    published = sorted(str(path.relative_to(tmp_path / "published")) for path in (tmp_path / "published").rglob("*.*"))
+    assert published == ["embedded/README.md", "embedded/leaderboard-embedded.svg", "embedded/leaderboard.json"]
+    assert "| trim " in (tmp_path / "published/embedded/README.md").read_text()
 
 
 def test_the_command_runs_as_a_module_and_unknown_commands_are_usage_errors():
