@@ -159,12 +159,12 @@ def test_a_published_board_reads_as_it_was_without_times(tmp_path):
 def test_a_rendered_report_has_no_times_and_rendering_again_changes_nothing(tmp_path):
     publish(some_boards(), tmp_path)
     readme = tmp_path / "project.md"
-    readme.write_text(f"# subpop\n\n{BEGIN}\nold\n{END}\n\nThe rest.\n")
+    readme.write_text(f"# subpop\n\n{BEGIN}\nout of date\n{END}\n\nThe rest.\n")
     render(tmp_path, readme)
     first = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert {path.name for path in first} == {"project.md", "README.md", "leaderboard.json", "leaderboard-embedded.svg"}
     assert "**time**" not in (tmp_path / "embedded" / "README.md").read_text()
-    assert "old" not in readme.read_text()
+    assert "out of date" not in readme.read_text()
     assert readme.read_text().endswith(f"{END}\n\nThe rest.\n")
     render(tmp_path, readme)
     assert first == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
