@@ -7,7 +7,8 @@ CivilComments (read in the released code); the other values of `configurations` 
 have no epochs. A weight is a whole number of copies of the row. JTT is a method for rare groups whose labels are right. Wrong
 labels are errors too, so it is expected to amplify poison as long as poison is the minority of its neighbourhood: the first
 model then errs on the poison rows. Where poison is the majority, the first model errs on the clean rows instead, and the same
-rule repairs the damage.
+rule repairs the damage. Where classes overlap, the errors are mostly clean: on mixture, logistic regression loses half of its
+clean accuracy, because the weight inverts it.
 """
 
 from __future__ import annotations
