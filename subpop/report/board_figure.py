@@ -15,7 +15,10 @@ CAPTION = (
     "Target damage of each defense less that of no defense, with 95 % intervals of the paired difference over the subpopulations "
     "that are hurt without a defense; the colour is the verdict, which is corrected for the number of defenses."
 )
-BARE = "Target damage of each defense less that of no defense, without intervals: damages of single subpopulations are not known."
+BARE = (
+    "Target damage of each defense less that of no defense, without intervals: no paired difference could be judged, because too "
+    "few subpopulations are hurt without a defense or their damages are not known."
+)
 
 
 def draw_boards(boards: Sequence[Leaderboard], directory: Path, made_by: str = "") -> list[Picture]:
