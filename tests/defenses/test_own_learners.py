@@ -61,6 +61,7 @@ def test_a_majority_of_poison_wins_with_a_local_boundary():
 def test_the_order_of_rows_does_not_matter(defense):
     toy = gaussian(150, 3, n_poison=15)
     other = toy.reordered(np.random.default_rng(1).permutation(165))
+    np.testing.assert_array_equal(own_pool(toy.train(), "toy").x, own_pool(other.train(), "toy").x)
     one, two = (defense(each.train(), never, NOTHING, seed=0).model.predict_proba(toy.test_x) for each in (toy, other))
     np.testing.assert_array_equal(one, two)
 
