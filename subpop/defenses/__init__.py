@@ -94,9 +94,14 @@ RETRAIN = "retrain"
 """The noise floor: the clean victim trained with another seed."""
 
 
+def is_exact(name: str) -> bool:
+    """Return whether the model of a defense is determined by its training set if that of the victim is."""
+    return bool(getattr(DEFENSES.get(name), "exact", True))
+
+
 def is_built_in(name: str) -> bool:
     """Return whether a name belongs to a built-in defense or control."""
     return name in DEFENSES or name == RETRAIN or name.startswith(MATCHED)
 
 
-__all__ = ["DEFENSES", "MATCHED", "RETRAIN", "is_built_in", "matched_random_filter"]
+__all__ = ["DEFENSES", "MATCHED", "RETRAIN", "is_built_in", "is_exact", "matched_random_filter"]

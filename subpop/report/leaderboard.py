@@ -34,8 +34,6 @@ from subpop.results.paired import HURT, Difference, Judged, damages_by_seed, jud
 from subpop.types import Array, Cell, CellReport, CellResult, Setting
 from subpop.types.kinds import kind_of
 
-SUITE = "scoreboard"
-"""The suite whose cells are the board's, if it was measured."""
 NONE = "none"
 N_DRAWS = 2000
 NOTHING, COUNT, HOLDOUT, GROUPS, POISON = "nothing", "count", "holdout", "group labels", "the poison"
@@ -234,7 +232,7 @@ def _board(tier: str, reports: Sequence[CellReport]) -> Leaderboard | None:
 
 def _chosen(cells: Cells) -> Cells:
     """The cells of the suite `scoreboard`, or else those that the most defenses have in common, at one alpha."""
-    own = {context: each for context, each in cells.items() if context.stem == SUITE}
+    own = {context: each for context, each in cells.items() if any(kind_of(report.cell).is_board for report in each.values())}
     rates = {context.rate for context, each in (own or cells).items() if any(not is_control(name) for name in each)}
     if not rates:
         return {}

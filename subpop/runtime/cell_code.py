@@ -28,6 +28,7 @@ REGISTRIES = frozenset(
         "subpop.attacks",
         "subpop.datasets",
         "subpop.defenses",
+        "subpop.defenses.configured",
         "subpop.types.kinds",
         "subpop.features.networks.frozen",
         "subpop.victims",

@@ -19,7 +19,7 @@ from subpop.types.base import nearest
 KINDS = {
     "poisoning": "subpop.report.tables.poisoning:Poisoning",
     "board": "subpop.report.tables.board:Board",
-    "cards": "subpop.report.tables.cards:Cards",
+    "declared": "subpop.report.tables.cards:Cards",
     "certified": "subpop.report.tables.certified:Certified",
     "clusters": "subpop.report.tables.clusters:Clusters",
     "ensembles": "subpop.report.tables.ensembles:Ensembles",
@@ -60,6 +60,8 @@ class Kind(ABC):
     """Whether a cell's result is read from the store once it has been measured."""
     runs_by_default = True
     """Whether its suites run if no suite is named."""
+    is_board = False
+    """Whether its cells are made to compare defenses, and are preferred on the board of a report."""
     on_scoreboard = True
     """Whether its cells are rows of the scoreboard's tables of damages."""
 

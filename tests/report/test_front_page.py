@@ -20,7 +20,7 @@ from subpop.results.paired import BETTER, EQUIVALENT, UNDECIDED, WORSE, Differen
 RUN = RunInfo(tier="embedded", command="python -m pytest benchmarks/")
 SCREEN = 45
 """Lines of a screen."""
-BOARD = {"stem": "scoreboard"}
+BOARD = {"stem": "scoreboard", "kind": "board"}
 COSTS = {"clean_accuracy": 0.9, "fits_a_trial": 1.0, "seconds_a_trial": 2.0, "collateral_damage_max": 0.02}
 
 

@@ -13,7 +13,7 @@ from subpop.report.leaderboard import Payer, Rank, leaderboards, level_of, mean_
 from subpop.results.paired import BY_SEED, Difference, damages_by_seed, judge, paired_difference
 from subpop.types import CellReport, CellResult, Number
 
-BOARD = {"stem": "scoreboard"}
+BOARD = {"stem": "scoreboard", "kind": "board"}
 HURT = np.array([[0.5, 0.5], [0.4, 0.4], [0.3, 0.3], [0.6, 0.6], [0.2, 0.2], [0.7, 0.7]])
 
 

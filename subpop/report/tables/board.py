@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from subpop.defenses import is_exact
 from subpop.report.tables.poisoning import Poisoning
 from subpop.types import Cell
 
@@ -11,6 +12,8 @@ HEADLINES = ("target_damage_mean", "defended_clean_accuracy")
 class Board(Poisoning):
     """Poisoning cells of the scoreboard."""
 
+    is_board = True
+
     def gates(self, cell: Cell, metric: str) -> bool:
-        """Two headlines of each defense, and what no defense changes; a change of the rest would move one of them."""
-        return super().gates(cell, metric) and (metric in HEADLINES or cell.defense == "none")
+        """Two headlines of each defense that has no randomness of its own, and what no defense changes."""
+        return super().gates(cell, metric) and is_exact(cell.defense) and (metric in HEADLINES or cell.defense == "none")

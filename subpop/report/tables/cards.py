@@ -41,7 +41,7 @@ def declared_cells(case: Declared, defense: str) -> list[Cell]:
     """The cells of a declared case with some defense, one for each split. Its own defense has the settings of the case."""
     card = cards().get(defense.removeprefix(MATCHED))
     name = _with_settings(defense, case) if card is not None and case in (card.succeeds, card.fails) else defense
-    return grid(stem=STEM, tier="embedded", kind="cards", defense=name, split=list(SPLITS), **case.cell)
+    return grid(stem=STEM, tier="embedded", kind="declared", defense=name, split=list(SPLITS), **case.cell)
 
 
 def _with_settings(defense: str, case: Declared) -> str:
