@@ -28,6 +28,7 @@ PUBLIC = (
     *(f"subpop.testing.{name}" for name in contracts.__all__),
     *(f"subpop.defenses.certificates.{name}" for name in CERTIFICATES),
     *(f"subpop.defenses.{name}" for name in FILTERS),
+    *(f"subpop.defenses.adapters.{name}" for name in ("cleanlab_filter", "outlier_filter")),
     "subpop.session.pytest_plugin.clean_model",
     "subpop.session.pytest_plugin.measure",
     "subpop.datasets.split.split",

@@ -54,8 +54,8 @@ class Cards(Poisoning):
     on_scoreboard = False
 
     def gates(self, cell: Cell, metric: str) -> bool:
-        """The damage with a defense; the claims of the suite assert the rest."""
-        return metric == "target_damage_mean" and cell.defense.partition("(")[0] in cards()
+        """The damage with a defense, unless there is a single seed; the claims of the suite assert the rest."""
+        return metric == "target_damage_mean" and cell.n_seeds > 1 and cell.defense.partition("(")[0] in cards()
 
     def figures(self, reports: Sequence[CellReport], styles: Styles) -> Iterator[Plan]:
         """None: a case is two numbers."""
