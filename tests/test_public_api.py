@@ -40,6 +40,7 @@ WITHOUT_EXAMPLE = {
     "subpop.MissingData": "needs a missing file",
     "subpop.StoredModel": "implemented by victims",
     "subpop.Worst": "shown with `worst_k`",
+    "subpop.defenses.adapters.cleanlab_filter": "needs cleanlab",
     "subpop.testing.ContractWarning": "a warning",
     "subpop.session.pytest_plugin.clean_model": "a fixture",
     "subpop.session.pytest_plugin.measure": "a fixture",
