@@ -9,7 +9,8 @@ Source: the attack of Jagielski et al., CCS 2021; the defenses are those of the 
 defaults of their sources.
 
 Deviations: poison rows are distinct, because copies would give them away. Only the mean target damage and the accuracy on
-clean data have references; `cards` tests each defense on cases whose outcome is known.
+clean data have references, and those of defenses that train by random steps have none; `cards` tests each defense on cases
+whose outcome is known.
 """
 
 from subpop import grid
@@ -31,7 +32,7 @@ COMMON = {
 }
 NEED_CHANNELS = ["fine_pruning", "fine_pruning_as_released"]
 FOR_NETWORKS = ["epic", "divide_mix"]
-"""Defenses of deep networks, measured on pictures in `training_time`; a linear victim would take minutes for each cell."""
+"""Defenses of deep networks: for a linear victim, a cell of theirs would take minutes."""
 FOR_MORE_CLASSES = ["run_off_election"]
 """For two classes it is equal to DPA."""
 SETTINGS = {"dpa": "dpa(k=7)", "finite_aggregation": "finite_aggregation(k=7)"}

@@ -14,6 +14,10 @@ scores by which cleanlab ranks issues, and its other ways of choosing them, are 
 
 The method assumes that a label is wrong with a probability that depends on its class only. Poison in one subpopulation is the
 opposite: among the out-of-fold predictions of a local learner, its rows confirm each other.
+
+The successful case of the card was searched for and is optimistic: it is the fourth that was measured on its splits (the earlier
+ones removed 29, 70 and 91 % of the damage, the last of these of an undefended damage below .2), after about 25 trials of
+victims, data, rates and settings on other splits. No success of the defaults was found.
 """
 
 from __future__ import annotations

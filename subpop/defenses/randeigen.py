@@ -24,6 +24,10 @@ round, which is shorter than the batch, so that the last rows are dropped unseen
   where it would have D columns. Power iteration has the released number of steps for an accuracy of .1. The eigenvalue has
   stopped to fall if it moves by less than 1e-5 of its value; as released, the change is absolute, which depends on the units.
 - At most max(eps n, 10) rounds. Random numbers are assigned to rows in the order of their content.
+
+The successful case of the card was searched for and is optimistic: it is the fifth that was measured on its splits (the earlier
+ones removed 24, 42, 67 and 68 % of the damage), after about 35 trials of victims, data, rates and settings on other splits, in
+several of which the defense added to the damage.
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ class AttackSets:
 
     def add(self, name: Name, content: str, arrays: Mapping[str, Ints]) -> None:
         """Remember arrays without an entry, for `record`, unless their name contains a path, which differs between machines."""
-        if self.folder is not None and not any(mark in value for value in name.values() for mark in (":", "/", os.sep)):
+        if self.folder is not None and not any(_has_path(key, value) for key, value in name.items()):
             self.new[file_name(name)] = (name, content, arrays)
 
     def record(self) -> tuple[list[Path], list[Path]]:
@@ -148,6 +148,12 @@ class AttackSets:
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
+
+
+def _has_path(key: str, value: str) -> bool:
+    """Whether a part of a name contains a path; a victim may be a class of an installed module, `module:Class`."""
+    is_class = key == "victim" and ".py:" not in value
+    return "/" in value or os.sep in value or (":" in value and not is_class)
 
 
 def chosen(cell: Cell) -> tuple[str, str]:

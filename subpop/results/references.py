@@ -228,6 +228,7 @@ def compare(
     references do not have, and other numbers are only shown.
     """
     kind = kind_of(result.cell)
+    is_gated = kind.gates(result.cell)
     run, stored = _by_key(result), references.rows.get(cell_key(result.cell), {})
     verdicts = []
     for key, number in run.items():
@@ -236,9 +237,7 @@ def compare(
             verdicts.append(Verdict(number, "pass", "times and efforts are not compared"))
         elif not kind.is_compared(number.metric):
             verdicts.append(Verdict(number, "pass", CHECKED_BY_SUITE))
-        elif not (metric.gated and kind.gates(result.cell, number.metric)) or (
-            fresh_seeds and not (key in stored and stored[key]["by_seed"])
-        ):
+        elif not (metric.gated and is_gated(number.metric)) or (fresh_seeds and not (key in stored and stored[key]["by_seed"])):
             verdicts.append(_shown(number, stored.get(key)))
         elif key in stored:
             row = stored[key] if fresh_seeds else {**stored[key], "atol": _atol_here(result, number, stored[key])}
@@ -404,8 +403,9 @@ def rebaseline(path: Path, results: Sequence[CellResult], *, hardware: str = "",
     least = {}
     for cell, result in cells.items():
         kind = kind_of(result.cell)
+        is_gated = kind.gates(result.cell)
         for number_key, number in _by_key(result).items():
-            gated = kind.is_compared(number.metric) and kind.gates(result.cell, number.metric)
+            gated = kind.is_compared(number.metric) and is_gated(number.metric)
             elsewhere = not gated or _is_written_by_hand(number.metric)
             if metric_of(number.metric).is_recorded and not elsewhere:
                 key = (*cell, *number_key)

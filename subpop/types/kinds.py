@@ -85,9 +85,9 @@ class Kind(ABC):
         """Whether a number is compared with its reference; others are checked by assertions of the suite."""
         return True
 
-    def gates(self, cell: Cell, metric: str) -> bool:
-        """Whether a metric that the registry gates is also gated in this cell; otherwise it is shown only."""
-        return True
+    def gates(self, cell: Cell) -> Callable[[str], bool]:
+        """Tells of each metric that the registry gates whether it is also gated in this cell; otherwise it is shown only."""
+        return lambda metric: True
 
     def tables(self, reports: Sequence[CellReport]) -> list[str]:
         """Blocks of markdown: the table in the paper's layout, for the suite's page and the scoreboard."""

@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,9 +24,11 @@ from subpop.types import Array, Floats, Ints, Model, TrainingSet
 from subpop.types.roles import Training
 from subpop.victims.batch_order import BatchOrder
 from subpop.victims.batched_jobs import Recipe
-from subpop.victims.conv_fleet import BETA_1, BETA_2, EPSILON, Shape
-from subpop.victims.head_training import KERNEL_PENALTY, coefficients, starts
+from subpop.victims.head_training import BETA_1, BETA_2, EPSILON, KERNEL_PENALTY, coefficients, starts
 from subpop.victims.linear_model import LinearModel, flat
+
+Shape = Any
+"""`subpop.victims.conv_fleet.Shape`, which is not imported: linear victims do not depend on the code of convolutional ones."""
 
 LONGER = Recipe(epochs=30, learning_rate=1e-2, batch_size=32)
 _MEMBERS = 1 << 32

@@ -24,6 +24,11 @@ CELLS = grid(
 )
 
 
+def timeless(result):
+    """A result without the numbers of a clock."""
+    return replace(result, numbers=tuple(number for number in result.numbers if number.metric != "seconds_a_trial"))
+
+
 def test_workers_leave_what_a_run_here_finds(tmp_path):
     with Store(tmp_path / "here.sqlite") as store:
         here = [Experiment.on(store).run(cell) for cell in CELLS]
@@ -35,7 +40,7 @@ def test_workers_leave_what_a_run_here_finds(tmp_path):
         again = [experiment.run(cell) for cell in CELLS]
     assert not any(result.from_store for result in there), "who asks first counts as having trained them"
     assert all(result.from_store for result in again)
-    for one, other in zip(here, there, strict=True):
+    for one, other in zip(map(timeless, here), map(timeless, there), strict=True):
         assert replace(one, seconds=0, arrays={}) == replace(other, seconds=0, arrays={})
         assert one.arrays.keys() == other.arrays.keys()
         assert all(np.array_equal(one.arrays[name], other.arrays[name]) for name in one.arrays)

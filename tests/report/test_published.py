@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from test_leaderboard import BOARD, HURT, measured
 
+from subpop.defenses import is_exact
 from subpop.report.leaderboard import leaderboards
 from subpop.report.published import BEGIN, END, publish, published_boards, read_board, render, tier_page, with_leaderboard
 from subpop.types import BadInput
@@ -62,13 +63,15 @@ def test_the_numbers_are_those_of_the_baselines(board):
         for dataset, value in entry.by_dataset.items():
             of = [context for context in board.contexts if context.dataset == dataset]
             own = [row for row in rows if row["defense"] == entry.defense and any(is_of(row, context) for context in of)]
+            if not own and not is_exact(entry.defense):
+                continue  # it has no references
             assert len(own) == len(of), (entry.defense, dataset)
             values = [float(row["value"]) for row in own]
             assert min(values) - 1e-3 <= value <= max(values) + 1e-3, (entry.defense, dataset)
             if len({context.partition for context in of}) == 1:  # otherwise their numbers of subpopulations are the weights
                 assert value == pytest.approx(np.mean(values), abs=5e-3), (entry.defense, dataset)
             compared += 1
-    assert compared >= len(board.entries)
+    assert compared >= len([entry for entry in board.entries if is_exact(entry.defense)])
 
 
 def is_of(row, context):

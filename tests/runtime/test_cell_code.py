@@ -38,6 +38,7 @@ OWN_CELLS = {
     "label_flip_smoothing": {"dataset": "digits", "victim": "last_layer"},
     "fine_pruning": {**PICTURES, "holdout": 0.1},
     "fine_pruning_as_released": {**PICTURES, "holdout": 0.1},
+    **{key: {"holdout": 0.1} for key in ["group_roni_with_holdout", "holdout_influence", "holdout_only", "train_and_holdout"]},
 }
 TEXTS = {"dataset": "reviews", "victim": "tiny_bert_last_layer"}
 NEED_WEIGHTS = {name for name in VICTIMS if name.startswith(("vgg16", "bert", "minilm"))}

@@ -454,7 +454,7 @@ def test_a_changed_constant_of_trim_is_found(tmp_path: Path) -> None:
         assert len(done.stdout.splitlines()) <= 22
     assert [len(page) for page in pages] == [1, 1, 1]
     of_runs, of_baselines = pages[0][0], pages[2][0]
-    assert of_runs.startswith("- **trim**: 34 of 58 numbers moved (17 of 58 of its matched control), by up to 24.0 x their noise")
+    assert of_runs.startswith("- **trim**: 36 of 60 numbers moved (17 of 60 of its matched control), by up to 37.5 x their noise")
     assert of_baselines.startswith(
         "- **trim**: 14 of 16 numbers moved (14 of 16 of its matched control), by up to 24.0 x their noise"
     )

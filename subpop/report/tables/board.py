@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from subpop.defenses import is_exact
 from subpop.report.tables.poisoning import Poisoning
 from subpop.types import Cell
@@ -14,6 +16,9 @@ class Board(Poisoning):
 
     is_board = True
 
-    def gates(self, cell: Cell, metric: str) -> bool:
+    def gates(self, cell: Cell) -> Callable[[str], bool]:
         """Two headlines of each defense that has no randomness of its own, and what no defense changes."""
-        return super().gates(cell, metric) and is_exact(cell.defense) and (metric in HEADLINES or cell.defense == "none")
+        if cell.defense == "none":
+            return super().gates(cell)
+        compared = HEADLINES if is_exact(cell.defense) else ()
+        return lambda metric: metric in compared

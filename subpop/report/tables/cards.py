@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from scipy.stats import t
 
@@ -53,9 +53,10 @@ class Cards(Poisoning):
 
     on_scoreboard = False
 
-    def gates(self, cell: Cell, metric: str) -> bool:
+    def gates(self, cell: Cell) -> Callable[[str], bool]:
         """The damage with a defense, unless there is a single seed; the claims of the suite assert the rest."""
-        return metric == "target_damage_mean" and cell.n_seeds > 1 and cell.defense.partition("(")[0] in cards()
+        compared = cell.n_seeds > 1 and cell.defense.partition("(")[0] in cards()
+        return lambda metric: compared and metric == "target_damage_mean"
 
     def figures(self, reports: Sequence[CellReport], styles: Styles) -> Iterator[Plan]:
         """None: a case is two numbers."""

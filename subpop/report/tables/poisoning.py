@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
 from subpop.experiments.experiment import Experiment
@@ -22,9 +22,10 @@ class Poisoning(Kind):
 
     trains_trials = True
 
-    def gates(self, cell: Cell, metric: str) -> bool:
+    def gates(self, cell: Cell) -> Callable[[str], bool]:
         """Numbers that no defense changes are gated in the cell without a defense."""
-        return cell.defense == "none" or metric not in UNDEFENDED
+        shown = () if cell.defense == "none" else UNDEFENDED
+        return lambda metric: metric not in shown
 
     def measurer(self, experiment: Experiment) -> Measure:
         """Trains the trials that are not in the store."""
@@ -42,9 +43,9 @@ class PaperTable(Poisoning, ABC):
     layout: ClassVar[Layout]
     """The rows and columns of the table."""
 
-    def gates(self, cell: Cell, metric: str) -> bool:
+    def gates(self, cell: Cell) -> Callable[[str], bool]:
         """All numbers, because not every set-up has a cell without a defense."""
-        return True
+        return lambda metric: True
 
     def tables(self, reports: Sequence[CellReport]) -> list[str]:
         """The table of each data set and victim."""
