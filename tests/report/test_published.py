@@ -43,7 +43,9 @@ def test_what_is_committed_is_what_is_rendered(board):
 def test_the_readme_begins_with_the_leaderboard_and_one_figure():
     text = (ROOT / "README.md").read_text()
     assert text == with_leaderboard(text, BOARDS), "run `python -m subpop.report.published`"
-    assert text.splitlines()[:3] == ["# subpop", "", BEGIN]
+    title, introduction = text.partition(BEGIN)[0].split("\n", 1)
+    assert title == "# subpop"
+    assert len(introduction.split()) <= 60, "the leaderboard comes first, after a sentence that says what it is about"
     shown = text.partition(END)[0]
     (figure,) = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", shown)
     assert (ROOT / figure).is_file()
