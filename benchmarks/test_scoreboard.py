@@ -9,8 +9,8 @@ Source: the attack of Jagielski et al., CCS 2021; the defenses are those of the 
 defaults of their sources.
 
 Deviations: poison rows are distinct, because copies would give them away. Only the mean target damage and the accuracy on
-clean data have references, and those of defenses that train by random steps have none; `cards` tests each defense on cases
-whose outcome is known.
+clean data have references. Those of defenses that train by random steps have none, and in the laptop tier no defense has any;
+`cards` tests each defense on cases whose outcome is known.
 """
 
 from subpop import grid
@@ -35,21 +35,27 @@ FOR_NETWORKS = ["epic", "divide_mix"]
 """Defenses of deep networks: for a linear victim, a cell of theirs would take minutes."""
 FOR_MORE_CLASSES = ["run_off_election"]
 """For two classes it is equal to DPA."""
-SETTINGS = {"dpa": "dpa(k=7)", "finite_aggregation": "finite_aggregation(k=7)"}
-"""Settings of defenses whose defaults need more rows."""
+FEW_ROWS = {"dpa": "dpa(k=7)", "finite_aggregation": "finite_aggregation(k=7)"}
+"""As many parts as leave 30 rows in each."""
+MANY_ROWS = {"dpa": "dpa(k=25)", "finite_aggregation": "finite_aggregation(k=25)"}
 ELSEWHERE = [*NEED_CHANNELS, *FOR_NETWORKS, *FOR_MORE_CLASSES]
-LINEAR = [SETTINGS.get(name, name) for name in DEFENSES if name not in ELSEWHERE]
 FILTERS = ["trim", "sever", "activation_clustering", "spectral_signatures", *(n for n, card in cards().items() if card.is_filter)]
+MATCHES = [f"{MATCHED}{name}" for name in FILTERS]
+LINEAR = [name for name in DEFENSES if name not in ELSEWHERE]
+EMBEDDED = [*(FEW_ROWS.get(name, name) for name in LINEAR), *MATCHES]
+LAPTOP = {"tier": "laptop", "defense": [*(MANY_ROWS.get(name, name) for name in LINEAR), *MATCHES], "n_attacked": 6}
 
 CELLS = [
     *grid(
         tier="embedded",
         dataset=["digits", "mixture"],
         victim="logistic_regression",
-        defense=[*LINEAR, *(f"{MATCHED}{name}" for name in FILTERS)],
+        defense=EMBEDDED,
         n_attacked=6,
         **COMMON,
     ),
+    *grid(dataset="adult", victim="logistic_regression", **LAPTOP, **COMMON),
+    *grid(dataset="utkface_mobilenet", victim="last_layer", **LAPTOP, **COMMON),
 ]
 
 

@@ -17,8 +17,14 @@ class Board(Poisoning):
     is_board = True
 
     def gates(self, cell: Cell) -> Callable[[str], bool]:
-        """Two headlines of each defense that has no randomness of its own, and what no defense changes."""
-        if cell.defense == "none":
+        """Two headlines of each defense that has no randomness of its own, and what no defense changes.
+
+        Only the undefended cells of other tiers than the embedded one are compared.
+        """
+        if cell.tier != "embedded":
+            compared = HEADLINES if cell.defense == "none" else ()
+        elif cell.defense == "none":
             return super().gates(cell)
-        compared = HEADLINES if is_exact(cell.defense) else ()
+        else:
+            compared = HEADLINES if is_exact(cell.defense) else ()
         return lambda metric: metric in compared
