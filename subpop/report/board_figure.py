@@ -25,9 +25,9 @@ def draw_boards(boards: Sequence[Leaderboard], directory: Path, made_by: str = "
     """Draw one figure for each board into the folder `directory`."""
     pictures = []
     for board in boards:
-        path, lines = directory / file_name(f"leaderboard-{board.tier}"), lines_of(board)
+        path, lines = directory / file_name(board.file_name), lines_of(board)
         draw_once(partial(leaderboard_figure, lines), path, made_by, content_key([], repr(lines) + made_by))
-        alt = f"what {len(board.entries)} defenses change compared with no defense, {board.tier} tier"
+        alt = f"what {len(board.entries)} defenses change compared with no defense, {board.title}"
         pictures.append(Picture(path.name, "leaderboard", "", board.tier, "", alt, caption_of(board)))
     return pictures
 

@@ -115,8 +115,8 @@ def details(reports: Sequence[CellReport], run: RunInfo, pictures: Sequence[Pict
 
 def _leaderboards(reports: Sequence[CellReport]) -> list[str]:
     """Every board with all of its rows, and controls."""
-    boards = [(board.tier, board_table(board)) for board in leaderboards(reports)]
-    return [block for tier, blocks in boards for block in (f"## Leaderboard of the {escape(tier)} tier", *blocks)]
+    boards = [(board.title, board_table(board)) for board in leaderboards(reports)]
+    return [block for title, blocks in boards for block in (f"## Leaderboard of the {escape(title)}", *blocks)]
 
 
 def _setups_with_damages(reports: Sequence[CellReport]) -> dict[Setup, list[CellReport]]:

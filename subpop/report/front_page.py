@@ -31,7 +31,8 @@ def front_page(reports: Sequence[CellReport], run: RunInfo, pictures: Sequence[P
     if run.standing and run.standing.exit_status is None:
         return _page([*first, *_about(run), *problems, UNFINISHED])
     boards = leaderboards(reports)
-    shown = [block for board in boards for block in _board(board, MOST_ROWS // len(boards), named=len(boards) > 1)]
+    tables = [board for board in boards if not board.stochastic]
+    shown = [block for board in boards for block in _board(board, MOST_ROWS // max(1, len(tables)), named=len(tables) > 1)]
     shown = shown or [NO_BOARD, *attacks_section(reports)]
     drawn = [picture(each.name, each.alt, each.caption, "") for each in pictures]
     return _page([*first, *problems, *shown, _links(reports, run), *_about(run), *drawn])
@@ -50,8 +51,16 @@ def said(board: Leaderboard) -> str:
     return "\n".join(f"- **{question}** {escape(words)}" for question, words in zip(QUESTIONS, answers(board), strict=True))
 
 
+def said_of_second(board: Leaderboard) -> str:
+    """The same about a tier's board of stochastic victims, as one paragraph."""
+    found = answers(board)
+    return f"**And on {escape(', '.join(board.victims))}?** {escape(' '.join((found.how_bad, found.what_helps)))}"
+
+
 def _board(board: Leaderboard, most: int, *, named: bool) -> list[str]:
-    heading = [f"## The {escape(board.tier)} tier"] if named else []
+    if board.stochastic:
+        return [f"{said_of_second(board)} All its rows are in the [details](details.md)."]
+    heading = [f"## The {escape(board.title)}"] if named else []
     return [*heading, said(board), *board_table(board, most)]
 
 

@@ -1,7 +1,8 @@
 """The leaderboard of a run as typed rows: which defense is left with how much damage, how sure that is, and what it costs.
 
 A board belongs to one tier. If the suite `scoreboard` was measured, its cells are the board's; otherwise the board takes the
-cells that the most defenses of the other suites have in common. All of them have one alpha, the one nearest to 1. A cell that a
+cells that the most defenses of the other suites have in common. Cells of the suite `scoreboard` whose victims are stochastic
+have a board of their own, because other defenses can run there. All of them have one alpha, the one nearest to 1. A cell that a
 defense of the board lacks, because it failed or was not measured, counts as no defense.
 
 Defenses are ranked by the mean target damage of the subpopulations with at least 20 test rows. Each subpopulation of a data set
@@ -143,6 +144,18 @@ class Leaderboard:
     """Ranked defenses, the best first."""
     controls: tuple[Entry, ...]
     """No defense first, then the others by damage."""
+    stochastic: bool = False
+    """Whether it is the tier's second board, of stochastic victims."""
+
+    @property
+    def title(self) -> str:
+        """`embedded tier`, or `embedded tier, conv_net`."""
+        return f"{self.tier} tier" + (f", {', '.join(self.victims)}" if self.stochastic else "")
+
+    @property
+    def file_name(self) -> str:
+        """The name of its figure and its data, without a suffix."""
+        return f"leaderboard-{self.tier}" + ("-stochastic" if self.stochastic else "")
 
     @property
     def undefended(self) -> Entry:
@@ -160,6 +173,11 @@ class Leaderboard:
         return tuple(sorted({context.dataset for context in self.contexts}))
 
     @cached_property
+    def victims(self) -> tuple[str, ...]:
+        """The victims, in the order of the alphabet."""
+        return tuple(sorted({context.victim for context in self.contexts}))
+
+    @cached_property
     def levels(self) -> dict[str, tuple[Entry, ...]]:
         """The ranked defenses by what they know, the best first; levels without a defense are left out."""
         by_level = {level: tuple(entry for entry in self.entries if entry.knowledge == level) for level in LEVELS}
@@ -167,7 +185,7 @@ class Leaderboard:
 
 
 def leaderboards(reports: Iterable[CellReport]) -> tuple[Leaderboard, ...]:
-    """Return the board of each tier on which a defense was compared with none, in the order of the alphabet.
+    """Return the boards of each tier on which a defense was compared with none, in the order of the alphabet.
 
     Parameters
     ----------
@@ -177,13 +195,22 @@ def leaderboards(reports: Iterable[CellReport]) -> tuple[Leaderboard, ...]:
     Returns
     -------
     tuple of Leaderboard
-        One board for each tier; none if no defense and no defense at all were not both measured anywhere.
+        One board for each tier, and one for its stochastic victims; none if no defense and no defense at all were not both
+        measured anywhere.
     """
-    tiers: dict[str, list[CellReport]] = defaultdict(list)
-    for report in reports:
-        if kind_of(report.cell).on_scoreboard and report.cell.rate > 0 and not report.cell.option("n_poison_told"):
-            tiers[report.cell.tier].append(report)
-    found = [_board(tier, sorted(own, key=lambda report: report.cell)) for tier, own in sorted(tiers.items())]
+    shown = [
+        report
+        for report in reports
+        if kind_of(report.cell).on_scoreboard and report.cell.rate > 0 and not report.cell.option("n_poison_told")
+    ]
+    made_for_boards = [report.cell for report in shown if kind_of(report.cell).is_board]
+    exact = {report.cell.victim for report in shown if report.result and report.result.exact}
+    with_exact = {cell.tier for cell in made_for_boards if cell.victim in exact}
+    second = {cell for cell in made_for_boards if cell.victim not in exact and cell.tier in with_exact}
+    boards: dict[tuple[str, bool], list[CellReport]] = defaultdict(list)
+    for report in shown:
+        boards[report.cell.tier, report.cell in second].append(report)
+    found = [_board(*key, sorted(own, key=lambda report: report.cell)) for key, own in sorted(boards.items())]
     return tuple(board for board in found if board)
 
 
@@ -209,7 +236,7 @@ def context_of(cell: Cell) -> Context:
     )
 
 
-def _board(tier: str, reports: Sequence[CellReport]) -> Leaderboard | None:
+def _board(tier: str, stochastic: bool, reports: Sequence[CellReport]) -> Leaderboard | None:
     cells: dict[Context, dict[str, CellReport]] = defaultdict(dict)
     for report in sorted(reports, key=lambda each: (each.result is None, bool(each.cell.setting_of(each.cell.defender)))):
         cells[context_of(report.cell)].setdefault(report.cell.defense, report)  # measured ones, and those without settings, first
@@ -227,7 +254,7 @@ def _board(tier: str, reports: Sequence[CellReport]) -> Leaderboard | None:
     of_controls = sorted((entry for entry in by_damage if entry.is_control), key=lambda entry: entry.defense != NONE)
     stems = tuple(sorted({context.stem for context in chosen}))
     ranked = tuple(entry for entry in by_damage if not entry.is_control)
-    return Leaderboard(tier, stems, tuple(sorted(chosen)), ranked, tuple(of_controls))
+    return Leaderboard(tier, stems, tuple(sorted(chosen)), ranked, tuple(of_controls), stochastic)
 
 
 def _chosen(cells: Cells) -> Cells:

@@ -82,7 +82,7 @@ def tables_of(reports: Sequence[CellReport], run: RunInfo) -> tuple[list[Table],
         opened = {entry.defense: _board_detail(board, entry, lines) for entry in (*board.entries, *board.controls)}
         opened = {defense: detail for defense, detail in opened.items() if detail["of"]}
         details |= {_board_key(board, defense): detail for defense, detail in opened.items()}
-        name = "leaderboard" if len(boards) == 1 else f"leaderboard-{board.tier}"
+        name = "leaderboard" if len(boards) == 1 else board.file_name
         tables.append(_leaderboard(name, board, set(opened)))
     if lines:
         tables.append(_all_cells(lines))
@@ -101,7 +101,7 @@ def _leaderboard(name: str, board: Leaderboard, opened: set[str]) -> Table:
         "In parentheses: 95 % intervals. A missing cell counts as no defense. Controls have no rank. Tap a damage to see its "
         "subpopulations."
     )
-    title = f"Leaderboard, {board.tier} tier"
+    title = f"Leaderboard, {board.title}"
     sentences = answers(board) if board.entries else ()
     fields = [[row[column] for column in shown] for row in rows]
     return Table(name, title, sentences, words, tuple(shown), fields, ("knows", "role"))
@@ -158,14 +158,14 @@ def _number_field(value: float | None, form: str) -> Field:
 
 
 def _board_key(board: Leaderboard, defense: str) -> str:
-    return f"{board.tier} leaderboard/{defense}"
+    return f"{board.title} leaderboard/{defense}"
 
 
 def _board_detail(board: Leaderboard, entry: Entry, lines: Sequence[_Line]) -> Mapping[str, Any]:
     contexts = set(board.contexts)
     own = [line for line in lines if line.row.name == entry.defense and line.contexts & contexts]
     keys = [line.key for line in own if _has_subpopulations(line.reports)]
-    text = f"Leaderboard, {board.tier} tier. Mean target damage at alpha {board.rate:g}: {_interval(entry.damage)} %."
+    text = f"Leaderboard, {board.title}. Mean target damage at alpha {board.rate:g}: {_interval(entry.damage)} %."
     return {"title": printable(entry.defense), "text": printable(text), "of": keys}
 
 

@@ -46,6 +46,20 @@ def test_the_leaderboard_by_hand():
     assert (rows[3][1], rows[3][3]) == ("2", "better (-4.5)")
 
 
+def test_the_board_of_stochastic_victims_is_a_paragraph_of_its_own():
+    network = {"victim": "conv_net", **BOARD}
+    second = [measured(HURT * 0.5, COSTS, **network), measured(HURT * 0.1, COSTS, defense="epic", **network)]
+    second = [replace(report, result=replace(report.result, exact=False)) for report in second]
+    page = front_page([*small_board(), *second], RUN)
+    assert len(tables_of(page)) == 1
+    (paragraph,) = [line for line in page.splitlines() if line.startswith("**And on conv_net?**")]
+    assert "22 points" in paragraph
+    assert "epic" in paragraph
+    assert "epic" not in page.replace(paragraph, "")
+    (one, two) = [rows for rows in tables_of(details([*small_board(), *second], RUN)) if rows[0][:2] == ["defense", "rank"]]
+    assert ["epic" in [row[0] for row in rows] for rows in (one, two)] == [False, True]
+
+
 def test_costs_of_other_sizes_and_several_certificates():
     own = {**COSTS, "fits_a_trial": 0.0, "seconds_a_trial": 380.0}
     own |= {"certified_damage_mean:exact": 0.8, "certified_damage_mean:other": 0.9}

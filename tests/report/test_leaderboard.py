@@ -76,6 +76,23 @@ def test_a_subpopulation_that_a_defense_lacks_counts_as_no_defense():
     assert entry(board, "trim").damage.value == pytest.approx(HURT[3:].sum() / 12)
 
 
+def test_stochastic_victims_have_a_board_of_their_own():
+    network = {"victim": "conv_net", **BOARD}
+
+    def stochastic(report):
+        return replace(report, result=replace(report.result, exact=False))
+
+    reports = [measured(HURT, **BOARD), measured(HURT - 0.1, defense="trim", **BOARD)]
+    reports += [stochastic(measured(HURT * 0.5, **network)), stochastic(measured(HURT * 0.1, defense="epic", **network))]
+    linear, second = leaderboards(reports)
+    assert [each.defense for each in linear.entries] == ["trim"]  # epic cannot run there and does not count as no defense
+    assert [each.defense for each in second.entries] == ["epic"]
+    assert (linear.title, second.title) == ("embedded tier", "embedded tier, conv_net")
+    assert (linear.file_name, second.file_name) == ("leaderboard-embedded", "leaderboard-embedded-stochastic")
+    assert second.undefended.damage.value == pytest.approx(0.225)
+    assert the_board(reports[2:]).title == "embedded tier"  # the only board of its tier
+
+
 def test_the_suite_scoreboard_takes_precedence():
     others = [measured(HURT), measured(HURT * 0, defense="sever")]
     board = the_board([*others, measured(HURT, **BOARD), measured(HURT / 2, defense="trim", **BOARD)])
