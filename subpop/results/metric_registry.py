@@ -21,6 +21,7 @@ from subpop.types.metric import Better, Metric, Tolerance, Unit
 
 PATTERNS = {"k": "[0-9]+", "certificate": "(?::.+)?", "world": "[01]", "end": "(?:low|high)", "model": "(?:clean|attacked)"}
 PATTERNS |= {"outcome": "m50(?:_share)?", "predictor": "(?:size|clean_accuracy|loss_difference|label_share)"}
+PATTERNS |= {"width": "[0-9]+"}
 """Regular expressions of the parts in braces; other parts may be any text, since defenses and data sets name them."""
 HEADLINES = ("target_damage_worst_5", "target_damage_worst_1", "target_damage_mean")
 """Metrics by which tables are sorted: the first of these that the set-up has."""
@@ -122,6 +123,11 @@ METRICS = (
     Metric("kendall_{outcome}_{predictor}_{end}", NUMBER, "{end} end of its 95 % interval: {outcome}, {predictor}"),
     Metric("partial_kendall_{outcome}_{predictor}", NUMBER, "the same after clean accuracy: {outcome}, {predictor}"),
     Metric("partial_kendall_{outcome}_{predictor}_{end}", NUMBER, "{end} end of its 95 % interval: {outcome}, {predictor}"),
+    # --- capacity ---
+    gated("target_damage_width_{width}", FRACTION, "mean target damage, {width} units", LOWER),
+    Metric("target_clean_accuracy_width_{width}", FRACTION, "clean accuracy on the targets, {width} units", HIGHER),
+    Metric("reached_width_{width}", FRACTION, "seeds that reach the training loss, {width} units", HIGHER),
+    gated("kendall_damage_width", NUMBER, "Kendall's tau of damage and width, mean over seeds"),
     # --- Table 16 ---
     gated("success_worst_{k}", FRACTION, "worst-{k} success", LOWER),
     gated("success_worst_{k}_difference", FRACTION, "worst-{k} success, clusters less random sets", LOWER),

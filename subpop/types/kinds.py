@@ -20,6 +20,7 @@ KINDS = {
     "poisoning": "subpop.report.tables.poisoning:Poisoning",
     "board": "subpop.report.tables.board:Board",
     "declared": "subpop.report.tables.cards:Cards",
+    "width": "subpop.report.tables.capacity:Capacity",
     "certified": "subpop.report.tables.certified:Certified",
     "clusters": "subpop.report.tables.clusters:Clusters",
     "ensembles": "subpop.report.tables.ensembles:Ensembles",

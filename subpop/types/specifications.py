@@ -24,6 +24,7 @@ Budget = Literal["exact", "half", "twice"]
 GroupsTold = Literal["target", "superset", "unrelated"]
 Worlds = Literal["independent", "paired"]
 MarginRows = Literal["margin_less_1", "margin", "margin_plus_1"]
+Equal = Literal["epochs", "loss"]
 
 LARGEST_WHOLE = 999_999_999
 
@@ -184,7 +185,18 @@ class Speed(Specification):
     """The implementation that ours is compared with."""
 
 
+@dataclass(frozen=True)
+class Capacity(Specification):
+    """A comparison of networks of several widths."""
+
+    equal: Equal = "epochs"
+    """What is the same for all widths: the number of epochs, or the training loss on clean data."""
+
+    enters_draws: ClassVar[bool] = False
+
+
 MEASUREMENTS: Mapping[str, type[Specification]] = {
+    "width": Capacity,
     "two_worlds": TwoWorlds,
     "speed": Speed,
     "clusters": Specification,

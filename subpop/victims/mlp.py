@@ -26,21 +26,32 @@ _SAMPLE_BYTES = 28
 
 
 class MLP:
-    """`hidden` ReLU units, trained for at most `max_epochs`, always on the CPU, even with `--device cuda`."""
+    """`hidden` ReLU units, trained for at most `max_epochs`, always on the CPU, even with `--device cuda`.
+
+    enough: training also stops after an epoch whose mean training loss, with the penalty, is at most this.
+    """
 
     exact = False
 
-    def __init__(self, hidden: int = 10, max_epochs: int = 200) -> None:
+    def __init__(self, hidden: int = 10, max_epochs: int = 200, enough: float = 0.0) -> None:
         for name, value in (("hidden", hidden), ("max_epochs", max_epochs)):
             if value < 1:
                 raise BadInput(f"{name}={value}; it must be at least 1")
-        self.hidden, self.max_epochs = hidden, max_epochs
+        if not 0 <= enough < float("inf"):
+            raise BadInput(f"enough={enough}; it must be a training loss of at least 0, and 0 never stops training")
+        self.hidden, self.max_epochs, self.enough = hidden, max_epochs, enough
 
     def fit_many(self, jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:
         """Train one `MLPModel` per job. Raises BadInput for invalid jobs, and for weights other than 0 and 1."""
+        return self.fit_for(jobs, seeds, [self.max_epochs] * len(jobs))
+
+    def fit_for(self, jobs: Sequence[FleetJob], seeds: Sequence[int], max_epochs: Sequence[int]) -> list[Model]:
+        """Train one `MLPModel` per job, each for its own number of epochs at most. Raises BadInput as `fit_many` does."""
         from subpop.victims.mlp_narrow import train
 
         check_jobs(jobs, seeds)
+        if len(max_epochs) != len(jobs) or min(max_epochs, default=1) < 1:
+            raise BadInput(f"max_epochs={list(max_epochs)} for {len(jobs)} jobs; give one number of at least 1 per job")
         models: list[Model] = []
         for chunk in _chunks(jobs):
             ordered = [present(job) for job in jobs[chunk]]
@@ -49,7 +60,7 @@ class MLP:
             if not np.isfinite(x).all():
                 raise BadInput("the rows hold NaN or infinite values; remove or impute them")
             tasks = [self._task(x, *each) for each in zip(ordered, rows, seeds[chunk], strict=True)]
-            models += [_model(trained) for trained in train(x, tasks, self.max_epochs)]
+            models += [_model(trained) for trained in train(x, tasks, max_epochs[chunk], self.enough)]
         return models
 
     def _task(self, x: Floats, job: FleetJob, rows: Ints, seed: int) -> Task:

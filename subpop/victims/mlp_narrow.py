@@ -20,23 +20,26 @@ _SAMPLES_A_CALL = 1 << 16
 """Approximate number of samples per call of the kernel: a call takes microseconds, the batch order 4 bytes per sample."""
 
 
-def train(x: Floats, tasks: Sequence[Task], max_epochs: int) -> list[Trained]:
-    """Train every task on rows of x (N, d); a task's result depends on its own rows, labels and seed alone."""
+def train(x: Floats, tasks: Sequence[Task], max_epochs: Sequence[int], enough: float = 0.0) -> list[Trained]:
+    """Train every task on rows of x (N, d); a task's result depends on its own rows, labels and seed alone.
+
+    max_epochs: one number for each task; enough: training also stops after an epoch whose loss is at most this.
+    """
     rows = _rows(x)
     # joblib respects the CPU limits of containers; Numba's thread count is lower in joblib's workers.
     threads = max(1, min(len(tasks), joblib.cpu_count(), config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(lambda task: _train_one(rows, task, max_epochs), tasks))
+        return list(pool.map(lambda task, epochs: _train_one(rows, task, epochs, enough), tasks, max_epochs))
 
 
-def _train_one(rows: kernel.Rows, task: Task, max_epochs: int) -> Trained:
+def _train_one(rows: kernel.Rows, task: Task, max_epochs: int, enough: float = 0.0) -> Trained:
     samples = kernel.Samples(task.rows, task.labels)
     net, progress = _net(task), np.array([0, 0, np.inf, np.inf, 0], np.float64)
-    count = max(1, _SAMPLES_A_CALL // len(task))
+    count = 1 if enough > 0 else max(1, _SAMPLES_A_CALL // len(task))
     over, done = False, 0
     while not over and done < max_epochs:
         orders = task.order.epochs(done, min(count, max_epochs - done))
-        over = kernel.train_epochs(rows, samples, orders, net, progress)
+        over = kernel.train_epochs(rows, samples, orders, net, progress) or bool(progress[kernel.LOSS] <= enough)
         done = int(progress[kernel.EPOCHS])
     return Trained(_parameters(net, task.start), done, float(progress[kernel.LOSS]))
 

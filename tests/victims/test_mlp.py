@@ -250,3 +250,34 @@ def test_bad_fleets_and_settings_are_refused() -> None:
         with pytest.raises(BadInput, match=next(iter(options))):
             MLP(**options)  # type: ignore[arg-type]
     assert MLP().fit_many([], []) == []
+
+
+# --- when training stops ----------------------------------------------------------------------------------------------
+
+
+def test_training_stops_after_the_first_epoch_whose_loss_is_small_enough() -> None:
+    pool = digits_pool()
+    job = pool.clean_job()
+    long = [fit(job, max_epochs=epochs).final_loss for epochs in range(1, 31)]
+    enough = (long[11] + long[12]) / 2
+    stopped = fit(job, max_epochs=30, enough=enough)
+    assert stopped.n_epochs == 1 + next(i for i, loss in enumerate(long) if loss <= enough) == 13
+    assert bits(stopped) == bits(fit(job, max_epochs=13))
+    assert fit(job, max_epochs=30, enough=1e-9).n_epochs == 30
+
+
+def test_networks_of_one_fleet_can_have_their_own_number_of_epochs() -> None:
+    pool = digits_pool()
+    jobs = [poisoned(pool, 20, seed) for seed in range(3)]
+    fleet = MLP().fit_for(jobs, [0, 1, 2], [3, 11, 5])
+    alone = [fit(job, seed, max_epochs=epochs) for seed, (job, epochs) in enumerate(zip(jobs, (3, 11, 5), strict=True))]
+    assert list(map(bits, fleet)) == list(map(bits, alone))
+
+
+@pytest.mark.parametrize("epochs", [[5], [5, 0]])
+def test_every_job_needs_a_number_of_epochs(epochs: list[int]) -> None:
+    pool = digits_pool()
+    with pytest.raises(BadInput, match="give one number of at least 1 per job"):
+        MLP().fit_for([pool.clean_job()] * 2, [0, 1], epochs)
+    with pytest.raises(BadInput, match=r"enough=-0.1; it must be a training loss of at least 0"):
+        MLP(enough=-0.1)
