@@ -19,14 +19,14 @@ GATED_WIDTHS = (2, 8, 32, 128)
 """Widths whose damage has a reference; those between them do not."""
 COMPARED = ("kendall_damage_width", *(f"target_damage_width_{width}" for width in GATED_WIDTHS))
 HOW_TO_READ = (
-    "Each number is a mean over seeds, with half the width of its 95 % interval over seeds; subpopulations and poison are the same "
-    f"for all widths. *Reached*: seeds whose network has a training loss of at most {LOSS:g} on clean data within {MOST_EPOCHS} "
-    "epochs. A width that did not reach it with a seed does not enter this seed's rank correlation. A network that is hardly right "
-    "without poison has little to lose, so read damage beside clean accuracy."
+    "Each number is a mean over seeds, with half the width of its 95 % interval over seeds; subpopulations and poison are the "
+    f"same for all widths. *Reached*: seeds whose network has a training loss of at most {LOSS:g} on clean data within "
+    f"{MOST_EPOCHS} epochs. A width that did not reach it with a seed does not enter this seed's rank correlation. A network that is "
+    "hardly right without poison has little to lose, so read damage beside clean accuracy."
 )
 CAPTION = (
-    "Mean over seeds and subpopulations, with 95 % intervals over seeds. Open markers: not all seeds reach the training loss. At an "
-    "equal number of epochs, narrow networks have also been trained less well; at an equal training loss, width alone differs."
+    "Mean over seeds and subpopulations, with 95 % intervals over seeds. Open markers: not all seeds reach the training loss. At "
+    "an equal number of epochs, narrow networks have also been trained less well; at an equal training loss, width alone differs."
 )
 
 
