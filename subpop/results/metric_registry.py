@@ -127,7 +127,7 @@ METRICS = (
     gated("target_damage_width_{width}", FRACTION, "mean target damage, {width} units", LOWER),
     Metric("target_clean_accuracy_width_{width}", FRACTION, "clean accuracy on the targets, {width} units", HIGHER),
     Metric("reached_width_{width}", FRACTION, "seeds that reach the training loss, {width} units", HIGHER),
-    gated("kendall_damage_width", NUMBER, "Kendall's tau of damage and width, mean over seeds"),
+    Metric("kendall_damage_width", NUMBER, "Kendall's tau of damage and width, mean over seeds"),
     # --- Table 16 ---
     gated("success_worst_{k}", FRACTION, "worst-{k} success", LOWER),
     gated("success_worst_{k}_difference", FRACTION, "worst-{k} success, clusters less random sets", LOWER),

@@ -165,6 +165,5 @@ def test_the_table_and_the_figure_show_every_width(measured, monkeypatch):
 def test_headlines_are_gated_only():
     gates = Capacity().gates(cell())
     assert gates("target_damage_width_8")
-    assert gates("kendall_damage_width")
     assert not gates("target_damage_width_16")
     assert not gates("target_clean_accuracy_width_8")

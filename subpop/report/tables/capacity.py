@@ -16,13 +16,13 @@ from subpop.types import Cell, CellReport, CellResult, Number
 from subpop.types.kinds import Kind, Measure, Plan
 
 GATED_WIDTHS = (2, 8, 32, 128)
-"""Widths whose damage has a reference; those between them do not."""
-COMPARED = ("kendall_damage_width", *(f"target_damage_width_{width}" for width in GATED_WIDTHS))
+"""Widths whose damage has a reference. The rank correlation has none: one test row may exchange the ranks of several widths."""
+COMPARED = tuple(f"target_damage_width_{width}" for width in GATED_WIDTHS)
 HOW_TO_READ = (
     "Each number is a mean over seeds, with half the width of its 95 % interval over seeds; subpopulations and poison are the "
     f"same for all widths. *Reached*: seeds whose network has a training loss of at most {LOSS:g} on clean data within "
-    f"{MOST_EPOCHS} epochs. A width that did not reach it with a seed does not enter this seed's rank correlation. A network that is "
-    "hardly right without poison has little to lose, so read damage beside clean accuracy."
+    f"{MOST_EPOCHS} epochs; a width that did not reach it with a seed is not in this seed's rank correlation. A network that "
+    "is hardly right without poison has little to lose, so read damage beside clean accuracy."
 )
 CAPTION = (
     "Mean over seeds and subpopulations, with 95 % intervals over seeds. Open markers: not all seeds reach the training loss. At "
@@ -46,7 +46,7 @@ class Capacity(Kind):
         return 10.0
 
     def gates(self, cell: Cell) -> Callable[[str], bool]:
-        """Every second width, and the rank correlation."""
+        """Every second width."""
         return lambda metric: metric in COMPARED
 
     def tables(self, reports: Sequence[CellReport]) -> list[str]:
