@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from subpop.attacks.adaptive import search_poison
+from subpop.attacks.best_of_list import choose_worst
 from subpop.attacks.control_attacks import flip_another_group, keep_labels, scatter_flips
 from subpop.attacks.gradient_match import match_gradients
 from subpop.attacks.influence import follow_influence
@@ -20,6 +22,8 @@ ATTACKS: Mapping[str, Callable[[AttackTask[Any]], Poison]] = {
     "near_neighbours": flip_neighbours,
     "proportional": sample_in_proportion,
     "model_targeted": pursue_model,
+    "best_of_list": choose_worst,
+    "adaptive": search_poison,
     "own_label": keep_labels,
     "scattered_flips": scatter_flips,
     "other_group": flip_another_group,

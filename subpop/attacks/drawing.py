@@ -46,7 +46,7 @@ def draw_poison(
     """Draw the poison rows of one trial.
 
     attacker: the model whose least likely label the label rule `common` uses, and which attacks with `asks_model` ask;
-    optimiser: the `subpop.attacks.attacker.Attacker` of attacks that move rows; victim: trains models of an attack.
+    optimiser: see `AttackTask`; victim: trains models of an attack.
     """
     members = stage.aux_members(name)
     rule, target = label_rule(cell, stage.dataset.n_classes), None

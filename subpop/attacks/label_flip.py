@@ -43,6 +43,8 @@ class Poison:
     """(e, ...) rows outside the pool, in the pool's dtype, or None."""
     origin: Ints | None = None
     """(m,) int64 rows of the pool from which the poison was made and which have its true labels; None for `rows`."""
+    n_fits: int = 0
+    """Number of defended models that the attacker trained to choose the rows."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -66,7 +68,8 @@ class AttackTask(Generic[Settings]):
     """The label of all poison rows; None to flip each row's own label (two classes)."""
     generator: np.random.Generator
     optimiser: Any = None
-    """The `subpop.attacks.attacker.Attacker` of attacks that move rows; None for others."""
+    """The `subpop.attacks.attacker.Attacker` of attacks that move rows, the `subpop.attacks.best_of_list.Rehearsal` of attacks
+    with `asks_defense`; None for others."""
     groups: Ints | None = None
     """(n_aux,) the subpopulation of each row of D_aux, -1 for none; None if there is no other."""
     model: Model | None = None

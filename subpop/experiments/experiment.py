@@ -16,12 +16,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from subpop.attacks import ATTACKS
+from subpop.attacks.attacker import Attacker
+from subpop.attacks.best_of_list import Rehearsal
 from subpop.attacks.drawing import NO_POISON, check_attack, draw_poison, n_poison
 from subpop.datasets.stage import Stage
 from subpop.defenses import DEFENSES, MATCHED, RETRAIN, matched_random_filter
 from subpop.experiments.collective import most_wrong_rows
 from subpop.experiments.context import Context
 from subpop.experiments.nearest_texts import nearest_texts
+from subpop.experiments.rehearsal import check_rehearsal, rehearsal
 from subpop.experiments.trial import TOLD, Prepared, grid, prepare, score
 from subpop.experiments.undecided import Undecided, error_of, is_undecided
 from subpop.harness.batching import FitMany, Wave, job_of
@@ -362,11 +365,17 @@ class Experiment:
         context, name = self.context, trial.subpopulation
         stage, needs, poison = context.stage(cell), self.needs(cell), NO_POISON
         if trial.attacked:
-            asked = context.label_attacker(cell), context.optimiser(cell), context.victim(cell)
+            asked = context.label_attacker(cell), self._optimiser(cell, name), context.victim(cell)
             poison = draw_poison(stage, cell, name, trial.seed, *asked)
         count = n_poison(stage, cell, name) if "n_poison" in needs else 0
         training = trainable(context.victim(cell), cell, trial.seed) if "training" in needs else None
         return prepare(stage, cell, trial, poison, needs=needs, n_poison=count, secret=self._secret(cell), training=training)
+
+    def _optimiser(self, cell: Cell, name: str) -> Attacker | Rehearsal | None:
+        """What the attack optimises poison against: the attacker's model, or the cell's defense on the attacker's rows."""
+        if not cell.poisoning.asks_defense:
+            return self.context.optimiser(cell)
+        return rehearsal(self.context.stage(cell), cell, name, self.context.victim(cell), self.needs(cell))
 
     def _secret(self, cell: Cell) -> str:
         """A secret without which a plug-in cannot reproduce its shuffle: drawn once per store, never sent to a child."""
@@ -418,6 +427,8 @@ class Experiment:
                 f"{cell.defense} needs clean_holdout, and {cell.id} grants none: its setting has no holdout. Choose cells whose "
                 "setting names one, such as holdout=0.05 (-k holdout), or take clean_holdout out of the defense's needs"
             )
+        if cell.poisoning.asks_defense:
+            check_rehearsal(self.context.stage(cell), cell, self.needs(cell))
 
     def _retrained(self, cell: Cell, trial: Trial) -> TrialResult:
         """The noise floor: the clean victim of another seed replaces the poisoned one."""
@@ -476,6 +487,7 @@ class Experiment:
         """The modules on which the cell's trials depend; keys also cover their imports (see `subpop.runtime.cell_code`)."""
         context = self.context
         parts = context.data_code(cell) | context.partition_code(cell) | context.victim_code(cell) | context.attack_code(cell)
+        parts |= {"subpop.experiments.rehearsal"} if cell.poisoning.asks_defense else frozenset()
         return parts | self.defense_code(cell) | set(TRIALS)
 
     def defense_code(self, cell: Cell) -> frozenset[str]:

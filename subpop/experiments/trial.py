@@ -40,7 +40,7 @@ class Prepared:
     """One trial before its defense runs, with its rows in the shuffled order in which the defense sees them.
 
     rows: (n,) row numbers of the pool, from len(pool) on for rows that an attack made; holdout: (n_test,) bool, test rows in the
-    clean holdout, which are not scored; None without a holdout.
+    clean holdout, which are not scored; None without a holdout; attack_fits: number of defended models that the attacker trained.
     """
 
     trial: Trial
@@ -50,6 +50,7 @@ class Prepared:
     flipped: Bools
     member: Bools
     holdout: Bools | None = None
+    attack_fits: int = 0
 
 
 def prepare(
@@ -101,7 +102,7 @@ def prepare(
         certify=np.flatnonzero(stage.test_members(name)) if trial.attacked else np.zeros(0, np.int64),
         reference_y=own_y if trial.attacked else None,
     )
-    return Prepared(trial, task, rows, len(poison), is_poison & (y != own_y), member, holdout)
+    return Prepared(trial, task, rows, len(poison), is_poison & (y != own_y), member, holdout, poison.n_fits)
 
 
 def told_groups(stage: Stage, cell: Cell, name: str, poison: Poison) -> Ints:
@@ -161,6 +162,8 @@ def score(stage: Stage, prepared: Prepared, outcome: Outcome, undecided: Undecid
     metrics = {"n_poison": float(prepared.n_poison), "n_flipped": float(prepared.flipped.sum()), "kkt_residual": residual}
     members = stage.test_members(name) if name else np.zeros(n_test, bool)
     scored = np.ones(n_test, bool) if prepared.holdout is None else ~prepared.holdout
+    if prepared.attack_fits:
+        metrics["attack_fits"] = float(prepared.attack_fits)
     metrics |= undecided.in_trial(outcome, error, members, scored)
     if outcome.keep is not None:
         removed = ~outcome.keep

@@ -72,6 +72,7 @@ METRICS = (
     gated("kkt_residual_max", NUMBER, "largest KKT residual of a trained model", LOWER, UPPER_BOUND),
     # --- what a defense costs ---
     Metric("fits_a_trial", COUNT, "victims trained in an attacked trial", LOWER),
+    Metric("attack_fits_a_trial", COUNT, "defended models that the attacker trained for a trial"),
     Metric("seconds_a_trial", SECONDS, "seconds of an attacked trial", LOWER, TIMED),
     # --- what a filter removed ---
     gated("poison_recall", FRACTION, "flipped poison rows that were removed", HIGHER, subpopulation_column="recall"),

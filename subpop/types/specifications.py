@@ -115,6 +115,8 @@ class LabelFlip(Specification):
     """Whether the attack changes inputs of rows by the gradients of the attacker's model."""
     asks_model: ClassVar[bool] = False
     """Whether predictions of the attacker's model decide which rows become poison."""
+    asks_defense: ClassVar[bool] = False
+    """Whether the attacker trains the cell's defense on rows of his own, so that the poison depends on the defense."""
     feasible: ClassVar[str] = "rows of the subpopulation in D_aux with another label"
     """What poison may be. Attacks are compared only if this is the same, and with equally many rows."""
 

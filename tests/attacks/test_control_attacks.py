@@ -132,6 +132,7 @@ def test_net_damage_is_the_gain_of_the_control_with_the_other_sign(experiment):
 def test_attacks_are_compared_with_their_like():
     feasible = {name: attack_specification(name).feasible for name in ATTACKS}
     assert feasible["label_flip"] == feasible["proportional"] != feasible["near_neighbours"]
+    assert feasible["label_flip"] == feasible["best_of_list"] == feasible["adaptive"]
     assert feasible["gradient_match"] == feasible["influence"] != feasible["label_flip"]
     assert feasible["own_label"] == feasible["scattered_flips"] == feasible["other_group"]
     assert "control" in feasible["own_label"]

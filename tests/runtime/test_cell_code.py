@@ -40,6 +40,8 @@ OWN_CELLS = {
     "fine_pruning_as_released": {**PICTURES, "holdout": 0.1},
     **{key: {"holdout": 0.1} for key in ["group_roni_with_holdout", "holdout_influence", "holdout_only", "train_and_holdout"]},
 }
+SEARCHED = {"sampling": "distinct", "protocol": "reserve", "n_attacked": 1, "defense": "dpa(k=7)"}
+OWN_ATTACKS = {"best_of_list": SEARCHED, "adaptive": {**SEARCHED, "n_fits": 20}}
 TEXTS = {"dataset": "reviews", "victim": "tiny_bert_last_layer"}
 NEED_WEIGHTS = {name for name in VICTIMS if name.startswith(("vgg16", "bert", "minilm"))}
 """Victims that begin with the weights of a published network."""
@@ -85,7 +87,7 @@ def test_what_runs_for_a_defense_is_in_its_key(defense):
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_what_runs_for_an_attack_is_in_its_key(attack):
-    assert uncovered(cell(dataset="digits", attack=attack)) == set()
+    assert uncovered(cell(dataset="digits", attack=attack, **OWN_ATTACKS.get(attack, {}))) == set()
 
 
 @pytest.mark.parametrize("victim", [*sorted(set(VICTIMS) - NEED_WEIGHTS), "sklearn.naive_bayes:GaussianNB"])
@@ -183,6 +185,7 @@ def test_a_result_that_is_stored_whole_depends_on_the_code_of_its_subpopulations
 def test_cases_are_of_registered_parts():
     assert set(MEASURED_WHOLE) <= set(WHOLE)
     assert set(OWN_CELLS) <= set(DEFENSES)
+    assert set(OWN_ATTACKS) <= set(ATTACKS)
     missing = {name for name, source in DATASETS.items() if source.licence != "generated"}
     assert {"digits", "digits_images"} < missing  # of those that come with scikit-learn; the others need their files
 

@@ -132,9 +132,11 @@ def _attack_numbers(parts: Sequence[Subpopulation], n_left_out: int) -> list[Num
 
 
 def _costs(attacked: Sequence[TrialResult]) -> list[Number]:
+    searched = [trial.metrics["attack_fits"] for trial in attacked if "attack_fits" in trial.metrics]
     return [
         Number("fits_a_trial", float(np.mean([trial.n_fits for trial in attacked]))),
         Number("seconds_a_trial", float(np.mean([trial.seconds for trial in attacked]))),
+        *([Number("attack_fits_a_trial", float(np.mean(searched)))] if searched else []),
     ]
 
 
