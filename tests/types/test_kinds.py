@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from seed_table import all_cells
+from synthetic_reports import cell_of
 
 from subpop.report.tables.poisoning import Poisoning
 from subpop.types import BadInput, CellReport, CellResult, Number
@@ -85,3 +86,20 @@ def test_a_kind_of_one_s_own_measures_and_shows_its_cells(monkeypatch):
     grouped = by_kind([CellReport(one, None), CellReport(plain, None), CellReport(other, None)])
     assert [(type(kind).__name__, len(own)) for kind, own in grouped.items()] == [("Poisoning", 1), ("Own", 2)]
     kind_named.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("changes", "gated"),
+    [
+        ({}, {"clean_accuracy", "defended_clean_accuracy", "target_damage_mean"}),
+        ({"defense": "trim"}, {"defended_clean_accuracy", "target_damage_mean"}),
+        ({"defense": "co_teaching"}, set()),
+        ({"victim": "conv_net"}, {"defended_clean_accuracy", "target_damage_mean"}),
+        ({"victim": "conv_net", "defense": "trim"}, set()),
+        ({"tier": "laptop"}, {"defended_clean_accuracy", "target_damage_mean"}),
+        ({"tier": "laptop", "defense": "trim"}, set()),
+    ],
+)
+def test_the_scoreboard_compares_what_has_references(changes, gated):
+    gates = kind_named("board").gates(cell_of(stem="scoreboard", kind="board", **changes))
+    assert {name for name in ("clean_accuracy", "defended_clean_accuracy", "target_damage_mean") if gates(name)} == gated

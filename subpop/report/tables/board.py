@@ -7,6 +7,7 @@ from collections.abc import Callable
 from subpop.defenses import is_exact
 from subpop.report.tables.poisoning import Poisoning
 from subpop.types import Cell
+from subpop.victims import make_victim
 
 HEADLINES = ("target_damage_mean", "defended_clean_accuracy")
 
@@ -19,12 +20,13 @@ class Board(Poisoning):
     def gates(self, cell: Cell) -> Callable[[str], bool]:
         """Two headlines of each defense that has no randomness of its own, and what no defense changes.
 
-        Only the undefended cells of other tiers than the embedded one are compared.
+        In other tiers than the embedded one, and of stochastic victims, only the undefended cell has references.
         """
-        if cell.tier != "embedded":
-            compared = HEADLINES if cell.defense == "none" else ()
-        elif cell.defense == "none":
-            return super().gates(cell)
-        else:
+        undefended = cell.defense == "none"
+        if cell.tier == "embedded" and make_victim(cell.victim).exact:
+            if undefended:
+                return super().gates(cell)
             compared = HEADLINES if is_exact(cell.defense) else ()
+        else:
+            compared = HEADLINES if undefended else ()
         return lambda metric: metric in compared
