@@ -18,6 +18,7 @@ from subpop.types.base import nearest
 
 KINDS = {
     "poisoning": "subpop.report.tables.poisoning:Poisoning",
+    "adaptive": "subpop.report.tables.adaptive:Adaptive",
     "board": "subpop.report.tables.board:Board",
     "declared": "subpop.report.tables.cards:Cards",
     "width": "subpop.report.tables.capacity:Capacity",
