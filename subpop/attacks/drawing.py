@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from subpop.attacks import ATTACKS
+from subpop.attacks.attackers_sample import check_sample, known_members
 from subpop.attacks.boxes import Box
 from subpop.attacks.label_flip import AttackTask, Poison, least_likely_label, poison_count, rarest_label
 from subpop.datasets.stage import Stage
@@ -48,7 +49,7 @@ def draw_poison(
     attacker: the model whose least likely label the label rule `common` uses, and which attacks with `asks_model` ask;
     optimiser: see `AttackTask`; victim: trains models of an attack.
     """
-    members = stage.aux_members(name)
+    members = known_members(stage, cell, name)
     rule, target = label_rule(cell, stage.dataset.n_classes), None
     if rule == "rarest":
         target = rarest_label(stage.pool.y[members], stage.dataset.n_classes)
@@ -80,7 +81,7 @@ def check_attack(stage: Stage, cell: Cell) -> None:
     _check_attack_suits(stage, cell)
     for name in stage.attacked:
         count = n_poison(stage, cell, name)
-        available = len(stage.aux_members(name))
+        available = len(known_members(stage, cell, name))
         if count > MOST_POISON * stage.pool.n_train:
             raise BadInput(
                 f"{cell.id}: rate {cell.rate:g} asks for {count} poison rows of {name!r}, more than {MOST_POISON} times the "
@@ -88,7 +89,7 @@ def check_attack(stage: Stage, cell: Cell) -> None:
             )
         if cell.poisoning.sampling == "distinct" and count > available:
             raise BadInput(
-                f"{cell.id}: rate {cell.rate:g} asks for {count} distinct poison rows of {name!r} but D_aux holds {available}; "
+                f"{cell.id}: rate {cell.rate:g} asks for {count} distinct poison rows of {name!r} but the attacker sees {available}; "
                 "use protocol=reserve (a larger D_aux), a lower rate or sampling=with_replacement"
             )
 
@@ -99,5 +100,6 @@ def _check_attack_suits(stage: Stage, cell: Cell) -> None:
             f"label_rule=own of {cell.id} flips between two classes, and {stage.dataset.name} has {stage.dataset.n_classes}; use "
             "common or rarest"
         )
+    check_sample(cell, stage.dataset.n_classes)
     if cell.poisoning.moves_rows:
         box(cell, stage.pool)

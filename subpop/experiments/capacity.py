@@ -47,6 +47,8 @@ LOSS = 0.15
 """The training loss on clean data, with the penalty, of all widths with `equal=loss`: chosen by who reaches it."""
 MOST_EPOCHS = 2000
 """Maximum number of epochs with `equal=loss`."""
+DIGITS = 9
+"""Decimals of a damage."""
 FEWEST = 3
 """Minimum number of widths for a rank correlation."""
 
@@ -71,8 +73,8 @@ class Width:
 
     @cached_property
     def by_seed(self) -> Doubles:
-        """(s,) the damage of each seed, the mean over subpopulations."""
-        return np.asarray((self.clean - self.attacked).mean(axis=1))
+        """(s,) the damage of each seed, the mean over subpopulations, rounded so that equal ones are equal."""
+        return np.round((self.clean - self.attacked).mean(axis=1), DIGITS)
 
     def numbers(self) -> list[Number]:
         """The mean damage with its interval over seeds, and what stands beside it."""
@@ -147,7 +149,7 @@ def seed_tau(widths: Sequence[int], damages: Doubles, reached: Bools) -> float:
 
     if reached.sum() < FEWEST:
         return float("nan")
-    tau = float(kendalltau(np.array(widths)[reached], np.round(damages[reached], 9)).statistic)
+    tau = float(kendalltau(np.array(widths)[reached], np.round(damages[reached], DIGITS)).statistic)
     return round(tau, 12) if np.isfinite(tau) else 0.0
 
 

@@ -27,13 +27,13 @@ def derived_seed(*purpose: object) -> int:
 def draw_identity(cell: Cell) -> tuple[object, ...]:
     """What random draws depend on: the cell's data, subpopulations and attack, but neither its victim nor its defense.
 
-    Which subpopulations are attacked is ignored. Attacks that move rows, and controls, start from the rows that label flipping
-    draws, and their training sets are shuffled in the same way.
+    Which subpopulations are attacked, and how much of D_aux the attacker sees, is ignored. Attacks that move rows, and controls,
+    start from the rows that label flipping draws, and their training sets are shuffled in the same way.
     """
     plain = cell.plain()
-    chosen = {"n_attacked", "attacked_by"}
+    ignored = {"n_attacked", "attacked_by", "aux_share", "aux_groups"}
     setting = plain.setting_of(*(each for each in plain.specifications if each.enters_draws))
-    return (plain.dataset, plain.partition, plain.attack, *(item for item in setting if item[0] not in chosen))
+    return (plain.dataset, plain.partition, plain.attack, *(item for item in setting if item[0] not in ignored))
 
 
 # --- the seeds of a trial ---------------------------------------------------------------------------------------------

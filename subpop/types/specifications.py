@@ -25,6 +25,7 @@ GroupsTold = Literal["target", "superset", "unrelated"]
 Worlds = Literal["independent", "paired"]
 MarginRows = Literal["margin_less_1", "margin", "margin_plus_1"]
 Equal = Literal["epochs", "loss"]
+AuxGroups = Literal["frozen", "derived"]
 
 LARGEST_WHOLE = 999_999_999
 
@@ -108,6 +109,10 @@ class LabelFlip(Specification):
     sampling: Sampling = "with_replacement"
     alpha_base: AlphaBase = "aux"
     """Whether alpha counts rows of the subpopulation in D_aux, which an attacker can see, or in D."""
+    aux_share: float = field(default=1.0, metadata={**LATER, "above": 0, "most": 1, "example": "0.5"})
+    """The share of D_aux that the attacker sees. Subpopulations and numbers of poison rows are those of all of D_aux."""
+    aux_groups: AuxGroups = field(default="frozen", metadata=LATER)
+    """Whether the attacker knows which of the rows that it sees are in the subpopulation, or derives clusters from them."""
 
     shares_draws: ClassVar[bool] = False
     """Whether a trial uses the seeds of label flipping, so that both are compared trial by trial."""
@@ -266,7 +271,7 @@ def _checked(name: str, kind: Any, value: object, metadata: Mapping[str, Any]) -
     if kind is int:
         return _whole_number(name, value, metadata["least"])
     if kind is float:
-        return _number(name, value, metadata["above"], metadata["below"], metadata["example"])
+        return _number(name, value, metadata)
     return str(value)
 
 
@@ -283,12 +288,14 @@ def _whole_number(name: str, value: object, least: int) -> int:
     return int(text)
 
 
-def _number(name: str, value: object, above: float, below: float, example: str) -> float:
+def _number(name: str, value: object, metadata: Mapping[str, Any]) -> float:
+    """A number above `above`, and either below `below` or at most `most`."""
     try:
         number = float(text_of(float(str(value))))  # as baseline files write it, so that a cell read from its row is the same
     except ValueError:
         number = math.nan
-    if not above < number < below:
-        upper = f" and below {below:g}" if math.isfinite(below) else ""
-        raise BadInput(f"{name}={value} must be a number above {above:g}{upper}, such as {example}")
+    above, below, most = metadata["above"], metadata.get("below", math.inf), metadata.get("most", math.inf)
+    if not (above < number < below and number <= most):
+        upper = f" and at most {most:g}" if math.isfinite(most) else f" and below {below:g}" if math.isfinite(below) else ""
+        raise BadInput(f"{name}={value} must be a number above {above:g}{upper}, such as {metadata['example']}")
     return number
