@@ -89,8 +89,8 @@ def check_attack(stage: Stage, cell: Cell) -> None:
             )
         if cell.poisoning.sampling == "distinct" and count > available:
             raise BadInput(
-                f"{cell.id}: rate {cell.rate:g} asks for {count} distinct poison rows of {name!r} but the attacker sees {available}; "
-                "use protocol=reserve (a larger D_aux), a lower rate or sampling=with_replacement"
+                f"{cell.id}: rate {cell.rate:g} asks for {count} distinct poison rows of {name!r} but the attacker sees "
+                f"{available}; use protocol=reserve (a larger D_aux), a lower rate or sampling=with_replacement"
             )
 
 

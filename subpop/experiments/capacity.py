@@ -74,7 +74,7 @@ class Width:
     @cached_property
     def by_seed(self) -> Doubles:
         """(s,) the damage of each seed, the mean over subpopulations, rounded so that equal ones are equal."""
-        return np.round((self.clean - self.attacked).mean(axis=1), DIGITS)
+        return np.asarray(np.round((self.clean - self.attacked).mean(axis=1), DIGITS))
 
     def numbers(self) -> list[Number]:
         """The mean damage with its interval over seeds, and what stands beside it."""
