@@ -14,6 +14,7 @@ from subpop.report.leftovers import FRONT_TITLE
 from subpop.report.markdown import escape, picture
 from subpop.report.opening import PURPOSE, RunInfo, drift_words, failures, lead, left_out, made_by, skipped, suite_links
 from subpop.report.sentences import answers
+from subpop.report.verdict import so_far
 from subpop.types import CellReport
 
 QUESTIONS = ("How bad is it?", "What helps?", "What does it cost?")
@@ -32,7 +33,8 @@ def front_page(reports: Sequence[CellReport], run: RunInfo, pictures: Sequence[P
         return _page([*first, *_about(run), *problems, UNFINISHED])
     boards = leaderboards(reports)
     tables = [board for board in boards if not board.stochastic]
-    shown = [block for board in boards for block in _board(board, MOST_ROWS // max(1, len(tables)), named=len(tables) > 1)]
+    begin, most, named = so_far(reports, run.standing), MOST_ROWS // max(1, len(tables)), len(tables) > 1
+    shown = [block for board in boards for block in _board(board, most, named=named, begin=begin)]
     shown = shown or [NO_BOARD, *attacks_section(reports)]
     drawn = [picture(each.name, each.alt, each.caption, "") for each in pictures]
     return _page([*first, *problems, *shown, _links(reports, run), *_about(run), *drawn])
@@ -46,22 +48,24 @@ def _about(run: RunInfo) -> list[str]:
     return [f"{made_by(run)} {PURPOSE}", *drift_words(run.drifts), *left_out(run.left_out)]
 
 
-def said(board: Leaderboard) -> str:
+def said(board: Leaderboard, begin: str = "") -> str:
     """The three sentences about a board, as a list."""
-    return "\n".join(f"- **{question}** {escape(words)}" for question, words in zip(QUESTIONS, answers(board), strict=True))
+    return "\n".join(
+        f"- **{question}** {escape(words)}" for question, words in zip(QUESTIONS, answers(board, begin), strict=True)
+    )
 
 
-def said_of_second(board: Leaderboard) -> str:
+def said_of_second(board: Leaderboard, begin: str = "") -> str:
     """The same about a tier's board of stochastic victims, as one paragraph."""
     found = answers(board)
-    return f"**And on {escape(', '.join(board.victims))}?** {escape(' '.join((found.how_bad, found.what_helps)))}"
+    return f"**And on {escape(', '.join(board.victims))}?** {escape(begin + ' '.join((found.how_bad, found.what_helps)))}"
 
 
-def _board(board: Leaderboard, most: int, *, named: bool) -> list[str]:
+def _board(board: Leaderboard, most: int, *, named: bool, begin: str) -> list[str]:
     if board.stochastic:
-        return [f"{said_of_second(board)} All its rows are in the [details](details.md)."]
+        return [f"{said_of_second(board, begin)} All its rows are in the [details](details.md)."]
     heading = [f"## The {escape(board.title)}"] if named else []
-    return [*heading, said(board), *board_table(board, most)]
+    return [*heading, said(board, begin), *board_table(board, most)]
 
 
 def _links(reports: Sequence[CellReport], run: RunInfo) -> str:

@@ -26,6 +26,7 @@ from subpop.report.figures.setups import (
 from subpop.report.leaderboard import Context, Entry, Estimate, Leaderboard, Rank, context_of, leaderboards
 from subpop.report.opening import RunInfo
 from subpop.report.sentences import answers
+from subpop.report.verdict import so_far
 from subpop.results.metric_registry import metric_of
 from subpop.results.paired import HURT, Judged
 from subpop.types import CellReport
@@ -83,7 +84,7 @@ def tables_of(reports: Sequence[CellReport], run: RunInfo) -> tuple[list[Table],
         opened = {defense: detail for defense, detail in opened.items() if detail["of"]}
         details |= {_board_key(board, defense): detail for defense, detail in opened.items()}
         name = "leaderboard" if len(boards) == 1 else board.file_name
-        tables.append(_leaderboard(name, board, set(opened)))
+        tables.append(_leaderboard(name, board, set(opened), so_far(reports, run.standing)))
     if lines:
         tables.append(_all_cells(lines))
     return tables, details
@@ -92,7 +93,7 @@ def tables_of(reports: Sequence[CellReport], run: RunInfo) -> tuple[list[Table],
 # --- leaderboards -----------------------------------------------------------------------------------------------------
 
 
-def _leaderboard(name: str, board: Leaderboard, opened: set[str]) -> Table:
+def _leaderboard(name: str, board: Leaderboard, opened: set[str], begin: str) -> Table:
     entries = (*board.entries, *board.controls)
     rows = [_entry_fields(entry, _board_key(board, entry.defense) if entry.defense in opened else "") for entry in entries]
     shown = [column for column in rows[0] if any(row[column].text != NO_VALUE for row in rows)]
@@ -102,7 +103,7 @@ def _leaderboard(name: str, board: Leaderboard, opened: set[str]) -> Table:
         "subpopulations."
     )
     title = f"Leaderboard, {board.title}"
-    sentences = answers(board) if board.entries else ()
+    sentences = answers(board, begin) if board.entries else ()
     fields = [[row[column] for column in shown] for row in rows]
     return Table(name, title, sentences, words, tuple(shown), fields, ("knows", "role"))
 

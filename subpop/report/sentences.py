@@ -31,9 +31,9 @@ class Answers(NamedTuple):
     what_it_costs: str
 
 
-def answers(board: Leaderboard) -> Answers:
-    """Return the three sentences about a board, as plain text."""
-    return Answers(_how_bad(board), _what_helps(board), _what_it_costs(board))
+def answers(board: Leaderboard, begin: str = "") -> Answers:
+    """Return the three sentences about a board, as plain text. begin: what each begins with."""
+    return Answers(*(begin + sentence for sentence in (_how_bad(board), _what_helps(board), _what_it_costs(board))))
 
 
 def best_of(board: Leaderboard) -> Entry:

@@ -95,6 +95,13 @@ def headline(reports: Sequence[CellReport], standing: Standing | None) -> str:
     return f"**Passed{early}.**"
 
 
+def so_far(reports: Sequence[CellReport], standing: Standing | None) -> str:
+    """How a sentence about the cells begins: `In 40 of 180 cells measured so far: `, or with nothing if none is missing."""
+    if standing is None or len(reports) >= standing.planned:
+        return ""
+    return f"In {_of(sum(report.result is not None for report in reports), standing)} measured so far: "
+
+
 def _failures(reports: Sequence[CellReport], now: Standing) -> str:
     """`2 cells of 66, 1 claim`."""
     bad = 0 if now.rebaselined else sum(report.status in ("fail", "error") for report in reports)

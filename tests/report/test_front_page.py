@@ -11,7 +11,7 @@ from test_report import tables_of
 from subpop.report import RunInfo
 from subpop.report.board_table import signed
 from subpop.report.details import details
-from subpop.report.front_page import MOST_ROWS, NO_BOARD, UNFINISHED, front_page
+from subpop.report.front_page import MOST_ROWS, NO_BOARD, QUESTIONS, UNFINISHED, front_page
 from subpop.report.leaderboard import Entry, Estimate, Leaderboard, Payer, context_of
 from subpop.report.sentences import answers, best_of, points
 from subpop.report.verdict import FailedTest, Standing
@@ -58,6 +58,8 @@ def test_the_board_of_stochastic_victims_is_a_paragraph_of_its_own():
     assert "epic" not in page.replace(paragraph, "")
     (one, two) = [rows for rows in tables_of(details([*small_board(), *second], RUN)) if rows[0][:2] == ["defense", "rank"]]
     assert ["epic" in [row[0] for row in rows] for rows in (one, two)] == [False, True]
+    interrupted = front_page([*small_board(), *second], replace(RUN, standing=Standing(9, 2, stopped="interrupt")))
+    assert "**And on conv_net?** In 6 of 9 cells measured so far: At alpha 1" in interrupted
 
 
 def test_costs_of_other_sizes_and_several_certificates():
@@ -127,6 +129,9 @@ def test_the_first_lines_of_every_kind_of_session():
         page = front_page(board, replace(RUN, standing=standing))
         assert page.splitlines()[2].startswith(f"{line} The embedded tier ran on cpu: 4 cells measured")
         assert ("**How bad is it?**" in page) == (standing.exit_status is not None)
+        begins = "In 4 of 9 cells measured so far: " if standing.planned == 9 else ""
+        for question, first in zip(QUESTIONS, ("At alpha 1", "2 of 2 defenses", "trim must be told"), strict=True):
+            assert (f"- **{question}** {begins}{first}" in page) == (standing.exit_status is not None)
         assert (UNFINISHED in page) == (standing.exit_status is None)
         assert ("`test_x`" in page.partition("**How bad is it?**")[0]) == bool(standing.failed)
 

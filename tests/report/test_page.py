@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from subpop.report import RunInfo, check_report_directory, write_report, write_u
 from subpop.report.leaderboard import leaderboards
 from subpop.report.page import web_page
 from subpop.report.sentences import answers
+from subpop.report.verdict import Standing
 from subpop.types import BadInput, CellReport
 
 RUN = RunInfo(tier="embedded", command="python -m pytest benchmarks/")
@@ -77,6 +79,8 @@ def test_the_leaderboard_has_the_rows_of_its_module():
     (board,) = leaderboards(reports)
     text = web_page(reports, RUN)
     assert all(f"<p>{sentence}</p>" in text for sentence in answers(board))
+    interrupted = web_page(reports, replace(RUN, standing=Standing(9, 2, stopped="interrupt")))
+    assert all(f"<p>In 6 of 9 cells measured so far: {sentence}</p>" in interrupted for sentence in answers(board))
     rows = rows_of(text, "leaderboard")
     assert list(rows) == ["sever", "trim", "none"]
     assert [rows[entry.defense]["rank"] for entry in board.entries] == ["1", "2"]
