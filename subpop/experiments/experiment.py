@@ -40,7 +40,21 @@ from subpop.runtime.fingerprint import data_hash, key_of
 from subpop.runtime.memo import KeepsArrays
 from subpop.runtime.output import Listener
 from subpop.runtime.seeds import draw_identity, training_seed
-from subpop.types import Array, BadInput, Bools, Cell, CellResult, Ints, Model, Number, TrainingSet, Trial, TrialResult, Victim
+from subpop.types import (
+    CAN_COUNT,
+    Array,
+    BadInput,
+    Bools,
+    Cell,
+    CellResult,
+    Ints,
+    Model,
+    Number,
+    TrainingSet,
+    Trial,
+    TrialResult,
+    Victim,
+)
 from subpop.types.base import nearest
 from subpop.types.roles import Trainable
 
@@ -417,8 +431,8 @@ class Experiment:
         if variant != "exact":
             words["n_poison"] = f"n_poison x {TOLD[variant]:g}"
         knows_count = "poison_mask" in told or ("n_poison" in told and variant == "exact")
-        inferable = ["n_poison (inferable)"] if cell.rate > 0 and not knows_count else []
-        return ", ".join([*(words.get(name, name) for name in told), *inferable])
+        inferred = [CAN_COUNT] if cell.rate > 0 and not knows_count else []
+        return ", ".join([*(words.get(name, name) for name in told), *inferred])
 
     def _check_granted(self, cell: Cell) -> None:
         """Raise BadInput for a cell that does not grant what its defense needs, before anything is trained."""

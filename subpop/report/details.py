@@ -75,8 +75,8 @@ LEGEND = {
     "sd": "sample deviation over splits: how far one split lies from the mean, not an interval",
     "settings": "`name=value` after the attack: options of the cells that differ from their defaults; "
     "`help(subpop.types.specifications)` describes them",
-    "knowledge": "side information of the defense beyond its training rows; `inferable`: it follows from the number of rows and "
-    "the public size of D",
+    "knowledge": "side information of the defense beyond its training rows. Whoever knows the public size of D can "
+    "count the poison rows in their training set; they do not know which these are",
     "integrity": "for plug-ins: whether probes found a known way to cheat; the pages of the suites list the probes that ran",
     "own learners": "defenses whose model was not trained by `fit`: ranked separately, because they replace the victim instead "
     "of repairing it; their accuracy on clean data is shown next to the victim's",

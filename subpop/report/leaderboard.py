@@ -215,8 +215,8 @@ def leaderboards(reports: Iterable[CellReport]) -> tuple[Leaderboard, ...]:
 
 
 def level_of(knowledge: str) -> str:
-    """The level of a `CellResult.knowledge`, one of LEVELS. What can be inferred from the public size of D is nothing."""
-    words = {word for part in knowledge.split(", ") if "(inferable)" not in part for word in part.split()}
+    """The level of a `CellResult.knowledge`, one of LEVELS. What follows from the public size of D counts as nothing."""
+    words = set(knowledge.replace(",", " ").split())
     return next((level for level, names in KNOWLEDGE.items() if words & set(names)), NOTHING)
 
 

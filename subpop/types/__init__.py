@@ -8,6 +8,7 @@ from subpop.types.base import Array, BadInput, Bools, Floats, Ints, Setting, Uns
 from subpop.types.cell import Cell
 from subpop.types.data import Dataset, Partition, Splits
 from subpop.types.results import (
+    CAN_COUNT,
     KEEP_UNCHECKED,
     OWN_LEARNER,
     VERDICTS,
@@ -60,6 +61,7 @@ __all__ = [
     "TrialResult",
     "KEEP_UNCHECKED",
     "OWN_LEARNER",
+    "CAN_COUNT",
     "VERDICTS",
     "Verdict",
 ]

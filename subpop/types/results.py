@@ -21,6 +21,9 @@ class Trial:
 OWN_LEARNER, KEEP_UNCHECKED = "own_learner", "keep_unchecked"
 """Metrics that a trial has, with the value 1, if `fit` did not make its model, or if its mask could not be confirmed."""
 
+CAN_COUNT = "can count the poison rows (its rows minus the public size of D)"
+"""Said in `CellResult.knowledge` of a defense that is not told how many poison rows there are, and can find out."""
+
 
 @dataclass(frozen=True)
 class TrialResult:

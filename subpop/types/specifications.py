@@ -272,7 +272,18 @@ def _checked(name: str, kind: Any, value: object, metadata: Mapping[str, Any]) -
         return _whole_number(name, value, metadata["least"])
     if kind is float:
         return _number(name, value, metadata)
-    return str(value)
+    return _text(name, value)
+
+
+def _text(name: str, value: object) -> str:
+    """A text that can be written into a row of a baseline, `name=value;name=value`, in one way only."""
+    text = str(value)
+    if ";" in text or not text.isprintable():
+        raise BadInput(
+            f"{name}={text!r} may contain any printable characters but ';', which separates settings in a baseline; use another "
+            "name, such as that of a link to the file or folder"
+        )
+    return text
 
 
 def _choice(name: str, value: object, allowed: tuple[str, ...]) -> str:

@@ -17,7 +17,7 @@ from subpop.harness.sandbox import run_in_child
 from subpop.report import RunInfo
 from subpop.report.details import details
 from subpop.runtime.no_store import NoStore
-from subpop.types import BadInput, CellReport, Defended, TrainingSet, Trial
+from subpop.types import CAN_COUNT, BadInput, CellReport, Defended, TrainingSet, Trial
 from subpop.types.grid import grid
 from subpop.victims.linear_model import LinearModel
 
@@ -306,15 +306,15 @@ def test_a_declared_number_of_fits_stands_beside_the_seconds(folder):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"defense": "none"}, "n_poison (inferable)"),
-        ({"defense": "activation_clustering"}, "n_poison (inferable)"),
+        ({"defense": "none"}, CAN_COUNT),
+        ({"defense": "activation_clustering"}, CAN_COUNT),
         ({"defense": "trim"}, "n_poison"),
-        ({"defense": "trim", "n_poison_told": "half"}, "n_poison x 0.5, n_poison (inferable)"),
+        ({"defense": "trim", "n_poison_told": "half"}, f"n_poison x 0.5, {CAN_COUNT}"),
         ({"defense": "perfect_filter"}, "poison_mask"),
-        ({"defense": "fine_pruning", "holdout": "0.1"}, "clean_holdout of 0.1 of the test rows, n_poison (inferable)"),
-        ({"defense": "group_dro"}, "groups (target), n_poison (inferable)"),
-        ({"defense": "group_dro", "groups_told": "superset"}, "groups (superset), n_poison (inferable)"),
-        ({"defense": "reach.honest"}, "n_poison (inferable)"),
+        ({"defense": "fine_pruning", "holdout": "0.1"}, f"clean_holdout of 0.1 of the test rows, {CAN_COUNT}"),
+        ({"defense": "group_dro"}, f"groups (target), {CAN_COUNT}"),
+        ({"defense": "group_dro", "groups_told": "superset"}, f"groups (superset), {CAN_COUNT}"),
+        ({"defense": "reach.honest"}, CAN_COUNT),
         ({"defense": "retrain"}, ""),
         ({"defense": "trim", "rate": 0.0}, "n_poison"),
         ({"defense": "none", "rate": 0.0}, ""),

@@ -11,7 +11,7 @@ from synthetic_reports import cell_of
 from subpop.report import leaderboard as module
 from subpop.report.leaderboard import Payer, Rank, leaderboards, level_of, mean_difference
 from subpop.results.paired import BY_SEED, Difference, damages_by_seed, judge, paired_difference
-from subpop.types import CellReport, CellResult, Number
+from subpop.types import CAN_COUNT, CellReport, CellResult, Number
 
 BOARD = {"stem": "scoreboard", "kind": "board"}
 HURT = np.array([[0.5, 0.5], [0.4, 0.4], [0.3, 0.3], [0.6, 0.6], [0.2, 0.2], [0.7, 0.7]])
@@ -271,7 +271,7 @@ def test_the_columns_of_a_row_by_hand():
     costs = [0.01, 0.0, 0.3, 0.0, 0.0, 0.0]
     reports = [
         measured(HURT, numbers, **BOARD),
-        measured(HURT - 0.25, {**filtered, **worst}, "n_poison, n_rows (inferable)", costs=costs, defense="trim", **BOARD),
+        measured(HURT - 0.25, {**filtered, **worst}, f"n_poison, {CAN_COUNT}", costs=costs, defense="trim", **BOARD),
         measured(HURT, {"poison_recall": 0.12}, "the filter's counts", defense="matched_random_filter:trim", **BOARD),
     ]
     board = the_board(reports)
@@ -316,9 +316,9 @@ def test_a_plug_in_s_integrity_and_own_learners_are_named():
     ("knowledge", "level"),
     [
         ("", "nothing"),
-        ("n_poison (inferable)", "nothing"),
+        (CAN_COUNT, "nothing"),
         ("n_poison", "count"),
-        ("n_poison x 2, n_poison (inferable)", "count"),
+        (f"n_poison x 2, {CAN_COUNT}", "count"),
         ("clean_holdout of 0.05 of the test rows, n_poison", "holdout"),
         ("groups, n_poison", "group labels"),
         ("poison_mask", "the poison"),

@@ -95,6 +95,10 @@ def test_settings_are_typed_and_a_default_is_a_value() -> None:
         ({"defense": [["none", "trim"]]}, "defense=['none', 'trim'] must be a string; grid takes a list of strings"),
         ({"attack": ("influence",)}, "attack=('influence',) must be a string"),
         ({"kind": None}, "unknown kind of cell None"),
+        ({"encoder": "a;b=c"}, "encoder='a;b=c' may contain any printable characters but ';'"),
+        ({"encoder": "a;split=1", "split": 1}, "which separates settings in a baseline; use another name"),
+        ({"encoder": "tiny\n"}, r"encoder='tiny\n' may contain any printable characters"),
+        ({"clusters_on": "in\0puts"}, "may contain any printable characters"),
         ({"n_seeds": True}, "n_seeds=True must be a whole number"),
     ],
 )
