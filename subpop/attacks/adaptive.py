@@ -6,7 +6,8 @@ harmful one replaces the poison if it does more harm. Half of the candidates exc
 *mechanism* for the defense suggests, of all rows or of a random half. All candidates of a search are compared on the same rows:
 those of the selection half that are not poison at its beginning, which never become poison. Hence there are two searches, the
 second with the halves in exchanged roles, so that every row can become poison. If its result does less harm than the poison of
-`best_of_list` on the rows on which the first search measured it, the result of the first is taken. In all, `n_fits` defended
+`best_of_list` on the rows on which the first search measured it, or none of these rows is left, the result of the first is
+taken. In all, `n_fits` defended
 models are trained.
 
 Mechanisms, the rows that they suggest, and the best countermeasure that we know:
@@ -76,8 +77,8 @@ def search_poison(task: AttackTask[Adaptive]) -> Poison:
     first = climb(world, 0, opening.mask, opening.harm, n_fits // 2 - world.n_fits)
     harm = world.harm([first], 1)
     second = climb(world, 1, first, harm, n_fits - 1 - world.n_fits)
-    scored = world.selection(0) & ~opening.mask & ~second
-    is_kept = scored.any() and world.harm([second], 0).on(scored)[0] >= opening.harm.on(scored)[0]
+    end, scored = world.harm([second], 0), world.selection(0) & ~opening.mask & ~second
+    is_kept = scored.any() and end.on(scored)[0] >= opening.harm.on(scored)[0]
     found = second if is_kept else first
     poison = opening.poison if np.array_equal(found, opening.mask) else world.poison(found)
     return replace(poison, n_fits=world.n_fits)

@@ -122,6 +122,21 @@ def test_without_rows_to_exchange_or_poison_it_returns_what_it_has():
     assert not len(search_poison(task_on(POOL, 0, training(POOL, keep_all), settings=DISTINCT)))
 
 
+def test_where_no_row_is_left_to_compare_the_first_result_is_taken_and_the_budget_is_spent(monkeypatch):
+    """The second search makes poison of every row on which the first one measured."""
+    results, climbed = [], adaptive.climb
+
+    def greedy(world, turn, mask, harm, n_fits):
+        results.append(climbed(world, turn, mask, harm, n_fits) if not turn else world.selection(0))
+        return results[-1]
+
+    monkeypatch.setattr(adaptive, "climb", greedy)
+    task = task_on(POOL, 4, training(POOL, keep_all), settings=Adaptive(sampling="distinct", n_fits=40))
+    found = search_poison(task)
+    assert set(found.rows.tolist()) == set(np.unique(task.members)[results[0]].tolist())
+    assert found.n_fits == 20 + 2  # the second search was replaced: its start and its end are trained
+
+
 @pytest.mark.parametrize("number", range(10))
 def test_a_candidate_exchanges_as_many_rows_as_its_number_says(number):
     world = World.of(task_on(POOL, 12, None, settings=DISTINCT))
