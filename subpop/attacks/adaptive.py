@@ -26,7 +26,9 @@ Mechanisms, the rows that they suggest, and the best countermeasure that we know
 evaluating adversarial robustness") and Tramer et al. 2020 for evasion; for poisoning see Koh, Steinhardt and Liang 2022.
 *Deviations*: only distinct rows of the subpopulation with another label, so that it can be compared with label flipping at the
 same number of rows: no input is changed. The search is local, and 200 trainings are few: the worst poison does at least as much
-harm. Harm in the attacker's world need not be harm to the victim. See `best_of_list` for that world.
+harm. Harm in the attacker's world need not be harm to the victim; in particular, rows of the surrogate half, whose own copies
+there they cancel, look more harmful than they are in D, which has no such copies, and the search drifts to them. See
+`best_of_list` for that world.
 """
 
 from __future__ import annotations

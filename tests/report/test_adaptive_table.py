@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from subpop.report.tables.adaptive import Adaptive, added, damages_of, hindsight, sentence
+from subpop.report.tables.adaptive import Adaptive, added, countermeasure, damages_of, hindsight, sentence
 from subpop.types import CellReport, CellResult
 from subpop.types.grid import grid
 
@@ -62,6 +62,19 @@ def test_the_sentences_name_the_defenses_whose_interval_excludes_zero():
     assert "by +0.0 ± " in chosen
     assert "no interval of a defense excludes zero" in chosen
     assert "would do 23.8 instead of 20.5 % (an upper bound)" in chosen
+
+
+def test_the_best_countermeasure_is_named_and_whether_it_helps():
+    damages = damages_of(REPORTS)
+    text = countermeasure(damages)
+    assert "with trim, `adaptive` does 32.5 % of damage, 42.5 % without a defense (-10.0" in text
+    assert text.endswith("hence optimistic).")
+    better = damages[damages.index.get_level_values("defense") == "none"]
+    assert countermeasure(better) == ""
+    noisy = damages.copy()
+    noisy.loc[("trim", "digits", "0", "a"), "adaptive"] = 0.9
+    text = countermeasure(noisy)
+    assert text.endswith("no defense of this table clearly helps against an attacker who adapts to it.")
 
 
 def test_the_table_has_a_row_for_each_defense_and_no_defense_first():

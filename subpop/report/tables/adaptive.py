@@ -47,7 +47,8 @@ class Adaptive(Poisoning):
         for tier in dict.fromkeys(report.cell.tier for report in reports):
             damages = damages_of([report for report in reports if report.cell.tier == tier])
             if len(damages):
-                blocks += [f"**{escape(tier)}**", *(sentence(damages, attack) for attack in KNOWING), _table(damages)]
+                sentences = [*(sentence(damages, attack) for attack in KNOWING), countermeasure(damages)]
+                blocks += [f"**{escape(tier)}**", *sentences, _table(damages)]
         return [*blocks, HOW_TO_READ] if blocks else []
 
 
@@ -105,6 +106,25 @@ def sentence(damages: pd.DataFrame, attack: str) -> str:
         mean, worst = 100 * defended[attack].mean(), 100 * hindsight(defended)
         text += f" In hindsight, the worse of its fixed attacks would do {worst:.1f} instead of {mean:.1f} % (an upper bound)."
     return text
+
+
+def countermeasure(damages: pd.DataFrame) -> str:
+    """The defense that leaves least damage to the attacker who knows it, and whether it certainly helps."""
+    own = damages["adaptive"].unstack("defense").dropna()
+    if "none" not in own or len(own.columns) < 2:
+        return ""
+    best = str(own.drop(columns="none").mean().idxmin())
+    value, width = added(own, best, "none")
+    helps = (
+        ""
+        if value < (0 if math.isnan(width) else -width)
+        else ", so that no defense of this table clearly helps against an attacker who adapts to it"
+    )
+    return (
+        f"Best countermeasure in these cells: with {escape(best)}, `adaptive` does {100 * own[best].mean():.1f} % of damage, "
+        f"{100 * own['none'].mean():.1f} % without a defense ({_points(value, width)}; the best of {len(own.columns) - 1}, hence "
+        f"optimistic){helps}."
+    )
 
 
 def _points(value: float, width: float) -> str:
