@@ -20,5 +20,5 @@ def tuned() -> Mapping[str, str]:
 
 
 def is_tuned(name: str) -> bool:
-    """Whether a name with settings is that of a tuned defense."""
-    return tuned().get(name.partition("(")[0]) == name
+    """Whether a name is that of a tuned defense with settings; defaults that tuning left as they were are none."""
+    return "(" in name and tuned().get(name.partition("(")[0]) == name

@@ -17,7 +17,7 @@ def board_table(board: Leaderboard, most: int | None = None) -> list[str]:
 
     most: the number of defenses of the front page, which has no controls; None: all of them, and the controls.
     """
-    lines, columns = _lines(board, most), _columns(board)
+    lines, columns = _lines(board, most), _columns(board, most)
     left = 0 if most is None else max(0, len(board.entries) - most)
     more = f" {left} more defenses are in the [details](details.md)." if left else ""
     headers = [column for column, _ in columns]
@@ -42,12 +42,13 @@ def _lines(board: Leaderboard, most: int | None) -> list[tuple[str, Entry | None
 Column = tuple[str, Callable[[Entry], str]]
 
 
-def _columns(board: Leaderboard) -> list[Column]:
+def _columns(board: Leaderboard, most: int | None) -> list[Column]:
     """The columns that some row fills."""
     several = len(board.datasets) > 1
     every: list[Column] = [
         ("rank", _rank),
         ("damage", _damage),
+        ("tuned", lambda entry: _tuned(entry, settings=most is None)),
         ("against none", _against_none),
         (f"groups ≥ {100 * HURT:g}", lambda entry: _percent(entry.hurt_share, 0)),
         ("collateral", lambda entry: _percent(entry.collateral)),
@@ -79,6 +80,18 @@ def _damage(entry: Entry) -> str:
     """`31.6 (25.2–37.9)`."""
     found = entry.damage
     return percent(found.value) + (f" ({percent(found.low)}–{percent(found.high)})" if found.low is not None else "")
+
+
+def _tuned(entry: Entry, *, settings: bool) -> str:
+    """`28.4`, or with the settings `28.4 (k=5)`."""
+    if entry.tuned is None:
+        return ""
+    return percent(entry.tuned.value) + (f" ({escape(settings_in(entry.tuned_as))})" if settings else "")
+
+
+def settings_in(name: str) -> str:
+    """The settings in the name of a defense: `k=5` of `dpa(k=5)`, or `defaults`."""
+    return name.partition("(")[2].removesuffix(")") or "defaults"
 
 
 def _against_none(entry: Entry) -> str:
@@ -128,6 +141,7 @@ def _time(entry: Entry) -> str:
 MEANINGS = {
     "rank": f"with its {CONFIDENCE:.0%} interval, as all intervals here".replace("%", " %"),
     "damage": "accuracy that an attacked subpopulation loses",
+    "tuned": "damage with the one of up to eight configurations that did best on development splits and subpopulations",
     "against none": f"verdict and mean difference on the subpopulations that are hurt without a defense; *equivalent*: within "
     f"{100 * MARGIN:g} points",
     f"groups ≥ {100 * HURT:g}": f"share of subpopulations that lose {100 * HURT:g} or more",

@@ -21,13 +21,14 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from subpop.defenses.tuned import is_tuned
 from subpop.report.figures.setups import CONTROLS, MATCHED, aggregates, is_control, is_finite
 from subpop.results.intervals import CONFIDENCE, FEWEST_VALUES
 from subpop.results.metrics import Doubles, eligible
@@ -125,6 +126,10 @@ class Entry:
     """Whether it replaces the victim: its model was not trained by `fit`."""
     n_missing: int = 0
     """The number of cells that it lacks, which count as no defense."""
+    tuned: Estimate | None = None
+    """The mean target damage with settings that were chosen on development data; None if they are those of this row."""
+    tuned_as: str = ""
+    """The defense with these settings."""
 
     @property
     def is_control(self) -> bool:
@@ -243,18 +248,28 @@ def _board(tier: str, stochastic: bool, reports: Sequence[CellReport]) -> Leader
     chosen = _chosen({context: own for context, own in cells.items() if _damages(own.get(NONE)) is not None})
     if not chosen:
         return None
-    defenses = sorted({name for own in chosen.values() for name in own if not is_control(name)})
+    measured = sorted({name for own in chosen.values() for name in own if not is_control(name)})
+    tuned = tuned_variants(measured)
+    defenses = [name for name in measured if name not in tuned.values()]
     known_controls = [name for name in CONTROLS if name not in (NONE, "retrain")]
     controls = [name for name in known_controls if all(_damages(own.get(name)) is not None for own in chosen.values())]
-    table = _Table(chosen, [NONE, *defenses, *controls])
+    table = _Table(chosen, [NONE, *defenses, *controls, *tuned.values()])
     judged = judge({name: table.difference(name) for name in [*defenses, *controls]})
     ranks = table.ranks(defenses)
-    entries = [_entry(name, chosen, table, judged.get(name), ranks.get(name)) for name in table.names]
+    entries = [_entry(name, chosen, table, judged.get(name), ranks.get(name)) for name in [NONE, *defenses, *controls]]
+    entries = [replace(e, tuned=table.estimate(own), tuned_as=own) if (own := tuned.get(e.defense)) else e for e in entries]
     by_damage = sorted(entries, key=lambda entry: (round(entry.damage.value, 12), entry.defense))
     of_controls = sorted((entry for entry in by_damage if entry.is_control), key=lambda entry: entry.defense != NONE)
     stems = tuple(sorted({context.stem for context in chosen}))
     ranked = tuple(entry for entry in by_damage if not entry.is_control)
     return Leaderboard(tier, stems, tuple(sorted(chosen)), ranked, tuple(of_controls), stochastic)
+
+
+def tuned_variants(names: Sequence[str]) -> dict[str, str]:
+    """The tuned variant of each defense that has one among the names of a board. It is not ranked or judged itself."""
+    variants = [name for name in names if is_tuned(name)]
+    plain = {name: name.partition("(")[0] for name in names}
+    return {other: name for name in variants for other in names if other != name and plain[other] == plain[name]}
 
 
 def _chosen(cells: Cells) -> Cells:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from subpop.report.board_table import settings_in
 from subpop.report.details import against_none
 from subpop.report.figures.setups import (
     NO_VALUE,
@@ -99,7 +100,8 @@ def _leaderboard(name: str, board: Leaderboard, opened: set[str], begin: str) ->
     shown = [column for column in rows[0] if any(row[column].text != NO_VALUE for row in rows)]
     words = (
         f"Damage: mean accuracy that attacked subpopulations lose at alpha {board.rate:g}, with equal weight for each data set. "
-        "In parentheses: 95 % intervals. A missing cell counts as no defense. Controls have no rank. Tap a damage to see its "
+        "In parentheses: 95 % intervals. Tuned: with settings chosen on development data. A missing cell counts as no "
+        "defense. Controls have no rank. Tap a damage to see its "
         "subpopulations."
     )
     title = f"Leaderboard, {board.title}"
@@ -116,6 +118,9 @@ def _entry_fields(entry: Entry, opens: str) -> dict[str, Field]:
     return {
         "defense": Field(entry.defense),
         "damage in %": Field(_interval(entry.damage), entry.damage.value, opens),
+        "tuned, in %": Field(f"{_interval(entry.tuned)}: {settings_in(entry.tuned_as)}", entry.tuned.value)
+        if entry.tuned
+        else MISSING,
         "rank": _rank(entry.rank),
         "against none": _against_none(entry.judged),
         "knows": Field(entry.knowledge),

@@ -27,7 +27,7 @@ from subpop.results.paired import Difference, Judged
 from subpop.runtime.writing import write_atomically
 from subpop.types import BadInput
 
-SCHEMA = 1
+SCHEMA = 2
 DIGITS = 4
 """Digits behind the point that are kept: a hundredth of a percentage point."""
 FOLDER, PAGE = "reports", "README.md"
@@ -153,6 +153,7 @@ def _entry(row: Mapping[str, Any]) -> Entry:
             **row,
             "damage": Estimate(**row["damage"]),
             "rank": row["rank"] and Rank(**row["rank"]),
+            "tuned": row["tuned"] and Estimate(**row["tuned"]),
             "payer": row["payer"] and Payer(**row["payer"]),
             "judged": Judged(judged["verdict"], Difference(**difference)) if judged else None,
         }

@@ -169,12 +169,12 @@ def entry(name, verdict, damage=0.2, knowledge="nothing", **columns):
 def test_how_bad_by_hand():
     assert answers(board_of(entry("a", BETTER))).how_bad == (
         "At alpha 1 (1 poison row for each row of a subpopulation), label_flip takes 33 points (28 to 37) of accuracy from an "
-        "undefended subpopulation, averaged over digits, and 57 points from the worst; all other rows lose at most 2 points."
+        "undefended subpopulation, on digits, and 57 points from the worst; all other rows lose at most 2 points."
     )
     bare = Entry("none", "nothing", Estimate(0.004), {})
     assert answers(board_of(entry("a", BETTER), none=bare, rate=0.5)).how_bad == (
         "At alpha 0.5 (0.5 poison rows for each row of a subpopulation), label_flip takes 0.4 points of accuracy from an "
-        "undefended subpopulation, averaged over digits."
+        "undefended subpopulation, on digits."
     )
 
 

@@ -12,7 +12,7 @@ from test_leaderboard import BOARD, HURT, measured
 
 from subpop.defenses import is_exact
 from subpop.report.leaderboard import leaderboards
-from subpop.report.published import BEGIN, END, publish, published_boards, read_board, render, tier_page, with_leaderboard
+from subpop.report.published import BEGIN, DATA, END, publish, published_boards, read_board, render, tier_page, with_leaderboard
 from subpop.types import BadInput
 
 ROOT = Path(__file__).parents[2]
@@ -106,7 +106,7 @@ def strangers(folder):
             ok = "data:image" not in text and "\n> " not in text
             ok = ok and all(_is_own_figure(path.parent / (one or other)) for one, other in pictures)
         else:
-            ok = path.name == "leaderboard.json"
+            ok = path.name in DATA
         found += [] if ok else [str(path.relative_to(folder))]
     return found
 
@@ -186,7 +186,7 @@ def test_a_rendered_report_has_no_times_and_rendering_again_changes_nothing(tmp_
         ("{}", "cannot be read as a published leaderboard"),
         ("[]", "cannot be read as a published leaderboard"),
         ("no", "cannot be read as a published leaderboard"),
-        (json.dumps({"schema": 9}), "has schema 9; this subpop reads schema 1"),
+        (json.dumps({"schema": 9}), "has schema 9; this subpop reads schema 2"),
     ],
 )
 def test_other_files_are_refused_by_name(tmp_path, content, message):
