@@ -166,15 +166,22 @@ def art_filter(detector: str, **settings: Any) -> Defense:
             raise BadInput(f"{detector} of the toolbox needs rows of two labels; all {len(train)} have one: give rows of another")
         if "n_poison" in needs:
             given["expected_pp_poison"] = told_poison(know, train, detector) / len(train)
-        wrapped, order = ArtClassifier(fit, labels, x.shape[1:]), content_order(x, train.y)
+        draws, order = _Draws(seed), content_order(x, train.y)
+
+        def pausing(rows: TrainingSet) -> Model:
+            with draws.paused():
+                return fit(rows)
+
+        wrapped = ArtClassifier(pausing, labels, x.shape[1:])
         if "clean_holdout" in needs:
             holdout = holdout_of_every_class(know, train, detector)
             given |= {"x_val": wrapped.flat(holdout.x), "y_val": wrapped.one_hot(holdout.y)}
-        with _refusals(detector, len(train)), _seeded(seed), one_thread():
+        with _refusals(detector, len(train)), draws:
             found = make(wrapped, wrapped.flat(x[order]), wrapped.one_hot(train.y[order]), **given)
             found.set_params(**{name: settings[name] for name in settings.keys() - first})
-            wrapped.model = model = fit(train)
-            keep = np.ones(len(train), dtype=np.bool_)
+        wrapped.model = model = fit(train)
+        keep = np.ones(len(train), dtype=np.bool_)
+        with _refusals(detector, len(train)), draws:
             keep[order] = np.asarray(found.detect_poison()[1]) == 1
         if not keep.any():
             raise BadInput(f"{detector} of the toolbox finds all {len(train)} training rows poisonous; use other settings")
@@ -232,15 +239,32 @@ class ArtClassifier:
         return self.model
 
 
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed numpy's global generator, and restore its state afterwards."""
-    state = np.random.get_state()
-    np.random.seed(seed % 2**32)
-    try:
-        yield
-    finally:
-        np.random.set_state(state)
+class _Draws:
+    """Runs a detector on one thread with numpy's global generator seeded; both are as before while the victim trains and later.
+
+    The harness runs other trials while `fit` is called, which draw numbers of their own.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._own = np.random.RandomState(seed % 2**32).get_state()
+
+    def __enter__(self) -> None:
+        self._limit, self._outside = one_thread(), np.random.get_state()
+        self._limit.__enter__()
+        np.random.set_state(self._own)
+
+    def __exit__(self, *error: object) -> None:
+        self._own = np.random.get_state()
+        np.random.set_state(self._outside)
+        self._limit.__exit__(None, None, None)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        self.__exit__()
+        try:
+            yield
+        finally:
+            self.__enter__()
 
 
 @contextmanager

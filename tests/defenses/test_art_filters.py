@@ -151,6 +151,8 @@ def test_activation_clustering_on_digits(art, trial, monkeypatch):
     ten_starts = functools.partial(KMeans, n_init=10)
     monkeypatch.setattr(sys.modules["art.defences.detector.poison.activation_defence"], "KMeans", ten_starts)
     ten = art_filter("ActivationDefence")(train, fit, NOTHING, seed=0)
+    counts = [int((~found.keep).sum()) for found in (ours, once)] + [int((~ours.keep & ~once.keep).sum())]
+    assert counts == pytest.approx([99, 274, 96], abs=5), "as docs/adapters.md says"
     removed = [label for label in (0, 1) if not ours.keep[train.y == label].all()]
     assert removed == [1]
     np.testing.assert_array_equal(ten.keep[train.y == 1], ours.keep[train.y == 1])
@@ -256,6 +258,10 @@ def test_spectral_signatures_on_digits(art, trial):
         expected[train.y == label] = length < np.quantile(length, 1 - share)
     theirs = art_filter("SpectralSignatureDefense")(train, fit, Knowledge(n_poison=n_poison), seed=0)
     np.testing.assert_array_equal(theirs.keep, expected)
+    released = spectral_signatures_as_released(train, fit, NOTHING, seed=0)
+    fifteen = art_filter("SpectralSignatureDefense", expected_pp_poison=0.1)(train, fit, NOTHING, seed=0)
+    counts = [int((~found.keep).sum()) for found in (released, fifteen)] + [int((~released.keep & ~fifteen.keep).sum())]
+    assert counts == pytest.approx([102, 102, 52], abs=5), "as docs/adapters.md says"
     ours = spectral_signatures(train, fit, Knowledge(n_poison=n_poison), seed=0)
     assert (~ours.keep).sum() == 2 * np.ceil(1.5 * n_poison)  # of each of two labels; the toolbox's, over both
     assert abs((~theirs.keep).sum() - 1.5 * n_poison) <= 2
@@ -285,6 +291,17 @@ def test_rejection_on_negative_impact_has_the_sign_of_a_positive_one(art):
 
     ours = roni(train, Spoiled, NOTHING, seed=0)
     assert np.flatnonzero(~ours.keep).tolist() == [40]
-    theirs = art_filter("RONIDefense", calibrated=False)(train, Spoiled, Knowledge(clean_holdout=holdout), seed=0)
+    know, reject = Knowledge(clean_holdout=holdout), art_filter("RONIDefense", calibrated=False)
+    theirs = reject(train, Spoiled, know, seed=0)
     assert theirs.keep[40]
     assert 0 < (~theirs.keep).sum() < 80
+
+    np.random.seed(7)
+    drawn, expected = [], np.random.RandomState(7)
+
+    def draws_too(rows):
+        drawn.append(np.random.rand())
+        return Spoiled(rows)
+
+    np.testing.assert_array_equal(reject(train, draws_too, know, seed=0).keep, theirs.keep)
+    assert drawn == expected.rand(len(drawn)).tolist(), "the victim's numbers are its own"
