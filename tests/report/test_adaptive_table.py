@@ -66,11 +66,15 @@ def test_the_sentences_name_the_defenses_whose_interval_excludes_zero():
 
 def test_the_best_countermeasure_is_named_and_whether_it_helps():
     damages = damages_of(REPORTS)
+    damages.loc[("trim", "digits", "0", "a"), "adaptive"] += 0.03
+    damages.loc[("trim", "digits", "0", "b"), "adaptive"] -= 0.03
     text = countermeasure(damages)
     assert "with trim, `adaptive` does 32.5 % of damage, 42.5 % without a defense (-10.0" in text
     assert text.endswith("hence optimistic).")
     better = damages[damages.index.get_level_values("defense") == "none"]
     assert countermeasure(better) == ""
+    few = damages[damages.index.get_level_values("split") == "0"]
+    assert "clearly helps" in countermeasure(few)  # three pairs have no interval
     noisy = damages.copy()
     noisy.loc[("trim", "digits", "0", "a"), "adaptive"] = 0.9
     text = countermeasure(noisy)

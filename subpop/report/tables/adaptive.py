@@ -115,11 +115,7 @@ def countermeasure(damages: pd.DataFrame) -> str:
         return ""
     best = str(own.drop(columns="none").mean().idxmin())
     value, width = added(own, best, "none")
-    helps = (
-        ""
-        if value < (0 if math.isnan(width) else -width)
-        else ", so that no defense of this table clearly helps against an attacker who adapts to it"
-    )
+    helps = "" if value < -width else ", so that no defense of this table clearly helps against an attacker who adapts to it"
     return (
         f"Best countermeasure in these cells: with {escape(best)}, `adaptive` does {100 * own[best].mean():.1f} % of damage, "
         f"{100 * own['none'].mean():.1f} % without a defense ({_points(value, width)}; the best of {len(own.columns) - 1}, hence "
