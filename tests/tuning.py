@@ -118,7 +118,9 @@ def measure(experiment: Experiment, cells: Sequence[Cell], name: str, left_out: 
     for cell in cells:
         try:
             result = experiment.run(cell.with_(defense=name))
-        except (BadInput, DefenseError):
+        except (BadInput, DefenseError) as error:
+            if isinstance(error, DefenseError) and error.details:
+                raise  # with a traceback: a crash, not a refusal
             return Measured(name, None, None)
         own = [
             float(row["target_damage"])

@@ -55,7 +55,13 @@ RULE = (
     f"(percentage points, averaged over alpha) over the subpopulations that lose {HURT:g} or more undefended under other seeds; "
     f"at most 5 % of tables have any wrong verdict. Everything else is `{UNDECIDED}`."
 )
-KINDS = {"defense": "", "own": "*own learners*", "control": "*controls*", "variant": "*given a wrong poison count*"}
+KINDS = {
+    "defense": "",
+    "own": "*own learners*",
+    "control": "*controls*",
+    "variant": "*given a wrong poison count*",
+    "tuned": "*tuned*",
+}
 LEGEND = {
     "D, D_aux, D_test": "the victim's training set; the attacker's auxiliary set; the test set. They are disjoint",
     "subpopulation": "rows with the same annotated features (feature_match) or of the same k-means cluster (cluster_match)",
@@ -193,13 +199,16 @@ def _board(setup: Setup, reports: Sequence[CellReport], run: RunInfo) -> list[st
 def against_none(rows: Sequence[Row]) -> dict[str, Judged]:
     """The verdicts on the rows of a set-up against its row `none`, by name; empty if nothing can be compared.
 
-    `retrain` is not attacked, and has none.
+    `retrain` is not attacked, and has none. Tuned settings have none either, so that they do not count in the correction for the
+    number of defenses.
     `sorted(judged, key=lambda name: judged[name].rank)` has the best defense first.
     """
     control = next((row for row in rows if row.name == "none"), None)
     if control is None or not any(len(damages_by_seed(r.result)) for each in control.cells.values() for r in each if r.result):
         return {}
-    return judge({row.name: _difference(row, control) for row in rows if row.defense not in ("none", "retrain")})
+    return judge(
+        {row.name: _difference(row, control) for row in rows if row.defense not in ("none", "retrain") and row.kind != "tuned"}
+    )
 
 
 def _difference(row: Row, control: Row) -> Difference:

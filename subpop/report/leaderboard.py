@@ -14,6 +14,8 @@ distribution to Student's t with the degrees of freedom of the smallest data set
 The verdict on a defense against none is `subpop.results.paired`'s: one difference for each data set over the subpopulations that
 lose 0.1 or more undefended, their mean, and a correction for the number of defenses. With fewer than five splits, damages are
 averaged over them before, and the verdict is about these splits.
+
+Tuned settings of the suite `scoreboard` are a number in the row of their defense, and nothing else on the board depends on them.
 """
 
 from __future__ import annotations
@@ -23,13 +25,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from subpop.defenses.tuned import is_tuned
-from subpop.report.figures.setups import CONTROLS, MATCHED, aggregates, is_control, is_finite
+from subpop.report.figures.setups import CONTROLS, MATCHED, aggregates, is_control, is_finite, is_tuned_cell
 from subpop.results.intervals import CONFIDENCE, FEWEST_VALUES
 from subpop.results.metrics import Doubles, eligible
 from subpop.results.paired import HURT, Difference, Judged, damages_by_seed, judge, paired_difference
@@ -241,23 +242,27 @@ def context_of(cell: Cell) -> Context:
     )
 
 
-def _board(tier: str, stochastic: bool, reports: Sequence[CellReport]) -> Leaderboard | None:
+def _by_context(reports: Iterable[CellReport]) -> dict[Context, dict[str, CellReport]]:
     cells: dict[Context, dict[str, CellReport]] = defaultdict(dict)
     for report in sorted(reports, key=lambda each: (each.result is None, bool(each.cell.setting_of(each.cell.defender)))):
         cells[context_of(report.cell)].setdefault(report.cell.defense, report)  # measured ones, and those without settings, first
+    return cells
+
+
+def _board(tier: str, stochastic: bool, reports: Sequence[CellReport]) -> Leaderboard | None:
+    cells = _by_context(report for report in reports if not is_tuned_cell(report.cell))
     chosen = _chosen({context: own for context, own in cells.items() if _damages(own.get(NONE)) is not None})
     if not chosen:
         return None
-    measured = sorted({name for own in chosen.values() for name in own if not is_control(name)})
-    tuned = tuned_variants(measured)
-    defenses = [name for name in measured if name not in tuned.values()]
+    defenses = sorted({name for own in chosen.values() for name in own if not is_control(name)})
     known_controls = [name for name in CONTROLS if name not in (NONE, "retrain")]
     controls = [name for name in known_controls if all(_damages(own.get(name)) is not None for own in chosen.values())]
-    table = _Table(chosen, [NONE, *defenses, *controls, *tuned.values()])
+    table = _Table(chosen, [NONE, *defenses, *controls])
     judged = judge({name: table.difference(name) for name in [*defenses, *controls]})
     ranks = table.ranks(defenses)
-    entries = [_entry(name, chosen, table, judged.get(name), ranks.get(name)) for name in [NONE, *defenses, *controls]]
-    entries = [replace(e, tuned=table.estimate(own), tuned_as=own) if (own := tuned.get(e.defense)) else e for e in entries]
+    tuned = _tuned(chosen, _by_context(report for report in reports if is_tuned_cell(report.cell)))
+    entries = [_entry(name, chosen, table, judged.get(name), ranks.get(name)) for name in table.names]
+    entries = [replace(entry, **tuned.get(entry.defense.partition("(")[0], {})) for entry in entries]
     by_damage = sorted(entries, key=lambda entry: (round(entry.damage.value, 12), entry.defense))
     of_controls = sorted((entry for entry in by_damage if entry.is_control), key=lambda entry: entry.defense != NONE)
     stems = tuple(sorted({context.stem for context in chosen}))
@@ -265,11 +270,15 @@ def _board(tier: str, stochastic: bool, reports: Sequence[CellReport]) -> Leader
     return Leaderboard(tier, stems, tuple(sorted(chosen)), ranked, tuple(of_controls), stochastic)
 
 
-def tuned_variants(names: Sequence[str]) -> dict[str, str]:
-    """The tuned variant of each defense that has one among the names of a board. It is not ranked or judged itself."""
-    variants = [name for name in names if is_tuned(name)]
-    plain = {name: name.partition("(")[0] for name in names}
-    return {other: name for name in variants for other in names if other != name and plain[other] == plain[name]}
+def _tuned(chosen: Cells, tuned: Cells) -> dict[str, dict[str, Any]]:
+    """What an entry says of its tuned settings, by the defense's name without settings.
+
+    These have a table of their own, so that no rank, verdict or interval of the board depends on whether they were measured.
+    """
+    cells = {context: {NONE: own[NONE], **tuned.get(context, {})} for context, own in chosen.items()}
+    names = sorted({name for own in cells.values() for name in own} - {NONE})
+    table = _Table(cells, [NONE, *names])
+    return {name.partition("(")[0]: {"tuned": table.estimate(name), "tuned_as": name} for name in names}
 
 
 def _chosen(cells: Cells) -> Cells:

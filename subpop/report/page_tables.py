@@ -34,7 +34,13 @@ from subpop.types import CellReport
 from subpop.types.kinds import kind_of
 from subpop.types.printable import printable
 
-ROLES = {"defense": "defense", "own": "own learner", "control": "control", "variant": "given a wrong poison count"}
+ROLES = {
+    "defense": "defense",
+    "own": "own learner",
+    "control": "control",
+    "variant": "given a wrong poison count",
+    "tuned": "tuned",
+}
 LAST = 1e9
 """The sorting key of a missing number: after all others."""
 

@@ -82,7 +82,7 @@ def damage_against_alpha(groups: Mapping[Setup, list[CellReport]], styles: Style
 def _draw_lines(axis: Axes, reports: Sequence[CellReport], styles: Styles) -> dict[str, list[float]]:
     """Draw the lines of one panel; returns the heights of each."""
     metric, rates = headline(reports), rates_of(reports)
-    rows = [row for row in rows_of(reports) if row.kind != "variant"]
+    rows = [row for row in rows_of(reports) if row.kind not in ("variant", "tuned")]
     narrowest = min((b - a for a, b in pairwise(rates)), default=1.0)
     heights = {}
     drawn = [row.defense for row in rows if row.defense != "retrain"]

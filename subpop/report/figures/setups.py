@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import NamedTuple, TypeGuard
 
+from subpop.defenses.tuned import is_tuned
 from subpop.results.metric_registry import HEADLINES, find_metric, metric_of
 from subpop.types import Cell, CellReport, Number, Setting
+from subpop.types.kinds import kind_of
 from subpop.types.metric import Unit
 
 CONTROLS = {
@@ -79,13 +81,20 @@ class Row:
 
     @property
     def kind(self) -> str:
-        """`defense`, `own` (its model was not trained by `fit`), `control` or `variant` (given a wrong poison count)."""
+        """`defense`, `own` (its model was not trained by `fit`), `control`, `variant` (given a wrong poison count) or `tuned`."""
         if self.told:
             return "variant"
+        if any(is_tuned_cell(report.cell) for of_rate in self.cells.values() for report in of_rate):
+            return "tuned"
         if is_control(self.defense):
             return "control"
         results = [report.result for of_rate in self.cells.values() for report in of_rate if report.result]
         return "own" if any(result.n_own_learner for result in results) else "defense"
+
+
+def is_tuned_cell(cell: Cell) -> bool:
+    """Whether a cell belongs to the column "tuned" of a leaderboard. In other suites such settings are a defense of their own."""
+    return kind_of(cell).is_board and is_tuned(cell.defense)
 
 
 def is_control(defense: str) -> bool:
