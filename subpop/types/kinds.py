@@ -28,6 +28,7 @@ KINDS = {
     "fine_pruning": "subpop.report.tables.fine_pruning:FinePruning",
     "imdb": "subpop.report.tables.imdb:Imdb",
     "optimised": "subpop.report.tables.optimised:Optimised",
+    "every_attack": "subpop.report.tables.attack_grid:AttackGrid",
     "sample": "subpop.report.tables.sample:Sample",
     "speed": "subpop.report.tables.speed:Speed",
     "m50": "subpop.report.tables.susceptibility:Susceptibility",
