@@ -90,17 +90,20 @@ def test_a_defense_holds_if_no_attack_of_any_column_does_more():
         **of_defense("dpa", 0.0, 0.0, 0.0),
         **of_defense("perfect_filter", 0.0, 0.0, 0.0),
         **of_defense("jtt", 0.2, 0.3, 0.0),
+        **of_defense("randeigen", 0.1, 0.1, 0.0, control=0.2),  # random flips destroy it
     }
-    accuracy = {"none": 0.9, "trim": 0.88, "sever": 0.9, "dpa": 0.8, "perfect_filter": 0.9, "jtt": 0.9}
+    accuracy = {"none": 0.9, "trim": 0.88, "sever": 0.9, "dpa": 0.8, "perfect_filter": 0.9, "jtt": 0.9, "randeigen": 0.9}
     found = Grid(own, accuracy)
-    assert found.defenses == ["none", "dpa", "perfect_filter", "sever", "trim", "jtt"]
+    assert found.defenses == ["none", "randeigen", "dpa", "perfect_filter", "sever", "trim", "jtt"]
     assert found.holding() == ["dpa", "trim"]
     told = found.sentence()
-    assert told.startswith("Of 4 defenses, 2 hold against every attack (at most 5 % damage net of controls).")
+    assert told.startswith("Of 5 defenses, 2 hold against every attack (at most 5 % damage net of controls, and of a control).")
     assert "at most 2 points of clean accuracy: trim; at a larger cost (in points): dpa (10.0)." in told
     assert told.endswith("Without a defense, proportional does most: 45.0 %.")
     none_holds = Grid({**NONE, **of_defense("jtt", 0.2, 0.3, 0.0)}, accuracy).sentence()
-    assert none_holds.startswith("Of 1 defense, 0 hold against every attack (at most 5 % damage net of controls). Without")
+    assert none_holds.startswith(
+        "Of 1 defense, 0 hold against every attack (at most 5 % damage net of controls, and of a control). Without"
+    )
 
 
 def test_a_line_of_the_table_by_hand():

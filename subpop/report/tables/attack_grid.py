@@ -27,7 +27,7 @@ COMMON_SET = "label_flip"
 """The attack whose possible poison is that of the attacks that are compared."""
 GATED = ("label_flip", "proportional", "model_targeted", "near_neighbours", "gradient_match")
 HOLDS = 0.05
-"""A defense holds if no attack does more damage than this, net of controls."""
+"""A defense holds if no attack does more damage than this, net of controls, and no control does."""
 MARKS = ("(a)", "(b)", "(c)", "(d)")
 GIVES_UP = 0.02
 """The clean accuracy that a defense may cost to be named without it."""
@@ -149,9 +149,13 @@ class Grid:
         return max((name for name in self.compared if self.paired(defense, name)), key=lambda name: self.net(defense, name))
 
     def holding(self) -> list[str]:
-        """The defenses, without controls, against which no attack of any column does more than HOLDS net of controls."""
+        """The defenses against which neither an attack of any column, net of controls, nor a control does more than HOLDS.
+
+        Without the second condition, a defense that random flips destroy would hold.
+        """
         attacks = [name for feasible, names in self.attacks.items() for name in names if feasible != Control.feasible]
-        return [name for name in self._real() if not any(self.net(name, attack) > HOLDS for attack in attacks)]
+        robust = [name for name in self._real() if self.control(name)[1] <= HOLDS]
+        return [name for name in robust if not any(self.net(name, attack) > HOLDS for attack in attacks)]
 
     def sentence(self) -> str:
         """Which defenses hold against all attacks, and what clean accuracy they cost."""
@@ -159,7 +163,7 @@ class Grid:
         free = [name for name in held if self.cost(name) <= GIVES_UP]
         costly = [f"{escape(name)} ({100 * self.cost(name):.1f})" for name in held if name not in free]
         told = f"Of {n} defense{'s' * (n != 1)}, {len(held)} hold{'s' * (len(held) == 1)} against every attack"
-        told += f" (at most {100 * HOLDS:g} % damage net of controls)."
+        told += f" (at most {100 * HOLDS:g} % damage net of controls, and of a control)."
         if held:
             told += f" At a cost of at most {100 * GIVES_UP:g} points of clean accuracy: {', '.join(map(escape, free)) or 'none'}"
             told += f"; at a larger cost (in points): {', '.join(costly)}." if costly else "."
