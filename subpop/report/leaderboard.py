@@ -260,7 +260,7 @@ def _board(tier: str, stochastic: bool, reports: Sequence[CellReport]) -> Leader
     table = _Table(chosen, [NONE, *defenses, *controls])
     judged = judge({name: table.difference(name) for name in [*defenses, *controls]})
     ranks = table.ranks(defenses)
-    tuned = _tuned(chosen, _by_context(report for report in reports if is_tuned_cell(report.cell)))
+    tuned = _tuned(chosen, _by_context(report for report in reports if is_tuned_cell(report.cell)), table.exact)
     entries = [_entry(name, chosen, table, judged.get(name), ranks.get(name)) for name in table.names]
     entries = [replace(entry, **tuned.get(entry.defense.partition("(")[0], {})) for entry in entries]
     by_damage = sorted(entries, key=lambda entry: (round(entry.damage.value, 12), entry.defense))
@@ -270,14 +270,16 @@ def _board(tier: str, stochastic: bool, reports: Sequence[CellReport]) -> Leader
     return Leaderboard(tier, stems, tuple(sorted(chosen)), ranked, tuple(of_controls), stochastic)
 
 
-def _tuned(chosen: Cells, tuned: Cells) -> dict[str, dict[str, Any]]:
+def _tuned(chosen: Cells, tuned: Cells, exact: bool) -> dict[str, dict[str, Any]]:
     """What an entry says of its tuned settings, by the defense's name without settings.
 
     These have a table of their own, so that no rank, verdict or interval of the board depends on whether they were measured.
+    exact: whether the board's own table is, so that both intervals of a row contain the same kinds of variation.
     """
     cells = {context: {NONE: own[NONE], **tuned.get(context, {})} for context, own in chosen.items()}
     names = sorted({name for own in cells.values() for name in own} - {NONE})
     table = _Table(cells, [NONE, *names])
+    table.exact &= exact
     return {name.partition("(")[0]: {"tuned": table.estimate(name), "tuned_as": name} for name in names}
 
 

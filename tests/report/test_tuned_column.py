@@ -74,6 +74,16 @@ def test_the_number_is_the_mean_damage_with_its_interval():
     assert row.tuned.low < row.tuned.value < row.tuned.high
 
 
+def test_both_intervals_of_a_row_contain_the_same_kinds_of_variation():
+    """Another defense of the board is stochastic, so that seeds are drawn for all of its rows."""
+    draw = np.random.default_rng(2)
+    damages = a_board(draw)
+    reports = [report for name, own in damages.items() for report in cells(own, name)]
+    reports = [replace(r, result=replace(r.result, exact=r.cell.defense != "trim")) for r in reports]
+    row = entry(the_board([*reports, *cells(damages["dpa(k=7)"], "dpa(k=5)")]), "dpa(k=7)")
+    assert row.tuned == row.damage
+
+
 def test_a_tuned_cell_that_is_missing_counts_as_no_defense():
     both = [*cells(np.stack([HURT, HURT]), "none"), *cells(np.stack([HURT, HURT]), "dpa(k=7)")]
     board = the_board([*both, *cells(np.stack([HURT * 0]), "dpa(k=5)")])
