@@ -55,11 +55,12 @@ def _how_bad(board: Leaderboard) -> str:
     attack = _listed(sorted({context.attack for context in board.contexts}))
     rows = f"{board.rate:g} poison row{'' if board.rate == 1 else 's'} for each row of a subpopulation"
     worst = f", and {points(none.worst)} from the worst" if none.worst is not None else ""
+    victims = f"the victim{'' if len(board.victims) == 1 else 's'} {_listed(board.victims)}"
     where = f"averaged over {_listed(board.datasets)}" if len(board.datasets) > 1 else f"on {board.datasets[0]}"
     others = f"; all other rows lose at most {points(none.collateral)}" if none.collateral is not None else ""
     return (
         f"At alpha {board.rate:g} ({rows}), {attack} takes {_estimate(none.damage)} of accuracy from an undefended "
-        f"subpopulation, {where}{worst}{others}."
+        f"subpopulation, {where} with {victims}{worst}{others}."
     )
 
 

@@ -54,8 +54,12 @@ def test_the_board_of_stochastic_victims_is_a_paragraph_of_its_own():
     assert len(tables_of(page)) == 1
     (paragraph,) = [line for line in page.splitlines() if line.startswith("**And on conv_net?**")]
     assert "22 points" in paragraph
+    assert "with the victim conv_net" in paragraph
     assert "epic" in paragraph
-    assert "epic" not in page.replace(paragraph, "")
+    rest = page.replace(paragraph, "")
+    assert "epic" not in rest
+    assert "conv_net" not in rest
+    assert "with the victim logistic_regression" in rest
     (one, two) = [rows for rows in tables_of(details([*small_board(), *second], RUN)) if rows[0][:2] == ["defense", "rank"]]
     assert ["epic" in [row[0] for row in rows] for rows in (one, two)] == [False, True]
     interrupted = front_page([*small_board(), *second], replace(RUN, standing=Standing(9, 2, stopped="interrupt")))
@@ -169,13 +173,17 @@ def entry(name, verdict, damage=0.2, knowledge="nothing", **columns):
 def test_how_bad_by_hand():
     assert answers(board_of(entry("a", BETTER))).how_bad == (
         "At alpha 1 (1 poison row for each row of a subpopulation), label_flip takes 33 points (28 to 37) of accuracy from an "
-        "undefended subpopulation, on digits, and 57 points from the worst; all other rows lose at most 2 points."
+        "undefended subpopulation, on digits with the victim logistic_regression, and 57 points from the worst; "
+        "all other rows lose at most 2 points."
     )
     bare = Entry("none", "nothing", Estimate(0.004), {})
     assert answers(board_of(entry("a", BETTER), none=bare, rate=0.5)).how_bad == (
         "At alpha 0.5 (0.5 poison rows for each row of a subpopulation), label_flip takes 0.4 points of accuracy from an "
-        "undefended subpopulation, on digits."
+        "undefended subpopulation, on digits with the victim logistic_regression."
     )
+    two = tuple(context_of(cell_of(victim=victim)) for victim in ("mlp", "conv_net"))
+    board = replace(board_of(entry("a", BETTER)), contexts=two)
+    assert "on digits with the victims conv_net and mlp, and 57 points" in answers(board).how_bad
 
 
 def test_what_helps_by_hand():

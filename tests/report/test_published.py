@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -26,6 +27,14 @@ def some_boards():
     reports.append(measured(HURT[:2], COSTS, dataset="mixture", **BOARD))
     reports.append(measured(HURT[:2] - 0.1, COSTS, dataset="mixture", defense="trim", **BOARD))
     return leaderboards(reports)
+
+
+def two_boards():
+    """Those of an exact victim and of a network on which another defense runs."""
+    reports = [measured(HURT, COSTS, **BOARD), measured(HURT - 0.1, COSTS, defense="trim", **BOARD)]
+    network = {"victim": "conv_net", **BOARD}
+    second = [measured(HURT * 0.5, COSTS, **network), measured(HURT * 0.1, COSTS, defense="epic", **network)]
+    return leaderboards([*reports, *(replace(report, result=replace(report.result, exact=False)) for report in second)])
 
 
 # --- what is committed ------------------------------------------------------------------------------------------------
@@ -178,6 +187,24 @@ def test_a_rendered_report_has_no_times_and_rendering_again_changes_nothing(tmp_
     assert readme.read_text().endswith(f"{END}\n\nThe rest.\n")
     render(tmp_path, readme)
     assert first == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_two_boards_of_a_tier_share_a_page_and_keep_their_defenses_apart(tmp_path):
+    publish(two_boards(), tmp_path)
+    readme = tmp_path / "project.md"
+    readme.write_text(f"{BEGIN}\n{END}\n")
+    render(tmp_path, readme)
+    assert strangers(tmp_path / "embedded") == []
+    assert {path.name for path in (tmp_path / "embedded").iterdir()} == {
+        *("README.md", *DATA, "leaderboard-embedded.svg", "leaderboard-embedded-stochastic.svg")
+    }
+    one, other = (tmp_path / "embedded" / "README.md").read_text().split("## conv_net")
+    assert ("epic" in one, "trim" in one) == (False, True)
+    assert ("epic" in other, "trim" in other) == (True, False)
+    (paragraph,) = [line for line in readme.read_text().splitlines() if "epic" in line]
+    assert paragraph.startswith("**And on conv_net?** At alpha 1")
+    assert "trim" not in paragraph
+    assert readme.read_text().count("![") == 1
 
 
 @pytest.mark.parametrize(
