@@ -27,9 +27,14 @@ def draw_boards(boards: Sequence[Leaderboard], directory: Path, made_by: str = "
     for board in boards:
         path, lines = directory / file_name(board.file_name), lines_of(board)
         draw_once(partial(leaderboard_figure, lines), path, made_by, content_key([], repr(lines) + made_by))
-        alt = f"what {len(board.entries)} defenses change compared with no defense, {board.title}"
-        pictures.append(Picture(path.name, "leaderboard", "", board.tier, "", alt, caption_of(board)))
+        pictures.append(Picture(path.name, "leaderboard", "", board.tier, "", alt_of(board), caption_of(board)))
     return pictures
+
+
+def alt_of(board: Leaderboard) -> str:
+    """The text that stands for the figure of a board."""
+    changes = "1 defense changes" if len(board.entries) == 1 else f"{len(board.entries)} defenses change"
+    return f"what {changes} compared with no defense, {board.title}"
 
 
 def caption_of(board: Leaderboard) -> str:

@@ -17,7 +17,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from subpop.report.board_figure import caption_of, draw_boards
+from subpop.report.board_figure import alt_of, caption_of, draw_boards
 from subpop.report.board_table import board_table
 from subpop.report.front_page import said, said_of_second
 from subpop.report.leaderboard import Context, Entry, Estimate, Leaderboard, Payer, Rank
@@ -98,7 +98,7 @@ def tier_page(boards: Sequence[Leaderboard]) -> str:
             f"Reference numbers, rendered from [{data}]({data}) by `python -m subpop.report.published`.",
             said(board),
             *board_table(board),
-            f"![{escape(_alt(board))}]({board.file_name}.svg)",
+            f"![{escape(alt_of(board))}]({board.file_name}.svg)",
             caption_of(board),
         ]
     return "\n\n".join([*blocks, PURPOSE]) + "\n"
@@ -116,12 +116,8 @@ def with_leaderboard(readme: str, boards: Sequence[Leaderboard]) -> str:
     table, legend = board_table(board, ON_README)
     legend = legend.replace("[details](details.md)", f"[report]({FOLDER}/{board.tier}/{PAGE})")
     second = [said_of_second(each) for each in others if each.tier == board.tier]
-    shown = [said(board), *second, table, legend, f"![{escape(_alt(board))}]({figure})", f"{caption_of(board)} Reports: {pages}."]
+    shown = [said(board), *second, table, legend, f"![{escape(alt_of(board))}]({figure})", f"{caption_of(board)} Reports: {pages}."]
     return before + f"{BEGIN}\n" + "\n\n".join(shown) + f"\n{END}\n" + after
-
-
-def _alt(board: Leaderboard) -> str:
-    return f"what {len(board.entries)} defenses change compared with no defense, {board.title}"
 
 
 def _as_data(board: Leaderboard) -> dict[str, Any]:

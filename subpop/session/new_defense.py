@@ -48,9 +48,9 @@ def test_most_of_the_poison_is_removed_where_the_classes_are_far_apart():
 NEXT = """\
 {files}
 
-python -m pytest {test}                                    # its own tests
-subpop check {own}               # the contract of a defense
-subpop run --only-mine -k scoreboard --defense {own}   # its row, with no defense and the other controls
+Its own tests:                    python -m pytest {test}
+The contract of a defense:        subpop check {own}
+Its row, and that of no defense:  subpop run --only-mine -k scoreboard --defense {own}
 The report is runs/report/README.md, and as a page runs/report/index.html."""
 
 

@@ -91,7 +91,8 @@ def _is_idle_on_clean_data(defense: Defense) -> None:
     lost = float((undefended == toy.test_y).mean() - (outcome.predictions[""] == toy.test_y).mean())
     removed = 0.0 if outcome.keep is None else float(1 - outcome.keep.mean())
     if max(lost, removed) > CLEAN_LOSS:
-        said = f"on clean data, with n_poison=0, it removes {removed:.0%} of the rows and loses {lost:.2f} of the accuracy"
+        change = f"{'loses' if lost >= 0 else 'gains'} {100 * abs(lost):.1f} points of accuracy"
+        said = f"on data without poison (n_poison=0), it removes {removed:.0%} of the rows and {change}"
         warnings.warn(said, ContractWarning, stacklevel=2)
 
 

@@ -5,7 +5,7 @@ import pytest
 from synthetic_reports import RATES, cell_of, report_of
 from test_leaderboard import BOARD, HURT, measured
 
-from subpop.report.board_figure import draw_boards, lines_of
+from subpop.report.board_figure import alt_of, draw_boards, lines_of
 from subpop.report.figures import draw_all
 from subpop.report.figures.differences import (
     COLOURS,
@@ -128,6 +128,8 @@ def test_the_figure_of_a_board_has_its_verdicts(tmp_path):
     (picture,) = draw_boards(boards, tmp_path / "figures", "make it")
     first = (tmp_path / "figures" / "leaderboard-embedded.svg").read_bytes()
     assert picture.name == "leaderboard-embedded"
+    assert picture.alt == "what 2 defenses change compared with no defense, embedded tier"
+    assert alt_of(*leaderboards(reports[:2])) == "what 1 defense changes compared with no defense, embedded tier"
     (tmp_path / "figures" / "leaderboard-embedded.svg").write_bytes(first + b"<!-- kept -->")
     draw_boards(boards, tmp_path / "figures", "make it")
     assert (tmp_path / "figures" / "leaderboard-embedded.svg").read_bytes().endswith(b"<!-- kept -->")

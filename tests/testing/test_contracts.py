@@ -100,6 +100,10 @@ def drops_the_first_rows(train, fit, know, *, seed):
     return Defended(fit(train[keep]), keep)
 
 
+def swaps_the_labels(train, fit, know, *, seed):
+    return Defended(fit(train.relabel(1 - train.y)))
+
+
 def naps(train, fit, know, *, seed):
     time.sleep(0.05)
     return Defended(fit(train))
@@ -128,7 +132,8 @@ def test_a_broken_contract_is_found_by_its_check(name, defense, message):
     ("name", "defense", "message"),
     [
         ("ignores_the_order_of_rows", drops_the_first_rows, "the result depends on the order of the rows"),
-        ("is_idle_on_clean_data", drops_the_first_rows, "with n_poison=0, it removes 12% of the rows"),
+        ("is_idle_on_clean_data", drops_the_first_rows, r"\(n_poison=0\), it removes 12% of the rows and gains 1\.0 points"),
+        ("is_idle_on_clean_data", swaps_the_labels, r"\(n_poison=0\), it removes 0% of the rows and loses \d\d\.\d points"),
         ("is_fast", naps, "own code takes .* for 528 rows"),
     ],
 )
