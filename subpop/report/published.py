@@ -116,7 +116,8 @@ def with_leaderboard(readme: str, boards: Sequence[Leaderboard]) -> str:
     table, legend = board_table(board, ON_README)
     legend = legend.replace("[details](details.md)", f"[report]({FOLDER}/{board.tier}/{PAGE})")
     second = [said_of_second(each) for each in others if each.tier == board.tier]
-    shown = [said(board), *second, table, legend, f"![{escape(alt_of(board))}]({figure})", f"{caption_of(board)} Reports: {pages}."]
+    picture = f"![{escape(alt_of(board))}]({figure})"
+    shown = [said(board), *second, table, legend, picture, f"{caption_of(board)} Reports: {pages}."]
     return before + f"{BEGIN}\n" + "\n\n".join(shown) + f"\n{END}\n" + after
 
 
