@@ -37,6 +37,9 @@ CONDA_PREFIX XDG_CACHE_HOME HF_HOME TORCH_HOME"""
 ALLOWED_PREFIXES = """LC_ PYTHON OMP_ KMP_ GOMP_ OPENBLAS_ GOTO_ MKL_ BLIS_ VECLIB_ NUMEXPR_ NUMBA_ ATEN_ ONEDNN_ DNNL_ TORCH_
 CUDA_ CUBLAS_ NVIDIA_ MALLOC_ LOKY_"""
 """Variables of a child's environment: paths of programs and libraries, language, threads and kernels. All others are removed."""
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""Set to 1 in a child unless the user has set them: sets of a few hundred rows are slower with more threads, on a busy machine by
+far, and the results of a defense should not depend on the number of cores."""
 
 START = (
     "import json, sys; sys.path[:] = json.loads(input()); from subpop.harness.fork_server import serve; serve(int(sys.argv[1]))"
@@ -47,9 +50,10 @@ _PIDS, _STATUS = struct.Struct("ii"), struct.Struct("i")
 
 
 def clean_environment() -> dict[str, str]:
-    """The part of the environment that children may have."""
+    """The part of the environment that children may have, and one thread for numerical libraries if it does not say otherwise."""
     names, prefixes = frozenset(ALLOWED.split()), tuple(ALLOWED_PREFIXES.split())
-    return {name: value for name, value in os.environ.items() if name in names or name.startswith(prefixes)}
+    kept = {name: value for name, value in os.environ.items() if name in names or name.startswith(prefixes)}
+    return {**dict.fromkeys(THREADS, "1"), **kept}
 
 
 def search_path() -> list[str]:

@@ -17,7 +17,8 @@ def board_table(board: Leaderboard, most: int | None = None) -> list[str]:
 
     most: the number of defenses of the front page, which has no controls; None: all of them, and the controls.
     """
-    lines, columns = _lines(board, most), _columns(board, most)
+    lines = _lines(board, most)
+    columns = _columns([entry for _, entry in lines if entry and not entry.is_control], board, settings=most is None)
     left = 0 if most is None else max(0, len(board.entries) - most)
     more = f" {left} more defenses are in the [details](details.md)." if left else ""
     headers = [column for column, _ in columns]
@@ -42,13 +43,13 @@ def _lines(board: Leaderboard, most: int | None) -> list[tuple[str, Entry | None
 Column = tuple[str, Callable[[Entry], str]]
 
 
-def _columns(board: Leaderboard, most: int | None) -> list[Column]:
-    """The columns that some row fills."""
+def _columns(shown: Sequence[Entry], board: Leaderboard, *, settings: bool) -> list[Column]:
+    """The columns that some defense fills. settings: whether those of tuned defenses are shown."""
     several = len(board.datasets) > 1
     every: list[Column] = [
         ("rank", _rank),
         ("damage", _damage),
-        ("tuned", lambda entry: _tuned(entry, settings=most is None)),
+        ("tuned", lambda entry: _tuned(entry, settings=settings)),
         ("against none", _against_none),
         (f"groups ≥ {100 * HURT:g}", lambda entry: _percent(entry.hurt_share, 0)),
         ("collateral", lambda entry: _percent(entry.collateral)),
@@ -61,7 +62,7 @@ def _columns(board: Leaderboard, most: int | None) -> list[Column]:
         ("integrity", lambda entry: escape(short(entry.integrity, 80))),
         ("cells missing", lambda entry: str(entry.n_missing or "")),
     ]
-    return [(name, of) for name, of in every if any(of(entry) for entry in board.entries)]
+    return [(name, of) for name, of in every if any(of(entry) for entry in shown)]
 
 
 def _percent(value: float | None, digits: int = 1) -> str:
@@ -146,9 +147,10 @@ MEANINGS = {
     f"{100 * MARGIN:g} points",
     f"groups ≥ {100 * HURT:g}": f"share of subpopulations that lose {100 * HURT:g} or more",
     "collateral": "most that all other rows lose",
-    "clean lost": "accuracy given up when nobody attacks",
+    "clean lost": "accuracy given up when nobody attacks; negative: gained",
     "who pays": "the subpopulation that loses most when nobody attacks",
-    "recall / random": "flipped rows removed, and by a random filter that removes as many rows of each class",
+    "recall / random": "flipped rows removed, and, where it was measured, by a random filter that removes as many rows of each "
+    "class",
     "certified": "damage that a certificate does not rule out",
     "fits": "trained victims; *own*: its own training loop",
     "time": "relative to plain training",

@@ -174,6 +174,14 @@ def test_what_an_environment_keeps():
     assert not [name for name in kept if name.startswith(("PYTEST", "GITHUB", "CI", "SUBPOP", "ACTIONS", "RUNNER"))]
 
 
+@pytest.mark.parametrize(("own", "expected"), [(None, "1"), ("3", "3")])
+def test_numerical_libraries_of_a_child_use_one_thread_unless_told_otherwise(monkeypatch, own, expected):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if own:
+        monkeypatch.setenv("OMP_NUM_THREADS", own)
+    assert clean_environment()["OMP_NUM_THREADS"] == expected
+
+
 def test_a_server_that_was_killed_is_started_again(folder):
     assert len(run(folder, "none")) == 1
     before = SERVER.pid

@@ -90,6 +90,14 @@ def test_the_details_have_the_controls_too():
     assert "perfect_filter" not in front_page(reports, RUN)
 
 
+def test_a_column_that_only_a_defense_off_the_first_screen_fills_is_left_out_there():
+    many = [measured(HURT * (0.5 + 0.01 * i), COSTS, defense=f"d{i:02}", **BOARD) for i in range(MOST_ROWS)]
+    certified = measured(HURT * 0.99, {**COSTS, "certified_damage_mean:exact": 0.8}, defense="last", **BOARD)
+    reports = [measured(HURT, COSTS, **BOARD), *many, certified]
+    assert "certified" not in tables_of(front_page(reports, RUN))[0][0]
+    assert "certified" in tables_of(details(reports, RUN))[0][0]
+
+
 def test_columns_that_no_row_fills_are_left_out():
     plain = [measured(HURT, **BOARD), measured(HURT / 2, defense="trim", **BOARD)]
     (rows,) = tables_of(front_page(plain, RUN))
