@@ -175,7 +175,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "poison from D instead of D_aux",
         DRAWING,
-        "    members = stage.aux_members(name)\n    rule",
+        "    members = known_members(stage, cell, name)\n    rule",
         "    members = np.flatnonzero(stage.train_members(name))\n    rule",
         "tree",
         DAMAGE,
@@ -193,7 +193,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "poison from all of D_aux",
         DRAWING,
-        "    members = stage.aux_members(name)\n    rule",
+        "    members = known_members(stage, cell, name)\n    rule",
         "    members = np.arange(stage.pool.n_train, len(stage.pool))\n    rule",
         "linear",
         DAMAGE,
