@@ -51,7 +51,8 @@ class AttackGrid(Poisoning):
 
     def gates(self, cell: Cell) -> Callable[[str], bool]:
         """The damage on digits of some attacks, with both defenses of the small tier or without a defense."""
-        wanted = GATED if cell.tier == "embedded" else GATED[:3] * (cell.defense == "none")
+        undefended = GATED[:3] if cell.defense == "none" else ()
+        wanted = GATED if cell.tier == "embedded" else undefended
         compared = cell.dataset == "digits" and cell.attack in wanted
         return lambda metric: compared and metric == "target_damage_mean"
 
