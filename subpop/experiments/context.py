@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -67,6 +68,8 @@ class Context:
     partitions: Path | None = None
     """Folder of the recorded attack sets that stored references belong to; None to cut all of them anew."""
     memo: Memo = field(init=False, repr=False)
+    _supplied: set[str | Learner] = field(init=False, repr=False, default_factory=set)
+    """Names of data sets, and victims, that were supplied."""
 
     def __post_init__(self) -> None:
         self.memo = Memo(self.store, fresh=self.fresh, device=self.device)
@@ -78,7 +81,8 @@ class Context:
         return self.memo.once(("dataset", name), lambda: load_dataset(name, self.root))
 
     def supply(self, cell: Cell, dataset: Dataset) -> None:
-        """Use this data under the name that the cell has for its own."""
+        """Use this data under the name that the cell has for its own, which need not be registered. Keys hash its content."""
+        self._supplied.add(cell.dataset)
         self.memo.supply(("dataset", cell.dataset), dataset)
 
     def rows(self, cell: Cell) -> Reading | str | None:
@@ -249,6 +253,25 @@ class Context:
         )
         return self.memo.once(("victim", own), make)
 
+    def supply_victim(self, cell: Cell, victim: Victim, identity: str | None = None) -> None:
+        """Train this victim under the name that the cell has for its own, which must not be a registered one.
+
+        identity: tells it from all others in keys of the store, such as the hash of a file and the parameters of an estimator;
+        None if nothing does: then nothing that it trained is served to another session.
+
+        Raises
+        ------
+        BadInput
+            If the cell's victim has the name of a registered one.
+        """
+        own = cell.learner
+        if own.name in VICTIMS or is_frozen(own.name) is not None:
+            raise BadInput(f"a victim of your own is called {own.name!r}, as a registered one; give it another name")
+        told = f"of one session: {os.urandom(16).hex()}" if identity is None else identity
+        self._supplied.add(own)
+        self.memo.supply(("victim", own), victim)
+        self.memo.supply(("victim identity", own), (own, told, self.device.split(":")[0], tuple(sorted(versions().items()))))
+
     def victim_identity(self, cell: Cell) -> tuple[object, ...]:
         """All that tells the cell's victim from another: every key of a model, in memory and in the store, is made of this.
 
@@ -376,16 +399,19 @@ class Context:
     def data_code(self, cell: Cell) -> Code:
         """The modules that make the cell's data as its victim sees it."""
         rows = self.rows(cell)
+        loader = () if cell.dataset in self._supplied else modules_behind(source_of(cell.dataset).load)
         reader = (
             []
             if rows is None
             else ["subpop.experiments.texts" if isinstance(rows, Reading) else "subpop.features.representations"]
         )
-        return frozenset([*modules_behind(source_of(cell.dataset).load), *reader])
+        return frozenset([*loader, *reader])
 
     def victim_code(self, cell: Cell) -> Code:
-        """The modules of the cell's victim."""
-        return frozenset([type(self.victim(cell)).__module__])
+        """The modules of the cell's victim; for one that was supplied, those of the package: its identity tells the others."""
+        module = type(self.victim(cell)).__module__
+        is_told = cell.learner in self._supplied and module.partition(".")[0] != "subpop"
+        return frozenset([] if is_told else [module])
 
     def partition_code(self, cell: Cell) -> Code:
         """The modules that divide the cell's data into subpopulations."""

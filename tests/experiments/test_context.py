@@ -162,3 +162,32 @@ def test_clusters_are_cut_once(tmp_path, monkeypatch):
     }
     assert len(keys) == 4
     assert again.context.partition_key(cell()) == again.context.partition_key(cell(victim="logistic_regression"))
+
+
+@pytest.mark.parametrize(("identity", "is_served"), [("naive Bayes", True), (None, False)])
+def test_a_supplied_victim_on_supplied_data_agrees_with_the_named_one(tmp_path, identity, is_served):
+    """Only with an identity is what it trained served to a second session."""
+    from dataclasses import replace
+
+    from sklearn.naive_bayes import GaussianNB
+
+    from subpop import SklearnVictim, load_dataset
+
+    named = cell(victim="sklearn.naive_bayes:GaussianNB", dataset="mixture", partition="feature_match", n_seeds=1)
+    own = named.with_(victim="mine", dataset="my rows")
+
+    def measured():
+        found = Experiment.on(Store(tmp_path / "store.sqlite"))
+        found.context.supply(own, replace(load_dataset("mixture"), name="my rows"))
+        found.context.supply_victim(own, SklearnVictim(GaussianNB(), n_jobs=1), identity)
+        return found.run(own)
+
+    first, second = measured(), measured()
+    assert not first.from_store
+    assert second.from_store == is_served
+    assert first["clean_accuracy"] == second["clean_accuracy"]
+    expected = Experiment.on(NoStore()).run(named)
+    assert [row["n_test"] for row in first.table] == [row["n_test"] for row in expected.table]
+    assert first["clean_accuracy"] == expected["clean_accuracy"]
+    with pytest.raises(BadInput, match="'last_layer', as a registered one; give it another name"):
+        Experiment.on(NoStore()).context.supply_victim(cell(), SklearnVictim(GaussianNB()))
