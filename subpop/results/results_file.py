@@ -22,6 +22,8 @@ NUMBER_FIELDS = (
     "value",
     "std_error",
     "std",
+    "half_width",
+    "varies",
     "by_seed",
     "one_row",
     "published",

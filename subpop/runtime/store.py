@@ -36,11 +36,13 @@ from subpop.runtime.store_rows import (
     RECORD,
     TABLES,
     ArraysRow,
+    ChunkRows,
     Damaged,
     Item,
     RecordRow,
     is_text,
     now,
+    read_chunk,
     results_of,
     rows_of,
 )
@@ -343,6 +345,24 @@ class Store:
 
 def read_records(path: Path, kind: str) -> dict[str, Any]:
     """All records of a kind by key, read without changing the file: a store of another schema is refused, not set aside."""
+    with _reading(path) as connection:
+        keys = [key for (key,) in connection.execute("SELECT key FROM records WHERE kind = ? ORDER BY key", (kind,))]
+        rows = {key: RECORD.read(connection, kind, key) for key in keys}
+    return {key: json.loads(row.text) for key, row in rows.items()}
+
+
+def read_chunks(path: Path) -> Iterator[ChunkRows]:
+    """All chunks of trials in the order in which they were stored, verified, and read as `read_records` does."""
+    with _reading(path) as connection:
+        for (key,) in connection.execute("SELECT key FROM chunks ORDER BY id").fetchall():
+            rows = read_chunk(connection, key)
+            if rows is not None:  # another process may have deleted it
+                yield rows
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """A read-only connection to a store of this schema; damage that a reader finds is explained."""
     with _explained(path), contextlib.closing(_read_only(path)) as connection:
         application, version = connection.execute("SELECT * FROM pragma_application_id, pragma_user_version").fetchone()
         if application != APPLICATION_ID and not looks_like_a_store(path):
@@ -351,12 +371,10 @@ def read_records(path: Path, kind: str) -> dict[str, Any]:
             again = f"run `python -m pytest benchmarks/ --store {path}`, which begins a new store"
             fix = "upgrade subpop" if version > SCHEMA else again
             raise BadInput(f"the store {path} has schema {version}; this subpop reads schema {SCHEMA}: {fix}")
-        keys = [key for (key,) in connection.execute("SELECT key FROM records WHERE kind = ? ORDER BY key", (kind,))]
         try:
-            rows = {key: RECORD.read(connection, kind, key) for key in keys}
+            yield connection
         except Damaged as damage:
             raise _Corrupt(path, damage) from damage
-    return {key: json.loads(row.text) for key, row in rows.items()}
 
 
 def _read_only(path: Path) -> sqlite3.Connection:

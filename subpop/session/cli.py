@@ -1,4 +1,4 @@
-"""The `subpop` command: data sets, running suites, checking and debugging your own defense, and the report of a store."""
+"""The `subpop` command: data sets, running suites, checking and debugging your own defense, the report and tables of a store."""
 
 from __future__ import annotations
 
@@ -94,6 +94,18 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("b", metavar="B", help="the later numbers, such as runs/report")
     compare.add_argument("--all", action="store_true", help="also list every number")
     compare.set_defaults(run=_compare)
+
+    export = commands.add_parser(
+        "export",
+        help="write the trials and numbers of a store as tables: CSV, JSON or parquet",
+        description="Write two tables of a store, `numbers` (a row for each number of each cell, as last measured) and `trials` "
+        "(a row for each trial), and columns.csv, which says what their columns mean. The store is not changed.",
+    )
+    export.add_argument("store", metavar="STORE", help="a store that a run wrote, such as runs/store.sqlite")
+    export.add_argument("--out", default="runs/export", metavar="DIR", help="where the tables go (default: runs/export)")
+    export.add_argument("--format", default="csv", help="csv (default), json, or parquet, which needs pyarrow")
+    export.add_argument("--force", action="store_true", help="overwrite tables of an earlier export")
+    export.set_defaults(run=_export)
 
     why = commands.add_parser(
         "why",
@@ -229,6 +241,15 @@ def _compare(options: argparse.Namespace) -> int:
     found = compare_sides(*(load_side(place(path, Path.cwd())) for path in (options.a, options.b)))
     _shown(comparison_page(found, every_number=options.all))
     return found.exit_status
+
+
+def _export(options: argparse.Namespace) -> int:
+    from subpop.results.export import export
+    from subpop.runtime.options import place
+
+    store, folder = place(options.store, Path.cwd()), place(options.out, Path.cwd())
+    written = export(store, folder, options.format, replace=options.force)
+    return _shown("\n".join(f"{path}: {n_rows:,} rows" for path, n_rows in written.items()))
 
 
 def _why(options: argparse.Namespace, for_pytest: Sequence[str]) -> int:
