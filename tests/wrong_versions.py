@@ -53,6 +53,21 @@ CELLS: dict[str, dict[str, Any]] = {
         "n_attacked": 2,
         "n_seeds": 100,
     },
+    **{
+        name.partition("(")[0]: {**LINEAR, "rate": 0.5, **DISTINCT, "defense": name, "n_seeds": 20}
+        for name in (
+            *("knn_relabel", "knn_filter", "deep_knn", "confident_learning", "randeigen", "jtt", "random_subsample"),
+            *("generalised_cross_entropy", "kernel_svm", "chosen_penalty", "dpa(k=7)", "group_roni(groups=10, repetitions=2)"),
+        )
+    },
+    **{
+        name: {**LINEAR, "rate": 0.5, **DISTINCT, "defense": name, "holdout": 0.1, "n_seeds": 20}
+        for name in ("holdout_influence", "holdout_only", "train_and_holdout")
+    },
+    **{
+        name: {**LINEAR, "rate": 1.0, **DISTINCT, "defense": name, "n_attacked": 2, "n_seeds": 50}
+        for name in ("gradient_clipping", "gradient_shaping", "group_dro", "co_teaching")
+    },
     "own_label": {**LINEAR, "attack": "own_label", "rate": 1.0},
     "scattered": {**LINEAR, "attack": "scattered_flips", "rate": 1.0},
     "neighbours": {**LINEAR, "attack": "near_neighbours", "rate": 0.5},
@@ -124,6 +139,7 @@ in_two_steps.needs = {"poison_mask"}  # type: ignore[attr-defined]
 
 DAMAGE, WORST, COLLATERAL = "target_damage_mean", "target_damage_worst_5", "collateral_damage_max"
 RECALL, REMOVED, CLEAN = "poison_recall", "removed_share", "clean_accuracy"
+DEFENDED = "defended_clean_accuracy"
 PRUNED, CERTIFIED, GAIN = "pruned_test_accuracy", "certified_accuracy_mean:exact", "gain_over_label_flip"
 
 
@@ -160,6 +176,8 @@ BATCHES = """        for start in range(0, n, size):
             for i in range(count):
                 batch[i], labels[i] = samples.rows[orders[e, start + i]], samples.labels[orders[e, start + i]]
 """
+
+KNN, TRAINING = "defenses/knn.py", "defenses/training"
 
 SUBTLE = ("poison from D instead of D_aux", "2 % of the training rows dropped")
 """Mutants that only a certain cell sees; the table says how many seeds other families of victims would need."""
@@ -737,6 +755,189 @@ MUTANTS: tuple[Mutant, ...] = (
         "self.candidates, gaps))",
         "targeted",
         DAMAGE,
+        DOWN,
+    ),
+)
+MUTANTS += (
+    # --- defenses of the scoreboard ---
+    Mutant(
+        "k-NN relabelling counts the row itself",
+        KNN,
+        "(len(train), -1), train.y, k, with_self=False)",
+        "(len(train), -1), train.y, k, with_self=True)",
+        "knn_relabel",
+        DAMAGE,
+        UP,
+    ),
+    Mutant(
+        "the k-NN filter keeps what neighbours contradict",
+        KNN,
+        "sanitised_labels(train, k, eta) == train.y",
+        "sanitised_labels(train, k, eta) != train.y",
+        "knn_filter",
+        REMOVED,
+        UP,
+    ),
+    Mutant(
+        "Deep k-NN leaves the row itself out",
+        KNN,
+        "train.y, k, with_self=True)",
+        "train.y, k, with_self=False)",
+        "deep_knn",
+        REMOVED,
+        UP,
+    ),
+    Mutant(
+        "confident learning trains on the fold that it judges",
+        "defenses/confident_learning.py",
+        "[train[fold != each] for each in range(folds)]",
+        "[train for each in range(folds)]",
+        "confident_learning",
+        REMOVED,
+        DOWN,
+    ),
+    Mutant(
+        "RandEigen keeps the rows that stand out",
+        "defenses/randeigen.py",
+        "generator.random(len(left)) > along / largest",
+        "generator.random(len(left)) < along / largest",
+        "randeigen",
+        REMOVED,
+        UP,
+    ),
+    Mutant(
+        "JTT repeats the rows that are right",
+        "defenses/jtt.py",
+        "argmax(axis=1) != train.y",
+        "argmax(axis=1) == train.y",
+        "jtt",
+        DEFENDED,
+        UP,
+    ),
+    Mutant(
+        "random subsampling by half as much",
+        "defenses/random_subsample.py",
+        "len(train) // parts",
+        "2 * len(train) // parts",
+        "random_subsample",
+        REMOVED,
+        DOWN,
+    ),
+    Mutant(
+        "generalised cross-entropy close to the log loss",
+        "defenses/generalised_cross_entropy.py",
+        "POWER = 0.7",
+        "POWER = 0.07",
+        "generalised_cross_entropy",
+        DAMAGE,
+        UP,
+    ),
+    Mutant(
+        "kernel SVM of twice the width",
+        "defenses/kernel_svm.py",
+        "(pool.x.shape[1] * width**2)",
+        "(pool.x.shape[1] * (2 * width) ** 2)",
+        "kernel_svm",
+        DAMAGE,
+        UP,
+    ),
+    Mutant(
+        "the worst penalty is chosen",
+        "defenses/chosen_penalty.py",
+        "int(np.argmin(losses[::-1]))",
+        "int(np.argmax(losses[::-1]))",
+        "chosen_penalty",
+        DEFENDED,
+        DOWN,
+    ),
+    Mutant(
+        "DPA divides rows by input and label",
+        "defenses/ensembles.py",
+        "content_hash(train.x) % np.uint64(k)",
+        "(content_hash(train.x) + train.y.astype(np.uint64)) % np.uint64(k)",
+        "dpa",
+        seen=False,
+        why="a flipped row is in another part, which changes the certificate's meaning and not the damage; toys notice it",
+    ),
+    Mutant(
+        "DPA's radius is the whole lead",
+        "defenses/dpa.py",
+        "[1].min(axis=1) // 2)",
+        "[1].min(axis=1))",
+        "dpa",
+        "certified_radius_median:insertions",
+        UP,
+    ),
+    Mutant(
+        "group RONI rejects what helps",
+        "defenses/roni.py",
+        "rejected = cost / repetitions > least_loss",
+        "rejected = cost / repetitions < least_loss",
+        "group_roni",
+        REMOVED,
+        UP,
+    ),
+    Mutant(
+        "the influence filter removes what helps the holdout",
+        "defenses/holdout_influence.py",
+        "np.asarray(-(residuals(p, train.y) * along).sum(axis=1))",
+        "np.asarray((residuals(p, train.y) * along).sum(axis=1))",
+        "holdout_influence",
+        RECALL,
+        DOWN,
+    ),
+    Mutant(
+        "the holdout alone is the whole training set",
+        "defenses/holdouts.py",
+        "Defended(fit(holdout), diag",
+        "Defended(fit(train), diag",
+        "holdout_only",
+        DEFENDED,
+        UP,
+    ),
+    Mutant(
+        "the holdout is not added",
+        "defenses/holdouts.py",
+        "order = content_order(x, y)",
+        "order = content_order(x[: len(train)], y[: len(train)])",
+        "train_and_holdout",
+        DEFENDED,
+        DOWN,
+    ),
+    Mutant(
+        "gradients are not clipped",
+        "victims/stepwise.py",
+        "np.minimum(norm / np.maximum(lengths, np.finfo(np.float64).tiny), 1)",
+        "np.ones(len(lengths))",
+        "gradient_clipping",
+        DAMAGE,
+        UP,
+    ),
+    Mutant(
+        "no noise in gradients",
+        f"{TRAINING}/gradient_shaping.py",
+        "generator.normal(0, noise, network.size) if noise else None",
+        "None",
+        "gradient_shaping",
+        seen=False,
+        why="Adam averages noise of this size away",
+    ),
+    Mutant(
+        "GroupDRO lowers the weight of large losses",
+        f"{TRAINING}/group_dro.py",
+        "np.exp(step * (each + more))",
+        "np.exp(-step * (each + more))",
+        "group_dro",
+        DAMAGE,
+        UP,
+    ),
+    Mutant(
+        "co-teaching passes the hardest rows",
+        f"{TRAINING}/co_teaching.py",
+        "batch[~highest(",
+        "batch[highest(",
+        "co_teaching",
+        DEFENDED,
         DOWN,
     ),
 )

@@ -158,6 +158,18 @@ class ChannelModel(Model, Protocol):
         ...
 
 
+class Loss(Protocol):
+    """A loss of logits and its gradient in closed form. Networks are trained by the loss, linear models by the gradient."""
+
+    def __call__(self, logits: Any) -> Any:
+        """The loss, a scalar tensor, of logits (B, C), a tensor of torch."""
+        ...
+
+    def gradient(self, logits: Array) -> Array:
+        """(B, C) float64 the gradient of the loss at logits (B, C)."""
+        ...
+
+
 class Training(Protocol):
     """One network of the victim while it is trained. Rows may also be floats, such as averages of two pictures."""
 
@@ -168,9 +180,8 @@ class Training(Protocol):
         """(n, C) float64 probabilities of the classes for inputs x, (n, ...), as the network is now."""
         ...
 
-    def descend(self, x: Array, loss: Callable[[Any], Any]) -> None:
-        """Take one step of the victim's optimiser on a loss plus the victim's penalty. loss: from
-        (B, C) logits to a number, both of torch."""
+    def descend(self, x: Array, loss: Loss) -> None:
+        """Take one step of the victim's optimiser on a loss of the logits of inputs x, (B, ...), plus the victim's penalty."""
         ...
 
     def descend_clipped(self, x: Array, y: Ints, norm: float, noise: Array | None = None) -> None:

@@ -169,7 +169,7 @@ class TrainingSet:
     array([0, 0])
     """
 
-    __slots__ = ("_source", "_ids", "_y")
+    __slots__ = ("_source", "_ids", "_y", "__weakref__")
 
     def __init__(self, source: RowSource, ids: Ints, y: Ints) -> None:
         self._source = source

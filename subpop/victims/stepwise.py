@@ -1,7 +1,9 @@
 """Victims trained step by step, for defenses that change the training itself: `Trainable` of small and of linear networks.
 
 *Source*: the architecture, the penalty and the optimiser of `conv_net`, of `last_layer_as_released`, and of the objective of
-`logistic_regression`. Gradients are torch's; a gradient for each row comes from a batch of identical networks with one row each.
+`logistic_regression`. Gradients of convolutional networks are torch's; a gradient for each row comes from a batch of identical
+networks with one row each. Gradients of linear classifiers are closed forms of numpy, from the gradient of the loss with respect
+to the logits: their batches are so small that calls of torch would take most of the time.
 *Deviations*: one network at a time, where victims train as fleets. `last_layer` and `logistic_regression` are solved exactly
 by `fit`; here they take `LONGER` steps of Adam on the same objective, 30 epochs at 1e-2, which end near the optimum; fixed in
 advance and not tuned. Batches are ordered by a hash of the inputs instead of the row number, which a defense does not know.
@@ -10,18 +12,20 @@ advance and not tuned. Batches are ordered by a hash of the inputs instead of th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from torch import Tensor
 from torch.nn import functional
 
 from subpop.types import Array, Floats, Ints, Model, TrainingSet
-from subpop.types.roles import Training
+from subpop.types.roles import Loss, Training
 from subpop.victims.batch_order import BatchOrder
 from subpop.victims.batched_jobs import Recipe
 from subpop.victims.head_training import BETA_1, BETA_2, EPSILON, KERNEL_PENALTY, coefficients, starts
@@ -56,9 +60,8 @@ class _Recipe:
 
     def batches(self, train: TrainingSet, epoch: int, member: int = 0) -> list[Ints]:
         """See `Trainable`."""
-        keys = content_keys(train.x)
-        canonical = np.lexsort((train.y, keys))
-        order = canonical[BatchOrder(self.seed_of(member), keys[canonical]).epochs(epoch, 1)[0]]
+        keys, canonical = _canonical_order(train)
+        order = canonical[BatchOrder(self.seed_of(member), keys).epochs(epoch, 1)[0]]
         return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
 
 
@@ -83,7 +86,7 @@ class ConvSteps(_Recipe):
         """See `Trainable`."""
         shape = self.victim.shape_of(train.x.shape[1:], train.n_classes)
         start = torch.from_numpy(self.victim.start(self.seed_of(member), shape))
-        return _Steps(start, _Conv(shape, self.victim), self.recipe.learning_rate)
+        return _ConvTraining(start, _Conv(shape, self.victim), self.recipe.learning_rate)
 
 
 @dataclass(frozen=True)
@@ -99,11 +102,22 @@ class LinearSteps(_Recipe):
         """See `Trainable`."""
         d, classes = flat(train.x).shape[1], train.n_classes
         if self.logistic is None:
-            start = starts([self.seed_of(member)], d + 1, classes)[0].astype(np.float64).ravel()
-            return _Steps(torch.from_numpy(start), _LastLayer(d, classes, self.kind), self.recipe.learning_rate)
-        start = np.random.default_rng([self.seed_of(member), 0]).normal(0, 1e-2, (d + 1) * (1 if classes == 2 else classes))
-        network = _Logistic(d, classes, self.kind, self.logistic / len(train))
-        return _Steps(torch.from_numpy(start), network, self.recipe.learning_rate)
+            head = starts([self.seed_of(member)], d + 1, classes)[0].astype(np.float64)
+            return _LinearTraining(head, classes, _LastLayer(self.kind), self.recipe.learning_rate)
+        start = np.random.default_rng([self.seed_of(member), 0]).normal(0, 1e-2, (1 if classes == 2 else classes, d + 1))
+        return _LinearTraining(start, classes, _Logistic(self.kind, self.logistic / len(train)), self.recipe.learning_rate)
+
+
+_ORDERS: WeakKeyDictionary[TrainingSet, tuple[Ints, Ints]] = WeakKeyDictionary()
+
+
+def _canonical_order(train: TrainingSet) -> tuple[Ints, Ints]:
+    """(n,) the content keys of the rows in ascending order, and their positions; remembered while the training set lives."""
+    if train not in _ORDERS:
+        keys = content_keys(train.x)
+        canonical = np.lexsort((train.y, keys))
+        _ORDERS[train] = keys[canonical], canonical
+    return _ORDERS[train]
 
 
 def content_keys(x: Array) -> Ints:
@@ -154,61 +168,44 @@ class _Conv:
 
 @dataclass(frozen=True)
 class _LastLayer:
-    d: int
-    classes: int
+    """The penalty of a last layer, which leaves out the intercepts, and its models. Heads are (K, d + 1)."""
+
     kind: type[LinearModel]
 
-    def inputs(self, x: Array) -> Tensor:
-        return torch.from_numpy(flat(np.asarray(x)).astype(np.float64))
+    def shrink(self, head: Array) -> Array:
+        """The gradient of the penalty."""
+        gradient = 2 * KERNEL_PENALTY * head
+        gradient[:, -1] = 0
+        return gradient
 
-    def logits(self, x: Tensor, weights: Tensor) -> Tensor:
-        return _scores(x, weights.view(*weights.shape[:-1], self.classes, self.d + 1))
-
-    def penalty(self, weights: Tensor) -> Tensor:
-        return KERNEL_PENALTY * weights.view(self.classes, self.d + 1)[:, :-1].square().sum()
-
-    def model(self, weights: Floats) -> Model:
-        return self.kind(coefficients(weights.reshape(self.classes, self.d + 1)))
+    def model(self, head: Array) -> Model:
+        return self.kind(coefficients(head))
 
 
 @dataclass(frozen=True)
 class _Logistic:
-    d: int
-    classes: int
+    """The same of logistic regression, which penalises intercepts too. For two classes a head has one row, of class 1."""
+
     kind: type[LinearModel]
     each: float
     """The penalty for each training row."""
 
-    def inputs(self, x: Array) -> Tensor:
-        return torch.from_numpy(flat(np.asarray(x)).astype(np.float64))
+    def shrink(self, head: Array) -> Array:
+        return self.each * head
 
-    def logits(self, x: Tensor, weights: Tensor) -> Tensor:
-        scores = _scores(x, weights.view(*weights.shape[:-1], -1, self.d + 1))
-        return functional.pad(scores, (1, 0)) if self.classes == 2 else scores
-
-    def penalty(self, weights: Tensor) -> Tensor:
-        return self.each / 2 * weights.square().sum()
-
-    def model(self, weights: Floats) -> Model:
-        return self.kind(weights.reshape(-1, self.d + 1).T.astype(np.float64))
-
-
-def _scores(x: Tensor, head: Tensor) -> Tensor:
-    """(n, K) linear scores of x (n, d) under a head (K, d + 1), or (n, K, d + 1) for a head for each row."""
-    if head.ndim == 2:
-        return functional.linear(x, head[:, :-1], head[:, -1])
-    return (head[..., :-1] @ x.unsqueeze(-1)).squeeze(-1) + head[..., -1]
+    def model(self, head: Array) -> Model:
+        return self.kind(head.T.copy())
 
 
 # --- the steps --------------------------------------------------------------------------------------------------------
 
 
-class _Steps:
+class _ConvTraining:
     """One network and the state of its optimiser, Adam as in the fleets. Kernels run on one thread: sums depend on no core."""
 
-    def __init__(self, start: Tensor, network: _Conv | _LastLayer | _Logistic, learning_rate: float) -> None:
-        self._weights, self._network, self._rate = start.clone(), network, learning_rate
-        self._mean, self._square, self._done = torch.zeros_like(start), torch.zeros_like(start), 0
+    def __init__(self, start: Tensor, network: _Conv, learning_rate: float) -> None:
+        self._weights, self._network = start.clone(), network
+        self._optimiser = _Adam(np.zeros(start.shape, np.float32), learning_rate)
         self.size = len(start)
 
     def proba(self, x: Array) -> Floats:
@@ -218,13 +215,13 @@ class _Steps:
             found = [self._network.logits(part, self._weights).double().softmax(1).numpy() for part in parts]
         return np.concatenate(found)
 
-    def descend(self, x: Array, loss: Callable[[Tensor], Tensor]) -> None:
+    def descend(self, x: Array, loss: Loss) -> None:
         """See `Training`."""
         with _one_torch_thread():
             weights = self._weights.requires_grad_()
             total = loss(self._network.logits(self._network.inputs(x), weights)) + self._network.penalty(weights)
             (gradient,) = torch.autograd.grad(total, weights)
-            self._adam(gradient)
+            self._step(gradient)
 
     def descend_clipped(self, x: Array, y: Ints, norm: float, noise: Array | None = None) -> None:
         """See `Training`."""
@@ -234,7 +231,7 @@ class _Steps:
                 total += torch.from_numpy(noise).to(total.dtype)
             weights = self._weights.requires_grad_()
             (shrink,) = torch.autograd.grad(self._network.penalty(weights), weights)
-            self._adam(total / len(x) + shrink)
+            self._step(total / len(x) + shrink)
 
     def clipped_sum(self, x: Array, y: Ints, norm: float) -> Tensor:
         """(P,) the sum of the rows' gradients of the log loss, each scaled down to at most `norm`."""
@@ -250,15 +247,89 @@ class _Steps:
         """See `Training`."""
         return self._network.model(self._weights.detach().numpy().copy())
 
-    @torch.no_grad()
-    def _adam(self, gradient: Tensor) -> None:
+    def _step(self, gradient: Tensor) -> None:
         self._weights.requires_grad_(False)
+        self._weights -= torch.from_numpy(self._optimiser.change(gradient.numpy()))
+
+
+class _LinearTraining:
+    """A linear classifier and the state of its optimiser, in float64. Logits of two classes with one row of a head are (0, s)."""
+
+    def __init__(self, start: Array, classes: int, objective: _LastLayer | _Logistic, learning_rate: float) -> None:
+        self._head, self._objective, self._pads = start.copy(), objective, len(start) < classes
+        self._optimiser = _Adam(np.zeros_like(start), learning_rate)
+        self.size = start.size
+
+    def proba(self, x: Array) -> Array:
+        """See `Training`."""
+        found: Array = softmax(self._logits(_rows(x)), axis=1)
+        return found
+
+    def descend(self, x: Array, loss: Loss) -> None:
+        """See `Training`."""
+        rows = _rows(x)
+        by_logits = self._by_scores(loss.gradient(self._logits(rows)))
+        self._step(_outer(by_logits, rows))
+
+    def descend_clipped(self, x: Array, y: Ints, norm: float, noise: Array | None = None) -> None:
+        """See `Training`."""
+        total = self.clipped_sum(x, y, norm)
+        self._step((total if noise is None else total + noise.reshape(total.shape)) / len(x))
+
+    def clipped_sum(self, x: Array, y: Ints, norm: float) -> Array:
+        """(K, d + 1) the sum of the rows' gradients of the log loss, each scaled down to at most `norm`."""
+        rows = _rows(x)
+        errors = softmax(self._logits(rows), axis=1)
+        errors[np.arange(len(y)), y] -= 1
+        by_scores = self._by_scores(errors)
+        # The gradient of a row is the outer product of these errors and of the row with a 1 for the intercept.
+        lengths = np.sqrt((by_scores**2).sum(1) * ((rows**2).sum(1) + 1))
+        factors = np.minimum(norm / np.maximum(lengths, np.finfo(np.float64).tiny), 1)
+        return _outer(by_scores * factors[:, None], rows)
+
+    def model(self) -> Model:
+        """See `Training`."""
+        return self._objective.model(self._head)
+
+    def _logits(self, rows: Array) -> Array:
+        scores: Array = rows @ self._head[:, :-1].T + self._head[:, -1]
+        return np.hstack([np.zeros_like(scores), scores]) if self._pads else scores
+
+    def _by_scores(self, by_logits: Array) -> Array:
+        return by_logits[:, 1:] if self._pads else by_logits
+
+    def _step(self, gradient: Array) -> None:
+        self._head -= self._optimiser.change(gradient + self._objective.shrink(self._head))
+
+
+class _Adam:
+    """Adam as in the fleets, which add EPSILON before the correction of the squares is divided out.
+
+    zeros: of the shape and the type of the parameters.
+    """
+
+    def __init__(self, zeros: Array, learning_rate: float) -> None:
+        self._mean, self._square, self._rate, self._done = zeros, zeros.copy(), learning_rate, 0
+
+    def change(self, gradient: Array) -> Array:
+        """What the next step subtracts from the parameters."""
         self._done += 1
-        correction = (1 - BETA_2**self._done) ** 0.5
-        self._mean.lerp_(gradient, 1 - BETA_1)
-        self._square.mul_(BETA_2).addcmul_(gradient, gradient, value=1 - BETA_2)
+        correction = float(np.sqrt(1 - BETA_2**self._done))
+        self._mean += (1 - BETA_1) * (gradient - self._mean)
+        self._square *= BETA_2
+        self._square += (1 - BETA_2) * gradient**2
         rate = self._rate * correction / (1 - BETA_1**self._done)
-        self._weights.addcdiv_(self._mean, self._square.sqrt().add_(EPSILON * correction), value=-rate)
+        found: Array = rate * self._mean / (np.sqrt(self._square) + EPSILON * correction)
+        return found
+
+
+def _rows(x: Array) -> Array:
+    return flat(np.asarray(x)).astype(np.float64)
+
+
+def _outer(by_scores: Array, rows: Array) -> Array:
+    """(K, d + 1) the sum over rows, (B, d) with a 1 for the intercept, of their outer products with (B, K)."""
+    return np.hstack([by_scores.T @ rows, by_scores.sum(0)[:, None]])
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 
 from subpop.defenses import DEFENSES
 from subpop.defenses.training.co_teaching import co_teaching
-from subpop.defenses.training.divide_mix import clean_posterior, semi_supervised
+from subpop.defenses.training.divide_mix import SemiSupervised, clean_posterior
 from subpop.defenses.training.epic import isolated, medoids
 from subpop.defenses.training.gradient_shaping import gradient_clipping, gradient_shaping
 from subpop.types import BadInput, Knowledge, TrainingSet, content_order
@@ -288,7 +288,7 @@ def test_the_semi_supervised_loss_by_hand():
     """Two labelled rows and one unlabelled row of two classes."""
     proba = np.array([[0.8, 0.2], [0.4, 0.6], [0.7, 0.3]])
     targets = np.array([[1.0, 0.0], [0.5, 0.5], [0.9, 0.1]])
-    found = float(semi_supervised(targets, 2, 3.0)(torch.from_numpy(np.log(proba))))
+    found = float(SemiSupervised(targets, 2, 3.0)(torch.from_numpy(np.log(proba))))
     labelled = -(np.log(0.8) + 0.5 * np.log(0.4) + 0.5 * np.log(0.6)) / 2
     unlabelled = ((0.7 - 0.9) ** 2 + (0.3 - 0.1) ** 2) / 2
     mean = proba.mean(0)

@@ -8,13 +8,15 @@ import torch
 from sklearn.datasets import load_digits
 from torch.nn import functional
 
+from subpop.defenses.training.divide_mix import SemiSupervised
+from subpop.defenses.training.loops import LogLoss
 from subpop.types import FleetJob, Pool, TrainingSet
 from subpop.victims import VICTIMS, make_victim
 from subpop.victims.batched_jobs import Batches
 from subpop.victims.conv_fleet import AdamStep, Task
 from subpop.victims.conv_fleet import train as train_fleet
 from subpop.victims.conv_net import LEARNING_RATE, PENALTY, ConvNet, initial
-from subpop.victims.head_training import starts, with_ones
+from subpop.victims.head_training import KERNEL_PENALTY, starts, with_ones
 from subpop.victims.head_training import train as train_heads
 from subpop.victims.stepwise import content_keys
 
@@ -33,8 +35,7 @@ def plain(recipe, train, epochs=None):
     network, x, y = recipe.begin(train), train.x, train.y
     for epoch in range(recipe.epochs if epochs is None else epochs):
         for batch in recipe.batches(train, epoch):
-            labels = torch.from_numpy(y[batch])
-            network.descend(x[batch], lambda logits, labels=labels: functional.cross_entropy(logits, labels))
+            network.descend(x[batch], LogLoss(y[batch]))
     return network
 
 
@@ -66,7 +67,7 @@ def test_steps_of_a_last_layer_are_those_of_the_fleet(n_classes):
     batches = Batches.of(content_keys(x), np.arange(300), y, SEED, 12, 32)
     [expected] = train_heads(with_ones(x), [batches], starts([SEED], 65, n_classes), victim.recipe)
     network = plain(victim.trainable(SEED), TrainingSet.of(x, y))
-    np.testing.assert_allclose(network._weights.detach().numpy().reshape(n_classes, 65), expected, atol=1e-4)
+    np.testing.assert_allclose(network._head, expected, atol=1e-4)
     np.testing.assert_allclose(network.model().predict_proba(x), network.proba(x), atol=1e-6)
 
 
@@ -77,15 +78,72 @@ def test_the_objective_of_an_exact_victim_has_the_same_optimum(name, n_classes):
     victim, pool = make_victim(name), Pool(x, y, 600, n_classes)
     [exact] = victim.fit_many([pool.clean_job()], [0])
     train = TrainingSet.of(x[:600].copy(), y[:600])
-    network = victim.trainable(SEED).begin(train)._network
+    network = victim.trainable(SEED).begin(train)
     head = np.hstack([-exact.coef / 2, exact.coef / 2]) if (name, n_classes) == ("last_layer", 2) else exact.coef
-    weights = torch.from_numpy(head.T.ravel().copy()).requires_grad_()
-    total = functional.cross_entropy(network.logits(network.inputs(train.x), weights), torch.from_numpy(train.y.copy()))
-    (gradient,) = torch.autograd.grad(total + network.penalty(weights), weights)
-    assert float(gradient.abs().max()) < 1e-7
+    network._head = head.T.copy()
+    steps = []
+    network._step = lambda gradient: steps.append(gradient + network._objective.shrink(network._head))
+    network.descend(train.x, LogLoss(train.y))
+    assert np.abs(steps[0]).max() < 1e-7
     model = plain(victim.trainable(SEED), train).model()
     assert type(model) is type(exact)
     assert (model.predict_proba(x[600:]).argmax(1) == exact.predict_proba(x[600:]).argmax(1)).mean() > 0.97
+
+
+class ByTorch:
+    """A linear classifier trained with torch's gradients and its own Adam, an independent way to the same steps."""
+
+    def __init__(self, head, penalty, learning_rate):
+        self.weights = torch.from_numpy(head.copy()).requires_grad_()
+        self.penalty = penalty
+        self.optimiser = torch.optim.Adam([self.weights], learning_rate, eps=1e-7)
+
+    def logits(self, x):
+        scores = functional.linear(torch.from_numpy(x.astype(np.float64)), self.weights[:, :-1], self.weights[:, -1])
+        return functional.pad(scores, (1, 0)) if scores.shape[1] == 1 else scores
+
+    def descend(self, x, loss):
+        self.optimiser.zero_grad()
+        (loss(self.logits(x)) + self.penalty(self.weights)).backward()
+        self.optimiser.step()
+
+    def descend_clipped(self, x, y, norm, noise):
+        total = torch.from_numpy(noise).view_as(self.weights).clone()
+        for own, label in zip(x, y, strict=True):
+            loss = functional.cross_entropy(self.logits(own[None]), torch.tensor([label]))
+            (gradient,) = torch.autograd.grad(loss, self.weights)
+            total += gradient * min(1, norm / float(gradient.norm()))
+        self.optimiser.zero_grad()
+        self.penalty(self.weights).backward()
+        self.weights.grad += total / len(x)
+        self.optimiser.step()
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+@pytest.mark.parametrize(
+    ("name", "penalty"),
+    [
+        ("logistic_regression", lambda weights: 1 / 200 / 2 * weights.square().sum()),
+        ("last_layer", lambda weights: KERNEL_PENALTY * weights[:, :-1].square().sum()),
+    ],
+)
+def test_closed_forms_of_linear_victims_take_the_steps_of_torch(name, penalty, n_classes):
+    x, y = digits(200, n_classes, flat=True)
+    train, recipe, generator = TrainingSet.of(x, y), make_victim(name).trainable(SEED), np.random.default_rng(1)
+    network = recipe.begin(train)
+    other = ByTorch(network._head, penalty, recipe.recipe.learning_rate)
+    for epoch in range(2):
+        for i, batch in enumerate(recipe.batches(train, epoch)):
+            weights, targets = generator.random(len(batch)), generator.dirichlet(np.ones(n_classes), len(batch))
+            noise = generator.normal(0, 0.1, network.size)
+            losses = [LogLoss(y[batch]), LogLoss(y[batch], weights), SemiSupervised(targets, len(batch) // 2, 25.0)]
+            for each in (network, other):
+                if i % 4 == 3:
+                    each.descend_clipped(x[batch], y[batch], 0.5, noise)
+                else:
+                    each.descend(x[batch], losses[i % 4])
+    assert np.abs(network._head - recipe.begin(train)._head).max() > 0.05
+    np.testing.assert_allclose(network._head, other.weights.detach().numpy(), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["conv_net", "last_layer", "logistic_regression"])
@@ -93,12 +151,12 @@ def test_gradients_of_single_rows_are_clipped(name):
     x, y = digits(40, flat=name != "conv_net")
     network = make_victim(name).trainable(SEED).begin(TrainingSet.of(x, y))
     alone = [network.clipped_sum(x[i : i + 1], y[i : i + 1], np.inf) for i in range(40)]
-    lengths = np.array([float(gradient.norm()) for gradient in alone])
+    lengths = np.array([np.linalg.norm(gradient) for gradient in alone])
     norm = float(np.median(lengths))
     assert lengths.min() < norm < lengths.max()
     expected = sum(gradient * min(1.0, norm / length) for gradient, length in zip(alone, lengths, strict=True))
     np.testing.assert_allclose(network.clipped_sum(x, y, norm), expected, rtol=1e-4, atol=1e-5)
-    assert all(float(network.clipped_sum(x[i : i + 1], y[i : i + 1], norm).norm()) <= norm * (1 + 1e-5) for i in range(40))
+    assert all(np.linalg.norm(network.clipped_sum(x[i : i + 1], y[i : i + 1], norm)) <= norm * (1 + 1e-5) for i in range(40))
 
 
 @pytest.mark.parametrize("name", ["conv_net", "last_layer", "logistic_regression"])

@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from subpop.defenses.filters import highest
-from subpop.defenses.training.loops import log_loss, losses, stepwise
+from subpop.defenses.training.loops import LogLoss, losses, stepwise
 from subpop.types import BadInput, Defended, Fit, Knowledge, TrainingSet
 
 RATE, GRADUAL = 0.2, 10
@@ -67,7 +67,7 @@ def co_teaching(
             n_left_out = len(batch) - max(1, int((1 - share) * len(batch)))
             easy = [batch[~highest(losses(own, x[batch], y[batch]), train.ids[batch], n_left_out)] for own in networks]
             for own, taught in zip(networks, reversed(easy), strict=True):
-                own.descend(x[taught], log_loss(y[taught]))
+                own.descend(x[taught], LogLoss(y[taught]))
     first, second = (own.model() for own in networks)
     return Defended(first, stages={"second": second}, diagnostics={"left_out": float(shares[-1])})
 

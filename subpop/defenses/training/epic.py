@@ -18,7 +18,7 @@ import heapq
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from subpop.defenses.training.loops import log_loss, stepwise
+from subpop.defenses.training.loops import LogLoss, stepwise
 from subpop.types import Array, BadInput, Bools, Defended, Fit, Ints, Knowledge, TrainingSet, content_order
 
 SHARE, EVERY, AFTER, LARGEST = 0.1, 2, 0.25, 1
@@ -87,7 +87,7 @@ def epic(
             keep = following if following.any() else keep
         left = np.flatnonzero(keep)
         for batch in recipe.batches(rows[rows.ids[left]], epoch):
-            network.descend(x[left[batch]], log_loss(y[left[batch]]))
+            network.descend(x[left[batch]], LogLoss(y[left[batch]]))
     return Defended(network.model(), diagnostics={"dropped": float((~keep).sum())})
 
 

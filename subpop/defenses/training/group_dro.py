@@ -20,7 +20,7 @@ import math
 
 import numpy as np
 
-from subpop.defenses.training.loops import log_loss, losses, stepwise
+from subpop.defenses.training.loops import LogLoss, losses, stepwise
 from subpop.types import BadInput, Defended, Fit, Knowledge, TrainingSet
 
 STEP, ADJUSTMENT = 0.01, 0.0
@@ -90,7 +90,7 @@ def group_dro(
             each = np.bincount(own, losses(network, x[batch], y[batch]), len(counts)) / np.maximum(n, 1)
             weights = weights * np.exp(step * (each + more))
             weights /= weights.sum()
-            network.descend(x[batch], log_loss(y[batch], weights[own] / n[own]))
+            network.descend(x[batch], LogLoss(y[batch], weights[own] / n[own]))
     return Defended(network.model(), diagnostics={f"weight_{g}": float(weight) for g, weight in enumerate(weights)})
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.special import softmax
 
 from subpop.defenses.trim import given_label_loss
 from subpop.types import Array, BadInput, Floats, Ints, Knowledge, Model
@@ -29,16 +30,28 @@ def stepwise(know: Knowledge, defense: str) -> Trainable:
     return know.training
 
 
-def log_loss(y: Ints, weights: Array | None = None) -> Callable[[Tensor], Tensor]:
-    """The mean log loss of labels, (B,), as a function of logits; with weights, (B,), their weighted sum."""
-    import torch
-    from torch.nn import functional
+@dataclass(frozen=True, eq=False)
+class LogLoss:
+    """The mean log loss of labels, (B,), as a `Loss`; with weights, (B,), their weighted sum."""
 
-    labels = torch.from_numpy(np.array(y, np.int64))
-    if weights is None:
-        return lambda logits: functional.cross_entropy(logits, labels)
-    factors = torch.from_numpy(np.array(weights, np.float64))
-    return lambda logits: (functional.cross_entropy(logits, labels, reduction="none") * factors).sum()
+    y: Ints
+    weights: Array | None = None
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """See `Loss`."""
+        import torch
+        from torch.nn import functional
+
+        labels = torch.from_numpy(np.array(self.y, np.int64))
+        if self.weights is None:
+            return functional.cross_entropy(logits, labels)
+        return (functional.cross_entropy(logits, labels, reduction="none") * torch.from_numpy(np.array(self.weights))).sum()
+
+    def gradient(self, logits: Array) -> Array:
+        """See `Loss`."""
+        errors: Array = softmax(logits, axis=1)
+        errors[np.arange(len(self.y)), self.y] -= 1
+        return errors / len(self.y) if self.weights is None else errors * self.weights[:, None]
 
 
 def losses(network: Training, x: Array, y: Ints) -> Array:
