@@ -42,8 +42,6 @@ TUNED = ROOT / "subpop" / "defenses" / "tuned.csv"
 DEVELOPMENT_SPLITS = (2, 3)
 N_DRAWS = 2
 """Draws of poison on all of these cells; the suite has more on the scored ones."""
-SLOW = ("co_teaching", "gradient_clipping", "gradient_shaping", "group_dro")
-"""Trained step by step: they are not tuned, because their eight configurations would take hours."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ def scored_names(experiment: Experiment) -> dict[str, set[str]]:
 def candidates() -> list[str]:
     """Defenses with configurations that the suite runs on its linear victim."""
     run = {cell.defense.partition("(")[0] for cell in suite().CELLS if cell.victim == "logistic_regression"}
-    return [name for name in DEFENSES if name in run and name not in SLOW and getattr(DEFENSES[name], "configurations", ())]
+    return [name for name in DEFENSES if name in run and getattr(DEFENSES[name], "configurations", ())]
 
 
 def choice(scores: Sequence[float | None]) -> int | None:
@@ -169,7 +167,7 @@ def page_of(rows: Sequence[Sequence[str]], n_better: int, n_worse: int) -> str:
     told = (
         f"In %. Scores are of development cells; damages are means over two draws of the scored cells. Number of defenses whose "
         f"damage there is lower by more than 5 points when they are tuned: {n_better}; higher by more than 5 points: {n_worse}. "
-        f"Not tuned: {', '.join(SLOW)}, which train step by step, and defenses that declare no configurations."
+        "Not tuned: defenses that declare no configurations."
     )
     return "\n\n".join(["# Tuned settings", (__doc__ or "").split("\n", 2)[2].strip(), told, table(headers, rows)]) + "\n"
 
