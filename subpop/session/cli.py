@@ -74,8 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser(
         "run",
         help="run the benchmark's own suites from any folder; options go to pytest: -k, --tier, -n",
-        usage="subpop run [pytest options]",
+        usage="subpop run [embedded | laptop | paper] [pytest options]",
         description="Run the suites of ./benchmarks if there is such a folder, else those of the clone or the installed package. "
+        "A tier may come first: `subpop run laptop` is `subpop run --tier laptop`. "
         "All options go to pytest: -k selects cells, --tier selects embedded, laptop or paper, -n 2 trains in two processes, "
         "--defense file.py:function adds a defense of your own, --only-mine leaves out those of others, --store and "
         "--report-dir name the places of the results. "
@@ -216,7 +217,22 @@ def _run(for_pytest: Sequence[str]) -> int:
     first = ["-p", "xdist"] if find_spec("xdist") else []  # which owns -n, and must add it before our plug-in checks for it
     plugins = [*first, "-p", "subpop.pytest_plugin", "-p", "no:cacheprovider"]
     places = [str(suites), "--rootdir", str(Path.cwd()), "--baselines", str(baselines)]
-    return int(pytest.main([*plugins, *places, *for_pytest], plugins=[Typed()]))
+    return int(pytest.main([*plugins, *places, *_with_tier(for_pytest)], plugins=[Typed()]))
+
+
+def _with_tier(options: Sequence[str]) -> list[str]:
+    """The options with a tier that comes first, as in `subpop run laptop -k adult`, written as `--tier laptop`."""
+    from subpop.session.run import TIERS
+    from subpop.types import BadInput
+
+    first, *rest = options or [""]
+    if not first or first.startswith("-") or "::" in first or Path(first).exists():
+        return list(options)
+    if first not in TIERS:
+        raise BadInput(f"{first!r} is no tier and no file; use one of {', '.join(TIERS)}, or select cells with -k")
+    if any(option.partition("=")[0] == "--tier" for option in rest):
+        raise BadInput(f"the tier is named twice, as {first} and with --tier; leave one of them out")
+    return ["--tier", first, *rest]
 
 
 def _debug(options: argparse.Namespace) -> int:

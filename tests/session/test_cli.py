@@ -143,3 +143,41 @@ def test_a_store_of_another_version_is_not_called_empty(tmp_path, capsys):
         store.put_record("s a", {**cell, "attack": "label_flip", "rate": 1.0, "defense": "none", "setting": [["n_seeds", 1]]})
     assert main(["report", "--store", str(tmp_path / "store.sqlite"), "--report-dir", str(tmp_path / "report")]) == 2
     assert "contains no finished cell, but 1 cell not finished or made by another version" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("first", [["laptop"], ["--tier", "laptop"]])
+def test_a_tier_may_come_first(monkeypatch, first):
+    asked = []
+    monkeypatch.setattr("pytest.main", lambda arguments, plugins: asked.append(arguments) or 0)
+    assert main(["run", *first, "-k", "embedded or digits"]) == 0
+    assert asked[0][-4:] == ["--tier", "laptop", "-k", "embedded or digits"]
+
+
+@pytest.mark.parametrize("options", [["-k", "digits"], ["mine/test_mine.py::test_cell[a]"], ["."], []])
+def test_files_and_options_are_no_tiers(monkeypatch, options):
+    asked = []
+    monkeypatch.setattr("pytest.main", lambda arguments, plugins: asked.append(arguments) or 0)
+    assert main(["run", *options]) == 0
+    assert asked[0][len(asked[0]) - len(options) :] == options
+    assert "--tier" not in asked[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["embeded", "-k", "digits"], "'embeded' is no tier and no file; use one of embedded, laptop, paper"),
+        (["laptop", "--tier", "embedded"], "the tier is named twice, as laptop and with --tier"),
+        (["laptop", "--tier=embedded"], "the tier is named twice, as laptop and with --tier"),
+    ],
+)
+def test_a_wrong_tier_names_the_right_ones(capsys, options, said):
+    assert main(["run", *options]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_cells_of_a_tier_are_selected(tmp_path):
+    command = [sys.executable, "-m", "subpop", "run", "embedded", "-k", "digits and feature_match", "--collect-only", "-q"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "test_feature_match.py::test_cell[embedded-digits" in done.stdout
