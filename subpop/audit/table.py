@@ -303,10 +303,9 @@ def _named_columns(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _usable(name: str, frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...], tuple[str, ...]]:
     """The frame with checked columns, the names of those that say nothing, and notes."""
-    columns, left_out, notes = {}, [], []
-    for key in frame.columns:
-        column = checked(key, frame[key])
-        columns[key] = column
+    columns = {key: checked(key, frame[key]) for key in frame.columns}
+    left_out, notes = list[str](), list[str]()
+    for key, column in columns.items():
         notes += [said] if (said := spoilt_numbers(key, column)) else []
         if column.nunique(dropna=False) < 2:
             value = "missing" if column.isna().all() else repr(column.iloc[0])
