@@ -255,6 +255,7 @@ def _of_frame(name: str, frame: pd.DataFrame, label: object, drop: Sequence[str]
         raise BadInput(f"{name} has {len(frame)} rows and {len(frame.columns)} columns; give at least {MIN_ROWS} rows")
     if label is None:
         raise BadInput(f"the label of {name} is not named; name one of its columns {_told(frame.columns)}")
+    labels: Any
     if isinstance(label, str):
         if label not in frame.columns:
             others = "" if len(frame.columns) > 1 else "; is this the separator of the file?"
@@ -262,7 +263,8 @@ def _of_frame(name: str, frame: pd.DataFrame, label: object, drop: Sequence[str]
         label_name, labels = label, frame[label]
         frame = frame.drop(columns=label)
     else:
-        label_name, labels = str(getattr(label, "name", None) or "y"), label
+        label_name = str(getattr(label, "name", None) or "y")
+        labels = label
     unknown = [each for each in drop if each not in frame.columns]
     if unknown:
         raise BadInput(f"{name} has no column {unknown[0]!r} to leave out; {nearest(unknown[0], frame.columns)}")
