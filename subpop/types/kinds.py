@@ -26,6 +26,7 @@ KINDS = {
     "clusters": "subpop.report.tables.clusters:Clusters",
     "ensembles": "subpop.report.tables.ensembles:Ensembles",
     "fine_pruning": "subpop.report.tables.fine_pruning:FinePruning",
+    "told_groups": "subpop.report.tables.told_groups:ToldGroups",
     "imdb": "subpop.report.tables.imdb:Imdb",
     "optimised": "subpop.report.tables.optimised:Optimised",
     "every_attack": "subpop.report.tables.attack_grid:AttackGrid",

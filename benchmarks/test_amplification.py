@@ -1,0 +1,44 @@
+"""Amplification: do methods that help rare groups amplify an attack on one?
+
+A cell attacks subpopulations at alpha 1 as in `scoreboard`. JTT repeats rows that a first model gets wrong, and GroupDRO raises
+the weight of the group with the larger loss: if a poisoned subpopulation counts as a group that is treated badly, both could
+serve the attacker. GroupDRO is told which rows are in the attacked subpopulation (`target`), in a superset of it (`superset`), or
+in another subpopulation (`unrelated`). EPIC and DivideMix, which distrust rows instead, stand beside them. The table has the
+target damage of each less that without a defense, over the subpopulations that are hurt without one, with a 95 % interval.
+
+Source: Sagawa et al. 2020 (GroupDRO), Liu et al. 2021 (JTT), Yang et al. 2022 (EPIC), Li et al. 2020 (DivideMix). That the
+first two amplify poison is our hypothesis.
+
+Deviations: the convolutional network has the laptop tier only. Nothing is asserted and no number has a reference: the interval
+is the result, whatever it is.
+"""
+
+from subpop import grid
+
+STEM = "amplification"
+COMMON = {
+    "stem": STEM,
+    "kind": "told_groups",
+    "partition": "feature_match",
+    "rate": 1.0,
+    "sampling": "distinct",
+    "protocol": "reserve",
+}
+LINEAR = {"victim": "logistic_regression", **COMMON}
+LAPTOP = {"tier": "laptop", "n_attacked": 6, "n_seeds": 5}
+TOLD = {"defense": "group_dro", "groups_told": ["target", "superset", "unrelated"]}
+NETWORK = {"dataset": "digits_images", "victim": "conv_net", **LAPTOP, **COMMON}
+FEW = {"tier": "embedded", "dataset": "mixture", "n_attacked": 3, "n_seeds": 2, **LINEAR}
+
+CELLS = [
+    *grid(defense=["none", "jtt"], **FEW),
+    *grid(**TOLD, **FEW),
+    *grid(dataset=["digits", "mixture"], defense=["none", "jtt"], **LAPTOP, **LINEAR),
+    *grid(dataset=["digits", "mixture"], **TOLD, **LAPTOP, **LINEAR),
+    *grid(defense=["none", "jtt", "epic", "divide_mix"], **NETWORK),
+    *grid(**TOLD, **NETWORK),
+]
+
+
+def test_cell(cell, measure):
+    measure(cell)
