@@ -40,8 +40,9 @@ def test_differences_that_vary_are_undecided():
     cells = [part.strip() for part in table.splitlines()[-1].strip("|").split("|")]
     assert (cells[0], cells[1], cells[3], cells[5]) == ("jtt", "–", "+1.0", "undecided")
     low, high = (float(each) for each in cells[4].split(" to "))
-    # Differences -.2, .2, .03: the standard error of their mean is sqrt(.0806 / 6), with 2 degrees of freedom (t = 4.303).
-    assert (low, high) == pytest.approx((1.0 - 49.9, 1.0 + 49.9), abs=0.06)
+    # Differences -.2, .2, .03: the standard error of their mean is sqrt(.0806 / 6) over subpopulations and 0 over the two
+    # seeds, which leave one degree of freedom (t = 12.706).
+    assert (low, high) == pytest.approx((1.0 - 147.3, 1.0 + 147.3), abs=0.06)
 
 
 def test_there_is_no_table_without_the_undefended_cell():
