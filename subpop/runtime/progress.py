@@ -17,6 +17,8 @@ LINE_SECONDS, LINE_SHARE = 10.0, 0.1
 """Without a terminal, a line is printed after this many seconds or after this share of the cells, at most one per second."""
 SILENT_SECONDS = 15.0
 """Without a terminal, a line is printed after this many seconds even if no cell finishes and nothing is trained."""
+LONGEST_PAUSE = 120.0
+"""As long as nothing changes, the time between two lines doubles up to this many seconds."""
 WHAT_WIDTH = 14
 
 
@@ -32,6 +34,7 @@ class Progress:
         self._task = None if bar is None else bar.add_task("", total=1.0, cells="", fits="", left="")
         self._started = self._said = time.monotonic()
         self._said_cells = 0
+        self._said_counts, self._pause = (0, 0), 0.0
         self._what = ""
         self._over = Event()
 
@@ -80,8 +83,8 @@ class Progress:
     def _break_silence(self, descriptor: int) -> None:
         with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as stream:
             while not self._over.wait(min(1.0, SILENT_SECONDS / 4)):
-                if self.forecast.seconds and time.monotonic() - self._said >= SILENT_SECONDS:
-                    self._said = time.monotonic()
+                if self.forecast.seconds and time.monotonic() - self._said >= self._wait(SILENT_SECONDS):
+                    self._note()
                     with suppress(Exception):  # a display must not cost a run
                         stream.write(f"\nsubpop: {self.line()}{self._what and f'; now {self._what}'}\n")
                         stream.flush()
@@ -114,9 +117,23 @@ class Progress:
         if self._say is None or not planned or current_thread() is not main_thread():
             return
         many = done - self._said_cells >= LINE_SHARE * planned and now - self._said >= 1
-        if now - self._said >= LINE_SECONDS or many:
-            self._said, self._said_cells = now, done
+        if now - self._said >= self._wait(LINE_SECONDS) or many:
+            self._note()
             self._say(f"subpop: {self.line()}")
+
+    @property
+    def _counts(self) -> tuple[int, int]:
+        return self.forecast.n_ended, self.forecast.fits_done
+
+    def _wait(self, seconds: float) -> float:
+        """Seconds between two lines; longer if the next one would say nothing new."""
+        return max(seconds, self._pause) if self._counts == self._said_counts else seconds
+
+    def _note(self) -> None:
+        """Remember what the line that is printed now says."""
+        is_new = self._counts != self._said_counts
+        self._pause = 0.0 if is_new else min(max(2 * self._pause, 2 * SILENT_SECONDS), LONGEST_PAUSE)
+        self._said, self._said_cells, self._said_counts = time.monotonic(), self.forecast.n_ended, self._counts
 
     def line(self) -> str:
         """`12 of 66 cells, 5,320 of about 41,249 fits, 34 s so far, about 2 min left`."""

@@ -98,6 +98,26 @@ def test_without_a_terminal_a_line_comes_now_and_then(monkeypatch):
     assert len(said) >= 10, "ten seconds without a cell are worth a line"
 
 
+def test_lines_that_say_nothing_new_become_rare(monkeypatch):
+    clock, said = [0.0], []
+    monkeypatch.setattr(subpop.runtime.progress.time, "monotonic", lambda: clock[0])
+    progress = Progress(Forecast(dict.fromkeys(CELLS, 1000.0), dict.fromkeys(CELLS, 20.0)), said.append)
+
+    def lines_in(seconds):
+        before = len(said)
+        for _ in range(seconds):
+            clock[0] += 1
+            progress.tick()
+        return len(said) - before
+
+    assert lines_in(600) == 7, "after 10, 40, 100, 220, 340, 460 and 580 seconds"
+    progress.advance(5)
+    assert lines_in(120) > 0
+    for _ in range(12):  # something happens all the time
+        progress.advance(1)
+        assert lines_in(11) == 1
+
+
 def test_silence_is_broken_without_a_terminal(monkeypatch):
     monkeypatch.setattr(subpop.runtime.progress, "SILENT_SECONDS", 0.2)
     progress = Progress(Forecast({NONE: 100.0}, {NONE: 20.0}))
