@@ -29,6 +29,7 @@ LINE = {**LINEAR, "dataset": "mixture_2d"}
 TREE = {**LINE, "victim": "sklearn.tree:DecisionTreeClassifier"}
 DIGITS = {**LINEAR, "dataset": "digits", "victim": "last_layer"}
 PRUNE = {**DIGITS, "rate": 1.0, "n_attacked": 2, "defense": "fine_pruning"}
+SEEDS_OF = {"knn_relabel": 200, "deep_knn": 100, "generalised_cross_entropy": 60, "kernel_svm": 60}
 CELLS: dict[str, dict[str, Any]] = {
     # 16 subpopulations of a mixture in 20 dimensions
     "linear": {**LINEAR, "rate": 1.0},
@@ -54,7 +55,7 @@ CELLS: dict[str, dict[str, Any]] = {
         "n_seeds": 100,
     },
     **{
-        name.partition("(")[0]: {**LINEAR, "rate": 0.5, **DISTINCT, "defense": name, "n_seeds": 20}
+        name.partition("(")[0]: {**LINEAR, "rate": 0.5, **DISTINCT, "defense": name, "n_seeds": SEEDS_OF.get(name, 20)}
         for name in (
             *("knn_relabel", "knn_filter", "deep_knn", "confident_learning", "randeigen", "jtt", "random_subsample"),
             *("generalised_cross_entropy", "kernel_svm", "chosen_penalty", "dpa(k=7)", "group_roni(groups=10, repetitions=2)"),

@@ -132,7 +132,7 @@ class Progress:
     def _note(self) -> None:
         """Remember what the line that is printed now says."""
         is_new = self._counts != self._said_counts
-        self._pause = 0.0 if is_new else min(max(2 * self._pause, 2 * SILENT_SECONDS), LONGEST_PAUSE)
+        self._pause = min(2 * (SILENT_SECONDS if is_new else max(self._pause, SILENT_SECONDS)), LONGEST_PAUSE)
         self._said, self._said_cells, self._said_counts = time.monotonic(), self.forecast.n_ended, self._counts
 
     def line(self) -> str:
