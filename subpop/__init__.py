@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from subpop.datasets.partitions import cluster_match, feature_match
     from subpop.defenses import DEFENSES
     from subpop.defenses.fits import fit_all
+    from subpop.results.frames import load_results
     from subpop.results.metrics import Damage, RightBits, Worst, damage, worst_k
+    from subpop.session.api import Results, measure
     from subpop.types import (
         BadInput,
         Cell,
@@ -44,6 +46,8 @@ _MODULES = {
     "datasets": ("DATASETS", "MissingData", "load_dataset"),
     "defenses": ("DEFENSES",),
     "defenses.fits": ("fit_all",),
+    "results.frames": ("load_results",),
+    "session.api": ("Results", "measure"),
     "results.metrics": ("Damage", "RightBits", "Worst", "damage", "worst_k"),
     "datasets.partitions": ("cluster_match", "feature_match"),
     "types": (
@@ -88,6 +92,7 @@ __all__ = [
     "Partition",
     "Poison",
     "Pool",
+    "Results",
     "RightBits",
     "SklearnVictim",
     "Splits",
@@ -102,7 +107,9 @@ __all__ = [
     "grid",
     "label_flip",
     "load_dataset",
+    "load_results",
     "make_victim",
+    "measure",
     "worst_k",
 ]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,10 +23,9 @@ from subpop.experiments.undecided import Undecided
 from subpop.features.encoders import encoder_fingerprint
 from subpop.features.networks.frozen import REPRESENTATIONS, is_frozen
 from subpop.features.representations import frozen_features
-from subpop.harness.watch import INSTALLED
 from subpop.results.metrics import MIN_TEST_ROWS
 from subpop.runtime.cell_code import entry_text, modules_behind
-from subpop.runtime.fingerprint import data_hash, key_of, plugin_hash, versions
+from subpop.runtime.fingerprint import data_hash, key_of, versions
 from subpop.runtime.memo import KeepsArrays, Memo
 from subpop.runtime.progress import Progress
 from subpop.runtime.seeds import derived_seed, training_seed
@@ -35,6 +33,7 @@ from subpop.types import Array, BadInput, Bools, Cell, Dataset, FleetJob, Model,
 from subpop.types.base import nearest
 from subpop.types.specifications import Learner
 from subpop.victims import MODELS, VICTIMS, blind, make_victim
+from subpop.victims.identity import code_of
 
 REMEMBERED_BYTES = 1 << 28
 """A fleet that takes more memory is not remembered."""
@@ -444,11 +443,8 @@ def _outside_code(victim: str) -> str:
     name, colon, _ = victim.partition(":")
     if not colon:
         return ""
-    file = getattr(importlib.import_module(name), "__file__", None) or ""
-    if file.endswith(".py") and not file.startswith(tuple(INSTALLED)):
-        return plugin_hash(Path(file))
-    found = importlib.metadata.packages_distributions().get(name.partition(".")[0], ())
-    return ", ".join(f"{each} {importlib.metadata.version(each)}" for each in sorted(set(found)))
+    importlib.import_module(name)
+    return code_of(name)
 
 
 def _job_key(job: FleetJob) -> str:

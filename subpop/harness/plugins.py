@@ -58,6 +58,9 @@ class DefenseSpec:
     """Further arguments of the function as `(name=value, ...)`, or ''."""
     may_filter: bool = True
     """Whether it may return a mask of the rows that it kept: False if every `Defended(...)` in the file has a model only."""
+    pickled: bytes = b""
+    """The function itself where no file has it by name (see `subpop.harness.callables`). Its trials are not reused in another
+    session, since nothing tells whether it is the same one."""
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -82,7 +85,7 @@ def parse_defense(spec: str, base_dir: Path, option: str = "--defense ") -> Defe
         module=module,
         function=function,
         folder=folder or path.parent,
-        needs=_checked_needs(_needs_of(tree, function, path), function, path),
+        needs=checked_needs(_needs_of(tree, function, path), function, path),
         source=plugin_hash(path),
         deterministic=_is_deterministic(tree, function, path),
         max_fits=_max_fits_of(tree, function, path),
@@ -275,7 +278,7 @@ def _literal_names(value: ast.expr, function: str, path: Path) -> list[str]:
     return [str(item.value) for item in items if isinstance(item, ast.Constant)]
 
 
-def _checked_needs(names: list[str], function: str, path: Path) -> frozenset[str]:
+def checked_needs(names: list[str], function: str, path: Path) -> frozenset[str]:
     if "poison_mask" in names:
         raise BadInput(
             f"{function!r} in {path} needs poison_mask, which is not available to plug-ins; it may need {', '.join(GRANTED)}"
@@ -291,6 +294,8 @@ def _checked_needs(names: list[str], function: str, path: Path) -> frozenset[str
 
 def load(spec: DefenseSpec) -> Defense:
     """Import the file and return its function; raises BadInput with the line at which importing failed."""
+    if spec.pickled:
+        return _unpickled(spec)
     if str(spec.folder) not in sys.path:
         sys.path.insert(0, str(spec.folder))
     try:
@@ -311,6 +316,17 @@ def load(spec: DefenseSpec) -> Defense:
         )
     bound: Defense = parse_reference(f"module:{spec.function}{spec.arguments}", _USAGE).bind(function)
     return bound
+
+
+def _unpickled(spec: DefenseSpec) -> Defense:
+    import cloudpickle
+
+    try:
+        function: Defense = cloudpickle.loads(spec.pickled)
+    except (Exception, SystemExit) as error:
+        reason = "another process cannot read it; write it to a file"
+        raise BadInput(f"{spec.name} was sent by value, and {reason} ({described(error)})") from error
+    return function
 
 
 def _import_file(path: Path) -> object:

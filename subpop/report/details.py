@@ -91,6 +91,7 @@ LEGEND = {
     "no_power": "the smallest change that would be noticed is above 0.05, or above half of the damage at alpha 1",
     "no_reference": "there is no reference: the cell fails, except for plug-in defenses",
     "not_gated": "a detail, which is shown and not compared with a reference",
+    "not_compared": "the run only looked (`--no-references`)",
     "published_only": "a published number from a different set-up is shown; informational, not gated",
     "skipped, error": "data or network weights are missing; the cell could not be measured, for the reason given",
 }

@@ -109,7 +109,7 @@ def _references(reports: Sequence[CellReport]) -> str:
 
 
 def _stands_out(verdict: Verdict) -> bool:
-    return verdict.published is not None or verdict.verdict not in ("pass", "no_reference", "not_gated")
+    return verdict.published is not None or verdict.verdict not in ("pass", "no_reference", "not_gated", "not_compared")
 
 
 def _cell_words(report: CellReport, splits: bool) -> list[str]:

@@ -92,6 +92,8 @@ def headline(reports: Sequence[CellReport], standing: Standing | None) -> str:
         return f"**Failed: pytest ended with exit status {now.exit_status}{early}.**"
     if not now.planned and now.claims:
         return f"**Passed: {counted({'claim': now.claims})}, and no cell was compared with a reference.**"
+    if any(report.status == "not_compared" for report in reports):
+        return f"**Not compared{early}: numbers were measured and compared with no reference.**"
     return f"**Passed{early}.**"
 
 
@@ -124,6 +126,7 @@ def cells_that(n: int, status: str) -> str:
         "skipped": ("was skipped", "were skipped"),
         "no_reference": ("has no reference", "have no reference"),
         "not_gated": ("has no number that is compared", "have no number that is compared"),
+        "not_compared": ("was measured and not compared", "were measured and not compared"),
     }.get(status, (status, status))
     return f"{n_cells(n)} {one if n == 1 else many}"
 

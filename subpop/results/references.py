@@ -63,7 +63,7 @@ LARGEST_DETECTABLE = 0.05
 RESIDUAL_BOUND = 1e-6
 ROUNDING = 1e-9
 SAME_SETUP = "same set-up"
-SEVERITY = ("error", "fail", "pass", "no_power", "published_only", "no_reference", "not_gated")
+SEVERITY = ("error", "fail", "pass", "no_power", "published_only", "no_reference", "not_gated", "not_compared")
 SCHEMA, SCHEMA_FILE = 2, "SCHEMA"
 """Version of the columns of a baselines folder, a number in a file next to the tables. Without the file it is 2."""
 ON_FRESH_SEEDS = 1e-5
@@ -250,6 +250,11 @@ def compare(
     for key in sorted(stored.keys() - run.keys()):
         verdicts += _missing(Number(key[1], math.nan, subpopulation=key[0]), stored[key])
     return tuple(verdicts)
+
+
+def not_compared(result: CellResult) -> tuple[Verdict, ...]:
+    """One verdict for each number of a run that only looks: none is compared, so that none can fail."""
+    return tuple(Verdict(number, "not_compared") for number in result.numbers)
 
 
 def _missing(number: Number, row: Row) -> list[Verdict]:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from html import escape
 from threading import Event, Thread, current_thread, main_thread
 from typing import Any, TextIO
 
@@ -41,6 +42,8 @@ class Progress:
     @classmethod
     def of_run(cls, forecast: Forecast, say: Callable[[str], None] | None) -> Progress:
         """A bar on standard error if that is a terminal, else lines through `say`. Call it while output is not captured."""
+        if in_notebook():
+            return cls(forecast, None, NotebookBar())
         if not sys.stderr.isatty():
             progress = cls(forecast, say)
             with suppress(OSError, ValueError):  # standard output may have no file descriptor
@@ -155,6 +158,48 @@ class Progress:
         facts = {"cells": f"{now.n_ended}/{len(now.seconds)} cells", "fits": f"{now.fits_done}/{now.total_fits} fits"}
         with suppress(Exception):  # a display must not cost a run
             self._bar.update(self._task, completed=share, **shown, **facts, left=f"{left} left")
+
+
+def in_notebook() -> bool:
+    """Whether this process shows rich output, as the kernel of a notebook does."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return getattr(shell, "kernel", None) is not None
+
+
+class NotebookBar:
+    """The bar of a notebook, below its cell; it has the methods of rich's bar that `Progress` calls, and needs no widgets."""
+
+    def __init__(self) -> None:
+        self._facts: dict[str, Any] = {}
+        self._handle: Any = None
+
+    def add_task(self, description: str, **facts: Any) -> int:
+        """Remember what is shown first."""
+        self._facts = {"description": description, "completed": 0.0, **facts}
+        return 0
+
+    def start(self) -> None:
+        """Show the bar, once."""
+        from IPython.display import HTML, display
+
+        if self._handle is None:
+            self._handle = display(HTML(self.html()), display_id=True)
+
+    def stop(self) -> None:
+        """Leave the bar as it is."""
+
+    def update(self, task: int, **facts: Any) -> None:
+        """Show new values of some facts."""
+        self._facts |= facts
+        if self._handle is not None:
+            from IPython.display import HTML
+
+            self._handle.update(HTML(self.html()))
+
+    def html(self) -> str:
+        """A progress element and the facts beside it."""
+        words = [self._facts[name] for name in ("cells", "fits", "left", "description") if self._facts.get(name)]
+        return f'<progress max="1" value="{self._facts["completed"]:.3f}"></progress> {escape(", ".join(words))}'
 
 
 def shortened(what: str) -> str:

@@ -24,6 +24,9 @@ def add_options(parser: pytest.Parser, *, has_xdist: bool) -> None:
     group.addoption("--store", default="runs/store.sqlite", help="database of finished trials (default: runs/store.sqlite)")
     group.addoption("--report-dir", default="runs/report", help="where the report goes (default: runs/report)")
     group.addoption("--baselines", default=None, help="folder of reference numbers (default: baselines/ in the root folder)")
+    group.addoption(
+        "--no-references", action="store_true", help="only look: no number is compared, and none fails for lack of a reference"
+    )
     group.addoption("--fresh", action="store_true", help="ignore the store and train everything again")
     group.addoption(
         "--defense",
@@ -75,6 +78,8 @@ def checked_defenses(config: pytest.Config) -> dict[str, DefenseSpec]:
     check_executor(config.getoption("--executor"))
     check_timeout(config.getoption("--defense-timeout"))
     check_device(config.getoption("--device"))
+    if config.getoption("--no-references") and config.getoption("--rebaseline"):
+        raise BadInput("--rebaseline records references and --no-references reads none; use one of the two options")
     times = config.getoption("--seeds-times")
     if times < 1:
         raise BadInput(f"--seeds-times {times} must be a whole number of at least 1")
@@ -117,7 +122,14 @@ def make_run(config: pytest.Config, plugins: Mapping[str, DefenseSpec]) -> Run:
     )
     inspector = None if config.getoption("--no-integrity") else Inspector(experiment)
     fresh_seeds = config.getoption("--seeds-times") > 1
-    return Run(experiment, store, baselines_folder(config), inspector=inspector, fresh_seeds=fresh_seeds)
+    return Run(
+        experiment,
+        store,
+        baselines_folder(config),
+        inspector=inspector,
+        fresh_seeds=fresh_seeds,
+        only_looks=config.getoption("--no-references"),
+    )
 
 
 def baselines_folder(config: pytest.Config) -> Path:

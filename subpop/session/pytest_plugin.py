@@ -220,7 +220,7 @@ def _begin(config: pytest.Config, items: list[pytest.Item], cells: Sequence[Cell
             check_writable(baselines_folder(config))
         check_summary()
         reports = _run_of(config).reports if cells else {}
-        for stem in {cell.stem for cell in cells}:
+        for stem in set() if config.getoption("--no-references") else {cell.stem for cell in cells}:
             _run_of(config).references(stem)
         config.stash[WATCH].begin(items, report_directory(config), run_info(config), reports)
     except BadInput as error:

@@ -23,11 +23,11 @@ from subpop.report.verdict import n_cells
 from subpop.results.drift import Drift, drifts
 from subpop.results.metric_registry import check_registered, metric_of
 from subpop.results.plugin_records import KIND, cell_of, cells_of_other_versions, kept_reports, record_of
-from subpop.results.references import References, cell_status, compare, rebaseline
+from subpop.results.references import References, cell_status, compare, not_compared, rebaseline
 from subpop.results.results_file import RECORDS
 from subpop.runtime.estimate import SUMMARY_SECONDS, Forecast, Rates, readable_seconds
 from subpop.runtime.store import Store
-from subpop.types import BadInput, Cell, CellReport, CellResult, LeftOut
+from subpop.types import BadInput, Cell, CellReport, CellResult, LeftOut, Verdict
 from subpop.types.kinds import Measurers, kind_of
 from subpop.types.printable import described, in_one_line, printable
 
@@ -98,6 +98,8 @@ class Run:
     """Probes plug-in defenses; None to skip the probes."""
     fresh_seeds: bool = False
     """Whether the cells have more seeds than their references."""
+    only_looks: bool = False
+    """Whether nothing is compared with a reference, so that nothing fails for lack of one."""
     _references: dict[str, References] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -158,7 +160,7 @@ class Run:
         cell = result.cell
         if cell.defense not in self.experiment.plugins or not kind_of(cell).trains_trials:
             return result
-        if self.inspector is None:
+        if self.inspector is None or self.experiment.plugins[cell.defense].pickled:  # probes move and rerun a file
             return replace(result, integrity=UNCHECKED)
         found = self.inspector.inspect(cell)
         return replace(result, integrity=found.column, probes=found.details)
@@ -177,8 +179,7 @@ class Run:
             self.reports[cell] = CellReport(cell, None, status="error", reason=described(error))
             raise
         else:
-            plugin = self._is_of_plugin(cell)
-            verdicts = compare(result, self.references(cell.stem), plugin=plugin, fresh_seeds=self.fresh_seeds)
+            verdicts = self._verdicts(result)
             report = CellReport(cell, result, verdicts, cell_status(verdicts), made_of=provenance(self.experiment, cell))
             self.store.put_record(printable(f"{cell.stem} {cell.id}"), cell.record())
             self.store.put_record(printable(f"{cell.stem} {cell.id}"), record_of_numbers(report), RECORDS)
@@ -186,6 +187,12 @@ class Run:
         if self._is_of_plugin(cell) and report.status != "skipped":
             self.store.put_record(printable(f"{cell.stem} {cell.id}"), record_of(report, self.experiment.context.device), KIND)
         return report
+
+    def _verdicts(self, result: CellResult) -> tuple[Verdict, ...]:
+        if self.only_looks:
+            return not_compared(result)
+        plugin = self._is_of_plugin(result.cell)
+        return compare(result, self.references(result.cell.stem), plugin=plugin, fresh_seeds=self.fresh_seeds)
 
     def measure_stored(self) -> int:
         """Measure every cell in the store whose trials are complete; returns the number of the others, which `left_out` lists.
@@ -248,7 +255,7 @@ class Run:
 
     def drifts(self) -> list[Drift]:
         """Whether the numbers of each suite and victim deviate from their references together."""
-        if self.fresh_seeds:
+        if self.fresh_seeds or self.only_looks:
             return []
         results = [r.result for r in self.reports.values() if r.result and not self._is_of_plugin(r.cell)]
         return drifts(results, {stem: self.references(stem) for stem in sorted({result.cell.stem for result in results})})

@@ -97,7 +97,7 @@ class CellResult:
         raise KeyError(f"{metric!r} is not a metric of {self.cell.id}; it has {known}")
 
 
-VERDICTS = ("pass", "fail", "no_power", "no_reference", "published_only", "not_gated", "skipped", "error")
+VERDICTS = ("pass", "fail", "no_power", "no_reference", "published_only", "not_gated", "not_compared", "skipped", "error")
 
 
 @dataclass(frozen=True)

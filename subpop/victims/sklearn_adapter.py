@@ -63,6 +63,11 @@ class SklearnVictim:
         self._n_jobs = n_jobs
         self.exact = not is_random(self._template) if exact is None else exact
 
+    @property
+    def template(self) -> Any:
+        """The unfitted estimator that is cloned for each job."""
+        return self._template
+
     def fit_many(self, jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[Model]:
         """Train one estimator for each job, in parallel processes.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from subpop.report.figures.lines import styles_of
 from subpop.report.figures.scatters import DPI
 from subpop.report.figures.setups import by_setup, headline, metric_words
 from subpop.types import CellReport
-from subpop.types.kinds import by_kind, kind_named
+from subpop.types.kinds import Plan, by_kind, kind_named
 
 STYLE: Any = {
     "svg.hashsalt": "subpop",
@@ -62,6 +62,25 @@ class Picture:
 
 def draw_all(reports: Iterable[CellReport], directory: Path, made_by: str = "") -> list[Picture]:
     """Draw every figure for which the reports have numbers; `made_by`: the command, written to each file's metadata."""
+    pictures, missing = [], []
+    for (stem, tier, dataset), own, styles, plan in _plans(reports):
+        key = content_key(own, made_by + repr(styles) + metric_words(headline(own)))
+        path = directory / file_name(f"{stem}-{tier}-{dataset}-{plan.kind}")
+        if not _is_drawn(path, key):
+            missing.append((plan.draw, path, made_by, key))
+        pictures.append(Picture(path.name, plan.kind, stem, tier, dataset, f"{dataset}: {plan.alt}", plan.caption))
+    _draw_missing(missing, directory)
+    return pictures
+
+
+def figures_of(reports: Iterable[CellReport]) -> list[Figure]:
+    """The figures for which the reports have numbers, drawn in memory, as `draw_all` writes them."""
+    with style.context(["default", STYLE]):
+        return [plan.draw() for _, _, _, plan in _plans(reports)]
+
+
+def _plans(reports: Iterable[CellReport]) -> Iterator[tuple[tuple[str, str, str], list[CellReport], Any, Plan]]:
+    """Each figure with its suite, tier and data set, the reports that it shows, and the styles of defenses."""
     measured = [report for report in reports if report.result is not None]
     styles = styles_of(report.cell.defense for report in measured)
     groups: dict[tuple[str, str, str, str], list[CellReport]] = defaultdict(list)
@@ -69,16 +88,9 @@ def draw_all(reports: Iterable[CellReport], directory: Path, made_by: str = "") 
         for of_setup in by_setup(of_kind).values():
             cell = of_setup[0].cell
             groups[cell.stem, cell.tier, kind.figure_of(cell), cell.kind] += of_setup
-    pictures, missing = [], []
     for (stem, tier, dataset, kind_name), own in groups.items():
-        key = content_key(own, made_by + repr(styles) + metric_words(headline(own)))
         for plan in kind_named(kind_name).figures(own, styles):
-            path = directory / file_name(f"{stem}-{tier}-{dataset}-{plan.kind}")
-            if not _is_drawn(path, key):
-                missing.append((plan.draw, path, made_by, key))
-            pictures.append(Picture(path.name, plan.kind, stem, tier, dataset, f"{dataset}: {plan.alt}", plan.caption))
-    _draw_missing(missing, directory)
-    return pictures
+            yield (stem, tier, dataset), own, styles, plan
 
 
 def draw_once(draw: Callable[[], Figure], path: Path, made_by: str, key: str) -> None:
