@@ -4,6 +4,8 @@ An estimator is trained on labels 0 to K-1, the classes in its training set, and
 class of the data. Each fit and each prediction runs on one thread, so that the same rows and the same seed give bit-identical
 results.
 
+Inputs may also be numbers that stand for rows of something else, such as a frame of named columns: see `Rows`.
+
 Deviations: training is not batched. `features` are the inputs themselves: a defense that reads the last layer's input (SEVER)
 receives the rows, as for a linear model.
 """
@@ -11,14 +13,14 @@ receives the rows, as for a linear model.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from subpop.runtime.threads import one_thread
 from subpop.types import Array, BadInput, FleetJob, Floats, Ints, Model, content_order
 from subpop.types.printable import in_one_line
-from subpop.victims.sklearn_parameters import fit_weighted, is_random, prepare
+from subpop.victims.sklearn_parameters import fit_weighted, global_generators, is_random, prepare, taken
 
 SUM_TOLERANCE = 1e-3
 """How far the probabilities of a row may be from a sum of one."""
@@ -26,10 +28,23 @@ LOWEST = -1e-6
 """Probabilities below 0 by rounding count as 0."""
 
 
+class Rows(Protocol):
+    """What inputs of one column stand for."""
+
+    def inputs(self, x: Array) -> Any:
+        """The n rows that an estimator is given for x, (n, 1)."""
+        ...
+
+    def features(self, x: Array) -> Floats:
+        """(n, d) numbers for the rows that x, (n, 1), stands for."""
+        ...
+
+
 class SklearnVictim:
     """A scikit-learn classifier as a victim.
 
-    Every `random_state` in it, including nested ones, is set from the trial's seed.
+    Every `random_state` in it, including nested ones, is set from the trial's seed, and so are the global generators of Python,
+    numpy and torch while it is trained.
 
     Parameters
     ----------
@@ -40,6 +55,10 @@ class SklearnVictim:
         some that have one never use it.
     n_jobs
         Number of processes, as in joblib; -1 for one per core.
+    rows
+        What inputs stand for; None if they are the rows themselves.
+    time_limit
+        Seconds that one training may take, in a process that can be ended; None for any time.
 
     Raises
     ------
@@ -58,9 +77,17 @@ class SklearnVictim:
     array([0, 1])
     """
 
-    def __init__(self, estimator: Any, exact: bool | None = None, n_jobs: int = -1) -> None:
+    def __init__(
+        self,
+        estimator: Any,
+        exact: bool | None = None,
+        n_jobs: int = -1,
+        *,
+        rows: Rows | None = None,
+        time_limit: float | None = None,
+    ) -> None:
         self._template = _template(estimator)
-        self._n_jobs = n_jobs
+        self._n_jobs, self._rows, self._time_limit = n_jobs, rows, time_limit
         self.exact = not is_random(self._template) if exact is None else exact
 
     @property
@@ -86,13 +113,31 @@ class SklearnVictim:
         Raises
         ------
         BadInput
-            If an estimator cannot be trained or does not classify.
+            If an estimator cannot be trained, takes longer than it may, or does not classify.
         """
-        from joblib import Parallel, delayed
+        from joblib import Parallel, delayed, effective_n_jobs
 
-        tasks = [delayed(_fit_one)(self._template, job.canonical(), seed) for job, seed in zip(jobs, seeds, strict=True)]
-        models: list[Model] = Parallel(n_jobs=self._n_jobs)(tasks)
-        return models
+        n_jobs = self._n_jobs
+        if self._time_limit is not None and effective_n_jobs(n_jobs) == 1:
+            n_jobs = 2  # one would be this process, which cannot be ended
+        tasks = (delayed(_fit_one)(self._template, *self._task(job), seed) for job, seed in zip(jobs, seeds, strict=True))
+        name = type(self._template).__name__
+        try:
+            models: list[SklearnModel] = Parallel(n_jobs=n_jobs, timeout=self._time_limit)(tasks)
+        except BadInput:
+            raise
+        except TimeoutError as error:
+            raise BadInput(
+                f"{name} was still being trained after {self._time_limit:g} s; give it fewer rows, a faster setting, or more time"
+            ) from error
+        except Exception as error:  # a process that ended, or an estimator that cannot be sent to one
+            raise BadInput(f"{name} cannot be trained in another process ({in_one_line(error)})") from error
+        return [model.looking_up(self._rows) for model in models]
+
+    def _task(self, job: FleetJob) -> tuple[FleetJob, Any]:
+        """A training set, and the rows that its inputs stand for: None if they are the inputs."""
+        job = job.canonical()
+        return job, None if self._rows is None else self._rows.inputs(job.x)
 
 
 def _template(estimator: Any) -> Any:
@@ -123,7 +168,7 @@ def _unfitted(estimator: Any) -> Any:
     return clone(estimator, safe=False)
 
 
-def _fit_one(template: Any, job: FleetJob, seed: int) -> SklearnModel:
+def _fit_one(template: Any, job: FleetJob, inputs: Any, seed: int) -> SklearnModel:
     weights, n_classes = job.weights, job.pool.n_classes
     used = np.arange(len(job)) if weights is None else np.flatnonzero(weights)
     if not len(used):
@@ -136,9 +181,10 @@ def _fit_one(template: Any, job: FleetJob, seed: int) -> SklearnModel:
     order = content_order(x, y)
     estimator = prepare(_unfitted(template), seed, present.tolist())
     codes = np.searchsorted(present, y[order])
+    given = x[order] if inputs is None else taken(inputs, used[order])
     try:
-        with one_thread():
-            fit_weighted(estimator, x[order], codes, None if weights is None else weights[used][order])
+        with one_thread(), global_generators(seed):
+            fit_weighted(estimator, given, codes, None if weights is None else weights[used][order])
     except BadInput:
         raise
     except (Exception, SystemExit) as error:  # of somebody else's code
@@ -152,12 +198,16 @@ def _fit_one(template: Any, job: FleetJob, seed: int) -> SklearnModel:
 class SklearnModel:
     """A fitted scikit-learn classifier behind the Model protocol. present: (K,) the classes that it was trained on, sorted.
 
-    estimator: None if there is only one class.
+    estimator: None if there is only one class. rows: what inputs stand for.
     """
 
-    def __init__(self, estimator: Any, n_classes: int, present: Ints) -> None:
-        self._estimator, self._n_classes, self._present = estimator, n_classes, present
+    def __init__(self, estimator: Any, n_classes: int, present: Ints, rows: Rows | None = None) -> None:
+        self._estimator, self._n_classes, self._present, self._rows = estimator, n_classes, present, rows
         self._answer = "" if estimator is None else _answer(estimator)
+
+    def looking_up(self, rows: Rows | None) -> SklearnModel:
+        """The model for inputs that stand for these rows."""
+        return self if rows is None else SklearnModel(self._estimator, self._n_classes, self._present, rows)
 
     def predict_proba(self, x: Array) -> Floats:
         """(n, C) float32, rows that sum to one.
@@ -174,13 +224,17 @@ class SklearnModel:
         return out
 
     def features(self, x: Array) -> Floats:
-        """(n, d) float32: the inputs, flattened."""
+        """(n, d) float32: the inputs, flattened, or the features of the rows that they stand for."""
+        if self._rows is not None:
+            return self._rows.features(x)
         return np.asarray(x, np.float32).reshape(len(x), -1)
 
     def _asked(self, flat: Array) -> Array:
         try:
             with one_thread():
-                found = np.asarray(getattr(self._estimator, self._answer)(flat))
+                found = np.asarray(
+                    getattr(self._estimator, self._answer)(flat if self._rows is None else self._rows.inputs(flat))
+                )
         except (Exception, SystemExit) as error:  # of somebody else's code
             raise self._wrong(f"it raised {in_one_line(error)}") from error
         if found.ndim == 0 or len(found) != len(flat) or found.dtype.kind not in "fiub" + "OUS" * (self._answer == "predict"):

@@ -12,7 +12,10 @@ candidates of a search grid, and a cross-validation splitter. A fitted estimator
 from __future__ import annotations
 
 import copy
+import random
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -42,6 +45,24 @@ def prepare(estimator: Any, seed: int, present: Sequence[int]) -> Any:
     return _rebuilt(estimator, change, ())
 
 
+@contextmanager
+def global_generators(seed: int) -> Iterator[None]:
+    """A context in which the generators that Python, numpy and torch share start from a seed; they are restored after it."""
+    torch = sys.modules.get("torch")
+    before = random.getstate(), np.random.get_state(), None if torch is None else torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    if torch is not None:
+        torch.manual_seed(seed % 2**63)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        if torch is not None:
+            torch.set_rng_state(before[2])
+
+
 def is_random(estimator: Any) -> bool:
     """Return whether anything in an estimator takes a random state, or whether it does not list its parameters."""
     found: list[Path] = []
@@ -54,7 +75,12 @@ def is_random(estimator: Any) -> bool:
     return bool(found) or not _has_parameters(estimator)
 
 
-def fit_weighted(estimator: Any, x: Array, y: Array, weights: Array | None) -> None:
+def taken(rows: Any, chosen: Array) -> Any:
+    """The chosen rows of an array or a frame."""
+    return rows.iloc[chosen] if hasattr(rows, "iloc") else rows[chosen]
+
+
+def fit_weighted(estimator: Any, x: Any, y: Array, weights: Array | None) -> None:
     """Fit with weights if the estimator and everything inside it support them; otherwise repeat rows according to integer
     weights.
 
@@ -67,7 +93,7 @@ def fit_weighted(estimator: Any, x: Array, y: Array, weights: Array | None) -> N
     parameters, complete = _weight_parameters(estimator, weights)
     if not complete and np.array_equal(weights, np.round(weights)) and weights.sum() <= MOST_REPEATS * len(weights):
         rows = np.repeat(np.arange(len(x)), weights.astype(np.int64))
-        estimator.fit(x[rows], y[rows])
+        estimator.fit(taken(x, rows), y[rows])
     elif parameters:
         estimator.fit(x, y, **parameters)
     else:
