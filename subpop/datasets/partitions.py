@@ -10,20 +10,20 @@ ClusterMatch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from subpop.runtime.threads import one_thread
-from subpop.types import Array, BadInput, Dataset, Ints, Partition, Splits
+from subpop.types import Array, BadInput, Cell, Dataset, Ints, Partition, Splits
+from subpop.types.base import nearest
 
 N_INIT, MAX_ITER = 10, 300
 Sides = tuple[Ints, Ints, Ints]
 
 
-def feature_match(dataset: Dataset, splits: Splits) -> Partition:
-    """Group rows by exact equality of all annotations; each combination that occurs in D_aux is a subpopulation.
+def feature_match(dataset: Dataset, splits: Splits, grouped_by: str = "") -> Partition:
+    """Group rows by exact equality of annotations; each combination that occurs in D_aux is a subpopulation.
 
     Parameters
     ----------
@@ -31,6 +31,8 @@ def feature_match(dataset: Dataset, splits: Splits) -> Partition:
         A data set with annotations.
     splits
         Its split.
+    grouped_by
+        Names of the annotations to match, separated by commas; empty for all.
 
     Returns
     -------
@@ -40,7 +42,8 @@ def feature_match(dataset: Dataset, splits: Splits) -> Partition:
     Raises
     ------
     BadInput
-        If `splits` is not a split, the data set has no annotations, or no subpopulation has a size that can be attacked.
+        If `splits` is not a split, the data set has no annotations or none of a name, or no subpopulation has a size that can be
+        attacked.
 
     Examples
     --------
@@ -55,14 +58,35 @@ def feature_match(dataset: Dataset, splits: Splits) -> Partition:
         raise BadInput(f"splits is of type {type(splits).__name__}; pass what subpop.datasets.split.split returns")
     if not dataset.annotations:
         raise BadInput(f"{dataset.name} has no annotated features to match; use cluster_match or add annotations")
-    vectors = np.column_stack([np.asarray(values) for values in dataset.annotations.values()])
+    matched = {name: dataset.annotations[name] for name in matched_names(dataset, grouped_by)}
+    vectors = np.column_stack([np.asarray(values) for values in matched.values()])
     distinct, code = np.unique(vectors, axis=0, return_inverse=True)
     seen = np.unique(code[splits.aux])
     group = np.full(len(distinct), -1, dtype=np.int64)
     group[seen] = np.arange(len(seen))
-    names = [",".join(f"{name}={value}" for name, value in zip(dataset.annotations, distinct[i], strict=True)) for i in seen]
+    names = [",".join(f"{name}={value}" for name, value in zip(matched, distinct[i], strict=True)) for i in seen]
     sides = (group[code[splits.train]], group[code[splits.aux]], group[code[splits.test]])
     return _partition(dataset, sides, tuple(names))
+
+
+def matched_names(dataset: Dataset, grouped_by: str) -> tuple[str, ...]:
+    """Return the annotations that FeatureMatch matches; raises BadInput for a name that the data set does not have, or has twice.
+
+    A name may contain commas itself: the longest name that an annotation has is read first.
+    """
+    if not grouped_by:
+        return tuple(dataset.annotations)
+    names: list[str] = []
+    words = grouped_by.split(",")
+    while words:
+        lengths = [n for n in range(len(words), 0, -1) if ",".join(words[:n]).strip() in dataset.annotations]
+        name = ",".join(words[: lengths[0] if lengths else 1]).strip()
+        if not lengths or name in names:
+            what = f"is named twice in grouped_by={grouped_by}" if name in names else f"is no annotation of {dataset.name}"
+            raise BadInput(f"{name!r} {what}; {nearest(name, dataset.annotations)}")
+        names.append(name)
+        words = words[lengths[0] :]
+    return tuple(names)
 
 
 def cluster_match(
@@ -132,16 +156,23 @@ def cluster_space(
     return first, second, third
 
 
-class Partitioner(Protocol):
-    """The signature of entries of `PARTITIONS`; FeatureMatch ignores seed and features."""
-
-    def __call__(self, dataset: Dataset, splits: Splits, seed: int, features: Array | None = None) -> Partition: ...
+PARTITIONS = ("feature_match", "cluster_match")
+"""Names of the ways to divide rows into subpopulations."""
 
 
-PARTITIONS: dict[str, Partitioner] = {
-    "feature_match": lambda dataset, splits, seed, features=None: feature_match(dataset, splits),
-    "cluster_match": cluster_match,
-}
+def partition_rows(cell: Cell, dataset: Dataset, splits: Splits, features: Array | None = None) -> Partition:
+    """Return the subpopulations of a cell; raises BadInput for an unknown partition, or settings of another one.
+
+    features: (rows of the data set, d) clustered by ClusterMatch instead of the inputs.
+    """
+    own = cell.subpopulations
+    if own.name == "feature_match":
+        return feature_match(dataset, splits, own.grouped_by)
+    if own.name != "cluster_match":
+        raise BadInput(f"unknown partition {own.name!r}; use one of {', '.join(PARTITIONS)}")
+    if own.grouped_by:
+        raise BadInput(f"grouped_by={own.grouped_by} of {cell.id} names annotations, which clusters do not match; leave it out")
+    return cluster_match(dataset, splits, own.partition_seed, features)
 
 
 def confidence_order(partition: Partition, proba: Array, y: Ints) -> tuple[int, ...]:

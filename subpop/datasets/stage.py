@@ -7,10 +7,10 @@ from functools import cached_property
 
 import numpy as np
 
-from subpop.datasets.partitions import PARTITIONS
+from subpop.datasets.partitions import partition_rows
 from subpop.datasets.split import split
 from subpop.runtime.fingerprint import data_hash
-from subpop.types import Array, BadInput, Bools, Cell, Dataset, FleetJob, Ints, Partition, Pool, Splits
+from subpop.types import Array, Bools, Cell, Dataset, FleetJob, Ints, Partition, Pool, Splits
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +93,4 @@ def build_stage(cell: Cell, data: SplitData, features: Array | None = None) -> S
     if cell.partition == "none":
         train, aux, test = (np.full(len(rows), -1) for rows in (data.splits.train, data.splits.aux, data.splits.test))
         return Stage(data, Partition(train, aux, test, names=(), attacked=()))
-    if cell.partition not in PARTITIONS:
-        raise BadInput(f"unknown partition {cell.partition!r}; use one of {', '.join(PARTITIONS)}")
-    partition = PARTITIONS[cell.partition](data.dataset, data.splits, seed=cell.subpopulations.partition_seed, features=features)
-    return Stage(data, partition)
+    return Stage(data, partition_rows(cell, data.dataset, data.splits, features))

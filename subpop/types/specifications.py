@@ -97,6 +97,8 @@ class Subpopulations(Specification):
     """How many subpopulations are attacked; None for all that are large enough."""
     attacked_by: AttackedBy = "least_confident"
     """Which ones, by the mean confidence of the attacker's model in their rows of D_aux."""
+    grouped_by: str = field(default="", metadata=LATER)
+    """The annotations that FeatureMatch matches, separated by commas; empty for all of the data set."""
 
 
 @dataclass(frozen=True)

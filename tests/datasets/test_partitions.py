@@ -13,9 +13,9 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from subpop.datasets import load_dataset
 from subpop.datasets.mixture import MixtureSpec, make_mixture
-from subpop.datasets.partitions import PARTITIONS, attacked_of, cluster_match, confidence_order, feature_match
+from subpop.datasets.partitions import attacked_of, cluster_match, confidence_order, feature_match, partition_rows
 from subpop.datasets.split import split
-from subpop.types import BadInput, Dataset, Partition, Splits
+from subpop.types import BadInput, Cell, Dataset, Partition, Splits
 
 needs_adult = needs("adult")
 
@@ -178,8 +178,36 @@ def test_the_seed_reaches_k_means():
 
 def test_partitions_by_name():
     data, splits = blobs()
-    assert PARTITIONS["feature_match"](data, splits, seed=3).names == feature_match(data, splits).names
-    assert np.array_equal(PARTITIONS["cluster_match"](data, splits, seed=3).aux, cluster_match(data, splits, 3).aux)
+    clusters = partition_rows(Cell.of(partition="cluster_match", partition_seed=3), data, splits)
+    assert partition_rows(Cell.of(partition="feature_match"), data, splits).names == feature_match(data, splits).names
+    assert np.array_equal(clusters.aux, cluster_match(data, splits, 3).aux)
+    with pytest.raises(BadInput, match="which clusters do not match; leave it out"):
+        partition_rows(Cell.of(partition="cluster_match", grouped_by="a"), data, splits)
+
+
+@pytest.mark.parametrize(
+    ("grouped_by", "names"),
+    [
+        ("size", ("size=0", "size=1")),
+        ("size,colour", ("size=0,colour=2", "size=1,colour=1")),
+        (" colour , size", ("colour=1,size=1", "colour=2,size=0")),
+        ("size,colour,odd", ("size,colour=5", "odd=0")),
+    ],
+)
+def test_chosen_annotations_are_matched(grouped_by, names):
+    data, splits = six()
+    if "odd" in grouped_by:  # a name that contains a comma is read as a whole
+        more = {"size,colour": np.full(6, 5), "odd": np.zeros(6, np.int64)}
+        data = replace(data, annotations={**data.annotations, **more})
+        names = (",".join(names),)
+    partition = partition_rows(Cell.of(partition="feature_match", grouped_by=grouped_by), data, splits)
+    assert partition.names == names
+
+
+@pytest.mark.parametrize(("grouped_by", "told"), [("colours", "did you mean colour"), ("size,size", "'size' is named twice")])
+def test_unknown_annotations_are_refused(grouped_by, told):
+    with pytest.raises(BadInput, match=told):
+        feature_match(*six(), grouped_by)
 
 
 def test_confidence_order_by_hand():
