@@ -9,11 +9,13 @@ import yaml
 from subpop.session.kernels import PROFILES
 
 ROOT = Path(__file__).parents[1]
-FILES = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+FILES = [ROOT / "action.yml", *sorted((ROOT / ".github" / "workflows").glob("*.yml"))]
 
 
 def steps(path):
-    return [step for job in yaml.safe_load(path.read_text())["jobs"].values() for step in job["steps"]]
+    found = yaml.safe_load(path.read_text())
+    parts = [found["runs"]] if "runs" in found else found["jobs"].values()
+    return [step for part in parts for step in part["steps"]]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

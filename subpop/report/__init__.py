@@ -24,6 +24,7 @@ from subpop.report.leftovers import is_front_page, remove_figures, remove_pages
 from subpop.report.markdown import without_files
 from subpop.report.opening import RunInfo, judged
 from subpop.report.page import PAGE, is_page, web_page
+from subpop.report.paired_runs import DAMAGES, damages_csv
 from subpop.report.suite_page import subpopulation_csv, suite_page
 from subpop.report.verdict import Standing
 from subpop.results.references import one_row
@@ -48,7 +49,7 @@ SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
 
 
 def write_report(reports: Sequence[CellReport], directory: Path, run: RunInfo) -> None:
-    """Write README.md, details.md, index.html, results.json, figures, and a page and a table per suite.
+    """Write README.md, details.md, index.html, results.json, damages-by-seed.csv, figures, and a page and a table per suite.
 
     Raises BadInput if the directory is unusable.
 
@@ -69,6 +70,7 @@ def write_report(reports: Sequence[CellReport], directory: Path, run: RunInfo) -
     remove_pages(directory, {file_name(stem) for stem in suites} | {"details"})
     remove_figures(directory / "figures", {picture.name for picture in pictures})
     write_atomically(directory / "results.json", results_json(reports, run))
+    write_atomically(directory / DAMAGES, damages_csv(reports))
     write_atomically(directory / PAGE, web_page(reports, run, pictures, directory / "figures"))
     write_atomically(directory / "README.md", front_page(reports, run, boards))
 
@@ -78,7 +80,8 @@ def write_unfinished(reports: Sequence[CellReport], directory: Path, run: RunInf
     make_report_directory(directory)
     reports = sorted(reports, key=lambda report: report.cell)
     remove_pages(directory, set())
-    (directory / PAGE).unlink(missing_ok=True)
+    for name in (PAGE, DAMAGES):
+        (directory / name).unlink(missing_ok=True)
     write_atomically(directory / "results.json", results_json(reports, run))
     write_atomically(directory / "README.md", front_page(reports, run))
 

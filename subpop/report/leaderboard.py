@@ -356,7 +356,7 @@ class _Table:
         """The paired difference from no defense, with equal weight for each data set on which there is one."""
         found = []
         for of in self._of.values():
-            ours, theirs = (_over_splits(of[each]) for each in (name, NONE))
+            ours, theirs = (over_splits(of[each]) for each in (name, NONE))
             found.append(paired_difference(ours, theirs, theirs, exact=self.exact))
         return mean_difference(found)
 
@@ -404,7 +404,7 @@ class _Table:
         return {name: Rank(int(places[i]), int(low[i]), int(high[i])) for i, name in enumerate(defenses)}
 
 
-def _over_splits(damages: pd.DataFrame) -> pd.DataFrame:
+def over_splits(damages: pd.DataFrame) -> pd.DataFrame:
     """Damages averaged over the splits of each subpopulation, if the splits are too few to say how much splits vary.
 
     The verdict is then about subpopulations like these on these splits, as it is with a single split. The variance over two or

@@ -27,11 +27,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, TextIOWrapper):  # characters that the terminal cannot show are escaped
         sys.stdout.reconfigure(errors="backslashreplace")
     options, for_pytest = _parser().parse_known_args(arguments)
-    if for_pytest and options.command not in ("run", "why"):
+    if for_pytest and options.command not in ("run", "why", "score"):
         _parser().error(f"unrecognized arguments: {' '.join(for_pytest)}")
     try:
         if options.command == "run":
             return int(_run(for_pytest))
+        if options.command == "score":
+            return _score(options, for_pytest)
         return _why(options, for_pytest) if options.command == "why" else int(options.run(options))
     except BadInput as error:
         print(f"subpop: {error}", file=sys.stderr)
@@ -94,7 +96,23 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("a", metavar="A", help="the earlier numbers, such as baselines")
     compare.add_argument("b", metavar="B", help="the later numbers, such as runs/report")
     compare.add_argument("--all", action="store_true", help="also list every number")
+    paired = (
+        "judge each defense by the paired difference of its damage; A and B are folders of reports, exit status 1: one is worse"
+    )
+    compare.add_argument("--paired", action="store_true", help=paired)
     compare.set_defaults(run=_compare)
+
+    score = commands.add_parser(
+        "score",
+        help="measure a defense of your repository, and fail if it is worse than in another commit",
+        description="Run the scoreboard's cells of a defense as it is here and as it is in the commit BASE, and compare the "
+        "damage paired by subpopulation and seed. Further options go to pytest, such as -k or --tier laptop. In a CI job the "
+        "report and the comparison go to the job's summary.",
+        epilog="exit status: 1 if the 95 %% interval of the difference says that the defense is worse, or if a cell fails here",
+    )
+    score.add_argument("defense", metavar="DEFENSE", help="path.py:function, relative to this folder, or package.module:function")
+    score.add_argument("--against", default="main", metavar="BASE", help="a branch or commit to compare with (default: main)")
+    score.add_argument("--folder", type=Path, default=Path("runs/score"), help="the store and reports (default: runs/score)")
 
     export = commands.add_parser(
         "export",
@@ -254,9 +272,33 @@ def _compare(options: argparse.Namespace) -> int:
     from subpop.results.comparison import compare_sides, load_side
     from subpop.runtime.options import place
 
-    found = compare_sides(*(load_side(place(path, Path.cwd())) for path in (options.a, options.b)))
+    paths = [place(path, Path.cwd()) for path in (options.a, options.b)]
+    if options.paired:
+        from subpop.report.paired_runs import paired_page
+
+        text, status = paired_page(*paths)
+        _shown(text)
+        return status
+    found = compare_sides(*map(load_side, paths))
     _shown(comparison_page(found, every_number=options.all))
     return found.exit_status
+
+
+def _score(options: argparse.Namespace, for_pytest: Sequence[str]) -> int:
+    import shutil
+    import subprocess
+
+    from subpop.harness.plugins import parse_defense
+    from subpop.types import BadInput
+
+    parse_defense(options.defense, Path.cwd(), option="")
+    missing = [name for name in ("bash", "git") if shutil.which(name) is None]
+    if missing:
+        raise BadInput(f"subpop score needs {missing[0]}, which is not installed or not on the PATH; install it")
+    script = Path(__file__).with_name("score.sh")
+    selected = any(option.startswith("-k") for option in for_pytest)
+    words = [sys.executable, options.defense, options.against, str(options.folder), *([] if selected else ["-k", "scoreboard"])]
+    return subprocess.run(["bash", str(script), *words, *for_pytest], check=False).returncode
 
 
 def _export(options: argparse.Namespace) -> int:
