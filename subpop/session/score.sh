@@ -9,7 +9,7 @@ shift 4
 say() { printf 'subpop score: %s\n' "$*" >&2; }
 
 measure() { # REPORT_FOLDER [pytest options]
-    "$python" -m subpop run --only-mine --defense "$defense" --store "$folder/store.sqlite" --report-dir "$@"
+    "$python" -m subpop run --no-references --only-mine --defense "$defense" --store "$folder/store.sqlite" --report-dir "$@"
 }
 
 git rev-parse --show-toplevel >/dev/null || { say "git finds no repository in this folder; run it in a clone"; exit 2; }

@@ -91,7 +91,7 @@ def test_a_worse_defense_fails_and_an_unchanged_one_passes(repository, tmp_path)
 def flow(repository, tmp_path):
     """Runs the script on a branch with an interpreter that only notes its commands, and fails on the branch `broken`."""
     (tmp_path / "python").write_text(
-        '#!/bin/sh\necho "$3 in $(pwd)" >> "$NOTES"\n! grep -qs "no defense today" "${6%%:*}" || exit 1\n'
+        '#!/bin/sh\necho "$3 in $(pwd)" >> "$NOTES"\n! grep -qs "no defense today" "${7%%:*}" || exit 1\n'
     )
     (tmp_path / "python").chmod(0o755)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "GITHUB_"))}
