@@ -12,6 +12,7 @@ receives the rows, as for a linear model.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -22,6 +23,8 @@ from subpop.types import Array, BadInput, FleetJob, Floats, Ints, Model, content
 from subpop.types.printable import in_one_line
 from subpop.victims.sklearn_parameters import fit_weighted, global_generators, is_random, prepare, taken
 
+HERE_SECONDS = 1.0
+"""Fits that take less than this together are done in this process."""
 SUM_TOLERANCE = 1e-3
 """How far the probabilities of a row may be from a sum of one."""
 LOWEST = -1e-6
@@ -115,12 +118,28 @@ class SklearnVictim:
         BadInput
             If an estimator cannot be trained, takes longer than it may, or does not classify.
         """
+        pairs = list(zip(jobs, seeds, strict=True))
+        done = [] if self._time_limit is not None else self._begun(pairs)
+        models = done + (self._in_processes(pairs[len(done) :]) if len(done) < len(pairs) else [])
+        return [model.looking_up(self._rows) for model in models]
+
+    def _begun(self, pairs: Sequence[tuple[FleetJob, int]]) -> list[SklearnModel]:
+        """The models of the first two jobs, trained here, and of all others if sending them to processes would take longer."""
+        models: list[SklearnModel] = []
+        for i, (job, seed) in enumerate(pairs):
+            started = time.perf_counter()
+            models.append(_fit_one(self._template, *self._task(job), seed))
+            if i == 1 and (time.perf_counter() - started) * (len(pairs) - 2) > HERE_SECONDS:
+                break
+        return models
+
+    def _in_processes(self, pairs: Sequence[tuple[FleetJob, int]]) -> list[SklearnModel]:
         from joblib import Parallel, delayed, effective_n_jobs
 
         n_jobs = self._n_jobs
         if self._time_limit is not None and effective_n_jobs(n_jobs) == 1:
             n_jobs = 2  # one would be this process, which cannot be ended
-        tasks = (delayed(_fit_one)(self._template, *self._task(job), seed) for job, seed in zip(jobs, seeds, strict=True))
+        tasks = (delayed(_fit_one)(self._template, *self._task(job), seed) for job, seed in pairs)
         name = type(self._template).__name__
         try:
             models: list[SklearnModel] = Parallel(n_jobs=n_jobs, timeout=self._time_limit)(tasks)
@@ -132,7 +151,7 @@ class SklearnVictim:
             ) from error
         except Exception as error:  # a process that ended, or an estimator that cannot be sent to one
             raise BadInput(f"{name} cannot be trained in another process ({in_one_line(error)})") from error
-        return [model.looking_up(self._rows) for model in models]
+        return models
 
     def _task(self, job: FleetJob) -> tuple[FleetJob, Any]:
         """A training set, and the rows that its inputs stand for: None if they are the inputs."""
