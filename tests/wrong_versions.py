@@ -30,9 +30,17 @@ TREE = {**LINE, "victim": "sklearn.tree:DecisionTreeClassifier"}
 DIGITS = {**LINEAR, "dataset": "digits", "victim": "last_layer"}
 PRUNE = {**DIGITS, "rate": 1.0, "n_attacked": 2, "defense": "fine_pruning"}
 SEEDS_OF = {
-    **{"knn_relabel": 200, "deep_knn": 100, "generalised_cross_entropy": 60, "kernel_svm": 60},
-    **{"group_roni(groups=10, repetitions=2)": 60, "holdout_influence": 60, "train_and_holdout": 60},
-    **{"gradient_clipping": 100, "gradient_shaping": 50, "group_dro": 100, "co_teaching": 100},
+    "knn_relabel": 200,
+    "deep_knn": 100,
+    "generalised_cross_entropy": 60,
+    "kernel_svm": 60,
+    "group_roni(groups=10, repetitions=2)": 60,
+    "holdout_influence": 60,
+    "train_and_holdout": 60,
+    "gradient_clipping": 100,
+    "gradient_shaping": 50,
+    "group_dro": 100,
+    "co_teaching": 100,
 }
 CELLS: dict[str, dict[str, Any]] = {
     # 16 subpopulations of a mixture in 20 dimensions
@@ -915,7 +923,7 @@ MUTANTS += (
         "np.minimum(norm / np.maximum(lengths, np.finfo(np.float64).tiny), 1)",
         "np.ones(len(lengths))",
         "gradient_clipping",
-        why="predicted: up; clipping shortens the gradients of misfitted clean rows as well, and the damage is smaller without it",
+        why="predicted: up; clipping shortens the gradients of clean rows too, and the damage is smaller without it",
     ),
     Mutant(
         "no noise in gradients",
