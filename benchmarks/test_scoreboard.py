@@ -53,12 +53,10 @@ ON_NETWORKS = [
     *("jtt", "co_teaching", "divide_mix", "epic", "gradient_clipping", "gradient_shaping", "group_dro"),
 ]
 """What is said of networks: training-time methods, DPA, Fine-Pruning, and filters with their controls."""
-STEP_BY_STEP = ["co_teaching", "gradient_clipping", "gradient_shaping", "group_dro"]
-"""Their cells take as long as all others together: they have no tuned variant here."""
 MATCHES = [f"{MATCHED}{name}" for name in FILTERS]
 LINEAR = [name for name in DEFENSES if name not in ELSEWHERE]
 EMBEDDED = [*(FEW_ROWS.get(name, name) for name in LINEAR), *MATCHES]
-TUNED = [name for plain, name in tuned().items() if plain in LINEAR and plain not in STEP_BY_STEP and name not in EMBEDDED]
+TUNED = [name for plain, name in tuned().items() if plain in LINEAR and name not in EMBEDDED]
 """Settings chosen on development data (`docs/tuning.md`), where they are not those above."""
 LAPTOP = {"tier": "laptop", "defense": [*(MANY_ROWS.get(name, name) for name in LINEAR), *MATCHES], "n_attacked": 6, "n_seeds": 3}
 

@@ -1,6 +1,7 @@
 """Tuned settings: what they are chosen on, the criterion, and that nothing of the scored cells is read before the choice."""
 
 import csv
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -158,7 +159,8 @@ def script(tmp_path, monkeypatch):
     monkeypatch.setattr(tuning, "candidates", lambda: ["dpa"])
     monkeypatch.setattr(tuning, "default_of", lambda defense: defense)
     monkeypatch.setattr(tuning, "Parallel", lambda **options: lambda tasks: [f(*args, **more) for f, args, more in tasks])
-    monkeypatch.setattr("sys.argv", ["tuning.py", "--store", str(tmp_path / "s.sqlite"), "--page", str(tmp_path / "page.md")])
+    arguments = ["tuning.py", "--store", str(tmp_path / "s.sqlite"), "--page", str(tmp_path / "page.md")]
+    monkeypatch.setattr("sys.argv", arguments)
     tuning.main()
     return calls, tmp_path
 
@@ -174,6 +176,30 @@ def test_settings_are_written_before_a_scored_cell_is_measured_and_hindsight_is_
     assert "best in hindsight (optimistic)" in page
     (line,) = [each for each in page.splitlines() if each.startswith("| dpa")]
     assert [each.strip() for each in line.strip("|").split("|")][-3:] == ["50.0", "40.0", "10.0"]
+
+
+def test_lines_of_other_defenses_stay_as_they_are(script, monkeypatch):
+    _, folder = script
+    before = {name: (folder / name).read_text() for name in ("tuned.csv", "page.md")}
+    names = ["jtt", *[f"jtt(weight={weight})" for weight in (5, 7)]]
+    scores = {False: (0.6, 0.5, 0.4), True: (0.3, 0.3, 0.2)}
+    found = lambda store, defense, scored: [Measured(*each) for each in zip(names, scores[scored], scores[scored], strict=True)]  # noqa: E731
+    monkeypatch.setattr(tuning, "run", found)
+    monkeypatch.setattr(tuning, "candidates", lambda: ["jtt", "dpa"])
+    monkeypatch.setattr("sys.argv", [*sys.argv, "--only", "jtt"])
+    tuning.main()
+    rows = list(csv.DictReader((folder / "tuned.csv").open()))
+    assert [(row["defense"], row["tuned"]) for row in rows] == [("jtt", "jtt(weight=7)"), ("dpa", "dpa(k=5)")]
+    assert before["tuned.csv"].splitlines()[1] == (folder / "tuned.csv").read_text().splitlines()[2]
+    own = [
+        [part.strip() for part in row.strip("|").split("|")]
+        for row in (folder / "page.md").read_text().splitlines()
+        if "|" in row
+    ]
+    old = [[part.strip() for part in row.strip("|").split("|")] for row in before["page.md"].splitlines() if "|" in row]
+    assert own[2] == ["jtt", "jtt(weight=7)", "60.0", "40.0", "3", "30.0", "20.0", "20.0"]
+    assert own[3:] == old[2:]
+    assert "lower by more than 5 points when they are tuned: 2; higher" in (folder / "page.md").read_text()
 
 
 # --- what is committed ------------------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@
    on the scored cells, for this page: its last column takes the smallest damage there, in hindsight. It is optimistic, and used
    nowhere else.
 
-`python tests/tuning.py --store tuning.sqlite --page docs/tuning.md` does all of it, and continues where it was stopped.
+`python tests/tuning.py --store tuning.sqlite --page docs/tuning.md` does all of it, and continues where it was stopped. With
+`--only NAME`, repeatable, the lines of other defenses stay as they are.
 """
 
 from __future__ import annotations
@@ -159,64 +160,82 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
 
 
-def page_of(rows: Sequence[Sequence[str]], n_better: int, n_worse: int) -> str:
-    headers = [
-        "defense", "tuned", "score, default", "score, tuned", "configurations", "damage, default", "damage, tuned",
-        "best in hindsight (optimistic)",
-    ]  # fmt: skip
+HEADERS = [
+    "defense", "tuned", "score, default", "score, tuned", "configurations", "damage, default", "damage, tuned",
+    "best in hindsight (optimistic)",
+]  # fmt: skip
+
+
+def page_of(rows: Sequence[Sequence[str]]) -> str:
+    changes = [round(float(row[6]) - float(row[5]), 1) for row in rows if "–" not in (row[5], row[6])]
     told = (
-        f"In %. Scores are of development cells; damages are means over two draws of the scored cells. Number of defenses whose "
-        f"damage there is lower by more than 5 points when they are tuned: {n_better}; higher by more than 5 points: {n_worse}. "
-        "Not tuned: defenses that declare no configurations."
+        "In %. Scores are of development cells; damages are means over two draws of the scored cells. Number of defenses whose "
+        f"damage there is lower by more than 5 points when they are tuned: {sum(each < -5 for each in changes)}; higher by more "
+        f"than 5 points: {sum(each > 5 for each in changes)}. Not tuned: defenses that declare no configurations."
     )
-    return "\n\n".join(["# Tuned settings", (__doc__ or "").split("\n", 2)[2].strip(), told, table(headers, rows)]) + "\n"
+    return "\n\n".join(["# Tuned settings", (__doc__ or "").split("\n", 2)[2].strip(), told, table(HEADERS, rows)]) + "\n"
+
+
+def rows_of(page: Path) -> list[list[str]]:
+    """The lines of the table of a page, without its headings; none if there is no page."""
+    lines = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("|")] if page.exists() else []
+    return [[part.strip().replace("\\", "") for part in line.strip("|").split("|")] for line in lines[2:]]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--store", type=Path, default=Path("tuning.sqlite"), help="where trials are kept")
-    parser.add_argument("--page", type=Path, help="the page to write")
+    parser.add_argument("--page", type=Path, required=True, help="the page to write")
+    parser.add_argument("--only", action="append", choices=candidates(), help="a defense to measure; repeatable (default: all)")
     options = parser.parse_args()
     with Store(options.store):  # stays open while workers open and close theirs
-        tune(options.store, options.page)
+        tune(options.store, options.page, options.only or candidates())
 
 
-def tune(store: Path, page: Path | None) -> None:
-    """Choose settings, write them, and then the page if there is to be one."""
-    names = candidates()
+def tune(store: Path, page: Path, names: Sequence[str]) -> None:
+    """Choose settings, write them, and then the page."""
     workers = Parallel(n_jobs=-1, verbose=5)
     found = dict(zip(names, workers(delayed(run)(store, name, False) for name in names), strict=True))
     chosen = {name: own[best] for name, own in found.items() if (best := choice([each.score for each in own])) is not None}
+    written = TUNED.read_text(encoding="utf-8").splitlines() if TUNED.exists() else []
+    settled = {line["defense"]: line for line in csv.DictReader(written) if line["defense"] not in names}
+    for name, best in chosen.items():
+        if best.name != default_of(name):
+            default = score_of(found[name], default_of(name))
+            settled[name] = {
+                "defense": name,
+                "tuned": best.name,
+                "score_default": "" if default is None else f"{default:.6f}",
+                "score_tuned": f"{best.score:.6f}",
+                "n_configurations": str(sum(each.score is not None for each in found[name])),
+            }
     with TUNED.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["defense", "tuned", "score_default", "score_tuned", "n_configurations"])
-        for name, best in chosen.items():
-            if best.name == default_of(name):
-                continue
-            default = next((each.score for each in found[name] if each.name == default_of(name)), None)
-            known = "" if default is None else f"{default:.6f}"
-            writer.writerow([name, best.name, known, f"{best.score:.6f}", sum(each.score is not None for each in found[name])])
-    if page:
-        write_page(page, store, found, chosen, workers)
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(settled[name] for name in candidates() if name in settled)
+    write_page(page, store, found, chosen, workers)
+
+
+COLUMNS = ["defense", "tuned", "score_default", "score_tuned", "n_configurations"]
+
+
+def score_of(measured: Sequence[Measured], name: str) -> float | None:
+    return next((each.score for each in measured if each.name == name), None)
 
 
 def write_page(page: Path, store: Path, found: dict[str, list[Measured]], chosen: dict[str, Measured], workers: Parallel) -> None:
     """Measure all configurations on the scored cells, and write the page."""
     scored = dict(zip(chosen, workers(delayed(run)(store, name, True) for name in chosen), strict=True))
-    rows, changes = [], []
+    rows = {row[0]: row for row in rows_of(page) if row[0] not in found}
     for name, best in chosen.items():
         damages = {each.name: each.damage for each in scored[name]}
         known = [damage for damage in damages.values() if damage is not None]
-        default, tuned = damages.get(default_of(name)), damages.get(best.name)
-        if default is not None and tuned is not None:
-            changes.append(round(tuned - default, 6))
-        score = next((each.score for each in found[name] if each.name == default_of(name)), None)
-        count = str(sum(each.score is not None for each in found[name]))
-        rows.append([
-            name, best.name, percent(score), percent(best.score), count, percent(default), percent(tuned),
-            percent(min(known, default=None)),
-        ])  # fmt: skip
-    page.write_text(page_of(rows, sum(c < -0.05 for c in changes), sum(c > 0.05 for c in changes)), encoding="utf-8")
+        rows[name] = [
+            name, best.name, percent(score_of(found[name], default_of(name))), percent(best.score),
+            str(sum(each.score is not None for each in found[name])), percent(damages.get(default_of(name))),
+            percent(damages.get(best.name)), percent(min(known, default=None)),
+        ]  # fmt: skip
+    page.write_text(page_of([rows[name] for name in candidates() if name in rows]), encoding="utf-8")
 
 
 if __name__ == "__main__":
