@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from subpop.results.metrics import Damage, RightBits, Worst, damage, worst_k
     from subpop.session.api import Results, measure
     from subpop.types import (
+        AttackSample,
         BadInput,
         Cell,
         Certificate,
@@ -52,6 +53,7 @@ _MODULES = {
     "datasets.partitions": ("cluster_match", "feature_match"),
     "types": (
         *(
+            "AttackSample",
             "BadInput",
             "Cell",
             "Certificate",
@@ -76,6 +78,7 @@ __all__ = [
     "DATASETS",
     "DEFENSES",
     "VICTIMS",
+    "AttackSample",
     "BadInput",
     "Cell",
     "Certificate",

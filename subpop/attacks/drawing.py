@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -43,11 +44,12 @@ def draw_poison(
     attacker: Model | None,
     optimiser: Any = None,
     victim: Victim | None = None,
+    attack: Callable[[AttackTask[Any]], Poison] | None = None,
 ) -> Poison:
     """Draw the poison rows of one trial.
 
     attacker: the model whose least likely label the label rule `common` uses, and which attacks with `asks_model` ask;
-    optimiser: see `AttackTask`; victim: trains models of an attack.
+    optimiser: see `AttackTask`; victim: trains models of an attack; attack: an attack of one's own, None for a registered one.
     """
     members = known_members(stage, cell, name)
     rule, target = label_rule(cell, stage.dataset.n_classes), None
@@ -61,7 +63,7 @@ def draw_poison(
     generator = np.random.default_rng(poison_seed(cell, name, seed))
     own, groups = cell.poisoning, stage.partition.aux
     task = AttackTask(own, stage.pool, members, count, target, generator, optimiser, groups, attacker, victim)
-    return ATTACKS[cell.attack](task)
+    return (attack or ATTACKS[cell.attack])(task)
 
 
 def box(cell: Cell, pool: Pool) -> Box:
@@ -74,9 +76,9 @@ def label_rule(cell: Cell, n_classes: int) -> str:
     return cell.poisoning.label_rule or ("own" if n_classes == 2 else "common")
 
 
-def check_attack(stage: Stage, cell: Cell) -> None:
+def check_attack(stage: Stage, cell: Cell, *, is_own: bool = False) -> None:
     """Compute the poison counts of all trials, so that unusable rates raise BadInput before anything is trained."""
-    if cell.attack not in ATTACKS:
+    if not is_own and cell.attack not in ATTACKS:
         raise BadInput(f"unknown attack {cell.attack!r}; use one of {', '.join(ATTACKS)}")
     _check_attack_suits(stage, cell)
     for name in stage.attacked:

@@ -23,6 +23,7 @@ from subpop.experiments.undecided import Undecided
 from subpop.features.encoders import encoder_fingerprint
 from subpop.features.networks.frozen import REPRESENTATIONS, is_frozen
 from subpop.features.representations import frozen_features
+from subpop.harness.plugins import AttackSpec
 from subpop.results.metrics import MIN_TEST_ROWS
 from subpop.runtime.cell_code import entry_text, modules_behind
 from subpop.runtime.fingerprint import data_hash, key_of, versions
@@ -66,6 +67,8 @@ class Context:
     """Folder of network weights; None for `root / "weights"`."""
     partitions: Path | None = None
     """Folder of the recorded attack sets that stored references belong to; None to cut all of them anew."""
+    attacks: Mapping[str, AttackSpec] = field(default_factory=dict)
+    """Attacks of one's own, by the name in cells."""
     memo: Memo = field(init=False, repr=False)
     _supplied: set[str | Learner] = field(init=False, repr=False, default_factory=set)
     """Names of data sets, and victims, that were supplied."""
@@ -428,8 +431,12 @@ class Context:
 
     def attack_code(self, cell: Cell) -> Code:
         """The modules of the cell's attack."""
+        if cell.attack in self.attacks:
+            return frozenset(["subpop.attacks.own"])
         if cell.attack not in ATTACKS:
-            raise BadInput(f"unknown attack {cell.attack!r}; use one of {', '.join(ATTACKS)}")
+            raise BadInput(
+                f"unknown attack {cell.attack!r}; {nearest(cell.attack, ATTACKS, ', or your own with --attack file.py:function')}"
+            )
         return frozenset(modules_behind(ATTACKS[cell.attack]))
 
 

@@ -19,6 +19,9 @@ from subpop.attacks import ATTACKS
 from subpop.attacks.attacker import Attacker
 from subpop.attacks.best_of_list import Rehearsal
 from subpop.attacks.drawing import NO_POISON, check_attack, draw_poison, n_poison
+from subpop.attacks.label_flip import AttackTask, Poison
+from subpop.attacks.own import NOTE as OWN_ATTACK
+from subpop.attacks.own import own_attack
 from subpop.datasets.stage import Stage
 from subpop.defenses import DEFENSES, MATCHED, RETRAIN, matched_random_filter
 from subpop.experiments.collective import most_wrong_rows
@@ -148,7 +151,8 @@ class Experiment:
         )
         if cell.defense in self.plugins and self.plugins[cell.defense].max_fits > MAX_FITS:
             found = replace(found, max_fits=self.plugins[cell.defense].max_fits)
-        found = replace(found, notes=(*found.notes, *self._not_reusable(cell)))
+        own = (OWN_ATTACK.format(cell.attack),) if cell.attack in self.context.attacks else ()
+        found = replace(found, notes=(*found.notes, *own, *self._not_reusable(cell)))
         if exact and (n_undecided := self._n_undecided(cell, results)) is not None:
             notes = (NEAR_A_TIE.format(cell.victim, cell.defense),) if n_undecided else ()
             found = replace(found, notes=(*found.notes, *notes), n_undecided=n_undecided)
@@ -233,7 +237,7 @@ class Experiment:
 
     def _cut(self, cell: Cell) -> list[list[Trial]]:
         stage = self.context.stage(cell)
-        check_attack(stage, cell)
+        check_attack(stage, cell, is_own=cell.attack in self.context.attacks)
         self._check_granted(cell)
         trials = self.list_trials(cell)
         row_bytes = stage.pool.x[:1].nbytes
@@ -380,7 +384,7 @@ class Experiment:
         stage, needs, poison = context.stage(cell), self.needs(cell), NO_POISON
         if trial.attacked:
             asked = context.label_attacker(cell), self._optimiser(cell, name), context.victim(cell)
-            poison = draw_poison(stage, cell, name, trial.seed, *asked)
+            poison = draw_poison(stage, cell, name, trial.seed, *asked, attack=self._own_attack(cell))
         count = n_poison(stage, cell, name) if "n_poison" in needs else 0
         training = trainable(context.victim(cell), cell, trial.seed) if "training" in needs else None
         return prepare(stage, cell, trial, poison, needs=needs, n_poison=count, secret=self._secret(cell), training=training)
@@ -390,6 +394,11 @@ class Experiment:
         if not cell.poisoning.asks_defense:
             return self.context.optimiser(cell)
         return rehearsal(self.context.stage(cell), cell, name, self.context.victim(cell), self.needs(cell))
+
+    def _own_attack(self, cell: Cell) -> Callable[[AttackTask[Any]], Poison] | None:
+        """The attack of a cell whose attack is no registered one."""
+        spec = self.context.attacks.get(cell.attack)
+        return None if spec is None else own_attack(spec, self.timeout, self.listener)
 
     def _secret(self, cell: Cell) -> str:
         """A secret without which a plug-in cannot reproduce its shuffle: drawn once per store, never sent to a child."""
@@ -493,9 +502,9 @@ class Experiment:
 
     def entries(self, attack: str, defense: str) -> tuple[object, ...]:
         """What the names of an attack and a defense refer to: entries of the registries, or the source of a plug-in."""
-        spec, built_in = self.plugins.get(defense.removeprefix(MATCHED)), DEFENSES.get(defense)
-        plugin = "" if spec is None else (spec.source, str(spec.path), spec.module, spec.function, spec.arguments)
-        return entry_text(ATTACKS[attack]), "" if built_in is None else entry_text(built_in), plugin
+        spec, own, built_in = self.plugins.get(filter_of(defense)), self.context.attacks.get(attack), DEFENSES.get(defense)
+        made = entry_text(ATTACKS[attack]) if own is None else _told_of(own)
+        return made, "" if built_in is None else entry_text(built_in), "" if spec is None else _told_of(spec)
 
     def code(self, cell: Cell) -> frozenset[str]:
         """The modules on which the cell's trials depend; keys also cover their imports (see `subpop.runtime.cell_code`)."""
@@ -518,6 +527,11 @@ def trainable(victim: Victim, cell: Cell, seed: int) -> Trainable | None:
     """How the victim of a trial is trained step by step; None if it is not."""
     recipe = getattr(victim, "trainable", None)
     return None if recipe is None else recipe(training_seed(cell, seed))
+
+
+def _told_of(spec: DefenseSpec) -> tuple[str, ...]:
+    """What tells a plug-in from another."""
+    return spec.source, str(spec.path), spec.module, spec.function, spec.arguments
 
 
 def filter_of(defense: str) -> str:

@@ -1,4 +1,4 @@
-"""Defenses given as Python functions: those that a file has by name are found there, others are sent to the child by value."""
+"""Defenses and attacks given as Python functions: in a file of their own or sent to the child by value."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from subpop.harness.plugins import MAX_FITS, DefenseSpec, checked_needs, parse_defense
+from subpop.harness.plugins import MAX_FITS, Spec, checked_needs, parse_plugin
 from subpop.types import BadInput
 from subpop.types.printable import printable
 
@@ -45,26 +45,26 @@ def _is_literal(value: Any) -> bool:
         return False
 
 
-def defense_of(function: Callable[..., Any]) -> DefenseSpec:
-    """The specification of a defense that is given as a function.
+def spec_of(kind: type[Spec], function: Callable[..., Any]) -> Spec:
+    """The specification of a defense or an attack that is given as a function.
 
     Raises
     ------
     BadInput
-        If it cannot be called as a defense, needs what no plug-in is told, or cannot be sent to another process.
+        If it cannot be called as one, needs what no plug-in is told, or cannot be sent to another process.
     """
     notation = notation_of(function)
     if notation is not None:
-        return parse_defense(notation, Path.cwd(), option="defense=")
+        return parse_plugin(kind, notation, Path.cwd(), option=f"{kind.role.noun}=")
     name = printable(str(getattr(function, "__name__", type(function).__name__))).strip("<>")
     try:
-        inspect.signature(function).bind(None, None, None, seed=0)
+        inspect.signature(function).bind(*[None] * kind.role.n_given, seed=0)
     except (TypeError, ValueError) as error:
         raise BadInput(
-            f"defense={name} cannot be called as {name}(train, fit, know, seed=0) ({error}); give it these parameters"
+            f"{kind.role.noun}={name} cannot be called as {name}{kind.role.call} ({error}); give it these parameters"
         ) from error
     needs, max_fits = getattr(function, "needs", ()), getattr(function, "max_fits", MAX_FITS)
-    return DefenseSpec(
+    return kind(
         name=name,
         path=Path(f"<{name}>"),
         module="",

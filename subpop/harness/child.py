@@ -16,6 +16,7 @@ import pickle
 import random
 import sys
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
@@ -25,9 +26,9 @@ import numpy as np
 from subpop.harness.batching import DefenseError, DefenseTask, Wave
 from subpop.harness.hiding import Hiding
 from subpop.harness.outcome import Outcome
-from subpop.harness.plugins import load
+from subpop.harness.plugins import AttackSpec, DefenseSpec, load
 from subpop.harness.watch import Watch
-from subpop.types import Array, ArrayRows, BadInput, Ints, Knowledge, Model, TrainingSet
+from subpop.types import Array, ArrayRows, AttackSample, BadInput, Ints, Knowledge, Model, TrainingSet
 from subpop.types.printable import described
 
 Arrays = Mapping[str, Array]
@@ -109,7 +110,15 @@ def child_main(connection: Connection, output: Connection) -> None:
 
 
 def _serve(connection: Connection) -> None:
-    spec, n_classes, n_tasks, folder, sys.path[:] = _receive_own(connection)
+    asked = _receive_own(connection)
+    if isinstance(asked[0], AttackSpec):
+        _serve_attack(connection, *asked)
+    else:
+        _serve_defense(connection, *asked)
+
+
+def _serve_defense(connection: Connection, spec: DefenseSpec, n_classes: int, n_tasks: int, folder: str, path: list[str]) -> None:
+    sys.path[:] = path
     os.chdir(folder)
     if spec.hidden_since is not None:
         Hiding(spec.hidden_since, spec.path)
@@ -126,6 +135,31 @@ def _serve(connection: Connection) -> None:
     for i, outcome in enumerate(wave.run(defense, client.note_turn)):
         client.report(i, outcome)
     send_message(connection, "manifest", seen=watch.seen())
+
+
+def _serve_attack(
+    connection: Connection, spec: AttackSpec, sample: AttackSample, count: int, seed: int, folder: str, path: list[str]
+) -> None:
+    """Run an attack once, and send the arrays that it returns."""
+    sys.path[:] = path
+    os.chdir(folder)
+    try:
+        attack = load(spec)
+    except BadInput as error:
+        raise DefenseError(None, str(error)) from error
+    send_message(connection, "ready")
+    try:
+        found = attack(sample, count, seed=seed)
+    except (Exception, SystemExit) as error:
+        raise DefenseError(None, described(error), traceback.format_exc(limit=-3)) from error
+    if not isinstance(found, tuple) or len(found) not in (2, 3):
+        raise DefenseError(None, f"it returned {type(found).__name__}; return (rows, labels) or (rows, labels, x)")
+    arrays = {name: np.asarray(each) for name, each in zip(("rows", "labels", "x"), found, strict=False) if each is not None}
+    other = [name for name, array in arrays.items() if array.dtype.kind not in "biuf"]
+    if other:
+        raise DefenseError(None, f"its {other[0]} are {arrays[other[0]].dtype}; return arrays of numbers")
+    sys.stdout.flush()
+    send_message(connection, "poison", arrays)
 
 
 def _receive_own(connection: Connection) -> Any:

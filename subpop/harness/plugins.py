@@ -1,4 +1,4 @@
-"""Plug-in defenses: `--defense path.py:function` or `package.module:function`, with optional arguments.
+"""Plug-in defenses and attacks: `--defense path.py:function` or `package.module:function`, with optional arguments.
 
 A specification is read from the file's syntax tree. No code of the file runs before `load`, which only the child process, and
 the commands `subpop check` and `subpop debug`, call.
@@ -14,20 +14,45 @@ import sys
 from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 from subpop.runtime.fingerprint import plugin_hash
 from subpop.runtime.naming import Reference, parse_reference
 from subpop.runtime.options import place
-from subpop.types import GRANTED, BadInput, Defense
+from subpop.types import GRANTED, BadInput
 from subpop.types.printable import described, printable, said_by
 
 MAX_FITS = 2000
 """Maximum number of calls of `fit` in a trial, unless the function declares more."""
 
-_USAGE = (
-    "write path.py:function or package.module:function, such as my_defense.py:my_defense or my_defense.py:my_defense(share=0.1)"
-)
 _Functions = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a plug-in is, for messages, and how it is called."""
+
+    noun: str
+    signature: str
+    call: str
+    option: str
+    n_given: int
+    """Number of arguments by position."""
+
+    @property
+    def one(self) -> str:
+        """`a defense`, `an attack`."""
+        return f"{'an' if self.noun[0] in 'aeiou' else 'a'} {self.noun}"
+
+    @property
+    def usage(self) -> str:
+        """The notation, with an example."""
+        own = f"my_{self.noun}.py:my_{self.noun}"
+        return f"write path.py:function or package.module:function, such as {own} or {own}(share=0.1)"
+
+
+DEFENSE = Role("defense", "(train, fit, know, *, seed)", "(train, fit, know, seed=0)", "--defense ", 3)
+ATTACK = Role("attack", "(sample, count, *, seed)", "(sample, count, seed=0)", "--attack ", 2)
 
 
 @dataclass(frozen=True)
@@ -61,6 +86,17 @@ class DefenseSpec:
     pickled: bytes = b""
     """The function itself where no file has it by name (see `subpop.harness.callables`). Its trials are not reused in another
     session, since nothing tells whether it is the same one."""
+    role: ClassVar[Role] = DEFENSE
+
+
+@dataclass(frozen=True)
+class AttackSpec(DefenseSpec):
+    """An attack that has been found but not imported."""
+
+    role: ClassVar[Role] = ATTACK
+
+
+Spec = TypeVar("Spec", bound=DefenseSpec)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -69,17 +105,28 @@ class DefenseSpec:
 def parse_defense(spec: str, base_dir: Path, option: str = "--defense ") -> DefenseSpec:
     """Find a defense and its needs without importing it; paths are relative to `base_dir`. Raises BadInput, whose message
     begins with `option` where the specification itself is wrong."""
-    reference = parse_reference(spec, _USAGE, option)
+    return parse_plugin(DefenseSpec, spec, base_dir, option)
+
+
+def parse_attack(spec: str, base_dir: Path, option: str = "--attack ") -> AttackSpec:
+    """Find an attack without importing it, as `parse_defense` finds a defense."""
+    return parse_plugin(AttackSpec, spec, base_dir, option)
+
+
+def parse_plugin(kind: type[Spec], spec: str, base_dir: Path, option: str) -> Spec:
+    """Find a function of this kind without importing it."""
+    role = kind.role
+    reference = parse_reference(spec, role.usage, option)
     told = option + repr(spec)
     where, function = reference.where, reference.name
     if reference.is_file:
-        path, module, folder = _file(told, where, base_dir), "", None
+        path, module, folder = _file(told, where, base_dir, role), "", None
     else:
-        path, module, folder = _find_module(told, where, base_dir), where, base_dir.resolve()
+        path, module, folder = _find_module(told, where, base_dir, role), where, base_dir.resolve()
     tree = _parsed(path)
-    _check_function(tree, reference, path)
+    _check_function(tree, reference, path, role)
     stem = where.rpartition(".")[2] if module else path.stem
-    return DefenseSpec(
+    return kind(
         name=printable((function if function == stem else f"{stem}.{function}") + reference.call).replace("\n", " "),
         path=path,
         module=module,
@@ -94,7 +141,7 @@ def parse_defense(spec: str, base_dir: Path, option: str = "--defense ") -> Defe
     )
 
 
-def _file(told: str, where: str, base_dir: Path) -> Path:
+def _file(told: str, where: str, base_dir: Path, role: Role) -> Path:
     """Return the regular file at a path; raises BadInput for anything else, without opening it."""
     path = place(where, base_dir)
     try:
@@ -106,14 +153,14 @@ def _file(told: str, where: str, base_dir: Path) -> Path:
         found = f"there is no file {path}"
     except (OSError, ValueError) as error:
         found = f"{path} cannot be read ({getattr(error, 'strerror', None) or error})"
-    raise BadInput(f"{told}: {found}; {_USAGE}, relative to {base_dir}")
+    raise BadInput(f"{told}: {found}; {role.usage}, relative to {base_dir}")
 
 
-def _find_module(told: str, name: str, base_dir: Path) -> Path:
+def _find_module(told: str, name: str, base_dir: Path, role: Role) -> Path:
     """The file of a dotted module name, found without importing any package."""
     parts = name.split(".")
     if not all(part.isidentifier() for part in parts):
-        raise BadInput(f"{told}: {name!r} is not a module name; {_USAGE}")
+        raise BadInput(f"{told}: {name!r} is not a module name; {role.usage}")
     roots = [base_dir.resolve(), *(Path(entry or ".") for entry in sys.path)]
     try:
         top = importlib.util.find_spec(parts[0])  # finds editable installs; for a top-level name it runs no code
@@ -126,7 +173,7 @@ def _find_module(told: str, name: str, base_dir: Path) -> Path:
         for path in (plain.with_name(plain.name + ".py"), plain / "__init__.py"):
             if path.is_file():
                 return path
-    raise BadInput(f"{told}: there is no module {name!r} in {base_dir} or on sys.path; {_USAGE}")
+    raise BadInput(f"{told}: there is no module {name!r} in {base_dir} or on sys.path; {role.usage}")
 
 
 def _parsed(path: Path) -> ast.Module:
@@ -139,7 +186,7 @@ def _parsed(path: Path) -> ast.Module:
         raise BadInput(f"{path}{f', line {line}' if line else ''}: not valid Python ({error}); correct the file") from error
 
 
-def _check_function(tree: ast.Module, reference: Reference, path: Path) -> None:
+def _check_function(tree: ast.Module, reference: Reference, path: Path, role: Role) -> None:
     name = reference.name
     definition = _defined(tree).get(name)
     if definition is None:
@@ -147,16 +194,16 @@ def _check_function(tree: ast.Module, reference: Reference, path: Path) -> None:
         raise BadInput(f"{path} has no function {name!r}; it has {', '.join(there) or 'no public function'}")
     if isinstance(definition, ast.ClassDef | ast.AsyncFunctionDef):
         kind = "a class" if isinstance(definition, ast.ClassDef) else "an async function"
-        raise BadInput(f"{name!r} in {path} is {kind}; a defense is a plain function (train, fit, know, *, seed)")
+        raise BadInput(f"{name!r} in {path} is {kind}; {role.one} is a plain function {role.signature}")
     if isinstance(getattr(definition, "value", None), ast.Constant | ast.List | ast.Tuple | ast.Dict | ast.Set):
-        raise BadInput(f"{name!r} in {path} is a constant; a defense is a function (train, fit, know, *, seed)")
+        raise BadInput(f"{name!r} in {path} is a constant; {role.one} is a function {role.signature}")
     if reference.positional:
         raise BadInput(f"{name}{reference.call} in {path} has arguments without names; write each by its name, such as share=0.1")
     given = {argument for argument, _ in reference.named}
     if isinstance(definition, ast.FunctionDef):
-        _check_arguments(definition.args, given, name, path)
-    if isinstance(definition, ast.FunctionDef) and not _takes_a_defense_call(definition.args, given):
-        raise BadInput(f"{name!r} in {path} cannot be called as {name}(train, fit, know, seed=0); give it these parameters")
+        _check_arguments(definition.args, given, name, path, role)
+    if isinstance(definition, ast.FunctionDef) and not _takes_the_call(definition.args, role, given):
+        raise BadInput(f"{name!r} in {path} cannot be called as {name}{role.call}; give it these parameters")
 
 
 def _defined(tree: ast.Module) -> dict[str, ast.stmt]:
@@ -190,22 +237,22 @@ def _targets(node: ast.stmt) -> list[ast.expr]:
     return [node.target] if isinstance(node, ast.AnnAssign) and node.value is not None else []
 
 
-def _check_arguments(args: ast.arguments, given: set[str], name: str, path: Path) -> None:
+def _check_arguments(args: ast.arguments, given: set[str], name: str, path: Path, role: Role) -> None:
     """Raise BadInput for arguments that the function does not have, or that the harness passes itself."""
-    own = [arg.arg for arg in [*args.args[3:], *args.kwonlyargs] if arg.arg != "seed"]
+    own = [arg.arg for arg in [*args.args[role.n_given :], *args.kwonlyargs] if arg.arg != "seed"]
     unknown = sorted(given - set(own))
-    if unknown and (args.kwarg is None or given & {"seed", *(arg.arg for arg in args.args[:3])}):
+    if unknown and (args.kwarg is None or given & {"seed", *(arg.arg for arg in args.args[: role.n_given])}):
         raise BadInput(f"{name!r} in {path} has no argument {unknown[0]!r} of its own; it has {', '.join(own) or 'none'}")
 
 
-def _takes_a_defense_call(args: ast.arguments, given: Set[str] = frozenset()) -> bool:
+def _takes_the_call(args: ast.arguments, role: Role, given: Set[str] = frozenset()) -> bool:
     positional = [*args.posonlyargs, *args.args]
-    seed = args.kwarg is not None or "seed" in [arg.arg for arg in [*args.args[3:], *args.kwonlyargs]]
+    seed = args.kwarg is not None or "seed" in [arg.arg for arg in [*args.args[role.n_given :], *args.kwonlyargs]]
     known, without_default = {"seed", *given}, positional[: len(positional) - len(args.defaults)]
     required = sum(arg.arg not in known for arg in without_default)
     named = zip(args.kwonlyargs, args.kw_defaults, strict=True)
     extra = [arg.arg for arg, default in named if default is None and arg.arg not in known]
-    return seed and required <= 3 and (len(positional) >= 3 or args.vararg is not None) and not extra
+    return seed and required <= role.n_given and (len(positional) >= role.n_given or args.vararg is not None) and not extra
 
 
 # --- needs ------------------------------------------------------------------------------------------------------------
@@ -292,7 +339,7 @@ def checked_needs(names: list[str], function: str, path: Path) -> frozenset[str]
 # --- importing --------------------------------------------------------------------------------------------------------
 
 
-def load(spec: DefenseSpec) -> Defense:
+def load(spec: DefenseSpec) -> Any:
     """Import the file and return its function; raises BadInput with the line at which importing failed."""
     if spec.pickled:
         return _unpickled(spec)
@@ -300,33 +347,29 @@ def load(spec: DefenseSpec) -> Defense:
         sys.path.insert(0, str(spec.folder))
     try:
         module = importlib.import_module(spec.module) if spec.module else _import_file(spec.path)
-        function: Defense = getattr(module, spec.function)
+        function = getattr(module, spec.function)
     except (Exception, SystemExit) as error:
         reason = f"sys.exit({said_by(error)})" if isinstance(error, SystemExit) else described(error)
         raise BadInput(f"{_place(error, spec.path)}: importing it failed with {reason}; correct the file") from error
     if not callable(function):
-        raise BadInput(
-            f"{spec.path}: {spec.function} is {type(function).__name__}; it must be a function (train, fit, know, *, seed)"
-        )
+        raise BadInput(f"{spec.path}: {spec.function} is {type(function).__name__}; it must be a function {spec.role.signature}")
     needs = getattr(function, "needs", ())
     if frozenset(needs) != spec.needs:
         raise BadInput(
             f"{spec.path}: {spec.function}.needs is {sorted(needs)} but reads {sorted(spec.needs)} without running the file; "
             f"write `{spec.function}.needs = {{...}}` below the function"
         )
-    bound: Defense = parse_reference(f"module:{spec.function}{spec.arguments}", _USAGE).bind(function)
-    return bound
+    return parse_reference(f"module:{spec.function}{spec.arguments}", spec.role.usage).bind(function)
 
 
-def _unpickled(spec: DefenseSpec) -> Defense:
+def _unpickled(spec: DefenseSpec) -> Any:
     import cloudpickle
 
     try:
-        function: Defense = cloudpickle.loads(spec.pickled)
+        return cloudpickle.loads(spec.pickled)
     except (Exception, SystemExit) as error:
         reason = "another process cannot read it; write it to a file"
         raise BadInput(f"{spec.name} was sent by value, and {reason} ({described(error)})") from error
-    return function
 
 
 def _import_file(path: Path) -> object:

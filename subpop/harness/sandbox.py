@@ -166,9 +166,9 @@ class _Child:
         self._place = tempfile.TemporaryDirectory(prefix="defense-", ignore_cleanup_errors=True)
         self._process = SERVER.child()
         self._connection = self._process.connection
-        self._output = _Output(self._process.output, listener)
+        self._output = Output(self._process.output, listener)
         atexit.register(self.end)
-        _limit_waiting(self._connection, max(PATIENCE, timeout))
+        limit_waiting(self._connection, max(PATIENCE, timeout))
 
     @property
     def folder(self) -> str:
@@ -291,7 +291,7 @@ class _Child:
             self._fail("its process stopped reading and writing")
         if code < 0:
             hint = " (out of memory?)" if -code == signal.SIGKILL else ""
-            self._fail(f"its process was ended by {_signal_name(-code)}{hint}")
+            self._fail(f"its process was ended by {signal_name(-code)}{hint}")
         self._fail(f"its process ended itself with exit code {code}, as os._exit does; return a Defended instead")
 
     def _fail(self, reason: str) -> NoReturn:
@@ -320,7 +320,7 @@ class _Child:
         self._place.cleanup()
 
 
-def _signal_name(number: int) -> str:
+def signal_name(number: int) -> str:
     """SIGKILL, SIGSEGV, ...; a number for real-time signals, most of which have no name."""
     try:
         return signal.Signals(number).name
@@ -328,7 +328,7 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-class _Output:
+class Output:
     """The child's output: read without ever blocking it, passed on to a listener; only the last lines are stored."""
 
     def __init__(self, connection: Connection, listener: Listener | None) -> None:
@@ -360,7 +360,7 @@ class _Output:
             self._connection.close()
 
 
-def _limit_waiting(connection: Connection, seconds: float) -> None:
+def limit_waiting(connection: Connection, seconds: float) -> None:
     """Let no read or write block longer than this: a child that stops in the middle must not stop the harness."""
     limit = struct.pack("ll", int(seconds) + 1, 0)
     with socket.socket(fileno=os.dup(connection.fileno())) as handle:

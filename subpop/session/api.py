@@ -45,6 +45,7 @@ def measure(
     *,
     rate: Any = 1.0,
     defense: Any = "none",
+    attack: Any = "label_flip",
     store: str | PathLike[str] | None = STORE,
     integrity: bool = True,
     **settings: Any,
@@ -69,12 +70,15 @@ def measure(
         alpha: poison rows for each row of the attacked subpopulation in D_aux.
     defense
         The name of a defense, such as `trim`; `none`; `path.py:function`; or a function (train, fit, know, *, seed).
+    attack
+        The name of an attack, such as `label_flip`; `path.py:function`; or a function (sample, count, *, seed), which receives
+        an `AttackSample` and runs in a child process.
     store
         File of finished trials; None to keep nothing.
     integrity
         Whether defenses of your own are probed for known ways to cheat, for about as long as their trials take.
     **settings
-        Further names and settings of `Cell.of`: `attack`, `partition` (by default `feature_match` where the data has
+        Further names and settings of `Cell.of`: `partition` (by default `feature_match` where the data has
         annotations, otherwise `cluster_match`), `n_seeds` (5), `split`, `sampling` and so on.
 
     Returns
@@ -105,6 +109,7 @@ def measure(
         "victim": _each(victim, given.victim),
         "rate": rate,
         "defense": _each(defense, given.defense),
+        "attack": _each(attack, given.attack),
     }
     wanted = grid(**{"stem": NAME, "tier": NAME, "partition": "", **axes, **settings})
     started = time.time()
@@ -140,6 +145,7 @@ def _run(store: Store, given: Given, integrity: bool) -> Run:
         store,
         root=data_root(None),
         plugins=given.defenses,
+        attacks=given.attacks,
         cache=store.path.parent / "features",
         partitions=baselines / FOLDER,
         listener=to_terminal,

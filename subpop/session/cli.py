@@ -55,7 +55,10 @@ def _parser() -> argparse.ArgumentParser:
     data.set_defaults(run=_data)
 
     check = commands.add_parser("check", help="run the contract checks of a defense, such as my_defense.py:my_defense")
-    check.add_argument("defense", help="path.py:function or package.module:function")
+    kind = check.add_mutually_exclusive_group(required=True)
+    own = "path.py:function or package.module:function"
+    kind.add_argument("defense", nargs="?", help=own)
+    kind.add_argument("--attack", metavar="NAME", help=f"check an attack instead: {own}")
     check.set_defaults(run=_check)
 
     new = commands.add_parser("new-defense", help="write a small defense of your own that works, and its test, to start from")
@@ -195,10 +198,13 @@ def _is_ready(record: DatasetRecord) -> str:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from subpop.harness.plugins import load, parse_defense
-    from subpop.testing import check_defense
+    from subpop.harness.plugins import load, parse_attack, parse_defense
+    from subpop.testing import check_attack, check_defense
 
-    results = check_defense(load(parse_defense(options.defense, Path.cwd(), option="")))
+    if options.attack is not None:
+        results = check_attack(load(parse_attack(options.attack, Path.cwd())))
+    else:
+        results = check_defense(load(parse_defense(options.defense, Path.cwd(), option="")))
     same: dict[str, list[str]] = {}  # one mistake fails many checks
     for result in results:
         if result.passed:

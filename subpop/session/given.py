@@ -1,8 +1,8 @@
-"""What a caller of `subpop.measure` gives for data, victims and defenses: names as suites write them, or Python objects."""
+"""What a caller of `subpop.measure` gives for the parts of a cell: names as suites write them, or Python objects."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from subpop.attacks import ATTACKS
 from subpop.datasets import DATASETS
 from subpop.defenses import DEFENSES, is_built_in
 from subpop.experiments.context import Context
-from subpop.harness.callables import defense_of
-from subpop.harness.plugins import DefenseSpec, parse_defense
+from subpop.harness.callables import spec_of
+from subpop.harness.plugins import AttackSpec, DefenseSpec, Spec, parse_plugin
 from subpop.testing import check_dataset
 from subpop.types import BadInput, Cell, Dataset, Victim
 from subpop.types.printable import printable
@@ -33,6 +34,7 @@ class Given:
     data: dict[str, Dataset] = field(default_factory=dict)
     victims: dict[str, tuple[Victim, str | None]] = field(default_factory=dict)
     defenses: dict[str, DefenseSpec] = field(default_factory=dict)
+    attacks: dict[str, AttackSpec] = field(default_factory=dict)
 
     def dataset(self, given: Any) -> str:
         """The name of a data set; `given`: a name, a Dataset or a pair (x, y)."""
@@ -58,25 +60,13 @@ class Given:
 
     def defense(self, given: Any) -> str:
         """The name of a defense; `given`: a name, `path.py:function`, a function or None."""
-        if given is None:
-            return "none"
-        if isinstance(given, str):
-            if ":" not in given or is_built_in(given):
-                return given
-            spec = parse_defense(given, Path.cwd(), option="defense=")
-        elif not callable(given):
-            raise BadInput(f"defense={given!r} is {type(given).__name__}; give a name, path.py:function or a function")
-        else:
-            registered = next((name for name, each in DEFENSES.items() if each is given), None)
-            if registered is not None:
-                return registered
-            spec = defense_of(given)
-        same = next((name for name, each in self.defenses.items() if replace(each, name=spec.name) == spec), None)
-        if same is not None:
-            return same
-        name = _new(spec.name, {*DEFENSES, *self.defenses, "none"})
-        self.defenses[name] = replace(spec, name=name)
-        return name
+        if given is None or (isinstance(given, str) and is_built_in(given)):
+            return given or "none"
+        return _plugin(DefenseSpec, given, DEFENSES, self.defenses)
+
+    def attack(self, given: Any) -> str:
+        """The name of an attack; `given`: a name, `path.py:function` or a function."""
+        return _plugin(AttackSpec, given, ATTACKS, self.attacks)
 
     def supply(self, context: Context, cells: Iterable[Cell]) -> None:
         """Let the context have the data and the victims under the names in the cells."""
@@ -96,6 +86,28 @@ def _new(text: str, known: Iterable[str]) -> str:
     while found in taken or is_built_in(found):
         found, number = f"{name} {number}", number + 1
     return found
+
+
+def _plugin(kind: type[Spec], given: Any, registered: Mapping[str, object], own: dict[str, Spec]) -> str:
+    """The name of a plug-in that is given as text or as a function; it is added to `own`."""
+    noun = kind.role.noun
+    if isinstance(given, str):
+        if ":" not in given:
+            return given
+        spec = parse_plugin(kind, given, Path.cwd(), option=f"{noun}=")
+    elif not callable(given):
+        raise BadInput(f"{noun}={given!r} is {type(given).__name__}; give a name, path.py:function or a function")
+    else:
+        built_in = next((name for name, each in registered.items() if each is given), None)
+        if built_in is not None:
+            return built_in
+        spec = spec_of(kind, given)
+    same = next((name for name, each in own.items() if replace(each, name=spec.name) == spec), None)
+    if same is not None:
+        return same
+    name = _new(spec.name, {*registered, *own, "none"})
+    own[name] = replace(spec, name=name)
+    return name
 
 
 def _estimator(given: Any) -> tuple[Victim, str | None]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pytest
 
-    from subpop.harness.plugins import DefenseSpec
+    from subpop.harness.plugins import AttackSpec, DefenseSpec, Spec
     from subpop.session.run import Run
 
 
@@ -33,6 +33,13 @@ def add_options(parser: pytest.Parser, *, has_xdist: bool) -> None:
         action="append",
         default=[],
         help="your own defense: path.py:function or package.module:function; repeatable",
+    )
+    group.addoption(
+        "--attack",
+        action="append",
+        default=[],
+        help="your own attack: path.py:function or package.module:function; repeatable. It replaces label flipping in the "
+        "undefended cells, and in those of --defense, of the suites that are open to defenses",
     )
     group.addoption("--only-mine", action="store_true", help="run the defenses of --defense and the controls that belong to them")
     group.addoption(
@@ -69,7 +76,7 @@ def checked_defenses(config: pytest.Config) -> dict[str, DefenseSpec]:
     """The plug-in defenses by name. Raises BadInput if an option has an invalid value."""
     from subpop.defenses import is_built_in
     from subpop.experiments.executors import check_executor
-    from subpop.harness.plugins import parse_defense
+    from subpop.harness.plugins import DefenseSpec
     from subpop.runtime.options import check_device, check_timeout
     from subpop.session.run import check_tier
     from subpop.types import BadInput
@@ -85,20 +92,38 @@ def checked_defenses(config: pytest.Config) -> dict[str, DefenseSpec]:
         raise BadInput(f"--seeds-times {times} must be a whole number of at least 1")
     if times > 1 and config.getoption("--rebaseline"):
         raise BadInput("--rebaseline records the seeds of each suite; run it without --seeds-times")
-    if config.getoption("--only-mine") and not config.getoption("--defense"):
-        raise BadInput("--only-mine needs a defense of your own; name it with --defense path.py:function")
-    specs = [parse_defense(text, config.invocation_params.dir) for text in config.getoption("--defense")]
+    if config.getoption("--only-mine") and not (config.getoption("--defense") or config.getoption("--attack")):
+        raise BadInput(
+            "--only-mine needs a defense or an attack of your own; name it with --defense or --attack path.py:function"
+        )
+    return _checked_plugins(DefenseSpec, config, is_built_in)
+
+
+def checked_attacks(config: pytest.Config) -> dict[str, AttackSpec]:
+    """The attacks of one's own by name. Raises BadInput if an option names none."""
+    from subpop.attacks import ATTACKS
+    from subpop.harness.plugins import AttackSpec
+
+    return _checked_plugins(AttackSpec, config, ATTACKS.__contains__)
+
+
+def _checked_plugins(kind: type[Spec], config: pytest.Config, is_built_in: Callable[[str], bool]) -> dict[str, Spec]:
+    from subpop.harness.plugins import parse_plugin
+    from subpop.types import BadInput
+
+    option, noun = kind.role.option.strip(), kind.role.noun
+    specs = [parse_plugin(kind, text, config.invocation_params.dir, f"{option} ") for text in config.getoption(option)]
     names = [spec.name for spec in specs]
     if len(set(names)) < len(names):
         double = next(name for name in names if names.count(name) > 1)
-        raise BadInput(f"--defense names {double} more than once; leave out the repetition, or rename one of the functions")
+        raise BadInput(f"{option} names {double} more than once; leave out the repetition, or rename one of the functions")
     for name in names:
         if is_built_in(name):
-            raise BadInput(f"--defense {name} has the name of a built-in defense; rename the function or its file")
+            raise BadInput(f"{option} {name} has the name of a built-in {noun}; rename the function or its file")
     return {spec.name: spec for spec in specs}
 
 
-def make_run(config: pytest.Config, plugins: Mapping[str, DefenseSpec]) -> Run:
+def make_run(config: pytest.Config, plugins: Mapping[str, DefenseSpec], attacks: Mapping[str, AttackSpec]) -> Run:
     """The run that the options describe."""
     from subpop.datasets.download import data_root
     from subpop.experiments.attack_sets import FOLDER as PARTITIONS_FOLDER
@@ -114,6 +139,7 @@ def make_run(config: pytest.Config, plugins: Mapping[str, DefenseSpec]) -> Run:
         device=config.getoption("--device"),
         timeout=config.getoption("--defense-timeout"),
         plugins=plugins,
+        attacks=attacks,
         fresh=config.getoption("--fresh"),
         cache=store.path.parent / "features",
         weights_root=_place_or_none(config, "--weights-root"),

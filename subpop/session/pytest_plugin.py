@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from subpop.session.options import add_options, baselines_folder, checked_defenses, make_run, report_directory
+from subpop.session.options import add_options, baselines_folder, checked_attacks, checked_defenses, make_run, report_directory
 from subpop.session.run_info import commit_of, docstrings, environment, run_info
 
 if TYPE_CHECKING:
-    from subpop.harness.plugins import DefenseSpec
+    from subpop.harness.plugins import AttackSpec, DefenseSpec
     from subpop.session.run import Run
     from subpop.session.session_watch import SessionWatch  # noqa: F401 (the type of a key)
     from subpop.types import Cell, CellResult, Model
 
 RUN = pytest.StashKey["Run"]()
 PLUGINS: pytest.StashKey[dict[str, DefenseSpec]] = pytest.StashKey()
+ATTACKS: pytest.StashKey[dict[str, AttackSpec]] = pytest.StashKey()
 WATCH = pytest.StashKey["SessionWatch"]()
 MISTAKES = pytest.StashKey[list[str]]()
 """Errors in marks; reported after collection."""
@@ -70,7 +71,7 @@ def pytest_configure(config: pytest.Config) -> None:
     from subpop.types import BadInput
 
     try:
-        config.stash[PLUGINS] = checked_defenses(config)
+        config.stash[PLUGINS], config.stash[ATTACKS] = checked_defenses(config), checked_attacks(config)
     except BadInput as error:
         raise pytest.UsageError(str(error)) from None
 
@@ -96,7 +97,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if (times := config.getoption("--seeds-times")) > 1:
         cells = [cell.with_(n_seeds=cell.n_seeds * times) for cell in cells]
     is_open, only_mine = getattr(metafunc.module, "open_to_defenses", False), config.getoption("--only-mine")
-    own = select(cells, config.getoption("--tier"), rows_of_plugins(plugins), is_open, only_mine)
+    attacks = config.stash[ATTACKS]
+    own = select(cells, config.getoption("--tier"), rows_of_plugins(plugins), is_open, only_mine, attacks)
     try:
         for mark in metafunc.definition.iter_markers("cells"):
             own = chosen(own, cells, mark.kwargs, metafunc.definition.nodeid)
@@ -152,8 +154,8 @@ def pytest_benchmark_group_stats(
 
 def _run_of(config: pytest.Config) -> Run:
     if RUN not in config.stash:
-        plugins = config.stash[PLUGINS]
-        config.stash[RUN] = make_run(config, plugins)
+        plugins, attacks = config.stash[PLUGINS], config.stash[ATTACKS]
+        config.stash[RUN] = make_run(config, plugins, attacks)
     return config.stash[RUN]
 
 

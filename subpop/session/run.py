@@ -125,8 +125,8 @@ class Run:
         return self.results[cell]
 
     def _is_of_plugin(self, cell: Cell) -> bool:
-        """Whether a row is a plug-in or a random filter matched to one."""
-        return filter_of(cell.defense) in self.experiment.plugins
+        """Whether a row is a plug-in, a random filter matched to one, or an attack of one's own."""
+        return filter_of(cell.defense) in self.experiment.plugins or cell.attack in self.experiment.context.attacks
 
     def _check_matched(self, cell: Cell) -> None:
         """Raise NoFilter for a control that is matched to a plug-in which failed or is no filter, or is not reusable."""
@@ -353,11 +353,13 @@ def select(
     plugins: Iterable[str] = (),
     open_to_defenses: bool = False,
     only_plugins: bool = False,
+    attacks: Iterable[str] = (),
 ) -> list[Cell]:
     """The cells of a tier; in suites open to plug-ins, also each undefended cell with every plug-in.
 
     plugins: names of plug-ins and of random filters matched to them. only_plugins: of the tier's own cells, only the controls
-    that plug-ins are compared with.
+    that plug-ins are compared with. attacks: names of attacks of one's own, each of which replaces label flipping in the
+    undefended cells and in those of plug-ins.
     """
     own = [cell for cell in cells if cell.tier == tier]
     if only_plugins:
@@ -366,7 +368,9 @@ def select(
         return own
     undefended = [cell for cell in own if cell.defense == "none"]
     added = [cell.with_(defense=name) for name in plugins for cell in undefended]
-    return own + [cell for cell in added if kind_of(cell).trains_trials or not cell.defense.startswith(MATCHED)]
+    added = [cell for cell in added if kind_of(cell).trains_trials or not cell.defense.startswith(MATCHED)]
+    flipped = [cell for cell in undefended + added if cell.attack == "label_flip" and kind_of(cell).trains_trials]
+    return own + added + [cell.with_(attack=name) for name in attacks for cell in flipped]
 
 
 def rows_of_plugins(plugins: Mapping[str, DefenseSpec]) -> list[str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from subpop.testing.attacks import ATTACK_CHECKS, Attack
 from subpop.testing.checks import CheckResult, ContractError, ContractWarning, run_checks
 from subpop.testing.datasets import DATASET_CHECKS
 from subpop.testing.defenses import DEFENSE_CHECKS, DefenseCheck
@@ -24,6 +25,7 @@ __all__ = [
     "ContractError",
     "ContractWarning",
     "Toy",
+    "check_attack",
     "check_dataset",
     "check_defense",
     "check_victim",
@@ -56,6 +58,31 @@ def check_defense(defense: Defense) -> list[CheckResult]:
     ('returns_defended', 'failed')
     """
     return run_checks(defense_checks(), defense)
+
+
+def check_attack(attack: Attack) -> list[CheckResult]:
+    """Run all checks of an attack of your own.
+
+    Parameters
+    ----------
+    attack
+        A function (sample, count, *, seed); see `AttackSample`.
+
+    Returns
+    -------
+    list of CheckResult
+        One result per check. Nothing is raised.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from subpop.testing import check_attack
+    >>> def flips_too_few(sample, count, *, seed):
+    ...     return sample.members[:1], 1 - sample.y[sample.members[:1]]
+    >>> check_attack(flips_too_few)[0].message
+    'its rows are int64 of shape (1,); return 24 whole numbers, of shape (24,)'
+    """
+    return run_checks(ATTACK_CHECKS, attack)
 
 
 def check_victim(victim: Victim, pool: Pool | None = None) -> list[CheckResult]:

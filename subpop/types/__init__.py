@@ -21,7 +21,19 @@ from subpop.types.results import (
     TrialResult,
     Verdict,
 )
-from subpop.types.roles import GRANTED, Certificate, ChannelModel, Defended, Defense, Fit, Knowledge, Model, StoredModel, Victim
+from subpop.types.roles import (
+    GRANTED,
+    AttackSample,
+    Certificate,
+    ChannelModel,
+    Defended,
+    Defense,
+    Fit,
+    Knowledge,
+    Model,
+    StoredModel,
+    Victim,
+)
 from subpop.types.rows import ArrayRows, FleetJob, Pool, RowSource, TrainingSet, content_order
 
 __all__ = [
@@ -39,6 +51,7 @@ __all__ = [
     "RowSource",
     "TrainingSet",
     "content_order",
+    "AttackSample",
     "Certificate",
     "ChannelModel",
     "Defended",

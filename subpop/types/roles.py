@@ -306,6 +306,38 @@ class Knowledge:
     trained step by step."""
 
 
+@dataclass(frozen=True, eq=False)
+class AttackSample:
+    """What an attack of your own receives: the attacker's data, and nothing of the training set, the test set or the defense.
+
+    The attack is a function `(sample, count, *, seed)` that returns a pair (rows, labels) of `count` positions in the sample and
+    the labels that these rows get, or (rows, labels, x) with the changed inputs of the rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from subpop import AttackSample
+    >>> def flips(sample, count, *, seed):
+    ...     rows = np.random.default_rng(seed).choice(sample.members, count)
+    ...     return rows, 1 - sample.y[rows]
+    >>> sample = AttackSample(np.zeros((4, 2), np.float32), np.array([0, 0, 1, 1]), np.array([0, 1]), n_classes=2)
+    >>> rows, labels = flips(sample, 3, seed=0)
+    >>> labels.tolist()
+    [1, 1, 1]
+    """
+
+    x: Array
+    """(n, ...) the inputs of the attacker's rows, D_aux."""
+    y: Ints
+    """(n,) int64 true labels."""
+    members: Ints
+    """(a,) positions of the rows in the attacked subpopulation."""
+    n_classes: int
+    """The number of classes."""
+    target: int | None = None
+    """With three classes or more, the label that label flipping would give to all poison rows; None for two classes."""
+
+
 GRANTED = ("n_poison", "clean_holdout", "representation", "groups")
 """Fields of `Knowledge` that a plug-in may declare in its `needs`."""
 

@@ -286,8 +286,9 @@ class Probes:
 
     def _other_experiment(self) -> Experiment:
         """An experiment on the probe's own data, which does not write to the store."""
-        device, plugins = self.experiment.context.device, self.experiment.plugins
-        return Experiment.on(NoStore(), device=device, timeout=self.arena.timeout, plugins=plugins)
+        context, plugins = self.experiment.context, self.experiment.plugins
+        timeout, attacks = self.arena.timeout, context.attacks
+        return Experiment.on(NoStore(), device=context.device, timeout=timeout, plugins=plugins, attacks=attacks)
 
     def _cost(self, generator: np.random.Generator) -> list[Finding]:
         attacked = [result for result in self.results if result.trial.attacked]
