@@ -19,7 +19,8 @@ import sys
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from multiprocessing import TimeoutError as NotInTime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -268,12 +269,17 @@ def _tried(template: Any, table: Table, options: _Options) -> tuple[_Front, bool
             try:
                 return front, _train(front, table, options, size)
             except BadInput as error:
-                if isinstance(error.__cause__, TimeoutError):
-                    raise
                 errors.append(error)
+                if isinstance(error.__cause__, TimeoutError | NotInTime):
+                    raise _useless(options.name, table, error) from error
         if len(table) <= size:
             break
-    raise BadInput(f"{options.name} cannot be trained on {table.name}: {errors[-1]}")
+    # A Pipeline of the user's is meant for the columns as they are; others, for what skrub makes of them.
+    raise _useless(options.name, table, errors[0 if hasattr(template, "steps") else -1]) from errors[-1]
+
+
+def _useless(name: str, table: Table, error: BadInput) -> BadInput:
+    return BadInput(f"{name} cannot be trained on {table.name}: {error}")
 
 
 def _fronts(template: Any, table: Table, name: str) -> list[_Front]:
@@ -373,8 +379,14 @@ def _code(value: Any) -> list[str]:
         raise _Unknown
     if file.endswith(".py") and not file.startswith(INSTALLED):
         return [module, name, plugin_hash(Path(file))]
-    packages = importlib.metadata.packages_distributions().get(module.partition(".")[0], ())
-    return [module, name, *(f"{each} {importlib.metadata.version(each)}" for each in sorted(set(packages)))]
+    return [module, name, *_versions(module.partition(".")[0])]
+
+
+@cache
+def _versions(package: str) -> list[str]:
+    """The distributions that a package was installed from, with their versions; found once, since the search takes long."""
+    names = importlib.metadata.packages_distributions().get(package, ())
+    return [f"{name} {importlib.metadata.version(name)}" for name in sorted(set(names))]
 
 
 def _modules_of(value: Any, depth: int = 0) -> set[str]:

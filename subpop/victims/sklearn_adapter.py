@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from multiprocessing import TimeoutError as NotInTime
 from typing import Any, Protocol
 
 import numpy as np
@@ -145,7 +146,7 @@ class SklearnVictim:
             models: list[SklearnModel] = Parallel(n_jobs=n_jobs, timeout=self._time_limit)(tasks)
         except BadInput:
             raise
-        except TimeoutError as error:
+        except (NotInTime, TimeoutError) as error:
             raise BadInput(
                 f"{name} was still being trained after {self._time_limit:g} s; give it fewer rows, a faster setting, or more time"
             ) from error

@@ -76,8 +76,8 @@ def is_random(estimator: Any) -> bool:
 
 
 def taken(rows: Any, chosen: Array) -> Any:
-    """The chosen rows of an array or a frame."""
-    return rows.iloc[chosen] if hasattr(rows, "iloc") else rows[chosen]
+    """The chosen rows of an array or a frame, which is then numbered from 0."""
+    return rows.iloc[chosen].reset_index(drop=True) if hasattr(rows, "iloc") else rows[chosen]
 
 
 def fit_weighted(estimator: Any, x: Any, y: Array, weights: Array | None) -> None:
