@@ -390,8 +390,9 @@ def _versions(package: str) -> list[str]:
 
 
 def _modules_of(value: Any, depth: int = 0) -> set[str]:
-    """Top-level packages of the classes of an estimator and of everything in its parameters."""
-    own = {type(value).__module__.partition(".")[0]} - {"builtins", "numpy", "scipy"}
+    """Top-level packages of the classes and functions of an estimator and of everything in its parameters."""
+    own = value if isinstance(value, types.FunctionType | type) else type(value)
+    found = {own.__module__.partition(".")[0]} - {"builtins", "numpy", "scipy"}
     parts: list[Any] = []
     if hasattr(value, "get_params") and not isinstance(value, type):
         parts = list(value.get_params(deep=False).values())
@@ -399,6 +400,4 @@ def _modules_of(value: Any, depth: int = 0) -> set[str]:
         parts = list(value)
     elif isinstance(value, Mapping):
         parts = list(value.values())
-    elif isinstance(value, types.FunctionType | type):
-        own = {value.__module__.partition(".")[0]}
-    return own.union(*(_modules_of(each, depth + 1) for each in parts)) if depth < 20 else own
+    return found.union(*(_modules_of(each, depth + 1) for each in parts)) if depth < 20 else found
