@@ -8,8 +8,11 @@ from functools import partial
 from pathlib import Path
 
 from subpop.datasets import (
+    acs_income,
     adult,
     cifar10,
+    compas,
+    credit,
     digits,
     dogfish,
     embeddings,
@@ -84,6 +87,23 @@ DATASETS: dict[str, DatasetSource] = {
     ),
     "mixture_sizes": DatasetSource(mixture_sizes.load, "Gaussian mixture, 16 subpopulations of 45 to 4,500 rows", "generated"),
     "adult": DatasetSource(adult.load, "UCI Adult, income above 50,000; 48,842 rows", "CC BY 4.0", adult.FILES),
+    "acs_income": DatasetSource(
+        acs_income.load,
+        "ACS income above 50,000, California 2018; unverified",
+        acs_income.LICENCE,
+        acs_income.FILES,
+        found=acs_income.found,
+    ),
+    "south_german_credit": DatasetSource(
+        credit.load_south_german,
+        "South German credit, 1,000 rows; unverified",
+        credit.LICENCE,
+        credit.SOUTH_GERMAN_FILES,
+    ),
+    "german_credit": DatasetSource(
+        credit.load_german, "the same with the codes of 1994, some of them wrong; unverified", credit.LICENCE, credit.GERMAN_FILES
+    ),
+    "compas": DatasetSource(compas.load, "charged again within two years, 6,172 rows; unverified", compas.LICENCE, compas.FILES),
     "digits_images": DatasetSource(digits.load_images, "the digits as pictures, 1x8x8", "CC BY 4.0"),
     "utkface": _utkface(100, "faces, gender; 20,054 pictures of 100x100"),
     "utkface_64": _utkface(64, "the same at 64x64"),

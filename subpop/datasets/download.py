@@ -34,10 +34,10 @@ class RemoteFile:
     """Path below the data set's folder."""
     url: str
     """Where it is downloaded from."""
-    md5: str
-    """The published checksum."""
-    n_bytes: int
-    """Its size."""
+    md5: str = ""
+    """The checksum of the published file; "" if nobody has computed it from that file."""
+    n_bytes: int = 0
+    """Its size; 0 if it is not known."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class FileState:
     path: Path
     """The file."""
     state: str
-    """`ok`, `missing` or `different`."""
+    """`ok`, `missing`, `different`, or `unverified`: there, with no published checksum."""
     expected_md5: str
     """The published checksum, "" if there is none."""
     found_md5: str = ""
@@ -57,6 +57,8 @@ class FileState:
 
     def __str__(self) -> str:
         found = f" (md5 {self.found_md5}, published {self.expected_md5})" if self.state == "different" else ""
+        if self.state == "unverified":
+            found = f" (md5 {self.found_md5}; no checksum of the published file is known to compare it with)"
         if self.state == "ok" and not self.expected_md5:
             found = " (exists; there is no published checksum to compare it with)"
         return f"{self.dataset}: {self.path} {self.state}{found}"
@@ -158,7 +160,7 @@ def require_files(name: str, files: Sequence[RemoteFile], root: Path | None = No
 
 
 def fetch_files(name: str, files: Sequence[RemoteFile], root: Path | None = None, progress: bool = True) -> list[FileState]:
-    """Download missing files; a download is only used if its checksum is the published one.
+    """Download missing files; a download is only used if its checksum is the published one, where that is known.
 
     Raises BadInput if a download fails or differs, or if a different file already exists at its path.
     """
@@ -200,7 +202,8 @@ def _state(name: str, file: RemoteFile, folder: Path) -> FileState:
     if not path.is_file():
         return FileState(name, path, "missing", file.md5)
     found = md5(path)
-    return FileState(name, path, "ok" if found == file.md5 else "different", file.md5, found)
+    state = "unverified" if not file.md5 else "ok" if found == file.md5 else "different"
+    return FileState(name, path, state, file.md5, found)
 
 
 def md5(path: Path) -> str:
@@ -216,7 +219,9 @@ def _download(file: RemoteFile, path: Path, progress: bool) -> None:
         # pooch writes to a temporary file and moves it once the checksum agrees: no partial file is left behind.
         with _bar(file) if progress else _no_bar() as bar:
             downloader = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 16, timeout=30)
-            pooch.retrieve(file.url, f"md5:{file.md5}", fname=path.name, path=path.parent, downloader=downloader)
+            pooch.retrieve(
+                file.url, f"md5:{file.md5}" if file.md5 else None, fname=path.name, path=path.parent, downloader=downloader
+            )
     except ValueError as error:
         raise BadInput(
             f"{file.url} is not the published file of {file.n_bytes} bytes with md5 {file.md5} ({error}); it was discarded: "
