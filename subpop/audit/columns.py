@@ -14,6 +14,7 @@ import numpy as np
 
 from subpop.datasets.embeddings import MOST_LEVELS, annotation_codes
 from subpop.types import Array, BadInput, Ints
+from subpop.types.printable import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,14 +57,12 @@ def checked(name: str, column: pd.Series[Any]) -> pd.Series[Any]:
     if isinstance(column.dtype, pd.IntervalDtype):
         column = column.astype(str).where(column.notna())
     if column.dtype.kind in "cV":
-        raise BadInput(f"column {name} is {column.dtype}; split it into columns of numbers, or leave it out")
+        raise BadInput(f"column {shown(name)} is {column.dtype}; split it into columns of numbers, or leave it out")
     if column.dtype.kind == "f":
         infinite = np.flatnonzero(np.isinf(column.to_numpy(dtype=np.float64, na_value=np.nan)))
         if len(infinite):
-            raise BadInput(
-                f"column {name} is {column.iloc[infinite[0]]} in row {column.index[infinite[0]]}; write a number there, or "
-                "nothing for a missing value"
-            )
+            found = f"{column.iloc[infinite[0]]} in row {column.index[infinite[0]]}"
+            raise BadInput(f"column {shown(name)} is {found}; write a number there, or nothing for a missing value")
     return column
 
 
@@ -77,7 +76,7 @@ def _of_one_type(name: str, column: pd.Series[Any]) -> pd.Series[Any]:
         try:
             return pd.to_datetime(column)
         except (ValueError, TypeError, OverflowError) as error:
-            raise BadInput(f"column {name} holds dates that pandas cannot use ({error}); write them as texts") from error
+            raise BadInput(f"column {shown(name)} holds dates that pandas cannot use ({error}); write them as texts") from error
     if kind in ("decimal", "empty", "floating", "mixed-integer-float"):
         return column.astype(np.float64)
     if kind == "boolean":
@@ -91,11 +90,10 @@ def _several_types(name: str, column: pd.Series[Any]) -> str:
     other = next((i for i, kind in enumerate(kinds) if kind != kinds[0]), None)
     first = f"{_short(present.iloc[0])} ({kinds[0]}) in row {present.index[0]}"
     if other is None:
-        return f"column {name} holds {first}; a column holds numbers, texts, booleans or dates: convert or leave it out"
+        return f"column {shown(name)} holds {first}; a column holds numbers, texts, booleans or dates: convert or leave it out"
     second = f"{_short(present.iloc[other])} ({kinds[other]}) in row {present.index[other]}"
-    return (
-        f"column {name} mixes types: {first} and {second}; make it one type, such as frame[{name!r}].astype(str), or leave it out"
-    )
+    fix = f"make it one type, such as frame[{_short(name)}].astype(str), or leave it out"
+    return f"column {shown(name)} mixes types: {first} and {second}; {fix}"
 
 
 def is_text(column: pd.Series[Any]) -> bool:
@@ -123,7 +121,7 @@ def spoilt_numbers(name: str, column: pd.Series[Any]) -> str:
         return ""
     wrong = int(np.flatnonzero(~numbers)[0])
     where = f"{_short(present.iloc[wrong])} in row {present.index[wrong]}"
-    found = f"column {name} has {numbers.sum():,} numbers and {(~numbers).sum():,} other values, the first {where}"
+    found = f"column {shown(name)} has {numbers.sum():,} numbers and {(~numbers).sum():,} other values, the first {where}"
     if numbers.mean() >= MOSTLY:
         raise BadInput(f"{found}; correct these values, write nothing for a missing one, or leave the column out")
     return f"{found}: it is read as text"
@@ -193,6 +191,11 @@ def _numbers(name: str, values: Array, as_they_are: bool) -> tuple[Array, tuple[
     return binned, tuple(_POINT_ZERO.sub("", word) for word in words) if is_whole else words
 
 
-def _short(value: object) -> str:
-    said = repr(value)
+def shown(value: object) -> str:
+    """A name or value in a message: on one line, and not longer than a line."""
+    said = " ".join(printable(value).split())
     return said if len(said) <= 60 else f"{said[:57]}..."
+
+
+def _short(value: object) -> str:
+    return shown(repr(value))

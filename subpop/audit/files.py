@@ -16,6 +16,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from subpop.audit.columns import shown
 from subpop.types import BadInput
 from subpop.types.printable import in_one_line
 
@@ -43,7 +44,7 @@ def read_file(path: Path, label: object) -> tuple[pd.DataFrame, tuple[str, ...]]
     """
     size = path.stat().st_size
     if size == 0:
-        raise BadInput(f"{path.name} is empty; its first line must hold the names of the columns")
+        raise BadInput(f"{path.name} is empty; give a file with a header and rows")
     if size > MOST_BYTES:
         raise BadInput(
             f"{path.name} has {_gigabytes(size)}{_widest(path)}; at most {_gigabytes(MOST_BYTES)} are read: {_SMALLER}"
@@ -65,10 +66,9 @@ def check_size(frame: pd.DataFrame) -> None:
     if len(frame) * len(frame.columns) < MOST_BYTES // 64:  # then texts are short enough to be looked at
         sizes = frame.memory_usage(index=False, deep=True)
     if int(sizes.sum()) > MOST_BYTES:
-        raise BadInput(
-            f"the frame has {_gigabytes(int(sizes.sum()))}, of which column {sizes.idxmax()} has {_gigabytes(int(sizes.max()))}; "
-            f"at most {_gigabytes(MOST_BYTES)} are read: {_SMALLER}"
-        )
+        largest = f"column {shown(sizes.idxmax())} has {_gigabytes(int(sizes.max()))}"
+        total, most = _gigabytes(int(sizes.sum())), _gigabytes(MOST_BYTES)
+        raise BadInput(f"the frame has {total}, of which {largest}; at most {most} are read: {_SMALLER}")
 
 
 # --- CSV --------------------------------------------------------------------------------------------------------------
@@ -99,6 +99,11 @@ def _csv(path: Path, label: object) -> tuple[pd.DataFrame, tuple[str, ...]]:
         raise BadInput(
             f"{path.name} has rows with more fields than the {len(names)} of its header; end no line with a separator, and put "
             'texts that contain one into "quotation marks"'
+        ) from error
+    except UnicodeError as error:
+        mark = encoding.removesuffix("-sig").upper()
+        raise BadInput(
+            f"{path.name} begins with the mark of {mark} and is not valid ({in_one_line(error)}); save it as UTF-8"
         ) from error
     except (ValueError, OverflowError, MemoryError, csv.Error) as error:
         raise BadInput(
@@ -161,7 +166,7 @@ def _separator(head: str, label: object) -> str:
 def _check_names(path: Path, names: list[str]) -> None:
     twice = [name for name, count in Counter(names).items() if count > 1 and name]
     if twice:
-        raise BadInput(f"{path.name} has two columns named {twice[0]}; rename one of them")
+        raise BadInput(f"{path.name} has two columns named {shown(twice[0])}; rename one of them")
     if not names:
         raise BadInput(f"{path.name} has no header; its first line must hold the names of the columns")
 
@@ -198,7 +203,7 @@ def _widest(path: Path) -> str:
     except csv.Error:
         return ""
     total, widest = sum(sizes.values()), sizes.most_common(1)
-    return f", most of it in column {widest[0][0]}" if widest and widest[0][1] > total / 2 and len(names) > 1 else ""
+    return f", most of it in column {shown(widest[0][0])}" if widest and widest[0][1] > total / 2 and len(names) > 1 else ""
 
 
 # --- parquet ----------------------------------------------------------------------------------------------------------
@@ -223,7 +228,7 @@ def _parquet(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
         if (total := sum(sizes.values())) > MOST_BYTES:
             name, size = sizes.most_common(1)[0]
             raise BadInput(
-                f"{path.name} holds {_gigabytes(total)}, of which column {name} has {_gigabytes(size)}; at most "
+                f"{path.name} holds {_gigabytes(total)}, of which column {shown(name)} has {_gigabytes(size)}; at most "
                 f"{_gigabytes(MOST_BYTES)} are read: {_SMALLER}"
             )
         frame = pd.read_parquet(path, engine="pyarrow")

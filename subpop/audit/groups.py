@@ -14,7 +14,7 @@ from itertools import combinations
 
 import numpy as np
 
-from subpop.audit.columns import is_identifier, level_codes
+from subpop.audit.columns import is_identifier, level_codes, shown
 from subpop.audit.table import Table
 from subpop.datasets.partitions import cluster_match
 from subpop.types import BadInput, Ints, Splits
@@ -132,7 +132,9 @@ def _by_column(table: Table, name: str) -> Grouping:
     if name == table.label:
         raise BadInput(f"groups={name} is the label; groups are made by other columns, such as {_examples(known)}")
     if name not in known:
-        raise BadInput(f"groups={name} is no column of {table.name}; {nearest(name, known) if known else 'it has none'}")
+        raise BadInput(
+            f"groups={name} is no column of {table.name}; {nearest(name, map(shown, known)) if known else 'it has none'}"
+        )
     if name in table.annotations:
         codes, words = table.annotations[name], table.words.get(name)
     else:
@@ -145,12 +147,12 @@ def _by_column(table: Table, name: str) -> Grouping:
         codes, words = level_codes(name, column)
     found = _named(name, codes, words)
     if len(found.words) < 2:
-        raise BadInput(f"groups={name} has one value, {found.words[0]}, in all rows; leave it out")
+        raise BadInput(f"groups={name} has one value, {shown(found.words[0])}, in all rows; leave it out")
     return found
 
 
 def _examples(names: Sequence[str]) -> str:
-    return ", ".join(names[:5])
+    return ", ".join(map(shown, names[:5]))
 
 
 def _named(name: str, codes: Ints, words: Sequence[str] | None) -> Grouping:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from subpop.audit.columns import NULLS, checked, is_categorical, is_identifier, level_codes, spoilt_numbers
+from subpop.audit.columns import checked, is_categorical, is_identifier, level_codes, shown, spoilt_numbers
 from subpop.audit.files import TABLES, check_size, read_file
 from subpop.datasets import embeddings, image_folder
 from subpop.datasets.embeddings import n_clusters, n_components
@@ -259,7 +259,7 @@ def _of_frame(name: str, frame: pd.DataFrame, label: object, drop: Sequence[str]
     if isinstance(label, str):
         if label not in frame.columns:
             others = "" if len(frame.columns) > 1 else "; is this the separator of the file?"
-            raise BadInput(f"{name} has no column {label!r}; {nearest(label, frame.columns)}{others}")
+            raise BadInput(f"{name} has no column {label!r}; {nearest(label, map(shown, frame.columns))}{others}")
         label_name, labels = label, frame[label]
         frame = frame.drop(columns=label)
     else:
@@ -267,7 +267,7 @@ def _of_frame(name: str, frame: pd.DataFrame, label: object, drop: Sequence[str]
         labels = label
     unknown = [each for each in drop if each not in frame.columns]
     if unknown:
-        raise BadInput(f"{name} has no column {unknown[0]!r} to leave out; {nearest(unknown[0], frame.columns)}")
+        raise BadInput(f"{name} has no column {unknown[0]!r} to leave out; {nearest(unknown[0], map(shown, frame.columns))}")
     frame = frame.drop(columns=list(drop))
     check_size(frame)
     y, classes, label_notes = _labels(label_name, labels, len(frame), frame.index)
@@ -291,15 +291,14 @@ def _of_frame(name: str, frame: pd.DataFrame, label: object, drop: Sequence[str]
 
 
 def _told(names: Any) -> str:
-    shown = [str(name) for name in names[:20]]
-    return ", ".join(shown) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    return ", ".join(map(shown, names[:20])) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 
 def _named_columns(frame: pd.DataFrame) -> pd.DataFrame:
     names = [printable(" ".join(map(str, name)) if isinstance(name, tuple) else name) for name in frame.columns]
     twice = [each for each in names if names.count(each) > 1] if len(set(names)) < len(names) else []
     if twice:
-        raise BadInput(f"two columns are named {twice[0]}; rename one of them")
+        raise BadInput(f"two columns are named {shown(twice[0])}; rename one of them")
     return frame.set_axis(names, axis=1)
 
 
@@ -310,12 +309,12 @@ def _usable(name: str, frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ..
     for key, column in columns.items():
         notes += [said] if (said := spoilt_numbers(key, column)) else []
         if column.nunique(dropna=False) < 2:
-            value = "missing" if column.isna().all() else repr(column.iloc[0])
+            value = "missing" if column.isna().all() else shown(repr(column.iloc[0]))
             left_out.append(key)
-            notes.append(f"column {key} is {value} in all rows: it is left out")
+            notes.append(f"column {shown(key)} is {value} in all rows: it is left out")
         elif is_identifier(column):
             left_out.append(key)
-            notes.append(f"column {key} has another value in every row: it is taken for an identifier and left out")
+            notes.append(f"column {shown(key)} has another value in every row: it is taken for an identifier and left out")
     if len(left_out) == len(frame.columns):
         raise BadInput(f"{name} has no column to learn from: {'; '.join(notes) or 'the label is its only column'}; add features")
     import pandas as pd
@@ -377,6 +376,7 @@ def _labels(name: str, labels: Any, n_rows: int, index: Any = None) -> tuple[Int
     """(n,) int64 positions of labels in the sorted classes, the classes as texts, and notes."""
     import pandas as pd
 
+    name = shown(name)
     try:
         column = labels.reset_index(drop=True) if isinstance(labels, pd.Series) else pd.Series(np.asarray(labels).tolist())
     except (ValueError, TypeError) as error:
@@ -387,8 +387,8 @@ def _labels(name: str, labels: Any, n_rows: int, index: Any = None) -> tuple[Int
     missing = np.flatnonzero(column.isna().to_numpy(dtype=bool))
     if len(missing):
         raise BadInput(
-            f"label {name} is missing in {len(missing):,} rows, the first is row {rows[missing[0]]} (nothing, or one of "
-            f"{', '.join(filter(None, NULLS[1:6]))}); leave these rows out, or give them a label"
+            f"label {name} is missing in {len(missing):,} rows, the first is row {rows[missing[0]]} (in a file: nothing, ?, "
+            "NA, N/A, NaN, null or None); leave these rows out, or give them a label"
         )
     if n_rows < MIN_ROWS:
         raise BadInput(f"there are {n_rows} rows; at least {MIN_ROWS} are needed, a third of them for testing: add rows")
@@ -399,9 +399,10 @@ def _labels(name: str, labels: Any, n_rows: int, index: Any = None) -> tuple[Int
     values, codes = np.unique(column.to_numpy(), return_inverse=True)
     words = tuple(_word(value) for value in values.tolist())
     if len(words) > MOST_CLASSES:
+        found = f"{len(words):,} values, from {shown(words[0])} to {shown(words[-1])}"
         raise BadInput(
-            f"label {name} has {len(words):,} values, from {words[0]} to {words[-1]}; at most {MOST_CLASSES} classes can be "
-            f"audited: name another column, or cut this one into classes first, such as pandas.qcut(frame[{name!r}], 4)"
+            f"label {name} has {found}; at most {MOST_CLASSES} classes can be audited: name another column, or cut this one into "
+            f"classes first, such as pandas.qcut(frame[{name!r}], 4)"
         )
     y = codes.astype(np.int64)
     _check_classes(name, y, words, rows)
@@ -414,14 +415,14 @@ def _word(value: object) -> str:
 
 def _check_classes(name: str, y: Ints, classes: Sequence[str], rows: Any) -> None:
     if len(classes) < 2:
-        raise BadInput(f"label {name} is {classes[0]} in all {len(y):,} rows; nothing can be learned from one class")
+        raise BadInput(f"label {name} is {shown(classes[0])} in all {len(y):,} rows; nothing can be learned from one class")
     counts = np.bincount(y, minlength=len(classes))
     rare = int(counts.argmin())
     if counts[rare] < MIN_CLASS_ROWS:
         where = "" if rows is None or not counts[rare] else f", the first is row {rows[int(np.flatnonzero(y == rare)[0])]}"
         raise BadInput(
-            f"class {classes[rare]} of label {name} has {counts[rare]} rows{where}; a class needs at least {MIN_CLASS_ROWS}: "
-            "correct these labels, leave the rows out, or merge classes"
+            f"class {shown(classes[rare])} of label {name} has {counts[rare]} rows{where}; a class needs at least "
+            f"{MIN_CLASS_ROWS}: correct these labels, leave the rows out, or merge classes"
         )
     if len(y) < MIN_ROWS:
         raise BadInput(f"there are {len(y)} rows; at least {MIN_ROWS} are needed, a third of them for testing: add rows")
@@ -433,6 +434,7 @@ def _alike(name: str, classes: Sequence[str]) -> tuple[str, ...]:
     for each in classes:
         plain = each.strip().rstrip(".").casefold()
         if plain in seen and not plain.replace(".", "").isdigit():
-            return (f"classes {seen[plain]!r} and {each!r} of label {name} count as two, although they are spelt almost alike",)
+            both = f"{shown(repr(seen[plain]))} and {shown(repr(each))}"
+            return (f"classes {both} of label {name} count as two, although they are spelt almost alike",)
         seen.setdefault(plain, each)
     return ()

@@ -138,6 +138,15 @@ def test_a_csv_file_says_what_was_assumed(tmp_path):
         assert note in " ".join(table.notes)
 
 
+def test_names_of_columns_are_shown_on_one_line(tmp_path):
+    names = "a long name of a column\n" * 9
+    frame = frame_of().rename(columns={"age": names})
+    said = refused(frame, "price")
+    assert said.startswith("frame has no column 'price'; use one of a long name of a column a long name of a column")
+    assert len(said) < 200
+    assert refused(written(tmp_path, b"\xff\xfea"), "paid").endswith("save it as UTF-8")
+
+
 def test_latin_1_is_read_and_said(tmp_path):
     frame = frame_of(city=np.resize(["Zürich", "Genève"], N))
     table = read_table(written(tmp_path, frame.to_csv(index=False), "latin-1"), "paid")
