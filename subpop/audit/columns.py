@@ -46,6 +46,8 @@ def checked(name: str, column: pd.Series[Any]) -> pd.Series[Any]:
     """
     import pandas as pd
 
+    if isinstance(column.dtype, pd.ArrowDtype) and column.dtype.kind == "O" and not is_text(column):
+        column = column.astype(object)  # dates, lists and the like
     if column.dtype == object:
         column = _of_one_type(name, column)
     if isinstance(column.dtype, pd.SparseDtype):
@@ -59,10 +61,12 @@ def checked(name: str, column: pd.Series[Any]) -> pd.Series[Any]:
     if column.dtype.kind in "cV":
         raise BadInput(f"column {shown(name)} is {column.dtype}; split it into columns of numbers, or leave it out")
     if column.dtype.kind == "f":
-        infinite = np.flatnonzero(np.isinf(column.to_numpy(dtype=np.float64, na_value=np.nan)))
-        if len(infinite):
-            found = f"{column.iloc[infinite[0]]} in row {column.index[infinite[0]]}"
-            raise BadInput(f"column {shown(name)} is {found}; write a number there, or nothing for a missing value")
+        values = column.to_numpy(dtype=np.float64, na_value=np.nan)
+        wrong = np.flatnonzero(np.abs(values) > np.finfo(np.float32).max)
+        if len(wrong):
+            found = f"{values[wrong[0]]:g} in row {column.index[wrong[0]]}"
+            raise BadInput(f"column {shown(name)} is {found}; write a number below 3e38 there, or nothing for a missing value")
+        column = column.astype(np.float64) if column.dtype == np.longdouble else column
     return column
 
 
@@ -81,7 +85,10 @@ def _of_one_type(name: str, column: pd.Series[Any]) -> pd.Series[Any]:
         return column.astype(np.float64)
     if kind == "boolean":
         return column.astype("boolean") if column.isna().any() else column.astype(bool)
-    return column.infer_objects() if kind == "integer" else column
+    if kind == "integer":
+        column = column.infer_objects()
+        return column.astype(np.float64) if column.dtype == object else column  # beyond 64 bits
+    return column
 
 
 def _several_types(name: str, column: pd.Series[Any]) -> str:

@@ -172,8 +172,10 @@ def read_table(source: object, label: object = None, *, drop: Sequence[str] = ()
 
 def _of_path(path: Path, label: object, drop: Sequence[str]) -> Table:
     ending = path.suffix.lower()
-    if not path.exists():
-        raise BadInput(f"there is no {path}; give the path of a {', '.join(TABLES)} or .npz file, or of a folder of pictures")
+    if not os.path.exists(path):
+        raise BadInput(
+            f"there is no {shown(path)}; give the path of a {', '.join(TABLES)} or .npz file, or of a folder of pictures"
+        )
     if path.is_dir() or ending == ".npz":
         if label not in (None, "y"):
             raise BadInput(f"label={label!r} cannot be chosen for {path.name}; {_own_label(path)}: leave the label out")
@@ -183,7 +185,10 @@ def _of_path(path: Path, label: object, drop: Sequence[str]) -> Table:
         raise BadInput(
             f"{path.name} ends in {ending or 'nothing'}; give a {', '.join(TABLES)} or .npz file, or a folder of pictures"
         )
-    frame, notes = read_file(path, label)
+    try:
+        frame, notes = read_file(path, label)
+    except OSError as error:
+        raise BadInput(f"{shown(path)} cannot be read ({error.strerror}); give a file that you may read") from error
     if label is not None and not isinstance(label, str):
         raise BadInput(f"the label of {path.name} is {type(label).__name__}; give the name of its column")
     return _of_frame(path.name, frame, label, drop, notes)
@@ -250,12 +255,15 @@ def _of_arrays(source: object, label: object) -> Table:
 
 
 def _of_frame(name: str, frame: pd.DataFrame, label: object, drop: Sequence[str], notes: tuple[str, ...] = ()) -> Table:
+    import pandas as pd
+
     frame = _named_columns(frame)
     if frame.empty:
         raise BadInput(f"{name} has {len(frame)} rows and {len(frame.columns)} columns; give at least {MIN_ROWS} rows")
     if label is None:
         raise BadInput(f"the label of {name} is not named; name one of its columns {_told(frame.columns)}")
     labels: Any
+    label = str(label) if np.ndim(label) == 0 else label  # type: ignore[arg-type]
     if isinstance(label, str):
         if label not in frame.columns:
             others = "" if len(frame.columns) > 1 else "; is this the separator of the file?"
@@ -271,8 +279,14 @@ def _of_frame(name: str, frame: pd.DataFrame, label: object, drop: Sequence[str]
     frame = frame.drop(columns=list(drop))
     check_size(frame)
     y, classes, label_notes = _labels(label_name, labels, len(frame), frame.index)
-    frame, left_out, column_notes = _usable(name, frame)
-    coded = {key: level_codes(key, frame[key]) for key in frame.columns if key not in left_out and is_categorical(frame[key])}
+    columns = [_column(key, frame[key]) for key in frame.columns]
+    frame = pd.DataFrame({each.name: each.values for each in columns}, index=frame.index)
+    left_out = tuple(each.name for each in columns if each.left_out)
+    column_notes = tuple(each.note for each in columns if each.note)
+    if len(left_out) == len(columns):
+        found = "; ".join(column_notes) or "the label is its only column"
+        raise BadInput(f"{name} has no column to learn from: {found}; add features")
+    coded = {each.name: each.codes for each in columns if each.codes is not None}
     hashes, copy_notes = _copies(hashes_of(frame), y)
     x, x_notes = _vectorised(name, frame.drop(columns=list(left_out)))
     return Table(
@@ -302,24 +316,36 @@ def _named_columns(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.set_axis(names, axis=1)
 
 
-def _usable(name: str, frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...], tuple[str, ...]]:
-    """The frame with checked columns, the names of those that say nothing, and notes."""
-    columns = {key: checked(key, frame[key]) for key in frame.columns}
-    left_out, notes = list[str](), list[str]()
-    for key, column in columns.items():
-        notes += [said] if (said := spoilt_numbers(key, column)) else []
+@dataclass(frozen=True)
+class _Column:
+    """A checked column, whether it says nothing, its codes and their meaning if it is categorical, and a note or ''."""
+
+    name: str
+    values: pd.Series[Any]
+    left_out: bool = False
+    codes: tuple[Ints, tuple[str, ...]] | None = None
+    note: str = ""
+
+
+def _column(name: str, column: pd.Series[Any]) -> _Column:
+    try:
+        column = checked(name, column)
+        note = spoilt_numbers(name, column)
         if column.nunique(dropna=False) < 2:
             value = "missing" if column.isna().all() else shown(repr(column.iloc[0]))
-            left_out.append(key)
-            notes.append(f"column {shown(key)} is {value} in all rows: it is left out")
-        elif is_identifier(column):
-            left_out.append(key)
-            notes.append(f"column {shown(key)} has another value in every row: it is taken for an identifier and left out")
-    if len(left_out) == len(frame.columns):
-        raise BadInput(f"{name} has no column to learn from: {'; '.join(notes) or 'the label is its only column'}; add features")
-    import pandas as pd
-
-    return pd.DataFrame(columns, index=frame.index), tuple(left_out), tuple(notes)
+            return _Column(name, column, True, note=f"column {shown(name)} is {value} in all rows: it is left out")
+        if is_identifier(column):
+            told = f"column {shown(name)} has another value in every row: it is taken for an identifier and left out"
+            return _Column(name, column, True, note=told)
+        hashes_of(column.to_frame())
+        return _Column(name, column, codes=level_codes(name, column) if is_categorical(column) else None, note=note)
+    except BadInput:
+        raise
+    except Exception as error:  # of pandas, for types that it does not fully support
+        raise BadInput(
+            f"column {shown(name)} of {column.dtype} cannot be used ({in_one_line(error)}); convert it to numbers or texts, or "
+            "leave it out"
+        ) from error
 
 
 def hashes_of(frame: pd.DataFrame) -> Ints:
@@ -378,7 +404,9 @@ def _labels(name: str, labels: Any, n_rows: int, index: Any = None) -> tuple[Int
 
     name = shown(name)
     try:
-        column = labels.reset_index(drop=True) if isinstance(labels, pd.Series) else pd.Series(np.asarray(labels).tolist())
+        if not isinstance(labels, pd.Series) and np.ndim(labels) == 2 and np.shape(labels)[1] == 1:
+            labels = np.ravel(labels)
+        column = pd.Series(labels if isinstance(labels, list | tuple) else np.asarray(labels).tolist())
     except (ValueError, TypeError) as error:
         raise BadInput(f"the labels are no column ({in_one_line(error)}); give one label per row") from error
     if np.ndim(labels) != 1 or len(column) != n_rows:

@@ -1,7 +1,9 @@
 """Tables of a user: what is read, what is assumed and said, and what is refused in one sentence."""
 
 import codecs
+import datetime
 import sys
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -115,6 +117,37 @@ def test_missing_values_dates_and_texts_become_numbers():
     assert np.isfinite(table.x).all()
     assert set(table.annotations) == {"city", "flag"}
     assert table.words["flag"] == ("False", "True", "(missing)")
+
+
+def test_types_of_pandas_and_of_python_become_numbers():
+    day = datetime.date(2020, 1, 1)
+    table = read_table(
+        frame_of(
+            whole=pd.array([1, None, 3] * 20, dtype="Int64"),
+            part=np.array([0.25, 0.5] * 30, np.longdouble),
+            money=[Decimal("1.5"), Decimal(2)] * 30,
+            large=[10**30, 2] * 30,
+            month=pd.period_range("2020-01", periods=N, freq="M"),
+            took=pd.to_timedelta(np.arange(N) % 7, unit="h"),
+            day=[day, day.replace(year=1)] * 30,
+            bins=pd.cut(np.arange(N), 3),
+            sparse=pd.arrays.SparseArray([0.0, 1] * 30),
+            mixed=pd.Categorical([1, "a"] * 30),
+        ),
+        "paid",
+    )
+    assert np.isfinite(table.x).all()
+    assert table.left_out == ()
+    assert {"whole", "bins", "sparse", "mixed"} <= set(table.annotations)
+    assert table.words["mixed"] == ("1", "a")
+
+
+def test_a_label_may_be_named_by_a_number_and_have_one_column():
+    x = np.random.default_rng(0).normal(size=(N, 2))
+    frame = pd.DataFrame(x).assign(y=[1, 0] * 30).rename(columns={"y": 2})
+    expected = read_table(x, [1, 0] * 30).y
+    assert np.array_equal(read_table(frame, 2).y, expected)
+    assert np.array_equal(read_table(frame[[0, 1]], frame[[2]]).y, expected)
 
 
 def test_a_csv_file_says_what_was_assumed(tmp_path):
@@ -290,10 +323,16 @@ def test_columns_are_dropped_on_demand():
             "class no of label paid has 1 rows, the first is row 7; a class needs",
         ),
         ({"paid": np.arange(N) // 0.7}, "age", "label age has 60 values, from"),
-        ({"age": np.where(np.arange(N) == 9, np.inf, 1.0)}, "paid", "column age is inf in row 9; write a number"),
+        ({"age": np.where(np.arange(N) == 9, np.inf, 1.0)}, "paid", "column age is inf in row 9; write a number below 3e38"),
         ({"age": [1, "a"] * 30}, "paid", "column age mixes types: 1 (int) in row 0 and 'a' (str) in row 1; make it one type"),
         ({"age": [[1]] * N}, "paid", "column age holds [1] (list) in row 0; a column holds numbers, texts"),
         ({"age": [b"x"] * N}, "paid", "column age holds b'x' (bytes) in row 0"),
+        ({"age": np.where(np.arange(N) == 8, -1e39, 1.0)}, "paid", "column age is -1e+39 in row 8; write a number below 3e38"),
+        (
+            {"age": pd.Series(["\ud800", "b"] * 30, dtype=object)},
+            "paid",
+            "column age of object cannot be used (UnicodeEncodeError",
+        ),
         ({"age": [1j] * N}, "paid", "column age is complex128"),
         (
             {"age": [*map(str, range(N - 1)), "n.n."]},
@@ -409,6 +448,8 @@ def test_texts_of_which_many_are_numbers_are_read_as_texts_and_said():
         (np.ones((N, 2)), np.eye(N), "the labels have shape (60, 60)"),
         (3, [1], "the rows are int64 of shape ()"),
         ([[1, 2], [3]], [0, 1], "the rows are no array"),
+        (np.ones((N, 2)), [1, "a"] * 30, "column y mixes types: 1 (int) in row 0 and 'a' (str) in row 1"),
+        ("x" * 5000 + ".csv", "paid", "there is no xxx"),
         ("nowhere.csv", "paid", "there is no nowhere.csv; give the path of a .csv"),
         (__file__, "paid", "ends in .py; give a .csv"),
     ],
