@@ -118,6 +118,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "audit":  # a package that can be called
+        return importlib.import_module("subpop.audit")
     if name in _MODULE_OF:
         return getattr(importlib.import_module(f"subpop.{_MODULE_OF[name]}"), name)
     raise AttributeError(f"module 'subpop' has no attribute {name!r}; it offers {', '.join(__all__)}")

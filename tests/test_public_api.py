@@ -33,6 +33,8 @@ PUBLIC = (
     "subpop.session.pytest_plugin.clean_model",
     "subpop.session.pytest_plugin.measure",
     "subpop.datasets.split.split",
+    "subpop.audit.run.audit",
+    "subpop.audit.result.Audit",
 )
 WITHOUT_EXAMPLE = {
     "subpop.Certificate": "a type",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -17,7 +17,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 from subpop.report.figures import Picture
 from subpop.report.opening import PURPOSE, RunInfo
-from subpop.report.page_tables import Field, Table, tables_of
+from subpop.report.page_tables import Details, Field, Table, tables_of
 from subpop.report.verdict import headline as verdict_of_run
 from subpop.types import BadInput, CellReport
 from subpop.types.printable import printable
@@ -30,6 +30,29 @@ LINK = "The address of this page keeps filters, order and the opened number, and
 def web_page(reports: Sequence[CellReport], run: RunInfo, pictures: Sequence[Picture] = (), figures: Path = Path()) -> str:
     """Return the page as HTML; the damage curves among `pictures` are read from the folder `figures`."""
     tables, details = tables_of(reports, run)
+
+    def fill(main: Element) -> None:
+        if not tables:
+            _text(main, "p", "No damage was measured, so there is no table.")
+        for table in tables:
+            _add_table(main, table)
+        _add_figures(main, [picture for picture in pictures if picture.kind in ("leaderboard", "difference", "damage")], figures)
+
+    heading, first = "Defenses against subpopulation poisoning", verdict_of_run(reports, run.standing).replace("*", "")
+    return _page(f"subpop: {run.tier} tier", heading, first, fill, f"{LINK} {_made_by(run)} {PURPOSE}", details)
+
+
+def table_page(title: str, heading: str, first: str, tables: Sequence[Table], footer: str) -> str:
+    """Return a page with a paragraph and tables whose fields open nothing, as HTML."""
+
+    def fill(main: Element) -> None:
+        for table in tables:
+            _add_table(main, table)
+
+    return _page(title, heading, first, fill, footer, {})
+
+
+def _page(title: str, heading: str, first: str, fill: Callable[[Element], None], footer: str, details: Details) -> str:
     root = Element("html", lang="en")
     head, body = SubElement(root, "head"), SubElement(root, "body")
     imports = json.dumps({"imports": {"itables": _data_address("text/javascript", _bundle("js"))}})
@@ -41,18 +64,14 @@ def web_page(reports: Sequence[CellReport], run: RunInfo, pictures: Sequence[Pic
     SubElement(head, "meta", {"http-equiv": "Content-Security-Policy", "content": policy})
     SubElement(head, "meta", name="generator", content=GENERATOR)
     SubElement(head, "meta", name="viewport", content="width=device-width, initial-scale=1")
-    _text(head, "title", f"subpop: {run.tier} tier")
+    _text(head, "title", title)
     _text(head, "style", _bundle("css") + _own("page.css"))
     SubElement(head, "script", type="importmap").text = imports
     main = SubElement(body, "main")
-    _text(main, "h1", "Defenses against subpopulation poisoning")
-    _text(main, "p", verdict_of_run(reports, run.standing).replace("*", ""))
-    if not tables:
-        _text(main, "p", "No damage was measured, so there is no table.")
-    for table in tables:
-        _add_table(main, table)
-    _add_figures(main, [picture for picture in pictures if picture.kind in ("leaderboard", "difference", "damage")], figures)
-    _text(main, "footer", f"{LINK} {_made_by(run)} {PURPOSE}")
+    _text(main, "h1", heading)
+    _text(main, "p", first)
+    fill(main)
+    _text(main, "footer", footer)
     dialog = SubElement(body, "dialog", {"id": "detail", "aria-labelledby": "title"})
     _text(SubElement(dialog, "form", method="dialog"), "button", "close", {"id": "close"})
     _text(dialog, "h2", "", {"id": "title"})

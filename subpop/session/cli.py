@@ -88,6 +88,27 @@ def _parser() -> argparse.ArgumentParser:
         "`subpop run --collect-only -q` lists the cells.",
     )
 
+    audit = commands.add_parser(
+        "audit",
+        help="measure how badly each group of your own data can be hurt by mislabelled rows, and what would help",
+        description="Audit a CSV, parquet or npz file or a folder of pictures: the accuracy of each group, the damage of attacks "
+        "on it, certified bounds, and what filters would delete. Nothing leaves this machine.",
+        epilog="exit status: 0, whatever was found; 2 for bad input",
+    )
+    audit.add_argument("data", metavar="DATA", help="a .csv, .tsv, .parquet or .npz file, or a folder of pictures")
+    audit.add_argument("--label", default=None, help="the column of the labels; npz files and folders have their own")
+    audit.add_argument("--groups", default=None, help="columns that make the groups, separated by commas (default: all)")
+    audit.add_argument(
+        "--estimator",
+        default=None,
+        help="package.module:Class(argument=value) or path.py:function (default: logistic regression on vectorised columns)",
+    )
+    audit.add_argument("--budget", default=None, help="time, such as 5m (default: no limit)")
+    audit.add_argument("--out", default=None, metavar="DIR", help="write README.md, index.html and audit.json there")
+    audit.add_argument("--store", default=None, help="file of finished work (default: DIR/audit.sqlite or runs/audit.sqlite)")
+    audit.add_argument("--with-rows", action="store_true", help="also name the rows whose labels the estimator believes least")
+    audit.set_defaults(run=_audit)
+
     compare = commands.add_parser(
         "compare",
         help="say which numbers moved between two runs, stores or folders of baselines",
@@ -271,6 +292,22 @@ def _debug(options: argparse.Namespace) -> int:
         print("subpop: the debugger was quit before the trial ended", file=sys.stderr)
         return 1
     return 0
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from subpop.audit.run import audit
+
+    found = audit(
+        options.data,
+        options.label,
+        groups=options.groups,
+        estimator=options.estimator,
+        budget=options.budget,
+        store=options.store or (None if options.out is None else Path(options.out) / "audit.sqlite"),
+    )
+    if options.out is not None:
+        found.save(Path(options.out), with_rows=options.with_rows)
+    return _shown(found.to_markdown(with_rows=options.with_rows))
 
 
 def _compare(options: argparse.Namespace) -> int:

@@ -1,0 +1,181 @@
+"""README.md and index.html of an audit."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from subpop.audit.attacked import ALPHAS
+from subpop.report.markdown import escape, folded, table
+from subpop.report.page import table_page
+from subpop.report.page_tables import MISSING, Field, Table
+from subpop.runtime.estimate import readable_seconds
+
+if TYPE_CHECKING:
+    from subpop.audit.result import Audit
+
+FIRST_SCREEN = 10
+NO_VALUE = "–"
+LEGEND = (
+    "accuracy: out of fold, with its 95 % interval; verdict: whether the errors are more than the model expects of these "
+    "rows; damage: points of accuracy that the group loses with alpha mislabelled rows for each of its rows, ± half of the "
+    "95 % interval over draws of the poison, training and test rows; m50: mislabelled rows that bring its error to 50 %; "
+    "insertions: inserted rows with which the error of the ensemble provably stays below 50 %; flips: the same for changed "
+    "labels and the ridge regression; left: time that its attacks would take."
+)
+
+
+def markdown_page(found: Audit, *, with_rows: bool = False) -> str:
+    """The report as markdown."""
+    groups, facts = found.groups, found.facts
+    by_damage = _in_order(groups)
+    blocks = [
+        f"# Audit of {escape(facts.get('data', ''))}",
+        escape(found.words),
+        f"## The {min(FIRST_SCREEN, len(groups))} groups that lose most",
+        _group_table(by_damage.head(FIRST_SCREEN)),
+        LEGEND,
+    ]
+    if len(found.filters):
+        blocks += ["## What filters would delete of the data as it is", _filter_table(found.filters)]
+    if len(found.fairness):
+        rows = [[escape(r[0]), *(f"{value:.3f}" for value in r[1:])] for r in found.fairness.itertuples(index=False)]
+        blocks += [
+            "## Fairness of the estimator, out of fold",
+            table(("column", "demographic parity difference", "equalised odds difference"), rows),
+        ]
+    if with_rows and len(found.rows):
+        rows = [[str(r[0]), escape(r[1]), escape(r[2]), f"{r[3]:.3f}"] for r in found.rows.itertuples(index=False)]
+        blocks += [
+            "## Rows whose labels the estimator believes least",
+            table(("row", "label", "predicted", "probability"), rows, 3),
+        ]
+    blocks.append(folded(f"All {len(groups)} groups", _group_table(by_damage)))
+    left = groups[groups["seconds_left"] > 0] if len(groups) else groups
+    if len(left) or facts.get("left"):
+        rows = [[escape(r["group"]), readable_seconds(r["seconds_left"])] for _, r in left.iterrows()]
+        rows += [[escape(name), readable_seconds(seconds)] for name, seconds in facts.get("left", {}).items()]
+        blocks.append(folded("What did not fit into the budget", table(("what", "time"), rows)))
+    blocks.append(folded("How this was made", "\n".join(f"- {escape(note)}" for note in _made(facts))))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _made(facts: Any) -> list[str]:
+    return [
+        f"estimator: {facts.get('estimator')}; {facts.get('rows'):,} rows, {facts.get('training_rows'):,} of them in each "
+        f"training set; classes {', '.join(facts.get('classes', ()))}; {readable_seconds(facts.get('seconds', 0.0))}",
+        *facts.get("notes", ()),
+        "nothing has left this machine",
+    ]
+
+
+def _in_order(groups: pd.DataFrame) -> pd.DataFrame:
+    return groups.sort_values(["damage_1", "rows"], ascending=[False, False], na_position="last", kind="stable")
+
+
+# --- groups -----------------------------------------------------------------------------------------------------------
+
+HEADINGS = (
+    "group",
+    "rows",
+    "accuracy in %",
+    "verdict",
+    *(f"damage at alpha {alpha:g} in points" for alpha in ALPHAS),
+    "m50 in rows",
+    "certified insertions",
+    "certified flips",
+    "left",
+)
+
+
+def _fields(row: pd.Series[Any]) -> list[Field]:
+    damages = [_damage(row, alpha) for alpha in ALPHAS]
+    accuracy = f"{100 * row['accuracy']:.1f} ({100 * row['accuracy_low']:.0f} to {100 * row['accuracy_high']:.0f})"
+    left = float(row["seconds_left"])
+    return [
+        Field(str(row["group"])),
+        Field(f"{row['rows']:,}", float(row["rows"])),
+        Field(accuracy, float(row["accuracy"])),
+        Field(str(row["verdict"])),
+        *damages,
+        _m50(row),
+        _count(row["certified_insertions"]),
+        _count(row["certified_flips"]),
+        Field(readable_seconds(left), left) if left else MISSING,
+    ]
+
+
+def _damage(row: pd.Series[Any], alpha: float) -> Field:
+    value, width = float(row[f"damage_{alpha:g}"]), float(row[f"half_width_{alpha:g}"])
+    if math.isnan(value):
+        return MISSING
+    return Field(f"{100 * value:.1f}" + (f" ± {100 * width:.1f}" if math.isfinite(width) else ""), value)
+
+
+def _m50(row: pd.Series[Any]) -> Field:
+    value = float(row["m50"])
+    if math.isnan(value):
+        return MISSING
+    if not value:
+        return Field("wrong anyway", 0.0)
+    return Field(f"more than {value:.0f}" if row["m50_is_more"] else f"{value:.0f}", value + 0.5 * float(row["m50_is_more"]))
+
+
+def _count(value: float) -> Field:
+    return MISSING if math.isnan(float(value)) else Field(f"{value:.0f}", float(value))
+
+
+def _group_table(groups: pd.DataFrame) -> str:
+    return table(HEADINGS, [[escape(each.text) for each in _fields(row)] for _, row in groups.iterrows()])
+
+
+def _filter_table(filters: pd.DataFrame) -> str:
+    return table(
+        ("filter", "is told", "largest share is of", "who pays", "deleted in %", "accuracy lost in points"),
+        [[escape(each.text) for each in _filter_fields(row)] for _, row in filters.iterrows()],
+        4,
+    )
+
+
+def _filter_fields(row: pd.Series[Any]) -> list[Field]:
+    return [
+        Field(str(row["filter"])),
+        Field(str(row["told"])),
+        Field(f"{row['most_deleted']}: {100 * row['most_deleted_share']:.0f} %", row["most_deleted_share"]),
+        Field(f"{row['payer']}: {100 * row['payer_accuracy_lost']:.1f} points", row["payer_accuracy_lost"]),
+        Field(f"{100 * row['deleted']:.1f}", row["deleted"]),
+        Field(f"{100 * row['accuracy_lost']:.1f}", row["accuracy_lost"]),
+    ]
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def html_page(found: Audit) -> str:
+    """The report as one HTML file that loads no other: the summary and tables to sort, search and filter."""
+    groups = _in_order(found.groups)
+    rows = [[*_fields(row)[:1], Field(str(row["grouping"])), *_fields(row)[1:]] for _, row in groups.iterrows()]
+    headings = (HEADINGS[0], "by", *HEADINGS[1:])
+    shown = [i for i in range(len(headings)) if i < 5 or any(row[i] != MISSING for row in rows)]
+    tables = [
+        Table(
+            "groups", "Groups", (), LEGEND, tuple(headings[i] for i in shown), [[row[i] for i in shown] for row in rows],
+            ("by", "verdict"), 25 if len(rows) > 25 else 0,
+        )
+    ]  # fmt: skip
+    if len(found.filters):
+        fields = [_filter_fields(row) for _, row in found.filters.iterrows()]
+        titles = ("filter", "is told", "largest share is of", "who pays", "deleted in %", "accuracy lost in points")
+        legend = "Of the data as it is, on the columns of the default estimator; who pays: the group that loses most accuracy."
+        tables.append(Table("filters", "What filters would delete", (), legend, titles, fields, ()))
+    if len(found.fairness):
+        fields = [
+            [Field(str(r[0])), *(Field(f"{value:.3f}", float(value)) for value in r[1:])]
+            for r in found.fairness.itertuples(index=False)
+        ]
+        both = ("column", "demographic parity difference", "equalised odds difference")
+        tables.append(Table("fairness", "Fairness of the estimator", (), "Out of fold, without an attack.", both, fields, ()))
+    footer = "; ".join(_made(found.facts)) + "."
+    return table_page(f"subpop: audit of {found.facts.get('data', '')}", "Audit of your data", found.words, tables, footer)

@@ -1,0 +1,414 @@
+"""What an audit found, as a frame with a row for each group, in words, and as files."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from subpop.audit.attacked import ALPHAS, M50, Attacks, Hurt, Target
+from subpop.audit.folds import OutOfFold
+from subpop.audit.protection import Certified, Deleted
+from subpop.audit.suspicion import GroupFinding
+from subpop.results.fairness import demographic_parity_difference, equalised_odds_difference
+from subpop.runtime.estimate import readable_seconds
+from subpop.runtime.writing import write_atomically
+from subpop.types import BadInput, Ints
+
+SCHEMA = 1
+SUSPECT, HARD = "differs from the rest", "hard"
+LEAST_SURE = 20
+"""Rows that are named if rows are asked for."""
+COLUMNS: Mapping[str, str] = {
+    "group": "name of the group",
+    "grouping": "columns by which it is made",
+    "rows": "number of its rows",
+    "test_rows": "number of its rows in D_test, on which damage is measured",
+    "accuracy": "share of its rows that the estimator predicts right, out of fold",
+    "accuracy_low": "lower end of the 95 % interval of the accuracy",
+    "accuracy_high": "upper end",
+    "errors": "number of wrong rows, out of fold",
+    "expected_errors": "number that the calibrated estimator expects",
+    "p": "p of the excess of errors, corrected for all groups",
+    "verdict": "differs from the rest, hard, or ordinary",
+    **{f"damage_{alpha:g}": f"accuracy lost at alpha {alpha:g}" for alpha in ALPHAS},
+    **{f"half_width_{alpha:g}": f"half of the 95 % interval of the damage at alpha {alpha:g}" for alpha in ALPHAS},
+    **{f"poison_rows_{alpha:g}": f"mislabelled rows at alpha {alpha:g}" for alpha in ALPHAS},
+    "m50": "mislabelled rows that bring its error to one half; a lower bound where m50_is_more is 1; 0: it is wrong anyway",
+    "m50_is_more": "1 if all its rows in D_aux were too few for that",
+    "ensemble_accuracy": "accuracy of the ensemble whose insertions are certified",
+    "certified_insertions": "inserted rows with which that ensemble's error provably stays below one half",
+    "insertions_bound_1": "largest error of that ensemble after as many insertions as at alpha 1",
+    "ridge_accuracy": "accuracy of the ridge regression whose label flips are certified",
+    "certified_flips": "changed labels with which that regression's error provably stays below one half",
+    "seconds_left": "time that its attacks would take beyond the budget; 0 if all was measured",
+}
+"""The columns of `Audit.groups`, in order; columns `deleted_NAME` follow, the share of its rows in D that a filter deletes."""
+BEGIN = "The labels that this is tested against are your own and may be poisoned"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was audited, and how."""
+
+    data: str
+    classes: tuple[str, ...]
+    estimator: str
+    notes: tuple[str, ...]
+    n_rows: int
+    n_train: int
+    seconds: float
+    budget: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """What an audit found.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from subpop.audit.result import Audit
+    >>> Audit(pd.DataFrame({"group": ["sex=0"]}), "Nothing.").groups["group"].tolist()
+    ['sex=0']
+    """
+
+    groups: pd.DataFrame
+    """One row for each group, with the columns of `subpop.audit.result.COLUMNS`; NaN where something was not measured."""
+    words: str
+    """The summary, in one paragraph."""
+    filters: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """One row for each filter: share deleted, the group that loses the largest share, and the one that loses most accuracy."""
+    fairness: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """One row for each column: demographic parity and equalised odds differences of the estimator, out of fold."""
+    rows: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """The rows whose labels the estimator believes least, out of fold, by position from 0; in no file unless asked for."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Data, estimator, numbers of rows, seconds and notes."""
+
+    def to_json(self, *, with_rows: bool = False) -> str:
+        """Write everything as JSON.
+
+        Parameters
+        ----------
+        with_rows
+            Whether `rows` is included.
+
+        Returns
+        -------
+        str
+            An object with the keys schema, facts, words, columns, groups, filters, fairness, and rows if asked for. Missing
+            numbers are null.
+        """
+        made = {
+            "schema": SCHEMA,
+            "facts": dict(self.facts),
+            "words": self.words,
+            "columns": dict(COLUMNS),
+            "groups": _records(self.groups),
+            "filters": _records(self.filters),
+            "fairness": _records(self.fairness),
+            **({"rows": _records(self.rows)} if with_rows else {}),
+        }
+        return json.dumps(made, indent=1, allow_nan=False, ensure_ascii=True)
+
+    def to_markdown(self, *, with_rows: bool = False) -> str:
+        """Write the report: the summary and the groups on one screen, then everything.
+
+        Parameters
+        ----------
+        with_rows
+            Whether `rows` is included.
+
+        Returns
+        -------
+        str
+            GitHub flavoured markdown.
+        """
+        from subpop.audit.pages import markdown_page
+
+        return markdown_page(self, with_rows=with_rows)
+
+    def save(self, folder: str | PathLike[str], *, with_rows: bool = False) -> None:
+        """Write README.md, index.html and audit.json.
+
+        Parameters
+        ----------
+        folder
+            Where to; it is created.
+        with_rows
+            Whether `rows` is included.
+
+        Raises
+        ------
+        BadInput
+            If the folder cannot be created.
+        """
+        from subpop.audit.pages import html_page
+
+        place = Path(folder)
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInput(f"the folder {place} cannot be created ({error}); name another one") from error
+        write_atomically(place / "README.md", self.to_markdown(with_rows=with_rows))
+        write_atomically(place / "audit.json", self.to_json(with_rows=with_rows))
+        write_atomically(place / "index.html", html_page(self))
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(frame.to_json(orient="records", double_precision=15)) if len(frame) else []
+    return found
+
+
+# --- putting together -------------------------------------------------------------------------------------------------
+
+
+def summarised(
+    facts: Facts,
+    targets: Sequence[Target],
+    findings: Sequence[GroupFinding],
+    hurt: Mapping[str, Hurt],
+    m50: Mapping[str, M50],
+    left: Mapping[str, float],
+    *,
+    insertions: Certified | None,
+    flips: Certified | None,
+    filters: Sequence[Deleted],
+    attacks: Attacks,
+    own: Attacks,
+    folds: OutOfFold,
+    y: Ints,
+) -> Audit:
+    """The result of an audit. attacks: those of the default victim, on whose rows of D filters were run; own: the estimator's."""
+    rows = [
+        _row(target, found, hurt.get(found.name), m50.get(found.name), left.get(found.name, 0.0), insertions, flips, filters, own)
+        for target, found in zip(targets, findings, strict=True)
+    ]
+    groups = pd.DataFrame(rows, columns=[*COLUMNS, *(f"deleted_{each.name}" for each in filters)])
+    of_filters = pd.DataFrame([_filter_row(each, targets, attacks) for each in filters])
+    fairness = pd.DataFrame(_fairness(targets, folds, y, len(facts.classes)))
+    told = {
+        "data": facts.data,
+        "estimator": facts.estimator,
+        "rows": facts.n_rows,
+        "training_rows": facts.n_train,
+        "classes": list(facts.classes),
+        "seconds": round(facts.seconds, 1),
+        "budget_seconds": facts.budget,
+        "left": {name: round(seconds, 1) for name, seconds in left.items() if name not in set(groups["group"])},
+        "notes": list(facts.notes),
+    }
+    words = words_of(facts, groups, insertions, flips)
+    return Audit(groups, words, of_filters, fairness, _least_sure(folds, y, facts.classes), told)
+
+
+def _row(
+    target: Target,
+    found: GroupFinding,
+    hurt: Hurt | None,
+    m50: M50 | None,
+    left: float,
+    insertions: Certified | None,
+    flips: Certified | None,
+    filters: Sequence[Deleted],
+    own: Attacks,
+) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "group": found.name,
+        "grouping": target.group.grouping,
+        "rows": found.n,
+        "test_rows": target.n_test,
+        "accuracy": found.accuracy,
+        "accuracy_low": found.low,
+        "accuracy_high": found.high,
+        "errors": found.errors,
+        "expected_errors": found.expected_errors,
+        "p": found.p,
+        "verdict": found.verdict,
+        "seconds_left": left,
+    }
+    for alpha, value in (hurt.damage if hurt else {}).items():
+        assert hurt is not None
+        row[f"damage_{alpha:g}"] = value
+        row[f"half_width_{alpha:g}"] = hurt.half_width[alpha]
+        row[f"poison_rows_{alpha:g}"] = hurt.n_poison[alpha]
+    if m50 is not None:
+        row["m50"], row["m50_is_more"] = m50.median, float(m50.censored)
+    if target.n_test and target.n_train:
+        stage = own.stage(target.cell)
+        members, in_d = stage.test_members(target.name), stage.train_members(target.name)
+        at_1 = math.floor(target.n_aux * stage.pool.n_train / stage.n_aux)
+        if insertions is not None:
+            row["ensemble_accuracy"] = float(insertions.right[members].mean())
+            row["certified_insertions"] = _number(insertions.survives(members))
+            row["insertions_bound_1"] = 1 - insertions.accuracy(members, at_1)
+        if flips is not None:
+            row["ridge_accuracy"] = float(flips.right[members].mean())
+            row["certified_flips"] = _number(flips.survives(members))
+        row |= {f"deleted_{each.name}": float(each.gone[in_d].mean()) for each in filters}
+    return row
+
+
+def _number(value: int | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _filter_row(own: Deleted, targets: Sequence[Target], attacks: Attacks) -> dict[str, Any]:
+    clean = attacks.clean_right[0]
+    shares, costs = {}, {}
+    for target in targets:
+        if target.can_be_attacked:
+            stage = attacks.stage(target.cell)
+            members = stage.test_members(target.name)
+            shares[target.group.name] = float(own.gone[stage.train_members(target.name)].mean())
+            costs[target.group.name] = float(clean[members].mean() - own.right[members].mean())
+    most, payer = (max(each, key=lambda name: each[name], default="") for each in (shares, costs))
+    return {
+        "filter": own.name,
+        "told": "nothing" if own.told is None else f"{own.told} poison rows (assumed)",
+        "deleted": float(own.gone.mean()),
+        "accuracy_lost": float(clean.mean() - own.right.mean()),
+        "most_deleted": most,
+        "most_deleted_share": shares.get(most, math.nan),
+        "payer": payer,
+        "payer_accuracy_lost": costs.get(payer, math.nan),
+    }
+
+
+def _fairness(targets: Sequence[Target], folds: OutOfFold, y: Ints, n_classes: int) -> list[dict[str, Any]]:
+    """Both differences for each grouping by one column; none with three or more classes, of which none is the positive one."""
+    if n_classes != 2:
+        return []
+    by_grouping: dict[str, list[Target]] = {}
+    for each in targets:
+        by_grouping.setdefault(each.group.grouping, []).append(each)
+    made = []
+    for name, members in by_grouping.items():
+        if len(members) < 2 or " x " in name or name == "cluster":
+            continue
+        group = np.full(len(y), -1)
+        for i, each in enumerate(members):
+            group[each.group.rows] = i
+        there = group >= 0
+        given = y[there], folds.predicted[there], group[there]
+        differences = demographic_parity_difference(*given, positive=1), equalised_odds_difference(*given, positive=1)
+        made.append(
+            {"column": name, "demographic_parity_difference": differences[0], "equalised_odds_difference": differences[1]}
+        )
+    return made
+
+
+def _least_sure(folds: OutOfFold, y: Ints, classes: Sequence[str]) -> pd.DataFrame:
+    own = folds.proba[np.arange(len(y)), y]
+    chosen = np.argsort(own, kind="stable")[:LEAST_SURE]
+    return pd.DataFrame(
+        {
+            "position": chosen,
+            "label": [classes[i] for i in y[chosen]],
+            "predicted": [classes[i] for i in folds.predicted[chosen]],
+            "probability_of_label": own[chosen],
+        }
+    )
+
+
+# --- in words ---------------------------------------------------------------------------------------------------------
+
+
+def words_of(facts: Facts, groups: pd.DataFrame, insertions: Certified | None, flips: Certified | None) -> str:
+    """The summary: one paragraph of plain sentences."""
+    said = [
+        f"{BEGIN}: damage is measured for the attack listed (label flips of rows of the group), so that it is a lower bound on "
+        "what an attacker can do; only a certificate is an upper one; and no alarm is no proof of clean data.",
+        f"{facts.estimator} is right about {_share(groups)} of the {facts.n_rows:,} rows of {facts.data}, out of fold.",
+        _suspicion(groups),
+        *_damage(facts, groups),
+        *_bounds(groups, insertions, flips),
+    ]
+    n_left = int((groups["seconds_left"] > 0).sum())
+    if n_left:
+        said.append(
+            f"{n_left} groups are not, or not fully, attacked for lack of time; this would take about "
+            f"{readable_seconds(float(groups['seconds_left'].sum()))} more."
+        )
+    return " ".join(said)
+
+
+def _share(groups: pd.DataFrame) -> str:
+    first = groups[groups["grouping"] == groups["grouping"].iloc[0]] if len(groups) else groups
+    n_rows = int(first["rows"].sum())
+    return f"{100 * (1 - first['errors'].sum() / n_rows):.1f} %" if n_rows else "an unknown share"
+
+
+def _suspicion(groups: pd.DataFrame) -> str:
+    differ, hard = (groups[groups["verdict"] == each] for each in (SUSPECT, HARD))
+    named = ", ".join(differ.sort_values("p")["group"].head(3))
+    if len(differ):
+        told = (
+            f"{len(differ)} of {len(groups)} groups differ from the rest ({named}{', ...' if len(differ) > 3 else ''}): they "
+            "have more errors than a model that knows the other rows expects, which changed labels would explain, and so would a "
+            "group that is harder than its features tell."
+        )
+    else:
+        told = f"None of {len(groups)} groups has more errors than a model that knows the other rows expects."
+    one = len(hard) == 1
+    return told + (f" {len(hard)} {'is' if one else 'are'} hard, but as the model expects." if len(hard) else "")
+
+
+def _damage(facts: Facts, groups: pd.DataFrame) -> list[str]:
+    measured = groups[groups["damage_1"].notna()].sort_values("damage_1", ascending=False)
+    if not len(measured):
+        return [f"No group was attacked: none has enough of its rows on each side of the split of {facts.n_rows:,} rows."]
+    worst = measured.iloc[0]
+    said = [
+        f"Attacks are measured on models trained on {facts.n_train:,} of the rows: with one mislabelled row for each row of the "
+        f"group that such a training set has (alpha 1), {worst['group']} loses most of {len(measured)} groups, "
+        f"{100 * worst['damage_1']:.0f} points of accuracy{_interval(worst['half_width_1'])} from "
+        f"{worst['poison_rows_1']:.0f} rows; intervals are over draws of the poison, training and the group's test rows, on this "
+        "split."
+    ]
+    easy = measured[(measured["m50"] > 0) & (measured["m50_is_more"] == 0)].sort_values("m50")
+    if len(easy):
+        first = easy.iloc[0]
+        said.append(f"The fewest rows that bring a group to 50 % error are {first['m50']:.0f}, for {first['group']}.")
+    return said
+
+
+def _interval(half_width: float) -> str:
+    return "" if not math.isfinite(half_width) else f" (± {100 * half_width:.0f})"
+
+
+def _bounds(groups: pd.DataFrame, insertions: Certified | None, flips: Certified | None) -> list[str]:
+    said = ["Your single model has no bound."]
+    if insertions is not None:
+        said.append(
+            f"An ensemble of {insertions.model}, each fitted on its own part, has an overall accuracy of "
+            f"{100 * insertions.right.mean():.1f} % and "
+            f"{_kept(groups, 'certified_insertions', 'ensemble_accuracy', 'inserted row')}."
+        )
+    if flips is not None:
+        said.append(
+            f"{flips.model[0].upper()}{flips.model[1:]} on vectorised columns has {100 * flips.right.mean():.1f} % and "
+            f"{_kept(groups, 'certified_flips', 'ridge_accuracy', 'changed label')}."
+        )
+    return said
+
+
+def _kept(groups: pd.DataFrame, column: str, accuracy: str, what: str) -> str:
+    """What a certificate promises of all groups."""
+    there = groups[groups[accuracy].notna()]
+    n_wrong = int(there[column].isna().sum())
+    if n_wrong == len(there):
+        return "is wrong about half of every group anyway"
+    least = int(there[column].min())
+    where = f"{len(there) - n_wrong} of {len(there)} groups"
+    if not least:
+        return f"has no promise for some groups: one {what} might be enough there"
+    return f"provably keeps its error below 50 % with {least} {what}s or fewer in {where}"

@@ -1,0 +1,437 @@
+"""The audit of one's own data: from a table and an estimator to what was found about every group.
+
+Everything that is trained is an ordinary cell of the benchmark or is kept in the store by the hash of what it depends on, so
+that an interrupted audit resumes. With a budget, work is done in this order: accuracy of all groups, damage at alpha 1 of the
+first `FIRST` groups, the other alphas, filters and certificates, m50 of these groups, then group after group. Groups are ordered
+by the square root of their size times the share of their rows that the model is right about, but not sure of.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from subpop.audit.attacked import ALPHAS, M50, M50_DRAWS, SEEDS, Attacks, Hurt, Target
+from subpop.audit.estimator import estimator_of
+from subpop.audit.folds import OutOfFold, out_of_fold
+from subpop.audit.groups import Groups, groupings
+from subpop.audit.protection import FILTERS, Certified, Deleted, deleted, flips, insertions
+from subpop.audit.result import Audit, Facts, summarised
+from subpop.audit.suspicion import scan
+from subpop.audit.table import Table, read_table
+from subpop.datasets.download import data_root
+from subpop.experiments.experiment import Experiment
+from subpop.runtime.estimate import readable_seconds
+from subpop.runtime.options import place
+from subpop.runtime.store import Store
+from subpop.types import BadInput, Cell, Dataset
+from subpop.types.printable import printable
+
+STORE = "runs/audit.sqlite"
+DEFAULT = "logistic_regression"
+FIRST = 5
+"""Groups that come first under a budget."""
+BLOCK = 40
+"""Groups of one grouping that the exact fleet trains together."""
+LINE_SECONDS = 10.0
+LEAST_SECONDS = 30.0
+"""A training is ended after the budget, but not before so many seconds: starting a process takes some."""
+REACHED = (0.5, 0.8)
+"""Probabilities of a row's own label between which a small change of the model may turn it."""
+M50_FITS = 3 * M50_DRAWS
+"""Fits of a search for m50, as planned."""
+UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def audit(
+    x: Any,
+    y: Any = None,
+    *,
+    groups: str | Sequence[str] | None = None,
+    estimator: Any = None,
+    budget: str | float | None = None,
+    out: str | PathLike[str] | None = None,
+    store: str | PathLike[str] | None = None,
+) -> Audit:
+    """Measure how badly each group of your data can be hurt, by how few mislabelled rows, and what would help.
+
+    Nothing leaves this machine, and nothing is ever red: there is no reference to have. A plan and the progress are printed to
+    standard error. Finished work is kept in the store, so that an interrupted audit resumes.
+
+    Parameters
+    ----------
+    x
+        A frame; an array of rows; the path of a CSV, parquet or npz file or of a folder of pictures; or a `Dataset`.
+    y
+        The name of the label's column, or labels (n,). None where the data has its own labels.
+    groups
+        Columns that make the groups, as a list or separated by commas. None for every categorical column, every pair of them,
+        and clusters of rows.
+    estimator
+        A scikit-learn classifier or Pipeline, its class, a function that returns one, or its name as
+        `package.module:Class(argument=value)` or `path.py:function`. None for logistic regression on vectorised columns.
+    budget
+        Time, such as "5m", "90s" or a number of seconds; None for all groups.
+    out
+        Folder for README.md, index.html and audit.json; None to write nothing but the store.
+    store
+        File of finished work; None for `audit.sqlite` in `out`, or `runs/audit.sqlite`.
+
+    Returns
+    -------
+    Audit
+        The groups as a frame, the summary in words, and both to be saved.
+
+    Raises
+    ------
+    BadInput
+        If the data or the estimator cannot be used, or the budget is too small for one fit; the message says what to change.
+
+    Examples
+    --------
+    >>> import subpop
+    >>> from sklearn.datasets import load_wine
+    >>> found = subpop.audit(*load_wine(return_X_y=True), store=":memory:")
+    >>> found.groups[["rows", "accuracy", "damage_1", "m50"]].dtypes.unique().tolist()
+    [dtype('int64'), dtype('float64')]
+    >>> found.words.split(":")[0]
+    'The labels that this is tested against are your own and may be poisoned'
+    """
+    started, seconds = time.monotonic(), budget_seconds(budget)
+    folder = None if out is None else place(str(out), Path.cwd())
+    table, data = _read(x, y)
+    named = [each.strip() for each in groups.split(",")] if isinstance(groups, str) else list(groups or ())
+    found = groupings(table, [each for each in named if each])
+    path = store if store is not None else (STORE if folder is None else folder / "audit.sqlite")
+    kept = _store(path)
+    run = _Run(table, _annotated(data, found), found, kept, _Clock(started, seconds))
+    result = run.audited(estimator)
+    if folder is not None:
+        result.save(folder)
+    return result
+
+
+def budget_seconds(budget: str | float | None) -> float:
+    """Seconds of a budget such as "5m"; infinite for None. Raises BadInput for anything else."""
+    if budget is None:
+        return math.inf
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([smh]?)\s*", str(budget))
+    if match is None or not float(match[1]) > 0:
+        raise BadInput(f"budget={budget!r} is no time; write a number above 0 with s, m or h, such as 90s, 5m or 2h")
+    return float(match[1]) * UNITS[match[2]]
+
+
+def _store(path: str | PathLike[str]) -> Any:
+    from subpop.runtime.no_store import NoStore
+
+    return NoStore() if str(path) == ":memory:" else Store(place(str(path), Path.cwd()))
+
+
+def _read(x: Any, y: Any) -> tuple[Table, Dataset]:
+    """The table, and the data set of the default victim, with the name that a suite would give it."""
+    if isinstance(x, Dataset):
+        words = {name: said for name, said in x.words.items() if name != "y"}
+        classes = tuple(x.words.get("y") or map(str, range(x.n_classes)))
+        if x.holds_texts:
+            raise BadInput(
+                f"{x.name} holds texts, which are not audited; give features of them, such as embeddings in an npz file"
+            )
+        table = Table(x.name, x.x, x.y, classes, annotations=x.annotations, words=words, official_test=x.official_test)
+        return table, x
+    table = read_table(x, y)
+    data = table.dataset()
+    if isinstance(x, str | PathLike):
+        path = Path(x)
+        kind = "image_folder" if path.is_dir() else "embeddings" if path.suffix.lower() == ".npz" else ""
+        data = replace(data, name=printable(f"{kind}:{x}" if kind else data.name).replace(";", ","))
+    return table, data
+
+
+def _annotated(data: Dataset, found: Groups) -> Dataset:
+    """The data with an annotation for each grouping that is not made of annotations by exact equality."""
+    more = {}
+    for each in found.groupings:
+        parts = each.name.split(" x ")
+        if not all(name in data.annotations for name in parts):
+            more[each.name] = each.codes
+    return replace(data, annotations={**data.annotations, **more})
+
+
+# --- time -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Clock:
+    """The time that is left, and what is told meanwhile."""
+
+    started: float
+    budget: float
+    said: float = field(default=-math.inf)
+
+    @property
+    def passed(self) -> float:
+        return time.monotonic() - self.started
+
+    def allows(self, seconds: float) -> bool:
+        """Whether work of so many seconds fits."""
+        return self.passed + seconds <= self.budget
+
+    def say(self, text: str, *, always: bool = True) -> None:
+        """Print a line; of those that need not be printed, at most one every LINE_SECONDS."""
+        now = time.monotonic()
+        if always or now - self.said >= LINE_SECONDS:
+            self.said = now
+            print(f"subpop: {text}", file=sys.stderr, flush=True)
+
+
+# --- the audit --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class _Run:
+    table: Table
+    data: Dataset
+    found: Groups
+    store: Any
+    clock: _Clock
+    fit_seconds: float = math.nan
+    """Seconds of one fit of the estimator, as measured last."""
+
+    def audited(self, spec: object) -> Audit:
+        own, note = self._attacks(spec)
+        fast = own if spec is None else self._supplied(self.data, DEFAULT)[0]
+        targets = [own.target(each) for each in self.found.each()]
+        attackable = [each for each in targets if each.can_be_attacked]
+        self._time_a_fit(own)
+        self._plan(own, len(targets), len(attackable))
+        folds = self._out_of_fold(own)
+        findings = scan(folds, self.data.y, [(each.group.name, each.group.rows) for each in targets])
+        ordered = sorted(attackable, key=lambda each: -self._risk(each, folds))
+        hurt: dict[str, Hurt] = {}
+        m50: dict[str, M50] = {}
+        protected = _Protected()
+        left: dict[str, float] = {}
+        blocks = list(self._blocks(ordered, own))
+        for task in self._tasks(blocks, own, fast, hurt, m50, protected):
+            if self.clock.allows(task.seconds(self.fit_seconds)):
+                self.clock.say(f"{task.what}; {len(hurt)} of {len(attackable)} groups attacked", always=False)
+                self._do(task)
+            else:
+                for name in task.names or (task.what,):
+                    left[name] = left.get(name, 0.0) + task.seconds(self.fit_seconds) / max(1, len(task.names))
+        facts = Facts(
+            data=self.data.name,
+            classes=self.table.classes,
+            estimator=own.victim,
+            notes=(*self.table.notes, *note, *self.found.notes, *protected.notes),
+            n_rows=len(self.data.y),
+            n_train=self._n_train(own),
+            seconds=self.clock.passed,
+            budget=None if math.isinf(self.clock.budget) else self.clock.budget,
+        )
+        return summarised(
+            facts,
+            targets,
+            findings,
+            hurt,
+            m50,
+            left,
+            insertions=protected.insertions,
+            flips=protected.flips,
+            filters=protected.filters,
+            attacks=fast,
+            own=own,
+            folds=folds,
+            y=self.data.y,
+        )
+
+    # --- preparation --------------------------------------------------------------------------------------------------
+
+    def _supplied(self, data: Dataset, victim: str) -> tuple[Attacks, Cell]:
+        experiment = Experiment.on(self.store, data_root(None))
+        made = Attacks(experiment, data.name, victim, data)
+        experiment.context.supply(made.plain, data)
+        return made, made.plain
+
+    def _attacks(self, spec: object) -> tuple[Attacks, tuple[str, ...]]:
+        if spec is None:
+            said = "the estimator is logistic regression on vectorised columns, solved exactly; give your own with estimator="
+            return self._supplied(self.data, DEFAULT)[0], (said,)
+        limit = None if math.isinf(self.clock.budget) else max(LEAST_SECONDS, self.clock.budget)
+        own = estimator_of(spec, self.table, time_limit=limit)
+        data = replace(self.data, x=self.table.dataset(as_rows=True).x)
+        attacks, cell = self._supplied(data, printable(own.name).replace(";", ","))
+        attacks.experiment.context.supply_victim(cell, own.victim, own.identity)
+        return attacks, own.notes
+
+    def _n_train(self, own: Attacks) -> int:
+        return own.experiment.context.data(own.plain).pool.n_train
+
+    def _time_a_fit(self, own: Attacks) -> None:
+        """Time one fit on D; it is read from the store if the audit was interrupted."""
+        context = own.experiment.context
+        pool = context.data(own.plain).pool
+        key = context.memo.key([__name__], victim=context.victim_identity(own.plain), data=context.data(own.plain).fingerprint)
+
+        def timed() -> dict[str, Any]:
+            victim, job = context.victim(own.plain), pool.clean_job().canonical()
+            if victim.exact:
+                victim.fit_many([job], [0])  # code is compiled, once
+                job = replace(job, rows=job.rows[1:], y=job.y[1:])
+            begun = time.monotonic()
+            victim.fit_many([job], [0])
+            return {"seconds": np.array(time.monotonic() - begun)}
+
+        self.fit_seconds = float(context.memo.arrays(key, timed)[0]["seconds"])
+        if self.fit_seconds > self.clock.budget:
+            raise BadInput(
+                f"one fit of {own.victim} on {pool.n_train:,} rows takes {readable_seconds(self.fit_seconds)}, longer than the "
+                f"budget of {readable_seconds(self.clock.budget)}; give more time, fewer rows or a faster setting"
+            )
+
+    def _plan(self, own: Attacks, n_groups: int, n_attackable: int) -> None:
+        fits = 5 * 3 + n_attackable * (SEEDS * len(ALPHAS) + M50_FITS)
+        self.clock.say(
+            f"plan: {len(self.data.y):,} rows, {n_groups:,} groups, {n_attackable:,} of them large enough to be attacked; "
+            f"{own.victim} is trained about {fits:,} times on {self._n_train(own):,} rows, roughly "
+            f"{readable_seconds(fits * self.fit_seconds)}"
+            + ("" if math.isinf(self.clock.budget) else f" without the budget of {readable_seconds(self.clock.budget)}")
+        )
+
+    def _out_of_fold(self, own: Attacks) -> OutOfFold:
+        context, data = own.experiment.context, own.data
+        self.clock.say("accuracy of each group, out of fold")
+        key = context.memo.key(
+            context.victim_code(own.plain) | {"subpop.audit.folds"},
+            victim=context.victim_identity(own.plain),
+            data=context.data(own.plain).fingerprint,
+        )
+
+        def made() -> dict[str, Any]:
+            found = out_of_fold(context.victim(own.plain), data.x, data.y, data.n_classes)
+            return {"proba": found.proba, "raw": found.raw, "folds": found.folds}
+
+        return OutOfFold(**{name: np.asarray(a) for name, a in context.memo.arrays(key, made)[0].items()})
+
+    def _risk(self, target: Target, folds: OutOfFold) -> float:
+        rows = target.group.rows
+        sure = folds.proba[rows, self.data.y[rows]]
+        return math.sqrt(len(rows)) * float(((sure >= REACHED[0]) & (sure < REACHED[1])).mean())
+
+    # --- work ---------------------------------------------------------------------------------------------------------
+
+    def _blocks(self, ordered: Sequence[Target], own: Attacks) -> Iterator[list[Target]]:
+        """Groups that are trained together: one by one, or up to BLOCK of a grouping for the exact fleet."""
+        if own.victim != DEFAULT:
+            yield from ([each] for each in ordered)
+            return
+        by_grouping: dict[str, list[Target]] = {}
+        for each in ordered:
+            by_grouping.setdefault(each.group.grouping, []).append(each)
+        for members in by_grouping.values():
+            members = sorted(members, key=lambda each: each.name)  # a block does not depend on rounding of the order
+            yield from (members[i : i + BLOCK] for i in range(0, len(members), BLOCK))
+
+    def _tasks(
+        self,
+        blocks: Sequence[list[Target]],
+        own: Attacks,
+        fast: Attacks,
+        hurt: dict[str, Hurt],
+        m50: dict[str, M50],
+        protected: _Protected,
+    ) -> Iterator[_Task]:
+        def damage(block: list[Target], alphas: Sequence[float]) -> _Task:
+            def do() -> None:
+                for each, found in zip(block, own.hurt(block, alphas), strict=True):
+                    before = hurt.setdefault(each.group.name, Hurt({}, {}, {}))
+                    before.damage.update(found.damage)
+                    before.half_width.update(found.half_width)
+                    before.n_poison.update(found.n_poison)
+
+            return _Task("damage", _names(block), SEEDS * len(alphas) * len(block), do)
+
+        def search(block: list[Target]) -> _Task:
+            return _Task("m50", _names(block), M50_FITS * len(block), lambda: m50.update(_m50(own, block)))
+
+        n_first = next((i + 1 for i in range(len(blocks)) if sum(map(len, blocks[: i + 1])) >= FIRST), len(blocks))
+        first, others = blocks[:n_first], blocks[n_first:]
+        yield from (damage(block, ALPHAS[1:2]) for block in first)
+        yield from (damage(block, (ALPHAS[0], ALPHAS[2])) for block in first)
+        yield _Task("the certificate of label flips", (), 0, lambda: protected.certify_flips(fast))
+        certified = fast if own is fast and self.table.frame is None else None
+        yield _Task("the certificate of insertions", (), 2, lambda: protected.certify_insertions(certified or self._whole(own)))
+        yield _Task("what filters would delete", (), 0, lambda: protected.filter_with(fast))
+        yield from (search(block) for block in first)
+        for block in others:
+            yield damage(block, ALPHAS)
+            yield search(block)
+
+    def _whole(self, own: Attacks) -> Attacks:
+        """The estimator whose preprocessing is fitted on each training set: the user's own, or the default in front of skrub."""
+        if own.victim != DEFAULT:
+            return own
+        return self._attacks("sklearn.linear_model:LogisticRegression(max_iter=1000)")[0]
+
+    def _do(self, task: _Task) -> None:
+        begun = time.monotonic()
+        task.do()
+        took = time.monotonic() - begun
+        if task.names and took > 0.01 * task.fits * self.fit_seconds:  # not read from the store
+            self.fit_seconds = 0.5 * (self.fit_seconds + took / task.fits)
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    what: str
+    names: tuple[str, ...]
+    fits: int
+    do: Callable[[], None]
+
+    def seconds(self, of_a_fit: float) -> float:
+        return self.fits * of_a_fit
+
+
+def _names(block: Sequence[Target]) -> tuple[str, ...]:
+    return tuple(each.group.name for each in block)
+
+
+def _m50(own: Attacks, block: Sequence[Target]) -> dict[str, M50]:
+    return {each.group.name: found for each, found in zip(block, own.m50(block), strict=True)}
+
+
+@dataclass(eq=False)
+class _Protected:
+    """What filters and certificates gave, as far as there was time."""
+
+    insertions: Certified | None = None
+    flips: Certified | None = None
+    filters: list[Deleted] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def certify_insertions(self, attacks: Attacks) -> None:
+        try:
+            self.insertions = insertions(attacks)
+        except BadInput as error:
+            self.notes.append(f"there is no bound on insertions: {error}")
+
+    def certify_flips(self, attacks: Attacks) -> None:
+        try:
+            self.flips = flips(attacks)
+        except BadInput as error:
+            self.notes.append(f"there is no bound on label flips: {error}")
+
+    def filter_with(self, attacks: Attacks) -> None:
+        self.filters = deleted(attacks)
+        missing = sorted(set(FILTERS) - {each.name for each in self.filters})
+        if missing:
+            self.notes.append(f"these filters cannot run on this data: {', '.join(missing)}")

@@ -1,0 +1,321 @@
+"""The audit: its numbers are those of the suites' cells, bounds bound, budgets hold, and a killed audit resumes."""
+
+import json
+import math
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import subpop
+from subpop import load_dataset
+from subpop.audit import run as running
+from subpop.audit.attacked import SEEDS, Attacks, _m50_of, _Search
+from subpop.audit.groups import Group
+from subpop.audit.protection import Certified, insertions
+from subpop.audit.result import COLUMNS
+from subpop.experiments.experiment import Experiment
+from subpop.runtime.no_store import NoStore
+from subpop.types import BadInput, Cell, Trial
+from subpop.types.kinds import Measurers
+
+FOREST = "sklearn.ensemble:RandomForestClassifier(n_estimators=5)"
+
+
+def people(n=900):
+    """A frame with two columns of categories; north is harder than the rest, and one group has nine rows."""
+    generator = np.random.default_rng(0)
+    town = generator.choice(["north", "south", "west"], n, p=[0.2, 0.4, 0.4])
+    town[:9] = "tiny"
+    sex = generator.choice(["f", "m"], n)
+    age = generator.normal(40, 9, n)
+    noise = np.where(town == "north", 9.0, 2.0)
+    paid = age + noise * generator.normal(size=n) > 40
+    return pd.DataFrame(
+        {"town": town, "sex": sex, "age": age, "pay": generator.normal(size=n), "paid": np.where(paid, "yes", "no")}
+    )
+
+
+@pytest.fixture(scope="module")
+def found():
+    return subpop.audit(people(), "paid", store=":memory:")
+
+
+# --- the numbers ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "annotation", "grouped_by"), [("mixture", "component", None), ("digits", "digit", "digit")], ids=["all", "chosen"]
+)
+def test_damage_equals_the_cell_of_a_suite(name, annotation, grouped_by):
+    groups = subpop.audit(load_dataset(name), groups=annotation, store=":memory:").groups.set_index("group")
+    for rate in (0.5, 2.0):
+        cell = Cell.of("mine", "embedded", name, "logistic_regression", "feature_match", rate=rate, grouped_by=annotation)
+        table = {str(row["subpopulation"]): row for row in Experiment.on(NoStore()).run(cell).table}
+        compared = 0
+        for group, row in groups.iterrows():
+            if not math.isnan(row[f"damage_{rate:g}"]):
+                suite = table[str(group)]
+                assert row[f"damage_{rate:g}"] == pytest.approx(suite["target_damage"], abs=1e-12)
+                assert row[f"half_width_{rate:g}"] == pytest.approx(suite["target_damage_half_width"], abs=1e-12)
+                assert row[f"poison_rows_{rate:g}"] == suite["n_poison"]
+                compared += 1
+        assert compared >= 8
+        assert max(row["target_damage"] for row in table.values()) > 0.05
+    assert grouped_by in (None, annotation)
+
+
+def test_damage_of_embeddings_equals_the_cell_of_a_suite(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = load_dataset("mixture")
+    rows = slice(0, 1500)
+    np.savez("mine.npz", x=data.x[rows], y=data.y[rows], part=data.annotations["component"][rows] % 4, odd=data.y[rows] * 0 + 1)
+    groups = subpop.audit("mine.npz", groups="part", store=":memory:").groups.set_index("group")
+    cell = Cell.of("mine", "own", "embeddings:mine.npz", "logistic_regression", "feature_match", rate=1.0, grouped_by="part")
+    table = {str(row["subpopulation"]): row["target_damage"] for row in Experiment.on(NoStore()).run(cell).table}
+    assert groups["damage_1"].to_dict() == pytest.approx(table)
+
+
+def test_m50_agrees_with_the_kind_of_measurement_that_tries_all_numbers():
+    groups = subpop.audit(load_dataset("mixture"), groups="component", store=":memory:").groups.set_index("group")
+    settings = {"sampling": "distinct", "n_seeds": 3, "kind": "m50", "grouped_by": "component"}
+    cell = Cell.of("m", "embedded", "mixture", "logistic_regression", "feature_match", rate=0, **settings)
+    table = Measurers(Experiment.on(NoStore()))(cell).table
+    same = [(groups.loc[str(row["subpopulation"])], row) for row in table if str(row["subpopulation"]) in groups.index]
+    assert len(same) >= 8
+    agree = [own["m50"] == row["m50"] and own["m50_is_more"] == row["m50_censored"] for own, row in same]
+    assert np.mean(agree) >= 0.9  # bisection may find another crossing of one half
+    assert any(row["m50_censored"] == 0 and row["m50"] > 0 for _, row in same)
+
+
+@pytest.mark.parametrize(
+    ("errors", "expected"),
+    [([0, 0, 0.5, 1], (3, 0)), ([0, 0, 0, 0.4], (4, 1)), ([0.5, 0.5, 0.6, 1], (1, 0)), ([0, 0.6, 0.6, 0.6], (2, 0))],
+)
+def test_the_search_for_m50_by_hand(errors, expected):
+    search = _Search(None, None, [1, 2, 3, 4], None)
+    while not search.is_over:
+        search.learn(errors[search._asked] >= 0.5)
+    assert search.found == expected
+
+
+def test_medians_of_m50_by_hand():
+    more = _m50_of(np.array([[8, 1], [3, 0], [8, 1]]))
+    assert (more.median, more.censored, more.low, more.high) == (8.0, True, 3, 8)
+    some = _m50_of(np.array([[8, 1], [3, 0], [5, 0]]))
+    assert (some.median, some.censored, some.trivial) == (5.0, False, False)
+    assert _m50_of(np.zeros((3, 2), int)).trivial
+
+
+def test_accuracy_and_sizes_of_groups(found):
+    groups = found.groups.set_index("group")
+    frame = people()
+    assert groups.loc["town=north", "rows"] == (frame["town"] == "north").sum()
+    assert groups.loc["town=north, sex=f", "rows"] == ((frame["town"] == "north") & (frame["sex"] == "f")).sum()
+    assert "town=tiny" not in groups.index
+    assert groups.loc["town=north", "accuracy"] < groups.loc["town=south", "accuracy"] - 0.1
+    assert list(found.groups.columns[: len(COLUMNS)]) == list(COLUMNS)
+    assert not found.groups["damage_1"].dropna().empty
+
+
+# --- bounds -----------------------------------------------------------------------------------------------------------
+
+
+def test_certificates_by_hand():
+    own = Certified("insertions", "", np.array([True, True, True, False]), np.array([0, 2, 5, 9]), 9)
+    rows = np.ones(4, bool)
+    assert [own.accuracy(rows, m) for m in (0, 1, 2, 3, 6)] == [0.75, 0.5, 0.5, 0.25, 0.0]
+    assert own.survives(rows) == 0  # one more row and half of them can be wrong
+    assert own.survives(np.array([False, True, True, False])) == 2
+    assert own.survives(np.array([True, False, False, True])) is None
+
+
+def test_the_bound_on_insertions_is_never_below_the_measured_damage():
+    data, attacks = load_dataset("mixture"), None
+    attacks = Attacks(Experiment.on(NoStore()), "mixture", "logistic_regression", data)
+    bound = insertions(attacks)
+    k = int(bound.model.split()[0])
+    cell = attacks.cell("component", 0.5, n_seeds=1, defense=f"dpa(k={k})")
+    stage = attacks.stage(cell)
+    results = attacks.experiment.timed_chunk(cell, [Trial(name, 0) for name in stage.attacked])
+    errors, bounds = [], []
+    for result in results:
+        members = stage.test_members(result.trial.subpopulation)
+        errors.append(1 - result.arrays["right"][members].mean())
+        bounds.append(1 - bound.accuracy(members, int(result.metrics["n_poison"])))
+        assert bounds[-1] >= errors[-1]
+    clean = [1 - bound.accuracy(stage.test_members(name), 0) for name in stage.attacked]
+    assert max(np.subtract(errors, clean)) > 0.01  # the attack does something
+    small = attacks.experiment.timed_chunk(cell.with_(defense="none"), [Trial(stage.attacked[0], 0)])
+    assert small[0].metrics["n_poison"] > 0
+
+
+# --- budgets ----------------------------------------------------------------------------------------------------------
+
+
+def test_budgets_in_words():
+    assert [running.budget_seconds(each) for each in (None, "90s", "5m", "1.5h", 30)] == [math.inf, 90, 300, 5400, 30]
+    for wrong in ("soon", "0", "-5m", "5 days"):
+        with pytest.raises(BadInput, match="write a number above 0 with s, m or h"):
+            running.budget_seconds(wrong)
+
+
+def test_a_budget_is_kept_and_the_rest_listed(monkeypatch):
+    """A clock that advances only while something is trained: a second for each fit."""
+    now, attacked = [0.0], []
+    monkeypatch.setattr(running, "time", type("Clock", (), {"monotonic": staticmethod(lambda: now[0])}))
+    hurt, timed = Attacks.hurt, running._Run._time_a_fit
+
+    def slow(self, targets, alphas=running.ALPHAS):
+        now[0] += SEEDS * len(alphas) * len(targets)
+        attacked.extend((each.group.name, tuple(alphas)) for each in targets)
+        return hurt(self, targets, alphas)
+
+    def time_a_fit(self, own):
+        timed(self, own)
+        self.fit_seconds = 1.0
+
+    monkeypatch.setattr(Attacks, "hurt", slow)
+    monkeypatch.setattr(running._Run, "_time_a_fit", time_a_fit)
+    monkeypatch.setattr(running._Run, "_blocks", lambda self, ordered, own: iter([each] for each in ordered))
+    found = subpop.audit(people(), "paid", store=":memory:", budget=60)
+    groups = found.groups
+    assert now[0] <= 60
+    assert (groups["damage_1"].notna()).sum() >= 5
+    left = groups[groups["seconds_left"] > 0]
+    assert len(left) > 3
+    assert groups["accuracy"].notna().all()
+    assert f"{len(left)} groups are not, or not fully, attacked for lack of time" in found.words
+    assert "What did not fit into the budget" in found.to_markdown()
+
+
+def test_a_budget_too_small_for_one_fit_is_refused():
+    with pytest.raises(BadInput, match=r"one fit of RandomForest.* takes .*, longer than the budget"):
+        subpop.audit(people(), "paid", estimator=FOREST, budget=0.001, store=":memory:")
+
+
+# --- killed and resumed -----------------------------------------------------------------------------------------------
+
+
+def test_a_killed_audit_resumes_with_the_same_numbers(tmp_path):
+    people(600).to_csv(tmp_path / "people.csv", index=False)
+    command = [
+        sys.executable,
+        "-m",
+        "subpop",
+        "audit",
+        "people.csv",
+        "--label",
+        "paid",
+        "--groups",
+        "town",
+        "--estimator",
+        FOREST,
+    ]
+    environment = {**os.environ, "LOKY_MAX_CPU_COUNT": "1"}
+    options = {"cwd": tmp_path, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    started = subprocess.Popen([*command, "--out", "killed"], start_new_session=True, **options)
+    store = tmp_path / "killed" / "audit.sqlite"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and started.poll() is None and n_chunks(store) < 1:
+        time.sleep(0.01)
+    os.killpg(started.pid, signal.SIGKILL)
+    started.communicate()
+    assert started.returncode == -signal.SIGKILL
+    kept = keys(store)
+    assert kept
+    again = subprocess.run([*command, "--out", "killed"], check=True, **options)
+    assert "subpop: plan: 600 rows" in again.stderr
+    assert kept <= keys(store)
+    whole = subprocess.run([*command, "--out", "whole"], check=True, **options)
+    assert "The labels that this is tested against are your own and may be poisoned" in whole.stdout
+    one, other = (json.loads((tmp_path / name / "audit.json").read_text()) for name in ("killed", "whole"))
+    assert one["groups"] == other["groups"]
+    assert one["filters"] == other["filters"]
+    assert n_chunks(store) == n_chunks(tmp_path / "whole" / "audit.sqlite")
+
+
+def keys(store):
+    with sqlite3.connect(f"file:{store}?mode=ro", uri=True, timeout=30) as connection:
+        return {key for (key,) in connection.execute("SELECT key FROM chunks")}
+
+
+def n_chunks(store):
+    try:
+        return len(keys(store))
+    except sqlite3.Error:
+        return 0
+
+
+# --- what is said -----------------------------------------------------------------------------------------------------
+
+
+def test_words_and_files(found, tmp_path):
+    for sentence in (
+        "may be poisoned: damage is measured for the attack listed",
+        "a lower bound",
+        "only a certificate is an upper one",
+        "no alarm is no proof of clean data",
+        "Your single model has no bound",
+    ):
+        assert sentence in found.words
+    found.save(tmp_path / "new" / "folder")
+    text, page = ((tmp_path / "new" / "folder" / name).read_text() for name in ("README.md", "index.html"))
+    assert found.words.split(":")[0] in text
+    assert found.words.split(":")[0] in page
+    assert "src=" not in page.replace("src=data:", "") or "http" not in page.split("<main>")[1].split("<script")[0]
+    read = json.loads((tmp_path / "new" / "folder" / "audit.json").read_text())
+    assert read["columns"] == dict(COLUMNS)
+    assert len(read["groups"]) == len(found.groups)
+    assert "rows" not in read
+    for name in (text, page, json.dumps(read)):
+        assert "tiny" not in name
+    assert "town=north" in page
+
+
+def test_rows_are_named_only_if_asked_for(found):
+    assert "Rows whose labels" not in found.to_markdown()
+    assert "Rows whose labels" in found.to_markdown(with_rows=True)
+    rows = json.loads(found.to_json(with_rows=True))["rows"]
+    frame = people()
+    assert all(frame["paid"][row["position"]] == row["label"] for row in rows)
+    probabilities = [row["probability_of_label"] for row in rows]
+    assert probabilities == sorted(probabilities)
+
+
+def test_groups_are_compared_for_fairness(found):
+    fairness = found.fairness.set_index("column")
+    assert set(fairness.index) == {"town", "sex"}
+    assert fairness.loc["town", "equalised_odds_difference"] > fairness.loc["sex", "equalised_odds_difference"]
+
+
+def test_who_pays_for_filters(found):
+    assert set(found.filters["filter"]) >= {"confident_learning", "trim"}
+    assert found.filters.set_index("filter").loc["trim", "told"] == "6 poison rows (assumed)"
+    assert {"deleted_trim", "deleted_confident_learning"} <= set(found.groups.columns)
+    share = found.groups.set_index("group")["deleted_confident_learning"]
+    assert share["town=north"] > share["town=south"]
+
+
+def test_a_group_is_a_set_of_rows_of_its_cell():
+    data = load_dataset("digits")
+    attacks = Attacks(Experiment.on(NoStore()), "digits", "logistic_regression", data)
+    rows = np.flatnonzero(data.annotations["digit"] == 3)
+    target = attacks.target(Group("digit=3", rows, "digit"))
+    assert (target.name, target.n_train + target.n_aux + target.n_test) == ("digit=3", len(rows))
+
+
+def test_bad_input_is_a_sentence_and_status_2(tmp_path, capsys):
+    from subpop.session.cli import main
+
+    people(60).to_csv(tmp_path / "people.csv", index=False)
+    assert main(["audit", str(tmp_path / "people.csv"), "--label", "pays", "--store", ":memory:"]) == 2
+    assert "did you mean pay" in capsys.readouterr().err
+    assert main(["audit", str(tmp_path / "people.csv"), "--label", "paid", "--groups", "paid", "--store", ":memory:"]) == 2
+    assert "groups=paid is the label" in capsys.readouterr().err
