@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import pandas as pd
 
@@ -12,9 +13,6 @@ from subpop.report.markdown import escape, folded, table
 from subpop.report.page import table_page
 from subpop.report.page_tables import MISSING, Field, Table
 from subpop.runtime.estimate import readable_seconds
-
-if TYPE_CHECKING:
-    from subpop.audit.result import Audit
 
 FIRST_SCREEN = 10
 NO_VALUE = "–"
@@ -27,7 +25,24 @@ LEGEND = (
 )
 
 
-def markdown_page(found: Audit, *, with_rows: bool = False) -> str:
+class Found(Protocol):
+    """What pages show of a `subpop.audit.result.Audit`, whose fields these are."""
+
+    @property
+    def groups(self) -> pd.DataFrame: ...
+    @property
+    def words(self) -> str: ...
+    @property
+    def filters(self) -> pd.DataFrame: ...
+    @property
+    def fairness(self) -> pd.DataFrame: ...
+    @property
+    def rows(self) -> pd.DataFrame: ...
+    @property
+    def facts(self) -> Mapping[str, Any]: ...
+
+
+def markdown_page(found: Found, *, with_rows: bool = False) -> str:
     """The report as markdown."""
     groups, facts = found.groups, found.facts
     by_damage = _in_order(groups)
@@ -153,7 +168,7 @@ def _filter_fields(row: pd.Series[Any]) -> list[Field]:
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 
-def html_page(found: Audit) -> str:
+def html_page(found: Found) -> str:
     """The report as one HTML file that loads no other: the summary and tables to sort, search and filter."""
     groups = _in_order(found.groups)
     rows = [[*_fields(row)[:1], Field(str(row["grouping"])), *_fields(row)[1:]] for _, row in groups.iterrows()]

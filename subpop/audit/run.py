@@ -12,6 +12,7 @@ import math
 import re
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
@@ -207,6 +208,11 @@ class _Run:
     """Seconds of one fit of the estimator, as measured last."""
 
     def audited(self, spec: object) -> Audit:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Found unknown categories")  # which count as none, in many fits
+            return self._audited(spec)
+
+    def _audited(self, spec: object) -> Audit:
         own, note = self._attacks(spec)
         fast = own if spec is None else self._supplied(self.data, DEFAULT)[0]
         targets = [own.target(each) for each in self.found.each()]
