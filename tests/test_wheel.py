@@ -53,7 +53,7 @@ def contents(folder: Path) -> dict[str, tuple[int, int]]:
 def test_a_cell_runs_from_another_folder(installed, tmp_path):
     python, packages = installed
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST"))}
-    command = [python, "-m", "subpop", "run", "-k", SUITE, "-q"]
+    command = [python, "-m", "subpop", "run", "embedded", "-k", SUITE, "-q"]
     before = contents(packages)
     told = {"cwd": tmp_path, "capture_output": True, "text": True, "check": False, "timeout": 300}
     done = subprocess.run(command, env={**environment, "PYTHONDONTWRITEBYTECODE": "1"}, **told)
@@ -62,12 +62,18 @@ def test_a_cell_runs_from_another_folder(installed, tmp_path):
     assert contents(packages) == before
     page = (tmp_path / "runs" / "report" / "README.md").read_text()
     assert "**Passed.**" in page
-    assert f"`subpop run -k {SUITE} -q`" in page
+    assert f"`subpop run embedded -k {SUITE} -q`" in page
     assert "<dialog" in (tmp_path / "runs" / "report" / "index.html").read_text()  # whose parts are files of the wheel
     refused = subprocess.run([*command, "--rebaseline"], env={**environment, "PYTHONDONTWRITEBYTECODE": "1"}, **told)
     assert refused.returncode == 4
     assert "would change the installed package" in refused.stderr
     assert contents(packages) == before
+
+
+def test_what_is_no_module_is_in_the_wheel(installed):
+    """The page for coding assistants, and the script of `subpop score`."""
+    _, packages = installed
+    assert all((packages / "subpop" / name).is_file() for name in ("AGENTS.md", "session/score.sh"))
 
 
 def test_an_installed_package_takes_its_own_suites_and_none_that_lie_beside_it(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ git rev-parse --show-toplevel >/dev/null || { say "git finds no repository in th
 inside=$(git rev-parse --show-prefix)
 mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)
+[ -e "$folder/.gitignore" ] || echo '*' >"$folder/.gitignore" # results are not committed by accident
 
 # The commit: a local name, a branch of origin, or fetched where the clone is shallow.
 commit=$(git rev-parse -q --verify "$base^{commit}" || git rev-parse -q --verify "origin/$base^{commit}" || true)

@@ -48,7 +48,6 @@ def repository(tmp_path_factory):
     folder = tmp_path_factory.mktemp("repository")
     git(folder, "init", "-q", "-b", "main")
     (folder / "defenses").mkdir()
-    (folder / ".gitignore").write_text("runs/\n")
     (folder / "defenses" / "mine.py").write_text(PLAIN)
     git(folder, "add", "-A")
     git(folder, "commit", "-q", "-m", "a defense")
