@@ -46,7 +46,7 @@ CHANGED = 0.1
 """The share of changed labels against which the weights of errors are most powerful."""
 FLOOR = 0.01
 """No row is expected to be wrong, or right, with a smaller probability."""
-LEAST_SPREAD, FEW_GROUPS_SPREAD = 0.15, 0.3
+LEAST_SPREAD = 0.3
 """Least scale of the deviation of a group's log odds of an error, and the scale with fewer than `ENOUGH_GROUPS` groups."""
 ENOUGH_GROUPS = 20
 TAIL = 3
@@ -280,7 +280,7 @@ def estimated_spread(excess: Doubles, variance: Doubles, slope: Doubles) -> floa
     from scipy.stats import norm
 
     if len(excess) < ENOUGH_GROUPS:
-        return FEW_GROUPS_SPREAD
+        return LEAST_SPREAD
     usual = norm.ppf((1 + SPREAD_AT) / 2)
 
     def above(spread: float) -> float:

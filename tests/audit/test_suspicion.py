@@ -156,7 +156,7 @@ def test_spread_of_groups_is_recovered():
     excess[:200] = 1e6  # a twentieth of the groups is poisoned
     assert suspicion.estimated_spread(excess, variance, slope) < 0.6
     assert suspicion.estimated_spread(excess / 10, variance, slope) == suspicion.LEAST_SPREAD
-    assert suspicion.estimated_spread(excess[-5:], variance[:5], slope[:5]) == suspicion.FEW_GROUPS_SPREAD
+    assert suspicion.estimated_spread(excess[-5:], variance[:5], slope[:5]) == suspicion.LEAST_SPREAD
 
 
 def test_scores_are_tail_probabilities_of_sampling_and_effect():
