@@ -315,10 +315,12 @@ verdict is not "poisoned", and no alarm is no proof of clean data.
 ## How much poison is found
 
 Adult, the exact logistic regression, {FOLDS} folds. {ATTACKED_SPLITS} splits with attacks: label flips of distinct rows on
-FeatureMatch subpopulations (years of education, race, sex) of 10 to 100 rows in the attacker's sample, alpha times as many poison rows as
-the subpopulation has there. The attacks are those that do at least {LEAST_DAMAGE:g} of damage at alpha 1 on at least
-{LEAST_TEST_ROWS} test rows, and they are the same at every alpha. An attack is *found* if a group that differs from the rest
-has a Jaccard index of at least a half with the attacked subpopulation's rows, clean and poison. An alarm is any group that differs from the rest on a split without poison.
+FeatureMatch subpopulations (years of education, race, sex) of 10 to 100 rows in the attacker's sample, alpha times as many
+poison rows as the subpopulation has there. The attacks are those that do at least {LEAST_DAMAGE:g} of damage at alpha 1 on
+at least {LEAST_TEST_ROWS} test rows, and they are the same at every alpha.
+An attack is *found* if a group that differs from the rest
+has a Jaccard index of at least a half with the attacked subpopulation's rows, clean and poison. An alarm is any group that
+differs from the rest on a split without poison.
 The *binomial scan* tests each group's errors against the overall error rate, one-sided, with Bonferroni's correction; its last
 column lowers its level until at most one of the clean splits has an alarm. Intervals: Wilson, 95 %; attacks on one
 split, and splits of one data set, have rows in common, which the intervals do not know.
@@ -336,24 +338,24 @@ none of which is the attacked subpopulation; the attacks on {PAIR_SPLITS} splits
 
 {clean_table(clean)}
 
-The hardest groups of Adult, all of which the model expects to be hard:
+The hardest groups of Adult:
 
 {hard_table(clean[titles[0]])}
 
 ## How the constants were chosen
 
 On splits {FIRST_DEVELOPMENT_SPLIT} and later of Adult, which are not among those above, and on the whole of Adult, which is:
-with four degrees of freedom of the random effect instead of three its smallest p was near the level, so that "no group" in the first row of
-the table of data as it is was a condition of the choice and is not a finding. Wine and
-breast cancer were scanned once before the last change, which made the scan more cautious, and changed nothing.
+with four degrees of freedom of the random effect instead of three its smallest p was near the level, so that "no group" in the
+first row of the table of data as it is was a condition of the choice and is not a finding. Wine and breast cancer were scanned
+once before the last change, which made the scan more cautious, and no group differed then either.
 
-- With half of the least scale of the random effect ({LEAST_SPREAD:g}), 2 of 20 development splits had an alarm, both the 20 or so
-  black women with 13 years of education.
+- With half of the least scale of the random effect ({LEAST_SPREAD:g}), 2 of 20 development splits had an alarm, both the
+  same group of about 20 rows (13 years of education, race Black, sex Female).
 - Errors that all count the same find no more than the binomial scan does: the poison of a small share of a group hides among
   errors near the boundary.
 - Isotonic calibration instead of a logistic curve made the most confident rows look too sure, and false alarms.
 - Without the random effect, large groups of Adult differ from the rest: self-employed people without a company have more
-  errors of a sure model than others, in every split. A normal effect is not enough for the whole of Adult, where such groups are
+  errors of a sure model than others, in many splits. A normal effect is not enough for the whole of Adult, where such groups are
   outliers among more than a thousand; hence Student's t.
 """
 
