@@ -163,6 +163,13 @@ def test_names_that_make_no_groups(columns, named, said):
     assert said in str(caught.value)
 
 
+def test_a_group_of_ten_rows_is_listed_and_one_of_nine_is_not():
+    table = table_of(site=["a"] * 10 + ["b"] * 9 + ["c"] * (N - 19))
+    found = groupings(table, ["site"])
+    assert {group.name: len(group.rows) for group in found.each()} == {"site=a": 10, "site=c": N - 19}
+    assert found.n_small == 1
+
+
 def test_no_group_below_ten_rows_is_ever_listed():
     with pytest.raises(BadInput, match="min_rows=9 would list groups of fewer than 10 rows"):
         groupings(table_of(), min_rows=9)
