@@ -14,9 +14,11 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -43,13 +45,15 @@ FIRST = 5
 """Groups that come first under a budget."""
 BLOCK = 40
 """Groups of one grouping that the exact fleet trains together."""
-LINE_SECONDS = 10.0
+LINE_SECONDS, SILENT_SECONDS = 10.0, 15.0
 LEAST_SECONDS = 30.0
 """A training is ended after the budget, but not before so many seconds: starting a process takes some."""
 REACHED = (0.5, 0.8)
 """Probabilities of a row's own label between which a small change of the model may turn it."""
 M50_FITS = 3 * M50_DRAWS
 """Fits of a search for m50, as planned."""
+WARM_ROWS, TIMED = 200, 2
+"""Rows of a first training, whose time does not count, and number of trainings that are timed together."""
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -194,6 +198,22 @@ class _Clock:
             print(f"subpop: {text}", file=sys.stderr, flush=True)
 
 
+@contextmanager
+def _telling(clock: _Clock, what: str) -> Iterator[None]:
+    """Print a line every SILENT_SECONDS while the block runs."""
+    over = Event()
+
+    def tell() -> None:
+        while not over.wait(SILENT_SECONDS):
+            clock.say(f"{what}, {readable_seconds(clock.passed)} so far")
+
+    Thread(target=tell, name="tells that the audit goes on", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
 # --- the audit --------------------------------------------------------------------------------------------------------
 
 
@@ -290,14 +310,14 @@ class _Run:
 
         def timed() -> dict[str, Any]:
             victim, job = context.victim(own.plain), pool.clean_job().canonical()
-            if victim.exact:
-                victim.fit_many([job], [0])  # code is compiled, once
-                job = replace(job, rows=job.rows[1:], y=job.y[1:])
+            few = replace(job, rows=job.rows[:WARM_ROWS], y=job.y[:WARM_ROWS])
+            victim.fit_many([job if victim.exact else few], [0])  # code is compiled, or processes are started, once
             begun = time.monotonic()
-            victim.fit_many([job], [0])
-            return {"seconds": np.array(time.monotonic() - begun)}
+            victim.fit_many([replace(job, rows=job.rows[1:], y=job.y[1:])] * TIMED, list(range(TIMED)))
+            return {"seconds": np.array((time.monotonic() - begun) / TIMED)}
 
-        self.fit_seconds = float(context.memo.arrays(key, timed)[0]["seconds"])
+        with _telling(self.clock, "timing one fit"):
+            self.fit_seconds = float(context.memo.arrays(key, timed)[0]["seconds"])
         if self.fit_seconds > self.clock.budget:
             raise BadInput(
                 f"one fit of {own.victim} on {pool.n_train:,} rows takes {readable_seconds(self.fit_seconds)}, longer than the "
@@ -326,7 +346,8 @@ class _Run:
             found = out_of_fold(context.victim(own.plain), data.x, data.y, data.n_classes)
             return {"proba": found.proba, "raw": found.raw, "folds": found.folds}
 
-        return OutOfFold(**{name: np.asarray(a) for name, a in context.memo.arrays(key, made)[0].items()})
+        with _telling(self.clock, "accuracy of each group"):
+            return OutOfFold(**{name: np.asarray(a) for name, a in context.memo.arrays(key, made)[0].items()})
 
     def _risk(self, target: Target, folds: OutOfFold) -> float:
         rows = target.group.rows
@@ -371,7 +392,9 @@ class _Run:
 
         n_first = next((i + 1 for i in range(len(blocks)) if sum(map(len, blocks[: i + 1])) >= FIRST), len(blocks))
         first, others = blocks[:n_first], blocks[n_first:]
-        yield from (damage(block, ALPHAS[1:2]) for block in first)
+        for i, block in enumerate(first):
+            task = damage(block, ALPHAS[1:2])
+            yield replace(task, fits=task.fits + SEEDS) if not i else task  # the clean victims are trained once
         yield from (damage(block, (ALPHAS[0], ALPHAS[2])) for block in first)
         yield _Task("the certificate of label flips", (), 0, lambda: protected.certify_flips(fast))
         certified = fast if own is fast and self.table.frame is None else None
@@ -390,7 +413,8 @@ class _Run:
 
     def _do(self, task: _Task) -> None:
         begun = time.monotonic()
-        task.do()
+        with _telling(self.clock, f"{task.what} of {', '.join(task.names[:2])}" if task.names else task.what):
+            task.do()
         took = time.monotonic() - begun
         if task.names and took > 0.01 * task.fits * self.fit_seconds:  # not read from the store
             self.fit_seconds = 0.5 * (self.fit_seconds + took / task.fits)
