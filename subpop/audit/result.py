@@ -364,6 +364,8 @@ def _suspicion(groups: pd.DataFrame) -> str:
 
 def _damage(facts: Facts, groups: pd.DataFrame) -> list[str]:
     measured = groups[groups["damage_1"].notna()].sort_values("damage_1", ascending=False)
+    if not len(measured) and (groups["seconds_left"] > 0).any():
+        return ["The budget was too small to attack a group."]
     if not len(measured):
         return [f"No group was attacked: none has enough of its rows on each side of the split of {facts.n_rows:,} rows."]
     worst = measured.iloc[0]

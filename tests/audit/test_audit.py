@@ -195,6 +195,22 @@ def test_a_budget_is_kept_and_the_rest_listed(monkeypatch):
     assert "What did not fit into the budget" in found.to_markdown()
 
 
+def test_a_budget_too_small_for_an_attack_is_said(monkeypatch):
+    """One fit fits, five do not."""
+    timed = running._Run._time_a_fit
+
+    def time_a_fit(self, own):
+        timed(self, own)
+        self.fit_seconds = 300.0
+
+    monkeypatch.setattr(running._Run, "_time_a_fit", time_a_fit)
+    data = load_dataset("mixture")
+    found = subpop.audit(data.x[:600], data.y[:600], store=":memory:", budget=400)
+    assert "The budget was too small to attack a group." in found.words
+    assert found.groups["damage_1"].isna().all()
+    assert found.groups["accuracy"].notna().all()
+
+
 def test_a_budget_too_small_for_one_fit_is_refused():
     with pytest.raises(BadInput, match=r"one fit of RandomForest.* takes .*, longer than the budget"):
         subpop.audit(people(), "paid", estimator=FOREST, budget=0.001, store=":memory:")
