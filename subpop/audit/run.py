@@ -409,7 +409,10 @@ class _Run:
         """The estimator whose preprocessing is fitted on each training set: the user's own, or the default in front of skrub."""
         if own.victim != DEFAULT:
             return own
-        return self._attacks("sklearn.linear_model:LogisticRegression(max_iter=1000)")[0]
+        from sklearn.linear_model import LogisticRegression
+        from skrub import tabular_pipeline
+
+        return self._attacks(tabular_pipeline(LogisticRegression(max_iter=1000)))[0]  # which scales the columns
 
     def _do(self, task: _Task) -> None:
         begun = time.monotonic()
