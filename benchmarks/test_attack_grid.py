@@ -10,9 +10,9 @@ have equally many poison rows. The worst attack of a line was chosen in hindsigh
 Source: the attacks and defenses are those of the papers named in their modules; the comparison is our own.
 
 Deviations: moved rows may be anywhere in the range of each column. `adaptive` trains only defenses that take less than .1 s a
-trial, 200 times each; defenses that are told which rows are poison, or which group rows are in, cannot
-be trained by an attacker. Matched random filters are left out. With three subpopulations and two seeds, intervals are wide: which
-defense holds is reported and not asserted. The embedded tier has two defenses.
+trial, 200 times each; defenses that are told which rows are poison, or which group rows are in, cannot be trained by an
+attacker. Matched random filters are left out. With three subpopulations and two seeds, intervals are wide: which defense holds
+is reported and not asserted. The embedded tier has two defenses.
 """
 
 import pytest
