@@ -30,12 +30,12 @@ TREE = {**LINE, "victim": "sklearn.tree:DecisionTreeClassifier"}
 DIGITS = {**LINEAR, "dataset": "digits", "victim": "last_layer"}
 PRUNE = {**DIGITS, "rate": 1.0, "n_attacked": 2, "defense": "fine_pruning"}
 SEEDS_OF = {
-    "knn_relabel": 200,
+    "knn_relabel": 400,
     "deep_knn": 100,
     "generalised_cross_entropy": 60,
     "kernel_svm": 60,
     "group_roni(groups=10, repetitions=2)": 60,
-    "holdout_influence": 60,
+    "holdout_influence": 150,
     "train_and_holdout": 60,
     "gradient_clipping": 100,
     "gradient_shaping": 50,
