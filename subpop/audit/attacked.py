@@ -31,7 +31,7 @@ ALPHAS = (0.5, 1.0, 2.0)
 SEEDS = 5
 """Draws of poison for each damage: the fewest that give an interval."""
 M50_DRAWS = 3
-LEAST_AUX, LEAST_TEST, LEAST_TEST_OF_PAIRS = 5, 10, 20
+LEAST_AUX, LEAST_TEST, LEAST_TEST_OF_PAIRS = 5, 10, 40
 """A group is attacked if it has so many rows in D_aux and in D_test; groups by several columns need more test rows."""
 
 

@@ -53,6 +53,7 @@ BOOKKEEPING = frozenset(
         "subpop.runtime.store_rescue",
         "subpop.runtime.store_rows",
         "subpop.runtime.writing",
+        "subpop.victims.identity",
     }
 )
 TRIALS = (
