@@ -84,7 +84,8 @@ def readable_seconds(seconds: float) -> str:
 class Forecast:
     """The rest of a run: expected seconds and fits of each cell, corrected by the cells that have finished.
 
-    If a defense trained more models than expected, the same is assumed for its other cells.
+    If a defense trained more models than expected, the same is assumed for its other cells. The numbers are read by another
+    thread too, and so from copies: a collection that changes cannot be iterated.
     """
 
     seconds: dict[Cell, float] = field(default_factory=dict)
@@ -113,17 +114,18 @@ class Forecast:
     @property
     def n_ended(self) -> int:
         """Cells of the plan that have finished; cells that cannot run are not in the plan."""
-        return len(self.done & self.seconds.keys())
+        return len(self.done.copy() & self.seconds.copy().keys())
 
     @property
     def total_fits(self) -> int:
         """Fits done plus fits still expected."""
-        left = sum(self._factors.get(c.defense, 1.0) * n for c, n in self.fits.items() if c not in self.done)
+        left = sum(self._factors.get(c.defense, 1.0) * n for c, n in list(self.fits.items()) if c not in self.done)
         return round(self.fits_done + max(0.0, left - self._of_cell))
 
     def seconds_left(self, passed: float) -> float:
         """Expected seconds of the remaining cells, scaled by how long the finished ones took (`passed` seconds in all)."""
-        total = sum(self.seconds.values())
-        ended = sum(expected for cell, expected in self.seconds.items() if cell in self.done)
+        planned = list(self.seconds.items())
+        total = sum(expected for _, expected in planned)
+        ended = sum(expected for cell, expected in planned if cell in self.done)
         trust = 0.05 * total + 2  # the first cells say little about the rest
         return max(0.0, total - ended) * (passed + trust) / (ended + trust)

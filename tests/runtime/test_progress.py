@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+import threading
 
 import pytest
 from rich.console import Console
@@ -118,6 +119,37 @@ def test_lines_that_say_nothing_new_become_rare(monkeypatch):
         progress.advance(1)
         lines_in(11)
     assert len(said) - before == 12
+
+
+def test_a_line_may_be_made_while_cells_end():
+    """Another thread tells how far the run is, and must not fail because this one goes on."""
+    many = [NONE.with_(rate=i / 1000) for i in range(1, 3001)]
+    now, failed = Forecast(dict.fromkeys(many, 1.0), dict.fromkeys(many, 2.0)), []
+    over = threading.Event()
+
+    def tell():
+        while not over.is_set():
+            try:
+                assert 0 <= now.n_ended <= len(many)
+                assert now.total_fits > 0
+                assert now.seconds_left(1.0) >= 0
+            except RuntimeError as error:
+                failed.append(error)
+                return
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    teller = threading.Thread(target=tell)
+    teller.start()
+    try:
+        for i, cell in enumerate(many):
+            now.end(cell)
+            now.receive(cell.with_(n_seeds=2 + i % 3), 1)
+    finally:
+        over.set()
+        teller.join()
+        sys.setswitchinterval(interval)
+    assert not failed
 
 
 def test_silence_is_broken_without_a_terminal(monkeypatch):
