@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from subpop.datasets.download import DatasetRecord
 
+SCORED = "-k scoreboard"
+"""The cells that `subpop score` runs if no others are asked for."""
 DATA_ROOT = "folder of data files (default: $SUBPOP_DATA, else the user's cache)"
 
 
@@ -340,7 +342,7 @@ def _score(options: argparse.Namespace, for_pytest: Sequence[str]) -> int:
         raise BadInput(f"subpop score needs {missing[0]}, which is not installed or not on the PATH; install it")
     script = Path(__file__).with_name("score.sh")
     selected = any(option.startswith("-k") for option in for_pytest)
-    words = [sys.executable, options.defense, options.against, str(options.folder), *([] if selected else ["-k", "scoreboard"])]
+    words = [sys.executable, options.defense, options.against, str(options.folder), *(() if selected else SCORED.split())]
     return subprocess.run(["bash", str(script), *words, *for_pytest], check=False).returncode
 
 

@@ -245,8 +245,19 @@ def test_equal_keys_mean_equal_values(left: object, right: object) -> None:
 
 def test_every_library_that_computes_numbers_is_in_the_keys() -> None:
     """A stored number must not outlive the library that computed it. What the others read enters keys by its content."""
-    others = {"itables", "joblib", "matplotlib", "pandas", "pytest", "pytest-benchmark", "rich", "tabulate", "threadpoolctl"}
-    readers = {"pillow", "pooch", "safetensors", "tokenizers", "torchvision"}
+    others = {
+        "cloudpickle",
+        "itables",
+        "joblib",
+        "matplotlib",
+        "pandas",
+        "pytest",
+        "pytest-benchmark",
+        "rich",
+        "tabulate",
+        "threadpoolctl",
+    }
+    readers = {"pillow", "pooch", "safetensors", "skrub", "tokenizers", "torchvision"}
     declared = tomllib.loads((fingerprint.PACKAGE.parent / "pyproject.toml").read_text())["project"]["dependencies"]
     names = {text.partition(">=")[0] for text in declared}
     assert names - others - readers == set(fingerprint.LIBRARIES)

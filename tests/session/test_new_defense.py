@@ -110,4 +110,6 @@ def test_only_mine_needs_a_defense(measured):
     project, *_ = measured
     done = run(project, "--only-mine")
     assert done.returncode == 4
-    assert "--only-mine needs a defense of your own; name it with --defense path.py:function" in done.stderr
+    assert (
+        "--only-mine needs a defense or an attack of your own; name it with --defense or --attack path.py:function" in done.stderr
+    )
