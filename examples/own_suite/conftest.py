@@ -1,0 +1,1 @@
+pytest_plugins = ["subpop.pytest_plugin"]
