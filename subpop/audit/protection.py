@@ -29,7 +29,7 @@ FILTERS = ("confident_learning", "knn_filter", "activation_clustering", "spectra
 """Filters whose deletions are counted; the last three are told a number of poison rows."""
 ASSUMED = 0.02
 """The share of poison rows that is assumed for filters that need their number."""
-PARTS = (51, 25, 15, 11, 7, 5, 3)
+PARTS = (25, 15, 11, 7, 5, 3)
 """Numbers of parts, of which the first is taken that leaves `PART_ROWS` rows each."""
 PART_ROWS = 60
 RIDGE_WEIGHTS = 1 << 28
