@@ -13,8 +13,8 @@ Answer (laptop tier, points of target damage): amplification was not found. Grou
 digits, -9.8 (-14.9 to -4.7) on the mixture, +1.4 (-12.1 to 15.0) for the convolutional network. JTT: -7.3 (-42.7 to 28.2),
 -38.5 (-56.6 to -20.5) for 50 points of clean accuracy, and -12.0 (-41.0 to 17.0).
 
-Deviations: the convolutional network has the laptop tier only. Nothing is asserted and no number has a reference: the interval
-is the result, whatever it is.
+Deviations: the convolutional network has the laptop tier only. Nothing is asserted, and only the undefended damage of the
+embedded tier has a reference: the interval is the result, whatever it is.
 """
 
 from subpop import grid

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from threading import RLock
 from typing import Any
 
 from subpop.types import BadInput, Cell
@@ -84,8 +85,8 @@ def readable_seconds(seconds: float) -> str:
 class Forecast:
     """The rest of a run: expected seconds and fits of each cell, corrected by the cells that have finished.
 
-    If a defense trained more models than expected, the same is assumed for its other cells. The numbers are read by another
-    thread too, and so from copies: a collection that changes cannot be iterated.
+    If a defense trained more models than expected, the same is assumed for its other cells. Another thread reads the
+    numbers while cells end, and so a lock keeps the two apart.
     """
 
     seconds: dict[Cell, float] = field(default_factory=dict)
@@ -94,38 +95,44 @@ class Forecast:
     done: set[Cell] = field(default_factory=set)
     _of_cell: int = 0
     _factors: dict[str, float] = field(default_factory=dict)
+    _lock: Any = field(default_factory=RLock, repr=False, compare=False)
 
     def advance(self, fits: int) -> None:
-        self.fits_done += fits
-        self._of_cell += fits
+        with self._lock:
+            self.fits_done += fits
+            self._of_cell += fits
 
     def receive(self, cell: Cell, fits: int) -> None:
         """Count fits of a cell that workers have done."""
-        self.fits_done += fits
-        self.fits[cell] = max(0.0, self.fits.get(cell, 0.0) - fits)
+        with self._lock:
+            self.fits_done += fits
+            self.fits[cell] = max(0.0, self.fits.get(cell, 0.0) - fits)
 
     def end(self, cell: Cell) -> None:
         """Mark a cell as finished. The ratio of its actual to its planned fits corrects other cells with its defense."""
-        planned, asked, self._of_cell = self.fits.get(cell, 0.0), self._of_cell, 0
-        if cell not in self.done and planned and asked:
-            self._factors[cell.defense] = asked / planned
-        self.done.add(cell)
+        with self._lock:
+            planned, asked, self._of_cell = self.fits.get(cell, 0.0), self._of_cell, 0
+            if cell not in self.done and planned and asked:
+                self._factors[cell.defense] = asked / planned
+            self.done.add(cell)
 
     @property
     def n_ended(self) -> int:
         """Cells of the plan that have finished; cells that cannot run are not in the plan."""
-        return len(self.done.copy() & self.seconds.copy().keys())
+        with self._lock:
+            return len(self.done & self.seconds.keys())
 
     @property
     def total_fits(self) -> int:
         """Fits done plus fits still expected."""
-        left = sum(self._factors.get(c.defense, 1.0) * n for c, n in list(self.fits.items()) if c not in self.done)
-        return round(self.fits_done + max(0.0, left - self._of_cell))
+        with self._lock:
+            left = sum(self._factors.get(c.defense, 1.0) * n for c, n in self.fits.items() if c not in self.done)
+            return round(self.fits_done + max(0.0, left - self._of_cell))
 
     def seconds_left(self, passed: float) -> float:
         """Expected seconds of the remaining cells, scaled by how long the finished ones took (`passed` seconds in all)."""
-        planned = list(self.seconds.items())
-        total = sum(expected for _, expected in planned)
-        ended = sum(expected for cell, expected in planned if cell in self.done)
+        with self._lock:
+            total = sum(self.seconds.values())
+            ended = sum(expected for cell, expected in self.seconds.items() if cell in self.done)
         trust = 0.05 * total + 2  # the first cells say little about the rest
         return max(0.0, total - ended) * (passed + trust) / (ended + trust)

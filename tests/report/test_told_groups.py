@@ -49,5 +49,7 @@ def test_there_is_no_table_without_the_undefended_cell():
     assert ToldGroups().tables([report("jtt", [[0.1, 0.1]] * 3)]) == []
 
 
-def test_no_number_is_compared_with_a_reference():
-    assert not ToldGroups().gates(NONE.cell)("target_damage_mean")
+def test_only_the_undefended_damage_is_compared():
+    assert ToldGroups().gates(NONE.cell)("target_damage_mean")
+    assert not ToldGroups().gates(NONE.cell)("clean_accuracy")
+    assert not ToldGroups().gates(report("jtt", [[0.1, 0.1]] * 3).cell)("target_damage_mean")

@@ -18,13 +18,14 @@ HOW_TO_READ = (
 
 
 class ToldGroups(Poisoning):
-    """Poisoning cells that differ in the defense and in the groups that it is told; none of their numbers has a reference."""
+    """Poisoning cells that differ in the defense and in the groups that it is told."""
 
     on_scoreboard = False
 
     def gates(self, cell: Cell) -> Callable[[str], bool]:
-        """No number: the intervals are the result."""
-        return lambda metric: False
+        """The undefended damage of the embedded tier only: the intervals are the result."""
+        is_compared = cell.tier == "embedded" and cell.defense == "none"
+        return lambda metric: is_compared and metric == "target_damage_mean"
 
     def tables(self, reports: Sequence[CellReport]) -> list[str]:
         """A table for each tier, data set and victim."""
