@@ -28,7 +28,7 @@ from subpop.experiments.collective import most_wrong_rows
 from subpop.experiments.context import Context
 from subpop.experiments.nearest_texts import nearest_texts
 from subpop.experiments.rehearsal import check_rehearsal, rehearsal
-from subpop.experiments.trial import TOLD, Prepared, grid, prepare, score
+from subpop.experiments.trial import TOLD, Prepared, grid, prepare, score, undefended
 from subpop.experiments.undecided import Undecided, error_of, is_undecided
 from subpop.harness.batching import FitMany, Wave, job_of
 from subpop.harness.manifest import KeepsRecords, Manifests
@@ -372,6 +372,8 @@ class Experiment:
             if self.observer is not None:
                 self.observer.note(cell, outcomes)
             return outcomes
+        if cell.defense == "none":
+            return undefended(wave)
         if cell.defense.startswith(MATCHED):
             counts = self._removed_per_class(cell, [p.trial for p in prepared])
             defenses = [matched_random_filter(dict(enumerate(counts[p.trial].tolist()))) for p in prepared]
@@ -387,7 +389,17 @@ class Experiment:
             poison = draw_poison(stage, cell, name, trial.seed, *asked, attack=self._own_attack(cell))
         count = n_poison(stage, cell, name) if "n_poison" in needs else 0
         training = trainable(context.victim(cell), cell, trial.seed) if "training" in needs else None
-        return prepare(stage, cell, trial, poison, needs=needs, n_poison=count, secret=self._secret(cell), training=training)
+        return prepare(
+            stage,
+            cell,
+            trial,
+            poison,
+            needs=needs,
+            n_poison=count,
+            secret=self._secret(cell),
+            training=training,
+            shuffled=cell.defense != "none" or cell.panels,
+        )
 
     def _optimiser(self, cell: Cell, name: str) -> Attacker | Rehearsal | None:
         """What the attack optimises poison against: the attacker's model, or the cell's defense on the attacker's rows."""

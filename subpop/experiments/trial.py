@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Set
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import joblib
 import numpy as np
 
 from subpop.attacks.label_flip import Poison
 from subpop.datasets.stage import Stage
 from subpop.experiments.undecided import Undecided
-from subpop.harness.batching import DefenseTask, PoolRows
-from subpop.harness.outcome import Outcome
+from subpop.harness.batching import DefenseTask, PoolRows, Wave
+from subpop.harness.outcome import Outcome, undefended_outcome
 from subpop.results.metrics import Doubles
 from subpop.runtime.seeds import defense_seed, holdout_seed, shuffle_seed
+from subpop.runtime.threads import one_thread
 from subpop.types import (
     KEEP_UNCHECKED,
     OWN_LEARNER,
@@ -29,6 +32,7 @@ from subpop.types import (
     TrialResult,
 )
 from subpop.types.roles import Trainable
+from subpop.victims.linear_model import LinearModel
 
 TOLD = {"exact": 1.0, "half": 0.5, "twice": 2.0}
 """Factors by which the number of poison rows that a defense gets may differ from the true one."""
@@ -63,6 +67,7 @@ def prepare(
     n_poison: int,
     secret: str = "",
     training: Trainable | None = None,
+    shuffled: bool = True,
 ) -> Prepared:
     """Poison D, shuffle it, and add the side information of the defense.
 
@@ -78,6 +83,8 @@ def prepare(
         Part of the seeds of the shuffle and of the defense, so that code that knows how seeds are derived cannot derive these.
     training
         How the victim of this trial is trained; None if it is not trained step by step.
+    shuffled
+        Whether the rows are shuffled; the order of rows that no defense sees changes nothing.
     """
     n, name = stage.pool.n_train, trial.subpopulation
     rows = np.concatenate([np.arange(n), poison.rows])
@@ -85,7 +92,7 @@ def prepare(
     own_y = np.concatenate([stage.pool.y[:n], stage.pool.y[poison.rows if poison.origin is None else poison.origin]])
     member = np.zeros(len(rows), bool)
     member[:n] = stage.train_members(name) if name else False
-    order = _shuffle(cell, trial, len(rows), secret)
+    order = _shuffle(cell, trial, len(rows), secret) if shuffled else np.arange(len(rows))
     rows, y, own_y, member, is_poison = rows[order], y[order], own_y[order], member[order], order >= n
     holdout = clean_holdout(stage, cell, trial) if "clean_holdout" in needs else None
     task = DefenseTask(
@@ -141,6 +148,15 @@ def clean_holdout(stage: Stage, cell: Cell, trial: Trial) -> Bools | None:
 
 def _shuffle(cell: Cell, trial: Trial, n_rows: int, secret: str) -> Ints:
     return np.random.default_rng(shuffle_seed(cell, trial, secret)).permutation(n_rows)
+
+
+def undefended(wave: Wave) -> list[Outcome]:
+    """The outcomes of trials without a defense: they are trained as one batch, and no trial needs a thread of its own."""
+    models = wave.fit([(i, task.train) for i, task in enumerate(wave.tasks)])
+    test_x = wave.inputs()
+    threads = joblib.cpu_count() if all(isinstance(model, LinearModel) for model in models) else 1
+    with one_thread("blas"), ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(lambda model: undefended_outcome(model, test_x, wave.n_classes), models))
 
 
 def score(stage: Stage, prepared: Prepared, outcome: Outcome, undecided: Undecided, accuracy: Doubles, draw: bool) -> TrialResult:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from subpop.types import Array, BadInput, Bools, Defended, Floats, Ints, TrainingSet
+from subpop.types import Array, BadInput, Bools, Defended, Floats, Ints, Model, TrainingSet
 from subpop.types.printable import printable
 
 SUM_TOLERANCE = 1e-3
@@ -82,9 +82,18 @@ def check_defended(
     return Outcome(predictions, keep, radii, reference, numbers, lead=lead_of(probabilities[""]), votes=votes)
 
 
+def undefended_outcome(model: Model, test_x: Array, n_classes: int) -> Outcome:
+    """Return the outcome of a trial without a defense, whose victim `fit` trained."""
+    proba = _probabilities(model, "", test_x, n_classes)
+    return Outcome({"": _most_likely(proba)}, n_fits=1, made_by_fit=True, lead=lead_of(proba))
+
+
 def lead_of(proba: Array) -> Floats:
     """Return (n,) float64 differences between the largest and the second largest of the probabilities (n, C) of each row."""
-    two = np.partition(np.asarray(proba, dtype=np.float64), -2, axis=1)[:, -2:]
+    proba = np.asarray(proba, dtype=np.float64)
+    if proba.shape[1] == 2:
+        return np.asarray(np.abs(proba[:, 1] - proba[:, 0]))
+    two = np.partition(proba, -2, axis=1)[:, -2:]
     return np.asarray(two[:, 1] - two[:, 0])
 
 
@@ -120,6 +129,8 @@ def _check_name(name: str, what: str) -> None:
 
 def _most_likely(proba: Array) -> Ints:
     """(n,) predicted classes, ties to the lowest."""
+    if proba.shape[1] == 2:  # as argmax, which is slow along short rows
+        return np.asarray(proba[:, 1] > proba[:, 0], dtype=np.int64)
     return np.asarray(proba.argmax(1), dtype=np.int64)
 
 

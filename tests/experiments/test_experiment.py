@@ -8,6 +8,8 @@ import pytest
 
 from subpop.defenses import DEFENSES
 from subpop.experiments.experiment import Experiment
+from subpop.experiments.trial import undefended
+from subpop.harness.batching import Wave
 from subpop.harness.plugins import parse_defense
 from subpop.runtime.no_store import NoStore
 from subpop.runtime.store import Store
@@ -83,13 +85,33 @@ def test_alpha_zero_and_the_perfect_filter_are_the_clean_victim(experiment, vict
 
 def test_a_defense_meets_the_poison_that_nobody_defends(experiment):
     """The same poison whatever the victim and the defense; another one for another seed or subpopulation."""
-    poison = {}
-    for changes in ({}, {"defense": "trim"}, {"victim": "mlp"}, {"defense": "trim", "n_poison_told": "half"}):
+    poison = []
+    for changes in ({"defense": "trim"}, {"defense": "trim", "n_poison_told": "half"}, {}, {"victim": "mlp"}):
         prepared = experiment.prepare(cell(**changes), Trial("digit=3", 1))
-        poison[str(changes)] = (prepared.rows.tolist(), prepared.task.train.y.tolist())
-    assert len({str(p) for p in poison.values()}) == 1
+        poison.append(list(zip(prepared.rows.tolist(), prepared.task.train.y.tolist(), strict=True)))
+    assert poison[0] == poison[1]  # in the order in which defenses see them
+    assert all(sorted(each) == sorted(poison[0]) for each in poison)
     other = experiment.prepare(cell(), Trial("digit=3", 0))
-    assert sorted(other.rows) != sorted(next(iter(poison.values()))[0])
+    assert sorted(other.rows) != sorted(row for row, _ in poison[0])
+
+
+@pytest.mark.parametrize("victim", ["logistic_regression", "mlp"])
+def test_trials_without_a_defense_give_what_they_give_as_calls_of_a_defense(experiment, victim):
+    """They are trained without threads of their own, and without a shuffle that nobody sees."""
+    own, chunk = cell(victim=victim), [Trial("digit=3", 0), Trial("digit=5", 1), Trial("digit=3", 0, attacked=False)]
+    prepared = [experiment.prepare(own.with_(defense="random_filter"), each) for each in chunk]
+    assert not np.array_equal(prepared[0].rows, experiment.prepare(own, chunk[0]).rows)
+    fit_many, test_x = experiment.fleet_of(own, [each.seed for each in chunk]), experiment.asked_rows(own)
+    wave = Wave([each.task for each in prepared], fit_many, test_x, experiment.context.stage(own).dataset.n_classes)
+    called = list(wave.run(DEFENSES["none"]))
+    for outcome, result in zip(called, experiment.run_chunk(own, chunk), strict=True):
+        right = outcome.predictions[""] == experiment.context.stage(own).data.test_y
+        assert np.array_equal(right, result.arrays["right"])
+        assert (outcome.n_fits, outcome.made_by_fit, outcome.keep) == (1, True, None)
+        assert result.n_fits == 1
+    for outcome, plain in zip(called, undefended(wave), strict=True):
+        assert np.array_equal(outcome.lead, plain.lead)
+        assert np.array_equal(outcome.predictions[""], plain.predictions[""])
 
 
 def test_what_a_defense_sees_is_shuffled_and_says_nothing(experiment):
