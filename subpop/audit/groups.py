@@ -199,7 +199,7 @@ def _listed(every: Sequence[tuple[Grouping, int]], named: set[str]) -> Groups:
     sizes = f"{least} rows" if least == most else f"{least} rows ({most} by several columns)"
     notes.append(f"{n_small:,} groups of fewer than {sizes} are not listed")
     if n_same:
-        notes.append(f"{n_same:,} groups have exactly the rows of another one and are not listed again")
+        notes.append(f"{n_same:,} {'group has' if n_same == 1 else 'groups have'} exactly the rows of another one")
     return Groups(tuple(kept), n_small, n_same, tuple(notes))
 
 

@@ -21,7 +21,7 @@ LEGEND = (
     "rows; damage: points of accuracy that the group loses with alpha mislabelled rows for each of its rows, ± half of the "
     "95 % interval over draws of the poison, training and test rows; m50: mislabelled rows that bring its error to 50 %; "
     "insertions: inserted rows with which the error of the ensemble provably stays below 50 %; flips: the same for changed "
-    "labels and the ridge regression; left: time that its attacks would take."
+    "labels and the ridge regression; left: time that its attacks would take; by: the columns that make the group."
 )
 
 
@@ -97,7 +97,7 @@ HEADINGS = (
     "rows",
     "accuracy in %",
     "verdict",
-    *(f"damage at alpha {alpha:g} in points" for alpha in ALPHAS),
+    *(f"damage in points, alpha {alpha:g}" for alpha in ALPHAS),
     "m50 in rows",
     "certified insertions",
     "certified flips",
@@ -147,44 +147,66 @@ def _group_table(groups: pd.DataFrame) -> str:
 
 
 def _filter_table(filters: pd.DataFrame) -> str:
-    return table(
-        ("filter", "is told", "largest share is of", "who pays", "deleted in %", "accuracy lost in points"),
-        [[escape(each.text) for each in _filter_fields(row)] for _, row in filters.iterrows()],
-        4,
-    )
+    return table(FILTER_HEADINGS, [[escape(each.text) for each in _filter_fields(row)] for _, row in filters.iterrows()], 4)
+
+
+FILTER_HEADINGS = (
+    "filter",
+    "is told",
+    "most deleted group",
+    "group that pays most",
+    "deleted in %",
+    "accuracy lost in points",
+    "of most deleted in %",
+    "lost by payer in points",
+)
 
 
 def _filter_fields(row: pd.Series[Any]) -> list[Field]:
+    parts = ("deleted", "accuracy_lost", "most_deleted_share", "payer_accuracy_lost")
     return [
-        Field(str(row["filter"])),
-        Field(str(row["told"])),
-        Field(f"{row['most_deleted']}: {100 * row['most_deleted_share']:.0f} %", row["most_deleted_share"]),
-        Field(f"{row['payer']}: {100 * row['payer_accuracy_lost']:.1f} points", row["payer_accuracy_lost"]),
-        Field(f"{100 * row['deleted']:.1f}", row["deleted"]),
-        Field(f"{100 * row['accuracy_lost']:.1f}", row["accuracy_lost"]),
+        *(Field(str(row[name])) for name in ("filter", "told", "most_deleted", "payer")),
+        *(MISSING if math.isnan(row[name]) else Field(f"{round(100 * row[name], 1) + 0.0:.1f}", row[name]) for name in parts),
     ]
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------
 
+SHARES = ("accuracy", "damage_", "half_width_", "insertions_bound_", "deleted_")
+"""Beginnings or ends of the names of columns that contain shares."""
+NAMES = "columns"
+"""The key of the names of a group's numbers, which are the same for all groups."""
 
-def html_page(found: Found) -> str:
-    """The report as one HTML file that loads no other: the summary and tables to sort, search and filter."""
+
+def html_page(found: Found, meanings: Mapping[str, str]) -> str:
+    """The report as one HTML file that loads no other: the summary and tables to sort, search and filter.
+
+    meanings: of the columns of `found.groups`, which are shown when a group is opened.
+    """
     groups = _in_order(found.groups)
-    rows = [[*_fields(row)[:1], Field(str(row["grouping"])), *_fields(row)[1:]] for _, row in groups.iterrows()]
-    headings = (HEADINGS[0], "by", *HEADINGS[1:])
-    shown = [i for i in range(len(headings)) if i < 5 or any(row[i] != MISSING for row in rows)]
+    details: dict[str, dict[str, Any]] = {}
+    rows = []
+    for i, (_, row) in enumerate(groups.iterrows()):
+        name, *others = _fields(row)
+        rows.append([name._replace(opens=str(i)), *others, Field(str(row["grouping"]))])
+        details[str(i)] = {"title": name.text, "text": _told(row), "names": NAMES, "values": _values(row)}
+    if rows:
+        details[NAMES] = {"names": [meanings.get(each, _deleted_by(each)) for each in groups.columns[2:]]}
+    headings = (*HEADINGS, "by")
+    shown = [i for i in range(len(headings)) if i < 4 or any(row[i] != MISSING for row in rows)]
     tables = [
         Table(
-            "groups", "Groups", (), LEGEND, tuple(headings[i] for i in shown), [[row[i] for i in shown] for row in rows],
-            ("by", "verdict"), 25 if len(rows) > 25 else 0,
+            "groups", "Groups", ("A group's name opens all its numbers.",), LEGEND, tuple(headings[i] for i in shown),
+            [[row[i] for i in shown] for row in rows], ("by", "verdict"), 25 if len(rows) > 25 else 0,
         )
     ]  # fmt: skip
     if len(found.filters):
         fields = [_filter_fields(row) for _, row in found.filters.iterrows()]
-        titles = ("filter", "is told", "largest share is of", "who pays", "deleted in %", "accuracy lost in points")
-        legend = "Of the data as it is, on the columns of the default estimator; who pays: the group that loses most accuracy."
-        tables.append(Table("filters", "What filters would delete", (), legend, titles, fields, ()))
+        legend = (
+            "Of the data as it is, on the columns of the default estimator; most deleted: the group that loses the largest share "
+            "of its rows; pays most: the group that loses most accuracy."
+        )
+        tables.append(Table("filters", "What filters would delete", (), legend, FILTER_HEADINGS, fields, ()))
     if len(found.fairness):
         fields = [
             [Field(str(r[0])), *(Field(f"{value:.3f}", float(value)) for value in r[1:])]
@@ -192,5 +214,31 @@ def html_page(found: Found) -> str:
         ]
         both = ("column", "demographic parity difference", "equalised odds difference")
         tables.append(Table("fairness", "Fairness of the estimator", (), "Out of fold, without an attack.", both, fields, ()))
-    footer = "; ".join(_made(found.facts)) + "."
-    return table_page(f"subpop: audit of {found.facts.get('data', '')}", "Audit of your data", found.words, tables, footer)
+    title = f"subpop: audit of {found.facts.get('data', '')}"
+    return table_page(title, "Audit of your data", found.words, tables, _made(found.facts), details)
+
+
+def _told(row: pd.Series[Any]) -> str:
+    said = f"{row['rows']:,} rows; the verdict on its errors: {row['verdict']}."
+    return said + (f" Its attacks would take {readable_seconds(row['seconds_left'])} more." if row["seconds_left"] else "")
+
+
+def _values(row: pd.Series[Any]) -> list[str]:
+    """The numbers of a group, from the third column on, as they are shown."""
+    return [_value(str(name), value) for name, value in row.iloc[2:].items()]
+
+
+def _value(name: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if math.isnan(value):
+        return NO_VALUE
+    if name == "seconds_left":
+        return readable_seconds(value)
+    if name.startswith(SHARES) or name.endswith("_accuracy"):
+        return f"{round(100 * value, 1) + 0.0:.1f} %"
+    return f"{value:.3g}" if name == "p" else f"{value:,.1f}" if name == "expected_errors" else f"{value:,.0f}"
+
+
+def _deleted_by(column: str) -> str:
+    return f"share of its rows that {column.removeprefix('deleted_')} deletes of a training set"

@@ -33,11 +33,11 @@ COLUMNS: Mapping[str, str] = {
     "test_rows": "number of its rows in D_test, on which damage is measured",
     "accuracy": "share of its rows that the estimator predicts right, out of fold",
     "accuracy_low": "lower end of the 95 % interval of the accuracy",
-    "accuracy_high": "upper end",
+    "accuracy_high": "upper end of the 95 % interval of the accuracy",
     "errors": "number of wrong rows, out of fold",
     "expected_errors": "number that the calibrated estimator expects",
     "p": "p of the excess of errors, corrected for all groups",
-    "verdict": "differs from the rest, hard, or ordinary",
+    "verdict": "verdict on its errors: differs from the rest, hard, or ordinary",
     **{f"damage_{alpha:g}": f"accuracy lost at alpha {alpha:g}" for alpha in ALPHAS},
     **{f"half_width_{alpha:g}": f"half of the 95 % interval of the damage at alpha {alpha:g}" for alpha in ALPHAS},
     **{f"poison_rows_{alpha:g}": f"mislabelled rows at alpha {alpha:g}" for alpha in ALPHAS},
@@ -160,7 +160,7 @@ class Audit:
             raise BadInput(f"the folder {place} cannot be created ({error}); name another one") from error
         write_atomically(place / "README.md", self.to_markdown(with_rows=with_rows))
         write_atomically(place / "audit.json", self.to_json(with_rows=with_rows))
-        write_atomically(place / "index.html", html_page(self))
+        write_atomically(place / "index.html", html_page(self, COLUMNS))
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -413,4 +413,5 @@ def _kept(groups: pd.DataFrame, column: str, accuracy: str, what: str) -> str:
     where = f"{len(there) - n_wrong} of {len(there)} groups"
     if not least:
         return f"has no promise for some groups: one {what} might be enough there"
-    return f"provably keeps its error below 50 % with {least} {what}s or fewer in {where}"
+    told = f"one {what}" if least == 1 else f"{least} {what}s or fewer"
+    return f"provably keeps its error below 50 % with {told} in {where}"

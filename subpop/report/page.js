@@ -12,9 +12,10 @@ let restoring = false;
 // A table with its filters. In the address, its settings begin with its name.
 function viewOf(element) {
   const length = Number(element.dataset.length);
+  const isShort = element.tBodies[0].rows.length <= 10 && !length;
   const table = new DataTable(element, {
     autoWidth: false,
-    layout: { topStart: "search", topEnd: null, bottomStart: length ? "info" : null, bottomEnd: length ? "paging" : null },
+    layout: { topStart: isShort ? null : "search", topEnd: null, bottomStart: length ? "info" : null, bottomEnd: length ? "paging" : null },
     order: [],
     pageLength: length || 10,
     paging: length > 0,
@@ -64,12 +65,13 @@ function restore() {
 }
 
 function rowsOf(detail) {
+  if (detail.values) return detail.values.map((value, i) => [details[detail.names].names[i], value]);
   if (detail.rows) return detail.rows;
   return detail.of.flatMap((key) => details[key].rows.map(([name, ...rest]) => [`${details[key].where}: ${name}`, ...rest]));
 }
 
 function show(key) {
-  const detail = Object.hasOwn(details, key) ? details[key] : null;
+  const detail = Object.hasOwn(details, key) && details[key].title ? details[key] : null;
   opened = detail ? key : "";
   if (!detail) return dialog.close();
   byId("title").textContent = detail.title;
@@ -86,10 +88,11 @@ function show(key) {
     if (kind !== "display" || value === null) return kind === "display" ? "–" : value;
     return value.toFixed(1) + (row[2] === null ? "" : ` ± ${row[2].toFixed(1)}`);
   };
+  const plain = ["what", "value"].map((title) => ({ title, orderable: false, render: DataTable.render.text() }));
   subpopulations = new DataTable("#subpopulations", {
     autoWidth: false,
     data: rowsOf(detail),
-    columns: [
+    columns: detail.values ? plain : [
       { title: "subpopulation", render: DataTable.render.text() },
       { ...number("damage in %", 1), render: withInterval },
       { ...number("half width", 1), visible: false },
@@ -97,7 +100,7 @@ function show(key) {
       ...["test rows", "poison rows"].map((title) => number(title, 0)),
     ],
     layout: { topStart: null, topEnd: null, bottomStart: null, bottomEnd: null },
-    order: [[1, "desc"]],
+    order: detail.values ? [] : [[1, "desc"]],
     paging: false,
   });
   if (!dialog.open) dialog.showModal();

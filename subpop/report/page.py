@@ -42,14 +42,18 @@ def web_page(reports: Sequence[CellReport], run: RunInfo, pictures: Sequence[Pic
     return _page(f"subpop: {run.tier} tier", heading, first, fill, f"{LINK} {_made_by(run)} {PURPOSE}", details)
 
 
-def table_page(title: str, heading: str, first: str, tables: Sequence[Table], footer: str) -> str:
-    """Return a page with a paragraph and tables whose fields open nothing, as HTML."""
+def table_page(title: str, heading: str, first: str, tables: Sequence[Table], notes: Sequence[str], details: Details) -> str:
+    """Return a page with a paragraph, tables, and notes on how they were made, as HTML."""
 
     def fill(main: Element) -> None:
         for table in tables:
             _add_table(main, table)
+        _text(main, "h2", "How this was made")
+        made = SubElement(main, "ul", {"class": "legend"})
+        for note in notes:
+            _text(made, "li", note)
 
-    return _page(title, heading, first, fill, footer, {})
+    return _page(title, heading, first, fill, LINK, details)
 
 
 def _page(title: str, heading: str, first: str, fill: Callable[[Element], None], footer: str, details: Details) -> str:

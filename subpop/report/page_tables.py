@@ -73,7 +73,8 @@ class Table:
 
 
 Details = Mapping[str, Mapping[str, Any]]
-"""What a field opens, by key: a title, a text, and `rows` of subpopulations, or `of`: the keys of the details to put together."""
+"""What a field opens, by key: a title, a text, and `rows` of subpopulations, or `of`: the keys of the details to put together, or
+`values`, and in `names` the key of an entry with their names."""
 
 
 def tables_of(reports: Sequence[CellReport], run: RunInfo) -> tuple[list[Table], Details]:

@@ -1,14 +1,21 @@
-"""index.html in headless Chromium, opened from disk without a network: sorting, filters, deep links, cells, two widths."""
+"""index.html of a report and of an audit in headless Chromium, opened from disk without a network.
+
+Sorting, filters, deep links, what a number or a group opens, and two widths.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from urllib.parse import quote
 
+import numpy as np
+import pandas as pd
 import pytest
 from synthetic_reports import cell_of, report_of
 
+import subpop
 from subpop.report import RunInfo, write_report
 
 selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed, which drives the browser")
@@ -66,9 +73,8 @@ def browser():
     started.quit()
 
 
-@pytest.fixture
-def opened(browser, address):
-    """Opens the page afresh at some fragment; afterwards nothing may be on the console."""
+def opening(browser, address, title):
+    """Yields a function that opens a page afresh at some fragment; afterwards nothing may be on the console."""
 
     def at(fragment="", width=1280, height=900):
         browser.execute_cdp_cmd(
@@ -82,7 +88,12 @@ def opened(browser, address):
 
     yield at
     assert browser.get_log("browser") == []
-    assert browser.title == "subpop: embedded tier"
+    assert browser.title == title
+
+
+@pytest.fixture
+def opened(browser, address):
+    yield from opening(browser, address, "subpop: embedded tier")
 
 
 def shown(browser, column, table="all"):
@@ -251,3 +262,100 @@ def test_screens(opened, width):
 def test_nothing_is_loaded_from_elsewhere(opened):
     names = opened().execute_script("return performance.getEntriesByType('resource').map((each) => each.name)")
     assert [name for name in names if not name.startswith("data:")] == []
+
+
+# --- the page of an audit ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory):
+    """An audit with a hostile name, long names of pairs, and groups that were left for lack of time; and its address."""
+    generator = np.random.default_rng(0)
+    town = generator.choice(["north of the long river", "a town with a rather long name", HOSTILE], 600, p=[0.5, 0.3, 0.2])
+    work = generator.choice(["in an office all day", "in the open air, mostly", "never"], 600)
+    age = generator.normal(40, 9, 600)
+    paid = age + 3 * generator.normal(size=600) > 40
+    found = subpop.audit(pd.DataFrame({"town": town, "work": work, "age": age, "paid": paid}), "paid", store=":memory:")
+    groups = found.groups.copy()
+    groups.loc[groups["damage_1"].isna(), "seconds_left"] = 4000.0
+    groups.loc[0, ["m50", "m50_is_more", "damage_1", "half_width_1"]] = 123456.0, 1.0, -0.123, 0.987
+    folder = tmp_path_factory.mktemp("audit")
+    found = replace(found, groups=groups)
+    found.save(folder)
+    only = tmp_path_factory.mktemp("audit_alone") / "index.html"
+    only.write_bytes((folder / "index.html").read_bytes())
+    return found, only.as_uri()
+
+
+@pytest.fixture
+def opened_audit(browser, audited):
+    yield from opening(browser, audited[1], "subpop: audit of frame")
+
+
+def numbers(texts):
+    return [float(text.replace(",", "").partition(" ")[0]) for text in texts if text != "–"]
+
+
+def test_the_groups_of_an_audit_are_sorted_and_filtered(opened_audit, audited):
+    browser, groups = opened_audit(), audited[0].groups
+    damages = numbers(shown(browser, "damage in points, alpha 1", "groups"))
+    assert damages == sorted(damages, reverse=True)
+    assert len(damages) == groups["damage_1"].notna().sum() > 3
+    sort(browser, "rows", "ascending", "groups")
+    rows = numbers(shown(browser, "rows", "groups"))
+    assert rows == sorted(groups["rows"])
+    choose(browser, "by", "town", "groups")
+    assert len(shown(browser, "group", "groups")) == 3
+    assert "groups.by=town" in fragment(browser)
+    browser.find_element("css selector", "#groups_wrapper input[type=search]").send_keys("onerror")
+    assert shown(browser, "group", "groups") == [f"town={HOSTILE}"]
+
+
+def test_a_group_opens_all_its_numbers(opened_audit, audited):
+    groups = audited[0].groups
+    browser = opened_audit("groups.by=town+x+work&groups.sort=desc+rows")
+    name = shown(browser, "group", "groups")[0]
+    click(browser, "#groups tbody button")
+    assert browser.find_element("id", "title").text == name
+    lines = browser.execute_script(
+        "return [...document.querySelectorAll('#subpopulations tbody tr')].map(r => [...r.cells].map(c => c.textContent))"
+    )
+    own = groups.set_index("group").loc[name]
+    told = dict(lines)
+    assert len(lines) == len(groups.columns) - 2
+    assert told["number of its rows"] == f"{own['rows']}"
+    assert told["accuracy lost at alpha 1"] == f"{100 * own['damage_1']:.1f} %"
+    assert told["mislabelled rows at alpha 2"] == f"{own['poison_rows_2']:.0f}"
+    assert told["share of its rows that knn_filter deletes of a training set"] == f"{100 * own['deleted_knn_filter']:.1f} %"
+    again = opened_audit(fragment(browser).removeprefix("#"))
+    assert again.find_element("id", "title").text == name
+    click(again, "#close")
+    assert not again.find_element("css selector", "dialog").is_displayed()
+
+
+def test_an_address_cannot_open_the_names_of_the_numbers(opened_audit):
+    assert not opened_audit("open=columns").find_element("css selector", "dialog").is_displayed()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_screens_of_an_audit(opened_audit, width):
+    """At 1280 px all columns are in sight; at 390 px the last one is reached by scrolling the table, not the page."""
+    browser = opened_audit(width=width, height=844)
+    wide = "return document.documentElement.scrollWidth"
+    assert browser.execute_script(wide) <= width
+    edges = """
+        const cell = document.querySelector(`#${arguments[0]} thead th:last-child`);
+        if (arguments[1]) cell.scrollIntoView({inline: "end"});
+        return [cell.getBoundingClientRect().right, document.querySelector("main").getBoundingClientRect().right];
+    """
+    for table in ("groups", "filters", "fairness"):
+        right, end = browser.execute_script(edges, table, width < 500)
+        assert right <= end + 1, f"the last column of {table} ends at {right} px, the page at {end} px"
+    browser.execute_script("scrollTo(0, 0)")
+    browser.execute_script("document.querySelector('#groups tbody button').click()")
+    assert browser.execute_script(wide) <= width
+    rest = "const box = document.querySelector('dialog'); return box.scrollWidth - box.clientWidth"
+    assert browser.execute_script(rest) <= 0
+    folder = os.environ.get("SCREENSHOTS", "")
+    if folder:
+        browser.save_screenshot(f"{folder}/audit-group-{width}.png")
