@@ -15,7 +15,10 @@ from subpop.types import Array, Bools, Cell, Dataset, FleetJob, Ints, Partition,
 
 @dataclass(frozen=True, eq=False)
 class SplitData:
-    """A data set after its split. Pool rows: those of D first, then those of D_aux, each in the order of `splits`."""
+    """A data set after its split. Pool rows: those of D first, then those of D_aux, each in the order of `splits`.
+
+    The test rows become read-only.
+    """
 
     dataset: Dataset
     splits: Splits
@@ -23,6 +26,9 @@ class SplitData:
     test_x: Array
     test_y: Ints
     fingerprint: str
+
+    def __post_init__(self) -> None:
+        self.test_x.setflags(write=False)
 
     def aux_job(self) -> FleetJob:
         """The training set of the attacker's own model: all of D_aux."""

@@ -72,17 +72,22 @@ def label_flip_smoothing(
     >>> radius.shape
     (100,)
     """
-    from subpop.defenses.certificates.smoother import Learner, fit_projection
+    from subpop.defenses.certificates.shared_rows import shared_learner
+    from subpop.defenses.certificates.smoother import Learner, Solved, fit_projection
 
     if isinstance(ridge, str) and ridge != CHOSEN:
         raise BadInput(f"ridge={ridge!r} must be a number above 0 or {CHOSEN!r}")
     classes = train.n_classes
-    projection, rows = fit_projection(train.x, know.representation, ROWS_EACH)
-    learners = [Learner(projection, rows, each) for each in ([ridge] if not isinstance(ridge, str) else RIDGES)]
-    learner = min(learners, key=lambda one: one.leave_one_out_error(train.y, classes)) if ridge == CHOSEN else learners[0]
+    representation = know.representation
+    shared = shared_learner(train, ROWS_EACH, ridge) if representation is None and not isinstance(ridge, str) else None
+    if shared is None:
+        projection, rows = fit_projection(train.x, representation, ROWS_EACH)
+        learners = [Learner(projection, rows, each) for each in (RIDGES if isinstance(ridge, str) else [ridge])]
+        direct = learners[0] if ridge != CHOSEN else min(learners, key=lambda one: one.leave_one_out_error(train.y, classes))
+    learner: Solved = direct if shared is None else shared
     model = learner.model(train.y, classes)
     diagnostics = {
-        "n_components": float(learner.design.shape[1]),
+        "n_components": float(learner.n_components),
         "penalty": learner.penalty,
         "certified": float(ridge != CHOSEN),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import cache
 from importlib import import_module
 
@@ -13,6 +14,7 @@ from sklearn.linear_model import Ridge, RidgeClassifier
 from sklearn.preprocessing import StandardScaler
 
 from subpop.datasets.download import data_root
+from subpop.defenses import remembered
 from subpop.defenses.certificates import smoother
 from subpop.defenses.certificates.smoother import Learner, fit_projection
 from subpop.defenses.label_flip_smoothing import CERTIFICATES, NOISE, all_radii, label_flip_smoothing
@@ -156,7 +158,7 @@ def test_probabilities_keep_the_order_of_scores_that_float32_cannot_tell_apart()
     model = defend(x, y).model
     close = np.array([[0.5 - 1e-12, 0.5 + 1e-12], [0.5, 0.5], [0.5 + 1e-12, 0.5 - 1e-12], [-40.0, 41.0]])
     model = smoother.RidgeModel(model.learner, y, np.zeros(2), np.zeros((8, 2)))
-    object.__setattr__(model, "scores_of", lambda inputs: close)
+    object.__setattr__(model, "scores", lambda x: close)
     proba = model.predict_proba(x[:4])
     assert proba.argmax(1).tolist() == [1, 0, 0, 1]
     np.testing.assert_allclose(proba.sum(1), 1, atol=1e-6)
@@ -335,6 +337,26 @@ def test_remembered_answers_by_content():
     for changed in (x + 1, x.T, x.astype(float), x.reshape(3, 2)):
         np.testing.assert_array_equal(double(changed), 2 * changed)
     assert len(calls) == 5
+
+
+def test_remembered_hashes_no_read_only_array_twice(monkeypatch):
+    calls = []
+    double = Remembered(lambda x: 2 * x)
+    x = np.arange(6).reshape(2, 3).copy()
+    monkeypatch.setattr(remembered.hashlib, "sha256", lambda data: calls.append(1) or hashlib.sha3_256(data))
+    x.setflags(write=False)
+    for rows in (x, x[:], x[:], x):
+        np.testing.assert_array_equal(double(rows), 2 * rows)
+    assert len(calls) == 1
+    np.testing.assert_array_equal(double(x[1:]), 2 * x[1:])
+    assert len(calls) == 2
+    x.setflags(write=True)
+    seen = x[:]
+    seen.setflags(write=False)
+    for value in (7, 8):  # the owner can be written to
+        x[0, 0] = value
+        assert double(seen)[0, 0] == 2 * value
+    assert len(calls) == 4
 
 
 # --- real data --------------------------------------------------------------------------------------------------------

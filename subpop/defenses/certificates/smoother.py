@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,28 +71,44 @@ def fit_projection(x: Array, representation: Model | None, rows_each: int) -> tu
         raise BadInput(
             f"feature {int(np.argmin(np.isfinite(centre)))} contains NaN or infinite values; remove or impute them first"
         )
-    scaled = values - centre.astype(np.float32)
-    deviation = np.sqrt(np.einsum("ij,ij->j", scaled, scaled, dtype=np.float64, casting="same_kind") / n)
-    constant = deviation <= 1e-7 * np.abs(centre)  # float32 inputs: less is rounding
-    inverse = np.where(constant, 0.0, 1 / np.where(constant, 1.0, deviation))
-    scaled *= inverse.astype(np.float32)
-    directions = _principal(scaled, min(d, max(1, n // rows_each))) * inverse[:, None]
+    scaled = values - centre
+    deviation = np.sqrt(np.einsum("ij,ij->j", scaled, scaled) / n)
+    inverse = inverse_deviation(deviation, centre)
+    scaled *= inverse
+    directions = _principal(scaled, n_components(n, d, rows_each)) * inverse[:, None]
     projection = Projection(representation, centre, directions)
     return projection, projection.of_features(values)
 
 
-def _principal(scaled: Floats, count: int) -> Doubles:
+def n_components(n: int, d: int, rows_each: int) -> int:
+    """One for every `rows_each` of n rows, at least 1 and at most d."""
+    return min(d, max(1, n // rows_each))
+
+
+def inverse_deviation(deviation: Doubles, centre: Doubles) -> Doubles:
+    """(d,) 1 / deviation, and 0 for a constant feature: inputs are float32, so that less is rounding."""
+    constant = deviation <= 1e-7 * np.abs(centre)
+    return np.where(constant, 0.0, 1 / np.where(constant, 1.0, deviation))
+
+
+def _principal(scaled: Doubles, count: int) -> Doubles:
     """(d, count) orthonormal directions of largest variance, in descending order; fewer if the rest has no variance."""
     wide = scaled.shape[1] > scaled.shape[0]
-    products = scaled @ scaled.T if wide else scaled.T @ scaled
+    variances, vectors = largest(scaled @ scaled.T if wide else scaled.T @ scaled, count)
+    return np.asarray(scaled.T @ (vectors / np.sqrt(variances))) if wide else vectors
+
+
+def largest(products: Doubles, count: int) -> tuple[Doubles, Doubles]:
+    """(k,) largest eigenvalues in descending order and (d, k) eigenvectors of symmetric products, which are overwritten.
+
+    k is `count`, or less if the others have no variance. Only the lower triangle is read.
+    """
     last = len(products) - 1
-    variances, vectors = eigh(products, subset_by_index=(last - count + 1, last), overwrite_a=True, check_finite=False)
+    variances, vectors = eigh(products, subset_by_index=(max(0, last - count + 1), last), overwrite_a=True, check_finite=False)
     if not variances[-1] > 0:
         raise BadInput("all features are constant: the ridge system is singular; grant a representation whose features vary")
     chosen = np.flatnonzero(variances > _RANK * variances[-1])[::-1]
-    if wide:
-        return np.asarray(scaled.T @ (vectors[:, chosen] / np.sqrt(variances[chosen])), np.float64)
-    return np.asarray(vectors[:, chosen], np.float64)
+    return variances[chosen], vectors[:, chosen]
 
 
 def blocks(n_rows: int, width: int, limit: int) -> Iterator[slice]:
@@ -104,6 +121,19 @@ def blocks(n_rows: int, width: int, limit: int) -> Iterator[slice]:
 # --- the learner ------------------------------------------------------------------------------------------------------
 
 
+class Solved(Protocol):
+    """What a ridge regression asks of its learner."""
+
+    penalty: float
+    n_components: int
+
+    def components(self, x: Array) -> Doubles: ...
+    def model(self, y: Ints, n_classes: int) -> RidgeModel: ...
+    def inputs(self, x: Array) -> Doubles: ...
+    def products(self, x: Array, coef: Doubles) -> Doubles: ...
+    def weights(self, inputs: Doubles) -> Doubles: ...
+
+
 class Learner:
     """The part of the regression that does not depend on labels, factorised once.
 
@@ -111,14 +141,13 @@ class Learner:
     """
 
     def __init__(self, projection: Projection, rows: Doubles, ridge: float) -> None:
-        if not 0 < ridge < math.inf:
-            raise BadInput(f"ridge={ridge} must be above 0 and finite: without a penalty the system may be singular; try 0.01")
         products = rows.T @ rows
-        self.penalty = ridge * float(np.trace(products)) / len(products)
+        self.penalty = penalty_of(ridge, float(np.trace(products)) / len(products))
         products[np.diag_indices_from(products)] += self.penalty
         self._root = np.linalg.cholesky(products)
         self.design = self._whitened(rows)
         """(n, d') Z root^-T, root the lower Cholesky factor of Z'Z + penalty I."""
+        self.n_components = rows.shape[1]
         self.components = Remembered(projection)
         """(T, d') float64 principal components of inputs."""
 
@@ -130,6 +159,10 @@ class Learner:
     def inputs(self, x: Array) -> Doubles:
         """(T, d') test rows in the coordinates of `design`."""
         return self._whitened(self.components(x))
+
+    def products(self, x: Array, coef: Doubles) -> Doubles:
+        """(T, C) `inputs(x) @ coef`."""
+        return np.asarray(self.inputs(x) @ coef)
 
     def _whitened(self, rows: Doubles) -> Doubles:
         return np.ascontiguousarray(solve_triangular(self._root, rows.T, lower=True, check_finite=False).T)
@@ -148,6 +181,13 @@ class Learner:
         return float(np.mean(((hot - fitted) / (1 - own)[:, None]) ** 2))
 
 
+def penalty_of(ridge: float, mean_square: float) -> float:
+    """The penalty, from its ratio to the sum of squares of a component."""
+    if not 0 < ridge < math.inf:
+        raise BadInput(f"ridge={ridge} must be above 0 and finite: without a penalty the system may be singular; try 0.01")
+    return ridge * mean_square
+
+
 def one_hot(y: Ints, n: int, n_classes: int) -> Doubles:
     """(n, C) one-hot labels."""
     y = np.asarray(y)
@@ -160,7 +200,7 @@ def one_hot(y: Ints, n: int, n_classes: int) -> Doubles:
 class RidgeModel:
     """A fitted linear smoother. y: (n,) training labels; intercept: (C,); coef: (d', C), for rows from `Learner.inputs`."""
 
-    learner: Learner
+    learner: Solved
     y: Ints
     intercept: Doubles
     coef: Doubles
@@ -171,7 +211,7 @@ class RidgeModel:
 
     def scores(self, x: Array) -> Doubles:
         """(T, C) sums of the weights of each class; they sum to 1."""
-        return self.scores_of(self.learner.inputs(x))
+        return np.asarray(self.intercept + self.learner.products(x, self.coef))
 
     def scores_of(self, inputs: Doubles) -> Doubles:
         """(T, C) scores of rows in the form of `Learner.inputs`."""
