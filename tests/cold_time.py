@@ -1,0 +1,58 @@
+"""Wall seconds of `pytest benchmarks/` on 453 cells of the embedded tier, from an empty store: `python tests/cold_time.py 2 1`.
+
+The cells, in `early_cells.txt`, are those that the embedded tier had at commit 385e135, so that cells which were added since do
+not count. Two of the 455 are left out: they are measured on other mixtures today. Each argument is a number of processes; runs
+with different numbers alternate, and the median of each is printed with the ratio of the last to the first. `--full` repeats each
+run with the store that it filled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+CELLS = Path(__file__).with_name("early_cells.txt")
+
+
+def seconds(jobs: str, folder: Path) -> float:
+    """Wall seconds of one run whose store and report are in the folder; raises CalledProcessError if it fails."""
+    options = ["--store", str(folder / "store.sqlite"), "--report-dir", str(folder / "report"), "-q", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", f"@{CELLS}", "--tier", "embedded", "-n", jobs, *options]
+    begun = time.perf_counter()
+    subprocess.run(command, cwd=ROOT, env={**os.environ, "CI": "true"}, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - begun
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("jobs", nargs="+", help="numbers of processes, such as 2 1")
+    parser.add_argument("--times", type=int, default=3, help="runs of each number (default: 3)")
+    parser.add_argument("--full", action="store_true", help="repeat each run with its full store")
+    args = parser.parse_args()
+    cold: dict[str, list[float]] = {jobs: [] for jobs in args.jobs}
+    full: dict[str, list[float]] = {jobs: [] for jobs in args.jobs}
+    for _ in range(args.times):
+        for jobs in args.jobs:
+            with tempfile.TemporaryDirectory() as folder:
+                cold[jobs].append(seconds(jobs, Path(folder)))
+                print(f"{jobs} processes: {cold[jobs][-1]:.1f} s", flush=True)
+                if args.full:
+                    full[jobs].append(seconds(jobs, Path(folder)))
+                    print(f"{jobs} processes, full store: {full[jobs][-1]:.1f} s", flush=True)
+    medians = {jobs: statistics.median(times) for jobs, times in cold.items()}
+    for jobs, median in medians.items():
+        again = f", {statistics.median(full[jobs]):.1f} s with a full store" if args.full else ""
+        print(f"median with {jobs} processes: {median:.1f} s{again}")
+    if len(medians) > 1:
+        print(f"ratio of {args.jobs[-1]} to {args.jobs[0]} processes: {medians[args.jobs[-1]] / medians[args.jobs[0]]:.2f}")
+
+
+if __name__ == "__main__":
+    main()
