@@ -11,7 +11,9 @@ clusters have at least 20 (the minimum for worst-k). Of 30 clusters only half wo
 
 from __future__ import annotations
 
+import gzip
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +45,12 @@ def load_images(root: Path | None = None) -> Dataset:
 
 
 def _pixels_and_digits() -> tuple[Array, Ints]:
-    """(1797, 64) whole numbers 0..16 as float64, and (1797,) the digit."""
-    from sklearn.datasets import load_digits
+    """(1797, 64) whole numbers 0..16 as float64, and (1797,) the digit, as `sklearn.datasets.load_digits` reads them.
 
-    bunch = load_digits()
-    return bunch.data, bunch.target.astype(np.int64)
+    scikit-learn is not imported, which would take longer than everything else that a cell from a full store needs.
+    """
+    package = find_spec("sklearn")
+    folder = Path(str(package and package.origin)).parent  # a requirement, so that it is there
+    with gzip.open(folder / "datasets" / "data" / "digits.csv.gz", "rt") as file:
+        rows = np.loadtxt(file, delimiter=",")
+    return rows[:, :-1], rows[:, -1].astype(np.int64)

@@ -57,8 +57,8 @@ def write_report(reports: Sequence[CellReport], directory: Path, run: RunInfo) -
     """
     make_report_directory(directory)
     reports = sorted(reports, key=lambda report: report.cell)
-    boards = draw_boards(leaderboards(reports), directory / "figures", run.command)
-    pictures = [*boards, *draw_all(reports, directory / "figures", run.command)]
+    boards = draw_boards(leaderboards(reports), directory / "figures")
+    pictures = [*boards, *draw_all(reports, directory / "figures")]
     suites: dict[str, list[CellReport]] = defaultdict(list)
     for report in reports:
         suites[report.cell.stem].append(report)

@@ -21,12 +21,12 @@ BARE = (
 )
 
 
-def draw_boards(boards: Sequence[Leaderboard], directory: Path, made_by: str = "") -> list[Picture]:
+def draw_boards(boards: Sequence[Leaderboard], directory: Path) -> list[Picture]:
     """Draw one figure for each board into the folder `directory`."""
     pictures = []
     for board in boards:
         path, lines = directory / file_name(board.file_name), lines_of(board)
-        draw_once(partial(leaderboard_figure, lines), path, made_by, content_key([], repr(lines) + made_by))
+        draw_once(partial(leaderboard_figure, lines), path, content_key([], repr(lines)))
         pictures.append(Picture(path.name, "leaderboard", "", board.tier, "", alt_of(board), caption_of(board)))
     return pictures
 

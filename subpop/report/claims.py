@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
 
-from scipy import stats
+from scipy.special import ndtri, stdtrit
 
 from subpop.results.intervals import CONFIDENCE
 from subpop.results.references import SAME_SETUP
@@ -106,8 +106,8 @@ def _allowance(number: Number, result: CellResult) -> float:
     if error is None:
         return 0.0 if result.exact and not number.varies else math.inf
     if n_seeds > 1:
-        return float(stats.t.ppf((1 + CONFIDENCE) / 2, n_seeds - 1)) * error
-    return float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * error if result.exact else math.inf
+        return float(stdtrit(n_seeds - 1, (1 + CONFIDENCE) / 2)) * error
+    return float(ndtri((1 + CONFIDENCE) / 2)) * error if result.exact else math.inf
 
 
 # --- how claims are measured ------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import ndtri, stdtrit
 
 FALSE_ALARM = 0.05
 """Probability of at least one false alarm in all stochastic numbers that are compared together."""
@@ -74,17 +75,13 @@ def kernel_atol(own: Spread | None, pool: tuple[float, int], n_numbers: int, lea
     The reference is a mean over kernels, or the value on a single one. least: lower limit of the deviation, which is the effect
     of one test row of one seed.
     """
-    from scipy.stats import t
-
-    quantile = float(t.ppf(1 - FALSE_ALARM / n_numbers / 2, pool[1]))
+    quantile = float(stdtrit(pool[1], 1 - FALSE_ALARM / n_numbers / 2))
     return quantile * _error(own, pool, least)
 
 
 def smallest_detectable(atol: float, own: Spread | None, pool: tuple[float, int], least: float = 0.0) -> float:
     """Return the change of the number that exceeds its tolerance with a probability of 80 %."""
-    from scipy.stats import norm
-
-    return atol + float(norm.ppf(POWER)) * _error(own, pool, least)
+    return atol + float(ndtri(POWER)) * _error(own, pool, least)
 
 
 def _error(own: Spread | None, pool: tuple[float, int], least: float) -> float:

@@ -45,8 +45,18 @@ class _Tree:
         if self.top and name.split(".")[0] != self.top:
             return None
         plain = self.base.joinpath(*name.split("."))
-        candidates = (plain / "__init__.py", plain.with_name(plain.name + ".py"))
-        return next((path for path in candidates if path.is_file()), None)
+        return _own_module(plain) if self.base == PACKAGE.parent else _module(plain)
+
+
+def _module(plain: Path) -> Path | None:
+    candidates = (plain / "__init__.py", plain.with_name(plain.name + ".py"))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+@functools.cache
+def _own_module(plain: Path) -> Path | None:
+    """`_module` for this package, whose modules come and go with an installation only."""
+    return _module(plain)
 
 
 def source_hash(

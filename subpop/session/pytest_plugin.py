@@ -6,6 +6,7 @@ Heavy imports are inside hooks, so that other tests start fast. The plug-in is l
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -365,6 +366,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     config, watch = session.config, session.config.stash.get(WATCH, None)
     if watch is None or not watch.has_begun:
         return
+    if "hypothesis" not in sys.modules and config.pluginmanager.hasplugin("hypothesispytest"):
+        config.pluginmanager.unregister(name="hypothesispytest")  # its summary would import hypothesis, which takes a second
     run = config.stash.get(RUN, None)
     if run is not None:
         run.experiment.context.progress.close()

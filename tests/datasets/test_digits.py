@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from subpop.datasets import load_dataset
 from subpop.datasets.digits import load, load_images
@@ -24,6 +25,9 @@ def test_digits_are_the_published_table():
     assert data.y.dtype == np.int64
     first = np.array([[0, 0, 5, 13, 9, 1, 0, 0], [0, 0, 13, 15, 10, 15, 5, 0]]) / 16
     assert np.array_equal(data.x[0, :16], first.ravel().astype(np.float32))
+    theirs = load_digits()  # the file is read without scikit-learn
+    assert np.array_equal(data.x, (theirs.data / 16).astype(np.float32))
+    assert np.array_equal(data.annotations["digit"], theirs.target)
 
 
 def test_pictures_are_the_same_rows():

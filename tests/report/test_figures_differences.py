@@ -125,11 +125,11 @@ def test_the_figure_of_a_board_has_its_verdicts(tmp_path):
     assert [line.label for line in lines] == ["told nothing", "mine", "told count", "trim"]
     assert (lines[3].value, lines[3].verdict) == (pytest.approx(-0.25), BETTER)
     assert lines[1].half_width == found.entries[1].judged.difference.half_width > 0
-    (picture,) = draw_boards(boards, tmp_path / "figures", "make it")
+    (picture,) = draw_boards(boards, tmp_path / "figures")
     first = (tmp_path / "figures" / "leaderboard-embedded.svg").read_bytes()
     assert picture.name == "leaderboard-embedded"
     assert picture.alt == "what 2 defenses change compared with no defense, embedded tier"
     assert alt_of(*leaderboards(reports[:2])) == "what 1 defense changes compared with no defense, embedded tier"
     (tmp_path / "figures" / "leaderboard-embedded.svg").write_bytes(first + b"<!-- kept -->")
-    draw_boards(boards, tmp_path / "figures", "make it")
+    draw_boards(boards, tmp_path / "figures")
     assert (tmp_path / "figures" / "leaderboard-embedded.svg").read_bytes().endswith(b"<!-- kept -->")

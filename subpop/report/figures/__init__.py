@@ -10,23 +10,21 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
 from joblib import Parallel, delayed
-from matplotlib import style
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from matplotlib.image import imsave
 
 from subpop.report.figures.lines import styles_of
-from subpop.report.figures.scatters import DPI
+from subpop.report.figures.parts import DPI
 from subpop.report.figures.setups import by_setup, headline, metric_words
 from subpop.types import CellReport
 from subpop.types.kinds import Plan, by_kind, kind_named
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 STYLE: Any = {
     "svg.hashsalt": "subpop",
@@ -60,14 +58,14 @@ class Picture:
     caption: str
 
 
-def draw_all(reports: Iterable[CellReport], directory: Path, made_by: str = "") -> list[Picture]:
-    """Draw every figure for which the reports have numbers; `made_by`: the command, written to each file's metadata."""
+def draw_all(reports: Iterable[CellReport], directory: Path) -> list[Picture]:
+    """Draw every figure for which the reports have numbers; one that is there with the same content is kept."""
     pictures, missing = [], []
     for (stem, tier, dataset), own, styles, plan in _plans(reports):
-        key = content_key(own, made_by + repr(styles) + metric_words(headline(own)))
+        key = content_key(own, repr(styles) + metric_words(headline(own)))
         path = directory / file_name(f"{stem}-{tier}-{dataset}-{plan.kind}")
         if not _is_drawn(path, key):
-            missing.append((plan.draw, path, made_by, key))
+            missing.append((plan.draw, path, key))
         pictures.append(Picture(path.name, plan.kind, stem, tier, dataset, f"{dataset}: {plan.alt}", plan.caption))
     _draw_missing(missing, directory)
     return pictures
@@ -75,6 +73,8 @@ def draw_all(reports: Iterable[CellReport], directory: Path, made_by: str = "") 
 
 def figures_of(reports: Iterable[CellReport]) -> list[Figure]:
     """The figures for which the reports have numbers, drawn in memory, as `draw_all` writes them."""
+    from matplotlib import style
+
     with style.context(["default", STYLE]):
         return [plan.draw() for _, _, _, plan in _plans(reports)]
 
@@ -93,13 +93,13 @@ def _plans(reports: Iterable[CellReport]) -> Iterator[tuple[tuple[str, str, str]
             yield (stem, tier, dataset), own, styles, plan
 
 
-def draw_once(draw: Callable[[], Figure], path: Path, made_by: str, key: str) -> None:
+def draw_once(draw: Callable[[], Figure], path: Path, key: str) -> None:
     """Draw one figure, unless it is there with the same content, whose hash is the key."""
     if not _is_drawn(path, key):
-        _draw_missing([(draw, path, made_by, key)], path.parent)
+        _draw_missing([(draw, path, key)], path.parent)
 
 
-def _draw_missing(missing: Sequence[tuple[Callable[[], Figure], Path, str, str]], directory: Path) -> None:
+def _draw_missing(missing: Sequence[tuple[Callable[[], Figure], Path, str]], directory: Path) -> None:
     """Draw missing figures; if there are many, on all cores, since each takes a third of a second."""
     if missing:
         directory.mkdir(exist_ok=True)
@@ -107,30 +107,33 @@ def _draw_missing(missing: Sequence[tuple[Callable[[], Figure], Path, str, str]]
     Parallel(n_jobs=n_jobs)(delayed(_draw)(*figure) for figure in missing)
 
 
-def _draw(draw: Callable[[], Figure], path: Path, made_by: str, key: str) -> None:
+def _draw(draw: Callable[[], Figure], path: Path, key: str) -> None:
+    from matplotlib import style
+
     with style.context(["default", STYLE]):  # ignore the user's matplotlibrc
-        save(draw(), path, made_by, key)
+        save(draw(), path, key)
 
 
-def save(figure: Figure, path: Path, made_by: str = "", key: str = "") -> None:
+def save(figure: Figure, path: Path, key: str = "") -> None:
     """Write `<path>.svg` and `<path>.png`, without date and version, so that equal figures give equal files."""
-    told = {"Description": made_by} if made_by else {}
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.image import imsave
+
     # Laid out and rendered once per format; `savefig` would do both several times.
     canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
     figure.set_layout_engine("none")
-    imsave(
-        path.with_name(path.name + ".png"), canvas.buffer_rgba(), format="png", dpi=DPI, metadata={"Software": "subpop", **told}
-    )
+    imsave(path.with_name(path.name + ".png"), canvas.buffer_rgba(), format="png", dpi=DPI, metadata={"Software": "subpop"})
     unfinished = path.with_name(path.name + ".svg.part")
     vectors: Any = FigureCanvasSVG(figure)
-    vectors.print_svg(unfinished, metadata={"Date": None, "Creator": "subpop", "Identifier": key or None, **told})
+    vectors.print_svg(unfinished, metadata={"Date": None, "Creator": "subpop", "Identifier": key or None})
     unfinished.replace(path.with_name(path.name + ".svg"))
 
 
 def content_key(reports: Iterable[CellReport], settings: str) -> str:
     """Return a hash of everything that a figure shows and of the code that draws it."""
-    digest = hashlib.blake2b(f"{mpl.__version__} {settings}".encode(), digest_size=16)
+    digest = hashlib.blake2b(f"{version('matplotlib')} {settings}".encode(), digest_size=16)
     for module in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(module.read_bytes())
     for report in reports:

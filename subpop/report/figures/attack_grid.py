@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from subpop.report.figures.scatters import DPI
+from subpop.report.figures.parts import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 LARGEST = 60.0
 """Damage in percent of the darkest colour."""
@@ -23,7 +26,9 @@ def heat_map(
     values: (defenses, attacks), NaN where there is none; framed: the column that gets a frame in each row; n_compared: the number
     of columns before the vertical line.
     """
-    figure = Figure(figsize=(2.6 + 0.75 * len(attacks), 1.3 + 0.23 * len(defenses)), dpi=DPI, layout="constrained")
+    from matplotlib.patches import Rectangle
+
+    figure = new_figure(2.6 + 0.75 * len(attacks), 1.3 + 0.23 * len(defenses))
     axis = figure.subplots()
     image = axis.imshow(values, cmap="RdBu_r", vmin=-LARGEST, vmax=LARGEST, aspect="auto")
     for i, j in np.argwhere(np.isfinite(values)):

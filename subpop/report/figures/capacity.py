@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-
-from subpop.report.figures.scatters import DPI
+from subpop.report.figures.parts import new_figure
 from subpop.types import CellReport
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 TITLES = {"epochs": "an equal number of epochs", "loss": "an equal training loss on clean data"}
 LINES = {
@@ -20,7 +23,7 @@ LINES = {
 def damage_against_width(reports: Sequence[CellReport]) -> Figure:
     """Draw a panel for each cell; bars are 95 % intervals over seeds, and an open marker is a width that missed the loss."""
     shown = [report for report in reports if report.result is not None]
-    figure = Figure(figsize=(1 + 4.2 * len(shown), 3.4), dpi=DPI, layout="constrained")
+    figure = new_figure(1 + 4.2 * len(shown), 3.4)
     for report, axis in zip(shown, figure.subplots(1, len(shown), squeeze=False, sharey=True)[0], strict=True):
         numbers = {number.metric: number for number in report.result.numbers} if report.result else {}
         widths = sorted({int(row["width"]) for row in report.result.table}) if report.result else []

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.transforms import blended_transform_factory
 
 from subpop.report.figures.lines import LINE, Styles
-from subpop.report.figures.scatters import DPI, WIDTH, panel_grid
+from subpop.report.figures.parts import WIDTH, new_figure
+from subpop.report.figures.scatters import panel_grid
 from subpop.report.figures.setups import Row, Setup, headline, percent, rates_of, rows_of, short, summarize, titles_of
 from subpop.results.paired import BETTER, UNDECIDED, WORSE, damages_by_seed, paired_difference
 from subpop.types import CellReport
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 
 MOST_LINES = 6
 COLOURS = {BETTER: "#009E73", WORSE: "#D55E00", UNDECIDED: "#777777"}
@@ -104,6 +107,8 @@ def _draw_panel(axis: Axes, reports: Sequence[CellReport], styles: Styles) -> li
 
 def _label_lines(axis: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
     """Write each label right of the end of its line, as near to it as the others allow."""
+    from matplotlib.transforms import blended_transform_factory
+
     low, high = axis.get_ylim()
     place = blended_transform_factory(axis.transAxes, axis.transData)
     heights = spread([height for height, _, _ in labels], GAP * (high - low))
@@ -132,7 +137,7 @@ class Line(NamedTuple):
 
 def leaderboard_figure(lines: Sequence[Line]) -> Figure:
     """Draw the difference of each defense from no defense with its interval, from the first line down."""
-    figure = Figure(figsize=(WIDTH, 0.19 * len(lines) + 0.9), layout="constrained", dpi=DPI)
+    figure = new_figure(WIDTH, 0.19 * len(lines) + 0.9)
     axis = figure.subplots()
     for height, line in enumerate(lines):
         if line.value is None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-
-from subpop.report.figures.scatters import DPI
+from subpop.report.figures.parts import legend_line, new_figure
 from subpop.types import CellReport, Number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 
 STAGES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "attacked": ("attacked", {"color": "black", "marker": "o"}),
@@ -36,7 +37,7 @@ def holdout_groups(reports: Iterable[CellReport]) -> dict[tuple[str, str], list[
 def accuracy_against_holdout(reports: Sequence[CellReport]) -> Figure:
     """Draw one panel per subpopulation; bars: the sample deviation over the runs of a cell."""
     names = sorted({number.subpopulation for r in reports if r.result for number in r.result.numbers if number.subpopulation})
-    figure = Figure(figsize=(min(9.6, 1.4 + 2.7 * len(names)), 3.6), dpi=DPI, layout="constrained")
+    figure = new_figure(min(9.6, 1.4 + 2.7 * len(names)), 3.6)
     axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for axis, name in zip(axes, names, strict=True):
         axis.set_title(name, loc="left")
@@ -50,8 +51,8 @@ def accuracy_against_holdout(reports: Sequence[CellReport]) -> Figure:
         axis.set_ylim(0, 102)
     figure.supxlabel("clean holdout (% of the test rows)", fontsize=9)
     figure.supylabel("accuracy (%)", fontsize=9)
-    handles = [Line2D([], [], label=label, linestyle="-", **look) for label, look in STAGES.values()]
-    handles += [Line2D([], [], label=label, color="#666666", **look) for label, look in WHERE.values()]
+    handles = [legend_line(label=label, linestyle="-", **look) for label, look in STAGES.values()]
+    handles += [legend_line(label=label, color="#666666", **look) for label, look in WHERE.values()]
     figure.legend(handles=handles, loc="outside upper center", ncols=5, fontsize=8)
     return figure
 

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from subpop.report.figures.scatters import DPI, WIDTH
+from subpop.report.figures.parts import WIDTH, legend_line, new_figure
 from subpop.types import Cell, CellReport, Number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
 
 ALT = "damage against alpha of local and global learners, and the errors of defended learners in two worlds"
 CAPTION = (
@@ -53,7 +56,7 @@ def draw_impossibility(reports: Sequence[CellReport]) -> Figure:
     """Draw curves at the top and the two worlds below."""
     curves, points = curves_of(reports), world_points(reports)
     heights = [2.8] * bool(curves) + [4.7] * bool(points)
-    figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained", dpi=DPI)
+    figure = new_figure(WIDTH, sum(heights))
     parts = list(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False).flat)
     if curves:
         top = parts[0].subplots()
@@ -150,7 +153,7 @@ def _draw_worlds(axis: Axes, points: Sequence[tuple[Cell, Mapping[str, Number]]]
 
 def _marks(points: Sequence[tuple[Cell, Mapping[str, Number]]]) -> list[Line2D]:
     looks = [_look(victim) for victim in _sorted({cell.victim for cell, _ in points})]
-    return [Line2D([], [], label=label, linestyle="", marker=look["marker"], color="#444444") for label, look in looks]
+    return [legend_line(label=label, linestyle="", marker=look["marker"], color="#444444") for label, look in looks]
 
 
 def _sorted(victims: Iterable[str]) -> list[str]:

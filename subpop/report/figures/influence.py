@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from subpop.report.figures.scatters import DPI
+from subpop.report.figures.parts import new_figure
 from subpop.types import Array, CellReport, Number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 
 PANELS = {"success_worst_1": "worst-1", "success_worst_5": "worst-5", "success_mean": "mean of all sets"}
 LOOKS = {
@@ -31,7 +35,7 @@ def epsilon_of(report: CellReport) -> float:
 
 def success_against_epsilon(reports: Sequence[CellReport]) -> Figure:
     """Draw one panel per number and one line per kind of set; bars: the sample deviation over draws."""
-    figure = Figure(figsize=(9.6, 3.4), dpi=DPI, layout="constrained")
+    figure = new_figure(9.6, 3.4)
     axes = figure.subplots(1, len(PANELS), sharey=True, squeeze=False)[0]
     epsilons = sorted({epsilon_of(report) for report in reports})
     kinds = [kind for kind in LOOKS if any(report.cell.partition == kind for report in reports)]
@@ -84,7 +88,7 @@ def _best(report: CellReport) -> float:
 
 def attacked_pictures(reports: Sequence[CellReport]) -> Figure:
     """Draw one column per epsilon: the original picture, the attacked one, and the difference, with epsilon black or white."""
-    figure = Figure(figsize=(min(9.6, 1.2 + 2.1 * len(reports)), 6.6), dpi=DPI, layout="constrained")
+    figure = new_figure(min(9.6, 1.2 + 2.1 * len(reports)), 6.6)
     axes = figure.subplots(3, len(reports), squeeze=False)
     for column, report in enumerate(reports):
         assert report.result is not None

@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
+from subpop.report.figures.parts import legend_line
 from subpop.report.figures.scatters import panel_grid
 from subpop.report.figures.setups import (
     MATCHED,
@@ -29,6 +27,11 @@ from subpop.report.figures.setups import (
     titles_of,
 )
 from subpop.types import CellReport
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -74,7 +77,7 @@ def damage_against_alpha(groups: Mapping[Setup, list[CellReport]], styles: Style
     figure.supxlabel("poisoning rate alpha", fontsize=9)
     figure.supylabel(f"{metric_words(headline(reports)).lower()} (%)", fontsize=9)
     top_down = sorted(heights, key=lambda defense: -float(np.mean(heights[defense])))
-    handles = [Line2D([], [], label=_legend_name(defense), **{**LINE, **styles[defense]}) for defense in top_down]
+    handles = [legend_line(label=_legend_name(defense), **{**LINE, **styles[defense]}) for defense in top_down]
     figure.legend(handles=handles, loc="outside right upper", labelspacing=0.7)
     return figure
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from subpop.report.figures.scatters import DPI
+from subpop.report.figures.parts import new_figure
 from subpop.types import Array, CellReport
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 PREFIX = "pictures:"
 ACROSS = 6
@@ -26,7 +30,7 @@ def draw_clusters(report: CellReport) -> Figure:
     pictures = {n.removeprefix(PREFIX): p for n, p in report.result.arrays.items() if n.startswith(PREFIX)}
     rows = {str(row["subpopulation"]): row for row in report.result.table}
     lines = len(make_up(next(iter(rows.values()))))
-    figure = Figure(figsize=(9.6, 2 * (2.45 + 0.17 * lines)), dpi=DPI, layout="constrained")
+    figure = new_figure(9.6, 2 * (2.45 + 0.17 * lines))
     axes = figure.subplots(2, 3).ravel()
     for axis, letter, (name, images) in zip(axes, "abcdef", pictures.items(), strict=False):
         axis.imshow(mosaic(images), cmap="gray_r" if images.shape[1] == 1 else None, interpolation="antialiased")

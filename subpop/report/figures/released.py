@@ -7,21 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from subpop.report.figures.lines import COLOURS
-from subpop.report.figures.scatters import DPI, WIDTH
+from subpop.report.figures.parts import WIDTH, legend_line, new_figure
 from subpop.report.figures.setups import by_setup, is_finite, short, titles_of
 from subpop.results.metrics import eligible
 from subpop.results.released import ALPHAS, VICTIMS, DamageTable, damage_table, trials_of
 from subpop.types import Array, CellReport
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 
 DATASETS = "imdb"
 LOOKS: Mapping[str, tuple[str, str]] = {"bert_last_layer": ("#0072B2", "s"), "bert_fine_tuned": ("#D55E00", "^")}
@@ -131,7 +131,7 @@ def beside_released(reports: Sequence[CellReport]) -> Figure:
     """Draw two rows of panels, with one column per alpha."""
     samples = samples_of(reports)
     looks = looks_of(sample for of_rate in samples.values() for sample in of_rate)
-    figure = Figure(figsize=(max(4.6, WIDTH * len(samples) / 3), 5.8), dpi=DPI, layout="constrained")
+    figure = new_figure(max(4.6, WIDTH * len(samples) / 3), 5.8)
     axes = figure.subplots(2, len(samples), squeeze=False, sharey="col")
     for column, (rate, of_rate) in zip(axes.T, samples.items(), strict=True):
         _limits(column, of_rate)
@@ -141,7 +141,7 @@ def beside_released(reports: Sequence[CellReport]) -> Figure:
     figure.supylabel("target damage (%)", fontsize=9)
     ours = {sample.label for of_rate in samples.values() for sample in of_rate if sample.ours}
     names = {label: f"{label} (this run)" if label in ours else label for label in looks}
-    handles = [Line2D([], [], linestyle="none", label=names[label], **look) for label, look in looks.items()]
+    handles = [legend_line(linestyle="none", label=names[label], **look) for label, look in looks.items()]
     figure.legend(handles=handles, loc="outside upper center", ncols=max(3, min(4, len(samples) + 1)), handletextpad=0.3)
     return figure
 
@@ -165,6 +165,8 @@ def looks_of(samples: Iterable[Sample]) -> dict[str, dict[str, Any]]:
 
 
 def _limits(column: Sequence[Axes], samples: Sequence[Sample]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     heights = 100 * np.concatenate([sample.damages for sample in samples])
     low, high = min(0.0, heights.min()), max(0.0, heights.max())
     room = max(high - low, 1.0)
@@ -205,6 +207,8 @@ def side_by_side(heights: Array, near: float) -> Array:
 
 
 def _against_size(axis: Axes, samples: Sequence[Sample], looks: Mapping[str, Mapping[str, Any]]) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     for sample in samples:
         look = {**looks[sample.label], "markersize": 3.6, "markeredgewidth": 0.8}
         axis.plot(np.maximum(sample.n_train, 1), 100 * sample.damages, linestyle="none", alpha=0.75, **look)
@@ -218,6 +222,8 @@ def _against_size(axis: Axes, samples: Sequence[Sample], looks: Mapping[str, Map
 
 def _name_worst(axis: Axes, samples: Sequence[Sample]) -> None:
     """Mark the worst cluster of each sample with a ring and its name, moved down if another name is in the way."""
+    from matplotlib.patheffects import withStroke
+
     axis.autoscale_view(scaley=False)  # otherwise the positions of points are not known yet
     to_panel = axis.transData + axis.transAxes.inverted()
     taken = np.inf

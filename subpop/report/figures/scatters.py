@@ -8,21 +8,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import permutations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Ellipse
-from matplotlib.patheffects import withStroke
-from scipy.ndimage import gaussian_filter
 
+from subpop.report.figures.parts import WIDTH, legend_line, new_figure
 from subpop.report.figures.setups import headline, is_finite, percent, rates_of, short, summarize
 from subpop.types import Array, CellReport
 
-WIDTH, DPI = 8.0, 200
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+
 SMALLEST_AREA, LARGEST_AREA = 9.0, 260.0
 LABELLED = 3
 CLASS_COLOURS = ("#0072B2", "#E69F00")
@@ -37,7 +36,7 @@ def panel_grid(n_panels: int, columns: int, height: float, n_legend: int) -> tup
     """Make a figure with n panels that share their axes, high enough for its legend; unused panels stay empty."""
     columns = min(columns, n_panels)
     rows = -(-n_panels // columns)
-    figure = Figure(figsize=(WIDTH, max(rows * height + 0.6, 0.225 * n_legend + 0.3)), layout="constrained", dpi=DPI)
+    figure = new_figure(WIDTH, max(rows * height + 0.6, 0.225 * n_legend + 0.3))
     axes = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
     for axis in axes[n_panels:]:
         axis.set_axis_off()
@@ -58,6 +57,8 @@ def columns_and_letters(n_panels: int) -> tuple[int, int]:
 
 def target_against_collateral(panels: Sequence[tuple[str, Sequence[CellReport]]]) -> Figure:
     """Draw circles, one per subpopulation and alpha, in a panel for each title."""
+    import matplotlib as mpl
+
     columns, width = columns_and_letters(len(panels))
     figure, axes = panel_grid(len(panels), columns, 2.6, 6)
     reports = [report for _, of_panel in panels for report in of_panel]
@@ -105,6 +106,8 @@ def _draw_circles(axis: Axes, report: CellReport, colour: Any, largest: float) -
 
 def _name_worst(axis: Axes, reports: Sequence[CellReport]) -> None:
     """Mark and name the most damaged subpopulations, each at the alpha of its largest damage."""
+    from matplotlib.patheffects import withStroke
+
     worst: dict[str, tuple[float, float]] = {}
     for row in sorted((row for report in reports for row in _circles(report)), key=lambda row: -row["target_damage"]):
         worst.setdefault(str(row["subpopulation"]), (100 * row["collateral_damage"], 100 * row["target_damage"]))
@@ -127,12 +130,10 @@ def _name_worst(axis: Axes, reports: Sequence[CellReport]) -> None:
 def _cloud_legend(colours: Mapping[float, Any], largest: float) -> list[Line2D]:
     sizes = sorted({max(1, round(largest * part)) for part in (0.1, 0.4, 1.0)})
     round_marker: dict[str, Any] = {"linestyle": "none", "marker": "o", "markeredgecolor": "white"}
-    alphas = [
-        Line2D([], [], color=colours[rate], markersize=8, label=f"alpha {rate:g}", **round_marker) for rate in sorted(colours)
-    ]
+    alphas = [legend_line(color=colours[rate], markersize=8, label=f"alpha {rate:g}", **round_marker) for rate in sorted(colours)]
     # The size of a marker is its diameter, that of a scatter point its area.
     circles = [
-        Line2D([], [], color="#999999", markersize=_area(size, largest) ** 0.5, label=f"{size} rows in D", **round_marker)
+        legend_line(color="#999999", markersize=_area(size, largest) ** 0.5, label=f"{size} rows in D", **round_marker)
         for size in sizes
     ]
     return [*alphas, *circles]
@@ -162,7 +163,7 @@ def draw_panels(reports: Sequence[CellReport]) -> Figure:
     """Draw a row of panels, one per report; at most four per row."""
     columns = min(4, len(reports))
     rows = -(-len(reports) // columns)
-    figure = Figure(figsize=(max(2.35 * columns, 4.7), 3.1 * rows + 0.65), layout="constrained", dpi=DPI)
+    figure = new_figure(max(2.35 * columns, 4.7), 3.1 * rows + 0.65)
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis, report in zip(axes.flat, reports, strict=False):
         _draw_panel(axis, report)
@@ -217,6 +218,8 @@ def removed_text(gone: Array, poison: Array, target: Array) -> str:
 
 def _shade(axis: Axes, proba: Array, extent: tuple[float, float, float, float]) -> None:
     """Shade where each class is predicted: proba (g, g) of class 1, row by row from the lower left."""
+    from scipy.ndimage import gaussian_filter
+
     left, right, bottom, top = extent
     across, up = np.linspace(left, right, proba.shape[1]), np.linspace(bottom, top, proba.shape[0])
     if np.isin(proba, (0, 1)).all():
@@ -230,6 +233,8 @@ def _shade(axis: Axes, proba: Array, extent: tuple[float, float, float, float]) 
 
 def _outline(axis: Axes, members: Array) -> None:
     """Draw an ellipse around the subpopulation's clean rows, (m, 2), along their principal axes."""
+    from matplotlib.patches import Ellipse
+
     if len(members) < 3:
         return
     variances, directions = np.linalg.eigh(np.cov(members.T))
@@ -242,10 +247,10 @@ def _outline(axis: Axes, members: Array) -> None:
 def _legend() -> list[Line2D]:
     dots: dict[str, Any] = {"linestyle": "none", "markersize": 6}
     return [
-        *(Line2D([], [], marker="o", color=colour, label=f"class {label}", **dots) for label, colour in enumerate(CLASS_COLOURS)),
-        Line2D([], [], marker="^", color="white", markeredgecolor=POISON, label="poison, filled as labelled", **dots),
-        Line2D([], [], marker="x", color=REMOVED, label="removed: a clean row", **dots),
-        Line2D([], [], marker="x", color=POISON, label="removed: a poison row", **dots),
-        Line2D([], [], color=TARGET, linewidth=1.8, label="target subpopulation"),
-        Line2D([], [], color="#444444", linewidth=1.0, label="decision boundary"),
+        *(legend_line(marker="o", color=colour, label=f"class {label}", **dots) for label, colour in enumerate(CLASS_COLOURS)),
+        legend_line(marker="^", color="white", markeredgecolor=POISON, label="poison, filled as labelled", **dots),
+        legend_line(marker="x", color=REMOVED, label="removed: a clean row", **dots),
+        legend_line(marker="x", color=POISON, label="removed: a poison row", **dots),
+        legend_line(color=TARGET, linewidth=1.8, label="target subpopulation"),
+        legend_line(color="#444444", linewidth=1.0, label="decision boundary"),
     ]

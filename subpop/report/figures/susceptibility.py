@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-
-from subpop.report.figures.scatters import DPI
+from subpop.report.figures.parts import new_figure
 from subpop.types import CellReport
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 PANELS = {
     "n_train": "rows in D",
@@ -21,7 +24,7 @@ PANELS = {
 def m50_against_predictors(reports: Sequence[CellReport]) -> Figure:
     """Draw a row of panels for each cell; a triangle is a subpopulation that resists all rows of D_aux."""
     shown = [report for report in reports if report.result is not None]
-    figure = Figure(figsize=(10, 0.6 + 2.3 * len(shown)), dpi=DPI, layout="constrained")
+    figure = new_figure(10, 0.6 + 2.3 * len(shown))
     for report, axes in zip(shown, figure.subplots(len(shown), len(PANELS), squeeze=False, sharey="row"), strict=True):
         rows = [row for row in report.result.table if not row["m50_trivial"]] if report.result else []
         for axis, (column, title) in zip(axes, PANELS.items(), strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
-from scipy.stats import t
+from scipy.special import stdtrit
 
 from subpop.defenses import DEFENSES, MATCHED
 from subpop.report.figures.lines import Styles
@@ -104,5 +104,5 @@ def _interval(own: Outcome) -> str:
     found = own.difference
     if found.reason:
         return escape(found.reason)
-    half = float(t.ppf(0.975, found.freedom)) * found.std_error if found.std_error else 0.0
+    half = float(stdtrit(found.freedom, 0.975)) * found.std_error if found.std_error else 0.0
     return f"{100 * found.value:+.1f} ± {100 * half:.1f}"
