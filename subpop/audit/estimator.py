@@ -10,11 +10,7 @@ is gets skrub's `tabular_pipeline` in front, which is fitted on each training se
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import importlib.metadata
-import importlib.util
-import os
 import sys
 import types
 from collections.abc import Mapping
@@ -29,19 +25,14 @@ import numpy as np
 from subpop.audit.table import Table, vectoriser
 from subpop.harness.watch import INSTALLED
 from subpop.runtime.fingerprint import data_hash, key_of, plugin_hash
-from subpop.runtime.naming import Reference, parse_reference
-from subpop.runtime.options import place
 from subpop.types import Array, BadInput, Floats, Ints, Pool, Victim
 from subpop.types.printable import in_one_line, printable
+from subpop.victims.own import own_object
 from subpop.victims.sklearn_adapter import SklearnVictim
 
 if TYPE_CHECKING:
     import pandas as pd
 
-USAGE = (
-    "write package.module:Class or path.py:function, with arguments if wanted, such as "
-    "sklearn.ensemble:RandomForestClassifier(n_estimators=50)"
-)
 TRIED_ROWS = (300, 10_000)
 """Numbers of rows on which an estimator is tried: first a few, then more for one that needs them."""
 TRIED_SECONDS = 120.0
@@ -147,65 +138,7 @@ def estimator_of(spec: object, table: Table, *, n_jobs: int = -1, time_limit: fl
 
 def _found(spec: object) -> tuple[object, str]:
     """What a specification names, not yet called, and its name; an object is its own."""
-    if not isinstance(spec, str):
-        return spec, _name_of(spec)
-    reference = parse_reference(spec, USAGE, "--estimator ")
-    module = _file_module(spec, reference) if reference.is_file else _named_module(spec, reference)
-    found = getattr(module, reference.name, None)
-    if found is None:
-        there = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise BadInput(
-            f"--estimator {spec!r}: {reference.where} has no {reference.name}; it has {', '.join(there[:20]) or 'none'}"
-        )
-    if reference.call and not callable(found):
-        raise BadInput(f"--estimator {spec!r}: {reference.name} is a {type(found).__name__}, which takes no arguments; {USAGE}")
-    return (reference.bind(found) if callable(found) else found), printable(reference.name + reference.call)
-
-
-def _named_module(spec: str, reference: Reference) -> types.ModuleType:
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        return importlib.import_module(reference.where)
-    except (Exception, SystemExit) as error:  # of somebody else's code
-        raise BadInput(f"--estimator {spec!r} cannot be imported ({in_one_line(error)}); install it, or {USAGE}") from error
-
-
-def _file_module(spec: str, reference: Reference) -> types.ModuleType:
-    """Import a file under a name that no installed module has; it and its neighbours travel to other processes by value."""
-    path = place(reference.where, Path.cwd())
-    if not path.is_file():
-        raise BadInput(f"--estimator {spec!r}: there is no file {path}; {USAGE}")
-    name, before = f"subpop_own_{path.stem}", set(sys.modules)
-    found = importlib.util.spec_from_file_location(name, path)
-    if found is None or found.loader is None:
-        raise BadInput(f"--estimator {spec!r}: {path.name} cannot be imported; name a .py file")
-    module = importlib.util.module_from_spec(found)
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))
-    sys.modules[name] = module
-    try:
-        found.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # of somebody else's code
-        del sys.modules[name]
-        raise BadInput(f"--estimator {spec!r}: importing {path.name} failed ({in_one_line(error)}); correct the file") from error
-    _send_by_value(
-        [each for each in map(sys.modules.get, {name, *sys.modules} - (before - {name})) if each is not None], path.parent
-    )
-    return module
-
-
-def _send_by_value(modules: list[types.ModuleType], folder: Path) -> None:
-    """Let joblib send what these modules of a folder define to other processes, which cannot import them."""
-    for module in modules:
-        file = getattr(module, "__file__", None) or ""
-        for pickler in ("cloudpickle", "joblib.externals.cloudpickle") if _is_below(file, folder) else ():  # by joblib's version
-            with contextlib.suppress(ImportError):
-                importlib.import_module(pickler).register_pickle_by_value(module)
-
-
-def _is_below(file: str, folder: Path) -> bool:
-    return bool(file) and Path(file).is_relative_to(folder) and not file.startswith(INSTALLED)
+    return own_object(spec, "--estimator ") if isinstance(spec, str) else (spec, _name_of(spec))
 
 
 def _name_of(spec: object) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,7 +33,7 @@ from subpop.types import Array, BadInput, Bools, Cell, Dataset, FleetJob, Model,
 from subpop.types.base import nearest
 from subpop.types.specifications import Learner
 from subpop.victims import MODELS, VICTIMS, blind, make_victim
-from subpop.victims.identity import code_of
+from subpop.victims.own import code_behind
 
 REMEMBERED_BYTES = 1 << 28
 """A fleet that takes more memory is not remembered."""
@@ -288,7 +287,7 @@ class Context:
         reads = (getattr(victim, "encoder", ""), getattr(victim, "max_length", None))
         weights = "" if told is None else str(told())
         named = "last_layer" if is_frozen(cell.victim) else cell.victim
-        made = entry_text(VICTIMS[named]) if named in VICTIMS else _outside_code(cell.victim)
+        made = entry_text(VICTIMS[named]) if named in VICTIMS else code_behind(cell.victim) if ":" in cell.victim else ""
         return (cell.victim, *reads, weights, made, self.device.split(":")[0], tuple(sorted(versions().items())))
 
     @property
@@ -413,7 +412,8 @@ class Context:
         """The modules of the cell's victim; for one that was supplied, those of the package: its identity tells the others."""
         module = type(self.victim(cell)).__module__
         is_told = cell.learner in self._supplied and module.partition(".")[0] != "subpop"
-        return frozenset([] if is_told else [module])
+        finder = ["subpop.victims.own"] if ":" in cell.victim else []
+        return frozenset([] if is_told else [module, *finder])
 
     def partition_code(self, cell: Cell) -> Code:
         """The modules that divide the cell's data into subpopulations."""
@@ -443,15 +443,6 @@ class Context:
 def _is_small(models: Sequence[Model]) -> bool:
     first = models[0]
     return isinstance(first, StoredModel) and sum(a.nbytes for a in first.state().values()) * len(models) <= REMEMBERED_BYTES
-
-
-def _outside_code(victim: str) -> str:
-    """Version of the package of a victim named `module:Class`, or hash of its source where nothing installed it."""
-    name, colon, _ = victim.partition(":")
-    if not colon:
-        return ""
-    importlib.import_module(name)
-    return code_of(name)
 
 
 def _job_key(job: FleetJob) -> str:

@@ -58,7 +58,7 @@ def spec_of(kind: type[Spec], function: Callable[..., Any]) -> Spec:
         return parse_plugin(kind, notation, Path.cwd(), option=f"{kind.role.noun}=")
     name = printable(str(getattr(function, "__name__", type(function).__name__))).strip("<>")
     try:
-        inspect.signature(function).bind(*[None] * kind.role.n_given, seed=0)
+        inspect.signature(function).bind(*[None] * kind.role.n_given, **({"seed": 0} if kind.role.takes_seed else {}))
     except (TypeError, ValueError) as error:
         raise BadInput(
             f"{kind.role.noun}={name} cannot be called as {name}{kind.role.call} ({error}); give it these parameters"

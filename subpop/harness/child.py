@@ -17,7 +17,7 @@ import random
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -26,13 +26,15 @@ import numpy as np
 from subpop.harness.batching import DefenseError, DefenseTask, Wave
 from subpop.harness.hiding import Hiding
 from subpop.harness.outcome import Outcome
-from subpop.harness.plugins import AttackSpec, DefenseSpec, load
+from subpop.harness.plugins import AttackSpec, DatasetSpec, DefenseSpec, load
 from subpop.harness.watch import Watch
 from subpop.types import Array, ArrayRows, AttackSample, BadInput, Ints, Knowledge, Model, TrainingSet
 from subpop.types.printable import described
 
 Arrays = Mapping[str, Array]
 Message = tuple[dict[str, Any], dict[str, Array]]
+ToldOf = Callable[[Any], tuple[dict[str, Any], dict[str, Array]]]
+"""Makes values for JSON and arrays of numbers of what a loader returned."""
 
 VALUES_BYTES = 1 << 24
 ARRAYS_BYTES = 1 << 32
@@ -113,6 +115,8 @@ def _serve(connection: Connection) -> None:
     asked = _receive_own(connection)
     if isinstance(asked[0], AttackSpec):
         _serve_attack(connection, *asked)
+    elif isinstance(asked[0], DatasetSpec):
+        _serve_dataset(connection, *asked)
     else:
         _serve_defense(connection, *asked)
 
@@ -160,6 +164,25 @@ def _serve_attack(
         raise DefenseError(None, f"its {other[0]} are {arrays[other[0]].dtype}; return arrays of numbers")
     sys.stdout.flush()
     send_message(connection, "poison", arrays)
+
+
+def _serve_dataset(connection: Connection, spec: DatasetSpec, told: ToldOf, folder: str, path: list[str]) -> None:
+    """Load data once, and send the arrays and values that `told` makes of it."""
+    sys.path[:] = path
+    os.chdir(folder)
+    try:
+        make = load(spec)
+    except BadInput as error:
+        raise DefenseError(None, str(error)) from error
+    send_message(connection, "ready")
+    try:
+        values, arrays = told(make())
+    except BadInput as error:
+        raise DefenseError(None, str(error)) from error
+    except (Exception, SystemExit) as error:
+        raise DefenseError(None, described(error), traceback.format_exc(limit=-3)) from error
+    sys.stdout.flush()
+    send_message(connection, "data", arrays, **values)
 
 
 def _receive_own(connection: Connection) -> Any:

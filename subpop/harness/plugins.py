@@ -1,4 +1,4 @@
-"""Plug-in defenses and attacks: `--defense path.py:function` or `package.module:function`, with optional arguments.
+"""Plug-ins (defenses, attacks, loaders of data): `path.py:function` or `package.module:function`, with optional arguments.
 
 A specification is read from the file's syntax tree. No code of the file runs before `load`, which only the child process, and
 the commands `subpop check` and `subpop debug`, call.
@@ -38,6 +38,8 @@ class Role:
     option: str
     n_given: int
     """Number of arguments by position."""
+    takes_seed: bool = True
+    """Whether it is also given a seed, by name."""
 
     @property
     def one(self) -> str:
@@ -47,12 +49,14 @@ class Role:
     @property
     def usage(self) -> str:
         """The notation, with an example."""
-        own = f"my_{self.noun}.py:my_{self.noun}"
+        word = self.noun.replace(" ", "_")
+        own = f"my_{word}.py:my_{word}"
         return f"write path.py:function or package.module:function, such as {own} or {own}(share=0.1)"
 
 
 DEFENSE = Role("defense", "(train, fit, know, *, seed)", "(train, fit, know, seed=0)", "--defense ", 3)
 ATTACK = Role("attack", "(sample, count, *, seed)", "(sample, count, seed=0)", "--attack ", 2)
+DATASET = Role("data set", "() that returns its rows and labels", "()", "--dataset ", 0, takes_seed=False)
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,13 @@ class AttackSpec(DefenseSpec):
     """An attack that has been found but not imported."""
 
     role: ClassVar[Role] = ATTACK
+
+
+@dataclass(frozen=True)
+class DatasetSpec(DefenseSpec):
+    """A loader of data that has been found but not imported."""
+
+    role: ClassVar[Role] = DATASET
 
 
 Spec = TypeVar("Spec", bound=DefenseSpec)
@@ -239,16 +250,18 @@ def _targets(node: ast.stmt) -> list[ast.expr]:
 
 def _check_arguments(args: ast.arguments, given: set[str], name: str, path: Path, role: Role) -> None:
     """Raise BadInput for arguments that the function does not have, or that the harness passes itself."""
-    own = [arg.arg for arg in [*args.args[role.n_given :], *args.kwonlyargs] if arg.arg != "seed"]
+    told = {"seed"} if role.takes_seed else set()
+    own = [arg.arg for arg in [*args.args[role.n_given :], *args.kwonlyargs] if arg.arg not in told]
     unknown = sorted(given - set(own))
-    if unknown and (args.kwarg is None or given & {"seed", *(arg.arg for arg in args.args[: role.n_given])}):
+    if unknown and (args.kwarg is None or given & {*told, *(arg.arg for arg in args.args[: role.n_given])}):
         raise BadInput(f"{name!r} in {path} has no argument {unknown[0]!r} of its own; it has {', '.join(own) or 'none'}")
 
 
 def _takes_the_call(args: ast.arguments, role: Role, given: Set[str] = frozenset()) -> bool:
     positional = [*args.posonlyargs, *args.args]
-    seed = args.kwarg is not None or "seed" in [arg.arg for arg in [*args.args[role.n_given :], *args.kwonlyargs]]
-    known, without_default = {"seed", *given}, positional[: len(positional) - len(args.defaults)]
+    named_ones = [arg.arg for arg in [*args.args[role.n_given :], *args.kwonlyargs]]
+    seed = not role.takes_seed or args.kwarg is not None or "seed" in named_ones
+    known, without_default = {*(["seed"] if role.takes_seed else []), *given}, positional[: len(positional) - len(args.defaults)]
     required = sum(arg.arg not in known for arg in without_default)
     named = zip(args.kwonlyargs, args.kw_defaults, strict=True)
     extra = [arg.arg for arg, default in named if default is None and arg.arg not in known]

@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, NoReturn
 
+import cloudpickle
+
 from subpop.harness.batching import DEFENSE, HARNESS, DefenseError, DefenseTask, PoolRows, Wave
 from subpop.harness.child import Message, receive_message
 from subpop.harness.fit_log import FitLog
@@ -44,14 +46,14 @@ TEXT_BYTES = 4000
 IMPORT = "import"
 
 
-class _Outgoing(pickle.Pickler):
-    """Pickles objects for the child, and raises BadInput for those that would reveal the poison (such as a model that refers to
-    its job)."""
+class _Outgoing(cloudpickle.Pickler):  # type: ignore[misc]
+    """Pickles objects for the child, those of classes in a user's file by value, and raises BadInput for objects that would
+    reveal the poison (such as a model that refers to its job)."""
 
     def reducer_override(self, obj: object) -> Any:
         if isinstance(obj, Pool | FleetJob | PoolRows):
             raise BadInput(f"a plug-in defense would have received a {type(obj).__name__}; models must not refer to their job")
-        return NotImplemented
+        return super().reducer_override(obj)
 
 
 def run_in_child(

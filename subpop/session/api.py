@@ -63,9 +63,12 @@ def measure(
     Parameters
     ----------
     dataset
-        The name of a data set, such as `digits`; a `Dataset`; or a pair (x, y): rows of numbers (n, d) and labels (n,).
+        The name of a data set, such as `digits`; a `Dataset`; a tuple (x, y) or (x, y, groups) of rows of numbers (n, d) or a
+        frame, labels (n,) or the name of their column, and groups (n,), several by name or names of columns; or
+        `path.py:function` of a loader that returns one of these, which runs in a child process.
     victim
-        The name of a victim, such as `mlp`; a scikit-learn estimator, its class, or a function that returns one; or a `Victim`.
+        The name of a victim, such as `mlp`; a scikit-learn estimator, its class, or a function that returns one, also as
+        `path.py:name` or `package.module:name`; or a `Victim`.
     rate
         alpha: poison rows for each row of the attacked subpopulation in D_aux.
     defense

@@ -7,24 +7,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
 from subpop.attacks import ATTACKS
 from subpop.datasets import DATASETS
 from subpop.defenses import DEFENSES, is_built_in
 from subpop.experiments.context import Context
 from subpop.harness.callables import spec_of
-from subpop.harness.plugins import AttackSpec, DefenseSpec, Spec, parse_plugin
-from subpop.testing import check_dataset
+from subpop.harness.plugins import AttackSpec, DatasetSpec, DefenseSpec, Spec, parse_plugin
+from subpop.session.own_data import checked_dataset, dataset_of, is_of_loader, load_own
 from subpop.types import BadInput, Cell, Dataset, Victim
 from subpop.types.printable import printable
 from subpop.victims import VICTIMS, SklearnVictim
 from subpop.victims.identity import identity_of
 
 LONGEST_NAME = 60
-FEWEST_ROWS_OF_A_CLUSTER = 30
-"""The number of clusters of data without annotations is chosen so that the average one has this many rows of D_aux."""
 
 
 @dataclass
@@ -37,13 +32,13 @@ class Given:
     attacks: dict[str, AttackSpec] = field(default_factory=dict)
 
     def dataset(self, given: Any) -> str:
-        """The name of a data set; `given`: a name, a Dataset or a pair (x, y)."""
-        if isinstance(given, str):
+        """The name of a data set; `given`: a name, `path.py:function`, or data in one of the forms of `own_data.FORMS`."""
+        if isinstance(given, str) and not is_of_loader(given):
             return given
-        made = given if isinstance(given, Dataset) else _dataset_of(given)
-        failed = [result for result in check_dataset(made) if not result.passed]
-        if failed:
-            raise BadInput(f"the data set {made.name!r} cannot be used: {failed[0].message}; see subpop.testing.check_dataset")
+        if isinstance(given, str):
+            made = load_own(parse_plugin(DatasetSpec, given, Path.cwd(), option="dataset="))
+        else:
+            made = checked_dataset(dataset_of(given))
         name = _new(made.name, {*DATASETS, *self.data})
         self.data[name] = replace(made, name=name)
         return name
@@ -113,45 +108,3 @@ def _plugin(kind: type[Spec], given: Any, registered: Mapping[str, object], own:
 def _estimator(given: Any) -> tuple[Victim, str | None]:
     victim = SklearnVictim(given)
     return victim, identity_of(victim.template)
-
-
-def _dataset_of(given: Any) -> Dataset:
-    """The data set of a pair (x, y)."""
-    if not isinstance(given, tuple) or len(given) != 2:
-        raise BadInput(
-            f"dataset={type(given).__name__} is no data; give the name of a data set, a subpop.Dataset, or a pair (x, y) of rows "
-            "of numbers and their labels"
-        )
-    x, y = _numbers(given[0]), np.asarray(given[1])
-    if y.shape != (len(x),):
-        raise BadInput(f"y has shape {y.shape} for {len(x)} rows of x; give one label for each row")
-    lacking = np.flatnonzero(pd.isna(y))
-    if len(lacking):
-        raise BadInput(f"{len(lacking)} labels are missing, the first in row {lacking[0]}; leave these rows out")
-    words, codes = np.unique(y.astype(str) if y.dtype == object else y, return_inverse=True)
-    if not 2 <= len(words) <= max(2, len(y) // 2):
-        raise BadInput(
-            f"y has {len(words)} different values in {len(y)} rows; give the class of each row, with two classes or more"
-        )
-    n_clusters = int(np.clip(len(x) // 3 // FEWEST_ROWS_OF_A_CLUSTER, 2, 100))
-    labels = {"y": tuple(map(str, words))}
-    return Dataset("own data", x, codes.astype(np.int64), len(words), n_clusters=n_clusters, words=labels)
-
-
-def _numbers(given: Any) -> np.ndarray[Any, Any]:
-    """(n, ...) float32 rows of numbers, or uint8 pictures as they are."""
-    x = np.asarray(given)
-    if x.dtype == np.uint8 and x.ndim == 4:
-        return x
-    try:
-        found = x.astype(np.float32)
-    except (TypeError, ValueError) as error:
-        raise BadInput(f"x holds values that are no numbers ({error}); encode text and categories as numbers first") from error
-    if found.ndim < 2:
-        raise BadInput(f"x has shape {x.shape}; give rows of numbers, of shape (n, d)")
-    bad = np.flatnonzero(~np.isfinite(found.reshape(len(found), -1)).all(axis=1))
-    if len(bad):
-        raise BadInput(
-            f"{len(bad)} rows of x have missing or infinite values, the first is row {bad[0]}; fill them in or leave the rows out"
-        )
-    return found

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import pytest
 
     from subpop.harness.plugins import AttackSpec, DefenseSpec, Spec
+    from subpop.session.own_cells import Own
     from subpop.session.run import Run
 
 
@@ -40,6 +41,18 @@ def add_options(parser: pytest.Parser, *, has_xdist: bool) -> None:
         default=[],
         help="your own attack: path.py:function or package.module:function; repeatable. It replaces label flipping in the "
         "undefended cells, and in those of --defense, of the suites that are open to defenses",
+    )
+    group.addoption(
+        "--victim",
+        default=None,
+        help="your own victim: package.module:Class or path.py:function, with arguments if wanted. It takes the place of the "
+        "victims in the suites that are open to defenses; no other suite runs, and nothing is compared with references",
+    )
+    group.addoption(
+        "--dataset",
+        default=None,
+        help="your own data: path.py:function or package.module:function, which returns (x, y) or (x, y, groups). It takes the "
+        "place of the data of these suites in the same way",
     )
     group.addoption("--only-mine", action="store_true", help="run the defenses of --defense and the controls that belong to them")
     group.addoption(
@@ -107,6 +120,28 @@ def checked_attacks(config: pytest.Config) -> dict[str, AttackSpec]:
     return _checked_plugins(AttackSpec, config, ATTACKS.__contains__)
 
 
+def checked_own(config: pytest.Config) -> Own:
+    """The victim and the data of one's own. Raises BadInput if an option names none; the data is loaded, in a child process."""
+    from subpop.session.own_cells import Own
+
+    victim, data = config.getoption("--victim"), None
+    if victim is not None:
+        from subpop.victims.own import checked_name
+
+        victim = checked_name(victim, "--victim ")
+    if config.getoption("--dataset") is not None:
+        from subpop.datasets import DATASETS
+        from subpop.harness.plugins import DatasetSpec, parse_plugin
+        from subpop.session.own_data import load_own
+        from subpop.types import BadInput
+
+        spec = parse_plugin(DatasetSpec, config.getoption("--dataset"), config.invocation_params.dir, "--dataset ")
+        if spec.name in DATASETS:
+            raise BadInput(f"--dataset {spec.name} has the name of a built-in data set; rename the function or its file")
+        data = load_own(spec, config.getoption("--defense-timeout"))
+    return Own(victim or "", data)
+
+
 def _checked_plugins(kind: type[Spec], config: pytest.Config, is_built_in: Callable[[str], bool]) -> dict[str, Spec]:
     from subpop.harness.plugins import parse_plugin
     from subpop.types import BadInput
@@ -123,7 +158,7 @@ def _checked_plugins(kind: type[Spec], config: pytest.Config, is_built_in: Calla
     return {spec.name: spec for spec in specs}
 
 
-def make_run(config: pytest.Config, plugins: Mapping[str, DefenseSpec], attacks: Mapping[str, AttackSpec]) -> Run:
+def make_run(config: pytest.Config, plugins: Mapping[str, DefenseSpec], attacks: Mapping[str, AttackSpec], own: Own) -> Run:
     """The run that the options describe."""
     from subpop.datasets.download import data_root
     from subpop.experiments.attack_sets import FOLDER as PARTITIONS_FOLDER
@@ -131,6 +166,7 @@ def make_run(config: pytest.Config, plugins: Mapping[str, DefenseSpec], attacks:
     from subpop.experiments.integrity import Inspector
     from subpop.runtime.store import Store
     from subpop.session.run import Run
+    from subpop.types import Cell
 
     store = Store(_place(config, "--store"))
     experiment = Experiment.on(
@@ -146,6 +182,8 @@ def make_run(config: pytest.Config, plugins: Mapping[str, DefenseSpec], attacks:
         partitions=baselines_folder(config) / PARTITIONS_FOLDER,
         listener=_listener(config),
     )
+    if own.data is not None:
+        experiment.context.supply(Cell.of(dataset=own.data.name), own.data)
     inspector = None if config.getoption("--no-integrity") else Inspector(experiment)
     fresh_seeds = config.getoption("--seeds-times") > 1
     return Run(
@@ -155,6 +193,7 @@ def make_run(config: pytest.Config, plugins: Mapping[str, DefenseSpec], attacks:
         inspector=inspector,
         fresh_seeds=fresh_seeds,
         only_looks=config.getoption("--no-references"),
+        own=own.names,
     )
 
 

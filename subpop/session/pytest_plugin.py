@@ -15,11 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from subpop.session.options import add_options, baselines_folder, checked_attacks, checked_defenses, make_run, report_directory
+from subpop.session.options import (
+    add_options,
+    baselines_folder,
+    checked_attacks,
+    checked_defenses,
+    checked_own,
+    make_run,
+    report_directory,
+)
 from subpop.session.run_info import commit_of, docstrings, environment, run_info
 
 if TYPE_CHECKING:
     from subpop.harness.plugins import AttackSpec, DefenseSpec
+    from subpop.session.own_cells import Own
     from subpop.session.run import Run
     from subpop.session.session_watch import SessionWatch  # noqa: F401 (the type of a key)
     from subpop.types import Cell, CellResult, Model
@@ -27,6 +36,7 @@ if TYPE_CHECKING:
 RUN = pytest.StashKey["Run"]()
 PLUGINS: pytest.StashKey[dict[str, DefenseSpec]] = pytest.StashKey()
 ATTACKS: pytest.StashKey[dict[str, AttackSpec]] = pytest.StashKey()
+OWN: pytest.StashKey[Own] = pytest.StashKey()
 WATCH = pytest.StashKey["SessionWatch"]()
 MISTAKES = pytest.StashKey[list[str]]()
 """Errors in marks; reported after collection."""
@@ -73,6 +83,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     try:
         config.stash[PLUGINS], config.stash[ATTACKS] = checked_defenses(config), checked_attacks(config)
+        config.stash[OWN] = checked_own(config)
     except BadInput as error:
         raise pytest.UsageError(str(error)) from None
 
@@ -100,6 +111,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     is_open, only_mine = getattr(metafunc.module, "open_to_defenses", False), config.getoption("--only-mine")
     attacks = config.stash[ATTACKS]
     own = select(cells, config.getoption("--tier"), rows_of_plugins(plugins), is_open, only_mine, attacks)
+    if config.stash[OWN]:  # claims are about the suite's own victims and data
+        own = config.stash[OWN].cells(own) if is_open and "measure" in metafunc.fixturenames else []
     try:
         for mark in metafunc.definition.iter_markers("cells"):
             own = chosen(own, cells, mark.kwargs, metafunc.definition.nodeid)
@@ -156,7 +169,7 @@ def pytest_benchmark_group_stats(
 def _run_of(config: pytest.Config) -> Run:
     if RUN not in config.stash:
         plugins, attacks = config.stash[PLUGINS], config.stash[ATTACKS]
-        config.stash[RUN] = make_run(config, plugins, attacks)
+        config.stash[RUN] = make_run(config, plugins, attacks, config.stash[OWN])
     return config.stash[RUN]
 
 

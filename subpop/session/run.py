@@ -100,6 +100,8 @@ class Run:
     """Whether the cells have more seeds than their references."""
     only_looks: bool = False
     """Whether nothing is compared with a reference, so that nothing fails for lack of one."""
+    own: frozenset[str] = frozenset()
+    """Names of a victim and of data of one's own, whose cells have no references."""
     _references: dict[str, References] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -125,8 +127,9 @@ class Run:
         return self.results[cell]
 
     def _is_of_plugin(self, cell: Cell) -> bool:
-        """Whether a row is a plug-in, a random filter matched to one, or an attack of one's own."""
-        return filter_of(cell.defense) in self.experiment.plugins or cell.attack in self.experiment.context.attacks
+        """Whether a row is a plug-in or a random filter matched to one, or has an attack, a victim or data of one's own."""
+        is_mine = filter_of(cell.defense) in self.experiment.plugins or cell.attack in self.experiment.context.attacks
+        return is_mine or not self.own.isdisjoint((cell.dataset, cell.victim))
 
     def _check_matched(self, cell: Cell) -> None:
         """Raise NoFilter for a control that is matched to a plug-in which failed or is no filter, or is not reusable."""

@@ -1,14 +1,14 @@
-"""Victims: the learning algorithms under attack, one module each. A name with a colon refers to a scikit-learn classifier:
-`sklearn.ensemble:RandomForestClassifier`."""
+"""Victims: the learning algorithms under attack, one module each. A name with a colon refers to one from outside the
+package: `sklearn.ensemble:RandomForestClassifier`, `my.py:make_model(depth=3)`."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
-from subpop.runtime.naming import parse_reference
 from subpop.types import BadInput, StoredModel, Victim
 from subpop.types.base import nearest
 from subpop.types.printable import in_one_line
@@ -21,6 +21,7 @@ from subpop.victims.last_layer_adam import LastLayerAsReleased
 from subpop.victims.linear_model import LinearModel
 from subpop.victims.logistic import LogisticRegression
 from subpop.victims.mlp import MLP, MLPModel
+from subpop.victims.own import own_object
 from subpop.victims.sklearn_adapter import SklearnVictim
 from subpop.victims.text_linear import TextLinear
 from subpop.victims.torch_model import TorchModel
@@ -57,6 +58,11 @@ Examples
 >>> VICTIMS["logistic_regression"]("cpu", None).exact
 True
 """
+
+OF_NUMBERS = ("logistic_regression", "last_layer", "last_layer_as_released", "mlp", "mlp_wide")
+"""Victims that any data set of numbers can be given to."""
+OF_PICTURES = ("conv_net", "conv_net_wide", "vgg16_fine_tuned", "vgg16_fine_tuned_augmented")
+"""Victims that any data set of pictures can be given to."""
 
 MODELS: dict[str, type[StoredModel]] = {
     "logistic_regression": LinearModel,
@@ -100,8 +106,8 @@ def make_victim(
     Parameters
     ----------
     name
-        A name from `VICTIMS`, or `module:name` of a scikit-learn classifier class or of a function that returns
-        a classifier, with arguments if wanted: `sklearn.svm:LinearSVC(C=0.1)`.
+        A name from `VICTIMS`, or `module:name` or `path.py:name` of a scikit-learn classifier, its class or a function that
+        returns one, with arguments if wanted: `sklearn.svm:LinearSVC(C=0.1)`. What has `fit_many` is used as it is.
     device
         "cpu" or "cuda".
     weights_root
@@ -134,9 +140,9 @@ def make_victim(
     if not isinstance(weights_root, Path | None):
         raise BadInput(f"weights_root={weights_root!r} is {type(weights_root).__name__}; give a pathlib.Path or None")
     if ":" in name:
-        return SklearnVictim(_imported(name))
+        return _outside(name)
     if name not in VICTIMS:
-        raise BadInput(f"unknown victim {name!r}; {nearest(name, VICTIMS, ', or a scikit-learn class as module:Class')}")
+        raise BadInput(f"unknown victim {name!r}; {nearest(name, VICTIMS, ', or your own as module:Class or path.py:function')}")
     victim = VICTIMS[name](device, weights_root)
     if isinstance(victim, TextVictim):
         victim.cache, victim.encoder = cache, encoder or victim.encoder
@@ -144,16 +150,19 @@ def make_victim(
     return victim
 
 
-def _imported(name: str) -> Callable[[], object]:
-    reference = parse_reference(name, "write a victim of your own as module:Class(arguments), e.g. sklearn.svm:LinearSVC(C=0.1)")
-    try:
-        found: Callable[..., object] = getattr(importlib.import_module(reference.where), reference.name)
-    except (Exception, SystemExit) as error:  # third-party code may raise anything
-        raise BadInput(
-            f"victim {name!r} cannot be imported ({in_one_line(error)}); write it as module:Class or module:function, "
-            "e.g. sklearn.svm:LinearSVC"
-        ) from error
-    return reference.bind(found)
+def _outside(name: str) -> Victim:
+    """The victim of a class, function or object from outside the package."""
+    found: Any
+    found, told = own_object(name, "victim ")
+    if isinstance(found, FunctionType | partial):  # not a class, whose `fit_many` would be there too
+        try:
+            found = found()
+        except (Exception, SystemExit) as error:  # of somebody else's code
+            raise BadInput(
+                f"no estimator can be made by {told} ({in_one_line(error)}); give its parameters defaults, or write the arguments"
+            ) from error
+    victim: Victim = found if hasattr(found, "fit_many") and not isinstance(found, type) else SklearnVictim(found)
+    return victim
 
 
 __all__ = ["MODELS", "VICTIMS", "SklearnVictim", "blind", "make_victim"]

@@ -721,7 +721,7 @@ def test_models_must_be_fit_to_travel(folder):
     with pytest.raises(BadInput, match="a plug-in defense would have received a FleetJob"):
         run(folder, "none", fit=with_job)
     with pytest.raises(BadInput, match="models must be picklable"):
-        run(folder, "none", fit=lambda requests: [lambda x: x] * len(requests))
+        run(folder, "none", fit=lambda requests: [threading.Lock()] * len(requests))
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])

@@ -141,12 +141,12 @@ def test_one_failing_cell_does_not_cost_the_others():
 
 X = np.zeros((6, 2))
 BAD = {
-    "no data": (lambda: small(7), "dataset=int is no data; give the name"),
+    "no data": (lambda: small(7), "int is no data; give a subpop.Dataset"),
     "no such data": (lambda: small("digit"), "did you mean digits"),
     "labels": (lambda: small((X, [0, 1])), r"y has shape \(2,\) for 6 rows"),
     "missing labels": (lambda: small((X, [0, 1, np.nan, 1, 0, 1])), "1 labels are missing, the first in row 2"),
     "one class": (lambda: small((X, [1] * 6)), "1 different values in 6 rows"),
-    "text": (lambda: small(([["a", "b"]] * 6, [0, 1] * 3)), "encode text"),
+    "text": (lambda: small(([["a", "b"]] * 6, [0, 1] * 3)), "encode text and categories"),
     "NaN": (lambda: small((np.where(X == 0, np.nan, 1), [0, 1] * 3)), "6 rows of x have missing"),
     "flat": (lambda: small((np.zeros(6), [0, 1] * 3)), "shape"),
     "no victim": (lambda: small("mixture", 3), "no estimator|cannot be fitted"),

@@ -62,7 +62,7 @@ UNSUITABLE = {
     "my_victims:absent": "cannot be imported",
     "nowhere_at_all:Absent": "cannot be imported",
     "broken_victims:Any": "ZeroDivisionError",
-    ":": "names no function; write a victim of your own",
+    ":": "names no function; write package.module:Class",
 }
 SUITE = f'''"""Source: a test. Deviations: none."""
 from subpop.types.grid import grid

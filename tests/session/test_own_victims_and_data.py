@@ -1,0 +1,319 @@
+"""`--victim` and `--dataset`: which cells run, what a loader may return, and what a broken one costs."""
+
+import json
+import os
+import textwrap
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import subpop
+from subpop import BadInput, Cell, Dataset, grid
+from subpop.experiments.experiment import Experiment
+from subpop.harness.plugins import DatasetSpec, parse_plugin
+from subpop.runtime.no_store import NoStore
+from subpop.session.own_cells import Own
+from subpop.session.own_data import dataset_of, load_own
+from subpop.victims import OF_NUMBERS, OF_PICTURES, VICTIMS, make_victim
+from subpop.victims.bert_last_layer import TextVictim
+from subpop.victims.text_linear import TextLinear
+from tests.small_projects import make_project, run
+
+MINE = '''
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator, ClassifierMixin
+
+
+class Means(ClassifierMixin, BaseEstimator):
+    """The class whose mean is nearest; it is defined in this file, which no other process can import."""
+
+    def __init__(self, power=2.0):
+        self.power = power
+
+    def fit(self, x, y):
+        self.classes_ = np.unique(y)
+        self.means_ = np.stack([x[y == c].mean(axis=0) for c in self.classes_])
+        return self
+
+    def predict(self, x):
+        far = (np.abs(x[:, None] - self.means_) ** self.power).sum(axis=-1)
+        return self.classes_[far.argmin(axis=1)]
+
+
+def model(power=2.0):
+    return Means(power)
+
+
+def load(n=600):
+    rng = np.random.default_rng(0)
+    team, y = rng.integers(0, 3, n), rng.integers(0, 2, n)
+    x = rng.normal(size=(n, 4)) + 2 * y[:, None] * np.eye(4)[team]
+    return x, np.where(y, "paid", "not"), {"team": team}
+
+
+def table(n=600):
+    x, y, groups = load(n)
+    frame = pd.DataFrame(x, columns=list("abcd")).assign(city=np.array(["Bern", "Oslo", "Rome"])[groups["team"]], loan=y)
+    return frame, "loan", ["city"]
+
+
+def drop(train, fit, know, *, seed):
+    from subpop import Defended
+
+    keep = np.random.default_rng(seed).random(len(train)) > 0.1
+    return Defended(fit(train[keep]), keep)
+'''
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def loader(folder, text, name="f"):
+    (folder / "own_data.py").write_text(textwrap.dedent(text))
+    return parse_plugin(DatasetSpec, f"own_data.py:{name}", folder, "--dataset ")
+
+
+# --- victims ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_names_a_victim_with_arguments(mine):
+    """For distances to the power 1 the nearer mean of a row may be another one than for squares."""
+    pool = subpop.Pool(np.float32([[0, 0], [3, 3], [3.2, 1]]), np.array([0, 1, 0]), n_train=2, n_classes=2)
+    row = np.float32([[0, 3.2]])  # (0, 0): sums 3.2 and 10.24; (3, 3): sums 3.2 and 9.04
+    for power, nearest in ((2.0, 1), (0.5, 0)):  # 1.79 and 2.18 for roots
+        [model] = make_victim(f"mine.py:model(power={power})").fit_many([pool.clean_job()], [0])
+        assert model.predict_proba(row).argmax() == nearest
+    [model] = make_victim("mine.py:Means").fit_many([pool.clean_job()], [0])
+    assert model.predict_proba(row).argmax() == 1
+
+
+def test_a_function_may_make_a_victim_that_trains_fleets_itself(mine):
+    (mine / "whole.py").write_text("from subpop import make_victim\n\ndef f():\n    return make_victim('logistic_regression')\n")
+    assert type(make_victim("whole.py:f")) is type(make_victim("logistic_regression"))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("absent.py:model", "there is no file .*absent.py; write package.module:Class or path.py:function"),
+        ("mine.py:modle", "mine.py has no modle; it has Base"),
+        ("mine.py:model(power=x)", "the argument x of .* is not a literal"),
+        ("mine.py:model(depth=3)", "no estimator can be made by model.depth=3. .*unexpected keyword"),
+        ("broken.py:model", "importing broken.py failed .ZeroDivisionError"),
+    ],
+)
+def test_a_file_that_names_no_victim_is_refused(mine, name, words):
+    (mine / "broken.py").write_text("1 / 0")
+    with pytest.raises(BadInput, match=words):
+        make_victim(name)
+
+
+def test_every_victim_takes_numbers_or_pictures_or_texts():
+    takes_texts = {name for name in VICTIMS if isinstance(VICTIMS[name]("cpu", None), TextVictim | TextLinear)}
+    assert sorted([*OF_NUMBERS, *OF_PICTURES, *takes_texts]) == sorted(VICTIMS)
+
+
+# --- which cells run --------------------------------------------------------------------------------------------------
+
+SUITE = [
+    *grid(stem="s", tier="embedded", dataset=["digits", "mixture"], victim="mlp", partition="feature_match", n_attacked=6),
+    *grid(stem="s", tier="embedded", dataset="digits_images", victim="conv_net", partition="feature_match"),
+    *grid(stem="s", tier="embedded", dataset="reviews", victim="text_linear", partition="cluster_match"),
+    *grid(
+        stem="s", tier="embedded", dataset="digits", victim="mlp", partition="feature_match", defense="group_dro", n_attacked=6
+    ),
+]
+
+
+def data(x, **more):
+    return Dataset("mine", x, np.arange(len(x)) % 2, 2, **more)
+
+
+def test_an_own_victim_takes_the_place_of_those_that_train_on_numbers():
+    found = [(cell.dataset, cell.victim, cell.defense) for cell in Own("m:F").cells(SUITE)]
+    assert found == [("digits", "m:F", "none"), ("mixture", "m:F", "none")]
+
+
+def test_own_data_takes_the_place_of_all_of_its_kind_once():
+    rows = np.zeros((60, 2), np.float32)
+    [plain, shaped] = Own(data=data(rows, annotations={"g": np.arange(60) % 3})).cells(SUITE)
+    assert (plain.dataset, plain.victim, plain.partition, plain.option("n_attacked")) == ("mine", "mlp", "feature_match", "")
+    assert shaped.defense == "group_dro"
+    few, many = (Own(data=data(rows, n_clusters=n)).cells(SUITE)[0] for n in (17, 18))
+    assert {cell.partition for cell in (few, many)} == {"cluster_match"}
+    assert (few.option("n_attacked"), many.option("n_attacked")) == ("", "6")
+    [pictures] = Own(data=data(np.zeros((60, 1, 8, 8), np.uint8))).cells(SUITE)
+    assert pictures.victim == "conv_net"
+    both = Own("m:F", data(rows)).cells(SUITE)
+    assert [(cell.dataset, cell.victim) for cell in both] == [("mine", "m:F")]
+
+
+def test_the_options_run_open_suites_with_them_and_nothing_else(mine):
+    """The numbers are those of the same cell in this process, on the data as a call of the function gives it."""
+    project = make_project(mine)
+    done = run(project, "--victim", "mine.py:model(power=1.5)", "--dataset", "mine.py:table", "--defense", "mine.py:drop")
+    assert "INTERNALERROR" not in done.stdout
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads((project / "runs" / "report" / "results.json").read_text())["cells"]
+    found = {(row["rate"], row["defense"]): row for row in rows if row["metric"] == "target_damage_mean"}
+    defenses = ["none", "trim", "matched_random_filter:trim", "mine.drop", "matched_random_filter:mine.drop"]
+    assert found.keys() == {(rate, defense) for rate in (0.5, 1.0) for defense in defenses}
+    assert {row["verdict"] for row in found.values()} == {"no_reference"}
+    assert {(row["dataset"], row["victim"]) for row in found.values()} == {("mine.table", "mine.py:model(power=1.5)")}
+
+    names = {"stem": "little", "tier": "embedded", "dataset": "mine.table", "victim": "mine.py:model(power=1.5)"}
+    cell = Cell.of(**names, partition="feature_match", rate=1.0, sampling="distinct", n_seeds=2)
+    experiment, space = Experiment.on(NoStore()), {}
+    exec(MINE, space)
+    experiment.context.supply(cell, dataset_of(space["table"]()))
+    assert found[1.0, "none"]["value"] == experiment.run(cell)["target_damage_mean"] > 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--victim", "absent.py:model"], "--victim 'absent.py:model': there is no file"),
+        (["--victim", "mlp"], "--victim 'mlp' names no function"),
+        (
+            ["--dataset", "mine.py:model(power=1)"],
+            "data set mine.model(power=1): Means is no data; give",
+        ),
+        (["--dataset", "mine.py:load(rows=3)"], "'load' in"),
+        (["--dataset", "digits.py:digits"], "--dataset digits has the name of a built-in data set"),
+    ],
+)
+def test_options_that_name_nothing_are_one_sentence(mine, options, words):
+    project = make_project(mine)
+    (mine / "digits.py").write_text("def digits():\n    pass\n")
+    done = run(project, *options)
+    assert words in done.stderr
+    assert done.returncode == 4
+    assert "Traceback" not in done.stderr
+
+
+# --- what a loader may return -----------------------------------------------------------------------------------------
+
+X, Y = np.arange(80.0).reshape(40, 2), np.array(["a", "b"] * 20)
+FRAME = pd.DataFrame(X, columns=["p", "q"]).assign(team=["u", "v", "v", "w"] * 10, label=Y)
+
+
+@pytest.mark.parametrize(
+    ("given", "groups"),
+    [
+        ((X, Y), {}),
+        ((X, Y, None), {}),
+        ((X, Y, ["u", "v", "v", "w"] * 10), {"group": [0, 1, 1, 2]}),
+        ((X, Y, {"team": np.array([7, 8, 8, 9] * 10)}), {"team": [0, 1, 1, 2]}),
+        ((X, Y, FRAME[["team"]]), {"team": [0, 1, 1, 2]}),
+        ((FRAME, "label"), {}),
+        ((FRAME, "label", "team"), {"team": [0, 1, 1, 2]}),
+        ((FRAME, "label", ["team"]), {"team": [0, 1, 1, 2]}),
+        ((FRAME[["p", "q"]], Y, ["u", "v", "v", "w"] * 10), {"group": [0, 1, 1, 2]}),
+    ],
+)
+def test_groups_are_the_annotations(given, groups):
+    found = dataset_of(given)
+    assert (len(found.x), found.y.tolist(), found.n_classes, found.words["y"]) == (40, [0, 1] * 20, 2, ("a", "b"))
+    assert {name: codes.tolist() for name, codes in found.annotations.items()} == {name: c * 10 for name, c in groups.items()}
+    assert found.words.keys() == {"y", *groups}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (FRAME, "DataFrame is no data; give a subpop.Dataset, or"),
+        ((X,), "tuple is no data"),
+        ((X, Y[:5]), "y has shape .5,. for 40 rows"),
+        ((X, Y, [1, 2, 3]), "group group has shape .3,. for 40 rows"),
+        ((X, Y, ["u"] * 40), "group group has one value in all rows"),
+        ((FRAME, "lable"), "no column 'lable'; did you mean label"),
+        ((FRAME, "label", ["taem"]), "there is no column 'taem'; did you mean team"),
+        ((FRAME[["team"]].to_numpy(), Y), "give a pandas frame"),
+    ],
+)
+def test_what_is_no_data_is_refused(given, words):
+    with pytest.raises(BadInput, match=words):
+        dataset_of(given)
+
+
+def test_a_data_set_keeps_all_its_fields_on_its_way(mine):
+    text = """
+        import numpy as np
+        from subpop import Dataset
+
+        def f():
+            return Dataset("d", np.arange(80, dtype=np.float32).reshape(40, 2), np.arange(40) % 2, 2, {"g": np.arange(40) % 4},
+                           np.arange(40) > 29, np.array(list("ab") * 20), (10, 12), False, (1, 9.5), 3, 2, ("a note",),
+                           words={"g": ("k", "l", "m", "n")}, stratified=True)
+    """
+    found, space = load_own(loader(mine, text), 30), {}
+    exec(textwrap.dedent(text), space)
+    whole = space["f"]()
+    for name in ("n_classes", "sizes", "balanced", "group_bounds", "n_clusters", "n_components", "notes", "words", "stratified"):
+        assert getattr(found, name) == getattr(whole, name), name
+    for name in ("x", "y", "official_test"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(whole, name))
+        assert getattr(found, name).dtype == getattr(whole, name).dtype
+    np.testing.assert_array_equal(found.annotations["g"], whole.annotations["g"])
+    assert found.hashes.tolist() == [0, 1] * 20
+    assert found.name == "own_data.f"
+
+
+def test_a_loader_runs_in_another_process_in_the_users_folder_without_his_secrets(mine, monkeypatch):
+    monkeypatch.setenv("MY_TOKEN", "secret")
+    (mine / "rows.csv").write_text("p,q,label\n" + "\n".join(f"{i},{i % 7},{'ab'[i % 2]}" for i in range(60)))
+    text = """
+        import os
+        import pandas as pd
+
+        def f():
+            frame = pd.read_csv("rows.csv")
+            facts = frame[["p", "q"]].assign(pid=os.getpid(), told=float("MY_TOKEN" in os.environ))
+            return facts.to_numpy(), frame["label"]
+    """
+    here, there = dataset_of(_called(text)).x, load_own(loader(mine, text), 60).x
+    assert here[0].tolist() == [0, 0, os.getpid(), 1]
+    assert there[:, :2].tolist() == here[:, :2].tolist()
+    assert there[0, 3] == 0
+    assert there[0, 2] != os.getpid()
+
+
+def _called(text):
+    space = {}
+    exec(textwrap.dedent(text), space)
+    return space["f"]()
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("raise KeyError('x')", "data set own_data.f: KeyError: 'x'"),
+        ("import os; os._exit(3)", "ended itself with exit code 3"),
+        ("raise SystemExit(2)", "SystemExit: 2"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "was ended by SIGSEGV"),
+        ("while True: pass", "loading it ran over the limit of 1 s and was stopped"),
+        ("pass", "NoneType is no data"),
+        ("return [[0.0, 1.0]] * 40, [0, 0] * 20", "y has 1 different values"),
+        ("return [[0.0, float('nan')]] * 40, [0, 1] * 20", "missing or infinite values, the first is row 0"),
+    ],
+)
+def test_a_failing_loader_is_named_with_its_reason(mine, body, words):
+    with pytest.raises(BadInput, match=words):
+        load_own(loader(mine, f"def f():\n    {body}"), 1 if "while" in body else 30)
+
+
+def test_measure_takes_frames_groups_and_loaders(mine):
+    places = {"n_seeds": 1, "store": None}
+    space = {}
+    exec(MINE, space)
+    named, given = (subpop.measure(each, "mine.py:model", **places) for each in ("mine.py:table", space["table"]()))
+    assert named.reports[0].cell.dataset == "mine.table"
+    assert named.reports[0].cell.partition == "feature_match"
+    assert len(named.subpopulations()) == 3
+    assert named.subpopulations()["n_train"].tolist() == given.subpopulations()["n_train"].tolist()
