@@ -37,6 +37,8 @@ class RunInfo:
     """Versions of packages by name."""
     commit: str = ""
     """The commit of the clone, if known."""
+    part: str = ""
+    """Which part of a larger run this is, as a sentence; "" for a whole one."""
     seconds: float = 0.0
     """Duration of the run."""
     started: float | str = 0.0
@@ -86,7 +88,7 @@ def lead(reports: Sequence[CellReport], run: RunInfo) -> str:
     numbers = Counter(verdict.verdict for report in reports for verdict in report.verdicts)
     told = ", ".join(f"{numbers[name]:,} {name}" for name in VERDICTS if numbers[name] and name != NOT_GATED) or "none"
     told += f"; {numbers[NOT_GATED]:,} more are details without a reference" if numbers[NOT_GATED] else ""
-    words = headline(reports, run.standing)
+    words = " ".join(filter(None, [headline(reports, run.standing), run.part]))
     return f"{words} {escape(sentence)}{'; ' if also else ''}{', '.join(also)}. Numbers: {told}."
 
 

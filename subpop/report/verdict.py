@@ -49,6 +49,8 @@ class Standing:
     """Number of claims that passed."""
     planned_of: Mapping[str, int] = field(default_factory=dict)
     """Planned cells of each suite, by stem."""
+    left: str = ""
+    """What a session was told to leave, or which parts of a store are missing; "" if nothing is."""
 
     @property
     def also_failed(self) -> tuple[FailedTest, ...]:
@@ -79,7 +81,9 @@ def headline(reports: Sequence[CellReport], standing: Standing | None) -> str:
     if now.stopped:
         by = f" by {now.stopped}" if now.stopped != INTERRUPT else ""
         return _joined(f"**Interrupted{by}: {_of(measured, now)} measured.**", failed and f"**Failed: {failed}.**")
-    early = "" if len(reports) >= now.planned else f"; stopped after {_of(measured, now)}"
+    early = f"; {now.left}" if now.left else "" if len(reports) >= now.planned else f"; stopped after {_of(measured, now)}"
+    if now.left and not now.exit_status:
+        return _joined(f"**Unfinished: {_of(measured, now)} measured; {now.left}.**", failed and f"**Failed: {failed}.**")
     if now.rebaselined:
         lead = "**References were rewritten**, so this run does not pass: review the changes and run again without --rebaseline."
         other = counted(Counter(failed.kind for failed in now.also_failed))

@@ -50,6 +50,7 @@ BOOKKEEPING = frozenset(
         "subpop.runtime.output",
         "subpop.runtime.progress",
         "subpop.runtime.store",
+        "subpop.runtime.store_merge",
         "subpop.runtime.store_rescue",
         "subpop.runtime.store_rows",
         "subpop.runtime.writing",

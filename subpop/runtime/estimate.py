@@ -33,6 +33,31 @@ OWN_SECONDS = {"activation_clustering_as_released": 0.06, "label_flip_smoothing"
 SUMMARY_SECONDS = 0.04
 """Seconds of any cell apart from its training: reading, summarising, comparing, plotting."""
 
+VALUES = {"digits": 25_600, "mixture": 10_000, "mixture_2d": 1_000, "mixture_cells": 5_000, "mixture_sizes": 100_000}
+"""Number of values in D by data set, as far as `rough_seconds` needs them; OTHER_VALUES for other generated data."""
+OTHER_VALUES = 25_600
+SUBPOPULATIONS = 10
+
+
+def rough_seconds(cell: Cell, *, trains: bool, whole: float) -> float:
+    """Seconds of a cell by the tables alone, so that the estimate is the same on every machine and before any data is read.
+
+    Parameters
+    ----------
+    cell
+        The cell.
+    trains
+        Whether it consists of trials.
+    whole
+        Seconds of a cell that does not.
+    """
+    if not trains:
+        return SUMMARY_SECONDS + whole
+    defense = cell.defense.partition(":")[0]
+    per_fit = SECONDS_PER_VALUE.get(cell.victim, OTHERS) * VALUES.get(cell.dataset, OTHER_VALUES)
+    trial = per_fit * FITS.get(defense, 1) + OWN_SECONDS.get(defense, 0.0)
+    return SUMMARY_SECONDS + cell.n_seeds * SUBPOPULATIONS * trial
+
 
 @dataclass
 class Rates:

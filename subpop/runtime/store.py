@@ -155,6 +155,10 @@ class Store:
         found = {key: self.get_record(key, kind) for key in keys if is_text(key)}
         return {key: record for key, record in found.items() if record is not None}
 
+    def in_one_transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work` on the connection in one write transaction: all of it is stored, or nothing if it raises an exception."""
+        return self._in_transaction("BEGIN IMMEDIATE", work)
+
     def untold_notes(self) -> list[str]:
         """Notes added since the last call: damage that was found, and files that were renamed."""
         told, self._n_told = self._n_told, len(self.notes)
@@ -202,12 +206,12 @@ class Store:
         with self._lock:
             try:
                 return self._attempt(begin, work)
-            except _Corrupt as damage:
+            except Corrupt as damage:
                 self._rescue(damage)
             return self._attempt(begin, work)
 
     def _attempt(self, begin: str, work: Callable[[sqlite3.Connection], T]) -> T:
-        with _explained(self.path):
+        with explained(self.path):
             self._connection.execute(begin)
             try:
                 done = work(self._connection)
@@ -227,10 +231,10 @@ class Store:
     def _open_or_rescue(self) -> None:
         try:
             self._open()
-        except _Corrupt as damage:
+        except Corrupt as damage:
             self._rescue(damage)
 
-    def _rescue(self, damage: _Corrupt) -> None:
+    def _rescue(self, damage: Corrupt) -> None:
         """Continue with a new file that has all that could be verified. Another process may have created it already."""
         self.close()
         try:
@@ -263,12 +267,12 @@ class Store:
 
     def _connect(self) -> None:
         self._opened = self._identity()
-        with _explained(self.path):
+        with explained(self.path):
             self._connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         self._connection.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
         with contextlib.suppress(FileNotFoundError):  # another process has just renamed it
             if looks_like_a_store(self.path) and has_damaged_header(self.path):
-                raise _Corrupt(self.path, "its header is not SQLite's")
+                raise Corrupt(self.path, "its header is not SQLite's")
 
     def _identity(self) -> tuple[int, int] | None:
         """Device and inode of the file at the store's path; None if there is no file."""
@@ -320,10 +324,10 @@ class Store:
             self._set_aside(version)
             return False
         if statements and (statements != ";".join(TABLES) or (application, version) != (APPLICATION_ID, SCHEMA)):
-            raise _Corrupt(self.path, "its list of tables is not that of a store")
+            raise Corrupt(self.path, "its list of tables is not that of a store")
         health = self._select("PRAGMA quick_check(1)")[0][0]
         if health != "ok":
-            raise _Corrupt(self.path, health)
+            raise Corrupt(self.path, health)
         return True
 
     def _set_aside(self, version: int) -> None:
@@ -339,13 +343,13 @@ class Store:
         self._connect()
 
     def _select(self, statement: str) -> list[Any]:
-        with _explained(self.path):
+        with explained(self.path):
             return self._connection.execute(statement).fetchall()
 
 
 def read_records(path: Path, kind: str) -> dict[str, Any]:
     """All records of a kind by key, read without changing the file: a store of another schema is refused, not set aside."""
-    with _reading(path) as connection:
+    with reading(path) as connection:
         keys = [key for (key,) in connection.execute("SELECT key FROM records WHERE kind = ? ORDER BY key", (kind,))]
         rows = {key: RECORD.read(connection, kind, key) for key in keys}
     return {key: json.loads(row.text) for key, row in rows.items()}
@@ -353,7 +357,7 @@ def read_records(path: Path, kind: str) -> dict[str, Any]:
 
 def read_chunks(path: Path) -> Iterator[ChunkRows]:
     """All chunks of trials in the order in which they were stored, verified, and read as `read_records` does."""
-    with _reading(path) as connection:
+    with reading(path) as connection:
         for (key,) in connection.execute("SELECT key FROM chunks ORDER BY id").fetchall():
             rows = read_chunk(connection, key)
             if rows is not None:  # another process may have deleted it
@@ -361,9 +365,9 @@ def read_chunks(path: Path) -> Iterator[ChunkRows]:
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
     """A read-only connection to a store of this schema; damage that a reader finds is explained."""
-    with _explained(path), contextlib.closing(_read_only(path)) as connection:
+    with explained(path), contextlib.closing(_read_only(path)) as connection:
         application, version = connection.execute("SELECT * FROM pragma_application_id, pragma_user_version").fetchone()
         if application != APPLICATION_ID and not looks_like_a_store(path):
             raise BadInput(f"{path} is a database of another program; name a store of subpop")
@@ -374,7 +378,7 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection]:
         try:
             yield connection
         except Damaged as damage:
-            raise _Corrupt(path, damage) from damage
+            raise Corrupt(path, damage) from damage
 
 
 def _read_only(path: Path) -> sqlite3.Connection:
@@ -382,13 +386,13 @@ def _read_only(path: Path) -> sqlite3.Connection:
 
 
 def _drop_damaged(connection: sqlite3.Connection, path: Path, item: Item, key: tuple[str, ...]) -> None:
-    """Delete rows unless another process has repaired them in the meantime. Raises _Corrupt if an index is damaged as well."""
+    """Delete rows unless another process has repaired them in the meantime. Raises Corrupt if an index is damaged as well."""
     try:
         item.read(connection, *key)
     except Damaged:
         health = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if health != "ok":
-            raise _Corrupt(path, health) from None
+            raise Corrupt(path, health) from None
         item.delete(connection, *key)
 
 
@@ -397,36 +401,37 @@ def _read_back(connection: sqlite3.Connection, path: Path, item: Item, key: tupl
     try:
         found = item.read(connection, *key)
     except Damaged as damage:
-        raise _Corrupt(path, damage) from damage
+        raise Corrupt(path, damage) from damage
     if found is None:
-        raise _Corrupt(path, f"{item.words} {' '.join(key)} cannot be read back")
+        raise Corrupt(path, f"{item.words} {' '.join(key)} cannot be read back")
 
 
 class _Busy(BadInput):
     """Another process has locked the file."""
 
 
-class _Corrupt(BadInput):
+class Corrupt(BadInput):
     """The file is damaged or is not a store."""
 
     def __init__(self, path: Path, what: object) -> None:
+        self.path = path
         self.what = " ".join(str(what).split()).encode("ascii", "backslashreplace").decode()
         kept = f"nothing was changed or deleted: move it away, or {ELSEWHERE}"
         super().__init__(f"the store {path} is damaged or is not a store of subpop ({self.what}); {kept}")
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into errors that name the file and suggest a fix."""
     try:
         yield
     except UnicodeDecodeError as error:  # SQLite's own message quotes damaged text
-        raise _Corrupt(path, error) from error
+        raise Corrupt(path, error) from error
     except sqlite3.Error as error:
         # The lowest byte of an extended code is the primary code.
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in DAMAGE:
-            raise _Corrupt(path, error) from error
+            raise Corrupt(path, error) from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise _Busy(f"another process keeps the store {path} locked; wait for it, stop it, or {ELSEWHERE}") from error
         fix = FIXES.get(code, "check the file and its disk")

@@ -152,6 +152,17 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--force", action="store_true", help="overwrite tables of an earlier export")
     export.set_defaults(run=_export)
 
+    merge = commands.add_parser(
+        "merge",
+        help="unite the stores of several machines, such as those of the shards of a run",
+        description="Copy all trials, models and records of some stores into one, which is created if it does not exist. "
+        "Whatever several stores have is kept once. The sources are not changed.",
+        epilog="exit status: 0; 2 for bad input, and if two stores disagree on a trial whose result is the same each time",
+    )
+    merge.add_argument("stores", nargs="+", metavar="STORE", help="stores that runs wrote with --store")
+    merge.add_argument("--into", required=True, metavar="STORE", help="the store that receives everything")
+    merge.set_defaults(run=_merge)
+
     why = commands.add_parser(
         "why",
         help="say why a cell fails: noise, the code or this machine's processor",
@@ -355,6 +366,14 @@ def _export(options: argparse.Namespace) -> int:
     return _shown("\n".join(f"{path}: {n_rows:,} rows" for path, n_rows in written.items()))
 
 
+def _merge(options: argparse.Namespace) -> int:
+    from subpop.runtime.options import place
+    from subpop.session.merging import merged
+
+    into = place(options.into, Path.cwd())
+    return _shown(merged([place(path, Path.cwd()) for path in options.stores], into))
+
+
 def _why(options: argparse.Namespace, for_pytest: Sequence[str]) -> int:
     from subpop.session.why import why
 
@@ -408,6 +427,7 @@ def _report(options: argparse.Namespace) -> int:
         started=time.time(),
         suites={},
         left_out=run.left_out,
+        standing=run.standing(),
         drifts=run.drifts(),
         **environment(),
     )
@@ -418,6 +438,8 @@ def _report(options: argparse.Namespace) -> int:
         render(folder)
     kept = f" ({run.n_kept} of plug-ins, as last measured)" if run.n_kept else ""
     print(f"{n_cells(len(run.reports))}{kept}, {left_out} not finished or made by another version: {directory / 'README.md'}")
+    for division in run.missing_shards():
+        print(f"  unfinished: {division}")
     for reason, count in Counter(each.reason for each in run.left_out).items():
         print(f"  {n_cells(count)} {reason}")
     return 0

@@ -81,12 +81,12 @@ def runs_by_default(item: Any) -> bool:
 def measured_cells(items: Iterable[Any]) -> list[Cell]:
     """The distinct cells that tests will measure, in the order of the tests."""
     own = [item for item in items if is_of_suite(item) and "measure" in getattr(item, "fixturenames", ())]
-    return list(dict.fromkeys(cell for item in own for cell in _cells_of(item)))
+    return list(dict.fromkeys(cell for item in own for cell in cells_of(item)))
 
 
 def needed_cells(items: Iterable[Any]) -> list[Cell]:
     """The distinct cells that tests will measure or make claims about, in the order of the tests."""
-    return list(dict.fromkeys(cell for item in items if is_of_suite(item) for cell in _cells_of(item)))
+    return list(dict.fromkeys(cell for item in items if is_of_suite(item) for cell in cells_of(item)))
 
 
 def smoke_tests(items: Iterable[Any]) -> list[Any]:
@@ -94,14 +94,15 @@ def smoke_tests(items: Iterable[Any]) -> list[Any]:
     fastest: dict[str, tuple[float, Any]] = {}
     for item in items:
         if is_of_suite(item) and "measure" in getattr(item, "fixturenames", ()) and runs_by_default(item):
-            for cell in _cells_of(item):
+            for cell in cells_of(item):
                 seconds = SECONDS_PER_VALUE.get(cell.victim, OTHERS)
                 if cell.kind not in fastest or seconds < fastest[cell.kind][0]:
                     fastest[cell.kind] = seconds, item
     return [item for _, item in fastest.values()]
 
 
-def _cells_of(item: Any) -> list[Cell]:
+def cells_of(item: Any) -> list[Cell]:
+    """The cells of one test."""
     found = parameters(item)
     of_sweep = found.get("sweep", ())
     candidates = [found.get("cell"), *(of_sweep if isinstance(of_sweep, tuple) else ())]

@@ -74,6 +74,12 @@ def add_options(parser: pytest.Parser, *, has_xdist: bool) -> None:
         default=None,
         help="number of processes that train cells; tests run in one process; `-n N` means the same",
     )
+    group.addoption(
+        "--shard",
+        default=None,
+        metavar="I/N",
+        help="run the I-th of N parts of the selected tests, equal on every machine; `subpop merge` unites the stores",
+    )
     if not has_xdist:
         group._addoption("-n", "--numprocesses", dest="numprocesses", default=None, help="processes that train cells, or auto")
     group.addoption(
@@ -98,6 +104,12 @@ def checked_defenses(config: pytest.Config) -> dict[str, DefenseSpec]:
     check_executor(config.getoption("--executor"))
     check_timeout(config.getoption("--defense-timeout"))
     check_device(config.getoption("--device"))
+    if config.getoption("--shard") is not None:
+        from subpop.session.shards import Shard
+
+        Shard.parse(config.getoption("--shard"))
+        if config.getoption("--rebaseline"):
+            raise BadInput("--rebaseline records the references of whole suites; run it without --shard, or on a merged store")
     if config.getoption("--no-references") and config.getoption("--rebaseline"):
         raise BadInput("--rebaseline records references and --no-references reads none; use one of the two options")
     times = config.getoption("--seeds-times")

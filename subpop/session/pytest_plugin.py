@@ -24,7 +24,7 @@ from subpop.session.options import (
     make_run,
     report_directory,
 )
-from subpop.session.run_info import commit_of, docstrings, environment, run_info
+from subpop.session.run_info import DIVISION, commit_of, docstrings, environment, run_info
 
 if TYPE_CHECKING:
     from subpop.harness.plugins import AttackSpec, DefenseSpec
@@ -127,10 +127,30 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("sweep", groups, ids=[sweep_id(group) for group in groups])
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
     """Deselect suites' tests without cells, and speed suites unless they are named; mark a cell of each kind with `smoke`, before
-    pytest selects by marks. Other projects' tests are not affected."""
+    pytest selects by marks. Of what is then selected, keep the tests of --shard. Other projects' tests are not affected."""
+    _prepare(config, items)
+    yield
+    if config.getoption("--shard") is not None:
+        _keep_shard(config, items)
+
+
+def _keep_shard(config: pytest.Config, items: list[pytest.Item]) -> None:
+    from subpop.results.shards import name_of
+    from subpop.session.collecting import measured_cells
+    from subpop.session.shards import Shard, divide
+
+    shard = Shard.parse(config.getoption("--shard"))
+    shard_of = dict(zip(items, divide(items, shard.of), strict=True))
+    numbers = {number: [item for item in items if shard_of[item] == number] for number in range(1, shard.of + 1)}
+    config.stash[DIVISION] = [(name_of(cell), number) for number, own in numbers.items() for cell in measured_cells(own)]
+    items[:] = numbers[shard.number]
+    config.hook.pytest_deselected(items=[item for item, number in shard_of.items() if number != shard.number])
+
+
+def _prepare(config: pytest.Config, items: list[pytest.Item]) -> None:
     from subpop.session.collecting import is_of_suite, needed_cells, runs_by_default, smoke_tests, without_cells
 
     mistakes = config.stash.get(MISTAKES, None)
@@ -205,12 +225,14 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     config, cells = session.config, needed_cells(session.items)
     broken = any(declares_cells(config.rootpath / name) for name in config.stash[WATCH].broken_files())
     unmatched = not session.items and OFFERED in config.stash and (report_directory(config) / "README.md").exists()
-    if not (cells or broken or unmatched) or any(
-        config.getoption(name, False) for name in ("collectonly", "setuponly", "setupplan")
-    ):
+    if any(config.getoption(name, False) for name in ("collectonly", "setuponly", "setupplan")):
+        return
+    if not (cells or broken or unmatched):
+        _record_shard(config, ended=True)  # more shards than tests
         return
     stops_here = session.testsfailed and not config.getoption("continue_on_collection_errors")
     _begin(config, session.items, () if stops_here else cells)
+    _record_shard(config, ended=False)
     if stops_here or not (cells or broken):  # `_begin` has replaced the pages of an earlier run
         return
     run, executor, jobs = _run_of(config), config.getoption("--executor"), config.getoption("--jobs") or 1
@@ -241,6 +263,19 @@ def _begin(config: pytest.Config, items: list[pytest.Item], cells: Sequence[Cell
         config.stash[WATCH].begin(items, report_directory(config), run_info(config), reports)
     except BadInput as error:
         raise pytest.UsageError(str(error)) from None
+
+
+def _record_shard(config: pytest.Config, *, ended: bool) -> None:
+    """With --shard, note in the store which part of which cells this session measures."""
+    if DIVISION not in config.stash:
+        return
+    from subpop.results.shards import KIND, record_of_shard
+    from subpop.session.shards import Shard
+
+    shard = Shard.parse(config.getoption("--shard"))
+    division = config.stash[DIVISION]
+    key, record = record_of_shard(shard.number, shard.of, division)
+    _run_of(config).store.put_record(key, {**record, "ended": ended}, KIND)
 
 
 def _start_progress(config: pytest.Config, run: Run, say: Callable[[str], None]) -> None:
@@ -378,6 +413,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the report; a run that measured nothing, or that rewrote references, does not pass."""
     config, watch = session.config, session.config.stash.get(WATCH, None)
     if watch is None or not watch.has_begun:
+        if DIVISION in config.stash and session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+            session.exitstatus = pytest.ExitCode.OK  # more shards than tests
         return
     if "hypothesis" not in sys.modules and config.pluginmanager.hasplugin("hypothesispytest"):
         config.pluginmanager.unregister(name="hypothesispytest")  # its summary would import hypothesis, which takes a second
@@ -396,6 +433,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         watch.add_drift(drift)
     if session.exitstatus == pytest.ExitCode.OK and (rebaselined or drifted or not watch.measured_anything()):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) and watch.is_complete:
+        _record_shard(config, ended=True)
     suites = partial(docstrings, session)
     watch.finish(int(session.exitstatus), rebaselined=rebaselined, suites=suites, drifts=found)
 

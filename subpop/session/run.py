@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -19,17 +20,19 @@ from subpop.harness.batching import DefenseError
 from subpop.harness.plugins import DefenseSpec
 from subpop.report import RunInfo, append_summary, record_of_numbers, write_report
 from subpop.report.figures.setups import CONTROLS
-from subpop.report.verdict import n_cells
+from subpop.report.verdict import Standing, n_cells
 from subpop.results.drift import Drift, drifts
 from subpop.results.metric_registry import check_registered, metric_of
 from subpop.results.plugin_records import KIND, cell_of, cells_of_other_versions, kept_reports, record_of
 from subpop.results.references import References, cell_status, compare, not_compared, rebaseline
 from subpop.results.results_file import RECORDS
+from subpop.results.shards import KIND as SHARD
+from subpop.results.shards import Division, divisions, name_of
 from subpop.runtime.estimate import SUMMARY_SECONDS, Forecast, Rates, readable_seconds
 from subpop.runtime.store import Store
 from subpop.types import BadInput, Cell, CellReport, CellResult, LeftOut, Verdict
 from subpop.types.kinds import Measurers, kind_of
-from subpop.types.printable import described, in_one_line, printable
+from subpop.types.printable import described, in_one_line
 
 TIERS = ("embedded", "laptop", "paper")
 SHOWN_AS_MEASURED = "of plug-ins shown with numbers by another version of subpop"
@@ -184,11 +187,11 @@ class Run:
         else:
             verdicts = self._verdicts(result)
             report = CellReport(cell, result, verdicts, cell_status(verdicts), made_of=provenance(self.experiment, cell))
-            self.store.put_record(printable(f"{cell.stem} {cell.id}"), cell.record())
-            self.store.put_record(printable(f"{cell.stem} {cell.id}"), record_of_numbers(report), RECORDS)
+            self.store.put_record(name_of(cell), cell.record())
+            self.store.put_record(name_of(cell), record_of_numbers(report), RECORDS)
         self.reports[cell] = report
         if self._is_of_plugin(cell) and report.status != "skipped":
-            self.store.put_record(printable(f"{cell.stem} {cell.id}"), record_of(report, self.experiment.context.device), KIND)
+            self.store.put_record(name_of(cell), record_of(report, self.experiment.context.device), KIND)
         return report
 
     def _verdicts(self, result: CellResult) -> tuple[Verdict, ...]:
@@ -222,6 +225,20 @@ class Run:
                 n_left_out += 1
                 self.left_out.append(self._left_out(key, found, numbers.get(key)))
         return n_left_out
+
+    def missing_shards(self) -> list[Division]:
+        """The divisions of which the store lacks shards."""
+        return [each for each in divisions(self.store.records(SHARD)) if not each.is_whole]
+
+    def standing(self) -> Standing | None:
+        """After `measure_stored`: the state of a run of which the store lacks shards; None if it lacks none."""
+        missing = self.missing_shards()
+        if not missing:
+            return None
+        shown = {name_of(cell): cell.stem for cell in self.reports}
+        planned = {name: name.split(" ")[0] for each in missing for name in each.cells} | shown
+        left = "; ".join(map(str, missing))
+        return Standing(len(planned), 0, left=left, planned_of=Counter(planned.values()))
 
     def _left_out(self, key: str, cell: Cell | None, record: Mapping[str, Any] | None) -> LeftOut:
         """Why a cell that was once measured is not shown."""

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 COMMAND = pytest.StashKey[list[str]]()
 """The command line, if it was not `python -m pytest` with its arguments."""
 
+DIVISION = pytest.StashKey[list[tuple[str, int]]]()
+"""With --shard, each planned cell of all shards and its shard."""
+
 
 def run_info(config: pytest.Config) -> RunInfo:
     """The facts about the session: its options, command, commit and machine."""
@@ -32,8 +35,19 @@ def run_info(config: pytest.Config) -> RunInfo:
         commit=commit_of(config.rootpath),
         command=printable(shlex.join(typed)),
         started=time.time(),
+        part=_part(config),
         **environment(),
     )
+
+
+def _part(config: pytest.Config) -> str:
+    """Which part of the selected cells a session with --shard measures."""
+    if DIVISION not in config.stash:
+        return ""
+    from subpop.session.shards import Shard
+
+    shard, numbers = Shard.parse(config.getoption("--shard")), [number for _, number in config.stash[DIVISION]]
+    return f"This is {shard}: {numbers.count(shard.number)} of {len(numbers)} planned cells."
 
 
 def docstrings(session: pytest.Session, stems: Iterable[str]) -> dict[str, str]:

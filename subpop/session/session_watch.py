@@ -89,6 +89,11 @@ class SessionWatch:
         """Whether Ctrl-C or SIGTERM ended the session."""
         return self._stopped in (INTERRUPT, SIGTERM)
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether every planned cell was measured, skipped or reported as an error."""
+        return not self._stopped and len(self.reports) >= len(self._planned)
+
     def write_unfinished(self) -> None:
         """Write the progress of the session, unless the last page was written too recently."""
         from subpop.report import write_unfinished

@@ -1,0 +1,108 @@
+"""`subpop merge`: unite stores, and refuse two results of a trial that has only one."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from subpop.experiments.undecided import CUT, REST, TARGET
+from subpop.results.plugin_records import cell_of
+from subpop.results.shards import KIND, divisions
+from subpop.runtime.blobs import decode
+from subpop.runtime.store import Store
+from subpop.runtime.store_merge import merge
+from subpop.runtime.store_rows import ChunkRows, TrialRow
+from subpop.session.shards import is_exact_cell
+from subpop.types import BadInput, Trial
+
+SOLVER = {"kkt_residual", TARGET, REST, CUT}
+"""Metrics that say how exactly a model was solved: other kernels may change them in any digit."""
+ROUNDING = 1e-6
+"""Relative difference of other numbers that are no counts, between two types of processor."""
+
+
+def merged(sources: Sequence[Path], into: Path) -> str:
+    """Unite stores.
+
+    Parameters
+    ----------
+    sources
+        Stores of the shards of a run, or of several runs.
+    into
+        The store that receives everything.
+
+    Returns
+    -------
+    str
+        What was copied, and whether shards are missing.
+
+    Raises
+    ------
+    BadInput
+        If a store cannot be read, or if two stores disagree on a trial whose result is the same each time.
+    """
+    done = merge(sources, into, _differing)
+    with Store(into) as store:
+        parts = divisions(store.records(KIND))
+        n_trials = sum(n for _, n, _, _ in store.costs())
+    lines = [
+        f"{into}: {n_trials:,} trials, {done.trials:,} of them new; "
+        f"{done.known['chunks']:,} chunks of trials were in more than one store and are kept once"
+    ]
+    if done.differing:
+        lines.append(f"{done.differing:,} trials of stochastic victims differ between stores; those of the first store were kept")
+    lines += [f"left out, to be trained again: {each}" for each in done.damaged]
+    return "\n".join([*lines, *map(str, parts)])
+
+
+def _differing(one: ChunkRows, other: ChunkRows) -> int:
+    """How many trials of a chunk differ. Raises BadInput for the first one of an exact victim and defense."""
+    pairs = list(zip(one.trials, other.trials, strict=False))
+    different = [(a, why) for a, b in pairs if (why := _difference(a, b, one, other))]
+    cell = cell_of(json.loads(one.cell))
+    if different and cell is not None and is_exact_cell(cell):
+        row, why = different[0]
+        raise BadInput(
+            f"two stores disagree on a trial of {cell.stem} {cell.id}: {_told(row)} has {why}, although its result is the same "
+            "each time; find the machine or version that computes it wrongly with `subpop why`, and merge without its store"
+        )
+    return len(different) + abs(len(one.trials) - len(other.trials))
+
+
+def _told(row: TrialRow) -> str:
+    trial = Trial(row.subpopulation, row.seed, bool(row.attacked))
+    where = f"subpopulation {trial.subpopulation!r}" if trial.subpopulation else "all rows"
+    return f"{where}, seed {trial.seed}, {'attacked' if trial.attacked else 'not attacked'},"
+
+
+def _difference(a: TrialRow, b: TrialRow, one: ChunkRows, other: ChunkRows) -> str:
+    """What differs between two results of a trial; "" if they agree. How long they took is no part of them."""
+    if a[:3] != b[:3]:
+        return "another place in the chunk"
+    if [name for name, _ in a.metrics] != [name for name, _ in b.metrics]:
+        return "other metrics"
+    for (metric, x), (_, y) in zip(a.metrics, b.metrics, strict=True):
+        if metric not in SOLVER and not _equal(x, y):
+            return f"{metric} {x} and {y}"
+    if [name for name, _ in a.arrays] != [name for name, _ in b.arrays]:
+        return "other arrays"
+    for (name, own), (_, beside) in zip(a.arrays, b.arrays, strict=True):
+        if own == beside:
+            continue
+        first, second = decode(one.blobs[own]), decode(other.blobs[beside])
+        same = first.dtype == second.dtype and first.shape == second.shape
+        if not same or not (first.dtype.kind == "f" and np.allclose(first, second, ROUNDING, ROUNDING, equal_nan=True)):
+            count = int(np.count_nonzero(first != second)) if same else first.size
+            return f"different values of {name!r} ({count} of {first.size})"
+    return ""
+
+
+def _equal(x: float | None, y: float | None) -> bool:
+    if x is None or y is None:
+        return x is y
+    whole = float(x).is_integer() or float(y).is_integer()
+    return x == y if whole else math.isclose(x, y, rel_tol=ROUNDING)
