@@ -40,23 +40,22 @@ class _Tree:
 
     def find(self, name: str) -> Path | None:
         """The file of a dotted module name; None if there is no such module here."""
+        return _file_of_own(name) if self.base == PACKAGE.parent and self.top == PACKAGE.name else self._file_of(name)
+
+    def _file_of(self, name: str) -> Path | None:
         if not name or not all(part.isidentifier() for part in name.split(".")):
             return None
         if self.top and name.split(".")[0] != self.top:
             return None
         plain = self.base.joinpath(*name.split("."))
-        return _own_module(plain) if self.base == PACKAGE.parent else _module(plain)
-
-
-def _module(plain: Path) -> Path | None:
-    candidates = (plain / "__init__.py", plain.with_name(plain.name + ".py"))
-    return next((path for path in candidates if path.is_file()), None)
+        candidates = (plain / "__init__.py", plain.with_name(plain.name + ".py"))
+        return next((path for path in candidates if path.is_file()), None)
 
 
 @functools.cache
-def _own_module(plain: Path) -> Path | None:
-    """`_module` for this package, whose modules come and go with an installation only."""
-    return _module(plain)
+def _file_of_own(name: str) -> Path | None:
+    """The file of a module of this package, whose modules come and go with an installation only."""
+    return _Tree(PACKAGE.parent, PACKAGE.name)._file_of(name)
 
 
 def source_hash(

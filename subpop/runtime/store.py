@@ -89,17 +89,18 @@ class Store:
     def has_chunk(self, key: str) -> bool:
         """Whether `get_chunk` would return trials. The first call for a key verifies them."""
         if key not in self._verified:
-            return self.get_chunk(key) is not None
+            return self._verified_chunk(key) is not None
         return bool(self._in_transaction("BEGIN", lambda c: c.execute("SELECT 1 FROM chunks WHERE key = ?", (key,)).fetchone()))
 
     def get_chunk(self, key: str) -> list[TrialResult] | None:
         """The trials of a chunk, in the order in which they were stored; None if the chunk is missing or damaged."""
+        rows = self._verified_chunk(key)
+        return None if rows is None else results_of(rows)
+
+    def _verified_chunk(self, key: str) -> Any:
         rows = self._get(CHUNK, key)
-        if rows is None:
-            self._verified.discard(key)
-            return None
-        self._verified.add(key)
-        return results_of(rows)
+        (self._verified.discard if rows is None else self._verified.add)(key)
+        return rows
 
     def put_chunk(self, key: str, cell: Cell, results: Sequence[TrialResult], device: str, *, replace: bool = False) -> None:
         """Store the trials of a chunk atomically. An existing chunk is overwritten only if `replace` is true."""

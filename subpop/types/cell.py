@@ -109,6 +109,14 @@ class Cell:
         if not isinstance(self.n_seeds, int) or isinstance(self.n_seeds, bool) or self.n_seeds < 1:
             raise BadInput(f"n_seeds={self.n_seeds} must be a whole number of at least 1")
 
+    def __hash__(self) -> int:
+        if "_hash" not in self.__dict__:  # cells are looked up hundreds of thousands of times in a session
+            object.__setattr__(self, "_hash", hash(tuple(getattr(self, each.name) for each in fields(self) if each.compare)))
+        return int(self.__dict__["_hash"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_hash"}  # which differs between processes
+
     @classmethod
     def of(
         cls,
