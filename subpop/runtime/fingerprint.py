@@ -40,7 +40,7 @@ class _Tree:
 
     def find(self, name: str) -> Path | None:
         """The file of a dotted module name; None if there is no such module here."""
-        return _file_of_own(name) if self.base == PACKAGE.parent and self.top == PACKAGE.name else self._file_of(name)
+        return _file_of_own(name) if self == _OWN else self._file_of(name)
 
     def _file_of(self, name: str) -> Path | None:
         if not name or not all(part.isidentifier() for part in name.split(".")):
@@ -55,7 +55,10 @@ class _Tree:
 @functools.cache
 def _file_of_own(name: str) -> Path | None:
     """The file of a module of this package, whose modules come and go with an installation only."""
-    return _Tree(PACKAGE.parent, PACKAGE.name)._file_of(name)
+    return _OWN._file_of(name)
+
+
+_OWN = _Tree(PACKAGE.parent, PACKAGE.name)
 
 
 def source_hash(
@@ -140,8 +143,14 @@ def _reached(
             continue
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
         codes[name], imported = _code_of(path, path.read_bytes(), package)
-        waiting += () if name in alone else imported
+        waiting += () if name in alone else _existing(imported) if trees == [_OWN] else imported
     return codes
+
+
+@functools.cache
+def _existing(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the names that are modules of this package: most strings of a module that contain a dot are none."""
+    return tuple(name for name in dict.fromkeys(names) if _file_of_own(name))
 
 
 def _hash_of(codes: Mapping[str, str]) -> str:
