@@ -267,8 +267,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a tenth of the training rows lost",
         "types/rows.py",
-        'self.y, kind="stable")\n',
-        'self.y, kind="stable")[len(self.rows) // 10 :]\n',
+        "self.y, kind=kind)\n",
+        "self.y, kind=kind)[len(self.rows) // 10 :]\n",
         "tilt",
         DAMAGE,
         UP,
@@ -695,8 +695,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "features fitted on poisoned labels",
         "defenses/label_flip_smoothing.py",
-        "fit_projection(train.x, know.representation, ROWS_EACH)",
-        "fit_projection(train.x, fit(train), ROWS_EACH)",
+        "representation = know.representation",
+        "representation = fit(train)",
         "certified_network",
         CERTIFIED,
         UP,
@@ -988,9 +988,7 @@ PLACEBOS = (
     ),
     Mutant("another order of the training rows", SEEDS, 'derived_seed("shuffle"', 'derived_seed("order"', "trim"),
     Mutant("other seeds of defenses", SEEDS, 'derived_seed("defense"', 'derived_seed("filter"', "random_filter"),
-    Mutant(
-        "rows sorted from last to first", "types/rows.py", 'self.y, kind="stable")\n', 'self.y, kind="stable")[::-1]\n', "linear"
-    ),
+    Mutant("rows sorted from last to first", "types/rows.py", "self.y, kind=kind)\n", "self.y, kind=kind)[::-1]\n", "linear"),
     Mutant("every solve starts at zero", LOGISTIC, "if self._blind else np.repeat(clean.w, len(jobs), axis=0)", "", "linear"),
     Mutant("a looser solver", LOGISTIC, "TOLERANCE = 1e-8", "TOLERANCE = 1e-7", "linear"),
     Mutant(

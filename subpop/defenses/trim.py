@@ -61,7 +61,11 @@ def given_label_loss(proba: Array, y: Ints) -> Array:
     proba = np.asarray(proba, dtype=np.float64)
     rows = np.arange(len(y))
     own = proba[rows, y]
-    others = proba.copy()
-    others[rows, y] = 0
+    if proba.shape[1] == 2:
+        others = proba[rows, 1 - y]
+    else:
+        rest = proba.copy()
+        rest[rows, y] = 0
+        others = rest.sum(axis=1)
     small = np.finfo(np.float64).tiny
-    return np.where(own > 0.5, -np.log1p(-np.minimum(others.sum(axis=1), 0.5)), -np.log(np.maximum(own, small)))
+    return np.where(own > 0.5, -np.log1p(-np.minimum(others, 0.5)), -np.log(np.maximum(own, small)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NoReturn, Protocol
+from typing import Literal, NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,7 +107,9 @@ class FleetJob:
         FleetJob
             The sorted training set.
         """
-        order = np.argsort(self.rows * self.pool.n_classes + self.y, kind="stable")
+        # Without weights, equal rows with equal labels are the same, so that their order needs not be kept.
+        kind: Literal["stable", "quicksort"] = "quicksort" if self.weights is None else "stable"
+        order = np.argsort(self.rows * self.pool.n_classes + self.y, kind=kind)
         weights = None if self.weights is None else self.weights[order]
         return replace(self, rows=self.rows[order], y=self.y[order], weights=weights)
 
@@ -279,6 +281,8 @@ class TrainingSet:
         return TrainingSet(self._source, self._ids, np.asarray(y))
 
     def _positions(self, ids: Ints) -> Ints:
+        if self._is_numbered and ids.size and ids.min() >= 0 and ids.max() < len(self):
+            return ids
         order = np.argsort(self._ids, kind="stable")
         found = np.searchsorted(self._ids, ids, sorter=order)
         known = found < len(order)
@@ -286,6 +290,12 @@ class TrainingSet:
         if not known.all():
             raise BadInput(f"id {ids[~known][0]} is not in this training set of {len(self)} rows; use values of `.ids`")
         return order[found]
+
+    @property
+    def _is_numbered(self) -> bool:
+        """Whether ids are 0, 1, 2, ..., as in the training set that a defense receives."""
+        n = len(self._ids)
+        return n > 0 and self._ids[0] == 0 and self._ids[-1] == n - 1 and np.array_equal(self._ids, np.arange(n))
 
     def __repr__(self) -> str:
         return f"TrainingSet({len(self)} rows)"

@@ -24,3 +24,18 @@ def test_a_canonical_job_is_the_same_for_every_shuffle():
         job = FleetJob(pool, rows, y, weights).canonical()
         assert job.weights is not None
         assert list(zip(job.rows.tolist(), job.y.tolist(), job.weights.tolist(), strict=True)) == samples
+
+
+def test_rows_of_a_numbered_set_are_found_as_those_of_any_other():
+    """Ids 0, 1, 2, ... are their own positions; sets that only begin and end like that are not numbered."""
+    x, y = np.arange(12.0).reshape(6, 2), np.array([0, 1, 0, 1, 1, 0])
+    numbered = TrainingSet.of(x, y)
+    assert numbered[[4, 0, 4]].x[:, 0].tolist() == [8, 0, 8]
+    swapped = numbered[[0, 2, 1, 3, 4, 5]]
+    assert swapped[[1, 2]].y.tolist() == [1, 0]
+    assert swapped[[2, 5]].x[:, 0].tolist() == [4, 10]
+    for wrong in (6, -1):
+        with pytest.raises(BadInput, match=f"id {wrong} is not in this training set"):
+            numbered[[0, wrong]]
+    with pytest.raises(BadInput, match="id 1 is not in"):
+        numbered[[0, 2]][[0, 1]]
