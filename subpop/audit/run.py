@@ -9,7 +9,6 @@ by the square root of their size times the share of their rows that the model is
 from __future__ import annotations
 
 import math
-import re
 import sys
 import time
 import warnings
@@ -34,7 +33,7 @@ from subpop.audit.table import Table, read_table
 from subpop.datasets.download import data_root
 from subpop.experiments.experiment import Experiment
 from subpop.runtime.estimate import readable_seconds
-from subpop.runtime.options import place
+from subpop.runtime.options import budget_seconds, place
 from subpop.runtime.store import Store
 from subpop.types import BadInput, Cell, Dataset
 from subpop.types.printable import printable
@@ -56,7 +55,6 @@ WARM_ROWS, TIMED = 200, (2, 32)
 """Rows of a first training, whose time does not count, and numbers of trainings that are timed together, the second one of fast
 ones: in a fleet one takes a fraction of the time that two take alone."""
 FAST_SECONDS = 0.5
-UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def audit(
@@ -125,16 +123,6 @@ def audit(
     if folder is not None:
         result.save(folder)
     return result
-
-
-def budget_seconds(budget: str | float | None) -> float:
-    """Seconds of a budget such as "5m"; infinite for None. Raises BadInput for anything else."""
-    if budget is None:
-        return math.inf
-    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([smh]?)\s*", str(budget))
-    if match is None or not float(match[1]) > 0:
-        raise BadInput(f"budget={budget!r} is no time; write a number above 0 with s, m or h, such as 90s, 5m or 2h")
-    return float(match[1]) * UNITS[match[2]]
 
 
 def _store(path: str | PathLike[str]) -> Any:

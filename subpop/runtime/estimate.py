@@ -156,8 +156,16 @@ class Forecast:
 
     def seconds_left(self, passed: float) -> float:
         """Expected seconds of the remaining cells, scaled by how long the finished ones took (`passed` seconds in all)."""
-        with self._lock:
-            total = sum(self.seconds.values())
-            ended = sum(expected for cell, expected in self.seconds.items() if cell in self.done)
+        total, ended = self._sums()
+        return max(0.0, total - ended) * self.pace(passed)
+
+    def pace(self, passed: float) -> float:
+        """How many times as long as expected the finished cells took, in a run of so many seconds."""
+        total, ended = self._sums()
         trust = 0.05 * total + 2  # the first cells say little about the rest
-        return max(0.0, total - ended) * (passed + trust) / (ended + trust)
+        return (passed + trust) / (ended + trust)
+
+    def _sums(self) -> tuple[float, float]:
+        """Expected seconds of all cells, and of those that have finished."""
+        with self._lock:
+            return sum(self.seconds.values()), sum(expected for cell, expected in self.seconds.items() if cell in self.done)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from pathlib import Path
@@ -10,6 +11,8 @@ from subpop.types import BadInput
 
 LONGEST_TIMEOUT = 7 * 24 * 3600.0
 """One week, in seconds. Timeouts of many years overflow in system calls."""
+UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+"""Seconds of the units of a budget."""
 
 
 def check_timeout(seconds: float) -> float:
@@ -20,6 +23,16 @@ def check_timeout(seconds: float) -> float:
             "such as 300"
         )
     return seconds
+
+
+def budget_seconds(budget: str | float | None) -> float:
+    """Seconds of a budget such as "5m"; infinite for None. Raises BadInput for anything else."""
+    if budget is None:
+        return math.inf
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([smh]?)\s*", str(budget))
+    if match is None or not float(match[1]) > 0:
+        raise BadInput(f"budget={budget!r} is no time; write a number above 0 with s, m or h, such as 90s, 5m or 2h")
+    return float(match[1]) * UNITS[match[2]]
 
 
 def check_device(name: str) -> None:

@@ -75,6 +75,12 @@ def add_options(parser: pytest.Parser, *, has_xdist: bool) -> None:
         help="number of processes that train cells; tests run in one process; `-n N` means the same",
     )
     group.addoption(
+        "--budget",
+        default=None,
+        metavar="TIME",
+        help="begin tests for this long only, such as 30m, those most worth running first; the page says what was left",
+    )
+    group.addoption(
         "--shard",
         default=None,
         metavar="I/N",
@@ -96,7 +102,7 @@ def checked_defenses(config: pytest.Config) -> dict[str, DefenseSpec]:
     from subpop.defenses import is_built_in
     from subpop.experiments.executors import check_executor
     from subpop.harness.plugins import DefenseSpec
-    from subpop.runtime.options import check_device, check_timeout
+    from subpop.runtime.options import budget_seconds, check_device, check_timeout
     from subpop.session.run import check_tier
     from subpop.types import BadInput
 
@@ -104,6 +110,9 @@ def checked_defenses(config: pytest.Config) -> dict[str, DefenseSpec]:
     check_executor(config.getoption("--executor"))
     check_timeout(config.getoption("--defense-timeout"))
     check_device(config.getoption("--device"))
+    budget_seconds(config.getoption("--budget"))
+    if config.getoption("--budget") is not None and config.getoption("--rebaseline"):
+        raise BadInput("--rebaseline records the references of whole suites; run it without --budget")
     if config.getoption("--shard") is not None:
         from subpop.session.shards import Shard
 

@@ -28,6 +28,7 @@ from subpop.session.run_info import DIVISION, commit_of, docstrings, environment
 
 if TYPE_CHECKING:
     from subpop.harness.plugins import AttackSpec, DefenseSpec
+    from subpop.session.budget import Budget  # noqa: F401 (the type of a key)
     from subpop.session.own_cells import Own
     from subpop.session.run import Run
     from subpop.session.session_watch import SessionWatch  # noqa: F401 (the type of a key)
@@ -40,6 +41,7 @@ OWN: pytest.StashKey[Own] = pytest.StashKey()
 WATCH = pytest.StashKey["SessionWatch"]()
 MISTAKES = pytest.StashKey[list[str]]()
 """Errors in marks; reported after collection."""
+BUDGET = pytest.StashKey["Budget"]()
 MEASURING = pytest.StashKey[set[str]]()
 """Tests that measure cells, by node id."""
 OFFERED = pytest.StashKey[list[str]]()
@@ -235,12 +237,16 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     _record_shard(config, ended=False)
     if stops_here or not (cells or broken):  # `_begin` has replaced the pages of an earlier run
         return
+    _start_budget(config)
     run, executor, jobs = _run_of(config), config.getoption("--executor"), config.getoption("--jobs") or 1
     say = _say(config)
     say(f"subpop: planning {n_cells(len(cells))}: reading data, decoding pictures, computing features that are not cached yet")
     with _on_screen(config):  # these steps show their own progress bars
         plan = run.plan(cells, jobs)
     say(str(plan))
+    if BUDGET in config.stash:
+        say(_order_by_worth(config, session.items))
+        cells = needed_cells(session.items)
     _start_progress(config, run, say)
     if executor != "here" or jobs > 1:
         run.train_ahead(cells, "loky" if executor == "here" else executor, jobs if jobs > 1 else -1)
@@ -263,6 +269,37 @@ def _begin(config: pytest.Config, items: list[pytest.Item], cells: Sequence[Cell
         config.stash[WATCH].begin(items, report_directory(config), run_info(config), reports)
     except BadInput as error:
         raise pytest.UsageError(str(error)) from None
+
+
+def _start_budget(config: pytest.Config) -> None:
+    text = config.getoption("--budget")
+    if text is not None:
+        from subpop.runtime.options import budget_seconds
+        from subpop.session.budget import Budget
+
+        config.stash[BUDGET] = Budget(text, budget_seconds(text))
+
+
+def _order_by_worth(config: pytest.Config, items: list[pytest.Item]) -> str:
+    """With --budget, put the tests in the order of their worth; returns what to say about it."""
+    from subpop.results.references import cell_key
+    from subpop.session.budget import in_order_of_worth
+
+    run = _run_of(config)
+
+    def has_reference(cell: Cell) -> bool:
+        return not config.getoption("--no-references") and cell_key(cell) in run.references(cell.stem).rows
+
+    items[:] = in_order_of_worth(items, run.forecast.seconds, has_reference)
+    return config.stash[BUDGET].spend_on(tuple(items), run.forecast)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test that does not fit into what is left of --budget."""
+    budget, run = item.config.stash.get(BUDGET, None), item.config.stash.get(RUN, None)
+    if budget is not None and run is not None and not budget.allows(item, {*run.results, *run.failed, *run.reports}):
+        pytest.skip(f"left by --budget {budget.text}")
 
 
 def _record_shard(config: pytest.Config, *, ended: bool) -> None:
@@ -433,6 +470,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         watch.add_drift(drift)
     if session.exitstatus == pytest.ExitCode.OK and (rebaselined or drifted or not watch.measured_anything()):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    if BUDGET in config.stash and not watch.was_interrupted:
+        watch.left = config.stash[BUDGET].told(watch.unmeasured)
     if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) and watch.is_complete:
         _record_shard(config, ended=True)
     suites = partial(docstrings, session)

@@ -40,6 +40,8 @@ class SessionWatch:
         """The headline of the page, once the session has ended."""
         self.has_rebaselined = False
         """Whether the session rewrote references."""
+        self.left = ""
+        """What the session was told to leave."""
         self._failed: list[FailedTest] = []
         self._stopped = ""
         self._planned: Sequence[Cell] = ()
@@ -77,7 +79,13 @@ class SessionWatch:
             rebaselined,
             len(self._held),
             Counter(cell.stem for cell in self._planned),
+            self.left,
         )
+
+    @property
+    def unmeasured(self) -> list[Cell]:
+        """Planned cells without a report."""
+        return [cell for cell in self._planned if cell not in self.reports]
 
     def measured_anything(self) -> bool:
         """Whether a cell was measured or a claim passed, and no cell failed to run."""
