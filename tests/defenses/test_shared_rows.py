@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from real_data import UTKFACE_FEATURES, needs
 
+from subpop.datasets.download import data_root
 from subpop.defenses.certificates import shared_rows
 from subpop.defenses.certificates.shared_rows import SharedLearner, shared_learner
 from subpop.defenses.certificates.smoother import Learner
@@ -172,3 +174,16 @@ def test_what_trials_share_is_computed_once():
     found = shared_rows.shared_rows(pool)
     assert found is shared_rows.shared_rows(pool)
     np.testing.assert_array_equal(found.test_rows(test_x), found.standardised(test_x))
+
+
+@needs(UTKFACE_FEATURES)
+def test_faces():
+    """1,024 features, of which about 140 components; the nearest rows of D_aux to one of its rows are added, twice each."""
+    archive = np.load(data_root() / "embeddings" / "utkface_mobilenet_v1.npz", allow_pickle=False)
+    x, y = archive["x"][:14_040].astype(np.float32), archive["y"][:14_040].astype(np.int64)
+    pool = Pool(x[:14_000], y[:14_000], 7_000, 2)
+    near = 7_000 + np.argsort(((pool.x[7_000:] - pool.x[7_000]) ** 2).sum(axis=1))[:60]
+    for added in (near[:0], np.repeat(near, 2)):
+        rows = np.concatenate([np.arange(7_000), added])
+        labels = np.concatenate([y[:7_000], 1 - y[added]])
+        assert_equal(TrainingSet(PoolRows(pool, rows), np.arange(len(rows)), labels), x[14_000:])

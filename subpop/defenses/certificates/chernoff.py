@@ -25,8 +25,8 @@ Doubles = NDArray[np.float64]
 
 _WIDTH = 64
 """Terms processed together, so that the compiler uses wide registers; lists are padded with weights of 0."""
-_FLUSH = 8
-"""Products of this number of factors are far above the smallest float64 for any q above 1e-30."""
+_SMALLEST = -600.0
+"""Logarithm of a number that is far above the smallest float64: products of factors stay above it."""
 _STEPS = 100
 _PRECISION = 2e-10
 _FARTHEST = 40.0
@@ -117,14 +117,16 @@ def _fill_bounds(weights: Doubles, y: Ints, winner: Ints, rates: Doubles, n_clas
     """Fill bounds (Q, T) with the largest log bound over all rivals of each row's winner."""
     pair = np.zeros((weights.shape[1] // _WIDTH + 1) * _WIDTH)
     others = np.zeros((weights.shape[1] // _WIDTH + 1) * _WIDTH)
-    sums = np.empty((3, _WIDTH))
+    sums, moments = np.empty((3, _WIDTH)), np.empty((2, 3))
     for row in range(len(weights)):
         bounds[:, row] = -np.inf
         for rival in range(n_classes):
             if rival != winner[row]:
                 n_pair, n_others = _collect(weights[row], y, winner[row], rival, pair, others)
+                _moments(pair, n_pair, moments[0])
+                _moments(others, n_others, moments[1])
                 for level in range(len(rates)):
-                    bound = _minimum(pair, n_pair, others, n_others, rates[level, 0], rates[level, 1], sums)
+                    bound = _minimum(pair, n_pair, others, n_others, moments, rates[level, 0], rates[level, 1], sums)
                     bounds[level, row] = max(bounds[level, row], bound)
 
 
@@ -152,16 +154,22 @@ def _collect(weights: Doubles, y: Ints, winner: int, rival: int, pair: Doubles, 
 
 
 @compiled
-def _minimum(pair: Doubles, n_pair: int, others: Doubles, n_others: int, keep: float, other: float, sums: Doubles) -> float:
-    """The smallest log bound, by a safeguarded Newton method; 0 if the minimum is at t = 0."""
-    reach = slope = bend = 0.0
-    for i in range(n_pair):
-        reach += abs(pair[i])
-        slope -= (keep - other) * pair[i]
-        bend += (keep + other - (keep - other) ** 2) * pair[i] ** 2
-    for i in range(n_others):
-        reach += abs(others[i])
-        bend += 2 * other * others[i] ** 2
+def _moments(a: Doubles, count: int, moments: Doubles) -> None:
+    """Fill in the sums of a, its size and its square."""
+    moments[:] = 0.0
+    for i in range(count):
+        moments[0] += a[i]
+        moments[1] += abs(a[i])
+        moments[2] += a[i] ** 2
+
+
+@compiled
+def _minimum(
+    pair: Doubles, n_pair: int, others: Doubles, n_others: int, moments: Doubles, keep: float, other: float, sums: Doubles
+) -> float:
+    """The smallest log bound, by a safeguarded Newton method; 0 if the minimum is at t = 0. moments: (2, 3) of both lists."""
+    reach, slope = moments[0, 1] + moments[1, 1], -(keep - other) * moments[0, 0]
+    bend = (keep + other - (keep - other) ** 2) * moments[0, 2] + 2 * other * moments[1, 2]
     low, high, t, best = 0.0, np.inf, 0.0, 0.0
     for _ in range(_STEPS):
         if slope * slope <= _PRECISION * bend or (t == 0.0 and slope >= 0):
@@ -184,13 +192,14 @@ def _minimum(pair: Doubles, n_pair: int, others: Doubles, n_others: int, keep: f
 def _sum_terms(a: Doubles, count: int, t: float, up: float, down: float, sums: Doubles) -> float:
     """Sum of log(up e^(-t a) + down e^(t a) + rest) - |t a|; adds its slope and curvature in t to the first two of `sums`."""
     rest = max(0.0, 1 - up - down)
+    factors = max(1.0, _SMALLEST / math.log(min(up, down)))  # each is at least the smaller of up and down
     product = sums[2]
     product[:] = 1.0
     total, held = 0.0, 0
     for start in range(0, count, _WIDTH):
         _add_terms(a[start : start + _WIDTH], t, up, down, rest, sums[0], sums[1], product)
         held += 1
-        if held == _FLUSH or start + _WIDTH >= count:
+        if held + 1 > factors or start + _WIDTH >= count:
             for j in range(_WIDTH):
                 total += math.log(max(product[j], 1e-300))
             product[:] = 1.0
@@ -219,7 +228,8 @@ def _add_terms(
         grows = down if a[j] > 0 else up
         shrinks = (up if a[j] > 0 else down) * e * e
         factor = grows + rest * e + shrinks
-        difference = (grows - shrinks) / factor
+        inverse = 1 / factor
+        difference = (grows - shrinks) * inverse
         slope[j] += size * difference
-        bend[j] += size * size * ((grows + shrinks) / factor - difference * difference)
+        bend[j] += size * size * ((grows + shrinks) * inverse - difference * difference)
         product[j] *= factor

@@ -15,12 +15,15 @@ import math
 from functools import lru_cache
 
 import numpy as np
+from scipy.linalg.blas import dsyrk
 
+from subpop.defenses.certificates.leading import leading
 from subpop.defenses.certificates.smoother import (
+    CONSTANT,
+    RANK,
     Doubles,
     RidgeModel,
     inverse_deviation,
-    largest,
     n_components,
     one_hot,
     penalty_of,
@@ -28,6 +31,7 @@ from subpop.defenses.certificates.smoother import (
 from subpop.defenses.remembered import Remembered
 from subpop.harness.batching import PoolRows
 from subpop.types import Array, BadInput, Ints, Pool, TrainingSet
+from subpop.victims.compiled import compiled
 from subpop.victims.linear_model import flat
 
 MOST_FEATURES = 4096
@@ -104,13 +108,17 @@ class SharedLearner:
         self._shared, self._added, self._column = shared, added, column
         n, d = len(column), len(shared.centre)
         self._mean = (shared.total + added.sum(axis=0)) / n
-        products = shared.products + added.T @ added
-        products -= np.outer(self._mean, n * self._mean)
-        deviation = np.sqrt(np.maximum(np.diag(products), 0) / n)
+        square = np.diag(shared.products) + np.einsum("ij,ij->j", added, added) - n * self._mean**2
+        deviation = np.sqrt(np.maximum(square, 0) / n)
         inverse = inverse_deviation(deviation * shared.scale, shared.centre + self._mean * shared.scale) * shared.scale
-        products *= inverse
-        products *= inverse[:, None]
-        variances, vectors = largest(products, n_components(n, d, rows_each))
+        products = np.empty((d, d))
+        _fill(shared.products, n * self._mean, self._mean, inverse, products)
+        if len(added):
+            # The upper triangle of an array in C order is the lower one in LAPACK's.
+            products = dsyrk(1.0, (added * inverse).T, beta=1.0, c=products.T, lower=1, overwrite_c=1).T
+        variances, vectors = leading(products, n_components(n, d, rows_each), RANK)
+        if not len(variances):
+            raise BadInput(CONSTANT)
         self.penalty = penalty_of(ridge, float(variances.mean()))
         self._directions = inverse[:, None] * vectors
         self._stretch = 1 / np.sqrt(variances + self.penalty)
@@ -130,9 +138,9 @@ class SharedLearner:
         own[self._column] = y
         n = len(self._shared.y)
         other = np.flatnonzero(own[:n] != self._shared.y)
-        np.subtract.at(sums, self._shared.y[other], self._shared.rows[other])
-        np.add.at(sums, own[other], self._shared.rows[other])
-        np.add.at(sums, own[n:], self._added)
+        hot = np.arange(n_classes)[:, None]
+        sums += ((hot == own[other]) * 1.0 - (hot == self._shared.y[other])) @ self._shared.rows[other]
+        sums += (hot == own[n:]) @ self._added
         sums -= np.outer(share * len(y), self._mean)
         return RidgeModel(self, np.asarray(y, np.int64), share, self._stretch[:, None] * (self._directions.T @ sums.T))
 
@@ -141,9 +149,10 @@ class SharedLearner:
         return self.components(x) * self._stretch
 
     def products(self, x: Array, coef: Doubles) -> Doubles:
-        """(T, C) `inputs(x) @ coef`."""
-        slope = self._directions @ (self._stretch[:, None] * coef)
-        return np.asarray(self._shared.test_rows(x) @ slope - self._mean @ slope)
+        """(T, C) `inputs(x) @ coef` of a coef whose columns sum to 0."""
+        slope, rows = self._directions @ (self._stretch[:, None] * coef[:, :-1]), self._shared.test_rows(x)
+        found = [rows @ column - self._mean @ column for column in np.ascontiguousarray(slope.T)]
+        return np.stack([*found, -np.sum(found, axis=0)], axis=1)
 
     def weights(self, inputs: Doubles) -> Doubles:
         """(T, N) alpha of rows in the form of `inputs`."""
@@ -154,3 +163,11 @@ class SharedLearner:
         np.matmul(slope, self._added.T, out=alpha[:, n:])
         alpha += (1 / len(self._column) - slope @ self._mean)[:, None]
         return alpha[:, self._column]
+
+
+@compiled
+def _fill(products: Doubles, total: Doubles, mean: Doubles, inverse: Doubles, out: Doubles) -> None:
+    """The upper triangle of diag(inverse) (products - total mean') diag(inverse)."""
+    for i in range(len(out)):
+        for j in range(i, len(out)):
+            out[i, j] = (products[i, j] - total[i] * mean[j]) * inverse[i] * inverse[j]

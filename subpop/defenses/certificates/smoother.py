@@ -24,8 +24,9 @@ from subpop.victims.linear_model import flat
 
 Doubles = NDArray[np.float64]
 
-_RANK = 1e-6
+RANK = 1e-6
 """Components with less than this fraction of the first one's variance are float32 rounding."""
+CONSTANT = "all features are constant: the ridge system is singular; grant a representation whose features vary"
 _BLOCK = 1 << 20
 """Number of input values converted to float64 at a time (8 MB)."""
 
@@ -94,21 +95,15 @@ def inverse_deviation(deviation: Doubles, centre: Doubles) -> Doubles:
 def _principal(scaled: Doubles, count: int) -> Doubles:
     """(d, count) orthonormal directions of largest variance, in descending order; fewer if the rest has no variance."""
     wide = scaled.shape[1] > scaled.shape[0]
-    variances, vectors = largest(scaled @ scaled.T if wide else scaled.T @ scaled, count)
-    return np.asarray(scaled.T @ (vectors / np.sqrt(variances))) if wide else vectors
-
-
-def largest(products: Doubles, count: int) -> tuple[Doubles, Doubles]:
-    """(k,) largest eigenvalues in descending order and (d, k) eigenvectors of symmetric products, which are overwritten.
-
-    k is `count`, or less if the others have no variance. Only the lower triangle is read.
-    """
+    products = scaled @ scaled.T if wide else scaled.T @ scaled
     last = len(products) - 1
-    variances, vectors = eigh(products, subset_by_index=(max(0, last - count + 1), last), overwrite_a=True, check_finite=False)
+    variances, vectors = eigh(products, subset_by_index=(last - count + 1, last), overwrite_a=True, check_finite=False)
     if not variances[-1] > 0:
-        raise BadInput("all features are constant: the ridge system is singular; grant a representation whose features vary")
-    chosen = np.flatnonzero(variances > _RANK * variances[-1])[::-1]
-    return variances[chosen], vectors[:, chosen]
+        raise BadInput(CONSTANT)
+    chosen = np.flatnonzero(variances > RANK * variances[-1])[::-1]
+    if wide:
+        return np.asarray(scaled.T @ (vectors[:, chosen] / np.sqrt(variances[chosen])))
+    return np.asarray(vectors[:, chosen])
 
 
 def blocks(n_rows: int, width: int, limit: int) -> Iterator[slice]:
@@ -161,7 +156,7 @@ class Learner:
         return self._whitened(self.components(x))
 
     def products(self, x: Array, coef: Doubles) -> Doubles:
-        """(T, C) `inputs(x) @ coef`."""
+        """(T, C) `inputs(x) @ coef` of a coef whose columns sum to 0."""
         return np.asarray(self.inputs(x) @ coef)
 
     def _whitened(self, rows: Doubles) -> Doubles:
