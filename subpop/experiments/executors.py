@@ -1,307 +1,245 @@
-"""Training in this process, or in joblib workers (processes, a Dask or a Ray cluster) that train ahead of the tests.
+"""Workers that train ahead of the tests.
 
 Workers send their results to this process, which alone writes to the store. Chunks are the same wherever they run, and kernels
-whose results depend on the number of threads are limited to one, so the results are identical to those of `here`.
+whose results depend on the number of threads are limited to one, so the results are identical to those of a run without workers.
 """
 
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from functools import lru_cache
-from importlib.util import find_spec
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Condition, Thread, current_thread
-from typing import Any
+from tempfile import TemporaryDirectory
+from threading import Condition, Thread
 
-from subpop.defenses import MATCHED
 from subpop.experiments.experiment import Experiment
-from subpop.runtime.no_store import NoStore
-from subpop.runtime.seeds import draw_identity
-from subpop.types import Array, BadInput, Cell, Trial, TrialResult
-from subpop.types.kinds import Measurers, kind_of
+from subpop.experiments.pools import check_executor, pool_of
+from subpop.experiments.shared_arrays import SharedArrays
+from subpop.experiments.tasks import Answer, Settings, Task, tasks_of, told
+from subpop.harness.batching import DefenseError
+from subpop.runtime.threads import one_core_here
+from subpop.types import BadInput, Cell
+from subpop.types.kinds import kind_of
 
-EXECUTORS = ("here", "loky", "dask", "ray")
-NEEDED_PACKAGE = {"dask": "distributed", "ray": "ray"}
-REMOVED = "removed_per_class"
-
-
-def check_executor(name: str) -> None:
-    """Raise BadInput for an executor that is unknown or whose package is not installed."""
-    if name not in EXECUTORS:
-        raise BadInput(f"--executor {name} is unknown; use one of {', '.join(EXECUTORS)}")
-    package = NEEDED_PACKAGE.get(name)
-    if package and find_spec(package) is None:
-        raise BadInput(
-            f"--executor {name} needs the package {package}, which is not installed; run `python -m pip install -e '.[{name}]'` "
-            "in the clone, or use here or loky"
-        )
-
-
-# --- messages ---------------------------------------------------------------------------------------------------------
+LONG = 0.02
+"""Tasks that take longer than this share of the work of a worker begin first, the longest of all first; the others follow in the
+order of the tests, which read what is ready in the meantime. So at the end no worker waits for long."""
+PATIENCE = 0.5
+"""Seconds between two looks at whether the workers are to stop."""
+GIVEN_UP = (
+    "the process that trained it died twice, the second time while it trained nothing else: {}. Most often the machine has run "
+    "out of memory (the log of its kernel tells); free some, or run this cell alone with `-n 1` to see what happens"
+)
+OTHER_WORKER = "the worker {} has other code, data or libraries than this process; its results were not used"
 
 
 @dataclass(frozen=True)
-class Task:
-    """A unit of work for a worker.
+class Span:
+    """What a worker did and when. worker: its machine and process; started, ended: on its clock; cpu: processor seconds."""
 
-    chunks: trained in order; told: stored results on which the chunks depend; whole: a cell without trials to measure.
-    """
-
-    chunks: tuple[tuple[Cell, tuple[Trial, ...]], ...] = ()
-    told: tuple[tuple[Cell, tuple[Trial, ...], tuple[TrialResult, ...]], ...] = ()
-    whole: Cell | None = None
-
-
-@dataclass
-class Answer:
-    """The results of a task. chunks: trials of each chunk, None if it failed; then its own test will report the failure."""
-
-    number: int
-    chunks: list[list[TrialResult] | None] = field(default_factory=list)
-    arrays: dict[str, dict[str, Array]] = field(default_factory=dict)
-
-
-def tasks_of(experiment: Experiment, cells: Iterable[Cell]) -> list[Task]:
-    """The tasks of workers for these cells, in order. The tests themselves run speed cells, and plug-ins in their own child.
-
-    A control matched to a defense is in the same task as that defense's chunk. So are cells of a stochastic victim that differ
-    only in their defense: they start from the same fleet, which is then trained only once.
-    """
-    together: dict[Any, list[tuple[Cell, tuple[Trial, ...]]] | Cell] = {}  # in the order of the tests, which wait for them
-    seen: set[str] = set()
-    for cell in cells:
-        kind = kind_of(cell)
-        if not kind.trains_trials:
-            company = kind.company(cell)
-            if company is not None and cell.defense not in experiment.plugins:
-                together.setdefault(("whole", company), cell)
-            continue
-        for needed, chunk in _missing(experiment, cell):
-            key = experiment.chunk_key(needed, chunk)
-            if key not in seen:
-                seen.add(key)
-                chunks = together.setdefault(_company(experiment, needed, chunk), [])
-                assert isinstance(chunks, list)
-                chunks.append((needed, tuple(chunk)))
-    return [
-        Task(whole=each) if isinstance(each, Cell) else Task(tuple(each), _told(experiment, each)) for each in together.values()
-    ]
-
-
-def _missing(experiment: Experiment, cell: Cell) -> list[tuple[Cell, list[Trial]]]:
-    """The missing chunks of a cell, after those of cells that it is ranked by or compared with; none if a cell cannot run."""
-    base = cell.with_(defense=cell.defense.removeprefix(MATCHED))
-    related = dict.fromkeys([cell.with_(defense=cell.ranked_by), cell.plain(), base, cell])
-    found = []
-    for each in related:
-        if each.defense.removeprefix(MATCHED) not in experiment.plugins:
-            with suppress(Exception):
-                found += experiment.missing_chunks(each)
-    return found
-
-
-def _company(experiment: Experiment, cell: Cell, chunk: Sequence[Trial]) -> Any:
-    """A key that is equal for chunks of the same task."""
-    if not experiment.context.victim(cell).exact:
-        return (cell.data, cell.subpopulations, cell.poisoning, cell.rate, cell.learner, draw_identity(cell))
-    base = cell.with_(defense=cell.defense.removeprefix(MATCHED))
-    return experiment.chunk_key(base, chunk)
-
-
-def _told(experiment: Experiment, chunks: Sequence[tuple[Cell, tuple[Trial, ...]]]) -> tuple[Any, ...]:
-    """Stored results of the defenses to which controls in these chunks are matched."""
-    told = []
-    for cell, chunk in chunks:
-        base = cell.with_(defense=cell.defense.removeprefix(MATCHED))
-        if base != cell and (base, chunk) not in chunks:
-            results = [r for own in experiment.chunks(base) if set(own) & set(chunk) for r in experiment.stored(base, own) or ()]
-            short = [TrialResult(r.trial, {}, {REMOVED: r.arrays[REMOVED]}) for r in results]
-            told.append((base, chunk, tuple(short)))
-    return tuple(told)
-
-
-# --- in a worker ------------------------------------------------------------------------------------------------------
-
-
-class TaskStore(NoStore):
-    """The store of a worker: it keeps trials until the next task, and tracks new arrays."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.new_arrays: dict[str, dict[str, Array]] = {}
-        self._chunks: dict[str, list[TrialResult]] = {}
-
-    def begin_task(self) -> None:
-        self.new_arrays = {}
-        self._chunks.clear()
-
-    def has_chunk(self, key: str) -> bool:
-        return key in self._chunks
-
-    def get_chunk(self, key: str) -> list[TrialResult] | None:
-        return self._chunks.get(key)
-
-    def put_chunk(self, key: str, cell: Cell, results: Sequence[TrialResult], device: str, *, replace: bool = False) -> None:
-        self._chunks[key] = list(results)
-
-    def put_arrays(self, key: str, arrays: Any, *, replace: bool = False) -> None:
-        super().put_arrays(key, arrays)
-        self.new_arrays[key] = dict(arrays)
-
-
-Settings = tuple[Path | None, str, Path | None, Path | None, Path | None]
-
-
-def _work(settings: Settings, number: int, task: Task, harness: int) -> Answer:
-    """Run a task in a worker."""
-    store, experiment, measure = _worker(*settings, harness)
-    store.begin_task()
-    for cell, chunk, results in task.told:
-        experiment.commit(cell, list(chunk), list(results))
-    answer = Answer(number)
-    for cell, chunk in task.chunks:
-        answer.chunks.append(_trained(experiment, cell, list(chunk)))
-    if task.whole is not None:
-        with suppress(Exception):  # its own test will report the error
-            measure(task.whole)
-    answer.arrays = store.new_arrays
-    return answer
-
-
-def _trained(experiment: Experiment, cell: Cell, chunk: list[Trial]) -> list[TrialResult] | None:
-    try:
-        results = experiment.timed_chunk(cell, chunk)
-        experiment.commit(cell, chunk, results)  # for the controls matched to it
-        for seed in range(cell.n_seeds):
-            experiment.context.clean_right(cell, seed)  # needed for the summary of the cell
-    except Exception:
-        return None
-    return results
-
-
-@lru_cache(maxsize=1)
-def _worker(
-    root: Path | None, device: str, cache: Path | None, weights_root: Path | None, partitions: Path | None, harness: int
-) -> tuple[TaskStore, Experiment, Measurers]:
-    """The experiment of a worker process, cached so that data is split and clustered once."""
-    if harness and os.getpid() != harness and os.getppid() == harness:
-        _end_with(harness)
-    store = TaskStore()
-    experiment = Experiment.on(store, root, device, cache=cache, weights_root=weights_root, partitions=partitions)
-    return store, experiment, Measurers(experiment)
-
-
-def _end_with(harness: int) -> None:
-    """Make a worker end when the harness does, even by kill -9, and ignore Ctrl-C."""
-    import signal
-    import time
-
-    def watch() -> None:
-        while os.getppid() == harness:
-            time.sleep(0.5)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    if current_thread().name == "MainThread":
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-    Thread(target=watch, daemon=True).start()
-
-
-# --- in the harness ---------------------------------------------------------------------------------------------------
+    task: str
+    worker: str
+    started: float
+    ended: float
+    cpu: float
 
 
 class Ahead:
-    """Workers that train ahead of the tests. Results are committed as they arrive; a test waits only for its own cells."""
+    """Workers that train ahead of the tests, in the order of the tasks.
 
-    def __init__(self, experiment: Experiment, tasks: Sequence[Task], executor: str, jobs: int = -1) -> None:
-        self._experiment, self._tasks, self._executor, self._jobs = experiment, tasks, executor, jobs
-        self._keys = [[experiment.chunk_key(cell, chunk) for cell, chunk in task.chunks] for task in tasks]
-        tokens = [[*keys, *([_token(t.whole)] if t.whole else [])] for keys, t in zip(self._keys, tasks, strict=True)]
-        self._pending = {token for each in tokens for token in each}
-        self._tokens = tokens
+    Results are committed as they arrive; a test waits only for its own cells.
+
+    If a worker dies, the tasks that it may have been working on are tried again, one at a time and with each chunk alone. What
+    then loses its worker again is given up: its own test fails, and no other.
+    """
+
+    def __init__(self, experiment: Experiment, tasks: Sequence[Task], executor: str, n_workers: int) -> None:
+        self._experiment, self._executor, self._n_workers, self._tasks = experiment, executor, n_workers, tasks
+        self._pending = {token for task in tasks for token in self._tokens(task)}
+        self._waiting, self._suspects = deque(tasks), deque[Task]()
+        self._alone: Task | None = None
+        self._known = self._keys_at_hand()
+        self._given_up: dict[str, str] = {}
         self._made: set[str] = set()
-        self._changed = Condition()
-        self._is_stopping = False
-        self.error: BaseException | None = None
+        self._changed, self._limits, self._is_stopping = Condition(), ExitStack(), False
         self._thread = Thread(target=self._receive_all, name="receives from workers", daemon=True)
+        self.error: BaseException | None = None
+        """Why the workers did not finish their work, if they did not; the rest is then trained here."""
+        self.n_deaths = 0
+        """How often workers died."""
+        self.spans: list[Span] = []
         self.idle: Callable[[], None] = lambda: None
         """Called regularly while waiting."""
 
     def start(self) -> None:
+        self._limits.enter_context(one_core_here())
         self._thread.start()
 
     def wait(self, token: str) -> None:
-        """Wait until the results for this token (the key of a chunk, or a cell) have arrived, or no more will arrive."""
+        """Wait until the results for this token (the key of a chunk, or a cell) have arrived, or no more will arrive.
+
+        Raises DefenseError if workers died twice while they worked on it.
+        """
         while True:
             with self._changed:
+                if token in self._given_up:
+                    raise DefenseError(None, self._given_up[token])
                 if token not in self._pending:
-                    return
-                self._changed.wait(0.5)
+                    break
+                self._changed.wait(PATIENCE)
             self.idle()
+        if not self._thread.is_alive():
+            self._limits.close()
 
     def has_made(self, cell: Cell) -> bool:
-        """Wait for a cell; returns whether workers made any of it."""
-        if not kind_of(cell).trains_trials:
-            tokens = [_token(task.whole) for task in self._tasks if task.whole and _same_company(task.whole, cell)]
-        else:
+        """Wait for a cell; returns whether workers made any of it. Raises DefenseError as `wait` does."""
+        kind = kind_of(cell)
+        if kind.trains_trials:
             tokens = [self._experiment.chunk_key(cell, chunk) for chunk in self._experiment.chunks(cell)]
+        elif kind.company(cell) is None:
+            self.join()  # it measures times, for which it needs the machine alone
+            tokens = []
+        else:
+            tokens = self._whole_tokens(cell)
         for token in tokens:
             self.wait(token)
         return not self._made.isdisjoint(tokens)
 
+    def check(self, cell: Cell) -> None:
+        """Raise DefenseError if workers died twice while they measured a cell without trials."""
+        for token in self._whole_tokens(cell):
+            if token in self._given_up:
+                raise DefenseError(None, self._given_up[token])
+
+    def _whole_tokens(self, cell: Cell) -> list[str]:
+        return [_token(task.whole) for task in self._tasks if task.whole and _same_company(task.whole, cell)]
+
     def join(self) -> None:
         """Wait until all results have arrived."""
-        self._thread.join()
+        while self._thread.is_alive():
+            self._thread.join(PATIENCE)
+            self.idle()
+        self._limits.close()
 
     def stop(self) -> None:
         """End the workers, whatever they are doing."""
-        if not self._thread.is_alive():
-            return
         self._is_stopping = True
-        if self._executor == "loky":
-            from joblib.externals.loky import get_reusable_executor
+        if self._thread.is_alive():
+            self._thread.join(20 * PATIENCE)
+        self._limits.close()
 
-            get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
-            self._thread.join(10)
+    # --- in the thread that receives ----------------------------------------------------------------------------------
 
     def _receive_all(self) -> None:
         try:
-            for answer in self._answers():
-                if self._is_stopping:
-                    break
-                self._commit(answer)
+            if self._waiting:
+                self._run_all()
         except BaseException as error:
-            self.error = None if self._is_stopping else error  # what is missing will be trained here
+            self.error = None if self._is_stopping else error
         finally:
             with self._changed:
                 self._pending.clear()
                 self._changed.notify_all()
 
-    def _answers(self) -> Iterator[Answer]:
-        from joblib import Parallel, delayed
+    def _run_all(self) -> None:
+        running: dict[Future[Answer], Task] = {}
+        with closing(pool_of(self._executor, self._n_workers)) as pool, TemporaryDirectory(prefix="subpop-") as folder:
+            shared = self._handed_out(Path(folder)) if pool.is_local else None
+            settings = Settings.of(self._experiment, shared, os.getpid() if self._executor == "loky" else 0)
+            while (self._waiting or self._suspects or running) and not self._is_stopping:
+                for task in self._next(len(running), pool.n_workers):
+                    running[pool.submit(settings, task)] = task
+                done = wait(running, timeout=PATIENCE, return_when=FIRST_COMPLETED).done
+                if any(isinstance(each.exception(), pool.LOST) for each in done) and pool.loses_all:
+                    done = wait(running, timeout=20 * PATIENCE).done
+                received = [self._received(running.pop(future), future, pool.LOST) for future in done]
+                lost = [each for each in received if each is not None]
+                if lost:
+                    self.n_deaths += 1
+                    self._lose(lost + [running.popitem()[1] for _ in range(len(running)) if pool.loses_all])
+                    pool.mend()
 
-        own = self._experiment
-        settings = (own.context.root, own.context.device, own.context.cache, own.context.weights_root, own.context.partitions)
-        harness = os.getpid() if self._executor == "loky" else 0
-        work = (delayed(_work)(settings, number, task, harness) for number, task in enumerate(self._tasks))
-        with _backend(self._executor, self._jobs):
-            yield from Parallel(return_as="generator_unordered", pre_dispatch="n_jobs + 1", batch_size=1)(work)
+    def _handed_out(self, folder: Path) -> Path:
+        """The folder that workers share, with what the plan has read or made: partitions, attackers' and clean models."""
+        context, shared = self._experiment.context, SharedArrays(folder)
+        for key in sorted(self._known):
+            arrays = context.store.get_arrays(key)
+            if arrays is not None:
+                shared.put(key, arrays)
+        return folder
 
-    def _commit(self, answer: Answer) -> None:
+    def _next(self, n_running: int, n_workers: int) -> Iterator[Task]:
+        """Tasks to be sent: one more than there are workers, or a single suspect while nothing else runs."""
+        if self._suspects or self._alone:
+            if not n_running and self._suspects:
+                self._alone = self._suspects.popleft()
+                yield replace(self._alone, told=told(self._experiment, self._alone.chunks))
+            return
+        for _ in range(min(len(self._waiting), n_workers + 1 - n_running)):
+            yield self._waiting.popleft()
+
+    def _received(self, task: Task, future: Future[Answer], lost: tuple[type[BaseException], ...]) -> Task | None:
+        """Commit a task's results; returns the task if its worker died."""
+        error = future.exception()
+        if isinstance(error, lost):
+            return task
+        self._alone = None
+        if error is None:
+            self._commit(task, future.result())
+        else:
+            self.error = error
+        self._finish(self._tokens(task))
+        return None
+
+    def _lose(self, tasks: Sequence[Task]) -> None:
+        """Try tasks again whose workers may have died of them; give up one that was alone."""
+        if self._alone is None:
+            self._suspects.extend(part for task in tasks for part in task.alone())
+            return
+        self._alone = None
+        for task in tasks:
+            for token in self._tokens(task):
+                self._given_up[token] = GIVEN_UP.format(task)
+            self._finish(self._tokens(task))
+
+    def _commit(self, task: Task, answer: Answer) -> None:
+        self.spans.append(Span(str(task), answer.worker, answer.started, answer.ended, answer.cpu))
         for key, arrays in answer.arrays.items():
             self._experiment.context.memo.receive(key, arrays)
-        task = self._tasks[answer.number]
-        for (cell, _), key, results in zip(task.chunks, self._keys[answer.number], answer.chunks, strict=True):
-            if results is not None:
+        for (cell, chunk), own_key, results in zip(task.chunks, answer.keys, answer.chunks, strict=True):
+            key = self._experiment.chunk_key(cell, chunk)
+            if results is not None and own_key != key:
+                self.error = BadInput(OTHER_WORKER.format(answer.worker))
+            elif results is not None:
                 self._experiment.receive_chunk(key, cell, results)
                 self._made.add(key)
         if task.whole is not None and answer.arrays:
             self._made.add(_token(task.whole))
+
+    def _finish(self, tokens: Iterable[str]) -> None:
         with self._changed:
-            self._pending.difference_update(self._tokens[answer.number])
+            self._pending.difference_update(tokens)
             self._changed.notify_all()
+
+    def _tokens(self, task: Task) -> list[str]:
+        keys = [self._experiment.chunk_key(cell, chunk) for cell, chunk in task.chunks]
+        return [*keys, *([_token(task.whole)] if task.whole else [])]
+
+    def _keys_at_hand(self) -> set[str]:
+        """Keys of stored arrays that workers will ask for: those that the plan asked for, and those of clean models."""
+        context = self._experiment.context
+        cells = {(cell.data, cell.learner, cell.n_seeds): cell for task in self._tasks for cell, _ in task.chunks}
+        models = {
+            context.model_key(cell, role, seed)
+            for cell in cells.values()
+            for seed in range(cell.n_seeds)
+            for role in ("clean", "right")
+        }
+        return context.memo.served | {key for key in models if context.memo.may_serve(key)}
 
 
 def _token(cell: Cell) -> str:
@@ -312,27 +250,18 @@ def _same_company(one: Cell, other: Cell) -> bool:
     return one.kind == other.kind and kind_of(one).company(one) == kind_of(other).company(other)
 
 
-def prefill(experiment: Experiment, cells: Sequence[Cell], executor: str) -> None:
+def in_order(tasks: Sequence[Task], n_workers: int) -> list[Task]:
+    """Long tasks, the longest first, and then the others as they come."""
+    limit = LONG * sum(task.seconds for task in tasks) / max(1, n_workers)
+    long = sorted((task for task in tasks if task.seconds > limit), key=lambda task: -task.seconds)
+    return long + [task for task in tasks if task.seconds <= limit]
+
+
+def prefill(experiment: Experiment, cells: Sequence[Cell], executor: str, n_workers: int = 2) -> None:
     """Train every missing chunk of the cells on the executor's workers, each committed as it comes back."""
     check_executor(executor)
     if executor == "here":
         return
-    ahead = Ahead(experiment, tasks_of(experiment, cells), executor)
+    ahead = Ahead(experiment, tasks_of(experiment, cells), executor, n_workers)
     ahead.start()
     ahead.join()
-
-
-@contextmanager
-def _backend(executor: str, jobs: int) -> Iterator[None]:
-    from joblib import parallel_config
-
-    if executor == "ray":
-        from ray.util.joblib import register_ray
-
-        register_ray()
-    elif executor == "dask":
-        from distributed import Client
-
-        Client(os.environ.get("DASK_SCHEDULER_ADDRESS"))
-    with parallel_config(backend=executor, n_jobs=jobs):
-        yield

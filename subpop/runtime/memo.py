@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 from subpop.runtime.cell_code import code_key
@@ -20,6 +21,10 @@ class KeepsArrays(Protocol):
 
     def get_arrays(self, key: str) -> dict[str, Array] | None: ...
     def put_arrays(self, key: str, arrays: Mapping[str, Array], *, replace: bool = False) -> None: ...
+
+
+class NotStored(Exception):
+    """A result would have to be made, while a memo only reads."""
 
 
 class Memo:
@@ -41,6 +46,9 @@ class Memo:
         self._recent: OrderedDict[Hashable, Any] = OrderedDict()
         self._made_now: set[str] = set()
         self._received: set[str] = set()
+        self._only_reads = False
+        self.served: set[str] = set()
+        """Keys of the arrays that were asked for."""
 
     # --- in memory ----------------------------------------------------------------------------------------------------
 
@@ -81,11 +89,24 @@ class Memo:
         """Arrays from the store, or newly made and stored, and whether they were in the store before this session."""
         stored = self.store.get_arrays(key) if self.may_serve(key) else None
         if stored is not None:
+            self.served.add(key)
             return stored, not self.was_received(key)
+        if self._only_reads:
+            raise NotStored(key)
         made = make()
         self.store.put_arrays(key, made, replace=self.fresh)
         self.note(key)
+        self.served.add(key)
         return made, False
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """A context in which `arrays` raises NotStored instead of making what is not in the store."""
+        self._only_reads = True
+        try:
+            yield
+        finally:
+            self._only_reads = False
 
     def receive(self, key: str, arrays: Mapping[str, Array]) -> None:
         """Store arrays that a worker made. The first request for them is answered as if it had made them."""

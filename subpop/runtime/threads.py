@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -53,6 +54,47 @@ def on_cores(n_parts: int, threaded: bool) -> Iterator[Mapped]:
                 yield pool.map
         finally:
             torch.set_num_threads(cores)
+
+
+ONE_CORE = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"),
+    "LOKY_MAX_CPU_COUNT": "1",
+}
+"""The environment of a process that has one core: of its numerical libraries, and of joblib, whose number of cores decides how
+many threads victims, certificates and scoring start."""
+
+
+def n_cores() -> int:
+    """Number of cores that this process may use, with the limits of its container and its affinity."""
+    import joblib
+
+    return int(joblib.cpu_count())
+
+
+def use_one_core() -> None:
+    """Limit this process to one thread for good: it is one of several workers that share the cores."""
+    os.environ.update(ONE_CORE)  # for libraries that are loaded later
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+    one_thread()
+
+
+@contextmanager
+def one_core_here() -> Iterator[None]:
+    """Limit this process to one thread of its own while workers use the cores."""
+    before, torch = os.environ.get("LOKY_MAX_CPU_COUNT"), sys.modules.get("torch")
+    threads = 0 if torch is None else torch.get_num_threads()
+    os.environ["LOKY_MAX_CPU_COUNT"] = "1"
+    if torch is not None:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        os.environ.pop("LOKY_MAX_CPU_COUNT")
+        if before is not None:
+            os.environ["LOKY_MAX_CPU_COUNT"] = before
+        if torch is not None:
+            torch.set_num_threads(threads)
 
 
 @contextmanager

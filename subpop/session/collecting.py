@@ -6,7 +6,6 @@ Other tests that pytest collects, such as those of another project, are not affe
 from __future__ import annotations
 
 import ast
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from subpop.runtime.estimate import OTHERS, SECONDS_PER_VALUE
+from subpop.runtime.threads import n_cores
 from subpop.types import BadInput, Cell
 from subpop.types.cell import NAMES
 from subpop.types.kinds import kind_of
@@ -155,7 +155,7 @@ def take_over_processes(option: Any) -> None:
     asked = getattr(option, "numprocesses", None)
     if asked is not None:
         most = getattr(option, "maxprocesses", None)
-        count = _cores() if asked in ("auto", "logical") else _whole(asked)
+        count = n_cores() if asked in ("auto", "logical") else _whole(asked)
         option.jobs = option.jobs or (min(count, most) if most else count)
     option.numprocesses, option.dist, option.tx, option.distload = None, "no", [], False
 
@@ -168,8 +168,3 @@ def _whole(asked: Any) -> int:
     if count < 0:
         raise BadInput(f"-n {asked} is not a number of processes; give a whole number such as 2, or auto for one per core")
     return count
-
-
-def _cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

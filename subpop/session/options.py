@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+WORTH = 10.0
+"""Seconds of expected work from which starting workers saves time: each imports its libraries, which takes some seconds."""
 
 if TYPE_CHECKING:
     import pytest
@@ -65,14 +69,15 @@ def add_options(parser: pytest.Parser, *, has_xdist: bool) -> None:
     group.addoption("--device", default="cpu", help="cpu (default) or cuda")
     group.addoption(
         "--executor",
-        default="here",
-        help="where cells train: here (default), loky (processes of this machine), dask or ray (clusters)",
+        default=None,
+        help="where cells train: loky (default: processes of this machine), dask or ray (clusters), or here, in one process",
     )
     group.addoption(
         "--jobs",
         type=int,
         default=None,
-        help="number of processes that train cells; tests run in one process; `-n N` means the same",
+        help="number of processes that train cells (default: one for each core, if there is much to train); tests run in one "
+        "process; `-n N` means the same",
     )
     group.addoption(
         "--budget",
@@ -100,14 +105,13 @@ def add_options(parser: pytest.Parser, *, has_xdist: bool) -> None:
 def checked_defenses(config: pytest.Config) -> dict[str, DefenseSpec]:
     """The plug-in defenses by name. Raises BadInput if an option has an invalid value."""
     from subpop.defenses import is_built_in
-    from subpop.experiments.executors import check_executor
     from subpop.harness.plugins import DefenseSpec
     from subpop.runtime.options import budget_seconds, check_device, check_timeout
     from subpop.session.run import check_tier
     from subpop.types import BadInput
 
     check_tier(config.getoption("--tier"))
-    check_executor(config.getoption("--executor"))
+    _check_workers(config)
     check_timeout(config.getoption("--defense-timeout"))
     check_device(config.getoption("--device"))
     budget_seconds(config.getoption("--budget"))
@@ -131,6 +135,44 @@ def checked_defenses(config: pytest.Config) -> dict[str, DefenseSpec]:
             "--only-mine needs a defense or an attack of your own; name it with --defense or --attack path.py:function"
         )
     return _checked_plugins(DefenseSpec, config, is_built_in)
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Where cells train. worth: seconds of expected work below which they train in this process."""
+
+    executor: str
+    count: int
+    worth: float = 0.0
+
+
+def workers_of(config: pytest.Config) -> Workers:
+    """The workers that the options ask for: without `-n` and `--executor`, a process for each core where that saves time.
+
+    By default a GPU is used from one process, and so is everything that --rebaseline records.
+    """
+    from subpop.runtime.threads import n_cores
+
+    executor, asked = config.getoption("--executor"), config.getoption("--jobs")
+    is_default = executor is None and asked is None
+    if executor == "here" or (is_default and (config.getoption("--device") != "cpu" or config.getoption("--rebaseline"))):
+        return Workers("here", 1)
+    executor, count = executor or "loky", n_cores() if asked is None else asked
+    if executor == "loky" and count < 2:
+        return Workers("here", 1)
+    return Workers(executor, count, WORTH if is_default else 0.0)
+
+
+def _check_workers(config: pytest.Config) -> None:
+    executor, asked = config.getoption("--executor"), config.getoption("--jobs")
+    if executor is None:
+        return
+    from subpop.experiments.pools import check_executor
+    from subpop.types import BadInput
+
+    check_executor(executor)
+    if executor == "here" and (asked or 1) > 1:
+        raise BadInput(f"--executor here trains in one process, not in {asked}; leave out one of --executor and -n")
 
 
 def checked_attacks(config: pytest.Config) -> dict[str, AttackSpec]:

@@ -23,6 +23,7 @@ from subpop.session.options import (
     checked_own,
     make_run,
     report_directory,
+    workers_of,
 )
 from subpop.session.run_info import DIVISION, commit_of, docstrings, environment, run_info
 
@@ -220,7 +221,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
-    """Before the first test, print the plan and, if an executor was named, start training. Not for listings of tests."""
+    """Before the first test, print the plan and start the workers. Not for listings of tests."""
     from subpop.report.verdict import n_cells
     from subpop.session.collecting import declares_cells, needed_cells
 
@@ -238,18 +239,18 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     if stops_here or not (cells or broken):  # `_begin` has replaced the pages of an earlier run
         return
     _start_budget(config)
-    run, executor, jobs = _run_of(config), config.getoption("--executor"), config.getoption("--jobs") or 1
+    run, workers = _run_of(config), workers_of(config)
     say = _say(config)
     say(f"subpop: planning {n_cells(len(cells))}: reading data, decoding pictures, computing features that are not cached yet")
     with _on_screen(config):  # these steps show their own progress bars
-        plan = run.plan(cells, jobs)
+        plan = run.plan(cells, workers.count)
     say(str(plan))
     if BUDGET in config.stash:
         say(_order_by_worth(config, session.items))
         cells = needed_cells(session.items)
     _start_progress(config, run, say)
-    if executor != "here" or jobs > 1:
-        run.train_ahead(cells, "loky" if executor == "here" else executor, jobs if jobs > 1 else -1)
+    if workers.executor != "here":
+        run.train_ahead(cells, workers.executor, workers.count, worth=workers.worth, keep_order=BUDGET in config.stash)
 
 
 def _begin(config: pytest.Config, items: list[pytest.Item], cells: Sequence[Cell]) -> None:

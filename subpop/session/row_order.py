@@ -2,7 +2,7 @@
 
 Kernels differ in the order in which they add. `--reverse-rows-in 4` reverses every four rows within a batch: the batches and
 their sums remain the same up to rounding. Sizes of batches are multiples of 8, so that 2, 4 and 8 move no row to another batch.
-It takes effect in this process only, so not with `--jobs`.
+It takes effect in this process only, and so all cells are trained in it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Replace the order of rows for all victims: text victims only within the batches that rows of similar length make."""
     from subpop.victims import batch_order, transformer_batches
 
+    config.option.executor, config.option.jobs = "here", None
     size, batches_of = config.getoption("--reverse-rows-in"), transformer_batches.length_batches
 
     class Reversed(batch_order.BatchOrder):

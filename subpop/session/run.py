@@ -11,10 +11,11 @@ from typing import Any
 
 from subpop.datasets.download import MissingData
 from subpop.defenses import MATCHED
-from subpop.experiments.executors import REMOVED, Ahead, tasks_of
+from subpop.experiments.executors import Ahead, in_order
 from subpop.experiments.experiment import Experiment, filter_of
 from subpop.experiments.integrity import UNCHECKED, Inspector
 from subpop.experiments.provenance import provenance
+from subpop.experiments.tasks import REMOVED, tasks_of
 from subpop.features.networks.frozen import is_frozen
 from subpop.harness.batching import DefenseError
 from subpop.harness.plugins import DefenseSpec
@@ -119,6 +120,8 @@ class Run:
             self.experiment.context.progress.begin(cell)
             self.wait_for(cell)
             try:
+                if self.ahead is not None:
+                    self.ahead.check(cell)
                 result = self._measure(cell)
                 check_registered({number.metric for number in result.numbers})
                 self.results[cell] = self._inspected(result)
@@ -148,9 +151,20 @@ class Run:
         if not all(chunk and all(REMOVED in each.arrays for each in chunk) for chunk in chunks):
             raise NoFilter(f"{name} is no filter, or not reusable, so that no random filter is matched to it")
 
-    def train_ahead(self, cells: Iterable[Cell], executor: str, jobs: int) -> None:
-        """Start workers that train these cells while the tests run."""
-        self.ahead = Ahead(self.experiment, tasks_of(self.experiment, cells), executor, jobs)
+    def train_ahead(
+        self, cells: Iterable[Cell], executor: str, jobs: int, *, worth: float = 0.0, keep_order: bool = False
+    ) -> None:
+        """Start workers that train these cells while the tests run.
+
+        worth: seconds of work below which no worker is started, because that takes some seconds itself. keep_order: whether the
+        first cells are trained first, instead of those that take long.
+        """
+        rates = self._rates()
+        tasks = tasks_of(self.experiment, cells, lambda cell, n_trials: self._training_seconds(cell, n_trials, rates))
+        if not tasks or (worth and (len(tasks) == 1 or sum(task.seconds for task in tasks) < worth)):
+            return
+        jobs = min(jobs, len(tasks))
+        self.ahead = Ahead(self.experiment, tasks if keep_order else in_order(tasks, jobs), executor, jobs)
         self.experiment.await_chunk, self.ahead.idle = self.ahead.wait, self.experiment.context.progress.tick
         self.ahead.start()
 

@@ -16,10 +16,10 @@ from test_target_suite import toy
 from subpop.datasets.download import data_root
 from subpop.experiments.attack_sets import AttackSets, choice_name, clusters_name, file_name, read_entry
 from subpop.experiments.context import Context
-from subpop.experiments.executors import _worker
 from subpop.experiments.experiment import Experiment
 from subpop.experiments.target_sets.measure import TargetSuite
 from subpop.experiments.target_sets.solved import solve
+from subpop.experiments.tasks import Settings, _worker
 from subpop.runtime.no_store import NoStore
 from subpop.runtime.store import Store
 from subpop.session.run import Run
@@ -73,7 +73,7 @@ def test_a_recorded_attack_set_is_used_instead_of_what_would_be_cut_here(folder,
     assert np.array_equal(partition.aux, np.roll(first.context.stage(cell()).partition.aux, 1))
     assert partition.aux.dtype == np.int64
     assert again.context.stage(cell(victim="last_layer")).partition.names == partition.names
-    _, worker, _ = _worker(None, "cpu", None, None, folder, 0)
+    _, worker, _ = _worker(Settings(None, "cpu", None, None, folder))
     assert np.array_equal(worker.context.stage(cell()).partition.aux, partition.aux)
 
 

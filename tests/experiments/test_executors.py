@@ -4,8 +4,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from subpop.experiments.executors import Ahead, check_executor, prefill, tasks_of
+from subpop.experiments.executors import Ahead, in_order, prefill
 from subpop.experiments.experiment import Experiment
+from subpop.experiments.pools import NEEDED_PACKAGE, check_executor
+from subpop.experiments.tasks import Task, tasks_of
+from subpop.harness.batching import DefenseError
 from subpop.runtime.no_store import NoStore
 from subpop.runtime.store import Store
 from subpop.types import BadInput
@@ -105,7 +108,7 @@ def test_tasks_come_in_the_order_of_the_tests_that_wait_for_them(tmp_path):
 def test_workers_that_die_leave_the_rest_to_the_tests(tmp_path, monkeypatch):
     with Store(tmp_path / "s.sqlite") as store:
         ahead = Ahead(Experiment.on(store), tasks_of(Experiment.on(store), CELLS[:1]), "loky", 2)
-        monkeypatch.setattr(ahead, "_answers", lambda: iter([os.kill]))
+        monkeypatch.setattr("subpop.experiments.executors.pool_of", lambda executor, n_workers: iter([os.kill]))
         ahead.start()
         assert not ahead.has_made(CELLS[0]), "nobody waits for what will not come"
         assert ahead.error is not None
@@ -121,3 +124,132 @@ def test_one_bad_cell_takes_no_other_along(tmp_path):
 def test_an_unknown_executor_is_refused():
     with pytest.raises(BadInput, match="loky"):
         check_executor("cloud")
+
+
+def test_long_tasks_begin_first_and_the_others_in_the_order_of_the_tests():
+    seconds = [1.0, 30.0, 2.0, 0.5, 40.0, 1.5]
+    tasks = [Task(seconds=each) for each in seconds]
+    assert [task.seconds for task in in_order(tasks, 2)] == [40.0, 30.0, 2.0, 1.5, 1.0, 0.5]
+    assert [task.seconds for task in in_order([Task(seconds=0.0), Task(seconds=0.0)], 2)] == [0.0, 0.0]
+
+
+OWN_VICTIMS = '''
+import os, signal
+from sklearn.naive_bayes import GaussianNB
+
+
+def _die():
+    if os.getpid() != int(os.environ["HARNESS"]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Fatal(GaussianNB):
+    """Kills every worker that trains it."""
+
+    def fit(self, x, y):
+        _die()
+        return super().fit(x, y)
+
+
+class FatalOnce(GaussianNB):
+    """Kills the first worker that trains it."""
+
+    def fit(self, x, y):
+        try:
+            open(os.environ["ONCE"], "x").close()
+        except FileExistsError:
+            return super().fit(x, y)
+        _die()
+
+
+class Counted(GaussianNB):
+    """Leaves a byte for each fit, and tells how many threads it may use."""
+
+    def fit(self, x, y):
+        from joblib import cpu_count
+        from threadpoolctl import threadpool_info
+        import torch
+
+        threads = {cpu_count(), torch.get_num_threads(), *(each["num_threads"] for each in threadpool_info())}
+        with open(os.environ["ONCE"], "a") as file:
+            file.write("1" if threads == {1} else "2")
+        return super().fit(x, y)
+'''
+
+
+@pytest.fixture
+def own_victims(tmp_path, monkeypatch):
+    """Cells of the victims of `OWN_VICTIMS`, by name; the file that they write."""
+    (tmp_path / "victims_of_workers.py").write_text(OWN_VICTIMS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("HARNESS", str(os.getpid()))
+    monkeypatch.setenv("ONCE", str(tmp_path / "once"))
+    return lambda name: CELLS[0].with_(defense="none", victim=f"victims_of_workers:{name}")
+
+
+@pytest.mark.parametrize("executor", ["loky", "dask", "ray"])
+def test_a_worker_that_dies_loses_nothing_and_one_that_dies_again_its_own_cell_only(tmp_path, own_victims, executor):
+    if executor in NEEDED_PACKAGE:
+        pytest.importorskip(NEEDED_PACKAGE[executor])
+    cells = [own_victims("Fatal"), own_victims("FatalOnce"), *CELLS]
+    with Store(tmp_path / "here.sqlite") as store:
+        (tmp_path / "once").touch()
+        here = [Experiment.on(store).run(cell) for cell in cells[1:]]
+        (tmp_path / "once").unlink()
+    with Store(tmp_path / "there.sqlite") as store:
+        experiment = Experiment.on(store)
+        ahead = Ahead(experiment, tasks_of(experiment, cells), executor, 2)
+        experiment.await_chunk = ahead.wait
+        ahead.start()
+        with pytest.raises(DefenseError, match=r"died twice.*victims_of_workers:Fatal"):
+            experiment.run(cells[0])
+        assert all(ahead.has_made(cell) for cell in cells[1:]), "nobody else trains them"
+        there = [experiment.run(cell) for cell in cells[1:]]
+        ahead.join()
+    assert ahead.n_deaths >= 2
+    assert ahead.error is None
+    assert len({span.worker for span in ahead.spans}) >= 2
+    for one, other in zip(map(timeless, here), map(timeless, there), strict=True):
+        assert one.numbers == other.numbers
+
+
+def test_a_worker_uses_one_core_and_trains_nothing_twice(tmp_path, own_victims):
+    cells = [own_victims("Counted").with_(rate=rate) for rate in (0.5, 1.0, 1.5, 2.0)]
+    counts = []
+    for n_workers in (1, 3):
+        (tmp_path / "once").unlink(missing_ok=True)
+        with Store(tmp_path / f"{n_workers}.sqlite") as store:
+            prefill(Experiment.on(store), cells, "loky", n_workers)
+        told = (tmp_path / "once").read_text()
+        assert set(told) == {"1"}, "some library of a worker had more than one thread"
+        counts.append(len(told))
+    assert counts[0] == counts[1]
+
+
+def test_results_of_a_worker_with_other_code_are_not_used(tmp_path, monkeypatch):
+    with Store(tmp_path / "s.sqlite") as store:
+        experiment = Experiment.on(store)
+        ahead = Ahead(experiment, tasks_of(experiment, CELLS[:1]), "loky", 1)
+        monkeypatch.setattr(experiment, "chunk_key", lambda cell, chunk: "another key")
+        ahead.start()
+        ahead.join()
+        assert not ahead.has_made(CELLS[0])
+        assert "other code, data or libraries" in str(ahead.error)
+
+
+def test_what_is_stored_is_no_task(tmp_path):
+    clusters = grid(
+        stem="figure3_clusters",
+        kind="clusters",
+        tier="embedded",
+        dataset="digits",
+        victim="logistic_regression",
+        partition="cluster_match",
+        rate=0.0,
+    )
+    with Store(tmp_path / "s.sqlite") as store:
+        experiment = Experiment.on(store)
+        assert [task.whole for task in tasks_of(experiment, clusters)] == clusters
+        Measurers(experiment)(clusters[0])
+        assert tasks_of(Experiment.on(store), clusters) == []

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from subpop.experiments.executors import check_executor
 from subpop.experiments.experiment import Experiment
+from subpop.experiments.pools import check_executor
 from subpop.runtime.options import check_device, check_device_name, check_timeout, place
 from subpop.runtime.store import Store
 from subpop.types import BadInput
@@ -129,7 +129,7 @@ def test_devices_and_limits():
 
 
 def test_an_executor_whose_package_is_missing_is_refused(monkeypatch):
-    monkeypatch.setattr("subpop.experiments.executors.find_spec", lambda name: None)
+    monkeypatch.setattr("subpop.experiments.pools.find_spec", lambda name: None)
     check_executor("loky")
     for name in ("dask", "ray"):
         with pytest.raises(BadInput, match=rf"--executor {name} needs the package .*\[{name}\]"):

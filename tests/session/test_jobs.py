@@ -96,8 +96,8 @@ def test_without_xdist_and_with_every_cell_skipped(project):
 def test_training_processes_that_fail_are_reported_and_cost_no_cell(project):
     """The run used to train everything in one process without a word."""
     (project / "broken_workers.py").write_text(
-        "import subpop.experiments.executors\n\n\ndef answers(self):\n    raise RuntimeError('no worker today')\n\n\n"
-        "subpop.experiments.executors.Ahead._answers = answers\n"
+        "import subpop.experiments.executors\n\n\ndef broken(*told):\n    raise RuntimeError('no worker today')\n\n\n"
+        "subpop.experiments.executors.pool_of = broken\n"
     )
     done = run(
         project, "benchmarks/", "-n", "2", "-p", "broken_workers", "--store", "f.sqlite", "--report-dir", "f", "-k", "test_cell"

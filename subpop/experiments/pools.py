@@ -1,0 +1,142 @@
+"""Worker processes behind one small interface: processes of this machine (loky), or a Dask or Ray cluster.
+
+A pool runs one task in each worker. If a worker dies, `LOST` is the error of its task, and with loky of all tasks that were sent;
+`mend` then makes the pool usable again. Which of the tasks are tried again is decided in `executors`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from concurrent.futures import Future
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from subpop.experiments.tasks import Answer, Settings, Task, work
+from subpop.runtime.threads import ONE_CORE
+from subpop.types import BadInput
+
+EXECUTORS = ("here", "loky", "dask", "ray")
+NEEDED_PACKAGE = {"dask": "distributed", "ray": "ray"}
+
+
+def check_executor(name: str) -> None:
+    """Raise BadInput for an executor that is unknown or whose package is not installed."""
+    if name not in EXECUTORS:
+        raise BadInput(f"--executor {name} is unknown; use one of {', '.join(EXECUTORS)}")
+    package = NEEDED_PACKAGE.get(name)
+    if package and find_spec(package) is None:
+        raise BadInput(
+            f"--executor {name} needs the package {package}, which is not installed; run `python -m pip install -e '.[{name}]'` "
+            "in the clone, or use here or loky"
+        )
+
+
+class Pool(ABC):
+    """Processes that run tasks."""
+
+    LOST: tuple[type[BaseException], ...]
+    """Errors of a task whose worker died."""
+    loses_all = False
+    """Whether the death of one worker ends all tasks that were sent."""
+    n_workers: int
+    is_local = True
+    """Whether the workers have this machine's disk."""
+
+    @abstractmethod
+    def submit(self, settings: Settings, task: Task) -> Future[Answer]:
+        """Send a task to a worker."""
+
+    def mend(self) -> None:
+        """Replace dead workers where the pool does not do that itself. Tasks that were sent are given up."""
+        return
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the workers, whatever they are doing."""
+
+
+def pool_of(executor: str, n_workers: int) -> Pool:
+    """The pool of an executor. n_workers: ignored for a cluster that already runs elsewhere."""
+    kinds: dict[str, Callable[[int], Pool]] = {"loky": Loky, "dask": Dask, "ray": Ray}
+    return kinds[executor](n_workers)
+
+
+class Loky(Pool):
+    """Processes of this machine, started by joblib's loky."""
+
+    loses_all = True
+
+    def __init__(self, n_workers: int) -> None:
+        from joblib.externals.loky.process_executor import BrokenProcessPool, ShutdownExecutorError
+
+        self.LOST, self.n_workers = (BrokenProcessPool, ShutdownExecutorError), n_workers
+        self._executor = self._started()
+
+    def _started(self) -> Any:
+        from joblib.externals.loky import ProcessPoolExecutor
+
+        return ProcessPoolExecutor(self.n_workers, env=ONE_CORE)
+
+    def submit(self, settings: Settings, task: Task) -> Future[Answer]:
+        sent: Future[Answer] = self._executor.submit(work, settings, task)
+        return sent
+
+    def mend(self) -> None:
+        self.close()
+        self._executor = self._started()
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=True, kill_workers=True)
+
+
+class Dask(Pool):
+    """The workers of the Dask scheduler at $DASK_SCHEDULER_ADDRESS, or of one started here."""
+
+    def __init__(self, n_workers: int) -> None:
+        dask, distributed = import_module("dask"), import_module("distributed")
+        address = os.environ.get("DASK_SCHEDULER_ADDRESS")
+        self._cluster = None
+        self.is_local = address is None
+        if address is None:
+            dask.config.set({"distributed.scheduler.allowed-failures": 0})  # `executors` decides about a second attempt
+            self._cluster = distributed.LocalCluster(
+                n_workers=n_workers, threads_per_worker=1, dashboard_address=None, silence_logs=50, env=ONE_CORE
+            )
+        self._client = distributed.Client(address or self._cluster)
+        self._executor = self._client.get_executor(pure=False)
+        self.LOST = (distributed.KilledWorker,)
+        self.n_workers = len(self._client.scheduler_info(n_workers=-1)["workers"]) or n_workers
+
+    def submit(self, settings: Settings, task: Task) -> Future[Answer]:
+        sent: Future[Answer] = self._executor.submit(work, settings, task)
+        return sent
+
+    def close(self) -> None:
+        self._client.close()
+        if self._cluster is not None:
+            self._cluster.close()
+
+
+class Ray(Pool):
+    """The workers of the Ray cluster at $RAY_ADDRESS, or of one started here."""
+
+    def __init__(self, n_workers: int) -> None:
+        ray, errors = import_module("ray"), import_module("ray.exceptions")
+        own = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": n_workers, "include_dashboard": False}
+        self.is_local = bool(own)
+        paths = os.pathsep.join(filter(None, sys.path))
+        ray.init(log_to_driver=False, runtime_env={"env_vars": {**ONE_CORE, "PYTHONPATH": paths}}, **own)
+        self._ray, self._work = ray, ray.remote(max_retries=0, num_cpus=1)(work)
+        self.LOST = (errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError)
+        self.n_workers = max(1, int(ray.cluster_resources().get("CPU", n_workers)))
+
+    def submit(self, settings: Settings, task: Task) -> Future[Answer]:
+        sent: Future[Answer] = self._work.remote(settings, task).future()
+        return sent
+
+    def close(self) -> None:
+        self._ray.shutdown()

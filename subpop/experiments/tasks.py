@@ -1,0 +1,295 @@
+"""What workers do: the tasks that a run's missing chunks and cells make, and their execution in a worker process.
+
+A worker never opens the store. It returns the results of a task with the keys under which it would have stored them, and the
+harness accepts only what has the key that it expects.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from threading import Thread, current_thread
+from typing import Any
+
+from subpop.defenses import MATCHED
+from subpop.experiments.experiment import Experiment
+from subpop.experiments.shared_arrays import SharedArrays
+from subpop.runtime.memo import NotStored
+from subpop.runtime.no_store import NoStore
+from subpop.runtime.seeds import draw_identity
+from subpop.runtime.threads import use_one_core
+from subpop.types import Array, Cell, Trial, TrialResult
+from subpop.types.kinds import Measurers, kind_of
+
+REMOVED = "removed_per_class"
+
+
+# --- messages ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Task:
+    """A unit of work for a worker.
+
+    chunks: trained in order; told: stored results on which the chunks depend; whole: a cell without trials to measure; seconds:
+    an estimate.
+    """
+
+    chunks: tuple[tuple[Cell, tuple[Trial, ...]], ...] = ()
+    told: tuple[tuple[Cell, tuple[Trial, ...], tuple[TrialResult, ...]], ...] = ()
+    whole: Cell | None = None
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        cells = [self.whole] if self.whole else [cell for cell, _ in self.chunks]
+        return ", ".join(dict.fromkeys(f"{cell.stem} {cell.id}" for cell in cells))
+
+    def alone(self) -> list[Task]:
+        """The same work with each chunk in a task of its own, for what may have killed a worker."""
+        if len(self.chunks) < 2:
+            return [self]  # what is told of others is looked up again when it is sent
+        return [Task((each,), seconds=self.seconds / len(self.chunks)) for each in self.chunks]
+
+
+@dataclass
+class Answer:
+    """The results of a task.
+
+    chunks: trials of each chunk, None if it failed; then its own test will report the failure. keys: of these chunks, as the
+    worker computes them. worker: its machine and process. started, ended: on the worker's clock. cpu: processor seconds.
+    """
+
+    chunks: list[list[TrialResult] | None] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    arrays: dict[str, dict[str, Array]] = field(default_factory=dict)
+    worker: str = ""
+    started: float = 0.0
+    ended: float = 0.0
+    cpu: float = 0.0
+
+
+Seconds = Callable[[Cell, int], float]
+"""Estimates how long the trials of a cell take, from their number; 0 trials: a cell without trials."""
+
+
+def tasks_of(experiment: Experiment, cells: Iterable[Cell], seconds: Seconds = lambda cell, n_trials: 0.0) -> list[Task]:
+    """The tasks of workers for these cells, in order, with estimates of their length.
+
+    Cells that are in the store need none, and the tests themselves run speed cells, and plug-ins in their own child.
+    A control matched to a defense is in the same task as that defense's chunk. So are cells of a stochastic victim that differ
+    only in their defense: they start from the same fleet, which is then trained only once.
+    """
+    together: dict[Any, list[tuple[Cell, tuple[Trial, ...]]]] = {}  # in the order of the tests, which wait for them
+    whole: dict[Any, Cell] = {}
+    expected: dict[Any, float] = defaultdict(float)
+    seen: set[str] = set()
+    measure = Measurers(experiment)
+    for cell in cells:
+        kind = kind_of(cell)
+        if not kind.trains_trials:
+            company = kind.company(cell)
+            if company is not None and cell.defense not in experiment.plugins and not _is_kept(experiment, measure, cell):
+                key = ("whole", cell.kind, company)
+                together.setdefault(key, [])
+                whole.setdefault(key, cell)
+                expected[key] += seconds(cell, 0)
+            continue
+        for needed, chunk in _missing(experiment, cell):
+            chunk_key = experiment.chunk_key(needed, chunk)
+            if chunk_key not in seen:
+                seen.add(chunk_key)
+                company = _company(experiment, needed, chunk)
+                together.setdefault(company, []).append((needed, tuple(chunk)))
+                expected[company] += seconds(needed, len(chunk))
+    return [Task(tuple(chunks), told(experiment, chunks), whole.get(key), expected[key]) for key, chunks in together.items()]
+
+
+def _is_kept(experiment: Experiment, measure: Measurers, cell: Cell) -> bool:
+    """Whether a cell without trials needs no worker: it is in the store, or its test will report why it cannot run."""
+    try:
+        with experiment.context.memo.reading():
+            measure(cell)
+    except NotStored:
+        return False
+    except Exception:
+        return True
+    return True
+
+
+def _missing(experiment: Experiment, cell: Cell) -> list[tuple[Cell, list[Trial]]]:
+    """The missing chunks of a cell, after those of cells that it is ranked by or compared with; none if a cell cannot run."""
+    base = cell.with_(defense=cell.defense.removeprefix(MATCHED))
+    related = dict.fromkeys([cell.with_(defense=cell.ranked_by), cell.plain(), base, cell])
+    found = []
+    for each in related:
+        if each.defense.removeprefix(MATCHED) not in experiment.plugins:
+            with suppress(Exception):
+                found += experiment.missing_chunks(each)
+    return found
+
+
+def _company(experiment: Experiment, cell: Cell, chunk: Sequence[Trial]) -> Any:
+    """A key that is equal for chunks of the same task."""
+    if not experiment.context.victim(cell).exact:
+        return (cell.data, cell.subpopulations, cell.poisoning, cell.rate, cell.learner, draw_identity(cell))
+    base = cell.with_(defense=cell.defense.removeprefix(MATCHED))
+    return experiment.chunk_key(base, chunk)
+
+
+def told(experiment: Experiment, chunks: Sequence[tuple[Cell, tuple[Trial, ...]]]) -> tuple[Any, ...]:
+    """Stored results of the defenses to which controls in these chunks are matched."""
+    found = []
+    for cell, chunk in chunks:
+        base = cell.with_(defense=cell.defense.removeprefix(MATCHED))
+        if base != cell and (base, chunk) not in chunks:
+            results = [r for own in experiment.chunks(base) if set(own) & set(chunk) for r in _at_hand(experiment, base, own)]
+            short = [TrialResult(r.trial, {}, {REMOVED: r.arrays[REMOVED]}) for r in results]
+            found.append((base, chunk, tuple(short)))
+    return tuple(found)
+
+
+def _at_hand(experiment: Experiment, cell: Cell, chunk: Sequence[Trial]) -> Sequence[TrialResult]:
+    """The stored trials of a chunk, without waiting for workers."""
+    key = experiment.chunk_key(cell, chunk)
+    return (experiment.store.get_chunk(key) or ()) if experiment.context.memo.may_serve(key) else ()
+
+
+# --- in a worker ------------------------------------------------------------------------------------------------------
+
+
+class TaskStore(NoStore):
+    """The store of a worker: it keeps trials until the next task, tracks new arrays, and shares them with other workers."""
+
+    def __init__(self, shared: SharedArrays | None = None) -> None:
+        super().__init__()
+        self._shared = shared
+        self.new_arrays: dict[str, dict[str, Array]] = {}
+        self._chunks: dict[str, list[TrialResult]] = {}
+
+    def begin_task(self) -> None:
+        self.new_arrays = {}
+        self._chunks.clear()
+
+    def has_chunk(self, key: str) -> bool:
+        return key in self._chunks
+
+    def get_chunk(self, key: str) -> list[TrialResult] | None:
+        return self._chunks.get(key)
+
+    def put_chunk(self, key: str, cell: Cell, results: Sequence[TrialResult], device: str, *, replace: bool = False) -> None:
+        self._chunks[key] = list(results)
+
+    def get_arrays(self, key: str) -> dict[str, Array] | None:
+        found = super().get_arrays(key)
+        if found is None and self._shared is not None and (found := self._shared.get(key)) is not None:
+            super().put_arrays(key, found)
+        return found
+
+    def put_arrays(self, key: str, arrays: Any, *, replace: bool = False) -> None:
+        super().put_arrays(key, arrays)
+        self.new_arrays[key] = dict(arrays)
+        if self._shared is not None:
+            self._shared.put(key, arrays)
+
+    def end_task(self) -> None:
+        if self._shared is not None:
+            self._shared.release()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an experiment is made of in a worker.
+
+    shared: folder of arrays that workers share; None where they have no disk in common. harness: the process with whose end the
+    worker ends; 0 for none.
+    """
+
+    root: Path | None
+    device: str
+    cache: Path | None
+    weights_root: Path | None
+    partitions: Path | None
+    shared: Path | None = None
+    harness: int = 0
+
+    @classmethod
+    def of(cls, experiment: Experiment, shared: Path | None = None, harness: int = 0) -> Settings:
+        own = experiment.context
+        return cls(own.root, own.device, own.cache, own.weights_root, own.partitions, shared, harness)
+
+
+def work(settings: Settings, task: Task) -> Answer:
+    """Run a task in a worker."""
+    answer = Answer(worker=f"{platform.node()} {os.getpid()}", started=time.time())
+    cpu = time.process_time()
+    _begin(settings.harness)
+    store, experiment, measure = _worker(settings)
+    store.begin_task()
+    for cell, chunk, results in task.told:
+        experiment.commit(cell, list(chunk), list(results))
+    for cell, chunk in task.chunks:
+        trained, key = _trained(experiment, cell, list(chunk))
+        answer.chunks.append(trained)
+        answer.keys.append(key)
+    if task.whole is not None:
+        with suppress(Exception):  # its own test will report the error
+            measure(task.whole)
+    store.end_task()
+    answer.arrays = store.new_arrays
+    answer.ended, answer.cpu = time.time(), time.process_time() - cpu
+    return answer
+
+
+def _trained(experiment: Experiment, cell: Cell, chunk: list[Trial]) -> tuple[list[TrialResult] | None, str]:
+    try:
+        results = experiment.timed_chunk(cell, chunk)
+        experiment.commit(cell, chunk, results)  # for the controls matched to it
+        for seed in range(cell.n_seeds):
+            experiment.context.clean_right(cell, seed)  # needed for the summary of the cell
+        return results, experiment.chunk_key(cell, chunk)
+    except Exception:
+        return None, ""
+
+
+@lru_cache(maxsize=1)
+def _begin(harness: int) -> None:
+    """What a process does before its first task."""
+    use_one_core()
+    if harness and os.getppid() == harness:
+        _end_with(harness)
+
+
+@lru_cache(maxsize=1)
+def _worker(settings: Settings) -> tuple[TaskStore, Experiment, Measurers]:
+    """The experiment of a worker process, cached so that data is split and clustered once."""
+    store = TaskStore(None if settings.shared is None else SharedArrays(settings.shared))
+    experiment = Experiment.on(
+        store,
+        settings.root,
+        settings.device,
+        cache=settings.cache,
+        weights_root=settings.weights_root,
+        partitions=settings.partitions,
+    )
+    return store, experiment, Measurers(experiment)
+
+
+def _end_with(harness: int) -> None:
+    """Make a worker end when the harness does, even by kill -9, and ignore Ctrl-C."""
+
+    def watch() -> None:
+        while os.getppid() == harness:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if current_thread().name == "MainThread":
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=watch, daemon=True).start()
