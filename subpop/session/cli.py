@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SCORED = "-k scoreboard"
 """The cells that `subpop score` runs if no others are asked for."""
+LISTED = {"defenses": "defense", "attacks": "attack", "victims": "victim", "datasets": "data set"}
 DATA_ROOT = "folder of data files (default: $SUBPOP_DATA, else the user's cache)"
 
 
@@ -62,6 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     kind.add_argument("defense", nargs="?", help=own)
     kind.add_argument("--attack", metavar="NAME", help=f"check an attack instead: {own}")
     check.set_defaults(run=_check)
+
+    listed = commands.add_parser(
+        "list", help="list defenses, attacks, victims and data sets: built-in ones and those of packages"
+    )
+    listed.add_argument("kind", nargs="?", choices=list(LISTED), help="one kind only")
+    listed.set_defaults(run=_list)
 
     new = commands.add_parser("new-defense", help="write a small defense of your own that works, and its test, to start from")
     new.add_argument("name", metavar="NAME", help="the name of the function: NAME.py and test_NAME.py are written here")
@@ -232,13 +239,14 @@ def _is_ready(record: DatasetRecord) -> str:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from subpop.harness.plugins import load, parse_attack, parse_defense
+    from subpop.harness.plugins import AttackSpec, DefenseSpec, load
+    from subpop.session.installed import parse_given
     from subpop.testing import check_attack, check_defense
 
     if options.attack is not None:
-        results = check_attack(load(parse_attack(options.attack, Path.cwd())))
+        results = check_attack(load(parse_given(AttackSpec, options.attack, Path.cwd())))
     else:
-        results = check_defense(load(parse_defense(options.defense, Path.cwd(), option="")))
+        results = check_defense(load(parse_given(DefenseSpec, options.defense, Path.cwd(), option="")))
     same: dict[str, list[str]] = {}  # one mistake fails many checks
     for result in results:
         if result.passed:
@@ -250,6 +258,15 @@ def _check(options: argparse.Namespace) -> int:
         if others:
             print(f"failed  in the same way: {', '.join(others)}")
     return 0 if all(result.passed for result in results) else 1
+
+
+def _list(options: argparse.Namespace) -> int:
+    from tabulate import tabulate
+
+    from subpop.session.installed import rows
+
+    found = rows(None if options.kind is None else LISTED[options.kind])
+    return _shown(tabulate(found, ("kind", "name", "from", "write")))
 
 
 def _new_defense(options: argparse.Namespace) -> int:
@@ -295,10 +312,11 @@ def _with_tier(options: Sequence[str]) -> list[str]:
 
 def _debug(options: argparse.Namespace) -> int:
     from subpop.datasets.download import data_root
-    from subpop.harness.plugins import parse_defense
+    from subpop.harness.plugins import DefenseSpec
     from subpop.session.debugging import debug
+    from subpop.session.installed import parse_given
 
-    spec = parse_defense(options.defense, Path.cwd(), option="")
+    spec = parse_given(DefenseSpec, options.defense, Path.cwd(), option="")
     try:
         print(*debug(spec, options.words, data_root(options.data_root)), sep="\n")
     except BdbQuit:
@@ -344,10 +362,11 @@ def _score(options: argparse.Namespace, for_pytest: Sequence[str]) -> int:
     import shutil
     import subprocess
 
-    from subpop.harness.plugins import parse_defense
+    from subpop.harness.plugins import DefenseSpec
+    from subpop.session.installed import parse_given
     from subpop.types import BadInput
 
-    parse_defense(options.defense, Path.cwd(), option="")
+    parse_given(DefenseSpec, options.defense, Path.cwd(), option="")
     missing = [name for name in ("bash", "git") if shutil.which(name) is None]
     if missing:
         raise BadInput(f"subpop score needs {missing[0]}, which is not installed or not on the PATH; install it")

@@ -12,7 +12,9 @@ from subpop.datasets import DATASETS
 from subpop.defenses import DEFENSES, is_built_in
 from subpop.experiments.context import Context
 from subpop.harness.callables import spec_of
-from subpop.harness.plugins import AttackSpec, DatasetSpec, DefenseSpec, Spec, parse_plugin
+from subpop.harness.plugins import AttackSpec, DatasetSpec, DefenseSpec, Spec
+from subpop.runtime.declared import declared
+from subpop.session.installed import built_in, given_victim, parse_given
 from subpop.session.own_data import checked_dataset, dataset_of, is_of_loader, load_own
 from subpop.types import BadInput, Cell, Dataset, Victim
 from subpop.types.printable import printable
@@ -33,10 +35,10 @@ class Given:
 
     def dataset(self, given: Any) -> str:
         """The name of a data set; `given`: a name, `path.py:function`, or data in one of the forms of `own_data.FORMS`."""
-        if isinstance(given, str) and not is_of_loader(given):
+        if isinstance(given, str) and not is_of_loader(given) and not _is_declared(given, "data set"):
             return given
         if isinstance(given, str):
-            made = load_own(parse_plugin(DatasetSpec, given, Path.cwd(), option="dataset="))
+            made = load_own(parse_given(DatasetSpec, given, Path.cwd(), option="dataset="))
         else:
             made = checked_dataset(dataset_of(given))
         name = _new(made.name, {*DATASETS, *self.data})
@@ -46,7 +48,7 @@ class Given:
     def victim(self, given: Any) -> str:
         """The name of a victim; `given`: a name, a scikit-learn estimator, its class, a function that makes one, or a Victim."""
         if isinstance(given, str):
-            return given
+            return given_victim(given, "victim=") if _is_declared(given, "victim") else given
         made, identity = (given, None) if hasattr(given, "fit_many") else _estimator(given)
         text = getattr(given, "__name__", None) or (type(given).__name__ if hasattr(given, "fit_many") else str(given))
         name = _new(text, {*VICTIMS, *self.victims})
@@ -73,6 +75,12 @@ class Given:
                 context.supply_victim(cell, *self.victims[learner.name])
 
 
+def _is_declared(name: str, noun: str) -> bool:
+    """Whether an installed package declares this name, with arguments or without."""
+    word = name.partition("(")[0]
+    return not built_in(noun)(word) and any(each.name == word for each in declared(noun))
+
+
 def _new(text: str, known: Iterable[str]) -> str:
     """A name that is not known yet, and that a cell can have."""
     plain = " ".join(printable(text).replace(";", ",").split()) or "own"
@@ -87,9 +95,9 @@ def _plugin(kind: type[Spec], given: Any, registered: Mapping[str, object], own:
     """The name of a plug-in that is given as text or as a function; it is added to `own`."""
     noun = kind.role.noun
     if isinstance(given, str):
-        if ":" not in given:
+        if ":" not in given and not _is_declared(given, noun):
             return given
-        spec = parse_plugin(kind, given, Path.cwd(), option=f"{noun}=")
+        spec = parse_given(kind, given, Path.cwd(), option=f"{noun}=")
     elif not callable(given):
         raise BadInput(f"{noun}={given!r} is {type(given).__name__}; give a name, path.py:function or a function")
     else:

@@ -183,22 +183,26 @@ def checked_attacks(config: pytest.Config) -> dict[str, AttackSpec]:
     return _checked_plugins(AttackSpec, config, ATTACKS.__contains__)
 
 
-def checked_own(config: pytest.Config) -> Own:
-    """The victim and the data of one's own. Raises BadInput if an option names none; the data is loaded, in a child process."""
+def checked_own(config: pytest.Config) -> Own | None:
+    """The victim and the data of one's own, None for neither. Raises BadInput if an option names none.
+
+    The data is loaded, in a child process.
+    """
+    if config.getoption("--victim") is None and config.getoption("--dataset") is None:
+        return None
+    from subpop.session.installed import given_victim, parse_given
     from subpop.session.own_cells import Own
 
     victim, data = config.getoption("--victim"), None
     if victim is not None:
-        from subpop.victims.own import checked_name
-
-        victim = checked_name(victim, "--victim ")
+        victim = given_victim(victim, "--victim ")
     if config.getoption("--dataset") is not None:
         from subpop.datasets import DATASETS
-        from subpop.harness.plugins import DatasetSpec, parse_plugin
+        from subpop.harness.plugins import DatasetSpec
         from subpop.session.own_data import load_own
         from subpop.types import BadInput
 
-        spec = parse_plugin(DatasetSpec, config.getoption("--dataset"), config.invocation_params.dir, "--dataset ")
+        spec = parse_given(DatasetSpec, config.getoption("--dataset"), config.invocation_params.dir)
         if spec.name in DATASETS:
             raise BadInput(f"--dataset {spec.name} has the name of a built-in data set; rename the function or its file")
         data = load_own(spec, config.getoption("--defense-timeout"))
@@ -206,11 +210,11 @@ def checked_own(config: pytest.Config) -> Own:
 
 
 def _checked_plugins(kind: type[Spec], config: pytest.Config, is_built_in: Callable[[str], bool]) -> dict[str, Spec]:
-    from subpop.harness.plugins import parse_plugin
+    from subpop.session.installed import parse_given
     from subpop.types import BadInput
 
     option, noun = kind.role.option.strip(), kind.role.noun
-    specs = [parse_plugin(kind, text, config.invocation_params.dir, f"{option} ") for text in config.getoption(option)]
+    specs = [parse_given(kind, text, config.invocation_params.dir) for text in config.getoption(option)]
     names = [spec.name for spec in specs]
     if len(set(names)) < len(names):
         double = next(name for name in names if names.count(name) > 1)
@@ -221,7 +225,9 @@ def _checked_plugins(kind: type[Spec], config: pytest.Config, is_built_in: Calla
     return {spec.name: spec for spec in specs}
 
 
-def make_run(config: pytest.Config, plugins: Mapping[str, DefenseSpec], attacks: Mapping[str, AttackSpec], own: Own) -> Run:
+def make_run(
+    config: pytest.Config, plugins: Mapping[str, DefenseSpec], attacks: Mapping[str, AttackSpec], own: Own | None
+) -> Run:
     """The run that the options describe."""
     from subpop.datasets.download import data_root
     from subpop.experiments.attack_sets import FOLDER as PARTITIONS_FOLDER
@@ -245,7 +251,7 @@ def make_run(config: pytest.Config, plugins: Mapping[str, DefenseSpec], attacks:
         partitions=baselines_folder(config) / PARTITIONS_FOLDER,
         listener=_listener(config),
     )
-    if own.data is not None:
+    if own is not None and own.data is not None:
         experiment.context.supply(Cell.of(dataset=own.data.name), own.data)
     inspector = None if config.getoption("--no-integrity") else Inspector(experiment)
     fresh_seeds = config.getoption("--seeds-times") > 1
@@ -256,7 +262,7 @@ def make_run(config: pytest.Config, plugins: Mapping[str, DefenseSpec], attacks:
         inspector=inspector,
         fresh_seeds=fresh_seeds,
         only_looks=config.getoption("--no-references"),
-        own=own.names,
+        own=frozenset() if own is None else own.names,
     )
 
 

@@ -21,9 +21,6 @@ class Own:
     victim: str = ""
     data: Dataset | None = None
 
-    def __bool__(self) -> bool:
-        return bool(self.victim or self.data)
-
     @property
     def names(self) -> frozenset[str]:
         """Names in cells for which there are no references."""

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 RUN = pytest.StashKey["Run"]()
 PLUGINS: pytest.StashKey[dict[str, DefenseSpec]] = pytest.StashKey()
 ATTACKS: pytest.StashKey[dict[str, AttackSpec]] = pytest.StashKey()
-OWN: pytest.StashKey[Own] = pytest.StashKey()
+OWN: pytest.StashKey[Own | None] = pytest.StashKey()
 WATCH = pytest.StashKey["SessionWatch"]()
 MISTAKES = pytest.StashKey[list[str]]()
 """Errors in marks; reported after collection."""
@@ -114,8 +114,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     is_open, only_mine = getattr(metafunc.module, "open_to_defenses", False), config.getoption("--only-mine")
     attacks = config.stash[ATTACKS]
     own = select(cells, config.getoption("--tier"), rows_of_plugins(plugins), is_open, only_mine, attacks)
-    if config.stash[OWN]:  # claims are about the suite's own victims and data
-        own = config.stash[OWN].cells(own) if is_open and "measure" in metafunc.fixturenames else []
+    if (given := config.stash[OWN]) is not None:  # claims are about the suite's own victims and data
+        own = given.cells(own) if is_open and "measure" in metafunc.fixturenames else []
     try:
         for mark in metafunc.definition.iter_markers("cells"):
             own = chosen(own, cells, mark.kwargs, metafunc.definition.nodeid)
