@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from subpop.datasets.download import DatasetRecord
+    from subpop.testing import CheckResult
 
 SCORED = "-k scoreboard"
 """The cells that `subpop score` runs if no others are asked for."""
@@ -57,11 +58,13 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--data-root", default=None, help=DATA_ROOT)
     data.set_defaults(run=_data)
 
-    check = commands.add_parser("check", help="run the contract checks of a defense, such as my_defense.py:my_defense")
+    check = commands.add_parser("check", help="run the contract checks of a defense, an attack, a victim or a loader of data")
     kind = check.add_mutually_exclusive_group(required=True)
     own = "path.py:function or package.module:function"
     kind.add_argument("defense", nargs="?", help=own)
     kind.add_argument("--attack", metavar="NAME", help=f"check an attack instead: {own}")
+    kind.add_argument("--victim", metavar="NAME", help="check a victim: package.module:Class or path.py:function")
+    kind.add_argument("--dataset", metavar="NAME", help=f"check a loader of data, which runs in child processes: {own}")
     check.set_defaults(run=_check)
 
     listed = commands.add_parser(
@@ -239,14 +242,7 @@ def _is_ready(record: DatasetRecord) -> str:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from subpop.harness.plugins import AttackSpec, DefenseSpec, load
-    from subpop.session.installed import parse_given
-    from subpop.testing import check_attack, check_defense
-
-    if options.attack is not None:
-        results = check_attack(load(parse_given(AttackSpec, options.attack, Path.cwd())))
-    else:
-        results = check_defense(load(parse_given(DefenseSpec, options.defense, Path.cwd(), option="")))
+    results = _check_results(options)
     same: dict[str, list[str]] = {}  # one mistake fails many checks
     for result in results:
         if result.passed:
@@ -258,6 +254,29 @@ def _check(options: argparse.Namespace) -> int:
         if others:
             print(f"failed  in the same way: {', '.join(others)}")
     return 0 if all(result.passed for result in results) else 1
+
+
+def _check_results(options: argparse.Namespace) -> list[CheckResult]:
+    from subpop.harness.plugins import AttackSpec, DatasetSpec, DefenseSpec, load
+    from subpop.session.installed import given_victim, parse_given
+    from subpop.session.own_data import loaded
+    from subpop.testing import CheckResult, check_attack, check_dataset, check_defense, check_victim
+    from subpop.types import BadInput
+    from subpop.victims import make_victim
+
+    if options.attack is not None:
+        return check_attack(load(parse_given(AttackSpec, options.attack, Path.cwd())))
+    if options.dataset is not None:
+        spec = parse_given(DatasetSpec, options.dataset, Path.cwd())
+        return check_dataset(lambda: loaded(spec))
+    if options.victim is None:
+        return check_defense(load(parse_given(DefenseSpec, options.defense, Path.cwd(), option="")))
+    name = given_victim(options.victim, "--victim ")
+    try:
+        victim = make_victim(name)
+    except BadInput as error:
+        return [CheckResult("can_be_made", "failed", str(error))]
+    return check_victim(victim)
 
 
 def _list(options: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from subpop.testing.attacks import ATTACK_CHECKS, Attack
 from subpop.testing.checks import CheckResult, ContractError, ContractWarning, run_checks
-from subpop.testing.datasets import DATASET_CHECKS
+from subpop.testing.datasets import DATASET_CHECKS, Loads
 from subpop.testing.defenses import DEFENSE_CHECKS, DefenseCheck
 from subpop.testing.toy import Toy, gaussian
 from subpop.testing.victims import VICTIM_CHECKS
@@ -91,7 +91,7 @@ def check_victim(victim: Victim, pool: Pool | None = None) -> list[CheckResult]:
     Parameters
     ----------
     victim
-        The victim to check.
+        The victim to check. The estimator inside one of `SklearnVictim` is checked too.
     pool
         Rows of the kind of data that the victim trains on; None for generated Gaussian rows.
 
@@ -117,7 +117,7 @@ def check_dataset(dataset: Dataset | Callable[[], Dataset]) -> list[CheckResult]
     Parameters
     ----------
     dataset
-        The data set, or a function that loads it. With a function, the checks also compare two calls.
+        The data set, or a function that loads it, which is called twice to compare the results.
 
     Returns
     -------
@@ -131,7 +131,7 @@ def check_dataset(dataset: Dataset | Callable[[], Dataset]) -> list[CheckResult]
     >>> all(result.passed for result in check_dataset(load_dataset("mixture_2d")))
     True
     """
-    return run_checks(DATASET_CHECKS, dataset if callable(dataset) else lambda: dataset)
+    return run_checks(DATASET_CHECKS, Loads(dataset if callable(dataset) else lambda: dataset))
 
 
 def defense_checks() -> list[tuple[str, DefenseCheck]]:

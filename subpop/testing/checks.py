@@ -54,7 +54,7 @@ class CheckResult:
     status: str
     """`ok`, `warning` or `failed`."""
     message: str = ""
-    """What was found, if not `ok`."""
+    """What was found; of a check that is `ok`, often nothing."""
     seconds: float = 0.0
     """Duration of the check."""
 
@@ -67,18 +67,22 @@ class CheckResult:
         return f"{self.status:8}{self.name}" + (f": {self.message}" if self.message else "")
 
 
-def run_checks(checks: Sequence[tuple[str, Callable[[Any], None]]], subject: Any) -> list[CheckResult]:
+Check = Callable[[Any], str | None]
+"""Raises ContractError or BadInput, warns, or returns what is worth saying of a subject that passes."""
+
+
+def run_checks(checks: Sequence[tuple[str, Check]], subject: Any) -> list[CheckResult]:
     return [_run_one(name, check, subject) for name, check in checks]
 
 
-def _run_one(name: str, check: Callable[[Any], None], subject: Any) -> CheckResult:
+def _run_one(name: str, check: Check, subject: Any) -> CheckResult:
     started = time.perf_counter()
     status, message = "ok", ""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", ContractWarning)
         try:
-            check(subject)
+            message = check(subject) or ""
         except DefenseError as error:  # without the number of the trial: a check has only one
             status, message = "failed", "\n".join(filter(None, [error.reason, error.details.rstrip()]))
         except Exception as error:

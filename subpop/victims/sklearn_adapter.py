@@ -90,7 +90,8 @@ class SklearnVictim:
         rows: Rows | None = None,
         time_limit: float | None = None,
     ) -> None:
-        self._template = _template(estimator)
+        self._template, self.lost = _template(estimator)
+        """The unfitted estimator, and the public attributes of the given one that its clones lack."""
         self._n_jobs, self._rows, self._time_limit = n_jobs, rows, time_limit
         self.exact = not is_random(self._template) if exact is None else exact
 
@@ -160,14 +161,15 @@ class SklearnVictim:
         return job, None if self._rows is None else self._rows.inputs(job.x)
 
 
-def _template(estimator: Any) -> Any:
-    """Make an unfitted estimator from an instance, a class or a function."""
+def _template(estimator: Any) -> tuple[Any, tuple[str, ...]]:
+    """Make an unfitted estimator from an instance, a class or a function; and the attributes that it lost."""
     from sklearn.base import BaseEstimator, is_outlier_detector, is_regressor
 
     name = getattr(estimator, "__name__", type(estimator).__name__)
     makes = isinstance(estimator, type) or (callable(estimator) and not hasattr(estimator, "fit"))
     try:
-        made = _unfitted(estimator() if makes else estimator)
+        given = estimator() if makes else estimator
+        made = _unfitted(given)
         other = isinstance(made, BaseEstimator) and (is_regressor(made) or is_outlier_detector(made))
     except (Exception, SystemExit) as error:  # of somebody else's code
         raise BadInput(
@@ -179,7 +181,8 @@ def _template(estimator: Any) -> Any:
         raise BadInput(f"{name} gives {kind}, which cannot be fitted; a victim must be a scikit-learn classifier")
     if other:
         raise BadInput(f"{type(made).__name__} does not predict classes; a victim must be a scikit-learn classifier")
-    return made
+    own, kept = (getattr(each, "__dict__", {}) for each in (given, made))
+    return made, tuple(sorted(key for key in own if key not in kept and not (key.startswith("_") or key.endswith("_"))))
 
 
 def _unfitted(estimator: Any) -> Any:
@@ -253,7 +256,7 @@ class SklearnModel:
         try:
             with one_thread():
                 found = np.asarray(
-                    getattr(self._estimator, self._answer)(flat if self._rows is None else self._rows.inputs(flat))
+                    getattr(self._estimator, self._answer)(np.array(flat) if self._rows is None else self._rows.inputs(flat))
                 )
         except (Exception, SystemExit) as error:  # of somebody else's code
             raise self._wrong(f"it raised {in_one_line(error)}") from error

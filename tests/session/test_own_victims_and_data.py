@@ -2,6 +2,9 @@
 
 import json
 import os
+import re
+import subprocess
+import sys
 import textwrap
 
 import numpy as np
@@ -18,7 +21,7 @@ from subpop.session.own_data import dataset_of, load_own
 from subpop.victims import OF_NUMBERS, OF_PICTURES, VICTIMS, make_victim
 from subpop.victims.bert_last_layer import TextVictim
 from subpop.victims.text_linear import TextLinear
-from tests.small_projects import make_project, run
+from tests.small_projects import ROOT, make_project, run
 
 MINE = '''
 import numpy as np
@@ -317,3 +320,30 @@ def test_measure_takes_frames_groups_and_loaders(mine):
     assert named.reports[0].cell.partition == "feature_match"
     assert len(named.subpopulations()) == 3
     assert named.subpopulations()["n_train"].tolist() == given.subpopulations()["n_train"].tolist()
+
+
+# --- subpop check -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "words"),
+    [
+        (["--victim", "mine.py:model(power=1.0)"], 0, r"ok      costs_little: a fit of 220 rows takes \S+ s"),
+        (["--victim", "sklearn.tree:DecisionTreeClassifier(max_depth=3)"], 0, "ok      keeps_its_classes"),
+        (["--victim", "mine.py:load"], 1, "failed  can_be_made: tuple gives tuple, which cannot be fitted"),
+        (["--dataset", "mine.py:table"], 0, r"ok      has_groups_to_attack: 3 groups of \d+ to \d+ rows in D_aux"),
+        (["--dataset", "mine.py:unseeded"], 1, "failed  loads_the_same_twice: loading twice gives two different data sets"),
+        (["--dataset", "mine.py:few"], 1, "failed  has_rows_and_labels: data set mine.few: y has shape .2,. for 1 rows"),
+        (["--dataset", "absent.py:few"], 2, "--dataset 'absent.py:few': there is no file"),
+    ],
+)
+def test_the_checks_of_a_victim_and_of_a_loader(mine, options, status, words):
+    with (mine / "mine.py").open("a") as file:
+        file.write("\ndef unseeded():\n    x, y, groups = load()\n    return x + np.random.default_rng().random(x.shape), y\n")
+        file.write("\ndef few():\n    return [[0.0]], [0, 1]\n")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "subpop", "check", *options]
+    done = subprocess.run(command, cwd=mine, env=environment, capture_output=True, text=True, check=False, timeout=240)
+    assert re.search(words, done.stdout + done.stderr), done.stdout + done.stderr
+    assert done.returncode == status
+    assert "Traceback" not in done.stderr

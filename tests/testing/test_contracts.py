@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.base import BaseEstimator, ClassifierMixin
 
 from subpop.harness.plugins import load, parse_defense
 from subpop.testing import (
@@ -21,6 +22,7 @@ from subpop.testing import (
 )
 from subpop.testing import defenses as defense_module
 from subpop.types import BadInput, Dataset, Defended
+from subpop.victims import SklearnVictim
 from subpop.victims.linear_model import LinearModel
 
 CHECKS = dict(defense_checks())
@@ -215,6 +217,78 @@ def test_a_victim_in_closed_form_passes():
     assert [result.message for result in check_victim(Means()) if result.status != "ok"] == []
 
 
+class Nearest(ClassifierMixin, BaseEstimator):
+    """The class with the nearest mean, with one fault."""
+
+    def __init__(self, fault=""):
+        self.fault = fault
+
+    def fit(self, x, y):
+        if self.fault == "sleeps":
+            time.sleep(0.6)
+        if self.fault == "fit writes":
+            x -= x.mean(axis=0)
+        self.classes_ = np.unique(y)
+        self.means_ = np.stack([x[y == c].mean(axis=0) for c in self.classes_])
+        if self.fault == "unseeded":
+            self.means_ = self.means_ + np.random.default_rng().normal(size=self.means_.shape)
+        if self.fault == "renames":
+            self.classes_ = np.array(["a", "b", "c"])[: len(self.classes_)]
+        return self
+
+    def predict_proba(self, x):
+        if self.fault == "predict writes":
+            x -= 1
+        near = np.exp(-np.square(x[:, None] - self.means_).sum(axis=-1)) + 1e-9
+        near = near / near.sum(axis=1, keepdims=True)
+        return near[:, ::-1] if self.fault == "swaps" else near[:, 1:] if self.fault == "forgets" else near
+
+    def predict(self, x):
+        found = np.square(x[:, None] - self.means_).sum(axis=-1).argmin(axis=1)
+        return found + 7 if self.fault == "shifts" else found
+
+
+def with_attribute():
+    made = Nearest()
+    made.power = 3
+    return made
+
+
+@pytest.mark.parametrize(
+    ("estimator", "name", "words"),
+    [
+        (with_attribute(), "is_clonable", "clones lack the attribute power of the estimator, .* make it a parameter of __init__"),
+        (Nearest("unseeded"), "same_seed_same_model", "gave different models, by up to .* where 0 is allowed: draw every random"),
+        (Nearest("forgets"), "returns_a_model_a_job", "it returned an array of shape .220, 1. for 220 rows and 2 classes"),
+        (Nearest("fit writes"), "leaves_its_data_alone", "fit wrote into 240 of the 240 rows that it was given; work on a copy"),
+        (Nearest("predict writes"), "leaves_its_data_alone", "a prediction wrote into 240 of the 240 rows"),
+        (
+            Nearest("renames"),
+            "keeps_its_classes",
+            "classes_ is .'a', 'b', 'c'. after a training on the labels 0, 1, 2; set",
+        ),
+        (
+            Nearest("shifts"),
+            "keeps_its_classes",
+            "predict returns int64 of shape .240,., from 7 to 9; return labels that",
+        ),
+        (Nearest("swaps"), "keeps_its_classes", r"predict and the largest column of predict_proba agree in \d+% of the rows"),
+    ],
+)
+def test_a_broken_estimator_is_found(estimator, name, words):
+    assert all(result.passed for result in check_victim(SklearnVictim(Nearest(), n_jobs=1)))
+    failed = {result.name: result.message for result in check_victim(SklearnVictim(estimator, n_jobs=1)) if not result.passed}
+    assert re.search(words, failed[name]), failed
+
+
+def test_a_slow_estimator_is_mentioned():
+    found = {result.name: result for result in check_victim(SklearnVictim(Nearest("sleeps"), n_jobs=1))}
+    assert found["costs_little"].status == "warning"
+    assert re.match(
+        r"a fit of 220 rows takes 0\.\d+ s: a cell, which trains about 150, takes 2 min", found["costs_little"].message
+    )
+
+
 @pytest.mark.parametrize(
     ("faults", "name", "message"),
     [
@@ -242,42 +316,81 @@ def test_a_stochastic_victim_agrees_in_distribution_only():
 
 GOOD = Dataset(
     name="toy",
-    x=np.zeros((6, 2), np.float32),
-    y=np.array([0, 1, 0, 1, 0, 1]),
+    x=np.arange(240, dtype=np.float32).reshape(120, 2),
+    y=np.arange(120) % 2,
     n_classes=2,
-    annotations={"colour": np.arange(6)},
-    official_test=np.arange(6) > 3,
-    sizes=(2, 2),
+    annotations={"colour": np.arange(120) % 3},
+    official_test=np.arange(120) > 79,
+    sizes=(40, 40),
 )
 
 
 def test_a_good_data_set_passes():
-    assert all(result.status == "ok" for result in check_dataset(GOOD))
-    assert all(result.status == "ok" for result in check_dataset(lambda: GOOD))
+    for given in (GOOD, lambda: GOOD):
+        assert {result.status for result in check_dataset(given)} == {"ok"}
+    told = {result.name: result.message for result in check_dataset(GOOD)}
+    assert told["has_rows_and_labels"] == "120 rows of shape (2,), classes of 60, 60 rows"
+    assert told["can_be_split"] == "40 rows in D, 40 in D_aux, 40 in D_test"
+    assert re.fullmatch(r"3 groups of \d+ to \d+ rows in D_aux", told["has_groups_to_attack"])
 
 
 @pytest.mark.parametrize(
-    ("change", "name"),
+    ("change", "name", "words"),
     [
-        ({"x": np.full((6, 2), np.nan, np.float32)}, "has_rows_and_labels"),
-        ({"x": np.zeros((6, 2))}, "has_rows_and_labels"),
-        ({"y": np.zeros(6, np.int64)}, "has_rows_and_labels"),
-        ({"y": np.arange(6)}, "has_rows_and_labels"),
-        ({"y": np.zeros(5, np.int64)}, "has_rows_and_labels"),
-        ({"annotations": {"colour": np.arange(5)}}, "describes_every_row"),
-        ({"official_test": np.arange(6)}, "describes_every_row"),
-        ({"sizes": (3, 3)}, "can_be_split"),
-        ({"group_bounds": (5, 5)}, "can_be_split"),
+        (
+            {"x": np.full((120, 2), np.nan, np.float32)},
+            "has_rows_and_labels",
+            "240 NaN or infinite values, the first at .0, 0.",
+        ),
+        ({"x": np.zeros((120, 2))}, "has_rows_and_labels", "x is float64; rows are float32, images uint8, tokens int64"),
+        ({"y": np.zeros(120, np.int64)}, "has_rows_and_labels", "all 120 rows have the label 0; at least two"),
+        ({"y": np.arange(120)}, "has_rows_and_labels", "labels run from 0 to 119 in 2 classes; number them from 0"),
+        ({"y": np.zeros(5, np.int64)}, "has_rows_and_labels", "y is int64 of shape .5,.; give int64 of .120,."),
+        ({"annotations": {"colour": np.arange(5)}}, "describes_every_row", "annotation 'colour' is int64 of .5,.; give int64"),
+        ({"official_test": np.arange(120)}, "describes_every_row", "official_test is int64 of .120,.; give booleans"),
+        ({"hashes": np.arange(5)}, "describes_every_row", "hashes have shape .5,.; give .120,."),
+        ({"sizes": (60, 60)}, "can_be_split", "sizes .60, 60. leave no test rows of 120; give D and D_aux fewer"),
+        ({"group_bounds": (5, 5)}, "can_be_split", "group_bounds .5, 5. contain no size; give the smaller one first"),
+        ({"n_clusters": 1}, "can_be_split", "n_clusters is 1 and n_components None; give at least 2"),
     ],
 )
-def test_a_broken_data_set_is_found(change, name):
-    failed = [result.name for result in check_dataset(replace(GOOD, **change)) if not result.passed]
-    assert failed == [name]
+def test_a_broken_data_set_is_found(change, name, words):
+    failed = [result for result in check_dataset(replace(GOOD, **change)) if not result.passed]
+    assert failed[0].name == name
+    assert re.search(words, failed[0].message), failed[0].message
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "words"),
+    [
+        ({"x": np.zeros((120, 2), np.float32)}, "has_no_copies_across_parts", "40 of 40 test rows .100%. repeat a row of D"),
+        ({"annotations": {"name": np.arange(120)}}, "has_groups_to_attack", "40 of 40 groups have fewer than 10 rows in D_aux"),
+        ({"group_bounds": (50, 90)}, "has_groups_to_attack", "none of the 3 groups has more than 50 and fewer than 90 rows"),
+        (
+            {"y": np.r_[np.ones(3), np.arange(117) % 2 * 2].astype(int), "n_classes": 3},
+            "has_rows_and_labels",
+            "class 1 has 3 rows",
+        ),
+    ],
+)
+def test_unusual_data_is_mentioned(change, name, words):
+    found = {result.name: result for result in check_dataset(replace(GOOD, **change))}
+    assert found[name].status == "warning"
+    assert re.search(words, found[name].message), found[name].message
+    assert all(result.passed for result in found.values())
+
+
+def test_copies_that_share_a_hash_are_on_one_side():
+    """Every row is there twice; with hashes a pair is on the same side, so that no test row is in D."""
+    twice = replace(GOOD, x=GOOD.x // 4 * 4, official_test=None, hashes=np.arange(120) // 2)
+    assert {result.name: result.status for result in check_dataset(twice)}["has_no_copies_across_parts"] == "ok"
+    found = check_dataset(replace(twice, hashes=None))
+    assert {result.name: result.status for result in found}["has_no_copies_across_parts"] == "warning"
 
 
 def test_a_data_set_that_is_drawn_anew_is_found():
     def load():
-        return replace(GOOD, x=np.random.default_rng().normal(size=(6, 2)).astype(np.float32))
+        return replace(GOOD, x=np.random.default_rng().normal(size=(120, 2)).astype(np.float32))
 
     assert [result.name for result in check_dataset(load) if not result.passed] == ["loads_the_same_twice"]
 
@@ -286,7 +399,7 @@ def test_a_data_set_that_cannot_be_loaded_fails_without_stopping_the_rest():
     def load():
         raise BadInput("no file")
 
-    assert [result.message for result in check_dataset(load)] == ["no file"] * 4
+    assert [result.message for result in check_dataset(load)] == ["no file"] * 6
 
 
 @pytest.mark.parametrize(

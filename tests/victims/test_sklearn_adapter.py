@@ -85,6 +85,19 @@ def test_by_name():
         make_victim("perceptron")
 
 
+class WritesWhenAsked(DecisionTreeClassifier):
+    def predict_proba(self, x):
+        x -= 1
+        return super().predict_proba(x + 1)
+
+
+def test_a_prediction_that_writes_into_its_rows_does_not_reach_the_harness(pool):
+    before, model = pool.x.copy(), fitted(pool, WritesWhenAsked())
+    again = [model.predict_proba(pool.x) for _ in range(2)]
+    np.testing.assert_array_equal(pool.x, before)
+    np.testing.assert_array_equal(*again)
+
+
 def fitted(pool, estimator, job=None, seed=3, **options):
     return SklearnVictim(estimator, n_jobs=1, **options).fit_many([job or pool.clean_job()], [seed])[0]
 
