@@ -8,7 +8,9 @@ that costs the cells of this attack only.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -22,11 +24,15 @@ from subpop.types import Array, AttackSample, BadInput, Ints
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """What an attack returned, checked. rows: (m,) positions in the sample; y: (m,) labels; x: (m, ...) inputs, or None."""
+    """What an attack returned, checked. rows: (m,) positions in the sample; y: (m,) labels; x: (m, ...) inputs, or None.
+
+    seen: what its process says that it opened, as `harness.watch.Watch.seen`, unchecked.
+    """
 
     rows: Ints
     y: Ints
     x: Array | None = None
+    seen: Mapping[str, Any] = field(default_factory=dict)
 
 
 def attack_in_child(
@@ -43,9 +49,9 @@ def attack_in_child(
     with contextlib.closing(call):
         call.send((spec, sample, count, seed, call.folder.name, search_path()))
         call.receive("ready", max(PATIENCE, timeout), "importing its file")
-        _, arrays = call.receive("poison", timeout, "its code", {"rows", "labels"})
+        values, arrays = call.receive("poison", timeout, "its code", {"rows", "labels"})
         try:
-            return checked(sample, count, arrays)
+            return replace(checked(sample, count, arrays), seen=values.get("seen") or {})
         except BadInput as error:
             call.fail(str(error))
 

@@ -144,9 +144,10 @@ def _serve_defense(connection: Connection, spec: DefenseSpec, n_classes: int, n_
 def _serve_attack(
     connection: Connection, spec: AttackSpec, sample: AttackSample, count: int, seed: int, folder: str, path: list[str]
 ) -> None:
-    """Run an attack once, and send the arrays that it returns."""
+    """Run an attack once, and send the arrays that it returns, and what its process opened."""
     sys.path[:] = path
     os.chdir(folder)
+    watch = Watch()
     try:
         attack = load(spec)
     except BadInput as error:
@@ -163,7 +164,7 @@ def _serve_attack(
     if other:
         raise DefenseError(None, f"its {other[0]} are {arrays[other[0]].dtype}; return arrays of numbers")
     sys.stdout.flush()
-    send_message(connection, "poison", arrays)
+    send_message(connection, "poison", arrays, seen=watch.seen())
 
 
 def _serve_dataset(connection: Connection, spec: DatasetSpec, told: ToldOf, folder: str, path: list[str]) -> None:

@@ -219,13 +219,13 @@ def _number(row: Mapping[str, float | str], key: str) -> float | None:
 
 
 def _probes(reports: Sequence[CellReport]) -> list[str]:
-    """The findings of the probes of plug-ins, by cell."""
+    """The findings of the probes of plug-in defenses and of attacks of one's own, by cell."""
     lines = [
         [escape(r.cell.id), escape(r.result.integrity), escape(r.result.probes) or NO_VALUE]
         for r in reports
         if r.result and r.result.integrity
     ]
-    return ["## Integrity of plug-in defenses", table(["cell", "integrity", "probes"], lines)] if lines else []
+    return ["## Integrity of plug-ins", table(["cell", "integrity", "probes"], lines)] if lines else []
 
 
 def _notes(reports: Sequence[CellReport]) -> list[str]:

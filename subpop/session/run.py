@@ -176,10 +176,16 @@ class Run:
         return False
 
     def _inspected(self, result: CellResult) -> CellResult:
-        """The result, with its integrity if the defense is a plug-in."""
+        """The result, with the integrity of its defense if that is a plug-in, otherwise of its attack if that is one's own."""
         cell = result.cell
-        if cell.defense not in self.experiment.plugins or not kind_of(cell).trains_trials:
+        is_attacked = cell.attack in self.experiment.context.attacks and cell.rate > 0
+        if not kind_of(cell).trains_trials or not (is_attacked or cell.defense in self.experiment.plugins):
             return result
+        if cell.defense not in self.experiment.plugins:
+            if self.inspector is None:
+                return replace(result, integrity=UNCHECKED)
+            found = self.inspector.inspect_attack(cell)
+            return replace(result, integrity=found.column, probes=found.details)
         if self.inspector is None or self.experiment.plugins[cell.defense].pickled:  # probes move and rerun a file
             return replace(result, integrity=UNCHECKED)
         found = self.inspector.inspect(cell)

@@ -254,7 +254,7 @@ class SklearnModel:
 
     def _asked(self, flat: Array) -> Array:
         try:
-            with one_thread():
+            with one_thread(), global_generators(0):  # its predictions may draw from them, too
                 found = np.asarray(
                     getattr(self._estimator, self._answer)(np.array(flat) if self._rows is None else self._rows.inputs(flat))
                 )

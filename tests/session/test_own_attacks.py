@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -203,3 +204,55 @@ def test_the_section_of_the_readme_keeps_the_contract(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["ok"] * 7
+
+
+# --- integrity --------------------------------------------------------------------------------------------------------
+
+BODIES = {
+    "honest": "pass",
+    "writes into its input": "sample.x[:] = 0; sample.y[:] = 0; sample.members[:] = 0",
+    "changes the global generators": "np.random.seed(3); import random; random.seed(4)",
+    "reads a file of its own": "(Path(__file__).parent / 'weights.txt').read_text()",
+    "draws unseeded": "seed = None",
+    "keeps the time": "import time; seed = time.monotonic_ns() % 2**32",
+    "reads the data set": "from sklearn.datasets import load_digits; load_digits()",
+    "starts a process": "import subprocess; subprocess.run(['true'])",
+}
+FOUND = {
+    "honest": ("no known cheat found", "repeated call: passed .*; opened files: passed .0 files besides its code."),
+    "writes into its input": ("no known cheat found", "repeated call: passed"),
+    "changes the global generators": ("no known cheat found", "repeated call: passed"),
+    "reads a file of its own": ("no known cheat found", "1 files besides its code: weights.txt"),
+    "draws unseeded": ("flag: two calls with the same sample and seed differ", r"\d+ of \d+ rows differ"),
+    "keeps the time": ("flag: two calls with the same sample and seed differ", r"\d+ of \d+ rows differ"),
+    "reads the data set": ("flag: opens files of data sets", "files of data sets: digits.csv.gz"),
+    "starts a process": ("no known cheat found", "opened files: not run .it starts processes"),
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_probes_of_an_attack(tmp_path, name):
+    """Nothing that an attack does in its process reaches the run: the clean accuracy is that of label flipping."""
+    (tmp_path / "weights.txt").write_text("1")
+    text = f"""
+import numpy as np
+from pathlib import Path
+
+def flips(sample, count, *, seed):
+    members, y, own = sample.members.copy(), sample.y.copy(), seed
+    {BODIES[name]}
+    rows = np.random.default_rng(seed).choice(members, count)
+    return rows, 1 - y[rows]
+"""
+    spec = spec_of(tmp_path, text)
+    state = np.random.get_state()[1].copy()
+    found = subpop.measure("mixture", attack=["label_flip", f"{spec.path}:flips"], n_seeds=1, store=None)
+    flipped, own = (report.result for report in found.reports)
+    assert flipped.integrity == ""
+    column, words = FOUND[name]
+    assert own.integrity.startswith(column), own.integrity
+    assert re.search(words, own.probes), own.probes
+    assert own["clean_accuracy"] == flipped["clean_accuracy"]
+    np.testing.assert_array_equal(np.random.get_state()[1], state)
+    unprobed = subpop.measure("mixture", attack=f"{spec.path}:flips", n_seeds=1, store=None, integrity=False)
+    assert unprobed.reports[0].result.integrity == "unchecked"

@@ -98,6 +98,18 @@ def test_a_prediction_that_writes_into_its_rows_does_not_reach_the_harness(pool)
     np.testing.assert_array_equal(*again)
 
 
+class DrawsWhenAsked(DecisionTreeClassifier):
+    def predict_proba(self, x):
+        return np.eye(len(self.classes_))[np.random.randint(len(self.classes_), size=len(x))]
+
+
+def test_a_prediction_that_draws_from_the_global_generator_is_repeated_and_leaves_it_alone(pool):
+    model, state = fitted(pool, DrawsWhenAsked()), np.random.get_state()[1].copy()
+    again = [model.predict_proba(pool.x) for _ in range(2)]
+    np.testing.assert_array_equal(*again)
+    np.testing.assert_array_equal(np.random.get_state()[1], state)
+
+
 def fitted(pool, estimator, job=None, seed=3, **options):
     return SklearnVictim(estimator, n_jobs=1, **options).fit_many([job or pool.clean_job()], [seed])[0]
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 
 from subpop.experiments.experiment import Experiment
-from subpop.experiments.integrity import canaries, cost, draws, mixtures, moved, replay, views
+from subpop.experiments.integrity import canaries, cost, draws, mixtures, moved, own_attacks, replay, views
 from subpop.experiments.integrity.canary_rows import Canaries, candidates, choose_canaries
 from subpop.experiments.integrity.findings import FLAG, Finding, column, details, not_run
 from subpop.experiments.integrity.learners import flat_inputs
@@ -70,6 +70,7 @@ class Inspector:
     _earned: dict[str, float] = field(default_factory=dict)
     _spent: dict[str, float] = field(default_factory=dict)
     _sets: dict[object, list[Canaries]] = field(default_factory=dict)
+    _attacks: dict[object, Integrity] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.experiment.observer = self.recorder
@@ -92,6 +93,14 @@ class Inspector:
         else:
             findings = [Finding(**found) for found in json.loads(stored["findings"].tobytes())]
         return Integrity(tuple(findings), spec.deterministic)
+
+    def inspect_attack(self, cell: Cell) -> Integrity:
+        """Return the integrity of a measured cell's own attack, which is probed once for all cells of the same data."""
+        key = cell.attack, cell.data, cell.subpopulations
+        if key not in self._attacks:
+            with self._unseen():
+                self._attacks[key] = Integrity(tuple(own_attacks.probe(self.experiment, cell)))
+        return self._attacks[key]
 
     @contextmanager
     def _unseen(self) -> Iterator[None]:
