@@ -30,6 +30,8 @@ from subpop.types import Array, Cell, Trial, TrialResult
 from subpop.types.kinds import Measurers, kind_of
 
 REMOVED = "removed_per_class"
+GROWTH = 1_500_000_000
+"""Bytes that a worker of this machine may grow by before it is replaced."""
 
 
 # --- messages ---------------------------------------------------------------------------------------------------------
@@ -262,7 +264,11 @@ def _trained(experiment: Experiment, cell: Cell, chunk: list[Trial]) -> tuple[li
 @lru_cache(maxsize=1)
 def _begin(harness: int) -> None:
     """What a process does before its first task."""
+    from joblib.externals.loky import process_executor
+
     use_one_core()
+    # Where psutil is installed, loky ends workers that grow by 0.3 GB, which data alone does; the next has to read it again.
+    process_executor._MAX_MEMORY_LEAK_SIZE = GROWTH
     if harness and os.getppid() == harness:
         _end_with(harness)
 

@@ -162,6 +162,21 @@ class FatalOnce(GaussianNB):
         _die()
 
 
+class Large(GaussianNB):
+    """Leaves 0.4 GB behind in its second task, and takes longer than the second between two looks at the memory."""
+
+    fits = 0
+
+    def fit(self, x, y):
+        import time
+
+        Large.fits += 1
+        if Large.fits == 50:
+            Large.held = b"x" * 400_000_000
+            time.sleep(1.1)
+        return super().fit(x, y)
+
+
 class Counted(GaussianNB):
     """Leaves a byte for each fit, and tells how many threads it may use."""
 
@@ -225,6 +240,18 @@ def test_a_worker_uses_one_core_and_trains_nothing_twice(tmp_path, own_victims):
         assert set(told) == {"1"}, "some library of a worker had more than one thread"
         counts.append(len(told))
     assert counts[0] == counts[1]
+
+
+def test_a_worker_that_reads_much_data_is_not_replaced(tmp_path, own_victims):
+    pytest.importorskip("psutil")
+    cells = [own_victims("Large").with_(rate=rate) for rate in (0.5, 1.0, 1.5, 2.0)]
+    with Store(tmp_path / "s.sqlite") as store:
+        experiment = Experiment.on(store)
+        ahead = Ahead(experiment, tasks_of(experiment, cells), "loky", 1)
+        ahead.start()
+        ahead.join()
+    assert len(ahead.spans) == 4
+    assert len({span.worker for span in ahead.spans}) == 1
 
 
 def test_results_of_a_worker_with_other_code_are_not_used(tmp_path, monkeypatch):
