@@ -30,7 +30,7 @@ from subpop.experiments.nearest_texts import nearest_texts
 from subpop.experiments.rehearsal import check_rehearsal, rehearsal
 from subpop.experiments.trial import TOLD, Prepared, grid, prepare, score, undefended
 from subpop.experiments.undecided import Undecided, error_of, is_undecided
-from subpop.harness.batching import FitMany, Wave, job_of
+from subpop.harness.batching import FitMany, OnGreenlet, Wave, job_of
 from subpop.harness.manifest import KeepsRecords, Manifests
 from subpop.harness.outcome import Outcome
 from subpop.harness.plugins import MAX_FITS, DefenseSpec
@@ -377,8 +377,8 @@ class Experiment:
         if cell.defense.startswith(MATCHED):
             counts = self._removed_per_class(cell, [p.trial for p in prepared])
             defenses = [matched_random_filter(dict(enumerate(counts[p.trial].tolist()))) for p in prepared]
-            return list(wave.run(defenses))
-        return list(wave.run(DEFENSES[cell.defense]))
+            return list(wave.run(defenses, carrier=OnGreenlet))
+        return list(wave.run(DEFENSES[cell.defense], carrier=OnGreenlet))
 
     def prepare(self, cell: Cell, trial: Trial) -> Prepared:
         """Prepare one trial for its defense."""

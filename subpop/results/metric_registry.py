@@ -178,6 +178,8 @@ METRICS = (
     Metric("uncached_seconds", SECONDS, "seconds, nothing cached", LOWER, TIMED),
     Metric("states_seconds", SECONDS, "seconds to compute hidden states", LOWER, TIMED),
     Metric("fleet_seconds", SECONDS, "seconds of the fleet", LOWER, TIMED),
+    Metric("gflops", NUMBER, "billions of floating-point operations a second", HIGHER, TIMED),
+    Metric("share_of_matrix_product", FRACTION, "rate / that of a matrix product of the same shapes", HIGHER, TIMED),
     Metric("fleet_seconds_a_victim", SECONDS, "seconds of the fleet per victim", LOWER, TIMED),
     Metric("one_at_a_time_seconds", SECONDS, "seconds one at a time", LOWER, TIMED),
     Metric("one_at_a_time_seconds_a_victim", SECONDS, "seconds per victim, one at a time", LOWER, TIMED),

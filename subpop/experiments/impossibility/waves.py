@@ -20,7 +20,7 @@ from subpop.defenses import DEFENSES
 from subpop.experiments.experiment import Experiment, without_accuracy
 from subpop.experiments.impossibility.learners import make_learner
 from subpop.experiments.trial import Prepared, right_of
-from subpop.harness.batching import Wave, job_of
+from subpop.harness.batching import OnGreenlet, Wave, job_of
 from subpop.harness.outcome import Outcome
 from subpop.runtime.seeds import training_seed
 from subpop.types import Array, BadInput, Bools, Cell, Defense, FleetJob, Model, Pool, TrainingSet, Victim
@@ -88,7 +88,7 @@ class Runner:
         if cell.defense not in known:
             advice = nearest(cell.defense, known, ", or your own with --defense file.py:function")
             raise BadInput(f"unknown defense {cell.defense!r}; {advice}")
-        return list(wave.run(known[cell.defense]))
+        return list(wave.run(known[cell.defense], carrier=OnGreenlet))
 
     def clean(self) -> list[Bools]:
         """Return, for each seed, (n_test,) bool: which test rows the undefended victim gets right without an attack."""

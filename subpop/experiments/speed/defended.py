@@ -10,7 +10,7 @@ import numpy as np
 from subpop.datasets.stage import Stage
 from subpop.defenses import DEFENSES
 from subpop.experiments.speed.timing import ROUNDS, attacks, ratio_of_medians
-from subpop.harness.batching import DefenseTask, PoolRows, Wave, job_of
+from subpop.harness.batching import DefenseTask, OnGreenlet, PoolRows, Wave, job_of
 from subpop.types import Cell, FleetJob, Knowledge, Model, Number, TrainingSet
 from subpop.victims import make_victim
 
@@ -25,7 +25,9 @@ def trim(cell: Cell, stage: Stage) -> tuple[list[Number], int]:
         return victim.fit_many([job_of(stage.pool, train).canonical() for _, train in requests], [0] * len(requests))
 
     def defend(chosen: Sequence[DefenseTask]) -> list[Any]:
-        return list(Wave(chosen, fit_many, stage.data.test_x[:1], stage.dataset.n_classes).run(DEFENSES["trim"]))
+        return list(
+            Wave(chosen, fit_many, stage.data.test_x[:1], stage.dataset.n_classes).run(DEFENSES["trim"], carrier=OnGreenlet)
+        )
 
     numbers, ours, theirs = ratio_of_medians(lambda: defend(tasks), lambda: [defend([task])[0] for task in tasks])
     differ = sum(not np.array_equal(a.keep, b.keep) for a, b in zip(ours, theirs, strict=True))

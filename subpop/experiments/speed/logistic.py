@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from subpop.experiments.context import Context
+from subpop.experiments.speed.roofline import of_solver
 from subpop.experiments.speed.timing import ROUNDS, attacks, ratio_of_medians
 from subpop.types import Array, Cell, FleetJob, Number
 from subpop.victims import make_victim
@@ -23,6 +24,8 @@ def logistic(cell: Cell, context: Context) -> tuple[list[Number], int]:
     newton.solve(jobs[:4])  # start the workers and load their libraries
     make_victim(cell.victim).fit_many(jobs[:2], [0, 0])
     numbers, ours, theirs = ratio_of_medians(lambda: _fleet_from_nothing(cell, jobs), lambda: newton.solve(jobs))
+    fleet_seconds = next(each.value for each in numbers if each.metric == "fleet_seconds")
+    numbers += of_solver(lambda: _fleet_from_nothing(cell, jobs), fleet_seconds)
     apart = max(float(np.abs(model.coef[:, 0] - w).max() / np.abs(w).max()) for model, w in zip(ours, theirs, strict=True))
     numbers += [
         Number("n_victims", float(len(jobs))),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from subpop.datasets.stage import Stage
+from subpop.experiments.speed.roofline import of_network, tasks_of
 from subpop.experiments.speed.timing import ROUNDS, attacks, ratio_of_medians
 from subpop.results.intervals import SEEDS, of_values
 from subpop.runtime.seeds import derived_seed
@@ -15,6 +16,7 @@ from subpop.types import Array, Cell, FleetJob, Model, Number
 from subpop.victims import make_victim
 from subpop.victims.sklearn_adapter import SklearnModel
 
+MAX_EPOCHS = 200
 N_MLP = 102
 """Number of victims: a multiple of three, so that all rates are equally frequent."""
 
@@ -28,9 +30,14 @@ def mlp(cell: Cell, stage: Stage) -> tuple[list[Number], int]:
     clean = [stage.pool.clean_job().canonical()] * N_MLP
     make_victim(cell.victim).fit_many(jobs[:2], seeds[:2])  # compile
     _classifiers(jobs[:2], seeds[:2])  # start the workers
+    from subpop.victims.mlp_narrow import train
+
     numbers, ours, theirs = ratio_of_medians(
         lambda: make_victim(cell.victim).fit_many(jobs, seeds), lambda: _classifiers(jobs, seeds)
     )
+    x, tasks = tasks_of(jobs, seeds, make_victim(cell.victim).hidden)  # type: ignore[attr-defined]
+    epochs = [trained.n_epochs for trained in train(x, tasks, [MAX_EPOCHS] * N_MLP)]
+    numbers += of_network(tasks, epochs, next(each.value for each in numbers if each.metric == "fleet_seconds"))
     mine = _damages(stage, names, make_victim(cell.victim).fit_many(clean, seeds), ours)
     other = _damages(stage, names, _classifiers(clean, seeds), theirs)
     numbers += [
