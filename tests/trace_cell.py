@@ -76,7 +76,8 @@ class Tracer:
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
         """What `sys.setprofile` calls."""
-        if event not in ("call", "return") or not frame.f_code.co_filename.startswith(str(PACKAGE)):
+        code = frame.f_code
+        if event not in ("call", "return") or not code.co_filename.startswith(str(PACKAGE)) or code.co_name == "__hash__":
             return
         if event == "return":
             if frame.f_code.co_name.rstrip("s").endswith(KEYS) and isinstance(argument, tuple | str):

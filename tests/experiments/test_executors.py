@@ -270,7 +270,7 @@ def test_what_is_stored_is_no_task(tmp_path):
         stem="figure3_clusters",
         kind="clusters",
         tier="embedded",
-        dataset="digits",
+        dataset="digits_images",
         victim="logistic_regression",
         partition="cluster_match",
         rate=0.0,
