@@ -8,6 +8,7 @@ the last block only [CLS] is computed. Weight decay is torch's .01. On a GPU lay
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,16 +25,21 @@ if TYPE_CHECKING:
 class BertFineTuned(TextVictim):
     """Victims on tokens, which are copied to the device as a whole."""
 
-    def _source(self, x: Any, lengths: Ints) -> Inputs:
+    def _source(self, x: Any, lengths: Ints) -> Callable[[Ints], Inputs]:
         import torch
 
         tokens, every = torch.from_numpy(np.array(x)).to(self.device), torch.from_numpy(lengths).to(self.device)
 
-        def inputs(rows: Ints) -> Any:
-            chosen = torch.from_numpy(rows).to(self.device)
-            return tokens[chosen, : int(lengths[rows].max())], every[chosen]
+        def of_job(rows: Ints) -> Inputs:
+            places = torch.from_numpy(rows).to(self.device)
 
-        return inputs
+            def inputs(batch: Ints, on_device: Any) -> Any:
+                chosen = places[on_device]
+                return tokens[chosen, : int(lengths[rows[batch]].max())], every[chosen]
+
+            return inputs
+
+        return of_job
 
     def _trained(self, job: FleetJob, inputs: Inputs, lengths: Ints, recipe: Recipe, seed: int) -> TextModel:
         from subpop.victims.transformer_network import new_whole

@@ -11,7 +11,7 @@ this rate reduces weights by less than a thousandth.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,13 +77,12 @@ class TextVictim(ABC):
         source = self._source(x, lengths)
         models: list[Model] = []
         for job, rows, seed in zip(jobs, places, seeds, strict=True):
-            inputs = lambda batch, rows=rows: source(rows[batch])  # noqa: E731
-            models.append(self._trained(job, inputs, lengths[rows], recipe, seed))
+            models.append(self._trained(job, source(rows), lengths[rows], recipe, seed))
         return models
 
     @abstractmethod
-    def _source(self, x: Any, lengths: Ints) -> Inputs:
-        """Return the network's inputs for rows of x."""
+    def _source(self, x: Any, lengths: Ints) -> Callable[[Ints], Inputs]:
+        """Return the network's inputs for the rows of x that a job names."""
 
     @abstractmethod
     def _trained(self, job: FleetJob, inputs: Inputs, lengths: Ints, recipe: Recipe, seed: int) -> TextModel:
@@ -97,7 +96,7 @@ class BertLastLayer(TextVictim):
         super().__init__(encoder, **options)
         self._cached = cached
 
-    def _source(self, x: Any, lengths: Ints) -> Inputs:
+    def _source(self, x: Any, lengths: Ints) -> Callable[[Ints], Inputs]:
         import torch
 
         if not self._cached:
@@ -109,9 +108,9 @@ class BertLastLayer(TextVictim):
             states, own = known.padded(places[rows])
             return torch.from_numpy(states).to(self.device), torch.from_numpy(own).to(self.device)
 
-        return inputs
+        return lambda rows: lambda batch, on_device: inputs(rows[batch])
 
-    def _recomputing(self, x: Any, lengths: Ints) -> Inputs:
+    def _recomputing(self, x: Any, lengths: Ints) -> Callable[[Ints], Inputs]:
         import torch
 
         from subpop.features.encoders.blocks import lower_states
@@ -124,7 +123,7 @@ class BertLastLayer(TextVictim):
             with torch.no_grad():
                 return lower_states(bert.embeddings, bert.encoder.layer[:-1], tokens, own), own
 
-        return inputs
+        return lambda rows: lambda batch, on_device: inputs(rows[batch])
 
     def _trained(self, job: FleetJob, inputs: Inputs, lengths: Ints, recipe: Recipe, seed: int) -> TextModel:
         from subpop.victims.transformer_network import last_layer_parameters, new_head

@@ -16,8 +16,8 @@ from subpop.types import BadInput, Ints
 from subpop.victims.batched_jobs import Recipe
 from subpop.victims.transformer_batches import epoch_batches
 
-Inputs = Callable[[Ints], tuple[Tensor, Tensor]]
-"""Maps positions of a batch to the network's inputs on the device, and (n,) lengths."""
+Inputs = Callable[[Ints, Tensor], tuple[Tensor, Tensor]]
+"""Maps positions of a batch, on the host and on the device, to the network's inputs on the device, and (n,) lengths."""
 
 
 def train(
@@ -42,11 +42,13 @@ def train(
     optimizer = torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     step, steps = 0, recipe.epochs * -(-len(y) // recipe.batch_size)
     for batches in epoch_batches(keys, lengths, seed, recipe.epochs, recipe.batch_size):
-        for batch in batches:
+        # One copy for the epoch: each copy from ordinary memory would make the host wait for the GPU.
+        every = torch.from_numpy(np.concatenate(batches)).to(device)
+        for batch, own in zip(batches, torch.split(every, [len(batch) for batch in batches]), strict=True):
             optimizer.param_groups[0]["lr"] = recipe.learning_rate * (1 - step / steps)
             with torch.autocast(kind, torch.bfloat16, enabled=kind != "cpu"):
-                logits = network(*inputs(batch))
-            loss = functional.cross_entropy(logits.float(), labels[torch.from_numpy(batch).to(device)])
+                logits = network(*inputs(batch, own))
+            loss = functional.cross_entropy(logits.float(), labels[own])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -10,8 +10,11 @@ from torch import Tensor, nn
 
 
 def attended(lengths: Tensor, width: int) -> Tensor | None:
-    """(n, 1, 1, width) bool: which positions may be attended to; None where there is no padding."""
-    if int(lengths.min()) == width:
+    """(n, 1, 1, width) bool: which positions may be attended to; on the CPU, None where there is no padding.
+
+    A GPU is not asked whether there is any, because the host would have to wait for the answer.
+    """
+    if not lengths.is_cuda and int(lengths.min()) == width:
         return None
     return (torch.arange(width, device=lengths.device)[None, :] < lengths[:, None])[:, None, None, :]
 
