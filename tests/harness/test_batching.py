@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from subpop.defenses.fits import fit_all
+from subpop.harness import batching
 from subpop.harness.batching import DefenseError, DefenseTask, PoolRows, Wave, job_of
 from subpop.harness.outcome import Outcome, check_defended, check_outcome, seal
 from subpop.types import ArrayRows, BadInput, Defended, Knowledge, Pool, TrainingSet
@@ -48,6 +49,14 @@ def shares(requests):
 
 def wave(*tasks, fit_many=shares, test_x=TEST_X):
     return Wave(tasks, fit_many, test_x, N_CLASSES)
+
+
+@pytest.fixture(autouse=True, params=["thread", "greenlet"])
+def carrier(request, monkeypatch):
+    """Each test runs with trials on threads, as plug-ins have them, and on greenlets, as built-in defenses have them."""
+    if request.param == "greenlet":
+        monkeypatch.setattr(batching, "OnThread", batching.OnGreenlet)
+    return request.param
 
 
 def run(defense, n=1, fit_many=shares):
