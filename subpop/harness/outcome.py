@@ -73,7 +73,9 @@ def check_defended(
     probabilities = {name: _probabilities(model, name, test_x, n_classes) for name, model in models.items()}
     predictions = {name: _most_likely(proba) for name, proba in probabilities.items()}
     votes = None if defended.votes is None else checked_votes(defended.votes(test_x), len(test_x), n_classes)
-    radii = _radii(defended.certified_radius, test_x if certify is None else test_x[certify])
+    certified_x = test_x.view() if certify is None else test_x[certify]
+    certified_x.setflags(write=False)
+    radii = _radii(defended.certified_radius, certified_x)
     reference = _reference(defended.model, reference_y, test_x, n_classes)
     diagnostics = _named(defended.diagnostics, "diagnostics", "a number for each name")
     numbers = {name: _checked_number(name, value) for name, value in diagnostics.items()}

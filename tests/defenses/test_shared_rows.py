@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from real_data import UTKFACE_FEATURES, needs
@@ -174,6 +176,26 @@ def test_what_trials_share_is_computed_once():
     found = shared_rows.shared_rows(pool)
     assert found is shared_rows.shared_rows(pool)
     np.testing.assert_array_equal(found.test_rows(test_x), found.standardised(test_x))
+
+
+def test_memory_is_as_stated():
+    generator = np.random.default_rng(0)
+    n, d, k = 2_000, 300, 42
+    x, y = generator.standard_normal((n + 100, d)).astype(np.float32), generator.integers(0, 2, n + 100)
+    pool = Pool(x, y, n, 2)
+    train = TrainingSet(PoolRows(pool, np.arange(n + 100)), np.arange(n + 100), y)
+    defend(train)
+    tracemalloc.start()
+    try:
+        found = defend(train)
+        remaining, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found.diagnostics["n_components"] == k
+    rows_of_a_trial = 8 * (n + 100) * 8 + 100 * d * 20
+    assert peak <= 8 * d * (3 * d + 6 * k) + rows_of_a_trial
+    assert remaining <= 8 * d * 2 * k + rows_of_a_trial
+    assert peak > 8 * d * 3 * d
 
 
 @needs(UTKFACE_FEATURES)
