@@ -49,7 +49,7 @@ def test_every_command_runs(shell):
             done = shell(command)
             assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
             said[command.partition("#")[0].strip()] = done.stdout
-    assert len(said) == 8
+    assert len(said) == 9
     rows = [row.split() for row in said["python read.py"].splitlines()]
     assert {tuple(row[:2]) for row in rows} == {
         (name, "mixture") for name in ("none", "my_filter", "matched_random_filter:my_filter")
@@ -57,6 +57,7 @@ def test_every_command_runs(shell):
     assert all(0 < float(row[2]) < 1 for row in rows)
     listed = next(text for command, text in said.items() if "--collect-only" in command)
     assert "test_scoreboard.py::" in listed
+    assert "trim" in said["subpop list defenses"].split()
     assert {path.name for path in (shell.folder / "tables").iterdir()} == {"numbers.csv", "trials.csv", "columns.csv"}
 
 

@@ -95,8 +95,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Run the suites of ./benchmarks if there is such a folder, else those of the clone or the installed package. "
         "A tier may come first: `subpop run laptop` is `subpop run --tier laptop`. "
         "All options go to pytest: -k selects cells, --tier selects embedded, laptop or paper, -n 2 trains in two processes, "
-        "--defense file.py:function adds a defense of your own, --only-mine leaves out those of others, --store and "
-        "--report-dir name the places of the results. "
+        "--defense file.py:function adds a defense of your own, --only-mine leaves out those of others, --victim and --dataset "
+        "put your own in place of the suites', --store and --report-dir name the places of the results. "
         "`subpop run --collect-only -q` lists the cells.",
     )
 

@@ -96,7 +96,7 @@ def test_a_report_of_a_store_shows_plug_ins(tmp_path, capsys, monkeypatch):
     assert broken[6] == "error"
     assert "not \\ud800 today" in broken[7]
     page = (tmp_path / "report" / "little.md").read_text(encoding="utf-8")
-    assert "mine.half is a plug-in: its numbers are those of" in page
+    assert "cells of mine.half contain code of one" in page
 
 
 def test_a_plug_in_at_hand_is_measured_and_its_last_result_is_kept(tmp_path):
