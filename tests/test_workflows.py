@@ -65,6 +65,13 @@ def test_only_main_keeps_its_store(is_main, kept, tmp_path):
     assert "$HOME" not in measures["run"]
 
 
+def test_no_project_of_the_same_name_is_installed():
+    """`subpop` on PyPI belongs to somebody else, so that the reusable workflow must be told what to install."""
+    inputs = yaml.safe_load((ROOT / ".github/workflows/score.yml").read_text())[True]["workflow_call"]["inputs"]
+    assert inputs["package"]["required"] is True
+    assert "default" not in inputs["package"]
+
+
 def test_a_contributed_row_is_measured_without_secrets_by_the_script_of_the_recipe():
     workflow = yaml.safe_load((ROOT / ".github/workflows/row.yml").read_text())
     assert workflow[True] == {"pull_request": {"paths": ["contributed/**.py"]}}  # YAML reads `on` as a boolean

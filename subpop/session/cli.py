@@ -144,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Run the scoreboard's cells of a defense as it is here and as it is in the commit BASE, and compare the "
         "damage paired by subpopulation and seed. Further options go to pytest, such as -k or --tier laptop. In a CI job the "
         "report and the comparison go to the job's summary.",
-        epilog="exit status: 1 if the 95 %% interval of the difference says that the defense is worse, or if a cell fails here",
+        epilog="exit status: 1 if the 95 % interval of the difference says that the defense is worse, or if a cell fails here",
     )
     score.add_argument("defense", metavar="DEFENSE", help="path.py:function, relative to this folder, or package.module:function")
     score.add_argument("--against", default="main", metavar="BASE", help="a branch or commit to compare with (default: main)")

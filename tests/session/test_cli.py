@@ -181,3 +181,10 @@ def test_cells_of_a_tier_are_selected(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "test_feature_match.py::test_cell[embedded-digits" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["score", "compare", "audit", "run", "list"])
+def test_help_shows_no_format_codes(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert "%%" not in capsys.readouterr().out
