@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 import pandas as pd
+from tabulate import tabulate
 
 from subpop.audit.attacked import ALPHAS
 from subpop.report.markdown import escape, folded, table
@@ -75,6 +77,26 @@ def markdown_page(found: Found, *, with_rows: bool = False) -> str:
         blocks.append(folded("What did not fit into the budget", table(("what", "time"), rows)))
     blocks.append(folded("How this was made", "\n".join(f"- {escape(note)}" for note in _made(facts))))
     return "\n\n".join(blocks) + "\n"
+
+
+def text_page(found: Found, columns: int) -> str:
+    """The summary and the groups that lose most as plain text of so many columns, for a terminal."""
+    shown = _in_order(found.groups).head(FIRST_SCREEN)
+    names = max(12, columns - TEXT_ROOM)
+    rows = []
+    for _, row in shown.iterrows():
+        group, accuracy = textwrap.fill(str(row["group"]), names), f"{100 * row['accuracy']:.1f}"
+        rows.append([group, f"{row['rows']:,}", accuracy, _damage(row, TEXT_ALPHA).text, _m50(row).text])
+    groups = tabulate(rows, TEXT_HEADINGS, disable_numparse=True, colalign=("left", *["right"] * 4)) if rows else ""
+    words = textwrap.fill(found.words, columns)
+    title = f"The {len(rows)} of {len(found.groups):,} groups that lose most, at alpha {TEXT_ALPHA:g}"
+    return f"{words}\n\n{title}:\n\n{groups}\n"
+
+
+TEXT_HEADINGS = ("group", "rows", "accuracy\nin %", "damage\nin points", "m50\nin rows")
+TEXT_ALPHA = ALPHAS[1]
+TEXT_ROOM = 53
+"""Columns of the terminal that the numbers take."""
 
 
 def _made(facts: Any) -> list[str]:

@@ -336,6 +336,7 @@ class _Run:
             f"{own.victim} is trained about {fits:,} times on {self._n_train(own):,} rows, roughly "
             f"{readable_seconds(fits * self.fit_seconds)}"
             + ("" if math.isinf(self.clock.budget) else f" without the budget of {readable_seconds(self.clock.budget)}")
+            + "; certificates and filters take further time"
         )
 
     def _out_of_fold(self, own: Attacks) -> OutOfFold:

@@ -376,8 +376,9 @@ class _Table:
             seeds = np.arange(values.shape[1])
             of_seeds = np.ones((1, len(seeds))) if self.exact else _draws(generator, seeds)
             weights = weights * of_seeds[:, None, :]
-            drawn = np.einsum("bsn,snd->bd", weights, values) / weights.sum(axis=(1, 2))[:, None]
-            total += np.nan_to_num(drawn - values.mean(axis=(0, 1)))  # a draw without any row counts as the mean
+            with np.errstate(invalid="ignore"):  # a draw without any row is 0 / 0, and counts as the mean
+                drawn = np.einsum("bsn,snd->bd", weights, values) / weights.sum(axis=(1, 2))[:, None]
+            total += np.nan_to_num(drawn - values.mean(axis=(0, 1)))
         return total / len(self._of) * _widening(fewest - 1)
 
     def estimate(self, name: str) -> Estimate:

@@ -109,14 +109,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     audit.add_argument("data", metavar="DATA", help="a .csv, .tsv, .parquet or .npz file, or a folder of pictures")
     audit.add_argument("--label", default=None, help="the column of the labels; npz files and folders have their own")
-    audit.add_argument("--groups", default=None, help="columns that make the groups, separated by commas (default: all)")
+    audit.add_argument(
+        "--groups",
+        default=None,
+        help="columns that make the groups, separated by commas (default: all categorical ones, their pairs, and clusters)",
+    )
     audit.add_argument(
         "--estimator",
         default=None,
         help="package.module:Class(argument=value) or path.py:function (default: logistic regression on vectorised columns)",
     )
     audit.add_argument("--budget", default=None, help="time, such as 5m (default: no limit)")
-    audit.add_argument("--out", default=None, metavar="DIR", help="write README.md, index.html and audit.json there")
+    audit.add_argument(
+        "--out", default=None, metavar="DIR", help="write README.md, index.html and audit.json there, and print a summary only"
+    )
     audit.add_argument("--store", default=None, help="file of finished work (default: DIR/audit.sqlite or runs/audit.sqlite)")
     audit.add_argument("--with-rows", action="store_true", help="also name the rows whose labels the estimator believes least")
     audit.set_defaults(run=_audit)
@@ -345,6 +351,9 @@ def _debug(options: argparse.Namespace) -> int:
 
 
 def _audit(options: argparse.Namespace) -> int:
+    import shutil
+
+    from subpop.audit.pages import text_page
     from subpop.audit.run import audit
 
     found = audit(
@@ -355,9 +364,16 @@ def _audit(options: argparse.Namespace) -> int:
         budget=options.budget,
         store=options.store or (None if options.out is None else Path(options.out) / "audit.sqlite"),
     )
-    if options.out is not None:
-        found.save(Path(options.out), with_rows=options.with_rows)
-    return _shown(found.to_markdown(with_rows=options.with_rows))
+    if options.out is None and (options.with_rows or not sys.stdout.isatty()):
+        return _shown(found.to_markdown(with_rows=options.with_rows))
+    columns = shutil.get_terminal_size().columns
+    if options.out is None:
+        return _shown(f"{text_page(found, columns)}\n--out DIR writes all groups, filters and bounds to pages.")
+    folder = Path(options.out)
+    found.save(folder, with_rows=options.with_rows)
+    return _shown(
+        f"{text_page(found, columns)}\nAll groups, filters and bounds: {folder / 'index.html'} and {folder / 'README.md'}"
+    )
 
 
 def _compare(options: argparse.Namespace) -> int:

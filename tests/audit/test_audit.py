@@ -327,6 +327,28 @@ def test_a_group_is_a_set_of_rows_of_its_cell():
     assert (target.name, target.n_train + target.n_aux + target.n_test) == ("digit=3", len(rows))
 
 
+def test_the_summary_fits_the_terminal_and_names_the_pages(tmp_path, capsys, monkeypatch):
+    from subpop.session.cli import main
+
+    frame = people(300)
+    frame["town"] = [f"{town} by the sea and the mountains with a very long name of its own" for town in frame["town"]]
+    frame.to_csv(tmp_path / "people.csv", index=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    command = ["audit", "people.csv", "--label", "paid", "--groups", "town"]
+    assert main([*command, "--out", "pages"]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "m50" in out
+    assert "pages/index.html and pages/README.md" in out
+    assert "<details>" not in out
+    assert main([*command, "--store", "pages/audit.sqlite"]) == 0  # a pipe gets the whole report
+    whole, saved = capsys.readouterr().out.splitlines(), (tmp_path / "pages" / "README.md").read_text().splitlines()
+    differing = {one for one, other in zip(whole, saved, strict=False) if one != other}
+    assert all(line.startswith("- estimator: ") for line in differing)  # which ends with the seconds that it took
+    assert "<details><summary>All 3 groups</summary>" in whole
+
+
 def test_bad_input_is_a_sentence_and_status_2(tmp_path, capsys):
     from subpop.session.cli import main
 
