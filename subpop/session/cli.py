@@ -168,6 +168,16 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--force", action="store_true", help="overwrite tables of an earlier export")
     export.set_defaults(run=_export)
 
+    plan = commands.add_parser(
+        "plan",
+        help="say what a tier needs: cells, fits, operations, memory, and hours on this machine and on GPUs",
+        description="Count the cells of a tier and what they need, by formulas, without reading data. The rate of this machine "
+        "is measured; rates of GPUs are assumed from their data sheets.",
+    )
+    plan.add_argument("--tier", default="paper", help="embedded, laptop or paper (default: paper)")
+    plan.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    plan.set_defaults(run=_plan)
+
     merge = commands.add_parser(
         "merge",
         help="unite the stores of several machines, such as those of the shards of a run",
@@ -418,6 +428,21 @@ def _export(options: argparse.Namespace) -> int:
     store, folder = place(options.store, Path.cwd()), place(options.out, Path.cwd())
     written = export(store, folder, options.format, replace=options.force)
     return _shown("\n".join(f"{path}: {n_rows:,} rows" for path, n_rows in written.items()))
+
+
+def _plan(options: argparse.Namespace) -> int:
+    import json
+
+    from subpop.runtime.places import find
+    from subpop.session.planning import as_json, cells_of_tier, lines_of, rates, show
+    from subpop.session.run import check_tier
+
+    told = rates()
+    lines = lines_of(cells_of_tier(check_tier(options.tier), find("benchmarks", Path.cwd())), told)
+    if options.json:
+        return _shown(json.dumps(as_json(lines, told), indent=1))
+    show(lines, told)
+    return 0
 
 
 def _merge(options: argparse.Namespace) -> int:
