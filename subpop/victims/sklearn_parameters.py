@@ -4,7 +4,8 @@ Nested estimators are the steps of a pipeline, the members of an ensemble, the m
 candidates of a search grid, and a cross-validation splitter. A fitted estimator must depend on its rows and on the seed alone:
 
 * every `random_state` is set, the outermost one to the seed itself and each other one to a derived seed;
-* every `n_jobs` is one, because threads add the trees of a forest in any order, which changes the last bits;
+* every `n_jobs` is one, because threads add the trees of a forest in any order, which changes the last bits; where it is None
+  it stays so in scikit-learn, where this means one, and is one in other packages, where it often means all cores;
 * a `class_weight` for labels 0, 1, ... is mapped to the labels of the training set, in their new numbering;
 * `decision_function_shape` is "ovr": one column per class, which does not affect training.
 """
@@ -42,7 +43,12 @@ def prepare(estimator: Any, seed: int, present: Sequence[int]) -> Any:
             return {codes[label]: weight for label, weight in value.items() if label in codes}
         return "ovr" if name == "decision_function_shape" else value
 
-    return _rebuilt(estimator, change, ())
+    made = _rebuilt(estimator, change, ())
+    for each in (made, *_inside(made)):
+        is_foreign = _has_parameters(each) and not type(each).__module__.startswith(("sklearn.", "skrub."))
+        if is_foreign and each.get_params(deep=False).get("n_jobs", 1) is None:
+            each.set_params(n_jobs=1)
+    return made
 
 
 @contextmanager

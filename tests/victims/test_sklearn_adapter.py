@@ -172,6 +172,17 @@ def test_the_estimator_that_was_given_is_left_alone(pool):
     assert first._estimator[-1].n_jobs == 1
 
 
+class OnAllCores(KNeighborsClassifier):
+    """An estimator of another package, where `n_jobs=None` means all cores, as in XGBoost and LightGBM."""
+
+
+def test_an_estimator_of_another_package_runs_on_one_core(pool):
+    model = fitted(pool, make_pipeline(StandardScaler(), KNeighborsClassifier()))
+    assert model._estimator[-1].n_jobs is None  # which is one in scikit-learn
+    assert fitted(pool, make_pipeline(StandardScaler(), OnAllCores()))._estimator[-1].n_jobs == 1
+    assert fitted(pool, OnAllCores(n_jobs=3))._estimator.n_jobs == 1
+
+
 @pytest.mark.parametrize(
     ("estimator", "exact"), [(KNeighborsClassifier(), True), (make_pipeline(PCA(2), NearestCentroid()), False)]
 )
