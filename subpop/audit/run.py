@@ -26,6 +26,7 @@ from subpop.audit.attacked import ALPHAS, M50, M50_DRAWS, SEEDS, Attacks, Hurt, 
 from subpop.audit.estimator import estimator_of
 from subpop.audit.folds import OutOfFold, out_of_fold
 from subpop.audit.groups import Groups, groupings
+from subpop.audit.pictures import few_columns
 from subpop.audit.protection import FILTERS, Certified, Deleted, deleted, flips, insertions
 from subpop.audit.result import Audit, Facts, summarised
 from subpop.audit.suspicion import scan
@@ -143,7 +144,7 @@ def _read(x: Any, y: Any) -> tuple[Table, Dataset]:
         table = Table(x.name, x.x, x.y, classes, annotations=x.annotations, words=words, official_test=x.official_test)
         return table, x
     table = read_table(x, y)
-    data = table.dataset()
+    table, data = few_columns(table)
     if isinstance(x, str | PathLike):
         path = Path(x)
         kind = "image_folder" if path.is_dir() else "embeddings" if path.suffix.lower() == ".npz" else ""
