@@ -198,6 +198,8 @@ def _listed(every: Sequence[tuple[Grouping, int]], named: set[str]) -> Groups:
     least, most = min(size for _, size in every), max(size for _, size in every)
     sizes = f"{least} rows" if least == most else f"{least} rows ({most} by several columns)"
     notes.append(f"{n_small:,} groups of fewer than {sizes} are not listed")
+    if any(each.name == CLUSTERS for each in kept):
+        notes.append("clusters are k-means of the features of all rows, test rows included, without labels")
     if n_same:
         notes.append(f"{n_same:,} {'group has' if n_same == 1 else 'groups have'} exactly the rows of another one")
     return Groups(tuple(kept), n_small, n_same, tuple(notes))

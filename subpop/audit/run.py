@@ -41,6 +41,8 @@ from subpop.types.printable import printable
 
 STORE = "runs/audit.sqlite"
 DEFAULT = "logistic_regression"
+FOLDS = 5
+"""Folds of the accuracy of groups, as in `out_of_fold`."""
 FIRST = 5
 """Groups that come first under a budget."""
 BLOCK = 40
@@ -350,11 +352,23 @@ class _Run:
         )
 
         def made() -> dict[str, Any]:
+            self._check_time_of_folds(own)
             found = out_of_fold(context.victim(own.plain), data.x, data.y, data.n_classes)
             return {"proba": found.proba, "raw": found.raw, "folds": found.folds}
 
         with _telling(self.clock, "accuracy of each group"):
             return OutOfFold(**{name: np.asarray(a) for name, a in context.memo.arrays(key, made)[0].items()})
+
+    def _check_time_of_folds(self, own: Attacks) -> None:
+        """Raise BadInput if as many trainings on D as there are folds, which are larger, do not fit into the budget."""
+        least, n_rows = FOLDS * self.fit_seconds, len(self.data.y)
+        if not self.clock.allows(least):
+            rest = readable_seconds(max(0.0, self.clock.budget - self.clock.passed))
+            likely = least * (1 - 1 / FOLDS) * n_rows / self._n_train(own)
+            raise BadInput(
+                f"the accuracy of all groups takes {FOLDS} trainings of {own.victim} on {1 - 1 / FOLDS:.0%} of {n_rows:,} rows, "
+                f"about {readable_seconds(likely)}, and {rest} of the budget are left; give more time or fewer rows"
+            )
 
     def _risk(self, target: Target, folds: OutOfFold) -> float:
         rows = target.group.rows

@@ -201,7 +201,7 @@ def test_a_budget_too_small_for_an_attack_is_said(monkeypatch):
 
     def time_a_fit(self, own):
         timed(self, own)
-        self.fit_seconds = 300.0
+        self.fit_seconds = 60.0
 
     monkeypatch.setattr(running._Run, "_time_a_fit", time_a_fit)
     data = load_dataset("mixture")
@@ -209,6 +209,13 @@ def test_a_budget_too_small_for_an_attack_is_said(monkeypatch):
     assert "The budget was too small to attack a group." in found.words
     assert found.groups["damage_1"].isna().all()
     assert found.groups["accuracy"].notna().all()
+
+
+def test_a_budget_too_small_for_the_folds_is_refused_with_the_time_that_they_take(monkeypatch):
+    """A training takes 100 s on a third of the rows, and 5 trainings on four fifths of them are needed: 1200 s."""
+    monkeypatch.setattr(running._Run, "_time_a_fit", lambda self, own: setattr(self, "fit_seconds", 100.0))
+    with pytest.raises(BadInput, match=r"takes 5 trainings of logistic_regression on 80% of 600 rows, about 20 min, and 8 min"):
+        subpop.audit(people(600), "paid", store=":memory:", budget=490)
 
 
 def test_a_budget_too_small_for_one_fit_is_refused():

@@ -131,7 +131,8 @@ def test_groups_of_the_same_rows_are_listed_once():
     assert not any(grouping.name == "city x town" for grouping in found.groupings)
     contents = [tuple(rows) for rows in names.values()]
     assert len(set(contents)) == len(contents)
-    assert f"{found.n_same} groups have exactly the rows of another one" in found.notes[1]
+    assert f"{found.n_same} groups have exactly the rows of another one" in found.notes[2]
+    assert "clusters are k-means of the features of all rows, test rows included, without labels" in found.notes
 
 
 def test_annotations_of_embeddings_make_groups(tmp_path):
