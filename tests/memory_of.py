@@ -14,7 +14,7 @@ from pathlib import Path
 
 from subpop.runtime.processes import adopt_orphans, descendants
 
-EVERY = 0.25
+EVERY = 0.5
 """Seconds between two samples."""
 
 

@@ -13,7 +13,7 @@ from subpop.types.grid import grid
 
 open_to_defenses = True
 CELLS = grid(stem="little", tier="embedded", dataset="digits", victim="logistic_regression", partition="feature_match",
-             rate=[0.5, 1.0], sampling="distinct", n_seeds=2, defense=["none", "trim", "matched_random_filter:trim"])
+             rate=RATES, sampling="distinct", n_seeds=2, defense=["none", "trim", "matched_random_filter:trim"])
 
 
 def test_cell(cell, measure):
@@ -29,11 +29,11 @@ CLOCK = "seconds_a_trial"
 """The metric of every cell that a clock measures."""
 
 
-def make_project(folder):
-    """A checkout of one small suite."""
+def make_project(folder, rates=(0.5, 1.0)):
+    """A checkout of one small suite, with six cells for two rates."""
     (folder / "benchmarks").mkdir()
     (folder / "baselines").mkdir()
-    (folder / "benchmarks" / "test_little.py").write_text(SUITE)
+    (folder / "benchmarks" / "test_little.py").write_text(SUITE.replace("RATES", str(list(rates))))
     (folder / "conftest.py").write_text((ROOT / "conftest.py").read_text())
     (folder / "pytest.ini").write_text("[pytest]\n")
     return folder

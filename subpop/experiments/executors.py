@@ -34,7 +34,7 @@ GIVEN_UP = (
     "the process that trained it died twice, the second time while it trained nothing else: {}. Most often the machine has run "
     "out of memory (the log of its kernel tells); free some, or run this cell alone with `-n 1` to see what happens"
 )
-OTHER_WORKER = "the worker {} has other code, data or libraries than this process; its results were not used"
+OTHER_WORKER = "the worker {} has other code, data or libraries than this process, as after an edit; its results were not used"
 
 
 @dataclass(frozen=True)
@@ -213,8 +213,8 @@ class Ahead:
         for (cell, chunk), own_key, results in zip(task.chunks, answer.keys, answer.chunks, strict=True):
             key = self._experiment.chunk_key(cell, chunk)
             if results is not None and own_key != key:
-                self.error = BadInput(OTHER_WORKER.format(answer.worker))
-            elif results is not None:
+                raise BadInput(OTHER_WORKER.format(answer.worker))
+            if results is not None:
                 self._experiment.receive_chunk(key, cell, results)
                 self._made.add(key)
         if task.whole is not None and answer.arrays:

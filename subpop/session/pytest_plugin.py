@@ -476,7 +476,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) and watch.is_complete:
         _record_shard(config, ended=True)
     suites = partial(docstrings, session)
-    watch.finish(int(session.exitstatus), rebaselined=rebaselined, suites=suites, drifts=found)
+    try:
+        watch.finish(int(session.exitstatus), rebaselined=rebaselined, suites=suites, drifts=found)
+    except OSError as error:  # a full disk: the page in the folder, if there is one, stays unfinished
+        watch.unwritten = f"{error.strerror or error}"
+        if session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -511,4 +516,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if watch.was_interrupted:
         without = " without --fresh" if config.getoption("--fresh") else ""
         terminalreporter.write_line(f"the finished trials are stored: run the same command again{without} to continue")
-    terminalreporter.write_line(f"report: {report_directory(config) / 'README.md'}")
+    place = report_directory(config) / "README.md"
+    if watch.unwritten:
+        terminalreporter.write_line(
+            f"the report {place} could not be written ({watch.unwritten}); free some room, or name another folder with "
+            "--report-dir. What was measured is in the store: run the same command again"
+        )
+    else:
+        terminalreporter.write_line(f"report: {place}")

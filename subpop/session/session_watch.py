@@ -42,6 +42,8 @@ class SessionWatch:
         """Whether the session rewrote references."""
         self.left = ""
         """What the session was told to leave."""
+        self.unwritten = ""
+        """Why the report could not be written."""
         self._failed: list[FailedTest] = []
         self._stopped = ""
         self._planned: Sequence[Cell] = ()
