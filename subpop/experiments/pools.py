@@ -20,6 +20,12 @@ from subpop.runtime.threads import ONE_CORE
 from subpop.types import BadInput
 
 EXECUTORS = ("here", "loky", "dask", "ray")
+OWN_CLUSTER = {
+    "distributed.scheduler.allowed-failures": 0,  # `executors` decides about a second attempt
+    "distributed.comm.timeouts.connect": "120s",  # on a busy machine its processes take long to start
+    "distributed.comm.timeouts.tcp": "120s",
+}
+"""Settings of a Dask cluster that is started here."""
 NEEDED_PACKAGE = {"dask": "distributed", "ray": "ray"}
 
 
@@ -102,7 +108,7 @@ class Dask(Pool):
         self._cluster = None
         self.is_local = address is None
         if address is None:
-            dask.config.set({"distributed.scheduler.allowed-failures": 0})  # `executors` decides about a second attempt
+            dask.config.set(OWN_CLUSTER)
             self._cluster = distributed.LocalCluster(
                 n_workers=n_workers, threads_per_worker=1, dashboard_address=None, silence_logs=50, env=ONE_CORE
             )
