@@ -283,7 +283,17 @@ class Results:
         write_report(self.reports, place(str(folder), Path.cwd()), self.info)
 
     def __repr__(self) -> str:
-        return f"Results of {len(self)} cell{'s' * (len(self) != 1)}:\n{self._headline().to_string(index=False)}"
+        from tabulate import tabulate
+
+        shown = self._headline()
+        texts = [name in (*SHOWN, "reason") for name in shown]
+        heading = [str(name).replace("_", "\n") for name in shown]  # as a line, since tabulate widens headings
+        rows = shown.itertuples(index=False, name=None)
+        lines = [heading, *([_short(*of) for of in zip(row, texts, strict=True)] for row in rows)]
+        widths = [len("logistic_regression") if of_text else None for of_text in texts]  # a usual line fits 80 columns
+        aligned = ["left" if of_text else "right" for of_text in texts]
+        text = tabulate(lines, tablefmt="plain", maxcolwidths=widths, colalign=aligned, disable_numparse=True) if texts else ""
+        return f"Results of {len(self)} cell{'s' * (len(self) != 1)}:\n{text}"
 
     def _repr_html_(self) -> str:
         return str(self._headline().to_html(index=False))
@@ -299,6 +309,13 @@ class Results:
             row |= {name: numbers[name] for name in shown if name in numbers}
             found.append(row if report.result else {**row, "reason": report.reason})
         return pd.DataFrame(found)
+
+
+def _short(value: Any, is_setting: bool) -> str:
+    """A setting as it is written, or a number with three places."""
+    if isinstance(value, float):
+        return f"{value:g}" if is_setting else f"{value:.3f}"
+    return str(value)
 
 
 class Figures(list[Any]):

@@ -89,6 +89,7 @@ def test_saved_results_and_the_store_are_read_into_the_same_frame(tmp_path):
     table = results.subpopulations()
     assert table["target_damage"].mean() == pytest.approx(results["target_damage_mean"])
     assert "mixture" in repr(results)
+    assert max(map(len, repr(results).splitlines())) <= 80
     assert "<table" in results._repr_html_()
     assert results.plot()._repr_html_().count("<img") == len(results.plot()) > 0
 
