@@ -204,6 +204,18 @@ def leaderboards(reports: Iterable[CellReport]) -> tuple[Leaderboard, ...]:
         One board for each tier, and one for its stochastic victims; none if no defense and no defense at all were not both
         measured anywhere.
     """
+    given = tuple(reports)
+    if [*map(id, given)] != [*map(id, _LAST[0])]:  # several pages of one report ask for the same boards
+        _LAST[:] = [given, _leaderboards(given)]
+    boards: tuple[Leaderboard, ...] = _LAST[1]
+    return boards
+
+
+_LAST: list[Any] = [(), ()]
+"""The reports that boards were made of last, and those boards."""
+
+
+def _leaderboards(reports: Sequence[CellReport]) -> tuple[Leaderboard, ...]:
     shown = [
         report
         for report in reports
