@@ -13,6 +13,7 @@ group counts as wrong that is wrong, or whose vote m rows can turn; the same m r
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -112,13 +113,31 @@ def _right(attacks: Attacks, model: Model) -> Bools:
     return np.asarray(model.predict_proba(data.test_x).argmax(1) == data.test_y)
 
 
+def n_parts(n_train: int) -> int:
+    """The number of parts into which so many training rows are divided; 0 if they are too few."""
+    return next((k for k in PARTS if n_train >= PART_ROWS * k), 0)
+
+
+def seconds_of_insertions(attacks: Attacks) -> float:
+    """How long the certificate of insertions takes, from one copy of the estimator that is trained on its part and predicts."""
+    data = attacks.experiment.context.data(attacks.plain)
+    k, n_train = n_parts(data.pool.n_train), data.pool.n_train
+    if not k:
+        return 0.0
+    part = np.arange(0, n_train, k)
+    train = TrainingSet(PoolRows(data.pool, np.arange(n_train)), part, data.pool.y[part])
+    begun = time.monotonic()
+    _fitted(attacks, train).predict_proba(data.test_x)
+    return k * (time.monotonic() - begun)
+
+
 def insertions(attacks: Attacks) -> Certified:
     """The certificate of an ensemble of the attacked estimator; raises BadInput if D is too small for three parts."""
     context, cell = attacks.experiment.context, attacks.plain
     data = context.data(cell)
     n_train, n_classes = data.pool.n_train, data.dataset.n_classes
     train = TrainingSet(PoolRows(data.pool, np.arange(n_train)), np.arange(n_train), data.pool.y[:n_train])
-    k = next((k for k in PARTS if n_train >= PART_ROWS * k), 0)
+    k = n_parts(n_train)
     if not k:
         raise BadInput(f"{n_train} training rows cannot be divided into {PARTS[-1]} parts of {PART_ROWS}; use more rows")
     key = context.memo.key(
@@ -184,4 +203,4 @@ def flips(attacks: Attacks) -> Certified:
     return Certified("flips", "a ridge regression", kept["winner"] == data.test_y, np.asarray(kept["radius"]), n_train)
 
 
-__all__ = ["Certified", "Deleted", "deleted", "flips", "insertions"]
+__all__ = ["Certified", "Deleted", "deleted", "flips", "insertions", "n_parts", "seconds_of_insertions"]

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from threading import Event, Thread
@@ -27,7 +28,7 @@ from subpop.audit.estimator import estimator_of
 from subpop.audit.folds import OutOfFold, out_of_fold
 from subpop.audit.groups import Groups, groupings
 from subpop.audit.pictures import few_columns
-from subpop.audit.protection import FILTERS, Certified, Deleted, deleted, flips, insertions
+from subpop.audit.protection import FILTERS, Certified, Deleted, deleted, flips, insertions, seconds_of_insertions
 from subpop.audit.result import Audit, Facts, summarised
 from subpop.audit.suspicion import scan
 from subpop.audit.table import Table, read_table
@@ -418,9 +419,11 @@ class _Run:
             yield replace(task, fits=task.fits + SEEDS) if not i else task  # the clean victims are trained once
         yield from (damage(block, (ALPHAS[0], ALPHAS[2])) for block in first)
         yield _Task("the certificate of label flips", (), 0, lambda: protected.certify_flips(fast))
-        certified = fast if own is fast and self.table.frame is None else None
-        yield _Task("the certificate of insertions", (), 2, lambda: protected.certify_insertions(certified or self._whole(own)))
-        yield _Task("what filters would delete", (), 0, lambda: protected.filter_with(fast))
+        whole = fast if own is fast and self.table.frame is None else self._whole(own)
+        known = 0.0 if math.isinf(self.clock.budget) else seconds_of_insertions(whole)
+        yield _Task("the certificate of insertions", (), 0, lambda: protected.certify_insertions(whole), known)
+        for name in FILTERS:
+            yield _Task(f"what {name} would delete", (), 1, partial(protected.filter_with, fast, name))
         yield from (search(block) for block in first)
         for block in others:
             yield damage(block, ALPHAS)
@@ -450,9 +453,11 @@ class _Task:
     names: tuple[str, ...]
     fits: int
     do: Callable[[], None]
+    more: float = 0.0
+    """Seconds in addition to those of the fits."""
 
     def seconds(self, of_a_fit: float) -> float:
-        return self.fits * of_a_fit
+        return self.fits * of_a_fit + self.more
 
 
 def _names(block: Sequence[Target]) -> tuple[str, ...]:
@@ -484,8 +489,8 @@ class _Protected:
         except BadInput as error:
             self.notes.append(f"there is no bound on label flips: {error}")
 
-    def filter_with(self, attacks: Attacks) -> None:
-        self.filters = deleted(attacks)
-        missing = sorted(set(FILTERS) - {each.name for each in self.filters})
-        if missing:
-            self.notes.append(f"these filters cannot run on this data: {', '.join(missing)}")
+    def filter_with(self, attacks: Attacks, name: str) -> None:
+        found = deleted(attacks, [name])
+        self.filters += found
+        if not found:
+            self.notes.append(f"the filter {name} cannot run on this data")

@@ -63,6 +63,20 @@ METRICS = (
     Metric("collateral_damage", FRACTION, "collateral damage", LOWER, subpopulation_column="collateral"),
     gated("collateral_damage_max", FRACTION, "largest collateral damage", LOWER, column="collateral, max"),
     Metric("collateral_damage_mean", FRACTION, "mean collateral damage", LOWER),
+    *(
+        Metric(
+            f"{measure}_difference_{model}",
+            FRACTION,
+            f"{words} difference to all other test rows, {model} victim",
+            LOWER,
+            subpopulation_column=f"{short}, {model}",
+        )
+        for measure, words, short in (
+            ("demographic_parity", "demographic parity", "parity"),
+            ("equalised_odds", "equalised odds", "odds"),
+        )
+        for model in ("clean", "poisoned")
+    ),
     gated("clean_accuracy", FRACTION, "clean accuracy", HIGHER, column="clean accuracy"),
     gated("defended_clean_accuracy", FRACTION, "defended clean accuracy", HIGHER, column="defended clean accuracy"),
     Metric("poisoned_accuracy", FRACTION, "poisoned accuracy", HIGHER, column="poisoned accuracy"),

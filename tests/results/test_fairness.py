@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from subpop.results.fairness import demographic_parity_difference, equalised_odds_difference
+from subpop.results.summary.subpopulation import fairness_of
 from subpop.types import BadInput
 
 GROUPS = ["a"] * 4 + ["b"] * 5 + ["c"] * 2
@@ -86,3 +87,25 @@ def test_examples():
     from subpop.results import fairness
 
     assert doctest.testmod(fairness) == (0, 2)
+
+
+def test_columns_of_a_subpopulation_are_the_means_of_both_measures_over_seeds():
+    """Predictions follow from which rows are right, with two classes."""
+    rng = np.random.default_rng(0)
+    y, members = rng.integers(0, 2, 60), rng.random(60) < 0.3
+    clean, poisoned = rng.random((4, 60)) < 0.9, rng.random((4, 60)) < 0.6
+    found = fairness_of(y, members, clean, poisoned)
+    for name, right in (("clean", clean), ("poisoned", poisoned)):
+        predicted = np.where(right, y, 1 - y)
+        parity = [demographic_parity_difference(y, each, members, positive=1) for each in predicted]
+        odds = [equalised_odds_difference(y, each, members, positive=1) for each in predicted]
+        assert found[f"demographic_parity_difference_{name}"] == pytest.approx(np.mean(parity))
+        assert found[f"equalised_odds_difference_{name}"] == pytest.approx(np.mean(odds))
+
+
+def test_a_class_that_a_subpopulation_lacks_is_not_compared():
+    y, members = np.array([1, 1, 0, 1]), np.array([True, True, False, False])
+    right = np.array([[True, False, False, True]])  # predicted 1, 0, 1, 1
+    found = fairness_of(y, members, right, right)
+    assert found["equalised_odds_difference_clean"] == 0.5  # among rows of class 1: 1 of 2 inside, 1 of 1 outside
+    assert found["demographic_parity_difference_clean"] == 0.5

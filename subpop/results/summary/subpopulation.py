@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -32,6 +32,8 @@ class Subpopulation:
     sizes: Mapping[str, int]
     members: Bools
     scored: Bools
+    fairness: Mapping[str, float] = field(default_factory=dict)
+    """Columns of the demographic parity and equalised odds differences; none with three or more classes."""
     most_wrong: Ints | None = None
     """(n_seeds, points, 4) certificates of an ensemble, see `subpop.experiments.collective`."""
 
@@ -65,7 +67,31 @@ def gather(n_seeds: int, stage: Stage, by_trial: Mapping[Trial, TrialResult], na
         sizes,
         members,
         scored,
+        fairness_of(stage.data.test_y, members, clean, poisoned) if stage.dataset.n_classes == 2 else {},
     )
+
+
+def fairness_of(y: Ints, members: Bools, clean: Bools, poisoned: Bools) -> dict[str, float]:
+    """Demographic parity and equalised odds differences between a subpopulation and all other test rows, means over seeds.
+
+    y: (n_test,) labels 0 and 1; members: (n_test,) bool; clean, poisoned: (n_seeds, n_test) what undefended clean and (defended)
+    poisoned victims get right, from which their predictions follow. See `subpop.results.fairness`.
+    """
+    found = {}
+    for name, right in (("clean", clean), ("poisoned", poisoned)):
+        positive = right == (y == 1)
+        parity, true, false = (_gap(positive, members, counted) for counted in (np.ones_like(members), y == 1, y == 0))
+        found[f"demographic_parity_difference_{name}"] = float(np.mean(parity))
+        found[f"equalised_odds_difference_{name}"] = float(np.mean(np.maximum(true, false)))
+    return found
+
+
+def _gap(positive: Bools, members: Bools, counted: Bools) -> Doubles:
+    """(n_seeds,) difference of the share of positive predictions inside and outside; 0 if one side has no counted row."""
+    inside, outside = members & counted, ~members & counted
+    if not inside.any() or not outside.any():
+        return np.zeros(len(positive))
+    return np.asarray(np.abs(positive[:, inside].mean(axis=1) - positive[:, outside].mean(axis=1)))
 
 
 def accuracy(right: Bools, rows: Bools) -> Doubles:
@@ -112,6 +138,7 @@ def table_row(part: Subpopulation) -> dict[str, float | str]:
         "collateral_damage": float(part.clean_rest.mean() - part.poisoned_rest.mean()),
         "defense_cost": found.defense_cost,
         "attack_effect": found.attack_effect,
+        **part.fairness,
     }
     if part.most_wrong is not None:
         row["collective_damage"] = float(part.bits.clean.mean() - 1 + part.most_wrong[:, 0, 1].mean() / part.sizes["n_test"])
