@@ -12,7 +12,7 @@ from subpop.datasets.dogfish import ONE_DOG_PHOTOS, RECIPES, SOURCES, evenly_spa
 from subpop.datasets.picture_files import Picture
 from subpop.datasets.split import split
 from subpop.experiments.target_sets.setups import training_rows
-from subpop.testing.datasets import DATASET_CHECKS
+from subpop.testing import check_dataset
 from subpop.types import BadInput
 
 needs_data = needs("tiny_dogfish", "dogs_vs_cats")
@@ -49,8 +49,7 @@ def test_rows_come_source_by_source(root):
 
 
 def test_it_keeps_the_contract_of_a_data_set(root):
-    for _, check in DATASET_CHECKS:
-        check(lambda: load(root, "tiny_dogfish"))
+    assert [each.message for each in check_dataset(lambda: load(root, "tiny_dogfish")) if not each.passed] == []
     splits = split(load(root, "tiny_dogfish"), 0)
     assert splits.test.tolist() == list(range(14, 24))
 

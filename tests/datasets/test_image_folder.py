@@ -12,7 +12,7 @@ from real_data import needs
 from subpop.datasets import MissingData, data_root, load_dataset
 from subpop.datasets.image_folder import load
 from subpop.datasets.split import split
-from subpop.testing.datasets import DATASET_CHECKS
+from subpop.testing import check_dataset
 from subpop.types import BadInput
 
 needs_data = needs("tiny_dogfish")
@@ -209,8 +209,7 @@ def test_pipes_and_sockets_are_never_opened(tmp_path, monkeypatch):
 
 def test_it_keeps_the_contract(tmp_path):
     plain(tmp_path, 30)
-    for _, check in DATASET_CHECKS:
-        check(lambda: load("pets@8", tmp_path))
+    assert [each.message for each in check_dataset(lambda: load("pets@8", tmp_path)) if not each.passed] == []
 
 
 def test_an_unreadable_picture_is_named_in_the_notes(tmp_path):

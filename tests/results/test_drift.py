@@ -107,7 +107,9 @@ def test_a_run_whose_cells_all_pass_is_red_if_its_numbers_have_drifted_together(
     project = make_project(tmp_path)
     suite = project / "benchmarks" / "test_little.py"
     suite.write_text(
-        SUITE.replace("logistic_regression", "mlp").replace('"none", "trim", "matched_random_filter:trim"', '"none"')
+        SUITE.replace("logistic_regression", "mlp")
+        .replace('"none", "trim", "matched_random_filter:trim"', '"none"')
+        .replace("RATES", "[0.5, 1.0]")
     )
     assert "References were rewritten" in run(project, "--rebaseline").stdout
     assert "Passed" in run(project).stdout

@@ -247,6 +247,7 @@ def test_every_library_that_computes_numbers_is_in_the_keys() -> None:
     """A stored number must not outlive the library that computed it. What the others read enters keys by its content."""
     others = {
         "cloudpickle",
+        "greenlet",
         "itables",
         "joblib",
         "matplotlib",

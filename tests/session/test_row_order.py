@@ -1,5 +1,7 @@
 """Networks that add the rows of each batch in another order: the same batches, and other bits."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ class Reversing:
     """A pytest configuration with `--reverse-rows-in`."""
 
     def __init__(self, size):
-        self.size = size
+        self.size, self.option = size, SimpleNamespace()
 
     def getoption(self, name):
         return {"--reverse-rows-in": self.size}[name]
