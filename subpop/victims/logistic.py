@@ -33,8 +33,8 @@ Doubles = NDArray[np.float64]
 
 TOLERANCE = 1e-8
 WIDE = 80
-"""From this number of features on, a batch is solved in float32 first, which halves its time, and in larger chunks. Adult's 57 and
-the 64 of digits are below it: their references were recorded in float64."""
+"""From this number of features on, a batch is solved in float32 first, which halves its time, and in larger chunks. The 57 of
+Adult and the 64 of digits are below it: their references were recorded in float64."""
 ROUNDING = 1e-13
 """Upper bound of the relative rounding error of a gradient in float64, several hundred units in the last place."""
 FARTHEST = 1e6
