@@ -1,8 +1,9 @@
-"""Time and memory of fleets against their size: `python tests/scale_curves.py --page docs/scale_curves.md`.
+"""Time and memory of fleets against their size: `python tests/scale_curves.py`.
 
 Every point is a process of its own, so that its peak of memory is its own. The rows are Gaussian, their labels those of a linear
 teacher with noise; each victim's training set is D with one row in a hundred added again under another label. `--only rows`
-measures one curve; `--seconds` is the time after which a point is given up. The figures stand beside the page.
+measures one curve; `--seconds` is the time after which a point is given up. `--page PAGE` writes the table between the marks of a
+page, and the figures beside it.
 """
 
 from __future__ import annotations
