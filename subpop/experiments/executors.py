@@ -31,7 +31,7 @@ order of the tests, which read what is ready in the meantime. So at the end no w
 PATIENCE = 0.5
 """Seconds between two looks at whether the workers are to stop."""
 GIVEN_UP = (
-    "the process that trained it died twice, the second time while it trained nothing else: {}. Most often the machine has run "
+    "the process that trained it died twice while it trained nothing else: {}. Most often the machine has run "
     "out of memory (the log of its kernel tells); free some, or run this cell alone with `-n 1` to see what happens"
 )
 OTHER_WORKER = "the worker {} has other code, data or libraries than this process, as after an edit; its results were not used"
@@ -54,7 +54,8 @@ class Ahead:
     Results are committed as they arrive; a test waits only for its own cells.
 
     If a worker dies, the tasks that it may have been working on are tried again, one at a time and with each chunk alone. What
-    then loses its worker again is given up: its own test fails, and no other.
+    loses its worker twice while nothing else is on its way is given up: its own test fails, and no other. A death together with
+    others does not count, since it may be theirs.
     """
 
     def __init__(self, experiment: Experiment, tasks: Sequence[Task], executor: str, n_workers: int) -> None:
@@ -64,6 +65,7 @@ class Ahead:
         self._alone: Task | None = None
         self._known = self._keys_at_hand()
         self._given_up: dict[str, str] = {}
+        self._died_of: set[str] = set()
         self._made: set[str] = set()
         self._changed, self._limits, self._is_stopping = Condition(), ExitStack(), False
         self._thread = Thread(target=self._receive_all, name="receives from workers", daemon=True)
@@ -160,7 +162,8 @@ class Ahead:
                 lost = [each for each in received if each is not None]
                 if lost:
                     self.n_deaths += 1
-                    self._lose(lost + [running.popitem()[1] for _ in range(len(running)) if pool.loses_all])
+                    lost += [running.popitem()[1] for _ in range(len(running)) if pool.loses_all]
+                    self._lose(lost, is_certain=not pool.loses_all or len(lost) == 1)
                     pool.mend()
 
     def _handed_out(self, folder: Path) -> Path:
@@ -195,16 +198,17 @@ class Ahead:
         self._finish(self._tokens(task))
         return None
 
-    def _lose(self, tasks: Sequence[Task]) -> None:
-        """Try tasks again whose workers may have died of them; give up one that was alone."""
-        if self._alone is None:
-            self._suspects.extend(part for task in tasks for part in task.alone())
-            return
+    def _lose(self, tasks: Sequence[Task], is_certain: bool) -> None:
+        """Try tasks again whose workers may have died of them; give up those of which that is certain for the second time."""
         self._alone = None
-        for task in tasks:
-            for token in self._tokens(task):
-                self._given_up[token] = GIVEN_UP.format(task)
-            self._finish(self._tokens(task))
+        for part in (part for task in tasks for part in task.alone()):
+            tokens = set(self._tokens(part))
+            if is_certain and tokens & self._died_of:
+                self._given_up |= {token: GIVEN_UP.format(part) for token in tokens}
+                self._finish(tokens)
+                continue
+            self._died_of |= tokens if is_certain else set()
+            self._suspects.append(part)
 
     def _commit(self, task: Task, answer: Answer) -> None:
         self.spans.append(Span(str(task), answer.worker, answer.started, answer.ended, answer.cpu))

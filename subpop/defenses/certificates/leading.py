@@ -48,8 +48,9 @@ def leading(products: Doubles, count: int, rank: float) -> tuple[Doubles, Double
         values = values[values > max(0.0, rank * values[0])]
         vectors, residual = np.empty((d, len(values))), np.empty(len(values))
         twisted(diagonal, beside, values, vectors, residual)
-        angles = np.abs(vectors.T @ vectors - np.eye(len(values)))
-        if np.all(angles <= _ACCURACY) and np.all(residual <= _ACCURACY * values.max(initial=0)):
+        angles = vectors.T @ vectors - np.eye(len(values))
+        if np.all(np.abs(angles) <= _ACCURACY) and np.all(residual <= _ACCURACY * values.max(initial=0)):
+            vectors -= vectors @ (angles / 2)  # orthogonal up to rounding; the nearest such vectors
             rotated = np.asfortranarray(reduced[1:, :-1])
             found = lapack.dormqr("R", "T", rotated, reflections, vectors[1:].T, lwork=_PANEL * d, overwrite_c=1)[0]
             return values, np.concatenate([vectors[:1], found.T])
