@@ -7,7 +7,7 @@ import pickle
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Set
+from collections.abc import Set
 from multiprocessing.connection import wait
 from typing import NoReturn
 
@@ -15,7 +15,7 @@ from subpop.harness.batching import DefenseError
 from subpop.harness.child import Message, receive_message
 from subpop.harness.fork_server import SERVER, Child
 from subpop.harness.plugins import DefenseSpec
-from subpop.harness.sandbox import PATIENCE, TEXT_BYTES, Output, limit_waiting, signal_name
+from subpop.harness.sandbox import PATIENCE, TEXT_BYTES, Output, ending_after, limit_waiting, signal_name
 from subpop.runtime.output import Listener
 from subpop.types.printable import described
 
@@ -43,7 +43,7 @@ class Call:
         if not wait([self._child.connection, self._child.control], seconds):
             self.fail(f"{step} ran over the limit of {seconds:g} s and was stopped; make it faster or raise --defense-timeout")
         try:
-            with self._ending(deadline - time.monotonic()):
+            with ending_after(deadline - time.monotonic(), self._stop):
                 message = receive_message(self._child.connection)
         except (EOFError, OSError):
             self._fail_dead(f"{step} ran over the limit of {seconds:g} s and was stopped")
@@ -54,17 +54,6 @@ class Call:
         if message[0]["kind"] != kind or not arrays <= message[1].keys():
             self.fail(f"it sent {message[0]['kind']!r} where {kind!r} was due")
         return message
-
-    @contextlib.contextmanager
-    def _ending(self, seconds: float) -> Iterator[None]:
-        """Kill the child if the rest of a message takes longer than this."""
-        timer = threading.Timer(max(0.0, seconds), self._stop)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
 
     def _stop(self) -> None:
         self._late = True

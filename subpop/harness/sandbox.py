@@ -46,6 +46,18 @@ TEXT_BYTES = 4000
 IMPORT = "import"
 
 
+@contextlib.contextmanager
+def ending_after(seconds: float, end: Callable[..., None], *told: object) -> Iterator[None]:
+    """Call `end` if the block takes longer than this, however slowly a message comes in."""
+    timer = threading.Timer(max(0.0, seconds), end, told)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 class _Outgoing(cloudpickle.Pickler):  # type: ignore[misc]
     """Pickles objects for the child, those of classes in a user's file by value, and raises BadInput for objects that would
     reveal the poison (such as a model that refers to its job)."""
@@ -223,7 +235,7 @@ class _Child:
                 self._fail_late(deadline - now < left)
             if not self._connection.poll():
                 self._fail_dead()
-            with self._reading(deadline - now < left, max(0.0, min(left, deadline - now))):
+            with ending_after(min(left, deadline - now), self._stop_reading, deadline - now < left):
                 message: Message = self.trusted(receive_message, self._connection)
             if message[0]["kind"] == "turn":
                 self.trusted(self._note_turn, message[0])
@@ -242,17 +254,6 @@ class _Child:
             self._fail_dead()
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, MemoryError) as error:
             self._fail(f"sent a message that cannot be used ({described(error)})")
-
-    @contextlib.contextmanager
-    def _reading(self, together: bool, seconds: float) -> Iterator[None]:
-        """Read no longer than this, however slowly the rest of a message comes in."""
-        timer = threading.Timer(seconds, self._stop_reading, [together])
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
 
     def _stop_reading(self, together: bool) -> None:
         self._late = together

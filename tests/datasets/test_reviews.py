@@ -85,7 +85,9 @@ def test_the_default_corpus():
 
 
 def test_it_keeps_the_contract_of_data_sets():
-    assert all(result.passed for result in check_dataset(lambda: make_reviews(ReviewSpec(5))))
+    assert {
+        result.name: result.status for result in check_dataset(lambda: make_reviews(ReviewSpec(5))) if result.status != "ok"
+    } == {"has_groups_to_attack": "warning"}
 
 
 def test_the_same_spec_gives_the_same_texts_and_another_seed_others():
