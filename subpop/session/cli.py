@@ -42,6 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BadInput as error:
         print(f"subpop: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        kept = "; finished work is kept, and the same command continues from there" if options.command == "audit" else ""
+        print(f"subpop: interrupted{kept}", file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:

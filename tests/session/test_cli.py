@@ -1,8 +1,10 @@
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
+from sklearn.datasets import load_breast_cancer
 
 from subpop.session.cli import main
 
@@ -188,3 +190,22 @@ def test_help_shows_no_format_codes(command, capsys):
     with pytest.raises(SystemExit):
         main([command, "--help"])
     assert "%%" not in capsys.readouterr().out
+
+
+def test_an_interrupted_audit_says_that_its_work_is_kept(tmp_path):
+    """Ctrl-C while groups are attacked; no traceback. The store is that of `--out`, from which the next audit reads."""
+    load_breast_cancer(as_frame=True).frame.to_csv(tmp_path / "cancer.csv", index=False)
+    forest = "sklearn.ensemble:RandomForestClassifier(n_estimators=100)"
+    command = [sys.executable, "-m", "subpop", "audit", "cancer.csv", "--label", "target", "--estimator", forest, "--out", "out"]
+    child = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert child.stderr is not None
+    told = []
+    while "accuracy of each group" not in (line := child.stderr.readline()):
+        told.append(line)
+        assert line, f"it ended before: {told}"
+    child.send_signal(signal.SIGINT)
+    said = child.communicate(timeout=60)[1]
+    assert child.returncode == 130
+    assert said.splitlines()[-1] == "subpop: interrupted; finished work is kept, and the same command continues from there"
+    assert "Traceback" not in said
+    assert (tmp_path / "out" / "audit.sqlite").exists()
