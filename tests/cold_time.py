@@ -1,9 +1,10 @@
-"""Wall seconds of `pytest benchmarks/` on 453 cells of the embedded tier, from an empty store: `python tests/cold_time.py 2 1`.
+"""Wall seconds of `pytest benchmarks/` on a fixed list of cells, from an empty store: `python tests/cold_time.py 2 1`.
 
-The cells, in `early_cells.txt`, are those that the embedded tier had at commit 385e135, so that cells which were added since do
-not count. Two of the 455 are left out: they are measured on other mixtures today. Each argument is a number of processes; runs
-with different numbers alternate, and the median of each is printed with the ratio of the last to the first. `--full` repeats each
-run with the store that it filled.
+The cells, in `early_cells_embedded.txt` and `early_cells_laptop.txt`, are those that the tiers had at commit 385e135, so that cells
+which were added since do not count. Two of the 455 of the embedded tier are left out: they are measured on other mixtures today.
+Each argument is a number of processes; runs with different numbers alternate, and the median of each is printed with the ratio of
+the last to the first. `1` alone means one process, which trains on the threads of all cores; `one-core` confines it to one core.
+`--full` repeats each run with the store that it filled.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-CELLS = Path(__file__).with_name("early_cells.txt")
+ONE_CORE = "one-core"
 
 
-def seconds(jobs: str, folder: Path) -> float:
+def seconds(tier: str, jobs: str, folder: Path) -> float:
     """Wall seconds of one run whose store and report are in the folder; raises CalledProcessError if it fails."""
+    cells = Path(__file__).with_name(f"early_cells_{tier}.txt")
     options = ["--store", str(folder / "store.sqlite"), "--report-dir", str(folder / "report"), "-q", "-p", "no:cacheprovider"]
-    command = [sys.executable, "-m", "pytest", f"@{CELLS}", "--tier", "embedded", "-n", jobs, *options]
+    command = [sys.executable, "-m", "pytest", f"@{cells}", "--tier", tier, "-n", "1" if jobs == ONE_CORE else jobs, *options]
+    if jobs == ONE_CORE:
+        command = ["taskset", "-c", "0", *command]
     begun = time.perf_counter()
     subprocess.run(command, cwd=ROOT, env={**os.environ, "CI": "true"}, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - begun
@@ -32,7 +36,8 @@ def seconds(jobs: str, folder: Path) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("jobs", nargs="+", help="numbers of processes, such as 2 1")
+    parser.add_argument("jobs", nargs="+", help=f"numbers of processes, such as 2 1, or {ONE_CORE}")
+    parser.add_argument("--tier", choices=("embedded", "laptop"), default="embedded", help="default: embedded")
     parser.add_argument("--times", type=int, default=3, help="runs of each number (default: 3)")
     parser.add_argument("--full", action="store_true", help="repeat each run with its full store")
     args = parser.parse_args()
@@ -41,10 +46,10 @@ def main() -> None:
     for _ in range(args.times):
         for jobs in args.jobs:
             with tempfile.TemporaryDirectory() as folder:
-                cold[jobs].append(seconds(jobs, Path(folder)))
+                cold[jobs].append(seconds(args.tier, jobs, Path(folder)))
                 print(f"{jobs} processes: {cold[jobs][-1]:.1f} s", flush=True)
                 if args.full:
-                    full[jobs].append(seconds(jobs, Path(folder)))
+                    full[jobs].append(seconds(args.tier, jobs, Path(folder)))
                     print(f"{jobs} processes, full store: {full[jobs][-1]:.1f} s", flush=True)
     medians = {jobs: statistics.median(times) for jobs, times in cold.items()}
     for jobs, median in medians.items():

@@ -12,6 +12,7 @@ from threading import RLock
 from typing import Any
 
 from subpop.types import BadInput, Cell
+from subpop.types.kinds import kind_of
 
 SECONDS_PER_VALUE = {
     "logistic_regression": 4e-8,
@@ -80,6 +81,10 @@ class Rates:
             with suppress(BadInput, TypeError):  # written by another version
                 rates.note(Cell.of(**told), trials, seconds, fits)
         return rates
+
+    def knows(self, cell: Cell) -> bool:
+        """Whether trials of the same victim on the same data were recorded, or the cell has no trials."""
+        return (cell.victim, cell.dataset) in self._seen or not kind_of(cell).trains_trials
 
     def fits(self, cell: Cell) -> float:
         """Expected number of fits in a trial of the cell."""

@@ -179,6 +179,7 @@ def _parser() -> argparse.ArgumentParser:
         "is measured; rates of GPUs are assumed from their data sheets.",
     )
     plan.add_argument("--tier", default="paper", help="embedded, laptop or paper (default: paper)")
+    plan.add_argument("--store", help="take the hours of this machine from the trials that this store has recorded")
     plan.add_argument("--json", action="store_true", help="print JSON instead of a table")
     plan.set_defaults(run=_plan)
 
@@ -437,12 +438,22 @@ def _export(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> int:
     import json
 
+    from subpop.runtime.estimate import Rates
+    from subpop.runtime.options import place
     from subpop.runtime.places import find
+    from subpop.runtime.store import Store
     from subpop.session.planning import as_json, cells_of_tier, lines_of, rates, show
     from subpop.session.run import check_tier
+    from subpop.types import BadInput
 
     told = rates()
-    lines = lines_of(cells_of_tier(check_tier(options.tier), find("benchmarks", Path.cwd())), told)
+    recorded = None
+    if options.store is not None:
+        path = place(options.store, Path.cwd())
+        if not path.is_file():
+            raise BadInput(f"--store {path} does not exist; name a store that a run wrote, or leave the option out")
+        recorded = Rates.recorded(Store(path).costs())
+    lines = lines_of(cells_of_tier(check_tier(options.tier), find("benchmarks", Path.cwd())), told, recorded)
     if options.json:
         return _shown(json.dumps(as_json(lines, told), indent=1))
     show(lines, told)

@@ -2,8 +2,9 @@
 
 Operations are those of the matrix products and convolutions of training; tests compare them with the counts of torch. Hours are
 operations divided by a rate. The rate of this machine is that of a matrix product or a convolution, whichever is faster, measured
-when the command runs: a network reaches a part of it, so that these are about the least hours. Rates of GPUs are those of their
-data sheets, times a share that is assumed: nothing was measured on a GPU.
+when the command runs: a network reaches a part of it, so that these are about the least hours. Where a store holds trials of the
+same victim on the same data, its recorded seconds are the hours of this machine instead. Rates of GPUs are those of their data
+sheets, times a share that is assumed: nothing was measured on a GPU.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from pathlib import Path
 
 from subpop.defenses import RETRAIN
 from subpop.features.networks.frozen import REPRESENTATIONS, is_frozen
-from subpop.runtime.estimate import FITS, SUBPOPULATIONS
+from subpop.runtime.estimate import FITS, SUBPOPULATIONS, Rates
 from subpop.types import BadInput, Cell
 from subpop.types.kinds import kind_of
 
 SHEETS = {"A100": 312e12, "H100": 989e12}
 """Operations per second of data sheets, in bfloat16 without sparsity."""
+HERE = "this machine"
 SHARE = 0.4
 """The share of its data sheet's rate that a GPU is assumed to reach in training."""
 VGG = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512)
@@ -111,17 +113,31 @@ def n_rows_of(cell: Cell) -> int:
     return whole * 2 // 3 if cell.data.protocol == "reserve" else whole
 
 
-def expected_fits(cell: Cell) -> int:
-    """Models that a cell trains, without those that it shares with others."""
+def expected_trials(cell: Cell) -> int:
+    """Trials of a cell: one for each subpopulation and seed, and for defenses one for each seed without an attack."""
     if not kind_of(cell).trains_trials:
         return 0
     attacked = int(cell.option("n_attacked") or SUBPOPULATIONS)
-    trials = attacked * cell.n_seeds + (0 if cell.defense in ("none", RETRAIN) else cell.n_seeds)
-    return trials * FITS.get(cell.defense.partition(":")[0], 1)
+    return attacked * cell.n_seeds + (0 if cell.defense in ("none", RETRAIN) else cell.n_seeds)
 
 
-def lines_of(cells: Iterable[Cell], rates: dict[str, float]) -> list[Line]:
-    """The needs of cells by victim and data set, the longest first. rates: operations per second by device."""
+def expected_fits(cell: Cell) -> int:
+    """Models that a cell trains, without those that it shares with others."""
+    return expected_trials(cell) * FITS.get(cell.defense.partition(":")[0], 1)
+
+
+def lines_of(cells: Iterable[Cell], rates: dict[str, float], recorded: Rates | None = None) -> list[Line]:
+    """The needs of cells by victim and data set, the longest first.
+
+    Parameters
+    ----------
+    cells
+        The cells.
+    rates
+        Operations per second by device.
+    recorded
+        Seconds of trials on this machine, which take the place of operations divided by a rate.
+    """
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
         groups.setdefault((cell.victim, cell.dataset), []).append(cell)
@@ -132,8 +148,10 @@ def lines_of(cells: Iterable[Cell], rates: dict[str, float]) -> list[Line]:
         flops = None if known is None else sum(fits * (flops_of_fit(victim, dataset, n) or 0.0) for fits, n in each)
         memory = None if known is None else bytes_of_fit(victim, dataset, max(n for _, n in each))
         hours = {name: None if flops is None else flops / rate / 3600 for name, rate in rates.items()}
+        if recorded is not None and all(recorded.knows(cell) for cell in own):
+            hours[HERE] = sum(expected_trials(cell) * recorded.seconds(cell, victim, 0) for cell in own) / 3600
         lines.append(Line(victim, dataset, len(own), sum(fits for fits, _ in each), flops, memory, hours))
-    return sorted(lines, key=lambda line: (-(line.flops or 0.0), line.victim, line.dataset))
+    return sorted(lines, key=lambda line: (-(line.flops or 0.0), -(line.hours.get(HERE) or 0.0), line.victim, line.dataset))
 
 
 def rate_here(size: int = 1024) -> float:
@@ -158,7 +176,7 @@ def _best(work: Callable[[], object]) -> float:
 
 def rates() -> dict[str, float]:
     """Operations per second by device."""
-    return {"this machine": rate_here(), **{name: rate * SHARE for name, rate in SHEETS.items()}}
+    return {HERE: rate_here(), **{name: rate * SHARE for name, rate in SHEETS.items()}}
 
 
 def cells_of_tier(tier: str, suites: Path) -> list[Cell]:
@@ -189,38 +207,50 @@ def as_json(lines: Iterable[Line], told: dict[str, float]) -> dict[str, object]:
 
 
 def show(lines: list[Line], told: dict[str, float]) -> None:
-    """Print the plan as a table."""
+    """Print the plan as a table that fits 80 columns."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(caption=_caption(told), caption_justify="left")
-    for name in ("victim", "data", "cells", "fits", "operations", "memory", *(f"hours, {name}" for name in told)):
-        table.add_column(name, justify="left" if name in ("victim", "data") else "right")
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, show_footer=True)
+    table.add_column("victim, data", footer="all", overflow="fold")
+    fits = sum(line.fits for line in lines)
+    hours = [_hours(_sum([line.hours[name] for line in lines])) for name in told]
+    totals = (f"{sum(line.cells for line in lines):,}", f"{fits:,}", _power(_sum([line.flops for line in lines])), "", *hours)
+    names = ("hours,\nhere" if name == HERE else f"hours,\n{name}" for name in told)
+    for name, total in zip(("cells", "fits", "FLOP", "GB", *names), totals, strict=True):
+        table.add_column(name, footer=total, justify="right", no_wrap=True)
     for line in lines:
-        numbers = [f"{line.cells:,}", f"{line.fits:,}", _power(line.flops), _bytes(line.bytes)]
-        table.add_row(line.victim, line.dataset, *numbers, *(_hours(line.hours[name]) for name in told))
-    known = [line for line in lines if line.flops is not None]
-    hours = [_hours(sum(line.hours[name] or 0.0 for line in known)) for name in told]
-    total = [f"{sum(line.cells for line in lines):,}", f"{sum(line.fits for line in lines):,}"]
-    table.add_row("all", "", *total, _power(sum(line.flops or 0.0 for line in known)), "", *hours)
-    Console().print(table)
+        numbers = [f"{line.cells:,}", f"{line.fits:,}", _power(line.flops), _gigabytes(line.bytes)]
+        table.add_row(f"{line.victim}\n  {line.dataset}", *numbers, *(_hours(line.hours[name]) for name in told))
+    console = Console()
+    console.print(table)
+    console.print(_caption(told), highlight=False)
 
 
 def _caption(told: dict[str, float]) -> str:
     return (
-        f"This machine: {told['this machine'] / 1e9:.0f} GFLOP/s, the faster of a matrix product and a convolution measured now; "
-        f"networks reach a part of it. GPUs: {SHARE:.0%} of the data sheet's bfloat16 rate is assumed; nothing was measured on "
-        f"one. Fits by formula: {SUBPOPULATIONS} subpopulations unless the cell names their number. Memory without activations. "
-        "-: no formula."
+        "FLOP: floating-point operations. GB: memory of a fit without activations. Hours here: recorded in the store for the "
+        f"same victim and data, or else FLOP at {told[HERE] / 1e9:.0f} GFLOP/s, the faster of a matrix product and a "
+        "convolution measured now, of which networks reach a part. "
+        f"GPUs: {SHARE:.0%} of the data sheet's bfloat16 rate is assumed; nothing was measured on one. "
+        f"Fits: {SUBPOPULATIONS} subpopulations unless the cell names their number. "
+        "A dash is not known, and left out of the last line."
     )
 
 
+def _sum(values: list[float | None]) -> float | None:
+    """The sum of what is known; None if nothing is."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
 def _power(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1e}"
+    return "-" if value is None else f"{value:.1e}".replace("e+", "e")
 
 
-def _bytes(value: float | None) -> str:
-    return "-" if value is None else f"{value / 1e9:.2f} GB"
+def _gigabytes(value: float | None) -> str:
+    return "-" if value is None else f"{value / 1e9:.2f}"
 
 
 def _hours(value: float | None) -> str:

@@ -9,12 +9,14 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from subpop.runtime.estimate import Rates
 from subpop.session import cli, planning
 from subpop.session.planning import (
     BERT_BLOCKS,
     BERT_TOKENS,
     BERT_WEIGHTS,
     BERT_WIDTH,
+    HERE,
     VGG,
     Line,
     bytes_of_fit,
@@ -108,6 +110,31 @@ def test_fits_and_hours_by_hand():
     assert second == Line("logistic_regression", "adult", 1, 10, None, None, {"a": None, "b": None})
 
 
+def test_recorded_seconds_are_the_hours_of_this_machine():
+    """By hand: 4 subpopulations and 3 seeds at 7 s a trial; the rates of other devices stay what they were."""
+    rates = Rates()
+    rates.note(VGG_CELL.with_(rate=1.0), trials=5, seconds=35.0, fits=5)
+    other = Cell.of("s", "laptop", "adult", "logistic_regression", "feature_match", rate=1.0, n_seeds=2, n_attacked=3)
+    told = {HERE: 1e12, "A100": 1e14}
+    first, second = lines_of([VGG_CELL, other], told, rates)
+    assert first.hours == {HERE: pytest.approx(12 * 7 / 3600), "A100": first.flops / 1e14 / 3600}
+    assert second.hours == {HERE: None, "A100": None}
+    rates.note(other.with_(rate=2.0), trials=1, seconds=0.5, fits=1)
+    assert lines_of([VGG_CELL, other], told, rates)[1].hours == {HERE: pytest.approx(6 * 0.5 / 3600), "A100": None}
+
+
+def test_the_table_cuts_nothing_off_at_80_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    cells = [VGG_CELL, Cell.of("s", "laptop", "adult", "logistic_regression", "feature_match", rate=1.0, n_seeds=2, n_attacked=3)]
+    planning.show(lines_of(cells, {HERE: 1e9, "A100": 1e14, "H100": 1e15}), {HERE: 1e9, "A100": 1e14, "H100": 1e15})
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "\u2026" not in shown
+    assert f"{12 * flops_of_fit('vgg16_fine_tuned', 'utkface', 7000):.1e}".replace("e+", "e") in shown
+    assert next(line for line in shown.splitlines() if "logistic_regression" in line).split()[-5:] == ["-"] * 5
+    assert "\n  adult" in shown
+
+
 def test_the_command(capsys, monkeypatch):
     monkeypatch.setattr(planning, "rate_here", lambda: 1e11)
     monkeypatch.setattr(planning, "cells_of_tier", lambda tier, suites: [VGG_CELL])
@@ -122,3 +149,5 @@ def test_the_command(capsys, monkeypatch):
     assert "vgg16_fine_tuned" in shown
     assert "nothing was measured on one" in " ".join(shown.split())
     assert cli.main(["plan", "--tier", "huge"]) == 2
+    assert cli.main(["plan", "--store", "nowhere.sqlite"]) == 2
+    assert "nowhere.sqlite does not exist" in capsys.readouterr().err
