@@ -1,7 +1,8 @@
 """Wall seconds of `pytest benchmarks/` on a fixed list of cells, from an empty store: `python tests/cold_time.py 2 1`.
 
-The cells, in `early_cells_embedded.txt` and `early_cells_laptop.txt`, are those that the tiers had at commit 385e135, so that cells
-which were added since do not count. Two of the 455 of the embedded tier are left out: they are measured on other mixtures today.
+The cells, in `early_cells_embedded.txt` and `early_cells_laptop.txt`, are those that the tiers had at commit 385e135, so that
+cells which were added since do not count. Two of the 455 of the embedded tier are left out: they are measured on other mixtures
+today.
 Each argument is a number of processes; runs with different numbers alternate, and the median of each is printed with the ratio of
 the last to the first. `1` alone means one process, which trains on the threads of all cores; `one-core` confines it to one core.
 `--full` repeats each run with the store that it filled.
