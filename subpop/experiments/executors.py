@@ -118,7 +118,7 @@ class Ahead:
                 raise DefenseError(None, self._given_up[token])
 
     def _whole_tokens(self, cell: Cell) -> list[str]:
-        return [_token(task.whole) for task in self._tasks if task.whole and _same_company(task.whole, cell)]
+        return [_token(task.whole, task.part) for task in self._tasks if task.whole and _same_company(task.whole, cell)]
 
     def join(self) -> None:
         """Wait until all results have arrived."""
@@ -222,7 +222,7 @@ class Ahead:
                 self._experiment.receive_chunk(key, cell, results)
                 self._made.add(key)
         if task.whole is not None and answer.arrays:
-            self._made.add(_token(task.whole))
+            self._made.add(_token(task.whole, task.part))
 
     def _finish(self, tokens: Iterable[str]) -> None:
         with self._changed:
@@ -231,7 +231,7 @@ class Ahead:
 
     def _tokens(self, task: Task) -> list[str]:
         keys = [self._experiment.chunk_key(cell, chunk) for cell, chunk in task.chunks]
-        return [*keys, *([_token(task.whole)] if task.whole else [])]
+        return [*keys, *([_token(task.whole, task.part)] if task.whole else [])]
 
     def _keys_at_hand(self) -> set[str]:
         """Keys of stored arrays that workers will ask for: those that the plan asked for, and those of clean models."""
@@ -246,8 +246,8 @@ class Ahead:
         return context.memo.served | {key for key in models if context.memo.may_serve(key)}
 
 
-def _token(cell: Cell) -> str:
-    return f"whole {cell!r}"
+def _token(cell: Cell, part: int) -> str:
+    return f"part {part} of {cell!r}"
 
 
 def _same_company(one: Cell, other: Cell) -> bool:

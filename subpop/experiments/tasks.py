@@ -13,7 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from threading import Thread, current_thread
@@ -41,13 +41,14 @@ GROWTH = 1_500_000_000
 class Task:
     """A unit of work for a worker.
 
-    chunks: trained in order; told: stored results on which the chunks depend; whole: a cell without trials to measure; seconds:
-    an estimate.
+    chunks: trained in order; told: stored results on which the chunks depend; whole: a cell without trials to measure, or the
+    given part of it; seconds: an estimate.
     """
 
     chunks: tuple[tuple[Cell, tuple[Trial, ...]], ...] = ()
     told: tuple[tuple[Cell, tuple[Trial, ...], tuple[TrialResult, ...]], ...] = ()
     whole: Cell | None = None
+    part: int = 0
     seconds: float = 0.0
 
     def __str__(self) -> str:
@@ -90,7 +91,7 @@ def tasks_of(experiment: Experiment, cells: Iterable[Cell], seconds: Seconds = l
     only in their defense: they start from the same fleet, which is then trained only once.
     """
     together: dict[Any, list[tuple[Cell, tuple[Trial, ...]]]] = {}  # in the order of the tests, which wait for them
-    whole: dict[Any, Cell] = {}
+    whole: dict[Any, tuple[Cell, int]] = {}
     expected: dict[Any, float] = defaultdict(float)
     seen: set[str] = set()
     measure = Measurers(experiment)
@@ -98,11 +99,13 @@ def tasks_of(experiment: Experiment, cells: Iterable[Cell], seconds: Seconds = l
         kind = kind_of(cell)
         if not kind.trains_trials:
             company = kind.company(cell)
-            if company is not None and cell.defense not in experiment.plugins and not _is_kept(experiment, measure, cell):
-                key = ("whole", cell.kind, company)
-                together.setdefault(key, [])
-                whole.setdefault(key, cell)
-                expected[key] += seconds(cell, 0)
+            if company is not None and cell.defense not in experiment.plugins:
+                for part in range(kind.parts(cell)):
+                    if not _is_kept(experiment, measure, cell, part):
+                        key = ("whole", cell.kind, company, part)
+                        together.setdefault(key, [])
+                        whole.setdefault(key, (cell, part))
+                        expected[key] += seconds(cell, 0) / kind.parts(cell)
             continue
         for needed, chunk in _missing(experiment, cell):
             chunk_key = experiment.chunk_key(needed, chunk)
@@ -111,14 +114,16 @@ def tasks_of(experiment: Experiment, cells: Iterable[Cell], seconds: Seconds = l
                 company = _company(experiment, needed, chunk)
                 together.setdefault(company, []).append((needed, tuple(chunk)))
                 expected[company] += seconds(needed, len(chunk))
-    return [Task(tuple(chunks), told(experiment, chunks), whole.get(key), expected[key]) for key, chunks in together.items()]
+    tasks = [Task(tuple(chunks), told(experiment, chunks), seconds=expected[key]) for key, chunks in together.items()]
+    parts = [whole.get(key, (None, 0)) for key in together]
+    return [replace(task, whole=cell, part=part) for task, (cell, part) in zip(tasks, parts, strict=True)]
 
 
-def _is_kept(experiment: Experiment, measure: Measurers, cell: Cell) -> bool:
-    """Whether a cell without trials needs no worker: it is in the store, or its test will report why it cannot run."""
+def _is_kept(experiment: Experiment, measure: Measurers, cell: Cell, part: int) -> bool:
+    """Whether a part of a cell without trials needs no worker: it is in the store, or its test will report why it cannot run."""
     try:
         with experiment.context.memo.reading():
-            measure(cell)
+            measure.part(cell, part)
     except NotStored:
         return False
     except Exception:
@@ -243,7 +248,7 @@ def work(settings: Settings, task: Task) -> Answer:
         answer.keys.append(key)
     if task.whole is not None:
         with suppress(Exception):  # its own test will report the error
-            measure(task.whole)
+            measure.part(task.whole, task.part)
     store.end_task()
     answer.arrays = store.new_arrays
     answer.ended, answer.cpu = time.time(), time.process_time() - cpu

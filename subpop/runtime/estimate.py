@@ -124,6 +124,7 @@ class Forecast:
     fits_done: int = 0
     done: set[Cell] = field(default_factory=set)
     _of_cell: int = 0
+    _ahead: dict[Cell, float] = field(default_factory=dict)
     _factors: dict[str, float] = field(default_factory=dict)
     _lock: Any = field(default_factory=RLock, repr=False, compare=False)
 
@@ -133,10 +134,14 @@ class Forecast:
             self._of_cell += fits
 
     def receive(self, cell: Cell, fits: int) -> None:
-        """Count fits of a cell that workers have done."""
+        """Count fits of a cell that workers have done, and the same share of its seconds."""
         with self._lock:
             self.fits_done += fits
-            self.fits[cell] = max(0.0, self.fits.get(cell, 0.0) - fits)
+            expected = self.fits.get(cell, 0.0)
+            if expected:
+                done = self._ahead.get(cell, 0.0)
+                self._ahead[cell] = done + min(1.0, fits / expected) * (self.seconds.get(cell, 0.0) - done)
+            self.fits[cell] = max(0.0, expected - fits)
 
     def end(self, cell: Cell) -> None:
         """Mark a cell as finished. The ratio of its actual to its planned fits corrects other cells with its defense."""
@@ -160,17 +165,18 @@ class Forecast:
             return round(self.fits_done + max(0.0, left - self._of_cell))
 
     def seconds_left(self, passed: float) -> float:
-        """Expected seconds of the remaining cells, scaled by how long the finished ones took (`passed` seconds in all)."""
+        """Expected seconds of the remaining work, scaled by how long the finished part took (`passed` seconds in all)."""
         total, ended = self._sums()
         return max(0.0, total - ended) * self.pace(passed)
 
     def pace(self, passed: float) -> float:
-        """How many times as long as expected the finished cells took, in a run of so many seconds."""
+        """How many times as long as expected the finished part took, in a run of so many seconds."""
         total, ended = self._sums()
         trust = 0.05 * total + 2  # the first cells say little about the rest
         return (passed + trust) / (ended + trust)
 
     def _sums(self) -> tuple[float, float]:
-        """Expected seconds of all cells, and of those that have finished."""
+        """Expected seconds of all cells, and of what has finished: cells, and the parts of others that workers have done."""
         with self._lock:
-            return sum(self.seconds.values()), sum(expected for cell, expected in self.seconds.items() if cell in self.done)
+            ended = sum(all_ if cell in self.done else self._ahead.get(cell, 0.0) for cell, all_ in self.seconds.items())
+            return sum(self.seconds.values()), ended

@@ -81,6 +81,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[WATCH] = SessionWatch()
     config.pluginmanager.register(config.stash[WATCH], "subpop-watch")
     config.addinivalue_line("markers", "cells(**fields): the cells a claim is about, by field or setting")
+    # A worker whose memory has grown is replaced between two tasks; nothing is lost, and nobody needs to act.
+    config.addinivalue_line("filterwarnings", "ignore:A worker stopped while some jobs were given to the executor:UserWarning")
     config.addinivalue_line("markers", "smoke: one cell of each kind of measurement, set by the plug-in")
     from subpop.types import BadInput
 

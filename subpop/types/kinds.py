@@ -86,6 +86,14 @@ class Kind(ABC):
         """A key that is equal for cells without trials that one worker measures together; None if only the test measures them."""
         return cell
 
+    def parts(self, cell: Cell) -> int:
+        """How many parts of a cell without trials can be measured on different workers, each kept in the store by itself."""
+        return 1
+
+    def measure_part(self, experiment: Any, cell: Cell, part: int) -> None:
+        """Measure one part of a cell, or read it from the store; called only if there are several."""
+        raise NotImplementedError
+
     def is_compared(self, metric: str) -> bool:
         """Whether a number is compared with its reference; others are checked by assertions of the suite."""
         return True
@@ -151,3 +159,11 @@ class Measurers:
         if cell.kind not in self._own:
             self._own[cell.kind] = kind_of(cell).measurer(self._experiment)
         return self._own[cell.kind](cell)
+
+    def part(self, cell: Cell, part: int) -> None:
+        """Measure one part of a cell without trials, which is all of it for most kinds."""
+        kind = kind_of(cell)
+        if kind.parts(cell) == 1:
+            self(cell)
+        else:
+            kind.measure_part(self._experiment, cell, part)

@@ -280,3 +280,35 @@ def test_what_is_stored_is_no_task(tmp_path):
         assert [task.whole for task in tasks_of(experiment, clusters)] == clusters
         Measurers(experiment)(clusters[0])
         assert tasks_of(Experiment.on(store), clusters) == []
+
+
+def test_draws_of_target_sets_are_measured_apart_and_are_those_of_a_run_here(tmp_path):
+    targets = grid(
+        stem="table16_influence",
+        kind="target_sets",
+        tier="embedded",
+        dataset="digits_images",
+        victim="conv_net_last_layer",
+        attack="influence",
+        partition=["random", "cluster_match"],
+        epsilon=[0.5, 16],
+        rate=0.0,
+        n_seeds=2,
+    )
+    here = [Measurers(Experiment.on(NoStore()))(cell) for cell in targets]
+    with Store(tmp_path / "s.sqlite") as store:
+        experiment = Experiment.on(store)
+        tasks = tasks_of(experiment, targets, lambda cell, n_trials: 3.0)
+        assert [(task.whole, task.part, task.seconds) for task in tasks] == [(targets[0], 0, 6.0), (targets[0], 1, 6.0)]
+        Measurers(experiment).part(targets[0], 1)
+        tasks = tasks_of(Experiment.on(store), targets)
+        assert [(task.whole, task.part) for task in tasks] == [(targets[0], 0)]
+        ahead = Ahead(experiment, tasks_of(experiment, targets), "loky", 2)
+        ahead.start()
+        assert ahead.has_made(targets[1])
+        there = [Measurers(experiment)(cell) for cell in targets]
+        ahead.join()
+        assert ahead.error is None
+        assert tasks_of(Experiment.on(store), targets) == []
+    for one, other in zip(here, there, strict=True):
+        assert one.numbers == other.numbers

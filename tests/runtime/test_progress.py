@@ -82,6 +82,19 @@ def test_the_time_left_is_measured_by_the_cells_that_ended():
     assert now.seconds_left(1200.0) == 0
 
 
+def test_what_workers_have_done_ahead_of_the_tests_counts():
+    """By hand: of 100 expected seconds 20 + 15 are done after 70, so that all takes twice as long but for what is trusted."""
+    now = Forecast(seconds={MINE: 40.0, MINE_2: 60.0}, fits={MINE: 200.0, MINE_2: 400.0})
+    now.receive(MINE, 100)
+    now.receive(MINE_2, 50)
+    now.receive(MINE_2, 50)
+    assert now.seconds_left(70) == pytest.approx(65 * (70 + 7) / (35 + 7))
+    now.end(MINE)
+    assert now.seconds_left(70) == pytest.approx(45 * (70 + 7) / (55 + 7))
+    now.receive(MINE_2, 1000)
+    assert now.seconds_left(70) == 0.0
+
+
 def test_without_a_terminal_a_line_comes_now_and_then(monkeypatch):
     clock, said = [0.0], []
     monkeypatch.setattr(subpop.runtime.progress.time, "monotonic", lambda: clock[0])

@@ -64,6 +64,10 @@ class TargetSuite:
             notes=(*problem.notes, *map(str, draws[0]["notes"])),
         )
 
+    def measure_draw(self, cell: Cell, draw: int) -> None:
+        """One of the draws that `measure` sums up; it is stored."""
+        self._draw(cell, self._problem(cell), draw)
+
     def _problem(self, cell: Cell) -> Problem:
         return self.context.memo.once(("problem", *_set_up(cell)), lambda: problem_of(cell, self.context))
 

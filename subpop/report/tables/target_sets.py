@@ -7,6 +7,7 @@ from functools import partial
 
 from subpop.experiments.experiment import Experiment
 from subpop.experiments.target_sets.measure import TargetSuite
+from subpop.features.networks.frozen import is_frozen
 from subpop.report.claims_table import claim_lines
 from subpop.report.figures.influence import attacked_pictures, attacked_sets, success_against_epsilon, with_pictures
 from subpop.report.figures.lines import Styles
@@ -42,8 +43,16 @@ class TargetSets(Kind):
         return TargetSuite(experiment.context).measure
 
     def expected_seconds(self, cell: Cell) -> float:
-        """Time per cell, given that cells share their draws."""
-        return 1.5
+        """Time per cell, given that cells share their draws; a convolutional network of the hub takes long for each picture."""
+        return 30.0 if is_frozen(cell.victim) else 1.5
+
+    def parts(self, cell: Cell) -> int:
+        """Each draw is a part."""
+        return cell.n_seeds
+
+    def measure_part(self, experiment: Experiment, cell: Cell, part: int) -> None:
+        """One draw of all kinds of sets at all epsilons."""
+        TargetSuite(experiment.context).measure_draw(cell, part)
 
     def company(self, cell: Cell) -> Hashable:
         """Cells with any kind of set and any epsilon are measured together."""
