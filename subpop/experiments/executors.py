@@ -54,8 +54,8 @@ class Ahead:
     Results are committed as they arrive; a test waits only for its own cells.
 
     If a worker dies, the tasks that it may have been working on are tried again, one at a time and with each chunk alone. What
-    loses its worker twice while nothing else is on its way is given up: its own test fails, and no other. A death together with
-    others does not count, since it may be theirs.
+    loses its worker twice while nothing else is on its way is given up: its own test fails, and no other. A death while others
+    are on their way does not count, since it may be theirs: loky loses them all, and Dask those in the queue of the dead worker.
     """
 
     def __init__(self, experiment: Experiment, tasks: Sequence[Task], executor: str, n_workers: int) -> None:
@@ -155,6 +155,7 @@ class Ahead:
             while (self._waiting or self._suspects or running) and not self._is_stopping:
                 for task in self._next(len(running), pool.n_workers):
                     running[pool.submit(settings, task)] = task
+                n_sent = len(running)
                 done = wait(running, timeout=PATIENCE, return_when=FIRST_COMPLETED).done
                 if any(isinstance(each.exception(), pool.LOST) for each in done) and pool.loses_all:
                     done = wait(running, timeout=20 * PATIENCE).done
@@ -163,7 +164,7 @@ class Ahead:
                 if lost:
                     self.n_deaths += 1
                     lost += [running.popitem()[1] for _ in range(len(running)) if pool.loses_all]
-                    self._lose(lost, is_certain=not pool.loses_all or len(lost) == 1)
+                    self._lose(lost, is_certain=n_sent == 1)
                     pool.mend()
 
     def _handed_out(self, folder: Path) -> Path:

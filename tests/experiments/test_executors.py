@@ -229,6 +229,22 @@ def test_a_worker_that_dies_loses_nothing_and_one_that_dies_again_its_own_cell_o
         assert one.numbers == other.numbers
 
 
+def test_a_task_that_waits_in_the_queue_of_a_worker_that_dies_is_not_blamed(tmp_path, own_victims):
+    """Dask sends a worker its next task ahead of time, and a death loses both."""
+    pytest.importorskip("distributed")
+    cells = [own_victims("Fatal"), own_victims("FatalOnce")]
+    with Store(tmp_path / "s.sqlite") as store:
+        experiment = Experiment.on(store)
+        ahead = Ahead(experiment, tasks_of(experiment, cells), "dask", 1)
+        experiment.await_chunk = ahead.wait
+        ahead.start()
+        assert ahead.has_made(cells[1])
+        with pytest.raises(DefenseError, match=r"died twice.*victims_of_workers:Fatal"):
+            ahead.has_made(cells[0])
+        ahead.join()
+    assert ahead.error is None
+
+
 def test_a_worker_uses_one_core_and_trains_nothing_twice(tmp_path, own_victims):
     cells = [own_victims("Counted").with_(rate=rate) for rate in (0.5, 1.0, 1.5, 2.0)]
     counts = []
