@@ -16,8 +16,8 @@ import numpy as np
 
 from subpop.session.planning import SHARE, SHEETS, flops_of_fit
 
-FITS = (("bert_fine_tuned", "imdb", 554, 8), ("vgg16_fine_tuned", "utkface", 80, 8), ("bert_last_layer", "imdb", 554, 64),
-        ("vgg16_fine_tuned_augmented", "cifar10", 180, 8))  # fmt: skip
+FITS = (("bert_fine_tuned", "imdb", 554, 1), ("vgg16_fine_tuned", "utkface", 80, 1), ("bert_last_layer", "imdb", 554, 64),
+        ("vgg16_fine_tuned_augmented", "cifar10", 180, 1))  # fmt: skip
 """Victim, data set, fits of `subpop plan --tier paper`, and fits in a chunk."""
 ROWS = {"imdb": 12_500, "utkface": 7_000, "cifar10": 25_000}
 

@@ -232,7 +232,10 @@ class Experiment:
         return trials + [Trial(name, seed, attacked=False) for name in (names if told else [""]) for seed in seeds]
 
     def chunks(self, cell: Cell) -> list[list[Trial]]:
-        """A cell's trials split in order, so that a chunk's gathered training sets fit into the memory budget."""
+        """A cell's trials split in order, so that a chunk's gathered training sets fit into the memory budget.
+
+        Victims that are trained one after another anyway have one trial a chunk: a kill then costs one training at most.
+        """
         return self.context.memo.once(("chunks", cell), lambda: self._cut(cell))
 
     def _cut(self, cell: Cell) -> list[list[Trial]]:
@@ -242,6 +245,8 @@ class Experiment:
         trials = self.list_trials(cell)
         row_bytes = stage.pool.x[:1].nbytes
         size = max(1, min(CHUNK_TRIALS, CHUNK_BYTES // (2 * stage.pool.n_train * row_bytes)))
+        if getattr(self.context.victim(cell), "one_by_one", False):
+            size = 1
         return [trials[i : i + size] for i in range(0, len(trials), size)]
 
     def missing_chunks(self, cell: Cell) -> list[tuple[Cell, list[Trial]]]:

@@ -87,8 +87,8 @@ def tasks_of(experiment: Experiment, cells: Iterable[Cell], seconds: Seconds = l
     """The tasks of workers for these cells, in order, with estimates of their length.
 
     Cells that are in the store need none, and the tests themselves run speed cells, and plug-ins in their own child.
-    A control matched to a defense is in the same task as that defense's chunk. So are cells of a stochastic victim that differ
-    only in their defense: they start from the same fleet, which is then trained only once.
+    A control matched to a defense is in the same task as that defense's chunk. So are chunks of a stochastic victim that begin
+    with the same trial and differ only in their defense: they start from the same fleet, which is then trained only once.
     """
     together: dict[Any, list[tuple[Cell, tuple[Trial, ...]]]] = {}  # in the order of the tests, which wait for them
     whole: dict[Any, tuple[Cell, int]] = {}
@@ -146,7 +146,7 @@ def _missing(experiment: Experiment, cell: Cell) -> list[tuple[Cell, list[Trial]
 def _company(experiment: Experiment, cell: Cell, chunk: Sequence[Trial]) -> Any:
     """A key that is equal for chunks of the same task."""
     if not experiment.context.victim(cell).exact:
-        return (cell.data, cell.subpopulations, cell.poisoning, cell.rate, cell.learner, draw_identity(cell))
+        return (cell.data, cell.subpopulations, cell.poisoning, cell.rate, cell.learner, draw_identity(cell), chunk[0])
     base = cell.with_(defense=cell.defense.removeprefix(MATCHED))
     return experiment.chunk_key(base, chunk)
 

@@ -42,6 +42,8 @@ class FineTuned:
     """
 
     exact = False
+    one_by_one = True
+    """Fleets save nothing."""
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import subpop.experiments.experiment
 from subpop.experiments.executors import Ahead, in_order, prefill
 from subpop.experiments.experiment import Experiment
 from subpop.experiments.pools import NEEDED_PACKAGE, check_executor
@@ -328,3 +329,24 @@ def test_draws_of_target_sets_are_measured_apart_and_are_those_of_a_run_here(tmp
         assert tasks_of(Experiment.on(store), targets) == []
     for one, other in zip(here, there, strict=True):
         assert one.numbers == other.numbers
+
+
+def test_chunks_of_a_stochastic_victim_are_tasks_of_their_own_with_its_defenses(tmp_path, monkeypatch):
+    """They start from one fleet a chunk, so that only cells of the same attack and the same trials belong together."""
+    monkeypatch.setattr(subpop.experiments.experiment, "CHUNK_TRIALS", 4)
+    common = {"stem": "s", "tier": "embedded", "dataset": "digits", "victim": "mlp", "partition": "feature_match"}
+    cells = grid(rate=1.0, n_seeds=1, n_attacked=6, defense=["none", "trim"], **common)
+    with Store(tmp_path / "s.sqlite") as store:
+        tasks = tasks_of(Experiment.on(store), cells)
+    found = [[(cell.defense, len(chunk)) for cell, chunk in task.chunks] for task in tasks]
+    assert found == [[("none", 4), ("trim", 4)], [("none", 2), ("trim", 4)], [("trim", 4)]]
+    assert tasks[0].chunks[0][1] == tasks[0].chunks[1][1]
+
+
+def test_victims_that_are_trained_one_by_one_have_one_trial_a_chunk():
+    common = {"stem": "s", "tier": "embedded", "dataset": "reviews", "clusters_on": "hidden_states", "n_seeds": 2, "rate": 1.0}
+    experiment = Experiment.on(NoStore())
+    [cell] = grid(victim="tiny_bert_fine_tuned", partition="cluster_match", n_attacked=3, **common)
+    assert [len(chunk) for chunk in experiment.chunks(cell)] == [1] * 6
+    assert len(tasks_of(experiment, [cell])) == 6
+    assert [len(chunk) for chunk in experiment.chunks(cell.with_(victim="tiny_bert_last_layer"))] == [6]
