@@ -182,7 +182,7 @@ FILTERS, SEVER, SPECTRAL = "defenses/filters.py", "defenses/sever.py", "defenses
 CLUSTERING, CONTROLS, LOGISTIC = "defenses/activation_clustering.py", "defenses/controls.py", "victims/logistic.py"
 PRUNING, ATTACKED = "defenses/fine_pruning.py", "attacks/control_attacks.py"
 COUNT = "math.floor(rate * base * (1 + 1e-12))"
-LOSS = "lambda model: given_label_loss(model.predict_proba(x), train.y)"
+LOSS = "lambda model: given_label_loss(model.predict_proba(train.x), train.y)"
 TOP, SECOND = "vectors[:, values >= (1 - SAME_VARIANCE) * values[-1]]", "vectors[:, -2:-1]"
 BATCHES = """        for start in range(0, n, size):
             count = min(size, n - start)
@@ -267,8 +267,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a tenth of the training rows lost",
         "types/rows.py",
-        "self.y, kind=kind)\n",
-        "self.y, kind=kind)[len(self.rows) // 10 :]\n",
+        "key.sort()\n",
+        "key = np.sort(key)[len(key) // 10 :]\n",
         "tilt",
         DAMAGE,
         UP,
@@ -521,7 +521,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "TRIM ranks by the confidence in its answer",
         "defenses/trim.py",
         LOSS,
-        "lambda model: -model.predict_proba(x).max(axis=1)",
+        "lambda model: -model.predict_proba(train.x).max(axis=1)",
         "trim",
         RECALL,
         DOWN,
@@ -988,7 +988,7 @@ PLACEBOS = (
     ),
     Mutant("another order of the training rows", SEEDS, 'derived_seed("shuffle"', 'derived_seed("order"', "trim"),
     Mutant("other seeds of defenses", SEEDS, 'derived_seed("defense"', 'derived_seed("filter"', "random_filter"),
-    Mutant("rows sorted from last to first", "types/rows.py", "self.y, kind=kind)\n", "self.y, kind=kind)[::-1]\n", "linear"),
+    Mutant("rows sorted from last to first", "types/rows.py", "key.sort()\n", "key = np.sort(key)[::-1]\n", "linear"),
     Mutant("every solve starts at zero", LOGISTIC, "if self._blind else np.repeat(clean.w, len(jobs), axis=0)", "", "linear"),
     Mutant("a looser solver", LOGISTIC, "TOLERANCE = 1e-8", "TOLERANCE = 1e-7", "linear"),
     Mutant(

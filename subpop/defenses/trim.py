@@ -46,8 +46,8 @@ def trim(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int, max_rounds
     24
     """
     n_drop = told_poison(know, train, "trim")
-    x = train.x
-    return keep_lowest(train, fit, n_drop, lambda model: given_label_loss(model.predict_proba(x), train.y), max_rounds)
+    # The inputs are gathered in each round: copies that many trials at once hold would not fit into a cache.
+    return keep_lowest(train, fit, n_drop, lambda model: given_label_loss(model.predict_proba(train.x), train.y), max_rounds)
 
 
 trim.needs = {"n_poison"}  # type: ignore[attr-defined]
@@ -58,14 +58,15 @@ def given_label_loss(proba: Array, y: Ints) -> Array:
 
     For confident rows it is computed from the other classes' probabilities: 1 - 1e-12 is 1 in float32, but 1e-12 is not 0.
     """
-    proba = np.asarray(proba, dtype=np.float64)
-    rows = np.arange(len(y))
-    own = proba[rows, y]
     if proba.shape[1] == 2:
-        others = proba[rows, 1 - y]
+        first, second = np.asarray(proba, dtype=np.float64).T
+        own, others = np.where(y, second, first), np.where(y, first, second)
     else:
-        rest = proba.copy()
+        rest, rows = np.array(proba, dtype=np.float64), np.arange(len(y))
+        own = rest[rows, y]
         rest[rows, y] = 0
         others = rest.sum(axis=1)
-    small = np.finfo(np.float64).tiny
-    return np.where(own > 0.5, -np.log1p(-np.minimum(others, 0.5)), -np.log(np.maximum(own, small)))
+    loss: Array = -np.log1p(-np.minimum(others, 0.5))
+    unsure = np.flatnonzero(~(own > 0.5))
+    loss[unsure] = -np.log(np.maximum(own[unsure], np.finfo(np.float64).tiny))
+    return loss

@@ -77,7 +77,9 @@ def job_of(pool: Pool, train: TrainingSet) -> FleetJob:
     if isinstance(source, PoolRows) and source.pool is pool:
         own = source.rows[train.ids]
         # Without rows from outside it is a job of the pool alone, so that D gives the clean victim bit for bit.
-        return FleetJob(pool, own, train.y, extra_x=source.extra_x if (own >= len(pool)).any() else None)
+        return FleetJob(
+            pool, own, train.y, extra_x=None if source.extra_x is None or own.max(initial=0) < len(pool) else source.extra_x
+        )
     rows = len(pool) + np.arange(len(train))
     return FleetJob(pool, rows, train.y, extra_x=_inputs_like(pool.x[:1], train.x))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NoReturn, Protocol
+from typing import NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,7 +90,7 @@ class FleetJob:
         """(n, ...) inputs; gathered at each access."""
         n = len(self.pool)
         if self.extra_x is None or not len(self.extra_x):
-            return np.asarray(self.pool.x[self.rows])
+            return np.take(self.pool.x, self.rows, axis=0)
         out = np.empty((len(self.rows), *self.pool.x.shape[1:]), self.pool.x.dtype)
         inside = self.rows < n
         out[inside] = self.pool.x[self.rows[inside]]
@@ -107,9 +107,13 @@ class FleetJob:
         FleetJob
             The sorted training set.
         """
-        # Without weights, equal rows with equal labels are the same, so that their order needs not be kept.
-        kind: Literal["stable", "quicksort"] = "quicksort" if self.weights is None else "stable"
-        order = np.argsort(self.rows * self.pool.n_classes + self.y, kind=kind)
+        key = self.rows * self.pool.n_classes + self.y
+        usual = self.y.min(initial=0) >= 0 and self.y.max(initial=0) < self.pool.n_classes
+        if self.weights is None and usual:  # equal rows with equal labels are the same: their numbers can be sorted alone
+            key.sort()
+            rows = key // self.pool.n_classes
+            return replace(self, rows=rows, y=key - rows * self.pool.n_classes)
+        order = np.argsort(key, kind="stable")
         weights = None if self.weights is None else self.weights[order]
         return replace(self, rows=self.rows[order], y=self.y[order], weights=weights)
 

@@ -70,7 +70,9 @@ def shared_rows(jobs: Sequence[FleetJob]) -> Ints:
     n = len(jobs[0].pool)
     used = np.zeros(n, np.int64)
     for job in jobs:
-        used[job.rows if job.extra_x is None else job.rows[job.rows < n]] += 1  # once per job, however often it repeats a row
+        own = np.zeros(n, np.bool_)
+        own[job.rows if job.extra_x is None else job.rows[job.rows < n]] = True
+        used += own  # once per job, however often it repeats a row
     return np.flatnonzero(used >= max(1, len(jobs) / SHARED_BY))
 
 

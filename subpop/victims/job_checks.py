@@ -14,11 +14,11 @@ def check_job(job: FleetJob, pool: Pool) -> None:
     if pool.n_classes < 2:
         raise BadInput(f"n_classes={pool.n_classes}; a classifier needs at least 2")
     extra = 0 if job.extra_x is None else len(job.extra_x)
-    weights = np.ones(len(job)) if job.weights is None else np.asarray(job.weights)
+    weights = np.broadcast_to(1.0, len(job)) if job.weights is None else np.asarray(job.weights)
     if job.rows.ndim != 1 or job.rows.shape != job.y.shape or job.rows.shape != weights.shape:
         shapes = f"{job.rows.shape} rows, {job.y.shape} labels and {weights.shape} weights"
         raise BadInput(f"a job has {shapes}; give a label and a weight for each row")
-    if not len(job) or not (np.isfinite(weights).all() and weights.min() >= 0 and weights.sum() > 0):
+    if not len(job) or not (job.weights is None or (np.isfinite(weights).all() and weights.min() >= 0 and weights.sum() > 0)):
         raise BadInput(f"a job of {len(job)} rows has no usable weights; weights must be finite, >= 0 and not all 0")
     if job.rows.min() < 0 or job.rows.max() >= len(pool) + extra:
         raise BadInput(f"rows {job.rows.min()}..{job.rows.max()} are not all in the pool and extra_x: 0..{len(pool) + extra - 1}")
