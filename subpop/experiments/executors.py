@@ -6,7 +6,6 @@ whose results depend on the number of threads are limited to one, so the results
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -151,7 +150,7 @@ class Ahead:
         running: dict[Future[Answer], Task] = {}
         with closing(pool_of(self._executor, self._n_workers)) as pool, TemporaryDirectory(prefix="subpop-") as folder:
             shared = self._handed_out(Path(folder)) if pool.is_local else None
-            settings = Settings.of(self._experiment, shared, os.getpid() if self._executor == "loky" else 0)
+            settings = Settings.of(self._experiment, shared)
             while (self._waiting or self._suspects or running) and not self._is_stopping:
                 for task in self._next(len(running), pool.n_workers):
                     running[pool.submit(settings, task)] = task

@@ -15,7 +15,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from subpop.experiments.tasks import Answer, Settings, Task, work
+from subpop.experiments.tasks import Answer, Settings, Task, begin, work
 from subpop.runtime.threads import ONE_CORE
 from subpop.types import BadInput
 
@@ -85,7 +85,7 @@ class Loky(Pool):
     def _started(self) -> Any:
         from joblib.externals.loky import ProcessPoolExecutor
 
-        return ProcessPoolExecutor(self.n_workers, env=ONE_CORE)
+        return ProcessPoolExecutor(self.n_workers, env=ONE_CORE, initializer=begin, initargs=(os.getpid(),))
 
     def submit(self, settings: Settings, task: Task) -> Future[Answer]:
         sent: Future[Answer] = self._executor.submit(work, settings, task)

@@ -215,8 +215,7 @@ class TaskStore(NoStore):
 class Settings:
     """What an experiment is made of in a worker.
 
-    shared: folder of arrays that workers share; None where they have no disk in common. harness: the process with whose end the
-    worker ends; 0 for none.
+    shared: folder of arrays that workers share; None where they have no disk in common.
     """
 
     root: Path | None
@@ -225,19 +224,18 @@ class Settings:
     weights_root: Path | None
     partitions: Path | None
     shared: Path | None = None
-    harness: int = 0
 
     @classmethod
-    def of(cls, experiment: Experiment, shared: Path | None = None, harness: int = 0) -> Settings:
+    def of(cls, experiment: Experiment, shared: Path | None = None) -> Settings:
         own = experiment.context
-        return cls(own.root, own.device, own.cache, own.weights_root, own.partitions, shared, harness)
+        return cls(own.root, own.device, own.cache, own.weights_root, own.partitions, shared)
 
 
 def work(settings: Settings, task: Task) -> Answer:
     """Run a task in a worker."""
     answer = Answer(worker=f"{platform.node()} {os.getpid()}", started=time.time())
     cpu = time.process_time()
-    _begin(settings.harness)
+    begin()
     store, experiment, measure = _worker(settings)
     store.begin_task()
     for cell, chunk, results in task.told:
@@ -267,15 +265,15 @@ def _trained(experiment: Experiment, cell: Cell, chunk: list[Trial]) -> tuple[li
 
 
 @lru_cache(maxsize=1)
-def _begin(harness: int) -> None:
-    """What a process does before its first task."""
+def begin(harness: int = 0) -> None:
+    """What a process does before its first task. harness: its parent, with whose end it ends; 0 for none."""
     from joblib.externals.loky import process_executor
 
+    if harness:
+        _end_with(harness)
     use_one_core()
     # Where psutil is installed, loky ends workers that grow by 0.3 GB, which data alone does; the next has to read it again.
     process_executor._MAX_MEMORY_LEAK_SIZE = GROWTH
-    if harness and os.getppid() == harness:
-        _end_with(harness)
 
 
 @lru_cache(maxsize=1)
@@ -294,7 +292,7 @@ def _worker(settings: Settings) -> tuple[TaskStore, Experiment, Measurers]:
 
 
 def _end_with(harness: int) -> None:
-    """Make a worker end when the harness does, even by kill -9, and ignore Ctrl-C."""
+    """Make a worker end when the harness does, even by kill -9 or before the worker had started, and ignore Ctrl-C."""
 
     def watch() -> None:
         while os.getppid() == harness:

@@ -1,4 +1,7 @@
 import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -28,6 +31,26 @@ CELLS = grid(
 )
 
 
+NETWORKS = grid(
+    stem="s",
+    tier="embedded",
+    dataset="digits_images",
+    victim=["mlp", "conv_net"],
+    partition="feature_match",
+    rate=1.0,
+    n_seeds=1,
+)
+"""Of stochastic victims: trials begin with their own seeds, so that on one machine they too are the same everywhere."""
+
+
+def assert_same(here, there):
+    """The same numbers and the same predictions, to the last bit."""
+    for one, other in zip(map(timeless, here), map(timeless, there), strict=True):
+        assert one.numbers == other.numbers
+        assert one.arrays.keys() == other.arrays.keys()
+        assert all(np.array_equal(one.arrays[name], other.arrays[name], equal_nan=True) for name in one.arrays)
+
+
 def timeless(result):
     """A result without the numbers of a clock."""
     return replace(result, numbers=tuple(number for number in result.numbers if number.metric != "seconds_a_trial"))
@@ -44,11 +67,9 @@ def test_workers_leave_what_a_run_here_finds(tmp_path):
         again = [experiment.run(cell) for cell in CELLS]
     assert not any(result.from_store for result in there), "who asks first counts as having trained them"
     assert all(result.from_store for result in again)
+    assert_same(here, there)
     for one, other in zip(map(timeless, here), map(timeless, there), strict=True):
         assert replace(one, seconds=0, arrays={}) == replace(other, seconds=0, arrays={})
-        assert one.arrays.keys() == other.arrays.keys()
-        assert all(np.array_equal(one.arrays[name], other.arrays[name]) for name in one.arrays)
-        assert one.numbers == other.numbers
 
 
 def test_workers_do_controls_with_their_defense_cells_as_a_whole_and_no_speed(tmp_path):
@@ -204,11 +225,22 @@ def own_victims(tmp_path, monkeypatch):
     return lambda name: CELLS[0].with_(defense="none", victim=f"victims_of_workers:{name}")
 
 
+def test_workers_that_were_still_starting_end_with_a_harness_that_was_killed(tmp_path):
+    """Two of them: one that had a task, and one that had none. The outputs of both are this pipe."""
+    code = (
+        "import os, signal; from subpop.experiments.pools import Loky; from subpop.experiments.tasks import Settings, Task\n"
+        "pool = Loky(2); pool.submit(Settings(None, 'cpu', None, None, None), Task())\n"
+        "print(len(pool._executor._processes), flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout.split()[0]) == (-signal.SIGKILL, "2")
+
+
 @pytest.mark.parametrize("executor", ["loky", "dask", "ray"])
 def test_a_worker_that_dies_loses_nothing_and_one_that_dies_again_its_own_cell_only(tmp_path, own_victims, executor):
     if executor in NEEDED_PACKAGE:
         pytest.importorskip(NEEDED_PACKAGE[executor])
-    cells = [own_victims("Fatal"), own_victims("FatalOnce"), *CELLS]
+    cells = [own_victims("Fatal"), own_victims("FatalOnce"), *CELLS, *NETWORKS]
     with Store(tmp_path / "here.sqlite") as store:
         (tmp_path / "once").touch()
         here = [Experiment.on(store).run(cell) for cell in cells[1:]]
@@ -226,8 +258,7 @@ def test_a_worker_that_dies_loses_nothing_and_one_that_dies_again_its_own_cell_o
     assert ahead.n_deaths >= 2
     assert ahead.error is None
     assert len({span.worker for span in ahead.spans}) >= 2
-    for one, other in zip(map(timeless, here), map(timeless, there), strict=True):
-        assert one.numbers == other.numbers
+    assert_same(here, there)
 
 
 def test_a_task_that_waits_in_the_queue_of_a_worker_that_dies_is_not_blamed(tmp_path, own_victims):
