@@ -253,12 +253,24 @@ def kill_dask_worker(campaign: Round) -> None:
 
 def dead_scheduler(campaign: Round) -> None:
     """The scheduler of a cluster dies: the run trains what is missing by itself, says so and passes."""
+    if find_spec("ray") is not None and campaign.draw.random() < 0.2:
+        return _dead_ray(campaign)
     if find_spec("distributed") is None:
         return kill_worker(campaign)
     process = _on_cluster(campaign)
     assert campaign.cluster.scheduler is not None
     campaign.strike(process, campaign.draw.uniform(0, 0.45), campaign.cluster.scheduler.pid)
     return campaign.passes(process)
+
+
+def _dead_ray(campaign: Round) -> None:
+    """Of Ray, the process that keeps its state, or the one that starts the workers, dies."""
+    process, name = campaign.start("--executor", "ray"), campaign.draw.choice([b"gcs_server", b"raylet"])
+    workers_of(process)
+    found = [pid for pid in descendants(process.pid) if name in _command_of(pid).split(b"\0")[0]]
+    if found:
+        campaign.strike(process, campaign.draw.uniform(0, 0.45), found[0])
+    campaign.passes(process)
 
 
 # --- stores -----------------------------------------------------------------------------------------------------------
@@ -352,6 +364,7 @@ class Round(Campaign):
         """A run ends with every number."""
         output = ended(process)
         assert process.poll() == 0, output
+        assert "CancelledError" not in output, output
         self.truth.check_whole(store or self.store, self.folder / "runs" / report)
 
     def merging(self) -> Path:

@@ -33,6 +33,7 @@ GIVEN_UP = (
     "the process that trained it died twice while it trained nothing else: {}. Most often the machine has run "
     "out of memory (the log of its kernel tells); free some, or run this cell alone with `-n 1` to see what happens"
 )
+CANCELLED = "the scheduler of the cluster has ended, or somebody cancelled its tasks"
 OTHER_WORKER = "the worker {} has other code, data or libraries than this process, as after an edit; its results were not used"
 
 
@@ -156,6 +157,8 @@ class Ahead:
                     running[pool.submit(settings, task)] = task
                 n_sent = len(running)
                 done = wait(running, timeout=PATIENCE, return_when=FIRST_COMPLETED).done
+                cancelled = {each for each in done if each.cancelled()}
+                done -= cancelled
                 if any(isinstance(each.exception(), pool.LOST) for each in done) and pool.loses_all:
                     done = wait(running, timeout=20 * PATIENCE).done
                 received = [self._received(running.pop(future), future, pool.LOST) for future in done]
@@ -165,6 +168,9 @@ class Ahead:
                     lost += [running.popitem()[1] for _ in range(len(running)) if pool.loses_all]
                     self._lose(lost, is_certain=n_sent == 1)
                     pool.mend()
+                if cancelled:
+                    raise ConnectionError(CANCELLED)
+                pool.check()
 
     def _handed_out(self, folder: Path) -> Path:
         """The folder that workers share, with what the plan has read or made: partitions, attackers' and clean models."""

@@ -7,7 +7,9 @@ A pool runs one task in each worker. If a worker dies, `LOST` is the error of it
 from __future__ import annotations
 
 import os
+import socket
 import sys
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -26,6 +28,8 @@ OWN_CLUSTER = {
     "distributed.comm.timeouts.tcp": "120s",
 }
 """Settings of a Dask cluster that is started here."""
+GONE = 20.0
+"""Seconds after which the head of a Ray cluster that does not answer is given up. After 60 s Ray would end this process."""
 NEEDED_PACKAGE = {"dask": "distributed", "ray": "ray"}
 
 
@@ -55,6 +59,10 @@ class Pool(ABC):
     @abstractmethod
     def submit(self, settings: Settings, task: Task) -> Future[Answer]:
         """Send a task to a worker."""
+
+    def check(self) -> None:
+        """Raise ConnectionError if the cluster has been gone for some time and the pool would not notice by itself."""
+        return
 
     def mend(self) -> None:
         """Replace dead workers where the pool does not do that itself. Tasks that were sent are given up."""
@@ -90,6 +98,10 @@ class Loky(Pool):
     def submit(self, settings: Settings, task: Task) -> Future[Answer]:
         sent: Future[Answer] = self._executor.submit(work, settings, task)
         return sent
+
+    def check(self) -> None:
+        """Raise ConnectionError if the cluster has been gone for some time and the pool would not notice by itself."""
+        return
 
     def mend(self) -> None:
         self.close()
@@ -139,6 +151,17 @@ class Ray(Pool):
         self._ray, self._work = ray, ray.remote(max_retries=0, num_cpus=1)(work)
         self.LOST = (errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError)
         self.n_workers = max(1, int(ray.cluster_resources().get("CPU", n_workers)))
+        self._head, self._answered = ray.get_runtime_context().gcs_address, time.monotonic()
+
+    def check(self) -> None:
+        host, _, port = self._head.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
+        except OSError as error:
+            if time.monotonic() - self._answered > GONE:
+                raise ConnectionError(f"the head of the Ray cluster at {self._head} does not answer ({error})") from error
+        else:
+            self._answered = time.monotonic()
 
     def submit(self, settings: Settings, task: Task) -> Future[Answer]:
         sent: Future[Answer] = self._work.remote(settings, task).future()

@@ -2,7 +2,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from contextlib import closing, suppress
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +13,11 @@ import pytest
 import subpop.experiments.experiment
 from subpop.experiments.executors import Ahead, in_order, prefill
 from subpop.experiments.experiment import Experiment
-from subpop.experiments.pools import NEEDED_PACKAGE, check_executor
+from subpop.experiments.pools import NEEDED_PACKAGE, check_executor, pool_of
 from subpop.experiments.tasks import Task, tasks_of
 from subpop.harness.batching import DefenseError
 from subpop.runtime.no_store import NoStore
+from subpop.runtime.processes import descendants
 from subpop.runtime.store import Store
 from subpop.types import BadInput
 from subpop.types.grid import grid
@@ -200,15 +204,17 @@ class Large(GaussianNB):
 
 
 class Counted(GaussianNB):
-    """Leaves a byte for each fit, and tells how many threads it may use."""
+    """Leaves a byte for each fit, and tells how many threads OpenMP, BLAS, numba, torch and joblib may use."""
 
     def fit(self, x, y):
         from joblib import cpu_count
         from threadpoolctl import threadpool_info
-        import torch
+        import numba, torch
 
-        threads = {cpu_count(), torch.get_num_threads(), *(each["num_threads"] for each in threadpool_info())}
-        with open(os.environ["ONCE"], "a") as file:
+        libraries = threadpool_info()
+        assert {"openmp", "blas"} <= {each["user_api"] for each in libraries}
+        threads = {cpu_count(), numba.get_num_threads(), torch.get_num_threads(), *(each["num_threads"] for each in libraries)}
+        with open(os.environ["THREADS"], "a") as file:
             file.write("1" if threads == {1} else "2")
         return super().fit(x, y)
 '''
@@ -222,6 +228,7 @@ def own_victims(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("HARNESS", str(os.getpid()))
     monkeypatch.setenv("ONCE", str(tmp_path / "once"))
+    monkeypatch.setenv("THREADS", str(tmp_path / "threads"))
     return lambda name: CELLS[0].with_(defense="none", victim=f"victims_of_workers:{name}")
 
 
@@ -240,11 +247,12 @@ def test_workers_that_were_still_starting_end_with_a_harness_that_was_killed(tmp
 def test_a_worker_that_dies_loses_nothing_and_one_that_dies_again_its_own_cell_only(tmp_path, own_victims, executor):
     if executor in NEEDED_PACKAGE:
         pytest.importorskip(NEEDED_PACKAGE[executor])
-    cells = [own_victims("Fatal"), own_victims("FatalOnce"), *CELLS, *NETWORKS]
+    cells = [own_victims("Fatal"), own_victims("FatalOnce"), own_victims("Counted"), *CELLS, *NETWORKS]
     with Store(tmp_path / "here.sqlite") as store:
         (tmp_path / "once").touch()
         here = [Experiment.on(store).run(cell) for cell in cells[1:]]
         (tmp_path / "once").unlink()
+        (tmp_path / "threads").unlink()
     with Store(tmp_path / "there.sqlite") as store:
         experiment = Experiment.on(store)
         ahead = Ahead(experiment, tasks_of(experiment, cells), executor, 2)
@@ -258,6 +266,7 @@ def test_a_worker_that_dies_loses_nothing_and_one_that_dies_again_its_own_cell_o
     assert ahead.n_deaths >= 2
     assert ahead.error is None
     assert len({span.worker for span in ahead.spans}) >= 2
+    assert set((tmp_path / "threads").read_text()) == {"1"}, "some library of a worker had more than one thread"
     assert_same(here, there)
 
 
@@ -277,14 +286,38 @@ def test_a_task_that_waits_in_the_queue_of_a_worker_that_dies_is_not_blamed(tmp_
     assert ahead.error is None
 
 
+def test_a_ray_cluster_whose_head_is_dead_is_given_up(monkeypatch):
+    """Ray ends the process that started it a minute after the death of the head: no report, and not a word."""
+    pytest.importorskip("ray")
+    monkeypatch.setattr("subpop.experiments.pools.GONE", 0.5)
+    with closing(pool_of("ray", 1)) as pool:
+        pool.check()
+        (head,) = (pid for pid in descendants(os.getpid()) if b"gcs_server" in command_of(pid).split(b"\0")[0])
+        os.kill(head, signal.SIGKILL)
+        with pytest.raises(ConnectionError, match="head of the Ray cluster"):
+            check_for_a_minute(pool)
+
+
+def check_for_a_minute(pool):
+    for _ in range(600):
+        pool.check()
+        time.sleep(0.1)
+
+
+def command_of(pid):
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
+
+
 def test_a_worker_uses_one_core_and_trains_nothing_twice(tmp_path, own_victims):
     cells = [own_victims("Counted").with_(rate=rate) for rate in (0.5, 1.0, 1.5, 2.0)]
     counts = []
     for n_workers in (1, 3):
-        (tmp_path / "once").unlink(missing_ok=True)
+        (tmp_path / "threads").unlink(missing_ok=True)
         with Store(tmp_path / f"{n_workers}.sqlite") as store:
             prefill(Experiment.on(store), cells, "loky", n_workers)
-        told = (tmp_path / "once").read_text()
+        told = (tmp_path / "threads").read_text()
         assert set(told) == {"1"}, "some library of a worker had more than one thread"
         counts.append(len(told))
     assert counts[0] == counts[1]
