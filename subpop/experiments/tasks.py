@@ -22,11 +22,12 @@ from typing import Any
 from subpop.defenses import MATCHED
 from subpop.experiments.experiment import Experiment
 from subpop.experiments.shared_arrays import SharedArrays
+from subpop.runtime.fingerprint import keep_code_in
 from subpop.runtime.memo import NotStored
 from subpop.runtime.no_store import NoStore
 from subpop.runtime.seeds import draw_identity
 from subpop.runtime.threads import use_one_core
-from subpop.types import Array, Cell, Trial, TrialResult
+from subpop.types import Array, Cell, CellResult, Trial, TrialResult
 from subpop.types.kinds import Measurers, kind_of
 
 REMOVED = "removed_per_class"
@@ -83,7 +84,16 @@ Seconds = Callable[[Cell, int], float]
 """Estimates how long the trials of a cell take, from their number; 0 trials: a cell without trials."""
 
 
-def tasks_of(experiment: Experiment, cells: Iterable[Cell], seconds: Seconds = lambda cell, n_trials: 0.0) -> list[Task]:
+Kept = Callable[[Cell, CellResult], None]
+"""Receives the stored result of a cell without trials."""
+
+
+def tasks_of(
+    experiment: Experiment,
+    cells: Iterable[Cell],
+    seconds: Seconds = lambda cell, n_trials: 0.0,
+    kept: Kept = lambda cell, result: None,
+) -> list[Task]:
     """The tasks of workers for these cells, in order, with estimates of their length.
 
     Cells that are in the store need none, and the tests themselves run speed cells, and plug-ins in their own child.
@@ -101,7 +111,7 @@ def tasks_of(experiment: Experiment, cells: Iterable[Cell], seconds: Seconds = l
             company = kind.company(cell)
             if company is not None and cell.defense not in experiment.plugins:
                 for part in range(kind.parts(cell)):
-                    if not _is_kept(experiment, measure, cell, part):
+                    if not _is_kept(experiment, measure, cell, part, kept):
                         key = ("whole", cell.kind, company, part)
                         together.setdefault(key, [])
                         whole.setdefault(key, (cell, part))
@@ -119,15 +129,17 @@ def tasks_of(experiment: Experiment, cells: Iterable[Cell], seconds: Seconds = l
     return [replace(task, whole=cell, part=part) for task, (cell, part) in zip(tasks, parts, strict=True)]
 
 
-def _is_kept(experiment: Experiment, measure: Measurers, cell: Cell, part: int) -> bool:
+def _is_kept(experiment: Experiment, measure: Measurers, cell: Cell, part: int, kept: Kept) -> bool:
     """Whether a part of a cell without trials needs no worker: it is in the store, or its test will report why it cannot run."""
     try:
         with experiment.context.memo.reading():
-            measure.part(cell, part)
+            result = measure.part(cell, part)
     except NotStored:
         return False
     except Exception:
         return True
+    if result is not None:
+        kept(cell, result)
     return True
 
 
@@ -279,6 +291,8 @@ def begin(harness: int = 0) -> None:
 @lru_cache(maxsize=1)
 def _worker(settings: Settings) -> tuple[TaskStore, Experiment, Measurers]:
     """The experiment of a worker process, cached so that data is split and clustered once."""
+    if settings.cache is not None:
+        keep_code_in(settings.cache.with_name("code"))
     store = TaskStore(None if settings.shared is None else SharedArrays(settings.shared))
     experiment = Experiment.on(
         store,

@@ -8,6 +8,7 @@ of the package, because registries load parts by name.
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from subpop.runtime.writing import write_atomically
 from subpop.types import BadInput
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -159,10 +161,56 @@ def _hash_of(codes: Mapping[str, str]) -> str:
 
 @functools.cache
 def _code_of(path: Path, source: bytes, package: str) -> tuple[str, tuple[str, ...]]:
-    """A module's code and the names that it imports; parsed once per process."""
-    parsed = _parse(path, source)
-    said = ast.dump(_without_docstrings(parsed))
-    return said, tuple(_imported_names(parsed, package))
+    """A module's code and the names that it imports; parsed once per process, or once per version in a folder that keeps it."""
+    module = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) if path.is_relative_to(PACKAGE) else ""
+    made_from = _made_from(source, package)
+    found = _read_kept(module, made_from)
+    if found is None:
+        parsed = _parse(path, source)
+        found = ast.dump(_without_docstrings(parsed)), tuple(_imported_names(parsed, package))
+        _keep(module, made_from, found)
+    return found
+
+
+_FOLDERS: list[Path] = []
+
+
+def keep_code_in(folder: Path) -> None:
+    """Keep the parsed code of the package's modules in a folder, from which later processes read it instead of parsing again.
+
+    Each file has the hashes of the module's source and of its own content, so that an edited module or a damaged file is parsed.
+    """
+    _FOLDERS[:] = [folder]
+
+
+def _made_from(source: bytes, package: str) -> str:
+    """Hash of what parsed code depends on: the source, this module and Python."""
+    return _digest(b"\0".join([f"{package} {platform.python_version()}".encode(), _own_source(), source]))
+
+
+@functools.cache
+def _own_source() -> bytes:
+    return Path(__file__).read_bytes()
+
+
+def _read_kept(module: str, made_from: str) -> tuple[str, tuple[str, ...]] | None:
+    """The parsed code of a module; None if it is not kept, is of another version, or is damaged."""
+    for folder in _FOLDERS if module else ():
+        with contextlib.suppress(OSError, ValueError):
+            digest, _, content = (folder / f"{module}.json").read_bytes().partition(b"\n")
+            if digest.decode() == _digest(made_from.encode() + content):
+                said, names = json.loads(content)
+                return said, tuple(names)
+    return None
+
+
+def _keep(module: str, made_from: str, found: tuple[str, tuple[str, ...]]) -> None:
+    """Keep the parsed code of a module; where nothing can be written, it is parsed again next time."""
+    content = json.dumps(found).encode()
+    for folder in _FOLDERS if module else ():
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / f"{module}.json", _digest(made_from.encode() + content).encode() + b"\n" + content)
 
 
 def _parse(path: Path, source: bytes) -> ast.Module:

@@ -15,6 +15,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -50,6 +51,8 @@ from subpop.types import Array, BadInput, Cell, TrialResult
 
 T = TypeVar("T")
 BUSY_SECONDS = 60.0
+AT_HAND = 1 << 27
+"""Bytes, roughly, of verified chunks that are kept for the call of `get_chunk` that follows `has_chunk`."""
 ELSEWHERE = "name another file with --store"
 IMPLAUSIBLE = 1000
 """No schema will have a number this large: a larger one is the result of a flipped bit."""
@@ -84,18 +87,26 @@ class Store:
             raise BadInput(f"the folder of the store {self.path} cannot be created ({error}); {ELSEWHERE}") from error
         self._lock = threading.RLock()
         self._verified: set[str] = set()
+        self._at_hand = _AtHand()
         self._open_or_rescue()
 
     def has_chunk(self, key: str) -> bool:
-        """Whether `get_chunk` would return trials. The first call for a key verifies them."""
+        """Whether `get_chunk` would return trials. The first call for a key verifies them, and keeps them for `get_chunk`."""
         if key not in self._verified:
-            return self._verified_chunk(key) is not None
+            rows = self._verified_chunk(key)
+            if rows is not None:
+                self._at_hand.put(self._version(), rows)
+            return rows is not None
         return bool(self._in_transaction("BEGIN", lambda c: c.execute("SELECT 1 FROM chunks WHERE key = ?", (key,)).fetchone()))
 
     def get_chunk(self, key: str) -> list[TrialResult] | None:
         """The trials of a chunk, in the order in which they were stored; None if the chunk is missing or damaged."""
-        rows = self._verified_chunk(key)
+        rows = self._at_hand.take(self._version(), key) or self._verified_chunk(key)
         return None if rows is None else results_of(rows)
+
+    def _version(self) -> Any:
+        """A value that changes when another connection changes the file."""
+        return self._in_transaction("BEGIN", lambda c: c.execute("PRAGMA data_version").fetchone()[0])
 
     def _verified_chunk(self, key: str) -> Any:
         rows = self._get(CHUNK, key)
@@ -106,6 +117,7 @@ class Store:
         """Store the trials of a chunk atomically. An existing chunk is overwritten only if `replace` is true."""
         if not results:
             raise BadInput(f"chunk {key} of {cell.id} has no trials; put a chunk when its trials are finished")
+        self._at_hand.drop(key)
         # Everything that takes time is done before the write lock is taken.
         self._put(CHUNK, (key,), rows_of(key, cell, results, device), replace)
 
@@ -254,6 +266,7 @@ class Store:
         except (OSError, sqlite3.Error) as error:
             raise BadInput(f"{damage}; copying its undamaged part failed too ({error})") from error
         self._verified.clear()
+        self._at_hand = _AtHand()
         self._open()
 
     def _open(self) -> None:
@@ -270,7 +283,7 @@ class Store:
         self._opened = self._identity()
         with explained(self.path):
             self._connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        self._connection.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
+        self._connection.text_factory = methodcaller("decode", "utf-8", "surrogateescape")
         with contextlib.suppress(FileNotFoundError):  # another process has just renamed it
             if looks_like_a_store(self.path) and has_damaged_header(self.path):
                 raise Corrupt(self.path, "its header is not SQLite's")
@@ -346,6 +359,36 @@ class Store:
     def _select(self, statement: str) -> list[Any]:
         with explained(self.path):
             return self._connection.execute(statement).fetchall()
+
+
+class _AtHand:
+    """Verified rows of chunks, each for one reader, until another connection changes the file."""
+
+    def __init__(self) -> None:
+        self._version: object = None
+        self._rows: dict[str, ChunkRows] = {}
+        self._room = AT_HAND
+
+    def put(self, version: object, rows: ChunkRows) -> None:
+        self._check(version)
+        size = rows.n_bytes
+        if size <= self._room:
+            self._room -= size
+            self._rows[rows.key] = rows
+
+    def take(self, version: object, key: str) -> ChunkRows | None:
+        self._check(version)
+        return self.drop(key)
+
+    def drop(self, key: str) -> ChunkRows | None:
+        rows = self._rows.pop(key, None)
+        self._room += rows.n_bytes if rows is not None else 0
+        return rows
+
+    def _check(self, version: object) -> None:
+        if version != self._version:
+            self._version, self._room = version, AT_HAND
+            self._rows.clear()
 
 
 def read_records(path: Path, kind: str) -> dict[str, Any]:

@@ -38,6 +38,10 @@ TABLES = (
 )
 
 
+VALUE_BYTES = 200
+"""Memory of a name with its value."""
+
+
 class Damaged(Exception):
     """Rows of a chunk, a set of arrays or a record differ from what was written."""
 
@@ -73,6 +77,12 @@ class ChunkRows:
             for t in self.trials
         ]
         return digest_of("chunk", self.key, self.cell, self.device, self.created, self.versions, trials)
+
+    @property
+    def n_bytes(self) -> int:
+        """Roughly the memory of the rows and their blobs."""
+        values = sum(len(trial.metrics) + len(trial.arrays) for trial in self.trials)
+        return VALUE_BYTES * values + sum(len(blob[-1]) for blob in self.blobs.values())
 
 
 def digest_of(*parts: object) -> str:

@@ -233,11 +233,13 @@ def make_run(
     from subpop.experiments.attack_sets import FOLDER as PARTITIONS_FOLDER
     from subpop.experiments.experiment import Experiment
     from subpop.experiments.integrity import Inspector
+    from subpop.runtime.fingerprint import keep_code_in
     from subpop.runtime.store import Store
     from subpop.session.run import Run
     from subpop.types import Cell
 
     store = Store(_place(config, "--store"))
+    keep_code_in(store.path.parent / "code")
     experiment = Experiment.on(
         store,
         root=data_root(_place_or_none(config, "--data-root")),

@@ -107,6 +107,9 @@ class Run:
     own: frozenset[str] = frozenset()
     """Names of a victim and of data of one's own, whose cells have no references."""
     _references: dict[str, References] = field(default_factory=dict, repr=False)
+    _rates: Rates | None = field(default=None, repr=False)
+    _kept: dict[Cell, CellResult] = field(default_factory=dict, repr=False)
+    """Stored results that were read while looking for work."""
 
     def __post_init__(self) -> None:
         self._measure = Measurers(self.experiment)
@@ -122,7 +125,7 @@ class Run:
             try:
                 if self.ahead is not None:
                     self.ahead.check(cell)
-                result = self._measure(cell)
+                result = self._kept.pop(cell, None) or self._measure(cell)
                 check_registered({number.metric for number in result.numbers})
                 self.results[cell] = self._inspected(result)
             except Exception as error:
@@ -159,8 +162,7 @@ class Run:
         worth: seconds of work below which no worker is started, because that takes some seconds itself. keep_order: whether the
         first cells are trained first, instead of those that take long.
         """
-        rates = self._rates()
-        tasks = tasks_of(self.experiment, cells, lambda cell, n_trials: self._training_seconds(cell, n_trials, rates))
+        tasks = tasks_of(self.experiment, cells, self._training_seconds, self._kept.__setitem__)
         if not tasks or (worth and (len(tasks) == 1 or sum(task.seconds for task in tasks) < worth)):
             return
         jobs = min(jobs, len(tasks))
@@ -312,7 +314,8 @@ class Run:
         """
         cells, skipped, refused, probed = list(cells), {}, {}, set[str]()
         n_trials = n_missing = 0
-        self.forecast, rates = Forecast(), self._rates()
+        self.forecast = Forecast()
+        self._rates = None
         for cell in cells:
             try:
                 trials, missing = self._count(cell) if kind_of(cell).trains_trials else (0, 0)
@@ -323,8 +326,8 @@ class Run:
                 refused[cell.id] = str(error) if isinstance(error, BadInput) else in_one_line(error)
                 continue
             n_trials, n_missing = n_trials + trials, n_missing + missing
-            self.forecast.fits[cell] = missing * rates.fits(cell)
-            training = self._training_seconds(cell, missing, rates)
+            self.forecast.fits[cell] = missing * self.rates.fits(cell) if missing else 0.0
+            training = self._training_seconds(cell, missing)
             self.forecast.seconds[cell] = SUMMARY_SECONDS + training / max(1, jobs)
             if missing and self.inspector is not None and cell.defense in self.experiment.plugins:
                 grace = self.inspector.grace if cell.defense not in probed else 0.0  # time of its probes beyond the share
@@ -338,20 +341,23 @@ class Run:
         missing = self.experiment.missing_chunks(cell)
         return sum(map(len, self.experiment.chunks(cell))), sum(len(chunk) for _, chunk in missing)
 
-    def _training_seconds(self, cell: Cell, missing: int, rates: Rates) -> float:
+    def _training_seconds(self, cell: Cell, missing: int) -> float:
         kind = kind_of(cell)
         if not kind.trains_trials:
             return kind.expected_seconds(cell)
         if not missing:
             return 0.0
         pool, victim = self.experiment.context.data(cell).pool, "last_layer" if is_frozen(cell.victim) else cell.victim
-        return missing * rates.seconds(cell, victim, pool.n_train * int(pool.x[0].size))
+        return missing * self.rates.seconds(cell, victim, pool.n_train * int(pool.x[0].size))
 
-    def _rates(self) -> Rates:
-        """Rates from the costs recorded in the store."""
-        with suppress(BadInput, TypeError, ValueError):
-            return Rates.recorded(self.store.costs())
-        return Rates()
+    @property
+    def rates(self) -> Rates:
+        """Rates from the costs recorded in the store when a plan first needed them."""
+        if self._rates is None:
+            self._rates = Rates()
+            with suppress(BadInput, TypeError, ValueError):
+                self._rates = Rates.recorded(self.store.costs())
+        return self._rates
 
     def rebaseline(self, hardware: str, commit: str) -> list[Path]:
         """Rewrite our columns of the baselines of every cell that ran, and record attack sets that have no record yet."""

@@ -160,10 +160,10 @@ class Measurers:
             self._own[cell.kind] = kind_of(cell).measurer(self._experiment)
         return self._own[cell.kind](cell)
 
-    def part(self, cell: Cell, part: int) -> None:
-        """Measure one part of a cell without trials, which is all of it for most kinds."""
+    def part(self, cell: Cell, part: int) -> CellResult | None:
+        """Measure one part of a cell without trials, which is all of it for most kinds; the numbers if it is."""
         kind = kind_of(cell)
         if kind.parts(cell) == 1:
-            self(cell)
-        else:
-            kind.measure_part(self._experiment, cell, part)
+            return self(cell)
+        kind.measure_part(self._experiment, cell, part)
+        return None
