@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -162,8 +162,8 @@ def results_json(reports: Sequence[CellReport], run: RunInfo) -> str:
         ],
         "left_out": [asdict(each) for each in run.left_out],
     }
-    rows = ",\n".join(_json(row) for report in reports for row in result_rows(report))
-    return f'{_json(run_facts)[:-1]}, "cells": [\n{rows}\n]}}\n'  # one line per row, so that files can be compared
+    rows = ",\n".join(_ENCODE(row) for report in reports for row in _printable_rows(report))
+    return f'{_ENCODE(_printable(run_facts))[:-1]}, "cells": [\n{rows}\n]}}\n'  # one line per row, so that files can be compared
 
 
 def _standing(reports: Sequence[CellReport], standing: Standing | None) -> dict[str, Any]:
@@ -179,8 +179,7 @@ def _standing(reports: Sequence[CellReport], standing: Standing | None) -> dict[
     }
 
 
-def _json(value: Mapping[str, Any]) -> str:
-    return json.dumps(_printable(value), allow_nan=False, ensure_ascii=False)
+_ENCODE = json.JSONEncoder(allow_nan=False, ensure_ascii=False).encode
 
 
 def _printable(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,20 +188,52 @@ def _printable(value: Mapping[str, Any]) -> dict[str, Any]:
 
 def result_rows(report: CellReport) -> Iterator[dict[str, Any]]:
     """The rows of a cell in results.json."""
-    verdicts = judged(report) or [Verdict(Number("", float("nan")), report.status)]
-    for verdict in verdicts:
-        yield _row(report, verdict if verdict.reason else replace(verdict, reason=report.reason))
+    about = _about(report)
+    for verdict in _verdicts(report):
+        yield {**about, **_of_number(report, verdict)}
+
+
+def _printable_rows(report: CellReport) -> Iterator[dict[str, Any]]:
+    about = _printable(_about(report))
+    for verdict in _verdicts(report):
+        yield {**about, **_printable(_of_number(report, verdict))}
+
+
+def _verdicts(report: CellReport) -> Sequence[Verdict]:
+    return judged(report) or [Verdict(Number("", float("nan")), report.status)]
 
 
 def record_of_numbers(report: CellReport) -> dict[str, Any]:
     """The rows of a cell as the store keeps them for `subpop compare`: what they have in common is written once."""
-    rows = [_printable(row) for row in result_rows(report)]
-    common = {name: value for name, value in rows[0].items() if name not in NUMBER_FIELDS}
-    return {"cell": common, "numbers": [{name: row[name] for name in NUMBER_FIELDS} for row in rows]}
+    common = {name: value for name, value in _printable(_about(report)).items() if name not in NUMBER_FIELDS}
+    return {"cell": common, "numbers": [_printable(_of_number(report, verdict)) for verdict in _verdicts(report)]}
 
 
-def _row(report: CellReport, verdict: Verdict) -> dict[str, Any]:
-    cell, result, number = report.cell, report.result, verdict.number
+def _of_number(report: CellReport, verdict: Verdict) -> dict[str, Any]:
+    """The fields of a row that differ within a cell, in the order of NUMBER_FIELDS."""
+    result, number = report.result, verdict.number
+    return {
+        "subpopulation": number.subpopulation,
+        "metric": number.metric,
+        "value": _finite(number.value),
+        "std_error": _finite(number.std_error),
+        "std": _finite(number.std),
+        "half_width": _finite(number.half_width),
+        "varies": number.varies if number.half_width is not None else "",
+        "by_seed": [_finite(value) for value in number.by_seed] if result and not result.exact else [],
+        "one_row": _finite(one_row(result, number)) if result and number.metric else None,
+        "published": _finite(verdict.published),
+        "certainty": verdict.certainty,
+        "reference": _finite(verdict.reference),
+        "atol": _finite(verdict.atol),
+        "verdict": verdict.verdict,
+        "reason": verdict.reason or report.reason,
+    }
+
+
+def _about(report: CellReport) -> dict[str, Any]:
+    """The fields of a cell's rows, in order; those that differ within the cell are None."""
+    cell, result = report.cell, report.result
     made_of = report.made_of or Provenance()
     return {
         "stem": cell.stem,
@@ -214,26 +245,14 @@ def _row(report: CellReport, verdict: Verdict) -> dict[str, Any]:
         "rate": float(cell.rate),
         "defense": cell.defense,
         "setting": cell.setting_text,
-        "subpopulation": number.subpopulation,
+        "subpopulation": None,
         "knowledge": result.knowledge if result else "",
         "integrity": result.integrity if result else "",
         "undecided": result.n_undecided if result else None,
-        "metric": number.metric,
-        "value": _finite(number.value),
-        "std_error": _finite(number.std_error),
-        "std": _finite(number.std),
-        "half_width": _finite(number.half_width),
-        "varies": number.varies if number.half_width is not None else "",
-        "by_seed": [_finite(value) for value in number.by_seed] if result and not result.exact else [],
-        "one_row": _finite(one_row(result, number)) if result and number.metric else None,
+        **dict.fromkeys(NUMBER_FIELDS[1:9]),
         "n_subpopulations": int(result.n_subpopulations) if result else 0,
         "n_seeds": int(cell.n_seeds),
-        "published": _finite(verdict.published),
-        "certainty": verdict.certainty,
-        "reference": _finite(verdict.reference),
-        "atol": _finite(verdict.atol),
-        "verdict": verdict.verdict,
-        "reason": verdict.reason,
+        **dict.fromkeys(NUMBER_FIELDS[9:]),
         "n_fits": int(result.n_fits) if result else 0,
         "seconds": _finite(result.seconds) if result else 0.0,
         "from_store": bool(result.from_store) if result else False,

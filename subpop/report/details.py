@@ -207,17 +207,17 @@ def against_none(rows: Sequence[Row]) -> dict[str, Judged]:
     control = next((row for row in rows if row.name == "none"), None)
     if control is None or not any(len(damages_by_seed(r.result)) for each in control.cells.values() for r in each if r.result):
         return {}
-    return judge(
-        {row.name: _difference(row, control) for row in rows if row.defense not in ("none", "retrain") and row.kind != "tuned"}
-    )
+    undefended = {rate: _damages(control, rate) for rate in control.cells}
+    compared = [row for row in rows if row.defense not in ("none", "retrain") and row.kind != "tuned"]
+    return judge({row.name: _difference(row, control, undefended) for row in compared})
 
 
-def _difference(row: Row, control: Row) -> Difference:
+def _difference(row: Row, control: Row, undefended: Mapping[float, pd.DataFrame]) -> Difference:
     """Compare damages averaged over the alphas that both rows have; alpha 0 is no attack."""
     shared = [
         (ours, theirs)
         for rate in row.cells
-        if rate > 0 and len(ours := _damages(row, rate)) and len(theirs := _damages(control, rate))
+        if rate > 0 and len(ours := _damages(row, rate)) and len(theirs := undefended.get(rate, ()))
     ]
     if not shared:
         return Difference(reason="no alpha in common")

@@ -19,7 +19,7 @@ equivalence, which cannot both be true, so that it counts once.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,8 +103,16 @@ def damages_by_seed(result: CellResult) -> pd.DataFrame:
     """
     found, table = result.arrays.get(BY_SEED, np.empty((0, 0))), result.table
     kept = [i for i, row in enumerate(table[: len(found)]) if eligible(float(row["n_test"]))]
-    names = [(result.cell.option("split", "0"), str(table[i]["subpopulation"])) for i in kept]
-    return pd.DataFrame(found[kept], pd.MultiIndex.from_tuples(names, names=["split", "subpopulation"]))
+    names = [str(table[i]["subpopulation"]) for i in kept]
+    return pd.DataFrame(found[kept], _in_split(result.cell.option("split", "0"), names))
+
+
+def _in_split(split: str, names: Sequence[str]) -> pd.MultiIndex:
+    """The index (split, subpopulation) of subpopulations of one split. (`from_tuples` takes twenty times as long.)"""
+    place = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    codes = [[0] * len(names), [place[name] for name in names]]
+    levels = [[split] if names else [], list(place)]
+    return pd.MultiIndex(levels, codes, names=["split", "subpopulation"], verify_integrity=False)
 
 
 def paired_difference(defense: pd.DataFrame, other: pd.DataFrame, undefended: pd.DataFrame, *, exact: bool = False) -> Difference:

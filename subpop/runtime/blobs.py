@@ -7,6 +7,7 @@ import json
 import math
 import zlib
 from collections.abc import Mapping
+from functools import lru_cache
 
 import numpy as np
 
@@ -47,11 +48,16 @@ def is_intact(blob: tuple[object, ...]) -> bool:
 def decode(blob: Blob) -> Array:
     """The array of an intact blob, C-contiguous and writable."""
     _, dtype, text, codec, content = blob
-    shape = json.loads(text)
+    shape = _shape(text)
     plain = zlib.decompress(content) if codec == "zlib" else content
     if np.dtype(dtype) == np.bool_:
         plain = np.unpackbits(np.frombuffer(plain, np.uint8), count=math.prod(shape)).tobytes()
     return np.frombuffer(bytearray(plain), dtype).reshape(shape)
+
+
+@lru_cache(maxsize=256)
+def _shape(text: str) -> tuple[int, ...]:
+    return tuple(json.loads(text))
 
 
 def _sha(dtype: str, shape: str, codec: str, content: bytes) -> str:

@@ -125,6 +125,7 @@ class Forecast:
     done: set[Cell] = field(default_factory=set)
     _of_cell: int = 0
     _ahead: dict[Cell, float] = field(default_factory=dict)
+    _n_ended: int = 0
     _factors: dict[str, float] = field(default_factory=dict)
     _lock: Any = field(default_factory=RLock, repr=False, compare=False)
 
@@ -149,13 +150,14 @@ class Forecast:
             planned, asked, self._of_cell = self.fits.get(cell, 0.0), self._of_cell, 0
             if cell not in self.done and planned and asked:
                 self._factors[cell.defense] = asked / planned
+            self._n_ended += cell not in self.done and cell in self.seconds
             self.done.add(cell)
 
     @property
     def n_ended(self) -> int:
         """Cells of the plan that have finished; cells that cannot run are not in the plan."""
         with self._lock:
-            return len(self.done & self.seconds.keys())
+            return self._n_ended
 
     @property
     def total_fits(self) -> int:

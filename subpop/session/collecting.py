@@ -9,6 +9,7 @@ import ast
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def _matches(cell: Cell, fields: Mapping[str, Any]) -> bool:
 def cells_of_module(module: Any) -> list[Cell] | None:
     """The CELLS of a suite; None for a module without CELLS, or whose CELLS are not a list of cells."""
     cells = getattr(module, "CELLS", None)
-    is_suite = isinstance(cells, list | tuple) and all(isinstance(cell, Cell) for cell in cells)
+    is_suite = isinstance(cells, list | tuple) and all(map(isinstance, cells, repeat(Cell)))
     return list(cells or ()) if is_suite else None
 
 

@@ -6,6 +6,7 @@ Heavy imports are inside hooks, so that other tests start fast. The plug-in is l
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -251,6 +252,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         say(_order_by_worth(config, session.items))
         cells = needed_cells(session.items)
     _start_progress(config, run, say)
+    gc.freeze()  # modules, tests and data stay: collectors of garbage need not look at them
     if workers.executor != "here":
         run.train_ahead(cells, workers.executor, workers.count, worth=workers.worth, keep_order=BUDGET in config.stash)
 

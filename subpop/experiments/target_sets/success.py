@@ -137,7 +137,7 @@ def welch(first: Array, second: Array) -> tuple[float, float, float, float] | No
 
     If both samples are constant, the interval has width 0.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     if min(len(first), len(second)) < 2:
         return None
@@ -147,7 +147,7 @@ def welch(first: Array, second: Array) -> tuple[float, float, float, float] | No
         return difference, 0.0, difference, difference
     freedom = sum(parts) ** 2 / sum(part**2 / (len(own) - 1) for part, own in zip(parts, (first, second), strict=True))
     error = math.sqrt(sum(parts))
-    width = float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
+    width = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
     return difference, error, difference - width, difference + width
 
 

@@ -78,20 +78,24 @@ def fairness_of(y: Ints, members: Bools, clean: Bools, poisoned: Bools) -> dict[
     poisoned victims get right, from which their predictions follow. See `subpop.results.fairness`.
     """
     found = {}
+    counted = (np.ones_like(members), y == 1, y == 0)
+    rows = np.array([side & each for side in (members, ~members) for each in counted], float)
     for name, right in (("clean", clean), ("poisoned", poisoned)):
-        positive = right == (y == 1)
-        parity, true, false = (_gap(positive, members, counted) for counted in (np.ones_like(members), y == 1, y == 0))
+        parity, true, false = _gaps(right == (y == 1), rows)
         found[f"demographic_parity_difference_{name}"] = float(np.mean(parity))
         found[f"equalised_odds_difference_{name}"] = float(np.mean(np.maximum(true, false)))
     return found
 
 
-def _gap(positive: Bools, members: Bools, counted: Bools) -> Doubles:
-    """(n_seeds,) difference of the share of positive predictions inside and outside; 0 if one side has no counted row."""
-    inside, outside = members & counted, ~members & counted
-    if not inside.any() or not outside.any():
-        return np.zeros(len(positive))
-    return np.asarray(np.abs(positive[:, inside].mean(axis=1) - positive[:, outside].mean(axis=1)))
+def _gaps(positive: Bools, rows: Doubles) -> Doubles:
+    """(3, n_seeds) differences of the share of positive predictions inside and outside; 0 if one side has no counted row.
+
+    rows: (6, n_test) 0 or 1, the rows that are counted inside in three ways, and outside in the same ways.
+    """
+    sizes = rows.sum(axis=1, keepdims=True)
+    shares = rows @ positive.T / np.maximum(sizes, 1)
+    is_known = (sizes[:3] > 0) & (sizes[3:] > 0)
+    return np.where(is_known, np.abs(shares[:3] - shares[3:]), 0.0)
 
 
 def accuracy(right: Bools, rows: Bools) -> Doubles:
