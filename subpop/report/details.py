@@ -221,16 +221,23 @@ def _difference(row: Row, control: Row, undefended: Mapping[float, pd.DataFrame]
     ]
     if not shared:
         return Difference(reason="no alpha in common")
-    ours, theirs = (functools.reduce(operator.add, each) / len(shared) for each in zip(*shared, strict=True))
+    ours, theirs = (_mean(each) for each in zip(*shared, strict=True))
     results = [*_results(row), *_results(control)]
-    ours, theirs = (each.dropna(axis=1, how="all").dropna() for each in (ours, theirs))
     return paired_difference(ours, theirs, theirs, exact=all(result.exact for result in results))
+
+
+def _mean(damages: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The mean of damages, of the subpopulations and seeds that all of them have."""
+    if len(damages) == 1:
+        return damages[0]
+    found = functools.reduce(operator.add, damages) / len(damages)
+    return found.dropna(axis=1, how="all").dropna() if found.isna().to_numpy().any() else found
 
 
 def _damages(row: Row, rate: float) -> pd.DataFrame:
     """The damages of all splits, without seeds that a split lacks."""
     found = [damages_by_seed(report.result) for report in row.cells.get(rate, ()) if report.result]
-    return pd.concat(found, join="inner") if found else pd.DataFrame()
+    return found[0] if len(found) == 1 else pd.concat(found, join="inner") if found else pd.DataFrame()
 
 
 def _verdict(judged: Judged | None) -> str:

@@ -403,17 +403,16 @@ class _Table:
 
     def ranks(self, defenses: Sequence[str]) -> dict[str, Rank]:
         """The places of these defenses among each other. Damages that differ by rounding only are equal."""
-        from scipy.stats import rankdata
-
         if not defenses:
             return {}
         values = np.array([np.mean(list(self.mean(name).values())) for name in defenses])
-        places = rankdata(values.round(12), "min")
+        places = pd.Series(values.round(12)).rank(method="min")
         if self._drawn is None:
             return {name: Rank(int(place)) for name, place in zip(defenses, places, strict=True)}
         drawn = (values + self._drawn[:, [self.names.index(name) for name in defenses]]).round(12)
-        low = np.percentile(rankdata(drawn, "min", axis=1), _TAILS[0], axis=0, method="lower")
-        high = np.percentile(rankdata(drawn, "max", axis=1), _TAILS[1], axis=0, method="higher")
+        first, last = (pd.DataFrame(drawn).rank(axis=1, method=method).to_numpy() for method in ("min", "max"))
+        low = np.percentile(first, _TAILS[0], axis=0, method="lower")
+        high = np.percentile(last, _TAILS[1], axis=0, method="higher")
         return {name: Rank(int(places[i]), int(low[i]), int(high[i])) for i, name in enumerate(defenses)}
 
 

@@ -162,7 +162,7 @@ def _hash_of(codes: Mapping[str, str]) -> str:
 @functools.cache
 def _code_of(path: Path, source: bytes, package: str) -> tuple[str, tuple[str, ...]]:
     """A module's code and the names that it imports; parsed once per process, or once per version in a folder that keeps it."""
-    module = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) if path.is_relative_to(PACKAGE) else ""
+    module = f"{package}.{path.stem}" if path.is_relative_to(PACKAGE) else ""
     made_from = _made_from(source, package)
     found = _read_kept(module, made_from)
     if found is None:

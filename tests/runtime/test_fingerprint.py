@@ -121,6 +121,49 @@ def test_the_real_package_is_hashed_without_being_imported() -> None:
     ]
 
 
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which the parsed code of modules is kept; nothing is remembered from before."""
+    monkeypatch.setattr(fingerprint, "_FOLDERS", [])
+    fingerprint._code_of.cache_clear()
+    fingerprint.keep_code_in(tmp_path / "code")
+    yield tmp_path / "code"
+    fingerprint._code_of.cache_clear()
+
+
+def test_a_second_process_parses_no_module_of_the_package(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fingerprint._FOLDERS.clear()
+    plain = source_hash(["subpop.runtime.seeds"])
+    fingerprint._code_of.cache_clear()
+    fingerprint.keep_code_in(kept)
+    assert source_hash(["subpop.runtime.seeds"]) == plain
+    assert (kept / "subpop.runtime.seeds.json").is_file()
+    fingerprint._code_of.cache_clear()
+    monkeypatch.setattr(fingerprint, "_parse", lambda path, source: pytest.fail(f"{path} is parsed again"))
+    assert source_hash(["subpop.runtime.seeds"]) == plain
+
+
+def test_code_that_is_kept_is_parsed_again_after_an_edit_or_damage(kept: Path) -> None:
+    path, file = fingerprint.PACKAGE / "runtime" / "seeds.py", kept / "subpop.runtime.seeds.json"
+    source = path.read_bytes()
+    code = fingerprint._code_of(path, source, "subpop.runtime")
+    edited = fingerprint._code_of(path, source + b"\nADDED = 1\n", "subpop.runtime")
+    assert edited != code
+    content = file.read_bytes()
+    for damaged in (content.replace(b"ADDED", b"MOVED"), content[:-5], b"", b"\xff" + content[1:], content.partition(b"\n")[2]):
+        assert damaged != content
+        file.write_bytes(damaged)
+        fingerprint._code_of.cache_clear()
+        assert fingerprint._code_of(path, source + b"\nADDED = 1\n", "subpop.runtime") == edited
+    fingerprint._code_of.cache_clear()
+    assert fingerprint._code_of(path, source, "subpop.runtime") == code
+
+
+def test_code_is_parsed_where_nothing_can_be_kept(kept: Path) -> None:
+    kept.write_bytes(b"a file, and no folder")
+    assert source_hash(["subpop.runtime.seeds"])
+
+
 def test_versions_without_importing_torch() -> None:
     code = "import sys; from subpop.runtime.fingerprint import versions; print(versions()['numpy'], 'torch' in sys.modules)"
     assert printed(code) == [np.__version__, "False"]

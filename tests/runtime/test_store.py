@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis.extra import numpy as st_numpy
 
 from subpop.runtime import store as store_module
+from subpop.runtime import store_rows
 from subpop.runtime.store import Store
 from subpop.types import BadInput, Trial, TrialResult
 
@@ -44,6 +45,62 @@ def test_a_chunk_comes_back_as_it_was_after_the_file_is_closed(path: Path) -> No
         assert store.has_chunk("k")
         assert_same(store.get_chunk("k"), chunk(1))
         assert store.get_chunk("other") is None
+
+
+def test_a_chunk_is_read_once_for_has_chunk_and_the_get_chunk_that_follows(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[str] = []
+
+    def read(connection: sqlite3.Connection, key: str) -> object:
+        reads.append(key)
+        return store_rows.read_chunk(connection, key)
+
+    monkeypatch.setattr(store_module, "CHUNK", store_module.CHUNK._replace(read=read))
+    with Store(path) as store:
+        store.put_chunk("k", CELL, chunk(1), "cpu")
+    reads.clear()
+    with Store(path) as store:
+        assert store.has_chunk("k")
+        first, second = store.get_chunk("k"), store.get_chunk("k")
+        assert reads == ["k", "k"], "one for the first two questions, and one for the third"
+        assert_same(first, chunk(1))
+        assert_same(second, chunk(1))
+        assert first[0].arrays["right"] is not second[0].arrays["right"]
+
+
+def test_trials_that_another_process_damages_after_has_chunk_are_not_returned(path: Path) -> None:
+    with Store(path) as store:
+        store.put_chunk("k", CELL, chunk(1), "cpu")
+    with Store(path) as store:
+        assert store.has_chunk("k")
+        with contextlib.closing(sqlite3.connect(path)) as other:
+            assert other.execute("UPDATE metrics SET value = value + 1 WHERE value IS NOT NULL").rowcount
+            other.commit()
+        assert store.get_chunk("k") is None
+        assert "are damaged" in store.notes[0]
+
+
+def test_trials_that_are_replaced_after_has_chunk_are_the_new_ones(path: Path) -> None:
+    with Store(path) as store:
+        store.put_chunk("k", CELL, chunk(1), "cpu")
+    with Store(path) as store:
+        assert store.has_chunk("k")
+        store.put_chunk("k", CELL, chunk(2), "cpu", replace=True)
+        assert_same(store.get_chunk("k"), chunk(2))
+
+
+def test_verified_chunks_are_kept_up_to_a_number_of_bytes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Store(path) as store:
+        for number in range(3):
+            store.put_chunk(f"k{number}", CELL, chunk(number), "cpu")
+        size = store_rows.read_chunk(store._connection, "k0").n_bytes
+    monkeypatch.setattr(store_module, "AT_HAND", 2 * size)
+    with Store(path) as store:
+        assert all(store.has_chunk(f"k{number}") for number in range(3))
+        assert sorted(store._at_hand._rows) == ["k0", "k1"]
+        for number in range(3):
+            assert_same(store.get_chunk(f"k{number}"), chunk(number))
+        assert store._at_hand._rows == {}
+        assert store._at_hand._room == 2 * size
 
 
 def test_floats_survive_bit_for_bit(path: Path) -> None:

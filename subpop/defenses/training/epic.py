@@ -16,7 +16,6 @@ from __future__ import annotations
 import heapq
 
 import numpy as np
-from scipy.spatial.distance import cdist
 
 from subpop.defenses.training.loops import LogLoss, stepwise
 from subpop.types import Array, BadInput, Bools, Defended, Fit, Ints, Knowledge, TrainingSet, content_order
@@ -107,6 +106,8 @@ epic.configurations = (  # type: ignore[attr-defined]
 
 def isolated(proba: Array, y: Ints, share: float, largest: int) -> Bools:
     """(n,) bool: rows in clusters of at most `largest` rows, from probabilities (n, C) and labels."""
+    from scipy.spatial.distance import cdist
+
     gradients = np.array(proba, dtype=np.float64)
     gradients[np.arange(len(y)), y] -= 1
     alone = np.zeros(len(y), dtype=np.bool_)
