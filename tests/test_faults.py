@@ -9,6 +9,7 @@ dies, a disk is full, two runs share a store, shards are merged twice or by merg
 from __future__ import annotations
 
 import random
+import sqlite3
 import time
 import warnings
 from collections.abc import Iterator
@@ -18,12 +19,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import worker_faults
+from chunks import CELL, chunk
 from damage import what_flips_do
 from faults import Campaign, copy_of, disturb, ended
 from small_projects import make_project, run
 from worker_faults import Cluster, Truth
 
 from subpop.runtime.feature_cache import cached
+from subpop.runtime.store import Corrupt, Store
 
 ENDS = {"unharmed", "missing", "rescued", "refused"}
 
@@ -96,6 +99,32 @@ def test_a_report_that_finds_no_room_is_told(tmp_path: Path) -> None:
     output = ended(process)
     assert process.poll() == 1
     assert "README.md could not be written (File too large); free some room, or name another folder with --report-dir" in output
+
+
+def test_the_checks_after_a_fault_see_trials_that_are_wrong_lost_added_or_doubled(tmp_path: Path) -> None:
+    def store_of(name: str, **contents: int) -> Path:
+        with Store(tmp_path / name / "runs" / "store.sqlite") as store:
+            for key, number in contents.items():
+                store.put_chunk(key, CELL, chunk(number, 3), "cpu")
+        return store.path
+
+    whole = store_of("whole", a=0, b=1)
+    truth = Truth(tmp_path / "whole", 0.0)
+    assert truth.check(whole).keys() == {"a", "b"}
+    assert truth.check(store_of("part", b=1)).keys() == {"b"}
+    with pytest.raises(AssertionError):
+        truth.check_whole(store_of("lost", b=1), tmp_path)
+    with pytest.raises(AssertionError, match="trials that no run asks for"):
+        truth.check(store_of("added", a=0, b=1, c=2))
+    with pytest.raises(AssertionError, match="metric_0"):
+        truth.check(store_of("wrong", a=0, b=2))
+    for own, error, told in (("chunk", Corrupt, "6 of 3 trials"), ("99", AssertionError, "belong to no chunk")):
+        doubled = store_of(f"doubled {own}", b=1)
+        with closing(sqlite3.connect(doubled)) as connection, connection:
+            parts = f"id + 9, {own}, position + 9, subpopulation, seed, attacked, seconds, n_fits"
+            connection.execute(f"INSERT INTO trials SELECT {parts} FROM trials")
+        with pytest.raises(error, match=told):
+            truth.check(doubled)
 
 
 @pytest.fixture(scope="module")
