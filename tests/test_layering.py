@@ -1,7 +1,11 @@
 """Imports inside the package point one way, and a suite, its baselines and its report share a stem."""
 
 import ast
+import runpy
+import sys
+from functools import cache
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -25,13 +29,31 @@ LAYER_OF = {room: number for number, rooms in enumerate(LAYERS) for room in room
 MOST_ARROWS = 70
 
 
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
+def import_statements(path: Path) -> tuple[ast.Import | ast.ImportFrom, ...]:
+    return tuple(node for node in ast.walk(tree(path)) if isinstance(node, ast.Import | ast.ImportFrom))
+
+
+@cache
+def cells_of(path: Path) -> list:
+    """The cells of a suite, which may take them from another one."""
+    with mock.patch.object(sys, "path", [str(ROOT / "benchmarks"), *sys.path]):
+        return runpy.run_path(str(path))["CELLS"]
+
+
 def part(path: Path) -> str:
     return path.relative_to(ROOT / "subpop").parts[0].removesuffix(".py")
 
 
+@cache
 def imported_parts(path: Path) -> set[str]:
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in import_statements(path):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("subpop."):
             names.add(node.module.split(".")[1])
         elif isinstance(node, ast.ImportFrom) and node.module == "subpop":
@@ -70,7 +92,7 @@ def test_no_modules_import_each_other_in_a_circle():
 
 def imported_modules(path: Path) -> set[str]:
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in import_statements(path):
         if isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Import):
@@ -80,7 +102,7 @@ def imported_modules(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("name", sorted(OTHER_NAMES))
 def test_other_names_contain_nothing(name):
-    body = ast.parse((ROOT / "subpop" / f"{name}.py").read_text()).body
+    body = tree(ROOT / "subpop" / f"{name}.py").body
     assert sum(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in body) <= (2 if name == "__init__" else 0)
 
 
@@ -101,18 +123,16 @@ def test_stems_agree():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("test_*.py")), ids=lambda path: path.stem)
 def test_suites_name_their_source_and_deviations(path):
-    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    text = ast.get_docstring(tree(path)) or ""
     assert "Source:" in text
     assert "Deviations:" in text
 
 
-def test_every_baseline_belongs_to_a_cell(monkeypatch):
+def test_every_baseline_belongs_to_a_cell():
     import csv
-    import runpy
 
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))  # a suite may take its cells from another
     for path in sorted((ROOT / "baselines").glob("*.csv")):
-        cells = runpy.run_path(str(ROOT / "benchmarks" / f"test_{path.stem}.py"))["CELLS"]
+        cells = cells_of(ROOT / "benchmarks" / f"test_{path.stem}.py")
         known = {(c.tier, c.dataset, c.victim, c.partition, c.attack, f"{c.rate:g}", c.defense, c.setting_text) for c in cells}
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
@@ -121,13 +141,9 @@ def test_every_baseline_belongs_to_a_cell(monkeypatch):
                 assert key in known or not row["value"], f"{path.name}: no cell {key}"
 
 
-def test_cells_are_written_down_once(monkeypatch):
-    import runpy
-
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))  # a suite may take its cells from another
-
+def test_cells_are_written_down_once():
     for path in (ROOT / "benchmarks").glob("test_*.py"):
-        cells = runpy.run_path(str(path))["CELLS"]
+        cells = cells_of(path)
         assert len(set(cells)) == len(cells), path.name
         assert len({cell.id for cell in cells}) == len(cells), path.name
         assert {cell.stem for cell in cells} == {path.stem.removeprefix("test_")}
