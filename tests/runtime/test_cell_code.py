@@ -55,17 +55,16 @@ def executed(run: Callable[[], object]) -> set[str]:
     """Names of the package's modules of which a function runs."""
     files: set[str] = set()
 
-    def note(frame, event, argument):
-        if event == "call":
-            files.add(frame.f_code.co_filename)
+    def note(frame, event, argument):  # calls only: a profiler is told of more
+        files.add(frame.f_code.co_filename)
 
-    threading.setprofile(note)
-    sys.setprofile(note)
+    threading.settrace(note)
+    sys.settrace(note)
     try:
         run()
     finally:
-        sys.setprofile(None)
-        threading.setprofile(None)
+        sys.settrace(None)
+        threading.settrace(None)
     own = [Path(file).relative_to(PACKAGE) for file in files if file.startswith(str(PACKAGE))]
     return {".".join(["subpop", *path.with_suffix("").parts]).removesuffix(".__init__") for path in own}
 
