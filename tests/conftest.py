@@ -20,6 +20,8 @@ def pytest_cmdline_main(config):
     whole = [Path(arg).resolve() for arg in config.args] == [Path(__file__).parent]
     if whole and config.option.numprocesses is None:
         config.option.numprocesses = 2
+    if config.option.numprocesses and config.option.dist == "no":
+        config.option.dist = "worksteal"  # neighbours stay together, which share what their module prepares; no process idles
 
 
 @pytest.fixture

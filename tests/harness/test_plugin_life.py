@@ -197,7 +197,8 @@ def test_cheats_gain_nothing(project):
     """They remove poison no better than at random, which is n_poison / n of it."""
     (project / "cheat.py").write_text(CHEATS)
     functions = ["last_rows", "flags", "twins", "rebuilt_shuffle"]
-    run(project, *[f"--defense=cheat.py:{function}" for function in functions])
+    options = [f"--defense=cheat.py:{function}" for function in functions]
+    run(project, *options, "--no-integrity", "-k", "cheat and not matched_random_filter")
     found = numbers(project)
     for function in functions:
         for rate in (0.5, 1.0):

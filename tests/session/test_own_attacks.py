@@ -254,5 +254,9 @@ def flips(sample, count, *, seed):
     assert re.search(words, own.probes), own.probes
     assert own["clean_accuracy"] == flipped["clean_accuracy"]
     np.testing.assert_array_equal(np.random.get_state()[1], state)
-    unprobed = subpop.measure("mixture", attack=f"{spec.path}:flips", n_seeds=1, store=None, integrity=False)
+
+
+def test_an_attack_may_go_unprobed(tmp_path):
+    own = f"{spec_of(tmp_path, FLIPS).path}:flips"
+    unprobed = subpop.measure("mixture", attack=own, n_seeds=1, store=None, integrity=False)
     assert unprobed.reports[0].result.integrity == "unchecked"
