@@ -114,7 +114,7 @@ def test_a_list_shows_them_with_their_package(installed, tmp_path):
 
 
 def test_a_bare_name_runs_what_the_package_declares(installed, tmp_path):
-    project = make_project(tmp_path)
+    project = make_project(tmp_path, rates=(1.0,))
     options = ["--defense", "keep-half(share=0.8)", "--attack", "first_rows", "--victim", "bayes", "--dataset", "rings(n=900)"]
     done = run(project, *options, "-k", "1-none or keep-half", PYTHONPATH=f"{ROOT}{os.pathsep}{installed}")
     assert done.returncode == 0, done.stdout + done.stderr

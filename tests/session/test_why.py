@@ -48,7 +48,7 @@ def test_a_cell_that_passes_needs_no_explanation() -> None:
 
 
 def test_a_changed_reference_is_the_code_and_a_cell_that_does_not_exist_is_refused(tmp_path, monkeypatch, capfd) -> None:
-    project = make_project(tmp_path)
+    project = make_project(tmp_path, rates=(0.5,))
     monkeypatch.chdir(project)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setattr(module, "ASKED", ("Nehalem",))
