@@ -87,7 +87,7 @@ def audited(*arguments):
         ("sklearn", "my.py:make_model"),
         ("xgboost", "xgboost:XGBClassifier(n_estimators=5)"),
         ("lightgbm", "lightgbm:LGBMClassifier(n_estimators=5, verbose=-1)"),
-        ("torch", "net.py:Net(epochs=30)"),
+        ("torch", "net.py:Net(epochs=10)"),
     ],
     ids=["pipeline", "xgboost", "lightgbm", "torch"],
 )
