@@ -53,19 +53,16 @@ class Columns:
         return {dtype: out.astype(dtype, copy=False) for dtype in dtypes}
 
 
-def count(job: FleetJob) -> Array:
-    """(C, N + e) total weight, by label, of each row of the pool, then of extra_x: int64 without weights."""
+def count(job: FleetJob) -> Doubles:
+    """(C, N + e) total weight, by label, of each row of the pool, then of extra_x."""
     classes, n = job.pool.n_classes, len(job.pool) + (0 if job.extra_x is None else len(job.extra_x))
-    return np.bincount(job.y * n + job.rows, job.weights, classes * n).reshape(classes, n)
+    return np.bincount(job.y * n + job.rows, job.weights, classes * n).astype(np.float64, copy=False).reshape(classes, n)
 
 
 def longest_row(x: Array) -> float:
     """The largest Euclidean length of a row with a one appended."""
-    return float(np.hypot(1, _longest(flat(x))))
-
-
-def _longest(rows: Array) -> float:
-    return float(np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64, casting="unsafe").max(initial=0.0)))
+    rows = flat(x)
+    return float(np.sqrt(1 + np.einsum("ij,ij->i", rows, rows, dtype=np.float64, casting="unsafe").max(initial=0.0)))
 
 
 def shared_rows(jobs: Sequence[FleetJob]) -> Ints:
@@ -86,31 +83,30 @@ class Design:
         self.pool, self.columns, self.dtypes = jobs[0].pool, columns, dtypes
         self.index = shared_rows(jobs)
         self.shared = columns.rows(self.pool.x[self.index], dtypes)
-        self.longest = _longest(self.shared[dtypes[0]])
         self.n_columns = 1 if self.pool.n_classes == 2 else self.pool.n_classes
 
     def fleet(self, jobs: Sequence[FleetJob], penalty: float, mean_form: bool) -> Fleet:
         """The problems of some jobs. penalty: of each objective; in the mean form it is multiplied by the sum of weights."""
-        counted, listed = [count(job) for job in jobs], []
-        totals = [own.sum(axis=0) for own in counted]
-        for total in totals:
-            rare = total > 0
-            rare[self.index] = False
-            listed.append(np.flatnonzero(rare))
+        own, listed = [], []
+        for job in jobs:
+            counted = count(job)
+            own.append(np.take(counted, self.index, axis=1))
+            used = np.asarray(counted.any(axis=0))
+            used[self.index] = False
+            rows = np.flatnonzero(used)
+            listed.append((rows, counted[:, rows]))
         n = len(self.index)
-        shared = slice(n) if n and self.index[-1] == n - 1 else self.index  # a slice is copied in half of the time
-        label = np.zeros((len(jobs), self.n_columns, n + max(len(rows) for rows in listed)))
+        label = np.zeros((len(jobs), self.n_columns, n + max(len(rows) for rows, _ in listed)))
         total = np.zeros((len(jobs), label.shape[2]))
-        for j, rows in enumerate(listed):
-            for chosen, place in ((shared, slice(n)), (rows, slice(n, n + len(rows)))):
-                total[j, place] = totals[j][chosen]
-                label[j, :, place] = counted[j][-self.n_columns :, chosen]
+        for j, (shared, (rows, part)) in enumerate(zip(own, listed, strict=True)):
+            for counted, place in ((shared, slice(n)), (part, slice(n, n + len(rows)))):
+                total[j, place] = counted.sum(axis=0)
+                label[j, :, place] = counted[-self.n_columns :]
         weight = total.sum(axis=1)
-        lists, matrix = self._lists(jobs, listed)
+        lists, matrix = self._lists(jobs, [rows for rows, _ in listed])
         strength = penalty * (weight if mean_form else np.ones(len(jobs)))
         penalties = np.outer(strength, self.columns.penalty)
-        longest = max(self.longest, _longest(matrix[self.dtypes[0]]))
-        return Fleet(self.shared, matrix, lists, total, label, penalties, self.columns.scale, weight, longest)
+        return Fleet(self.shared, matrix, lists, total, label, penalties, self.columns.scale, weight)
 
     def _lists(self, jobs: Sequence[FleetJob], rows: list[Ints]) -> tuple[Lists, dict[type, Array]]:
         """Number the listed rows: those of the pool once, then each job's rows of extra_x."""

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from subpop.runtime.threads import one_thread
-from subpop.types import Array, BadInput, FleetJob, Model, Pool, Unsolved
+from subpop.types import BadInput, FleetJob, Model, Pool, Unsolved
 from subpop.types.roles import Trainable
 from subpop.victims.linear_model import LinearModel, flat
 
@@ -52,7 +52,7 @@ class _Clean:
     alive."""
 
     columns: Columns
-    counts: Array
+    counts: Doubles
     w: Doubles
     inverse: Doubles
     model: LinearModel
@@ -124,9 +124,7 @@ class LogisticRegression:
         design = Design(jobs, clean.columns, (np.float64, np.float32) if wide else (np.float64,))
         bytes_each = 64 * clean.w.shape[1] * max(len(job) for job in jobs)
         limit = min(128 if wide else 32, max(1, self.memory_bytes // 4 // bytes_each))
-        chunks = np.array_split(
-            np.arange(len(jobs)), max(-(-len(jobs) // limit), min(8, len(jobs) // 16), min(2, len(jobs) // 4), 1)
-        )
+        chunks = np.array_split(np.arange(len(jobs)), max(-(-len(jobs) // limit), min(8, len(jobs) // 16), 1))
         threads = min(len(chunks), joblib.cpu_count(), max(1, self.memory_bytes // (bytes_each * limit)))
         with ThreadPoolExecutor(threads) as pool:
             solved = pool.map(lambda chunk: self._solve_chunk([jobs[i] for i in chunk], design, clean), chunks)
@@ -189,10 +187,9 @@ class LogisticRegression:
         design = Design([job], columns, (np.float64,))
         fleet = design.fleet([job], self.penalty, self.penalty_form == "mean")
         w, residual = np.zeros((1, design.n_columns, len(columns.scale))), np.full((1, 3), np.inf)
-        wide = len(columns.scale) > WIDE  # otherwise another inverse costs less than many products with an old one
         for turn in range(10):  # at least twice: batches need the inverse at the optimum, not at the start
             inverse, before = inverse_hessian(fleet, w), residual
-            residual = solve(fleet, w, inverse, (TIGHT if wide else TIGHT._replace(steps=4),))
+            residual = solve(fleet, w, inverse, (TIGHT,))
             if turn and (residual[0, 0] <= TIGHT.residual or residual[0, 0] > before[0, 0] / 2):
                 break
         return _Clean(columns, count(job), w, inverse, self._model(w[0], columns, job, residual[0]))

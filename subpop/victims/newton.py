@@ -1,13 +1,12 @@
 """Solving many penalised logistic regressions in lockstep, by Newton's method with conjugate gradients.
 
-A product with the Hessians of all problems is two matrix products over the rows that they share, and so is a gradient; both
-products of a block of rows follow each other, so that nothing between them leaves the cache. Rows that few problems use are in a
-separate list per problem. Problems that have converged leave the fleet.
+A product with the Hessians of all problems is two matrix products over the rows that they share; rows that few problems use are
+in a separate list per problem. Problems that have converged leave the fleet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from subpop.types import Array, Ints
-from subpop.victims.margins import Lists, Margins, add_list_sums, bend_products, centre_scores, list_products, weigh_chances
+from subpop.victims.margins import Lists, Margins, add_list_sums, conjugate_steps, evaluate, line_search, list_products
 
 Doubles = NDArray[np.float64]
 
@@ -23,21 +22,10 @@ FULL_CURVATURE, LARGEST_BLOCK = 2048, 4096
 """Up to FULL_CURVATURE parameters the preconditioner is a full inverse Hessian, otherwise one block per class; for more than
 LARGEST_BLOCK features, whose blocks would take minutes to invert, only the diagonal."""
 CONJUGATE_LIMIT = 300
-BLOCK = 1 << 18
-"""Number of values in a block of shared rows: 2 MB in float64."""
 PATIENCE = 4
 """A problem for which neither residual nor error has halved in this many Newton steps is at the limit of its precision."""
 SMALL = 1e-3
 """Lower bound of the scale in relative errors of parameters of scaled features."""
-
-
-SAFE = 0.2
-"""Margins that move by at most this much change the curvature so little that a full Newton step cannot overshoot."""
-FAR = 20.0
-"""Up to here a slope that ends slightly positive proves a decrease; beyond, only a negative one does."""
-ENOUGH = 0.1
-"""A line search ends where the slope has decreased to this fraction of its start."""
-TRIALS = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +34,7 @@ class Fleet:
 
     shared: (N, d') and listed: (A, d') rows, by dtype; total: (M, W) weight of each row of a problem and label: (M, K', W) its
     part in each class, shared rows first, then the problem's list; penalty: (M, d'); unit: (d',) converts a gradient to the
-    inputs' own units; weight: (M,) sum of weights; longest: the largest Euclidean length of a scaled row.
+    inputs' own units; weight: (M,) sum of weights.
     """
 
     shared: dict[type, Array]
@@ -57,7 +45,6 @@ class Fleet:
     penalty: Doubles
     unit: Doubles
     weight: Doubles
-    longest: float
 
     def __len__(self) -> int:
         return len(self.weight)
@@ -131,27 +118,26 @@ def inverse_hessian(fleet: Fleet, w: Doubles) -> Doubles:
     return np.linalg.inv(square)
 
 
-def block_rows(d: int) -> int:
-    """Number of rows of d values that are multiplied at a time: they and the products of a chunk stay in a core's cache."""
-    return int(np.clip(BLOCK // d // 256 * 256, 512, 4096))
-
-
 class Newton:
     """One stage of the solve of a fleet."""
 
     def __init__(self, fleet: Fleet, inverse: Array, precision: Precision) -> None:
         self.fleet, self.precision = fleet, precision
         self.inverse: Array = inverse.astype(precision.inner, copy=False)
-        total: Array = fleet.total.astype(precision.outer, copy=False)
-        label: Array = fleet.label.astype(precision.outer, copy=False)
-        self.at = Margins(np.zeros(label.shape, precision.inner), total, label)
+        outer, inner, shape = precision.outer, precision.inner, fleet.label.shape
+        total: Array = fleet.total.astype(outer, copy=False)
+        label: Array = fleet.label.astype(outer, copy=False)
+        margin: Array = np.empty(shape, outer)
+        residual: Array = np.empty(shape, outer)
+        self.at = Margins(margin, np.zeros(shape, inner), np.empty(shape, inner), residual, total, label)
 
     def run(self, w: Doubles, problems: Ints, residual: Doubles) -> Ints:
         """Take Newton steps until each problem has converged, stalled or used up its steps; returns those not converged."""
-        gradient = self._place(w, problems)
+        self._place(w, problems)
         left, begun = [], problems
         best, idle = np.full((len(w), 2), np.inf), np.zeros(len(w), np.int64)
         for taken in range(self.precision.steps + 1):
+            gradient = self._gradient(w, problems)
             error = self._measure(w, problems, gradient, residual)
             now = np.stack([residual[problems, 0], error], axis=1)
             going = (now > (self.precision.residual, self.precision.error)).any(axis=1)
@@ -163,43 +149,20 @@ class Newton:
             problems, gradient, error = problems[going], gradient[going], error[going]
             if not len(problems) or taken == self.precision.steps:
                 break
-            gradient = self._step(w, problems, gradient, error)
+            self._step(w, problems, gradient, error)
         residual[begun, 2] = self._smallest_eigenvalues(begun)
         return np.sort(np.concatenate([*left, problems]))
 
-    def _step(self, w: Doubles, problems: Ints, gradient: Doubles, error: Doubles) -> Doubles:
-        """Move w along Newton's direction to where the slope is nearly zero: bracketed, found by secants. Returns the gradients.
-
-        The objective is convex along the line, so the slope determines the minimum, and it is less affected by rounding near the
-        optimum than the value.
-        """
+    def _step(self, w: Doubles, problems: Ints, gradient: Doubles, error: Doubles) -> None:
         forcing = np.clip(error, self.precision.forcing, 0.3)
-        direction, before = self._directions(problems, gradient, forcing).astype(np.float64), w[problems]
-        start, gradient = _dots(gradient, direction), gradient.copy()
-        step, share = np.ones(len(problems)), np.ones(len(problems))
-        left, right = np.stack([0 * step, start]), np.stack([step, 0 * step])  # steps and slopes there
-        going = np.arange(len(problems))
-        reach = (
-            np.sqrt(np.einsum("mkd,mkd->mk", direction, direction).max(axis=1)) * self.fleet.longest
-        )  # no margin moves farther
-        for trial in range(TRIALS + 1):
-            here = problems[going]
-            w[here] = before[going] + _column(step[going], np.float64) * direction[going]
-            gradient[going] = self._place(w, here)
-            slope, far = _dots(gradient[going], direction[going]), reach[going] * step[going]
-            low_enough = slope <= np.where(far <= FAR, -ENOUGH * start[going], 0.0)
-            done = (far <= SAFE) | (low_enough & ((step[going] == 1) | (slope >= ENOUGH * start[going])))
-            too_far = ~(slope <= 0)
-            right[:, going[too_far]] = step[going[too_far]], slope[too_far]
-            left[:, going[~too_far]] = step[going[~too_far]], slope[~too_far]
-            going = going[~done]
-            if not len(going) or trial == TRIALS:
-                break
-            share = np.nan_to_num(left[1, going] / (left[1, going] - right[1, going]))
-            step[going] = left[0, going] + (right[0, going] - left[0, going]) * np.clip(share, 0.1, 0.9)
-            if trial == TRIALS - 1:
-                step[going] = left[0, going]
-        return gradient
+        direction = self._directions(problems, gradient, forcing).astype(np.float64)
+        pull = self.fleet.penalty[problems][:, None] * direction
+        start, steps = _dots(gradient, direction), np.empty(len(problems))
+        penalty = np.stack([_dots(pull, w[problems]), _dots(pull, direction)], axis=1)
+        line_search(problems, self.fleet.lists, self.at, start, penalty, steps)
+        w[problems] += steps[:, None, None] * direction
+        if self.precision.inner != self.precision.outer:  # margins updated in low precision would be too inexact
+            self._place(w, problems)
 
     def _measure(self, w: Doubles, problems: Ints, gradient: Doubles, residual: Doubles) -> Doubles:
         """Record residuals, (M, 3) as in `solve`; returns each problem's estimated distance to its optimum, relative to its
@@ -219,8 +182,7 @@ class Newton:
         size = _dots(left, near)
         target, live = forcing**2 * size, np.arange(len(problems))
         for _ in range(CONJUGATE_LIMIT):
-            product, bend = self._curvature_products(problems[live], search)
-            steps = _column(np.divide(size, bend, out=np.zeros(len(size)), where=bend > 0), inner)
+            product, steps = self._curvature_products(problems[live], search, size)
             found[live] += steps * search
             left = left - steps * product
             near = self._precondition(left)
@@ -232,30 +194,24 @@ class Newton:
             left, size, live = left[going], size[going], live[going]
         return found
 
-    def _curvature_products(self, problems: Ints, search: Array) -> tuple[Array, Doubles]:
-        """Hessian times search, and search' Hessian search (m,)."""
+    def _curvature_products(self, problems: Ints, search: Array, size: Doubles) -> tuple[Array, Array]:
+        """Hessian times search, and the conjugate gradient steps; updates the `change` of margins."""
         penalty = self.fleet.penalty[problems][:, None].astype(search.dtype) * search
-        bend = _dots(penalty, search)
+        steps = np.empty(len(problems))
+        q = self._products(problems, search)
+        conjugate_steps(problems, self.fleet.lists, self.at, q, size, _dots(penalty, search), steps)
+        return self._sums(problems, q) + penalty, _column(steps, self.precision.inner)
 
-        def curved(q: Array, first: int) -> None:
-            bend_products(problems, self.fleet.lists, self.at, first, q, bend)
+    def _place(self, w: Doubles, problems: Ints) -> None:
+        """Recompute margins, chances and residuals."""
+        here: Array = w[problems].astype(self.precision.outer)
+        self.at.margin[problems] = self._products(problems, here)
+        evaluate(problems, self.fleet.lists, self.at)
 
-        return self._sums(problems, search, curved).astype(search.dtype, copy=False) + penalty, bend
-
-    def _place(self, w: Doubles, problems: Ints) -> Doubles:
-        """Compute the curvature of the losses at w, and return the gradient there."""
-        one = w.shape[1] == 1
-
-        def slopes(q: Array, first: int) -> None:
-            if not one:
-                centre_scores(problems, self.fleet.lists, first, q)
-            with np.errstate(over="ignore"):  # an infinite ratio of chances is a chance of 0
-                np.exp(q, out=q)
-            weigh_chances(problems, self.fleet.lists, self.at, first, q)
-
-        here = w[problems]
-        scored: Array = (-here if one else here).astype(self.precision.outer, copy=False)
-        return self._sums(problems, scored, slopes) + self.fleet.penalty[problems][:, None] * here
+    def _gradient(self, w: Doubles, problems: Ints) -> Doubles:
+        residual = self.at.residual if len(problems) == len(self.fleet) else self.at.residual[problems]
+        loss = self._sums(problems, residual).astype(np.float64, copy=False)
+        return loss + self.fleet.penalty[problems][:, None] * w[problems]
 
     def _smallest_eigenvalues(self, problems: Ints) -> Doubles:
         """(m,) lower bounds of the Hessian's smallest eigenvalue at the last margins; 0 where none is known.
@@ -267,38 +223,26 @@ class Newton:
         rho: Doubles = self.fleet.penalty[problems, 0] * self.fleet.unit[0] ** 2
         if (self.fleet.penalty[problems, -1] > 0).all():
             return rho
-        if self.at.curve.shape[1] > 1:
+        chance = self.at.chance[problems]
+        if chance.shape[1] > 1:
             return np.zeros(len(problems))
-
-        def curvature(q: Array, first: int) -> None:
-            q[:] = self.at.curve[problems, :, first : first + q.shape[2]]
-
-        nowhere: Array = np.zeros((len(problems), 1, len(self.fleet.unit)), self.precision.outer)
-        sums = self._sums(problems, nowhere, curvature)[:, 0]
+        sums = self._sums(problems, self.at.total[problems][:, None] * chance * (1 - chance))[:, 0].astype(np.float64)
         total, means = sums[:, -1], sums[:, :-1] * self.fleet.unit[:-1] / sums[:, -1:]
         return np.asarray(total * rho / (total * (1 + np.einsum("mj,mj->m", means, means)) + rho))
 
-    def _sums(self, problems: Ints, w: Array, change: Callable[[Array, int], None]) -> Doubles:
-        """rows' change(rows w), (m, K', d') float64, by blocks of rows that stay in a core's cache.
+    def _products(self, problems: Ints, w: Array) -> Array:
+        """rows w: (m, K', W); values after the end of a problem's list are arbitrary."""
+        rows, (m, classes, d) = self.fleet.shared[w.dtype.type], w.shape
+        q: Array = np.empty((m, classes, self.fleet.total.shape[1]), w.dtype)
+        np.matmul(w.reshape(m * classes, d), rows.T, out=q.reshape(m * classes, q.shape[2])[:, : len(rows)])
+        list_products(problems, self.fleet.lists, self.fleet.listed[w.dtype.type], w, q)
+        return q
 
-        w: (m, K', d'); change(q, first) replaces products q (m, K', b) of the rows from `first` on, shared ones before lists.
-        """
-        shared, listed = self.fleet.shared[w.dtype.type], self.fleet.listed[w.dtype.type]
-        (m, classes, d), width = w.shape, self.fleet.total.shape[1] - len(shared)
-        size, flat, out = block_rows(d), w.reshape(m * classes, d), np.zeros((m, classes, d))
-        room, sums = np.empty(m * classes * max(min(size, len(shared)), width), w.dtype), out.reshape(m * classes, d)
-        for first in range(0, len(shared), size):
-            rows = shared[first : first + size]
-            q = room[: m * classes * len(rows)].reshape(m * classes, len(rows))
-            np.matmul(flat, rows.T, out=q)
-            change(q.reshape(m, classes, len(rows)), first)
-            sums += q @ rows
-        if width:
-            own = room[: m * classes * width].reshape(m, classes, width)
-            own[:] = 0
-            list_products(problems, self.fleet.lists, listed, w, own)
-            change(own, len(shared))
-            add_list_sums(problems, self.fleet.lists, listed, own, out)
+    def _sums(self, problems: Ints, q: Array) -> Array:
+        """rows' q: (m, K', d')."""
+        rows, (m, classes, width) = self.fleet.shared[q.dtype.type], q.shape
+        out = np.asarray(q.reshape(m * classes, width)[:, : len(rows)] @ rows).reshape(m, classes, rows.shape[1])
+        add_list_sums(problems, self.fleet.lists, self.fleet.listed[q.dtype.type], q, out)
         return out
 
     def _precondition(self, r: Array) -> Array:

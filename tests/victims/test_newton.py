@@ -59,12 +59,9 @@ def start(fleet, seed=1):
     return np.random.default_rng(seed).normal(size=shape) * 0.5
 
 
-def solver_of(fleet):
-    return Newton(fleet, np.eye(fleet.label.shape[1] * len(fleet.unit))[None], DOUBLE[0])
-
-
 def placed(fleet, w):
-    solver = solver_of(fleet)
+    identity = np.eye(w[0].size)[None]
+    solver = Newton(fleet, identity, DOUBLE[0])
     solver._place(w, np.arange(len(fleet)))
     return solver
 
@@ -89,7 +86,7 @@ def test_a_row_used_often_by_one_job_counts_once_in_sharing():
 def test_gradient_is_the_difference_quotient_of_the_objective(n_classes):
     jobs, scale, _, fleet = make_fleet(n_classes)
     w = start(fleet)
-    gradient = solver_of(fleet)._place(w, np.arange(len(fleet)))
+    gradient = placed(fleet, w)._gradient(w, np.arange(len(fleet)))
     for j in (0, 1, 7):
         for k, c in np.ndindex(*w.shape[1:]):
             step = np.zeros(w.shape[1:])
@@ -102,36 +99,23 @@ def test_gradient_is_the_difference_quotient_of_the_objective(n_classes):
 def test_curvature_product_is_the_difference_quotient_of_the_gradient(n_classes):
     _, _, _, fleet = make_fleet(n_classes)
     w, v, everyone = start(fleet), start(fleet, 2), np.arange(len(fleet))
-    above, below = (solver_of(fleet)._place(w + s * v, everyone) for s in (1e-6, -1e-6))
-    product, bend = placed(fleet, w)._curvature_products(everyone, v)
+    above, below = (placed(fleet, w + s * v)._gradient(w + s * v, everyone) for s in (1e-6, -1e-6))
+    product, _ = placed(fleet, w)._curvature_products(everyone, v.copy(), np.ones(len(fleet)))
     assert np.allclose(product, (above - below) / 2e-6, rtol=1e-6, atol=1e-6)
-    assert np.allclose(bend, np.einsum("mkd,mkd->m", v, product))
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_conjugate_directions_solve_newtons_equations(n_classes):
     _, _, _, fleet = make_fleet(n_classes)
     w, everyone = start(fleet), np.arange(len(fleet))
-    solver = solver_of(fleet)
-    gradient = solver._place(w, everyone)
+    solver = placed(fleet, w)
+    gradient = solver._gradient(w, everyone)
     direction = solver._directions(everyone, gradient, np.full(len(fleet), 1e-10))
-    product, _ = placed(fleet, w)._curvature_products(everyone, direction)
+    product, _ = placed(fleet, w)._curvature_products(everyone, direction.copy(), np.ones(len(fleet)))
     assert np.allclose(product, -gradient, atol=1e-8 * np.abs(gradient).max())
-
-
-@pytest.mark.parametrize("n_classes", [2, 3])
-def test_blocks_of_rows_sum_to_the_same_as_all_rows_at_once(n_classes, monkeypatch):
-    """Blocks of 7 rows, the last one of fewer, and lists: the gradient and the curvature in one block are those of the others."""
-    _, _, _, fleet = make_fleet(n_classes)
-    w, everyone = start(fleet), np.arange(len(fleet))
-    found = []
-    for size in (10_000, 7):
-        monkeypatch.setattr(newton, "block_rows", lambda d, size=size: size)
-        solver = solver_of(fleet)
-        found.append((solver._place(w, everyone), *solver._curvature_products(everyone, w), solver.at.curve))
-    assert fleet.lists.shared % 7
-    for one, other in zip(*found, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-10)
+    # The margins moved with the direction, without a product of their own.
+    n = fleet.lists.shared
+    assert np.allclose(solver.at.change[:, :, :n], direction @ fleet.shared[np.float64].T, atol=1e-8)
 
 
 def test_inverse_hessian_inverts_the_curvature_product():
@@ -139,7 +123,7 @@ def test_inverse_hessian_inverts_the_curvature_product():
     design = Design([pool.clean_job()], Columns.of(pool, True), (np.float64,))
     fleet = design.fleet([pool.clean_job()], 0.7, mean_form=False)
     w, v = start(fleet), start(fleet, 2)
-    product, _ = placed(fleet, w)._curvature_products(np.arange(1), v)
+    product, _ = placed(fleet, w)._curvature_products(np.arange(1), v.copy(), np.ones(1))
     assert np.allclose(inverse_hessian(fleet, w)[0] @ product.ravel(), v.ravel())
 
 
@@ -209,16 +193,17 @@ def test_line_search_shortens_a_step_that_overshoots_and_never_climbs():
     """From far on the wrong side the curvature is tiny and Newton's step many times too long."""
     jobs, scale, _, fleet = make_fleet(2)
     w, everyone = start(fleet) * 20, np.arange(len(fleet))
-    solver = solver_of(fleet)
+    solver = placed(fleet, w)
     before = w.copy()
-    gradient = solver._place(w, everyone)
+    gradient = solver._gradient(w, everyone)
     direction = solver._directions(everyone, gradient, np.full(len(fleet), 1e-3))
-    after = solver._step(w, everyone, gradient, np.full(len(fleet), 1e-3))
-    np.testing.assert_allclose(after, solver_of(fleet)._place(w, everyone), rtol=1e-9)
+    solver = placed(fleet, w)
+    solver._step(w, everyone, gradient, np.ones(len(fleet)))
     taken = np.abs(w - before).max(axis=(1, 2)) / np.abs(direction).max(axis=(1, 2))
     assert taken.min() < 0.5
     for job, old, new in zip(jobs, before, w, strict=True):
         assert objective(job, new, 0.7, scale) < objective(job, old, 0.7, scale)
+    assert not solver.at.change[:, :, : fleet.lists.shared].any()
 
 
 def test_a_problem_past_its_precision_gives_up_and_says_so():

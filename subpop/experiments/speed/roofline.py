@@ -74,19 +74,25 @@ class Products:
 
 @contextmanager
 def counted() -> Iterator[Products]:
-    """Count the products of Newton's method with the shared rows; those with lists of other rows and the clean optimum's
-    Hessian are not counted."""
+    """Count the products of Newton's method with the shared rows; products with lists of other rows are not counted."""
     from subpop.victims.newton import Newton
 
     found = Products()
 
-    def noting(self: Any, problems: Array, w: Array, change: Callable[[Array, int], None]) -> Array:
-        (m, classes, d), n = w.shape, len(self.fleet.shared[w.dtype.type])
-        found.done.extend((shape, w.dtype.type) for shape in ((m * classes, d, n), (m * classes, n, d)))
-        return sums(self, problems, w, change)
+    def noting(method: Callable[..., Array], transposed: bool) -> Callable[..., Array]:
+        def run(self: Any, problems: Array, values: Array) -> Array:
+            rows = self.fleet.shared[values.dtype.type]
+            count = len(problems) * values.shape[1]
+            shape = (count, len(rows), rows.shape[1]) if transposed else (count, rows.shape[1], len(rows))
+            found.done.append((shape, values.dtype.type))
+            return method(self, problems, values)
 
-    sums = Newton._sums
-    with patch.object(Newton, "_sums", noting):
+        return run
+
+    with (
+        patch.object(Newton, "_products", noting(Newton._products, False)),
+        patch.object(Newton, "_sums", noting(Newton._sums, True)),
+    ):
         yield found
 
 
