@@ -12,7 +12,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Condition, Thread
 
 from subpop.experiments.experiment import Experiment
@@ -20,6 +19,7 @@ from subpop.experiments.pools import check_executor, pool_of
 from subpop.experiments.shared_arrays import SharedArrays
 from subpop.experiments.tasks import Answer, Settings, Task, tasks_of, told
 from subpop.harness.batching import DefenseError
+from subpop.runtime.scratch import Scratch
 from subpop.runtime.threads import one_core_here
 from subpop.types import BadInput, Cell
 from subpop.types.kinds import kind_of
@@ -149,7 +149,7 @@ class Ahead:
 
     def _run_all(self) -> None:
         running: dict[Future[Answer], Task] = {}
-        with closing(pool_of(self._executor, self._n_workers)) as pool, TemporaryDirectory(prefix="subpop-") as folder:
+        with closing(pool_of(self._executor, self._n_workers)) as pool, Scratch("arrays") as folder:
             shared = self._handed_out(Path(folder)) if pool.is_local else None
             settings = Settings.of(self._experiment, shared)
             while (self._waiting or self._suspects or running) and not self._is_stopping:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-import tempfile
 import threading
 import time
 from collections.abc import Set
@@ -17,6 +16,7 @@ from subpop.harness.fork_server import SERVER, Child
 from subpop.harness.plugins import DefenseSpec
 from subpop.harness.sandbox import PATIENCE, TEXT_BYTES, Output, ending_after, limit_waiting, signal_name
 from subpop.runtime.output import Listener
+from subpop.runtime.scratch import Scratch
 from subpop.types.printable import described
 
 
@@ -25,7 +25,7 @@ class Call:
 
     def __init__(self, spec: DefenseSpec, listener: Listener | None) -> None:
         self._spec = spec
-        self.folder = tempfile.TemporaryDirectory(prefix="call-", ignore_cleanup_errors=True)
+        self.folder = Scratch("call")
         self._child: Child = SERVER.child()
         self._output = Output(self._child.output, listener)
         self._late = self._ended = False

@@ -14,7 +14,6 @@ import pickle
 import signal
 import socket
 import struct
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -33,6 +32,7 @@ from subpop.harness.outcome import Outcome, check_outcome
 from subpop.harness.plugins import DefenseSpec
 from subpop.runtime.options import check_timeout
 from subpop.runtime.output import Lines, Listener
+from subpop.runtime.scratch import Scratch
 from subpop.types import BadInput, FleetJob, Pool, TrainingSet
 from subpop.types.printable import described
 
@@ -177,7 +177,7 @@ class _Child:
         self._left = float("inf")
         self._ended = False
         self._late: bool | None = None  # set if a message came too slowly: True if the limit of all trials together was exceeded
-        self._place = tempfile.TemporaryDirectory(prefix="defense-", ignore_cleanup_errors=True)
+        self._place = Scratch("defense")
         self._process = SERVER.child()
         self._connection = self._process.connection
         self._output = Output(self._process.output, listener)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from subpop.runtime.options import place
 from subpop.runtime.output import to_terminal
 from subpop.runtime.places import find
 from subpop.runtime.progress import Progress
+from subpop.runtime.scratch import Scratch
 from subpop.runtime.store import Store
 from subpop.session.given import Given
 from subpop.session.run import Run
@@ -138,7 +138,7 @@ def _each(given: Any, name: Any) -> Any:
 
 @contextmanager
 def _opened(store: str | PathLike[str] | None) -> Iterator[Store]:
-    with tempfile.TemporaryDirectory(prefix="subpop-", ignore_cleanup_errors=True) as folder:
+    with Scratch("measure") as folder:
         yield Store(Path(folder) / "store.sqlite" if store is None else place(str(store), Path.cwd()))
 
 

@@ -159,14 +159,14 @@ def test_own_data_takes_the_place_of_all_of_its_kind_once():
 
 def test_the_options_run_open_suites_with_them_and_nothing_else(mine):
     """The numbers are those of the same cell in this process, on the data as a call of the function gives it."""
-    project = make_project(mine, rates=(1.0,))
+    project = make_project(mine)
     done = run(project, "--victim", "mine.py:model(power=1.5)", "--dataset", "mine.py:table", "--defense", "mine.py:drop")
     assert "INTERNALERROR" not in done.stdout
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads((project / "runs" / "report" / "results.json").read_text())["cells"]
     found = {(row["rate"], row["defense"]): row for row in rows if row["metric"] == "target_damage_mean"}
     defenses = ["none", "trim", "matched_random_filter:trim", "mine.drop", "matched_random_filter:mine.drop"]
-    assert found.keys() == {(1.0, defense) for defense in defenses}
+    assert found.keys() == {(rate, defense) for rate in (0.5, 1.0) for defense in defenses}
     assert {row["verdict"] for row in found.values()} == {"no_reference"}
     assert {(row["dataset"], row["victim"]) for row in found.values()} == {("mine.table", "mine.py:model(power=1.5)")}
 
