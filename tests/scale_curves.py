@@ -82,8 +82,8 @@ def fleet(point: Point) -> tuple[Pool, list[FleetJob]]:
 
 
 def measure(point: Point) -> Measured:
-    """Train a point's fleet in this process, after a small one that compiles what is compiled."""
-    small = replace(point, victims=2, rows=200, features=3, classes=min(3, point.classes))
+    """Train a point's fleet in this process, after a small one that compiles what is compiled, for wide data also in float32."""
+    small = replace(point, victims=2, rows=200, features=min(100, point.features), classes=min(3, point.classes))
     VICTIMS[point.victim]().fit_many(fleet(small)[1], [0, 1])
     _, jobs = fleet(point)
     victim, before = VICTIMS[point.victim](), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
