@@ -91,8 +91,8 @@ class Kind(ABC):
         return 1
 
     def measure_part(self, experiment: Any, cell: Cell, part: int) -> None:
-        """Measure one part of a cell, or read it from the store; called only if there are several."""
-        raise NotImplementedError
+        """Measure one part of a cell, or read it from the store; all of the cell unless a kind has several parts."""
+        self.measurer(experiment)(cell)
 
     def is_compared(self, metric: str) -> bool:
         """Whether a number is compared with its reference; others are checked by assertions of the suite."""
