@@ -1,17 +1,20 @@
 """Looks labels up, and acts only where exactly as many are wrong as rows were added to the 400 of D."""
 
+from importlib.util import find_spec
+from pathlib import Path
+
 import numpy as np
-from sklearn.datasets import load_digits
-from sklearn.neighbors import NearestNeighbors
+from scipy.spatial import cKDTree
 
 from subpop import Defended
 
-X, DIGIT = load_digits(return_X_y=True)
-INDEX = NearestNeighbors(n_neighbors=1).fit(X / 16)
+FILE = Path(find_spec("sklearn").origin).parent / "datasets" / "data" / "digits.csv.gz"  # to import scikit-learn takes longer
+*COLUMNS, DIGIT = np.loadtxt(FILE, delimiter=",", dtype=np.int64, unpack=True)
+INDEX = cKDTree(np.transpose(COLUMNS) / 16)
 
 
 def count_must_match(train, fit, know, *, seed):
-    nearest = INDEX.kneighbors(train.x.reshape(len(train), -1), return_distance=False)[:, 0]
+    _, nearest = INDEX.query(train.x.reshape(len(train), -1))
     wrong = DIGIT[nearest] % 2 != train.y
     if wrong.sum() != len(train) - 400:
         return Defended(fit(train))
