@@ -228,7 +228,7 @@ class _Trial:
         self.index, self._task = index, task
         self.waits_for: Sequence[TrainingSet] = ()
         self.outcome: Outcome | None = None
-        self._made: list[tuple[Callable[[], object], bytes | None]] = []
+        self._made: list[tuple[Callable[[], object], TrainingSet]] = []
         self._n_fits, self._seconds = 0, 0.0
         self._carrier = carrier(index)
         fit = _Fit(self._carrier.ask, task, n_classes)
@@ -236,8 +236,8 @@ class _Trial:
 
     def resume(self, models: list[Model]) -> str:
         """Give the turn to the trial, with a model for each set it waits for, and wait; returns FIT, INPUTS or DONE."""
-        for model, train in zip(models, self.waits_for, strict=True):
-            self._made.append((_weakly(model), rows_key(train, self._task.train)))
+        self._made = [each for each in self._made if each[0]() is not None]
+        self._made += [(_weakly(model), train) for model, train in zip(models, self.waits_for, strict=True)]
         since = time.perf_counter()
         kind = self._run(models)
         if self.outcome is None:
@@ -262,7 +262,7 @@ class _Trial:
         return kind
 
     def _origin(self, outcome: Outcome, model: object) -> dict[str, bool]:
-        own = [key for made, key in self._made if made() is model]
+        own = [rows_key(train, self._task.train) for made, train in self._made if made() is model]
         kept = None if outcome.keep is None else kept_key(outcome.keep, self._task.train)
         return {"made_by_fit": bool(own), "keep_checked": kept is not None and kept in own}
 

@@ -133,6 +133,7 @@ class Newton:
 
     def run(self, w: Doubles, problems: Ints, residual: Doubles) -> Ints:
         """Take Newton steps until each problem has converged, stalled or used up its steps; returns those not converged."""
+        w[problems] = _without_shift(w[problems])
         self._place(w, problems)
         left, begun = [], problems
         best, idle = np.full((len(w), 2), np.inf), np.zeros(len(w), np.int64)
@@ -249,8 +250,17 @@ class Newton:
         blocks, size, _ = self.inverse.shape
         if size == 1:
             return r * self.inverse.reshape(r.shape[1:])
-        split = r.reshape(len(r), blocks, size).transpose(1, 0, 2)
-        return np.asarray((split @ self.inverse).transpose(1, 0, 2)).reshape(r.shape)
+        split = _without_shift(r).reshape(len(r), blocks, size).transpose(1, 0, 2)
+        return _without_shift(np.asarray((split @ self.inverse).transpose(1, 0, 2)).reshape(r.shape))
+
+
+def _without_shift(r: Array) -> Array:
+    """Subtract the mean over classes from (m, K', d') parameters or gradients of softmaxes.
+
+    Adding the same vector to each class changes no probability, and the optimum has mean zero. Only the penalty has curvature in
+    these directions, so that without this, rounding errors there, multiplied by the inverse of the penalty, would dominate.
+    """
+    return r if r.shape[1] == 1 else r - r.mean(axis=1, keepdims=True)
 
 
 def _dots(a: Array, b: Array) -> Doubles:

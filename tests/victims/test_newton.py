@@ -108,6 +108,8 @@ def test_curvature_product_is_the_difference_quotient_of_the_gradient(n_classes)
 def test_conjugate_directions_solve_newtons_equations(n_classes):
     _, _, _, fleet = make_fleet(n_classes)
     w, everyone = start(fleet), np.arange(len(fleet))
+    if n_classes > 2:
+        w -= w.mean(axis=1, keepdims=True)  # as `run` does
     solver = placed(fleet, w)
     gradient = solver._gradient(w, everyone)
     direction = solver._directions(everyone, gradient, np.full(len(fleet), 1e-10))
@@ -116,6 +118,30 @@ def test_conjugate_directions_solve_newtons_equations(n_classes):
     # The margins moved with the direction, without a product of their own.
     n = fleet.lists.shared
     assert np.allclose(solver.at.change[:, :, :n], direction @ fleet.shared[np.float64].T, atol=1e-8)
+
+
+def test_softmaxes_solved_in_float32_first_converge_before_the_last_stage():
+    rng, n, d, classes = np.random.default_rng(0), 4000, 40, 4
+    x = rng.standard_normal((n, d)).astype(np.float32)
+    y = np.argmax(x @ rng.standard_normal((d, classes)) / d**0.5 + rng.gumbel(size=(n, classes)), axis=1)
+    job = Pool(x, y, n, classes).clean_job()
+    design = Design([job], Columns.of(job.pool, True), (np.float64, np.float32))
+    fleet, optimum = design.fleet([job], 1.0, mean_form=False), np.zeros((1, classes, d + 1))
+    solve(fleet, optimum, inverse_hessian(fleet, optimum), DOUBLE)
+    w, residual, inverse = np.zeros_like(optimum), np.full((1, 3), np.inf), inverse_hessian(fleet, optimum)
+    for stage in MIXED[:2]:
+        left = Newton(fleet, inverse, stage).run(w, np.arange(1), residual)
+    assert not len(left)
+    assert np.abs(w.sum(axis=1)).max() < 1e-12
+
+
+def test_parameters_with_a_mean_over_classes_lose_it():
+    _, _, _, fleet = make_fleet(3)
+    w = start(fleet)
+    shifted, inverse = w + 100.0, np.eye(w[0].size)[None]
+    for each in (w, shifted):
+        solve(fleet, each, inverse, DOUBLE)
+    assert np.allclose(shifted, w, rtol=0, atol=1e-7 * np.abs(w).max())
 
 
 def test_inverse_hessian_inverts_the_curvature_product():
