@@ -149,9 +149,12 @@ class Ahead:
 
     def _run_all(self) -> None:
         running: dict[Future[Answer], Task] = {}
-        with closing(pool_of(self._executor, self._n_workers)) as pool, Scratch("arrays") as folder:
+        gpu = self._experiment.context.device != "cpu"
+        with closing(pool_of(self._executor, self._n_workers, gpu)) as pool, Scratch("arrays") as folder:
             shared = self._handed_out(Path(folder)) if pool.is_local else None
             settings = Settings.of(self._experiment, shared)
+            if pool.places_gpus:
+                settings = replace(settings, device="cuda")  # the one that the pool gives a task
             while (self._waiting or self._suspects or running) and not self._is_stopping:
                 for task in self._next(len(running), pool.n_workers):
                     running[pool.submit(settings, task)] = task

@@ -30,6 +30,7 @@ OWN_CLUSTER = {
 """Settings of a Dask cluster that is started here."""
 GONE = 20.0
 """Seconds after which the head of a Ray cluster that does not answer is given up. After 60 s Ray would end this process."""
+NO_GPU = "--device cuda: no worker of the {} cluster at {} offers a GPU; {}, or use --device cpu"
 NEEDED_PACKAGE = {"dask": "distributed", "ray": "ray"}
 
 
@@ -55,6 +56,8 @@ class Pool(ABC):
     n_workers: int
     is_local = True
     """Whether the workers have this machine's disk."""
+    places_gpus = False
+    """Whether the pool gives each task a GPU, which it sees as the only one of its machine."""
 
     @abstractmethod
     def submit(self, settings: Settings, task: Task) -> Future[Answer]:
@@ -73,18 +76,28 @@ class Pool(ABC):
         """End the workers, whatever they are doing."""
 
 
-def pool_of(executor: str, n_workers: int) -> Pool:
-    """The pool of an executor. n_workers: ignored for a cluster that already runs elsewhere."""
-    kinds: dict[str, Callable[[int], Pool]] = {"loky": Loky, "dask": Dask, "ray": Ray}
-    return kinds[executor](n_workers)
+def pool_of(executor: str, n_workers: int, gpu: bool = False) -> Pool:
+    """The pool of an executor. n_workers: ignored for a cluster that already runs elsewhere; gpu: each task needs a GPU.
+
+    Raises BadInput if a cluster has none.
+    """
+    kinds: dict[str, Callable[[int, bool], Pool]] = {"loky": Loky, "dask": Dask, "ray": Ray}
+    return kinds[executor](n_workers, gpu)
+
+
+def n_gpus() -> int:
+    """Number of this machine's GPUs that torch can use."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 class Loky(Pool):
-    """Processes of this machine, started by joblib's loky."""
+    """Processes of this machine, started by joblib's loky. All of them use the GPU that `--device` names."""
 
     loses_all = True
 
-    def __init__(self, n_workers: int) -> None:
+    def __init__(self, n_workers: int, gpu: bool = False) -> None:
         from joblib.externals.loky.process_executor import BrokenProcessPool, ShutdownExecutorError
 
         self.LOST, self.n_workers = (BrokenProcessPool, ShutdownExecutorError), n_workers
@@ -112,22 +125,39 @@ class Loky(Pool):
 
 
 class Dask(Pool):
-    """The workers of the Dask scheduler at $DASK_SCHEDULER_ADDRESS, or of one started here."""
+    """The workers of the Dask scheduler at $DASK_SCHEDULER_ADDRESS, or of one started here.
 
-    def __init__(self, n_workers: int) -> None:
+    Tasks that need a GPU go to workers that offer the resource GPU. Workers started here take this machine's GPUs in turn.
+    """
+
+    def __init__(self, n_workers: int, gpu: bool = False) -> None:
         dask, distributed = import_module("dask"), import_module("distributed")
         address = os.environ.get("DASK_SCHEDULER_ADDRESS")
         self._cluster = None
         self.is_local = address is None
         if address is None:
             dask.config.set(OWN_CLUSTER)
-            self._cluster = distributed.LocalCluster(
-                n_workers=n_workers, threads_per_worker=1, dashboard_address=None, silence_logs=50, env=ONE_CORE
+            self._cluster = (
+                _on_gpus(n_workers, n_gpus())
+                if gpu
+                else distributed.LocalCluster(
+                    n_workers=n_workers, threads_per_worker=1, dashboard_address=None, silence_logs=50, env=ONE_CORE
+                )
             )
         self._client = distributed.Client(address or self._cluster)
-        self._executor = self._client.get_executor(pure=False)
+        self.places_gpus = gpu
+        self._executor = self._client.get_executor(pure=False, **({"resources": {"GPU": 1}} if gpu else {}))
         self.LOST = (distributed.KilledWorker,)
-        self.n_workers = len(self._client.scheduler_info(n_workers=-1)["workers"]) or n_workers
+        workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        offered = sum(int(each["resources"].get("GPU", 0)) for each in workers.values())
+        if gpu and not offered:
+            self.close()
+            raise BadInput(
+                NO_GPU.format(
+                    "Dask", address or "this machine", 'start its workers with `dask worker ADDRESS --resources "GPU=1"`'
+                )
+            )
+        self.n_workers = offered if gpu else len(workers) or n_workers
 
     def submit(self, settings: Settings, task: Task) -> Future[Answer]:
         sent: Future[Answer] = self._executor.submit(work, settings, task)
@@ -139,18 +169,39 @@ class Dask(Pool):
             self._cluster.close()
 
 
-class Ray(Pool):
-    """The workers of the Ray cluster at $RAY_ADDRESS, or of one started here."""
+def _on_gpus(n_workers: int, there: int) -> Any:
+    """A Dask cluster of this machine whose workers see one GPU each, in turn. there: number of GPUs."""
+    distributed = import_module("distributed")
+    options = {"nthreads": 1, "resources": {"GPU": 1}, "silence_logs": 50, "host": "127.0.0.1"}
+    envs = [{**ONE_CORE, "CUDA_VISIBLE_DEVICES": str(i % there)} for i in range(n_workers if there else 0)]
+    workers = {i: {"cls": distributed.Nanny, "options": {**options, "env": env}} for i, env in enumerate(envs)}
+    scheduler = {"cls": distributed.Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}}
+    return distributed.SpecCluster(workers=workers, scheduler=scheduler, silence_logs=50)
 
-    def __init__(self, n_workers: int) -> None:
+
+class Ray(Pool):
+    """The workers of the Ray cluster at $RAY_ADDRESS, or of one started here.
+
+    Ray gives each task that needs a GPU one of its own.
+    """
+
+    def __init__(self, n_workers: int, gpu: bool = False) -> None:
         ray, errors = import_module("ray"), import_module("ray.exceptions")
-        own = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": n_workers, "include_dashboard": False}
-        self.is_local = bool(own)
+        address = os.environ.get("RAY_ADDRESS")
+        own: dict[str, Any] = {} if address is not None else {"num_cpus": n_workers, "include_dashboard": False}
+        own |= {"num_gpus": n_gpus()} if own and gpu else {}
+        self.is_local, self.places_gpus = bool(own), gpu
         paths = os.pathsep.join(filter(None, sys.path))
         ray.init(log_to_driver=False, runtime_env={"env_vars": {**ONE_CORE, "PYTHONPATH": paths}}, **own)
-        self._ray, self._work = ray, ray.remote(max_retries=0, num_cpus=1)(work)
+        self._ray, self._work = ray, ray.remote(max_retries=0, num_cpus=1, num_gpus=int(gpu))(work)
         self.LOST = (errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError)
-        self.n_workers = max(1, int(ray.cluster_resources().get("CPU", n_workers)))
+        there = ray.cluster_resources()
+        if gpu and not there.get("GPU"):
+            self.close()
+            raise BadInput(
+                NO_GPU.format("Ray", address or "this machine", "start its nodes with `ray start --address ADDRESS --num-gpus N`")
+            )
+        self.n_workers = max(1, int(there["GPU"] if gpu else there.get("CPU", n_workers)))
         self._head, self._answered = ray.get_runtime_context().gcs_address, time.monotonic()
 
     def check(self) -> None:

@@ -134,7 +134,7 @@ def test_tasks_come_in_the_order_of_the_tests_that_wait_for_them(tmp_path):
 def test_workers_that_die_leave_the_rest_to_the_tests(tmp_path, monkeypatch):
     with Store(tmp_path / "s.sqlite") as store:
         ahead = Ahead(Experiment.on(store), tasks_of(Experiment.on(store), CELLS[:1]), "loky", 2)
-        monkeypatch.setattr("subpop.experiments.executors.pool_of", lambda executor, n_workers: iter([os.kill]))
+        monkeypatch.setattr("subpop.experiments.executors.pool_of", lambda executor, n_workers, gpu: iter([os.kill]))
         ahead.start()
         assert not ahead.has_made(CELLS[0]), "nobody waits for what will not come"
         assert ahead.error is not None
@@ -296,6 +296,54 @@ def test_a_ray_cluster_whose_head_is_dead_is_given_up(monkeypatch):
         os.kill(head, signal.SIGKILL)
         with pytest.raises(ConnectionError, match="head of the Ray cluster"):
             check_for_a_minute(pool)
+
+
+# --- placement on GPUs: neither engine looks whether a GPU that a worker is said to have exists ------------------------
+
+
+def gpu_of(settings, task):
+    """What a task sees: the numbers of its GPUs, and when."""
+    started = time.time()
+    time.sleep(1.0)
+    return os.environ.get("CUDA_VISIBLE_DEVICES"), started, time.time()
+
+
+@pytest.mark.parametrize(("executor", "package"), [("dask", "distributed"), ("ray", "ray")])
+def test_tasks_that_run_at_the_same_time_have_a_gpu_each(executor, package, monkeypatch):
+    pytest.importorskip(package)
+    monkeypatch.setattr("subpop.experiments.pools.n_gpus", lambda: 2)
+    monkeypatch.setattr("subpop.experiments.pools.work", gpu_of)
+    with closing(pool_of(executor, 2, gpu=True)) as pool:
+        assert pool.places_gpus
+        assert pool.n_workers == 2
+        seen = [future.result(120) for future in [pool.submit(None, None) for _ in range(4)]]
+    assert {gpu for gpu, _, _ in seen} == {"0", "1"}
+    for gpu, started, ended in seen:
+        others = [other for other, begun, done in seen if begun < ended and started < done]
+        assert others.count(gpu) == 1
+
+
+@pytest.mark.parametrize(("executor", "package"), [("dask", "distributed"), ("ray", "ray")])
+def test_a_cluster_without_a_gpu_is_refused_and_does_not_wait_for_one(executor, package, monkeypatch):
+    pytest.importorskip(package)
+    monkeypatch.setattr("subpop.experiments.pools.n_gpus", lambda: 0)
+    with pytest.raises(BadInput, match=rf"(?i)no worker of the {executor} cluster at this machine offers a GPU"):
+        pool_of(executor, 2, gpu=True)
+
+
+def test_tasks_for_a_gpu_go_to_the_workers_of_a_dask_cluster_that_offer_one(monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr("subpop.experiments.pools.work", lambda settings, task: distributed.get_worker().name)
+    nanny = {"cls": distributed.Worker, "options": {"nthreads": 1}}
+    with_gpu = {"cls": distributed.Worker, "options": {"nthreads": 1, "resources": {"GPU": 1}}}
+    scheduler = {"cls": distributed.Scheduler, "options": {"port": 0, "dashboard": False}}
+    with distributed.SpecCluster(workers={"plain": nanny, "gpu": with_gpu}, scheduler=scheduler) as cluster:
+        monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", cluster.scheduler_address)
+        with closing(pool_of("dask", 2, gpu=True)) as pool:
+            assert pool.n_workers == 1
+            assert [pool.submit(None, None).result(60) for _ in range(3)] == ["gpu"] * 3
+        with closing(pool_of("dask", 2)) as pool:
+            assert pool.n_workers == 2
 
 
 def check_for_a_minute(pool):
