@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -65,7 +65,7 @@ class RightBits:
                     "test rows"
                 )
 
-    @property
+    @cached_property
     def change(self) -> Doubles:
         """(n_seeds, n_rows) undefended clean minus poisoned, in {-1, 0, 1}."""
         return self.clean.astype(np.float64) - self.poisoned
@@ -187,18 +187,25 @@ def worst_k(damages: ArrayLike, k: int, by: ArrayLike | None = None) -> Worst:
 def top_mean(damages: Doubles, k: int, by: Doubles | None = None) -> Doubles:
     """Return (...,) means of the k largest values (or of all, if fewer) along the last axis; by: what ranks them, of the same
     shape."""
+    return top_means(damages, [k], by)[k]
+
+
+def top_means(damages: Doubles, ks: Sequence[int], by: Doubles | None = None) -> dict[int, Doubles]:
+    """Return `top_mean` for each k, from one sort."""
     n = damages.shape[-1] if damages.ndim else 0
-    if k < 1 or n < 1:
-        raise BadInput(
-            f"worst-k with k={k} of {n} subpopulations: both numbers must be at least 1; leave the metric out of such a cell"
-        )
+    for k in ks:
+        if k < 1 or n < 1:
+            raise BadInput(
+                f"worst-k with k={k} of {n} subpopulations: both numbers must be at least 1; leave the metric out of such a cell"
+            )
     if not np.isfinite(damages).all():
-        raise BadInput(f"worst-{k} over damages with NaN or infinite values; leave out the subpopulations without a damage")
+        named = ", ".join(f"worst-{k}" for k in ks)
+        raise BadInput(f"{named} over damages with NaN or infinite values; leave out the subpopulations without a damage")
     if by is not None:
-        chosen = np.argsort(-by, axis=-1, kind="stable")[..., : min(k, n)]
-        return np.asarray(np.take_along_axis(damages, chosen, axis=-1).mean(axis=-1))
-    result: Doubles = np.sort(damages, axis=-1)[..., max(n - k, 0) :].mean(axis=-1)
-    return result
+        ranked = np.argsort(-by, axis=-1, kind="stable")
+        return {k: np.asarray(np.take_along_axis(damages, ranked[..., : min(k, n)], axis=-1).mean(axis=-1)) for k in ks}
+    rising = np.sort(damages, axis=-1)
+    return {k: np.asarray(rising[..., max(n - k, 0) :].mean(axis=-1)) for k in ks}
 
 
 def resampled_damages(cell: Sequence[RightBits], *, seed: int, n_replicates: int = 400, rows: bool = True) -> Doubles:
@@ -236,18 +243,25 @@ def halved_damages(cell: Sequence[RightBits], *, seed: int, n_halvings: int = 20
 
     A single seed is used in both halves. More halvings do not change the expectation but reduce the variance.
     """
-    generator = np.random.default_rng(seed)
-    seeds = _half_weights(generator, _n_seeds(cell), n_halvings)
-    halves = np.empty((n_halvings, 2, len(cell)))
-    for s, bits in enumerate(cell):
-        n_rows = bits.clean.shape[1]
+    counts = tuple(bits.clean.shape[1] for bits in cell)
+    for s, n_rows in enumerate(counts):
         if n_rows < 2:
             raise BadInput(
                 f"subpopulation {s} has {n_rows} test row and cannot be halved; leave out subpopulations that are not `eligible`"
             )
-        rows = _half_weights(generator, n_rows, n_halvings)
-        halves[:, :, s] = np.einsum("hin,hin->hi", seeds @ bits.change, rows)
+    seeds, rows = _half_draws(seed, _n_seeds(cell), counts, n_halvings)
+    halves = np.empty((n_halvings, 2, len(cell)))
+    for s, bits in enumerate(cell):
+        halves[:, :, s] = np.einsum("hin,hin->hi", seeds @ bits.change, rows[s])
     return halves
+
+
+@lru_cache(maxsize=16)
+def _half_draws(seed: int, n_seeds: int, n_rows: tuple[int, ...], n_halvings: int) -> tuple[Doubles, tuple[Doubles, ...]]:
+    """Return weights of the halves of the seeds and of each subpopulation's rows; cached as `_bootstrap_draws` is."""
+    generator = np.random.default_rng(seed)
+    seeds = _half_weights(generator, n_seeds, n_halvings)
+    return seeds, tuple(_half_weights(generator, n, n_halvings) for n in n_rows)
 
 
 def selection_free_worst_k(halves: Doubles, k: int, by: Doubles | None = None) -> Worst:
@@ -312,7 +326,7 @@ def collateral(clean: ArrayLike, poisoned: ArrayLike, *, seed: int, n_replicates
     averaged, n_seeds = lost.mean(axis=1), lost.shape[1]
     deviations = (math.nan, math.nan)
     if n_seeds > 1:
-        drawn = _bootstrap_weights(np.random.default_rng(seed), n_seeds, n_replicates) @ lost.T * math.sqrt(n_seeds)
+        drawn = _bootstrap_draws(seed, n_seeds, (), n_replicates)[0] @ lost.T * math.sqrt(n_seeds)
         deviations = (float(drawn.max(axis=1).std(ddof=1)), float(drawn.mean(axis=1).std(ddof=1)))
     return Collateral(float(averaged.max()), float(averaged.mean()), *deviations)
 

@@ -156,7 +156,13 @@ def _existing(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _hash_of(codes: Mapping[str, str]) -> str:
-    return _digest("\0".join(f"{name}\0{codes[name]}" for name in sorted(codes)).encode("utf-8", "surrogatepass"))
+    return _digest("\0".join(f"{name}\0{_digest_of(codes[name])}" for name in sorted(codes)).encode("utf-8", "surrogatepass"))
+
+
+@functools.cache
+def _digest_of(code: str) -> str:
+    """Hash of a module's code, which many hashes cover."""
+    return _digest(code.encode("utf-8", "surrogatepass"))
 
 
 @functools.cache

@@ -99,6 +99,8 @@ def is_text(value: object) -> bool:
 
 
 def _bits(value: object) -> str:
+    if type(value) is float:  # most are; of NaN, `hex` is "nan", too
+        return value.hex()
     if value is None or value != value:
         return "nan"
     return value.hex() if isinstance(value, float) else repr(value)

@@ -237,6 +237,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         _record_shard(config, ended=True)  # more shards than tests
         return
     stops_here = session.testsfailed and not config.getoption("continue_on_collection_errors")
+    gc.freeze()  # what was imported and collected stays: the collector of garbage need not look at it while the plan is made
     _begin(config, session.items, () if stops_here else cells)
     _record_shard(config, ended=False)
     if stops_here or not (cells or broken):  # `_begin` has replaced the pages of an earlier run
@@ -252,7 +253,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         say(_order_by_worth(config, session.items))
         cells = needed_cells(session.items)
     _start_progress(config, run, say)
-    gc.freeze()  # modules, tests and data stay: collectors of garbage need not look at them
+    gc.freeze()  # so does the data
     if workers.executor != "here":
         run.train_ahead(cells, workers.executor, workers.count, worth=workers.worth, keep_order=BUDGET in config.stash)
 

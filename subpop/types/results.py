@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from subpop.types.base import Array
 from subpop.types.cell import Cell
@@ -87,6 +89,11 @@ class CellResult:
     n_undecided: int | None = None
     """Of an exact victim: number of trials that the error of its solver could change, so that 0 means that all numbers agree
     exactly on every machine; None if there is no bound, see `subpop.experiments.undecided`."""
+
+    @cached_property
+    def aggregates(self) -> tuple[Number, ...]:
+        """The finite numbers that are not of one subpopulation."""
+        return tuple(number for number in self.numbers if not number.subpopulation and math.isfinite(number.value))
 
     def __getitem__(self, metric: str) -> float:
         """The value of an aggregate metric."""

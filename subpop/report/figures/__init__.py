@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,15 +134,20 @@ def save(figure: Figure, path: Path, key: str = "") -> None:
 
 def content_key(reports: Iterable[CellReport], settings: str) -> str:
     """Return a hash of everything that a figure shows and of the code that draws it."""
-    digest = hashlib.blake2b(f"{version('matplotlib')} {settings}".encode(), digest_size=16)
-    for module in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(module.read_bytes())
+    library, sources = _drawn_by()
+    digest = hashlib.blake2b(f"{library} {settings}".encode() + sources, digest_size=16)
     for report in reports:
         assert report.result is not None
         digest.update(repr((report.cell, report.result.numbers, report.result.table)).encode())
         for name, array in sorted(report.result.arrays.items()):
             digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
+
+
+@cache
+def _drawn_by() -> tuple[str, bytes]:
+    """The version of matplotlib and the sources of this package, as they were when this process first drew with them."""
+    return version("matplotlib"), b"".join(module.read_bytes() for module in sorted(Path(__file__).parent.glob("*.py")))
 
 
 def _is_drawn(path: Path, key: str) -> bool:

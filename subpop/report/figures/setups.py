@@ -129,10 +129,9 @@ def headline(reports: Iterable[CellReport]) -> str:
     return next((metric for metric in HEADLINES if metric in present), HEADLINES[0])
 
 
-def aggregates(report: CellReport) -> list[Number]:
+def aggregates(report: CellReport) -> tuple[Number, ...]:
     """The finite aggregate numbers of a cell; empty if it was skipped or failed."""
-    numbers = report.result.numbers if report.result else ()
-    return [number for number in numbers if not number.subpopulation and is_finite(number.value)]
+    return report.result.aggregates if report.result else ()
 
 
 class Summary(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -48,9 +48,9 @@ def summarise(
         parts = [replace(part, most_wrong=own) for part, own in zip(parts, most_wrong, strict=True)]
     others = None if ranked_by is None else _parts(cell, stage, ranked_by, clean)
     seed = derived_seed("summary", cell.dataset, cell.partition)
-    by = None if others is None else Ranked(_large(others), seed)
-    by_all = None if others is None else Ranked(others, seed)
-    ranked, everything = Ranked(_large(parts), seed, by), Ranked(parts, seed, by_all)
+    everything, ranked = (_ranked(parts, others, seed, of) for of in (list, _large))
+    if len(ranked.parts) == len(parts):  # then the same damages need not be drawn and ranked again
+        ranked = everything
     numbers = [
         over_seeds("clean_accuracy", np.stack([accuracy(clean, p.scored) for p in parts])),
         over_seeds("defended_clean_accuracy", np.stack([p.defended_clean_accuracy for p in parts])),
@@ -96,6 +96,16 @@ def _parts(cell: Cell, stage: Stage, results: Sequence[TrialResult], clean: Bool
 
 def _large(parts: Sequence[Subpopulation]) -> list[Subpopulation]:
     return [p for p in parts if eligible(p.bits.clean.shape[1])]
+
+
+def _ranked(
+    parts: Sequence[Subpopulation],
+    others: Sequence[Subpopulation] | None,
+    seed: int,
+    kept: Callable[[Sequence[Subpopulation]], list[Subpopulation]],
+) -> Ranked:
+    """The kept subpopulations, ranked by their own damages or by those of the others."""
+    return Ranked(kept(parts), seed, None if others is None else Ranked(kept(others), seed))
 
 
 def _collateral(parts: Sequence[Subpopulation], seed: int) -> list[Number]:

@@ -17,9 +17,8 @@ from subpop.results.metrics import (
     halved_damages,
     resampled_damages,
     selection_free_worst_k,
-    top_mean,
+    top_means,
     worst_k,
-    worst_k_std_error,
 )
 from subpop.results.summary.subpopulation import Subpopulation
 from subpop.types import Array, Number
@@ -58,11 +57,21 @@ class Ranked:
     def halves(self) -> Doubles:
         return halved_damages(self.bits, seed=self.seed)
 
+    @cached_property
+    def top_of_drawn(self) -> dict[int, Doubles]:
+        """Worst-k of every draw of seeds and rows, by k."""
+        return top_means(self.drawn, self.ranks, None if self.by is None else self.by.drawn)
+
+    @cached_property
+    def top_of_seeds(self) -> dict[int, Doubles]:
+        """Worst-k of every draw of seeds, by k."""
+        return top_means(self.over_seeds, self.ranks, None if self.by is None else self.by.over_seeds)
+
     @property
     def n_seeds(self) -> int:
         return len(self.bits[0].clean)
 
-    @property
+    @cached_property
     def order(self) -> Array:
         """(S,) positions of subpopulations, the most damaged first."""
         return _order((self.by or self).values)
@@ -78,7 +87,7 @@ class Ranked:
         return worst_k(self.values, k, None if self.by is None else self.by.values).value
 
     def std_error(self, k: int) -> float:
-        return worst_k_std_error(self.drawn, k, None if self.by is None else self.by.drawn)
+        return float(self.top_of_drawn[k].std(ddof=1))
 
     def mean_half_width(self) -> float | None:
         """Half the width of the interval of the mean damage."""
@@ -87,18 +96,15 @@ class Ranked:
 
     def half_width(self, k: int) -> float | None:
         """Half the width of the interval of worst-k."""
-        over_seeds = top_mean(self.over_seeds, k, None if self.by is None else self.by.over_seeds)
-        resampled = top_mean(self.drawn, k, None if self.by is None else self.by.drawn)
-        return of_resampled(resampled, over_seeds, self.n_seeds, k * min(bits.clean.shape[1] for bits in self.bits))
+        n_rows = k * min(bits.clean.shape[1] for bits in self.bits)
+        return of_resampled(self.top_of_drawn[k], self.top_of_seeds[k], self.n_seeds, n_rows)
 
     def selection_free(self, k: int) -> float:
         return selection_free_worst_k(self.halves, k, None if self.by is None else self.by.halves).value
 
     def seed_std(self, k: int) -> float | None:
         """The deviation of worst-k of a single seed; None if there is only one."""
-        n_seeds = self.n_seeds
-        by = None if self.by is None else self.by.over_seeds
-        return worst_k_std_error(self.over_seeds, k, by) * math.sqrt(n_seeds) if n_seeds > 1 else None
+        return float(self.top_of_seeds[k].std(ddof=1)) * math.sqrt(self.n_seeds) if self.n_seeds > 1 else None
 
     def by_seed(self, k: int) -> tuple[float, ...]:
         """Return the mean damage of each seed over the k subpopulations that are worst on average, as `worst` averages them."""
