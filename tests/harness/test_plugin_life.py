@@ -134,7 +134,7 @@ def test_plug_ins_cost_their_own_cells_only(recorded):
     )
     functions = ["good", "crash", "leave", "hang", "nan"]
     names = [f"mine.{function}" for function in functions]
-    done = run(recorded, *[f"--defense=mine.py:{function}" for function in functions], "--defense-timeout", "2")
+    done = run(recorded, *[f"--defense=mine.py:{function}" for function in functions], "--defense-timeout", "1", "--no-integrity")
     assert done.returncode == 1
     rows = json.loads((recorded / "runs/report/results.json").read_text())["cells"]
     gated = [row for row in rows if row["verdict"] != "not_gated" and row["metric"] != CLOCK]

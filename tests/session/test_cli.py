@@ -195,7 +195,7 @@ def test_help_shows_no_format_codes(command, capsys):
 def test_an_interrupted_audit_says_that_its_work_is_kept(tmp_path):
     """Ctrl-C while groups are attacked; no traceback. The store is that of `--out`, from which the next audit reads."""
     load_breast_cancer(as_frame=True).frame.to_csv(tmp_path / "cancer.csv", index=False)
-    forest = "sklearn.ensemble:RandomForestClassifier(n_estimators=100)"
+    forest = "sklearn.ensemble:RandomForestClassifier(n_estimators=10)"
     command = [sys.executable, "-m", "subpop", "audit", "cancer.csv", "--label", "target", "--estimator", forest, "--out", "out"]
     begun = "import signal, sys, subpop.session.cli; signal.signal(signal.SIGINT, signal.default_int_handler); "
     begun += "sys.exit(subpop.session.cli.main(sys.argv[1:]))"  # a background job begins without the handler

@@ -431,7 +431,7 @@ def test_a_page_lists_the_cells_of_a_store_that_it_leaves_out(tmp_path: Path) ->
 def test_a_changed_constant_of_trim_is_found(tmp_path: Path) -> None:
     """TRIM removes half as many rows in a copy of the package: it is named first, and the older store's cells are left out."""
     project, package = make_project(tmp_path), tmp_path / "changed"
-    shutil.copytree(ROOT / "subpop", package / "subpop", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "subpop", package / "subpop")  # with its compiled code
     source = (package / "subpop" / "defenses" / "trim.py").read_text()
     changed = source.replace('told_poison(know, train, "trim")', 'told_poison(know, train, "trim") // 2')
     assert changed != source
