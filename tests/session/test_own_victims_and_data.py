@@ -25,7 +25,6 @@ from tests.small_projects import ROOT, make_project, run
 
 MINE = '''
 import numpy as np
-import pandas as pd
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 
@@ -47,6 +46,10 @@ class Means(ClassifierMixin, BaseEstimator):
 
 def model(power=2.0):
     return Means(power)
+'''
+TABLES = """
+import numpy as np
+import pandas as pd
 
 
 def load(n=600):
@@ -67,12 +70,13 @@ def drop(train, fit, know, *, seed):
 
     keep = np.random.default_rng(seed).random(len(train)) > 0.1
     return Defended(fit(train[keep]), keep)
-'''
+"""
 
 
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "tables.py").write_text(TABLES)  # without scikit-learn, which each process would import
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -160,20 +164,20 @@ def test_own_data_takes_the_place_of_all_of_its_kind_once():
 def test_the_options_run_open_suites_with_them_and_nothing_else(mine):
     """The numbers are those of the same cell in this process, on the data as a call of the function gives it."""
     project = make_project(mine)
-    done = run(project, "--victim", "mine.py:model(power=1.5)", "--dataset", "mine.py:table", "--defense", "mine.py:drop")
+    done = run(project, "--victim", "mine.py:model(power=1.5)", "--dataset", "tables.py:table", "--defense", "tables.py:drop")
     assert "INTERNALERROR" not in done.stdout
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads((project / "runs" / "report" / "results.json").read_text())["cells"]
     found = {(row["rate"], row["defense"]): row for row in rows if row["metric"] == "target_damage_mean"}
-    defenses = ["none", "trim", "matched_random_filter:trim", "mine.drop", "matched_random_filter:mine.drop"]
+    defenses = ["none", "trim", "matched_random_filter:trim", "tables.drop", "matched_random_filter:tables.drop"]
     assert found.keys() == {(rate, defense) for rate in (0.5, 1.0) for defense in defenses}
     assert {row["verdict"] for row in found.values()} == {"no_reference"}
-    assert {(row["dataset"], row["victim"]) for row in found.values()} == {("mine.table", "mine.py:model(power=1.5)")}
+    assert {(row["dataset"], row["victim"]) for row in found.values()} == {("tables.table", "mine.py:model(power=1.5)")}
 
-    names = {"stem": "little", "tier": "embedded", "dataset": "mine.table", "victim": "mine.py:model(power=1.5)"}
+    names = {"stem": "little", "tier": "embedded", "dataset": "tables.table", "victim": "mine.py:model(power=1.5)"}
     cell = Cell.of(**names, partition="feature_match", rate=1.0, sampling="distinct", n_seeds=2)
     experiment, space = Experiment.on(NoStore()), {}
-    exec(MINE, space)
+    exec(TABLES, space)
     experiment.context.supply(cell, dataset_of(space["table"]()))
     assert found[1.0, "none"]["value"] == experiment.run(cell)["target_damage_mean"] > 0.1
 
@@ -187,7 +191,7 @@ def test_the_options_run_open_suites_with_them_and_nothing_else(mine):
             ["--dataset", "mine.py:model(power=1)"],
             "data set mine.model(power=1): Means is no data; give",
         ),
-        (["--dataset", "mine.py:load(rows=3)"], "'load' in"),
+        (["--dataset", "tables.py:load(rows=3)"], "'load' in"),
         (["--dataset", "digits.py:digits"], "--dataset digits has the name of a built-in data set"),
     ],
 )
@@ -314,9 +318,9 @@ def test_a_failing_loader_is_named_with_its_reason(mine, body, words):
 def test_measure_takes_frames_groups_and_loaders(mine):
     places = {"n_seeds": 1, "store": None}
     space = {}
-    exec(MINE, space)
-    named, given = (subpop.measure(each, "mine.py:model", **places) for each in ("mine.py:table", space["table"]()))
-    assert named.reports[0].cell.dataset == "mine.table"
+    exec(TABLES, space)
+    named, given = (subpop.measure(each, "mine.py:model", **places) for each in ("tables.py:table", space["table"]()))
+    assert named.reports[0].cell.dataset == "tables.table"
     assert named.reports[0].cell.partition == "feature_match"
     assert len(named.subpopulations()) == 3
     assert named.subpopulations()["n_train"].tolist() == given.subpopulations()["n_train"].tolist()
@@ -330,15 +334,15 @@ def test_measure_takes_frames_groups_and_loaders(mine):
     [
         (["--victim", "mine.py:model(power=1.0)"], 0, r"ok      costs_little: a fit of 220 rows takes \S+ s"),
         (["--victim", "sklearn.tree:DecisionTreeClassifier(max_depth=3)"], 0, "ok      keeps_its_classes"),
-        (["--victim", "mine.py:load"], 1, "failed  can_be_made: tuple gives tuple, which cannot be fitted"),
-        (["--dataset", "mine.py:table"], 0, r"ok      has_groups_to_attack: 3 groups of \d+ to \d+ rows in D_aux"),
-        (["--dataset", "mine.py:unseeded"], 1, "failed  loads_the_same_twice: loading twice gives two different data sets"),
-        (["--dataset", "mine.py:few"], 1, "failed  has_rows_and_labels: data set mine.few: y has shape .2,. for 1 rows"),
+        (["--victim", "tables.py:load"], 1, "failed  can_be_made: tuple gives tuple, which cannot be fitted"),
+        (["--dataset", "tables.py:table"], 0, r"ok      has_groups_to_attack: 3 groups of \d+ to \d+ rows in D_aux"),
+        (["--dataset", "tables.py:unseeded"], 1, "failed  loads_the_same_twice: loading twice gives two different data sets"),
+        (["--dataset", "tables.py:few"], 1, "failed  has_rows_and_labels: data set tables.few: y has shape .2,. for 1 rows"),
         (["--dataset", "absent.py:few"], 2, "--dataset 'absent.py:few': there is no file"),
     ],
 )
 def test_the_checks_of_a_victim_and_of_a_loader(mine, options, status, words):
-    with (mine / "mine.py").open("a") as file:
+    with (mine / "tables.py").open("a") as file:
         file.write("\ndef unseeded():\n    x, y, groups = load()\n    return x + np.random.default_rng().random(x.shape), y\n")
         file.write("\ndef few():\n    return [[0.0]], [0, 1]\n")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
