@@ -215,7 +215,7 @@ BODIES = {
     "reads a file of its own": "(Path(__file__).parent / 'weights.txt').read_text()",
     "draws unseeded": "seed = None",
     "keeps the time": "import time; seed = time.monotonic_ns() % 2**32",
-    "reads the data set": "from sklearn.datasets import load_digits; load_digits()",
+    "reads the data set": "(Path(find_spec('sklearn').origin).parent / 'datasets/data/digits.csv.gz').read_bytes()",
     "starts a process": "import subprocess; subprocess.run(['true'])",
 }
 FOUND = {
@@ -236,6 +236,7 @@ def test_probes_of_an_attack(tmp_path, name):
     (tmp_path / "weights.txt").write_text("1")
     text = f"""
 import numpy as np
+from importlib.util import find_spec  # to import scikit-learn would take each call half a second
 from pathlib import Path
 
 def flips(sample, count, *, seed):
