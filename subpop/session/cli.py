@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
 from bdb import BdbQuit
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from io import TextIOWrapper
 from pathlib import Path
@@ -27,12 +28,17 @@ DATA_ROOT = "folder of data files (default: $SUBPOP_DATA, else the user's cache)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     from subpop.types import BadInput
+    from subpop.types.base import nearest
 
     if isinstance(sys.stdout, TextIOWrapper):  # characters that the terminal cannot show are escaped
         sys.stdout.reconfigure(errors="backslashreplace")
-    options, for_pytest = _parser().parse_known_args(arguments)
+    parser, commands = _parser()
+    options, for_pytest = parser.parse_known_args(arguments)
     if for_pytest and options.command not in ("run", "why", "score"):
-        _parser().error(f"unrecognized arguments: {' '.join(for_pytest)}")
+        command = commands[options.command]
+        known = dict.fromkeys(re.findall(r"(?<![\w-])--[a-z-]+", command.format_help()))
+        advice = "; " + nearest(for_pytest[0].partition("=")[0], known) if for_pytest[0].startswith("-") else ""
+        command.error(f"unrecognized arguments: {' '.join(for_pytest)}{advice}")
     try:
         if options.command == "run":
             return int(_run(for_pytest))
@@ -48,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
     parser = argparse.ArgumentParser(prog="subpop", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -215,7 +221,7 @@ def _parser() -> argparse.ArgumentParser:
     publish = "also write the leaderboard of each tier to this folder, as in `reports/`, without times"
     report.add_argument("--publish", default=None, metavar="FOLDER", help=publish)
     report.set_defaults(run=_report)
-    return parser
+    return parser, commands.choices
 
 
 def _data(options: argparse.Namespace) -> int:

@@ -46,6 +46,23 @@ def test_errors_are_one_line_with_the_fix(capsys, tmp_path):
     assert "pytest benchmarks/" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["audit", "mine.csv", "--lable", "income"], "did you mean --label?"),
+        (["debug", "mine.py:f", "--xyzw"], "use one of --data-root, --help\n"),
+        (["data", "list", "--dataroot=x"], "did you mean --data-root?"),
+        (["check", "mine.py:f", "other.py:g"], "unrecognized arguments: other.py:g\n"),
+    ],
+)
+def test_a_mistyped_option_shows_those_of_its_own_command(arguments, said, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    told = capsys.readouterr().err
+    assert f"usage: subpop {arguments[0]}" in told
+    assert said in told
+
+
 def test_check_passes_a_defense_and_fails_another(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(
