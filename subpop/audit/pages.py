@@ -21,7 +21,8 @@ NO_VALUE = "–"
 LEGEND = (
     "accuracy: out of fold, with its 95 % interval; verdict: whether the errors are more than the model expects of these "
     "rows; damage: points of accuracy that the group loses with alpha mislabelled rows for each of its rows, ± half of the "
-    "95 % interval over draws of the poison, training and test rows; m50: mislabelled rows that bring its error to 50 %; "
+    "95 % interval over draws of the poison, training and test rows; m50: mislabelled rows that bring its error to 50 %, "
+    "'more than' where all rows of the group that the attacker has, each once, are too few (alpha 2 takes rows more than once); "
     "insertions: inserted rows with which the error of the ensemble provably stays below 50 %; flips: the same for changed "
     "labels and the ridge regression; left: time that its attacks would take; by: the columns that make the group."
 )

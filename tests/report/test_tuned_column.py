@@ -14,8 +14,9 @@ from subpop.report.figures.differences import compared_rows
 from subpop.report.figures.setups import NO_VALUE, rows_of
 from subpop.report.leaderboard import leaderboards
 from subpop.report.opening import RunInfo
-from subpop.report.page_tables import tables_of
+from subpop.report.page_tables import _against_none, tables_of
 from subpop.report.published import publish, read_board
+from subpop.results.paired import EQUIVALENT, UNDECIDED, WORSE, Difference, Judged
 
 TUNED = {"dpa": "dpa(k=5)", "jtt": "jtt(weight=4)"}
 N_SPLITS, N_SEEDS = 2, 2
@@ -161,3 +162,15 @@ def test_a_published_board_keeps_the_estimate_and_the_settings(tmp_path):
     assert row.tuned.value == pytest.approx(0.1125, abs=1e-4)
     assert row.tuned.low is not None
     assert entry(read_board(path), "trim").tuned is None
+
+
+@pytest.mark.parametrize(
+    ("verdict", "value", "said"),
+    [
+        (EQUIVALENT, 0.0012, "equivalent within 5 points (+0.1)"),
+        (WORSE, 0.2, "worse (+20.0)"),
+        (UNDECIDED, -0.0002, "undecided (0.0)"),
+    ],
+)
+def test_the_page_states_a_verdict_in_the_unit_of_its_difference(verdict, value, said):
+    assert _against_none(Judged(verdict, Difference(value, 0.02, 1e9, 9))).text == said
