@@ -13,6 +13,7 @@ import numpy as np
 
 from subpop.datasets.stage import Stage
 from subpop.defenses.label_flip_smoothing import NOISE, all_radii, label_flip_smoothing
+from subpop.experiments.speed.roofline import Products, peak_of, share_of
 from subpop.experiments.speed.timing import ROUNDS, speed_ratio
 from subpop.types import Array, Cell, Knowledge, Model, Number, TrainingSet
 
@@ -41,11 +42,26 @@ def certificate(cell: Cell, stage: Stage) -> tuple[list[Number], int]:
     return [
         speed_ratio(np.divide(seconds[0], len(x)), seconds[1]),
         Number("certificate_seconds", mine),
+        *share_of(products_of(len(train), x.shape[1], model.learner.n_components, len(x)), mine),  # type: ignore[attr-defined]
+        *peak_of(lambda: all_radii(_ridge(train), x)),  # type: ignore[arg-type]
         Number("one_at_a_time_seconds_a_row", other),
         Number("n_rows_certified", float(len(x))),
         Number("n_levels", float(len(NOISE))),
         Number("radii_that_differ", float(sum(differ))),
     ], 0
+
+
+def products_of(n: int, d: int, kept: int, tests: int) -> Products:
+    """The products of a smoother of n rows with d features that keeps some components, and of the weights of test rows.
+
+    Eigenvectors, Cholesky factors and triangular systems are not products, and neither are the bounds.
+    """
+    products = Products()
+    products.add((d, n, d), np.float64)  # principal components
+    products.add((n + tests, d, kept), np.float64)  # the components of all rows
+    products.add((kept, n, kept), np.float64)  # the ridge regression
+    products.add((tests, kept, n), np.float64)  # the weights
+    return products
 
 
 def _ridge(train: TrainingSet) -> Model:

@@ -9,6 +9,7 @@ import numpy as np
 
 from subpop.datasets.stage import Stage
 from subpop.defenses import DEFENSES
+from subpop.experiments.speed.roofline import of_solver
 from subpop.experiments.speed.timing import ROUNDS, attacks, ratio_of_medians
 from subpop.harness.batching import DefenseTask, OnGreenlet, PoolRows, Wave, job_of
 from subpop.types import Cell, FleetJob, Knowledge, Model, Number, TrainingSet
@@ -30,6 +31,7 @@ def trim(cell: Cell, stage: Stage) -> tuple[list[Number], int]:
         )
 
     numbers, ours, theirs = ratio_of_medians(lambda: defend(tasks), lambda: [defend([task])[0] for task in tasks])
+    numbers += of_solver(lambda: defend(tasks), next(each.value for each in numbers if each.metric == "fleet_seconds"))
     differ = sum(not np.array_equal(a.keep, b.keep) for a, b in zip(ours, theirs, strict=True))
     numbers += [Number("n_victims", float(len(tasks))), Number("trials_that_differ", float(differ))]
     return numbers, 2 * ROUNDS * sum(outcome.n_fits for outcome in ours)

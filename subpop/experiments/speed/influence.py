@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 
 from subpop.experiments.context import Context
+from subpop.experiments.speed.roofline import counted_in_torch, peak_of, share_of
 from subpop.experiments.target_sets.setups import TARGET_CLASS, Problem, problem_of
 from subpop.experiments.target_sets.solved import Solved, solve
 from subpop.experiments.target_sets.target_sets import TargetSet, cluster_sets, random_sets
@@ -43,9 +44,13 @@ def influence(cell: Cell, context: Context) -> tuple[list[Number], int]:
         network += [_seconds(partial(_pass, solved, problem.x[images])) for _ in range(ITERATIONS)]
         attacks = [partial(_one_attack, problem, solved, sets[i], int(images[i]), fit) for i in range(SAMPLE)]
         alone += [_seconds(one) for one in attacks]
+    with counted_in_torch() as products:  # of the network, which is nearly all of an iteration; the solves of top layers are not
+        _pass(solved, problem.x[images])
     ours, bare, theirs = statistics.median(batch), statistics.median(network), len(sets) * statistics.median(alone)
     return [
         Number("speed_ratio", theirs / ours),
+        *share_of(products, ours),
+        *peak_of(lambda: _iterations(problem, solved, sets, images)),
         Number("iteration_over_backbone_pass", ours / bare),
         Number("iteration_seconds", ours),
         Number("backbone_pass_seconds", bare),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from subpop.datasets.stage import Stage
-from subpop.experiments.speed.roofline import of_network, tasks_of
+from subpop.experiments.speed.roofline import of_network, peak_of, tasks_of
 from subpop.experiments.speed.timing import ROUNDS, attacks, ratio_of_medians
 from subpop.results.intervals import SEEDS, of_values
 from subpop.runtime.seeds import derived_seed
@@ -38,6 +38,7 @@ def mlp(cell: Cell, stage: Stage) -> tuple[list[Number], int]:
     x, tasks = tasks_of(jobs, seeds, make_victim(cell.victim).hidden)  # type: ignore[attr-defined]
     epochs = [trained.n_epochs for trained in train(x, tasks, [MAX_EPOCHS] * N_MLP)]
     numbers += of_network(tasks, epochs, next(each.value for each in numbers if each.metric == "fleet_seconds"))
+    numbers += peak_of(lambda: make_victim(cell.victim).fit_many(jobs, seeds))
     mine = _damages(stage, names, make_victim(cell.victim).fit_many(clean, seeds), ours)
     other = _damages(stage, names, _classifiers(clean, seeds), theirs)
     numbers += [

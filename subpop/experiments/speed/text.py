@@ -22,6 +22,7 @@ from subpop.datasets.split import split
 from subpop.datasets.stage import Stage
 from subpop.experiments.context import Context
 from subpop.experiments.speed.logistic import _fleet_from_nothing, _kkt, _Workers
+from subpop.experiments.speed.roofline import counted_in_torch, of_solver, peak_of, share_of
 from subpop.experiments.speed.timing import ROUNDS, attacks, ratio_of_medians, speed_ratio
 from subpop.types import Array, BadInput, Cell, FleetJob, Model, Number, Pool
 from subpop.victims import make_victim
@@ -55,6 +56,7 @@ def text_linear(cell: Cell, stage: Stage) -> tuple[list[Number], int]:
     return [
         speed_ratio(np.divide(seconds[0], len(jobs)), seconds[1]),
         Number("fleet_seconds", fleet),
+        *of_solver(lambda: _fleet_from_nothing(cell, jobs), fleet),
         Number("one_at_a_time_seconds_a_victim", other),
         Number("n_victims", float(len(jobs))),
         Number("n_one_at_a_time", float(len(sample))),
@@ -79,11 +81,16 @@ def last_block(cell: Cell, context: Context) -> tuple[list[Number], int]:
         known.find(job.pool.x)
         states_seconds = time.perf_counter() - started
         numbers, ours, theirs = ratio_of_medians(lambda: _weights(cached.fit_many([job], [0])[0]), lambda: other(victim, job))
+        with counted_in_torch() as products:
+            cached.fit_many([job], [0])
+        peak = peak_of(lambda: cached.fit_many([job], [0]))
     renamed = {"fleet_seconds": "cached_seconds", "one_at_a_time_seconds": "uncached_seconds"}
     numbers = [replace(number, metric=renamed.get(number.metric, number.metric)) for number in numbers]
     tokens, seconds = float(EPOCHS * lengths_of(job.pool.x).sum()), {number.metric: number.value for number in numbers}
     return [
         *numbers,
+        *share_of(products, seconds["cached_seconds"]),
+        *peak,
         Number("states_seconds", states_seconds),
         Number("tokens", tokens),
         Number("cached_tokens_per_second", tokens / seconds["cached_seconds"]),
