@@ -24,6 +24,7 @@ from subpop.experiments.experiment import Experiment
 from subpop.experiments.shared_arrays import SharedArrays
 from subpop.runtime.fingerprint import keep_code_in
 from subpop.runtime.memo import NotStored
+from subpop.runtime.memory import for_long_runs
 from subpop.runtime.no_store import NoStore
 from subpop.runtime.seeds import draw_identity
 from subpop.runtime.threads import use_one_core
@@ -284,6 +285,7 @@ def begin(harness: int = 0) -> None:
     if harness:
         _end_with(harness)
     use_one_core()
+    for_long_runs()
     # Where psutil is installed, loky ends workers that grow by 0.3 GB, which data alone does; the next has to read it again.
     process_executor._MAX_MEMORY_LEAK_SIZE = GROWTH
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from subpop.report.board_figure import draw_boards
 from subpop.report.details import details
-from subpop.report.figures import draw_all, file_name
+from subpop.report.figures import begin_to_draw, file_name
 from subpop.report.figures.setups import is_finite
 from subpop.report.front_page import front_page
 from subpop.report.leaderboard import leaderboards
@@ -58,7 +58,8 @@ def write_report(reports: Sequence[CellReport], directory: Path, run: RunInfo) -
     make_report_directory(directory)
     reports = sorted(reports, key=lambda report: report.cell)
     boards = draw_boards(leaderboards(reports), directory / "figures")
-    pictures = [*boards, *draw_all(reports, directory / "figures")]
+    figures, finish_drawing = begin_to_draw(reports, directory / "figures")
+    pictures = [*boards, *figures]
     suites: dict[str, list[CellReport]] = defaultdict(list)
     for report in reports:
         suites[report.cell.stem].append(report)
@@ -68,9 +69,10 @@ def write_report(reports: Sequence[CellReport], directory: Path, run: RunInfo) -
         write_atomically(directory / f"{file_name(stem)}.csv", subpopulation_csv(own))
     write_atomically(directory / "details.md", details(reports, run, pictures))
     remove_pages(directory, {file_name(stem) for stem in suites} | {"details"})
-    remove_figures(directory / "figures", {picture.name for picture in pictures})
     write_atomically(directory / "results.json", results_json(reports, run))
     write_atomically(directory / DAMAGES, damages_csv(reports))
+    finish_drawing()
+    remove_figures(directory / "figures", {picture.name for picture in pictures})
     write_atomically(directory / PAGE, web_page(reports, run, pictures, directory / "figures"))
     write_atomically(directory / "README.md", front_page(reports, run, boards))
 

@@ -226,6 +226,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def pytest_runtestloop(session: pytest.Session) -> None:
     """Before the first test, print the plan and start the workers. Not for listings of tests."""
     from subpop.report.verdict import n_cells
+    from subpop.runtime.memory import for_long_runs
     from subpop.session.collecting import declares_cells, needed_cells
 
     config, cells = session.config, needed_cells(session.items)
@@ -237,6 +238,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         _record_shard(config, ended=True)  # more shards than tests
         return
     stops_here = session.testsfailed and not config.getoption("continue_on_collection_errors")
+    for_long_runs()
     gc.freeze()  # what was imported and collected stays: the collector of garbage need not look at it while the plan is made
     _begin(config, session.items, () if stops_here else cells)
     _record_shard(config, ended=False)

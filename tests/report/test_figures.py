@@ -59,7 +59,7 @@ def test_all_figures_of_a_run_are_whole_files(tmp_path):
 def test_processes_draw_the_same_bytes(tmp_path, monkeypatch):
     reports = [*board(["none", "trim"], rates=(0.5, 1.0)), *figure2_reports()]
     kinds = []
-    monkeypatch.setattr("subpop.report.figures.Parallel", lambda n_jobs: kinds.append(n_jobs) or Parallel(n_jobs))
+    monkeypatch.setattr("subpop.report.figures.Parallel", lambda n_jobs, **how: kinds.append(n_jobs) or Parallel(n_jobs, **how))
     here = draw_all(reports, tmp_path / "here")
     monkeypatch.setattr("subpop.report.figures.FIGURES_THAT_PAY", 1)
     assert draw_all(reports, tmp_path / "there") == here

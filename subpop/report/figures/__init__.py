@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -61,6 +61,13 @@ class Picture:
 
 def draw_all(reports: Iterable[CellReport], directory: Path) -> list[Picture]:
     """Draw every figure for which the reports have numbers; one that is there with the same content is kept."""
+    pictures, finish = begin_to_draw(reports, directory)
+    finish()
+    return pictures
+
+
+def begin_to_draw(reports: Iterable[CellReport], directory: Path) -> tuple[list[Picture], Callable[[], None]]:
+    """Draw as `draw_all`, while this process does something else; returns the figures and a function that waits for them."""
     pictures, missing = [], []
     for (stem, tier, dataset), own, styles, plan in _plans(reports):
         key = content_key(own, repr(styles) + metric_words(headline(own)))
@@ -68,8 +75,8 @@ def draw_all(reports: Iterable[CellReport], directory: Path) -> list[Picture]:
         if not _is_drawn(path, key):
             missing.append((plan.draw, path, key))
         pictures.append(Picture(path.name, plan.kind, stem, tier, dataset, f"{dataset}: {plan.alt}", plan.caption))
-    _draw_missing(missing, directory)
-    return pictures
+    drawing = _draw_missing(missing, directory)
+    return pictures, lambda: deque(drawing, maxlen=0).clear()
 
 
 def figures_of(reports: Iterable[CellReport]) -> list[Figure]:
@@ -97,15 +104,20 @@ def _plans(reports: Iterable[CellReport]) -> Iterator[tuple[tuple[str, str, str]
 def draw_once(draw: Callable[[], Figure], path: Path, key: str) -> None:
     """Draw one figure, unless it is there with the same content, whose hash is the key."""
     if not _is_drawn(path, key):
-        _draw_missing([(draw, path, key)], path.parent)
+        path.parent.mkdir(exist_ok=True)
+        _draw(draw, path, key)
 
 
-def _draw_missing(missing: Sequence[tuple[Callable[[], Figure], Path, str]], directory: Path) -> None:
-    """Draw missing figures; if there are many, on all cores, since each takes a third of a second."""
+def _draw_missing(missing: Sequence[tuple[Callable[[], Figure], Path, str]], directory: Path) -> Iterator[None]:
+    """Draw missing figures; if there are many, on all cores, since each takes a third of a second.
+
+    Those begin at once, a few as the iterator advances.
+    """
     if missing:
         directory.mkdir(exist_ok=True)
     n_jobs = -1 if len(missing) >= FIGURES_THAT_PAY else 1
-    Parallel(n_jobs=n_jobs)(delayed(_draw)(*figure) for figure in missing)
+    drawing: Iterator[None] = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(_draw)(*figure) for figure in missing)
+    return drawing
 
 
 def _draw(draw: Callable[[], Figure], path: Path, key: str) -> None:
