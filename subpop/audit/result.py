@@ -353,13 +353,13 @@ def _suspicion(groups: pd.DataFrame) -> str:
     if len(differ):
         told = (
             f"{len(differ)} of {len(groups)} groups differ from the rest ({named}{', ...' if len(differ) > 3 else ''}): they "
-            "have more errors than a model that knows the other rows expects, which changed labels would explain, and so would a "
-            "group that is harder than its features tell."
+            "have more errors than the other rows make one expect. Changed labels would explain that, and so would a group that "
+            "is harder than its features tell."
         )
     else:
-        told = f"None of {len(groups)} groups has more errors than a model that knows the other rows expects."
+        told = f"None of {len(groups)} groups has more errors than the other rows make one expect."
     one = len(hard) == 1
-    return told + (f" {len(hard)} {'is' if one else 'are'} hard, but as the model expects." if len(hard) else "")
+    return told + (f" {len(hard)} {'is' if one else 'are'} hard, but no harder than expected." if len(hard) else "")
 
 
 def _damage(facts: Facts, groups: pd.DataFrame) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Set
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import joblib
@@ -16,7 +15,7 @@ from subpop.harness.batching import DefenseTask, PoolRows, Wave
 from subpop.harness.outcome import Outcome, undefended_outcome
 from subpop.results.metrics import Doubles
 from subpop.runtime.seeds import defense_seed, holdout_seed, shuffle_seed
-from subpop.runtime.threads import one_thread
+from subpop.runtime.threads import on_threads, one_thread
 from subpop.types import (
     KEEP_UNCHECKED,
     OWN_LEARNER,
@@ -155,8 +154,8 @@ def undefended(wave: Wave) -> list[Outcome]:
     models = wave.fit([(i, task.train) for i, task in enumerate(wave.tasks)])
     test_x = wave.inputs()
     threads = joblib.cpu_count() if all(isinstance(model, LinearModel) for model in models) else 1
-    with one_thread("blas"), ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(lambda model: undefended_outcome(model, test_x, wave.n_classes), models))
+    with one_thread("blas"), on_threads(threads) as mapped:
+        return list(mapped(lambda model: undefended_outcome(model, test_x, wave.n_classes), models))
 
 
 def score(stage: Stage, prepared: Prepared, outcome: Outcome, undecided: Undecided, accuracy: Doubles, draw: bool) -> TrialResult:

@@ -73,9 +73,11 @@ def _what_helps(board: Leaderboard) -> str:
     counts = [f"{len(names)} {VERDICT_WORDS[verdict]}" for verdict, names in by_verdict.items() if names]
     counts += [f"{len(flagged)} caught cheating ({_listed(flagged)})"] if flagged else []
     others = f" ({', '.join(counts)})" if counts else ""
-    left = f"leaves {_estimate(best.damage)} of the {points(board.undefended.damage.value)}"
+    undefended = board.undefended.damage.value
+    more = best.damage.value > undefended
+    left = f"leaves {_estimate(best.damage)}{', more than' if more else ' of'} the {points(undefended)}"
     if not better:
-        only = "The only defense is not" if n == 1 else f"None of {n} defenses is"
+        only = "The one defense tested is not" if n == 1 else f"None of {n} defenses is"
         return f"{only} better than no defense{others}; the first on the board, {best.defense}, {left}."
     difference = best.judged.difference if best.judged else None
     pairs = f" ({points(-difference.value)} ± {_number(difference.half_width)} less on hurt subpopulations)" if difference else ""

@@ -36,6 +36,16 @@ class Mapped(Protocol):
 
 
 @contextmanager
+def on_threads(n_threads: int) -> Iterator[Mapped]:
+    """A `map` over several threads; for one it is the built-in `map`, since waking a thread on another core takes time."""
+    if n_threads <= 1:
+        yield map
+        return
+    with ThreadPoolExecutor(n_threads) as pool:
+        yield pool.map
+
+
+@contextmanager
 def on_cores(n_parts: int, threaded: bool) -> Iterator[Mapped]:
     """A `map` over the cores that torch may use, with one thread per core whose kernels are single-threaded.
 
@@ -50,6 +60,10 @@ def on_cores(n_parts: int, threaded: bool) -> Iterator[Mapped]:
     with _ONE_CALL, one_thread("blas"):
         cores = torch.get_num_threads()
         try:
+            if min(cores, n_parts) == 1:
+                torch.set_num_threads(1)
+                yield map
+                return
             with ThreadPoolExecutor(min(cores, n_parts), initializer=torch.set_num_threads, initargs=(1,)) as pool:
                 yield pool.map
         finally:

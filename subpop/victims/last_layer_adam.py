@@ -8,13 +8,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import joblib
 import numpy as np
 from numpy.typing import NDArray
 
-from subpop.runtime.threads import one_thread
+from subpop.runtime.threads import on_threads, one_thread
 from subpop.types import BadInput, FleetJob, Floats, Model
 from subpop.types.roles import Trainable
 from subpop.victims.batched_jobs import Batches, Recipe, present_jobs, stacked
@@ -55,8 +54,8 @@ class LastLayerAsReleased:
             return train(features, batches, starts(seeds[chunk], features.shape[1], classes), self.recipe)
 
         chunks = list(self._chunks(len(jobs), features.shape[1], classes))
-        with one_thread("blas"), ThreadPoolExecutor(min(len(chunks), joblib.cpu_count())) as pool:
-            return [LastLayerModel(coefficients(head)) for heads in pool.map(fleet, chunks) for head in heads]
+        with one_thread("blas"), on_threads(min(len(chunks), joblib.cpu_count())) as mapped:
+            return [LastLayerModel(coefficients(head)) for heads in mapped(fleet, chunks) for head in heads]
 
     def _batches(self, job: FleetJob, rows: NDArray[np.int64], seed: int) -> Batches:
         return Batches.of(job.rows, rows, job.y, seed, self.recipe.epochs, self.recipe.batch_size)

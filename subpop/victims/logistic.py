@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -21,7 +20,7 @@ import joblib
 import numpy as np
 from numpy.typing import NDArray
 
-from subpop.runtime.threads import one_thread
+from subpop.runtime.threads import on_threads, one_thread
 from subpop.types import BadInput, FleetJob, Model, Pool, Unsolved
 from subpop.types.roles import Trainable
 from subpop.victims.linear_model import LinearModel, flat
@@ -127,8 +126,8 @@ class LogisticRegression:
         limit = min(128 if wide else 32, max(1, self.memory_bytes // 4 // bytes_each))
         chunks = np.array_split(np.arange(len(jobs)), _n_chunks(len(jobs), limit))
         threads = min(len(chunks), joblib.cpu_count(), max(1, self.memory_bytes // (bytes_each * limit)))
-        with ThreadPoolExecutor(threads) as pool:
-            solved = pool.map(lambda chunk: self._solve_chunk([jobs[i] for i in chunk], design, clean), chunks)
+        with on_threads(threads) as mapped:
+            solved = mapped(lambda chunk: self._solve_chunk([jobs[i] for i in chunk], design, clean), chunks)
             return [model for models in solved for model in models]
 
     def _solve_chunk(self, jobs: list[FleetJob], design: Design, clean: _Clean) -> list[LinearModel]:

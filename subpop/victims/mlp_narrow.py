@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import joblib
 import numpy as np
 from numba import config
 
+from subpop.runtime.threads import on_threads
 from subpop.types import Floats
 from subpop.victims import mlp_kernel as kernel
 from subpop.victims import mlp_recipe as recipe
@@ -28,8 +28,8 @@ def train(x: Floats, tasks: Sequence[Task], max_epochs: Sequence[int], enough: f
     rows = _rows(x)
     # joblib respects the CPU limits of containers; Numba's thread count is lower in joblib's workers.
     threads = max(1, min(len(tasks), joblib.cpu_count(), config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(lambda task, epochs: _train_one(rows, task, epochs, enough), tasks, max_epochs))
+    with on_threads(threads) as mapped:
+        return list(mapped(lambda each: _train_one(rows, *each, enough), zip(tasks, max_epochs, strict=True)))
 
 
 def _train_one(rows: kernel.Rows, task: Task, max_epochs: int, enough: float = 0.0) -> Trained:

@@ -201,8 +201,11 @@ def test_what_helps_by_hand():
         "(13 points ± 4 less on hurt subpopulations); c helps too."
     )
     assert answers(board_of(entry("a", EQUIVALENT, 0.32))).what_helps == (
-        "The only defense is not better than no defense (1 equivalent to none within 5 points); the first on the board, a, "
+        "The one defense tested is not better than no defense (1 equivalent to none within 5 points); the first on the board, a, "
         "leaves 32 points (27 to 37) of the 33 points."
+    )
+    assert answers(board_of(entry("a", UNDECIDED, 0.4))).what_helps.endswith(
+        "a, leaves 40 points (35 to 45), more than the 33 points."
     )
     many = answers(board_of(*(entry(f"d{i}", BETTER) for i in range(8)))).what_helps
     assert many.startswith("8 of 8 defenses are better than none: d0 leaves")

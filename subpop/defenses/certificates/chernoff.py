@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import joblib
 import numpy as np
@@ -18,6 +17,7 @@ from numba import config
 from numpy.typing import NDArray
 
 from subpop.defenses.certificates.noise import check_noise
+from subpop.runtime.threads import on_threads
 from subpop.types import Array, BadInput, Ints
 from subpop.victims.compiled import compiled
 
@@ -104,12 +104,8 @@ def in_threads(work: Callable[[slice], None], n_rows: int) -> None:
     threads = max(1, min(n_rows, joblib.cpu_count(), config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
     edges = np.linspace(0, n_rows, (4 * threads if threads > 1 else 1) + 1).astype(int)
     parts = [slice(start, stop) for start, stop in itertools.pairwise(edges.tolist()) if stop > start]
-    if threads == 1:
-        for part in parts:
-            work(part)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, parts))
+    with on_threads(threads) as mapped:
+        list(mapped(work, parts))
 
 
 @compiled
