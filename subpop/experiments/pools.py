@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from subpop.experiments.tasks import Answer, Settings, Task, begin, work
+from subpop.runtime.options import n_gpus
 from subpop.runtime.threads import ONE_CORE
 from subpop.types import BadInput
 
@@ -85,13 +86,6 @@ def pool_of(executor: str, n_workers: int, gpu: bool = False) -> Pool:
     return kinds[executor](n_workers, gpu)
 
 
-def n_gpus() -> int:
-    """Number of this machine's GPUs that torch can use."""
-    import torch
-
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
-
-
 class Loky(Pool):
     """Processes of this machine, started by joblib's loky. All of them use the GPU that `--device` names."""
 
@@ -137,13 +131,8 @@ class Dask(Pool):
         self.is_local = address is None
         if address is None:
             dask.config.set(OWN_CLUSTER)
-            self._cluster = (
-                _on_gpus(n_workers, n_gpus())
-                if gpu
-                else distributed.LocalCluster(
-                    n_workers=n_workers, threads_per_worker=1, dashboard_address=None, silence_logs=50, env=ONE_CORE
-                )
-            )
+            start = _on_gpus if gpu else _on_cores
+            self._cluster = start(n_workers)
         self._client = distributed.Client(address or self._cluster)
         self.places_gpus = gpu
         self._executor = self._client.get_executor(pure=False, **({"resources": {"GPU": 1}} if gpu else {}))
@@ -152,11 +141,8 @@ class Dask(Pool):
         offered = sum(int(each["resources"].get("GPU", 0)) for each in workers.values())
         if gpu and not offered:
             self.close()
-            raise BadInput(
-                NO_GPU.format(
-                    "Dask", address or "this machine", 'start its workers with `dask worker ADDRESS --resources "GPU=1"`'
-                )
-            )
+            fix = 'start its workers with `dask worker ADDRESS --resources "GPU=1"`'
+            raise BadInput(NO_GPU.format("Dask", address or "this machine", fix))
         self.n_workers = offered if gpu else len(workers) or n_workers
 
     def submit(self, settings: Settings, task: Task) -> Future[Answer]:
@@ -169,11 +155,18 @@ class Dask(Pool):
             self._cluster.close()
 
 
-def _on_gpus(n_workers: int, there: int) -> Any:
-    """A Dask cluster of this machine whose workers see one GPU each, in turn. there: number of GPUs."""
-    distributed = import_module("distributed")
+def _on_cores(n_workers: int) -> Any:
+    """A Dask cluster of this machine."""
+    options = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50, "env": ONE_CORE}
+    return import_module("distributed").LocalCluster(n_workers=n_workers, **options)
+
+
+def _on_gpus(n_workers: int) -> Any:
+    """A Dask cluster of this machine whose workers see one GPU each, in turn, of those that this process may use."""
+    distributed, there = import_module("distributed"), n_gpus()
+    may_use = [each for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if each] or [*map(str, range(there))]
     options = {"nthreads": 1, "resources": {"GPU": 1}, "silence_logs": 50, "host": "127.0.0.1"}
-    envs = [{**ONE_CORE, "CUDA_VISIBLE_DEVICES": str(i % there)} for i in range(n_workers if there else 0)]
+    envs = [{**ONE_CORE, "CUDA_VISIBLE_DEVICES": may_use[i % there]} for i in range(n_workers if there else 0)]
     workers = {i: {"cls": distributed.Nanny, "options": {**options, "env": env}} for i, env in enumerate(envs)}
     scheduler = {"cls": distributed.Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}}
     return distributed.SpecCluster(workers=workers, scheduler=scheduler, silence_logs=50)
@@ -198,9 +191,8 @@ class Ray(Pool):
         there = ray.cluster_resources()
         if gpu and not there.get("GPU"):
             self.close()
-            raise BadInput(
-                NO_GPU.format("Ray", address or "this machine", "start its nodes with `ray start --address ADDRESS --num-gpus N`")
-            )
+            fix = "start its nodes with `ray start --address ADDRESS --num-gpus N`"
+            raise BadInput(NO_GPU.format("Ray", address or "this machine", fix))
         self.n_workers = max(1, int(there["GPU"] if gpu else there.get("CPU", n_workers)))
         self._head, self._answered = ray.get_runtime_context().gcs_address, time.monotonic()
 

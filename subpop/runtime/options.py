@@ -42,13 +42,20 @@ def check_device(name: str) -> None:
         return
     import torch
 
-    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if int(name.partition(":")[2] or "0") >= n_gpus:
-        there = f"finds {n_gpus} of them" if n_gpus else "finds no GPU that it can use"
+    found = n_gpus()
+    if int(name.partition(":")[2] or "0") >= found:
+        there = f"finds {found} of them" if found else "finds no GPU that it can use"
         raise BadInput(
             f"--device {name} needs an NVIDIA GPU, and torch {torch.__version__} {there}; use --device cpu, or install the GPU's "
             "driver and a CUDA build of torch"
         )
+
+
+def n_gpus() -> int:
+    """Number of this machine's GPUs that torch can use."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def check_device_name(name: str) -> None:

@@ -376,7 +376,9 @@ def _audit(options: argparse.Namespace) -> int:
 
     from subpop.audit.pages import text_page
     from subpop.audit.run import audit
+    from subpop.runtime.memory import for_long_runs
 
+    for_long_runs()
     found = audit(
         options.data,
         options.label,

@@ -173,6 +173,11 @@ def _check_workers(config: pytest.Config) -> None:
     check_executor(executor)
     if executor == "here" and (asked or 1) > 1:
         raise BadInput(f"--executor here trains in one process, not in {asked}; leave out one of --executor and -n")
+    device = config.getoption("--device")
+    if executor in ("dask", "ray") and ":" in device:
+        raise BadInput(
+            f"--executor {executor} gives each task a GPU, so that --device {device} cannot choose one; use --device cuda"
+        )
 
 
 def checked_attacks(config: pytest.Config) -> dict[str, AttackSpec]:

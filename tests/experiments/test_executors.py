@@ -312,6 +312,7 @@ def gpu_of(settings, task):
 @pytest.mark.parametrize(("executor", "package"), [("dask", "distributed"), ("ray", "ray")])
 def test_tasks_that_run_at_the_same_time_have_a_gpu_each(executor, package, monkeypatch):
     pytest.importorskip(package)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr("subpop.experiments.pools.n_gpus", lambda: 2)
     monkeypatch.setattr("subpop.experiments.pools.work", gpu_of)
     with closing(pool_of(executor, 2, gpu=True)) as pool:
@@ -322,6 +323,16 @@ def test_tasks_that_run_at_the_same_time_have_a_gpu_each(executor, package, monk
     for gpu, started, ended in seen:
         others = [other for other, begun, done in seen if begun < ended and started < done]
         assert others.count(gpu) == 1
+
+
+def test_workers_of_dask_take_the_gpus_that_this_process_may_use(monkeypatch):
+    pytest.importorskip("distributed")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    monkeypatch.setattr("subpop.experiments.pools.n_gpus", lambda: 2)
+    monkeypatch.setattr("subpop.experiments.pools.work", gpu_of)
+    with closing(pool_of("dask", 2, gpu=True)) as pool:
+        seen = [future.result(120) for future in [pool.submit(None, None) for _ in range(4)]]
+    assert {gpu for gpu, _, _ in seen} == {"3", "5"}
 
 
 @pytest.mark.parametrize(("executor", "package"), [("dask", "distributed"), ("ray", "ray")])

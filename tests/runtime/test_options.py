@@ -73,7 +73,9 @@ def refused_options(project):
         (["--defense", "pipe.py:f"], "not a regular file"),
         (["--defense", f"{'x' * 300}.py:f"], "File name too long"),
     ]
-    options += [(["--executor", name], "pip install") for name in ("dask", "ray") if importlib.util.find_spec(name) is None]
+    for name in ("dask", "ray"):
+        missing = importlib.util.find_spec(name) is None
+        options += [(["--executor", name, "--device", "cuda:1"], "pip install" if missing else "use --device cuda\n")]
     return [*options, (["--device", "cuda"], "needs an NVIDIA GPU"), (["--device", "cuda:7"], "needs an NVIDIA GPU")]
 
 

@@ -2,11 +2,14 @@
 
 import subprocess
 import sys
+import threading
 
 import numpy as np
+import pytest
+import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from subpop.runtime.threads import one_thread
+from subpop.runtime.threads import on_cores, on_threads, one_thread
 
 
 def numbers_of_threads(user_api=None):
@@ -25,7 +28,7 @@ def test_one_thread_inside_and_the_old_number_outside():
 
 def test_a_library_that_is_loaded_later_is_found():
     code = """
-from subpop.runtime.threads import one_thread
+from subpop.runtime.threads import on_cores, on_threads, one_thread
 with one_thread("blas"):
     pass
 import numpy, scipy.linalg, sklearn.cluster
@@ -35,3 +38,23 @@ with one_thread():
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert found.strip() == "{1} True"
+
+
+def test_one_thread_of_a_map_is_the_calling_one_and_several_are_not():
+    own = threading.get_ident()
+    with on_threads(1) as mapped:
+        assert set(mapped(lambda _: threading.get_ident(), range(4))) == {own}
+    with on_threads(2) as mapped:
+        assert own not in set(mapped(lambda _: threading.get_ident(), range(4)))
+
+
+@pytest.mark.parametrize("n_parts", [1, 3])
+def test_a_map_on_cores_has_one_thread_of_torch_inside_and_the_old_number_outside(n_parts):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with on_cores(n_parts, threaded=True) as mapped:
+            assert set(mapped(lambda _: torch.get_num_threads(), range(n_parts))) == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

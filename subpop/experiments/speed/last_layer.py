@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from subpop.datasets.stage import Stage
-from subpop.experiments.speed.logistic import _fleet_from_nothing
+from subpop.experiments.speed.logistic import fleet_from_nothing
 from subpop.experiments.speed.roofline import of_solver
 from subpop.experiments.speed.timing import RATES, ROUNDS, attacks, speed_ratio
 from subpop.types import Array, Cell, FleetJob, Number
@@ -36,7 +36,7 @@ def last_layer(cell: Cell, stage: Stage) -> tuple[list[Number], int]:
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(ROUNDS):
         started = time.perf_counter()
-        ours = _fleet_from_nothing(cell, jobs)
+        ours = fleet_from_nothing(cell, jobs)
         seconds[0].append((time.perf_counter() - started) / len(jobs))
         started = time.perf_counter()
         theirs = _one_at_a_time(x, sample, solver)
@@ -46,7 +46,7 @@ def last_layer(cell: Cell, stage: Stage) -> tuple[list[Number], int]:
     apart = max(float(np.abs(own - w).max() / np.abs(w).max()) for own, w in zip(coefs, theirs, strict=True))
     return [
         speed_ratio(*seconds),
-        *of_solver(lambda: _fleet_from_nothing(cell, jobs), mine * len(jobs)),
+        *of_solver(lambda: fleet_from_nothing(cell, jobs), mine * len(jobs)),
         Number("fleet_seconds", mine * len(jobs)),
         Number("fleet_seconds_a_victim", mine),
         Number("one_at_a_time_seconds_a_victim", other),

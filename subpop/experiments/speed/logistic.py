@@ -23,9 +23,9 @@ def logistic(cell: Cell, context: Context) -> tuple[list[Number], int]:
     newton = _Workers(pool.x.astype(np.float64))
     newton.solve(jobs[:4])  # start the workers and load their libraries
     make_victim(cell.victim).fit_many(jobs[:2], [0, 0])
-    numbers, ours, theirs = ratio_of_medians(lambda: _fleet_from_nothing(cell, jobs), lambda: newton.solve(jobs))
+    numbers, ours, theirs = ratio_of_medians(lambda: fleet_from_nothing(cell, jobs), lambda: newton.solve(jobs))
     fleet_seconds = next(each.value for each in numbers if each.metric == "fleet_seconds")
-    numbers += of_solver(lambda: _fleet_from_nothing(cell, jobs), fleet_seconds)
+    numbers += of_solver(lambda: fleet_from_nothing(cell, jobs), fleet_seconds)
     apart = max(float(np.abs(model.coef[:, 0] - w).max() / np.abs(w).max()) for model, w in zip(ours, theirs, strict=True))
     numbers += [
         Number("n_victims", float(len(jobs))),
@@ -36,7 +36,7 @@ def logistic(cell: Cell, context: Context) -> tuple[list[Number], int]:
     return numbers, 2 * ROUNDS * len(jobs)
 
 
-def _fleet_from_nothing(cell: Cell, jobs: Sequence[FleetJob]) -> list[Any]:
+def fleet_from_nothing(cell: Cell, jobs: Sequence[FleetJob]) -> list[Any]:
     """Train the fleet on a pool that is new to the victim, so that solving for the clean optimum is timed too."""
     pool = replace(jobs[0].pool)
     return list(make_victim(cell.victim).fit_many([replace(job, pool=pool) for job in jobs], [0] * len(jobs)))

@@ -8,6 +8,7 @@ memory measured, in trainings that are not timed.
 from __future__ import annotations
 
 import ctypes
+import gc
 import math
 import re
 import time
@@ -105,8 +106,9 @@ def matrix_rate(shape: Shape, dtype: type) -> float:
 def peak_of(train: Callable[[], Any]) -> list[Number]:
     """By how many bytes the memory of this process peaks above what it holds before; no number except on Linux.
 
-    Free memory is given back first, since what is only taken into use again would not count.
+    Garbage and free memory are given back first, since what is only taken into use again would not count.
     """
+    gc.collect()
     try:
         ctypes.CDLL(None).malloc_trim(0)
         (PROCESS / "clear_refs").write_text("5")

@@ -21,7 +21,7 @@ from subpop.datasets import load_dataset
 from subpop.datasets.split import split
 from subpop.datasets.stage import Stage
 from subpop.experiments.context import Context
-from subpop.experiments.speed.logistic import _fleet_from_nothing, _kkt, _Workers
+from subpop.experiments.speed.logistic import _kkt, _Workers, fleet_from_nothing
 from subpop.experiments.speed.roofline import counted_in_torch, of_solver, peak_of, share_of
 from subpop.experiments.speed.timing import ROUNDS, attacks, ratio_of_medians, speed_ratio
 from subpop.types import Array, BadInput, Cell, FleetJob, Model, Number, Pool
@@ -46,7 +46,7 @@ def text_linear(cell: Cell, stage: Stage) -> tuple[list[Number], int]:
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(ROUNDS):
         started = time.perf_counter()
-        ours = _fleet_from_nothing(cell, jobs)
+        ours = fleet_from_nothing(cell, jobs)
         seconds[0].append(time.perf_counter() - started)
         started = time.perf_counter()
         theirs = newton.solve(sample)
@@ -56,7 +56,7 @@ def text_linear(cell: Cell, stage: Stage) -> tuple[list[Number], int]:
     return [
         speed_ratio(np.divide(seconds[0], len(jobs)), seconds[1]),
         Number("fleet_seconds", fleet),
-        *of_solver(lambda: _fleet_from_nothing(cell, jobs), fleet),
+        *of_solver(lambda: fleet_from_nothing(cell, jobs), fleet),
         Number("one_at_a_time_seconds_a_victim", other),
         Number("n_victims", float(len(jobs))),
         Number("n_one_at_a_time", float(len(sample))),
