@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import json
+import subprocess
 import sys
 
 import numpy as np
@@ -131,29 +131,35 @@ def test_products_of_a_certificate_are_those_of_its_smoother():
     assert found.operations == 2 * (100 * 8 * 8 + 110 * 8 * 2 + 100 * 2 * 2 + 10 * 2 * 100)
 
 
+def peaks(program: str) -> list[float]:
+    """The peaks that a program appends to `found`, in a process of its own: threads that earlier tests left also free memory."""
+    lines = ["import gc, mmap, sys", "import numpy as np", "from subpop.experiments.speed.roofline import peak_of", "found = []"]
+    lines += [program, "print([each.value for (each,) in found])"]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    return json.loads(done.stdout)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak begins anew on Linux only")
 def test_a_peak_is_that_of_the_training_and_not_of_what_came_before():
-    np.ones(40_000_000)  # 320 MB, and gone
-
-    def train() -> None:
-        np.ones(8_000_000)
-
-    assert values(peak_of(train))["peak_megabytes"] == pytest.approx(64, abs=3)
-    held = [values(peak_of(lambda: [np.ones(100_000) for _ in range(80)]))["peak_megabytes"] for _ in range(2)]
-    assert held == pytest.approx([64, 64], abs=6)  # small arrays, whose memory would be used again
+    before = "np.ones(40_000_000)"  # 320 MB, and gone
+    assert peaks(f"{before}; found.append(peak_of(lambda: np.ones(8_000_000)))") == pytest.approx([64], abs=3)
+    small = "for _ in range(2): found.append(peak_of(lambda: [np.ones(100_000) for _ in range(80)]))"
+    assert peaks(small) == pytest.approx([64, 64], abs=6)  # arrays whose memory would be used again
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak begins anew on Linux only")
 def test_garbage_that_is_collected_meanwhile_does_not_make_a_peak_smaller():
-    cycle = [np.ones(4_000_000)]  # 32 MB
-    cycle.append(cycle)
-    del cycle
+    cycle = "cycle = [np.ones(4_000_000)]; cycle.append(cycle); del cycle"  # 32 MB
+    assert peaks(f"{cycle}; found.append(peak_of(lambda: (gc.collect(), np.ones(8_000_000))))") == pytest.approx([64], abs=3)
 
-    def train() -> None:
-        gc.collect()
-        np.ones(8_000_000)
 
-    assert values(peak_of(train))["peak_megabytes"] == pytest.approx(64, abs=3)
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak begins anew on Linux only")
+def test_pages_of_files_that_are_taken_back_meanwhile_do_not_make_a_peak_smaller(tmp_path):
+    (tmp_path / "library").write_bytes(b"code" * 5_000_000)  # 20 MB
+    held = f"file = open({str(tmp_path / 'library')!r}, 'rb'); held = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)"
+    taken_back = "(held.madvise(mmap.MADV_DONTNEED), np.ones(8_000_000))"
+    assert peaks(f"{held}; sum(held[::4096]); found.append(peak_of(lambda: {taken_back}))") == pytest.approx([64], abs=3)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak begins anew on Linux only")

@@ -106,7 +106,8 @@ def matrix_rate(shape: Shape, dtype: type) -> float:
 def peak_of(train: Callable[[], Any]) -> list[Number]:
     """By how many bytes the memory of this process peaks above what it holds before; no number except on Linux.
 
-    Garbage and free memory are given back first, since what is only taken into use again would not count.
+    Garbage and free memory are given back first, since what is only taken into use again would not count. Pages of files, such as
+    the code of libraries, that the system takes back meanwhile count as if they had stayed.
     """
     gc.collect()
     try:
@@ -114,14 +115,15 @@ def peak_of(train: Callable[[], Any]) -> list[Number]:
         (PROCESS / "clear_refs").write_text("5")
     except (OSError, AttributeError, TypeError):
         return []
-    before = _peak()
+    before, files = _memory("VmHWM"), _memory("RssFile")
     train()
-    return [Number("peak_megabytes", (_peak() - before) / 1e6)]
+    taken_back = max(0.0, files - _memory("RssFile"))
+    return [Number("peak_megabytes", (_memory("VmHWM") + taken_back - before) / 1e6)]
 
 
-def _peak() -> float:
-    """Bytes."""
-    (kilobytes,) = re.findall(r"VmHWM:\s+(\d+) kB", (PROCESS / "status").read_text())
+def _memory(kind: str) -> float:
+    """Bytes of one line of the process's status."""
+    (kilobytes,) = re.findall(rf"{kind}:\s+(\d+) kB", (PROCESS / "status").read_text())
     return 1024.0 * int(kilobytes)
 
 
