@@ -329,6 +329,9 @@ def _run(for_pytest: Sequence[str]) -> int:
     from subpop.session.run_info import COMMAND
 
     class Typed:
+        def pytest_addoption(self, parser: pytest.Parser) -> None:
+            parser.prog = "subpop run"  # of messages about options
+
         def pytest_configure(self, config: pytest.Config) -> None:
             config.stash[COMMAND] = ["subpop", "run", *for_pytest]
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 WORTH = 10.0
 """Seconds of expected work from which starting workers saves time: each imports its libraries, which takes some seconds."""
+ADVICE = "did you mean"
+"""The line of pytest's messages about options that names the nearest one."""
 
 if TYPE_CHECKING:
     import pytest
@@ -100,6 +103,16 @@ def add_options(parser: pytest.Parser, *, has_xdist: bool) -> None:
         help="N times as many seeds in every cell; stochastic numbers are compared on those that their references do not have",
     )
     group.addoption("--rebaseline", action="store_true", help="record new references for the cells that ran; the run still fails")
+
+
+def advise(parser: pytest.Parser, arguments: Sequence[object]) -> None:
+    """Let pytest's message about an unknown option name the nearest one. arguments: those of the command line."""
+    known = {name for group in [*parser._groups, parser._anonymous] for option in group.options for name in option.names()}
+    given = [str(each).partition("=")[0] for each in arguments]
+    near = [get_close_matches(each, sorted(known), 1) for each in given if each.startswith("--") and each not in known]
+    parser.extra_info.pop(ADVICE, None)
+    if near and near[0]:
+        parser.extra_info[ADVICE] = near[0][0]
 
 
 def checked_defenses(config: pytest.Config) -> dict[str, DefenseSpec]:

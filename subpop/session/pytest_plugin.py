@@ -18,6 +18,7 @@ import pytest
 
 from subpop.session.options import (
     add_options,
+    advise,
     baselines_folder,
     checked_attacks,
     checked_defenses,
@@ -59,6 +60,16 @@ def clock() -> float:
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     add_options(parser, has_xdist=pluginmanager.hasplugin("xdist"))
+    config = pluginmanager.get_plugin("pytestconfig")
+    if config is not None:
+        advise(parser, config.invocation_params.args)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Parser) -> Generator[None, None, None]:
+    """Advise on mistyped options again, once the options of all plug-ins are known."""
+    yield
+    advise(parser, early_config.invocation_params.args)
 
 
 @pytest.hookimpl(tryfirst=True)

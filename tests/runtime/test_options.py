@@ -66,6 +66,7 @@ def refused_options(project):
     options = [
         (["--device", "bogus"], "--device bogus is unknown; use cpu, cuda"),
         (["--defense-timeout", "1e12"], "1e+12"),
+        (["--tire", "laptop"], "did you mean: --tier\n"),
         (["--defense-timeout", "nan"], "nan must be a number of seconds"),
         (["--defense-timeout", "inf"], "inf must be a number of seconds"),
         (["--defense", "loop.py:f"], "loop.py cannot be read (Too many levels of symbolic links)"),

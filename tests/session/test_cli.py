@@ -63,6 +63,18 @@ def test_a_mistyped_option_shows_those_of_its_own_command(arguments, said, capsy
     assert said in told
 
 
+@pytest.mark.parametrize(
+    ("mistyped", "meant"),
+    [(["--tire", "laptop"], "--tier"), (["-k", "trim", "--benchmark-jsn=x"], "--benchmark-json"), (["--qqqqqqqq"], None)],
+)
+def test_a_mistyped_option_for_pytest_names_the_nearest_one(mistyped, meant, tmp_path):
+    command = [sys.executable, "-m", "subpop", "run", *mistyped]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 4
+    assert "subpop run: error: unrecognized arguments: --" in done.stderr
+    assert done.stderr.partition("did you mean: ")[2].split("\n")[0] == (meant or "")
+
+
 def test_check_passes_a_defense_and_fails_another(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(
