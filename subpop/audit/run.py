@@ -37,6 +37,7 @@ from subpop.experiments.experiment import Experiment
 from subpop.runtime.estimate import readable_seconds
 from subpop.runtime.options import budget_seconds, place
 from subpop.runtime.store import Store
+from subpop.runtime.threads import n_cores
 from subpop.types import BadInput, Cell, Dataset, FleetJob
 from subpop.types.printable import printable
 
@@ -56,8 +57,8 @@ REACHED = (0.5, 0.8)
 M50_FITS = 3 * M50_DRAWS
 """Fits of a search for m50, as planned."""
 WARM_ROWS, TIMED = 200, (2, 32)
-"""Rows of a first training, whose time does not count, and numbers of trainings that are timed together, the second one of fast
-ones: in a fleet one takes a fraction of the time that two take alone."""
+"""Rows of a first training in each process, whose time does not count, and numbers of trainings that are timed together, the
+second one of fast ones: in a fleet one takes a fraction of the time that two take alone."""
 FAST_SECONDS = 0.5
 
 
@@ -313,7 +314,8 @@ class _Run:
         def timed() -> dict[str, Any]:
             victim, job = context.victim(own.plain), pool.clean_job().canonical()
             few = replace(job, rows=job.rows[:WARM_ROWS], y=job.y[:WARM_ROWS])
-            victim.fit_many([job if victim.exact else few], [0])  # code is compiled, or processes are started, once
+            n_first = 1 if own.victim == DEFAULT else max(2, n_cores())  # code is compiled, or all processes are started, once
+            victim.fit_many([job if own.victim == DEFAULT else few] * n_first, [0] * n_first)
             each = math.nan
             for count in TIMED:
                 flipped = [_with_flips(job, seed) for seed in range(count)]

@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.dummy import DummyClassifier
 
 import subpop
 from subpop import load_dataset
@@ -221,6 +222,35 @@ def test_a_budget_too_small_for_the_folds_is_refused_with_the_time_that_they_tak
 def test_a_budget_too_small_for_one_fit_is_refused():
     with pytest.raises(BadInput, match=r"one fit of RandomForest.* takes .*, longer than the budget"):
         subpop.audit(people(), "paid", estimator=FOREST, budget=0.001, store=":memory:")
+
+
+class InProcesses:
+    """A victim with two processes, each of which needs 3 s for its first training; trainings take 10 ms."""
+
+    exact = True
+
+    def __init__(self, now):
+        self.now, self.n_started = now, 0
+
+    def fit_many(self, jobs, seeds):
+        n_used = min(len(jobs), 2)
+        self.now[0] += 0.01 * len(jobs) / n_used + 3.0 * (n_used > self.n_started)
+        self.n_started = max(self.n_started, n_used)
+        return [DummyClassifier().fit(job.x, job.y) for job in jobs]
+
+
+def test_the_start_of_processes_does_not_count_as_training(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(running, "n_cores", lambda: 2)
+    monkeypatch.setattr(running, "time", type("Clock", (), {"monotonic": staticmethod(lambda: now[0])}))
+    data = load_dataset("mixture")
+    run = running._Run(None, data, None, NoStore(), running._Clock(0.0, 60.0))
+    own = Attacks(Experiment.on(NoStore()), "mixture", "mine", data)
+    own.experiment.context.supply(own.plain, data)
+    own.experiment.context.supply_victim(own.plain, InProcesses(now), "mine")
+    run._time_a_fit(own)
+    assert run.fit_seconds == pytest.approx(0.005)
+    assert now[0] < 4
 
 
 # --- killed and resumed -----------------------------------------------------------------------------------------------
