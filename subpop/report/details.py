@@ -52,8 +52,8 @@ from subpop.types.kinds import by_kind, kind_of
 
 RULE = (
     f"Against none: `{BETTER}` or `{WORSE}` than no defense, or `{EQUIVALENT}`, by the paired difference of target damages "
-    f"(percentage points, averaged over alpha) over the subpopulations that lose {HURT:g} or more undefended under other seeds; "
-    f"at most 5 % of tables have any wrong verdict. Everything else is `{UNDECIDED}`."
+    f"(percentage points, averaged over alpha) over the subpopulations that lose {100 * HURT:g} or more undefended under other "
+    f"seeds; at most 5 % of tables have any wrong verdict. Everything else is `{UNDECIDED}`."
 )
 KINDS = {
     "defense": "",
@@ -88,7 +88,7 @@ LEGEND = {
     "of repairing it; their accuracy on clean data is shown next to the victim's",
     "seconds": "total of all cells of the row; `stored`: read from the store, as recorded when they were computed",
     "pass, fail": "within the tolerance of the stored reference, or not",
-    "no_power": "the smallest change that would be noticed is above 0.05, or above half of the damage at alpha 1",
+    "no_power": "the smallest change that would be noticed is above 5 points, or above half of the damage at alpha 1",
     "no_reference": "there is no reference: the cell fails, except for plug-in defenses",
     "not_gated": "a detail, which is shown and not compared with a reference",
     "not_compared": "the run only looked (`--no-references`)",

@@ -29,7 +29,7 @@ from subpop.report.opening import RunInfo
 from subpop.report.sentences import answers
 from subpop.report.verdict import so_far
 from subpop.results.metric_registry import metric_of
-from subpop.results.paired import EQUIVALENT, HURT, MARGIN, Judged
+from subpop.results.paired import HURT, Judged
 from subpop.types import CellReport
 from subpop.types.kinds import kind_of
 from subpop.types.printable import printable
@@ -279,8 +279,7 @@ def _against_none(judged: Judged | None) -> Field:
     value, reason = judged.difference.value, judged.difference.reason
     if reason:
         return Field(f"{judged.verdict}: {short(reason, 80)}", LAST)
-    verdict = f"equivalent within {100 * MARGIN:g} points" if judged.verdict == EQUIVALENT else judged.verdict
-    return Field(f"{verdict} ({signed(value)})", value)
+    return Field(f"{judged.verdict} ({signed(value)})", value)
 
 
 # --- subpopulations of a cell -----------------------------------------------------------------------------------------

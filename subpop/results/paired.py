@@ -39,7 +39,7 @@ subpopulations vary with the draws, for which t tests do not account: the rest t
 FEWEST_GROUPS = 3
 BY_SEED = "target_damage_by_seed"
 """The array of a result with the target damage of each subpopulation (row of its table) and seed."""
-BETTER, EQUIVALENT, UNDECIDED, WORSE = "better", f"equivalent within {MARGIN:g}", "undecided", "worse"
+BETTER, EQUIVALENT, UNDECIDED, WORSE = "better", f"equivalent within {100 * MARGIN:g} points", "undecided", "worse"
 ORDER = (BETTER, EQUIVALENT, UNDECIDED, WORSE)
 
 
@@ -228,7 +228,7 @@ def judge(differences: Mapping[str, Difference]) -> dict[str, Judged]:
     --------
     >>> found = judge({"good": Difference(-0.3, 0.02, 9, 10), "idle": Difference(0.0, 0.01, 9, 10)})
     >>> [each.verdict for each in found.values()]
-    ['better', 'equivalent within 0.05']
+    ['better', 'equivalent within 5 points']
     """
     p_values = {(name, "different"): each.p_difference for name, each in differences.items() if not each.reason}
     p_values |= {(name, "equivalent"): each.p_equivalence for name, each in differences.items() if not each.reason}

@@ -12,8 +12,10 @@ import pytest
 from test_leaderboard import BOARD, HURT, measured
 
 from subpop.defenses import is_exact
+from subpop.report.details import RULE
 from subpop.report.leaderboard import leaderboards
 from subpop.report.published import BEGIN, DATA, END, publish, published_boards, read_board, render, tier_page, with_leaderboard
+from subpop.results.paired import EQUIVALENT
 from subpop.types import BadInput
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +62,14 @@ def test_the_readme_begins_with_the_leaderboard_and_one_figure():
     (figure,) = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", shown)
     assert (ROOT / figure).is_file()
     assert "**How bad is it?**" in shown
+
+
+def test_margins_are_stated_in_points_everywhere():
+    """`within 0.05` stood in the data and in the figure, beside `within 5 points` on the pages."""
+    files = [path for path in REPORTS.rglob("*") if path.is_file()]
+    assert {said for path in files for said in re.findall(r"equivalent within [\w.]+ ?\w*", path.read_text())} == {EQUIVALENT}
+    assert EQUIVALENT == "equivalent within 5 points"
+    assert "that lose 10 or more" in RULE
 
 
 @pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.title)
