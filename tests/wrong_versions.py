@@ -182,7 +182,7 @@ FILTERS, SEVER, SPECTRAL = "defenses/filters.py", "defenses/sever.py", "defenses
 CLUSTERING, CONTROLS, LOGISTIC = "defenses/activation_clustering.py", "defenses/controls.py", "victims/logistic.py"
 PRUNING, ATTACKED = "defenses/fine_pruning.py", "attacks/control_attacks.py"
 COUNT = "math.floor(rate * base * (1 + 1e-12))"
-LOSS = "lambda model: given_label_loss(model.predict_proba(train.x), train.y)"
+LOSS = "lambda model: given_label_loss(probabilities(fit, model, train), train.y)"
 TOP, SECOND = "vectors[:, values >= (1 - SAME_VARIANCE) * values[-1]]", "vectors[:, -2:-1]"
 BATCHES = """        for start in range(0, n, size):
             count = min(size, n - start)

@@ -1,10 +1,10 @@
-"""Training several victims of a defense in one batch."""
+"""Training several victims of a defense in one batch, and scoring its rows together with those of other trials."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from subpop.types import Fit, Model, TrainingSet
+from subpop.types import Fit, Floats, Model, TrainingSet
 
 
 def fit_all(fit: Fit, trains: Sequence[TrainingSet]) -> list[Model]:
@@ -37,3 +37,9 @@ def fit_all(fit: Fit, trains: Sequence[TrainingSet]) -> list[Model]:
     """
     many = getattr(fit, "many", None)
     return [fit(train) for train in trains] if many is None else list(many(trains))
+
+
+def probabilities(fit: Fit, model: Model, train: TrainingSet) -> Floats:
+    """`model.predict_proba(train.x)`, (n, C), of a model from `fit`; computed for all trials at once where the harness can."""
+    together = getattr(fit, "probabilities", None)
+    return model.predict_proba(train.x) if together is None else together(model, train)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from subpop.defenses.filters import keep_lowest, told_poison
+from subpop.defenses.fits import probabilities
 from subpop.types import Array, Defended, Fit, Ints, Knowledge, TrainingSet
 
 MAX_ROUNDS = 20
@@ -46,8 +47,7 @@ def trim(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int, max_rounds
     24
     """
     n_drop = told_poison(know, train, "trim")
-    # The inputs are gathered in each round: copies that many trials at once hold would not fit into a cache.
-    return keep_lowest(train, fit, n_drop, lambda model: given_label_loss(model.predict_proba(train.x), train.y), max_rounds)
+    return keep_lowest(train, fit, n_drop, lambda model: given_label_loss(probabilities(fit, model, train), train.y), max_rounds)
 
 
 trim.needs = {"n_poison"}  # type: ignore[attr-defined]

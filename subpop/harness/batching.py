@@ -27,7 +27,7 @@ from subpop.harness.fit_log import kept_key, rows_key
 from subpop.harness.outcome import Outcome, check_defended, seal
 from subpop.runtime.fingerprint import PACKAGE
 from subpop.runtime.threads import one_thread
-from subpop.types import GRANTED, Array, BadInput, Defense, FleetJob, Ints, Knowledge, Model, Pool, TrainingSet, Unsolved
+from subpop.types import GRANTED, Array, BadInput, Defense, FleetJob, Floats, Ints, Knowledge, Model, Pool, TrainingSet, Unsolved
 from subpop.types.printable import described, printable, said_by
 
 FitMany = Callable[[list[tuple[int, TrainingSet]]], list[Model]]
@@ -36,7 +36,7 @@ OnTurn = Callable[[int, str], None]
 DEFENSE, PREDICTIONS, HARNESS = "defense", "predictions", "harness"
 """Who has the turn: a trial's own code, the predictions of its result, or neither (`fit_many`)."""
 
-FIT, INPUTS, DONE, ERROR, CANCEL = "fit", "inputs", "done", "error", "cancel"
+FIT, READ, INPUTS, DONE, ERROR, CANCEL = "fit", "read", "inputs", "done", "error", "cancel"
 """Kinds of a trial's messages when it ends its turn, and the answer that cancels it."""
 Message = tuple[str, Any]
 """A kind, and what it is about."""
@@ -68,6 +68,10 @@ class PoolRows:
     def gather(self, index: Ints) -> Array:
         chosen = self.rows[index]
         return FleetJob(self.pool, chosen, np.zeros(len(chosen), np.int64), extra_x=self.extra_x).x
+
+
+_Reading = tuple[Any, PoolRows]
+"""A model with `predict_together`, and the rows whose probabilities a trial waits for."""
 
 
 def job_of(pool: Pool, train: TrainingSet) -> FleetJob:
@@ -163,28 +167,34 @@ class Wave:
             _Trial(i, task, own, self.n_classes, on) for i, (task, own) in enumerate(zip(self.tasks, defenses, strict=True))
         ]
         live, reported = trials, 0
-        models: list[list[Model]] = [[] for _ in trials]
+        answers: list[Any] = [None for _ in trials]
         try:
             while live:
                 # On the small matrices of defenses, several threads are up to twenty times slower.
                 with one_thread("blas"):
                     for position, trial in enumerate(live):
                         on_turn(trial.index, DEFENSE)
-                        kind = trial.resume(models[position])
-                        models[position] = []  # from here on the models are the trial's alone
+                        kind = trial.resume(answers[position])
+                        answers[position] = None  # from here on the models are the trial's alone
                         if kind == INPUTS:
                             on_turn(trial.index, PREDICTIONS)
                             trial.judge(_read_only_view(self.inputs()))
                         while reported < len(trials) and (outcome := trials[reported].outcome) is not None:
                             yield outcome
                             reported += 1
-                live = [trial for trial in live if trial.waits_for]
+                live = [trial for trial in live if trial.waits_for or trial.reads]
                 if live:
                     on_turn(-1, HARNESS)
-                    made = iter(self.fit([(trial.index, train) for trial in live for train in trial.waits_for]))
-                    models = [[next(made) for _ in trial.waits_for] for trial in live]
+                    answers = self._answers(live)
         finally:
             _cancel(trials)
+
+    def _answers(self, live: Sequence[_Trial]) -> list[Any]:
+        """For each trial the models of the sets that it waits for, or the probabilities that it reads."""
+        asked = [(trial.index, train) for trial in live for train in trial.waits_for]
+        made = iter(self.fit(asked) if asked else [])
+        read = iter(_read([trial.reads for trial in live if trial.reads]))
+        return [next(read) if trial.reads else [next(made) for _ in trial.waits_for] for trial in live]
 
     def inputs(self) -> Array:
         """Return the rows to predict, (n_test, ...)."""
@@ -203,6 +213,19 @@ class Wave:
                 f"fit_many returned {len(models)} models for {len(requests)} training sets; it must return one per training set"
             )
         return models
+
+
+def _read(asked: Sequence[_Reading]) -> list[Floats]:
+    """The probabilities that trials wait for, computed together by models of one kind on rows of one pool."""
+    alike: dict[tuple[type, int], list[int]] = {}
+    for i, (model, chosen) in enumerate(asked):
+        alike.setdefault((type(model), id(chosen.pool)), []).append(i)
+    found: dict[int, Floats] = {}
+    for (kind, _), members in alike.items():
+        pool = asked[members[0]][1].pool
+        models, rows = [asked[i][0] for i in members], [asked[i][1].rows for i in members]
+        found.update(zip(members, kind.predict_together(models, pool.x, rows), strict=True))  # type: ignore[attr-defined]
+    return [found[i] for i in range(len(asked))]
 
 
 def _read_only_view(x: Array) -> Array:
@@ -227,6 +250,7 @@ class _Trial:
     def __init__(self, index: int, task: DefenseTask, defense: Defense, n_classes: int, carrier: type[_Carrier]) -> None:
         self.index, self._task = index, task
         self.waits_for: Sequence[TrainingSet] = ()
+        self.reads: _Reading | None = None
         self.outcome: Outcome | None = None
         self._made: list[tuple[Callable[[], object], TrainingSet]] = []
         self._n_fits, self._seconds = 0, 0.0
@@ -234,12 +258,13 @@ class _Trial:
         fit = _Fit(self._carrier.ask, task, n_classes)
         self._carrier.carry(partial(_live, defense, task, fit, n_classes))
 
-    def resume(self, models: list[Model]) -> str:
-        """Give the turn to the trial, with a model for each set it waits for, and wait; returns FIT, INPUTS or DONE."""
-        self._made = [each for each in self._made if each[0]() is not None]
-        self._made += [(_weakly(model), train) for model, train in zip(models, self.waits_for, strict=True)]
+    def resume(self, answer: Any) -> str:
+        """Give the turn to the trial, with what it waits for, and wait; returns FIT, READ, INPUTS or DONE."""
+        if self.waits_for:
+            self._made = [each for each in self._made if each[0]() is not None]
+            self._made += [(_weakly(model), train) for model, train in zip(answer, self.waits_for, strict=True)]
         since = time.perf_counter()
-        kind = self._run(models)
+        kind = self._run(answer)
         if self.outcome is None:
             self._seconds += time.perf_counter() - since
         return kind
@@ -249,10 +274,12 @@ class _Trial:
         self._run(inputs)
 
     def _run(self, value: Any) -> str:
-        self.waits_for = ()
+        self.waits_for, self.reads = (), None
         kind, said = self._carrier.resume(value)
         if kind == FIT:
             self.waits_for, self._n_fits = said, self._n_fits + len(said)
+        elif kind == READ:
+            self.reads = said
         elif kind == DONE:
             outcome, model = said
             self.outcome = replace(outcome, n_fits=self._n_fits, seconds=self._seconds, **self._origin(outcome, model))
@@ -402,6 +429,15 @@ class _Fit:
         asked = [checked_request(train, self._train, self._holdout, self._n_classes) for train in trains]
         models: list[Model] = self.wait(FIT, asked) if asked else []
         return list(models)
+
+    def probabilities(self, model: Model, train: TrainingSet) -> Floats:
+        """`model.predict_proba(train.x)`, together with what other trials ask where they share rows."""
+        source = train._source
+        # A class that inherits `predict_together` may predict in another way.
+        if "predict_together" not in vars(type(model)) or not isinstance(source, PoolRows) or source.extra_x is not None:
+            return model.predict_proba(train.x)
+        proba: Floats = self.wait(READ, (model, PoolRows(source.pool, source.rows[train.ids])))
+        return proba
 
     def wait(self, kind: str, said: Any) -> Any:
         """End the turn and wait until it returns with an answer."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from subpop.types import Array, BadInput, FleetJob, Ints, Pool
 from subpop.victims.linear_model import flat
 from subpop.victims.margins import Lists
-from subpop.victims.newton import Fleet
+from subpop.victims.newton import FEW, Fleet
 
 Doubles = NDArray[np.float64]
 
@@ -83,6 +83,9 @@ class Design:
         self.pool, self.columns, self.dtypes = jobs[0].pool, columns, dtypes
         self.index = shared_rows(jobs)
         self.shared = columns.rows(self.pool.x[self.index], dtypes)
+        # Transposing takes as long as several products of a single problem, and serves those of all.
+        few = len(jobs) < FEW or np.float32 not in dtypes
+        self.turned: dict[type, Array] = {} if few else {np.float32: np.ascontiguousarray(self.shared[np.float32].T)}
         self.n_columns = 1 if self.pool.n_classes == 2 else self.pool.n_classes
 
     def fleet(self, jobs: Sequence[FleetJob], penalty: float, mean_form: bool) -> Fleet:
@@ -106,7 +109,7 @@ class Design:
         lists, matrix = self._lists(jobs, [rows for rows, _ in listed])
         strength = penalty * (weight if mean_form else np.ones(len(jobs)))
         penalties = np.outer(strength, self.columns.penalty)
-        return Fleet(self.shared, matrix, lists, total, label, penalties, self.columns.scale, weight)
+        return Fleet(self.shared, self.turned, matrix, lists, total, label, penalties, self.columns.scale, weight)
 
     def _lists(self, jobs: Sequence[FleetJob], rows: list[Ints]) -> tuple[Lists, dict[type, Array]]:
         """Number the listed rows: those of the pool once, then each job's rows of extra_x."""

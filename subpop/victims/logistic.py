@@ -124,7 +124,8 @@ class LogisticRegression:
         design = Design(jobs, clean.columns, (np.float64, np.float32) if first else (np.float64,))
         bytes_each = 64 * clean.w.shape[1] * max(len(job) for job in jobs)
         limit = min(128 if wide else 32, max(1, self.memory_bytes // 4 // bytes_each))
-        chunks = np.array_split(np.arange(len(jobs)), _n_chunks(len(jobs), limit))
+        paired = 8 if wide or clean.w.shape[1] > 1 else 16
+        chunks = np.array_split(np.arange(len(jobs)), _n_chunks(len(jobs), limit, paired))
         threads = min(len(chunks), joblib.cpu_count(), max(1, self.memory_bytes // (bytes_each * limit)))
         with on_threads(threads) as mapped:
             solved = mapped(lambda chunk: self._solve_chunk([jobs[i] for i in chunk], design, clean), chunks)
@@ -222,13 +223,14 @@ class LogisticRegression:
         return 2 * distance if 2 * distance * longest <= 1 else float("nan")
 
 
-def _n_chunks(n: int, limit: int) -> int:
-    """How many chunks n jobs are solved in: of at most `limit`, and an even number where that leaves some jobs in each.
+def _n_chunks(n: int, limit: int, paired: int) -> int:
+    """How many chunks n jobs are solved in: of at most `limit`, and an even number from `paired` jobs on.
 
-    An odd number would leave one of two cores idle for a whole chunk.
+    An odd number would leave one of two cores idle for a whole chunk; but two threads that each solve a few small problems wait
+    for the interpreter lock for longer than they compute.
     """
     least = max(-(-n // limit), min(8, n // 16))
-    return least if n < 8 else least + least % 2 or 2
+    return least if n < paired else least + least % 2 or 2
 
 
 def _is_clean(job: FleetJob, clean: _Clean) -> bool:

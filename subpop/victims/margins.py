@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import numba
+import numpy as np
 
 from subpop.types import Array
 
@@ -24,12 +25,18 @@ FAR = 20.0
 ENOUGH = 0.1
 """A line search ends where the slope has decreased to this fraction of its start."""
 TRIALS = 100
+LARGEST = 708.0
+"""Exponentials of numbers between -LARGEST and LARGEST are normal numbers of float64."""
+LOG_2, INVERSE_LOG_2 = math.log(2), 1 / math.log(2)
+SERIES = tuple(1 / math.factorial(i) for i in range(13, -1, -1))
+SHIFT = 1.5 * 2**52
+"""The sum of this and a small integer is exact, and its last bits are the integer."""
 
 
-def _jit(function: _F, inlined: bool = False) -> _F:
+def _jit(function: _F, inlined: bool = False, error_model: str = "python") -> _F:
     """Compile without the interpreter lock; sums may be reordered, which wide registers need."""
     fast = {"reassoc", "contract", "nsz", "arcp"}
-    compile_: Any = partial(numba.njit, nogil=True, fastmath=fast, forceinline=inlined)
+    compile_: Any = partial(numba.njit, nogil=True, fastmath=fast, forceinline=inlined, error_model=error_model)
     try:
         kept: _F = compile_(cache=True)(function)
     except RuntimeError:  # a read-only installation and no home folder: compile in each process
@@ -41,6 +48,27 @@ def _part(function: _F) -> _F:
     """A piece of compiled functions. Always inlined: a call could reach one copy of it in the process that compiled it and
     another, which sums in another order, in processes that find the code on disk."""
     return _jit(function, inlined=True)
+
+
+def _without_errors(function: _F) -> _F:
+    """A piece of compiled functions that raises nothing when it divides, so that loops around it use wide registers."""
+    return _jit(function, inlined=True, error_model="numpy")
+
+
+@_without_errors
+def _logistic(margin: float) -> float:
+    """1 / (1 + exp(-margin)), with a relative error of about 2e-16 * (10 + |margin|); unlike `math.exp` eight at a time.
+
+    exp(x) = 2^k exp(r) with |r| <= log(2) / 2, where the first term left out of the series is below 1e-17.
+    """
+    x = min(max(-margin, -LARGEST), LARGEST)
+    k = np.floor(x * INVERSE_LOG_2 + 0.5)
+    r = x - k * LOG_2
+    e = SERIES[0]
+    for i in range(1, len(SERIES)):
+        e = e * r + SERIES[i]
+    bits = (np.float64(k + SHIFT).view(np.int64) + 1023) << 52
+    return 1.0 / (1.0 + e * np.int64(bits).view(np.float64))
 
 
 class Margins(NamedTuple):
@@ -101,7 +129,7 @@ def _evaluate(j: int, n: int, at: Margins, step: float) -> float:
     slope = 0.0
     if classes == 1:
         for i in range(n):
-            p = 1.0 / (1.0 + math.exp(-(margin[0, i] + step * change[0, i])))
+            p = _logistic(margin[0, i] + step * change[0, i])
             r = total[i] * p - label[0, i]
             chance[0, i] = p
             residual[0, i] = r

@@ -276,6 +276,21 @@ def test_highest():
     assert highest(scores, ids, 4).sum() == 4
 
 
+@pytest.mark.parametrize("levels", [1, 3, 10**9])
+@pytest.mark.parametrize("order", ["random", "ascending", "rare in the sample"])
+def test_highest_is_the_end_of_the_sorted_rows(levels, order):
+    """Whatever a sample of every sixteenth score looks like."""
+    generator = np.random.default_rng(0)
+    scores, ids = generator.integers(0, levels, 300).astype(float), generator.permutation(300)
+    if order == "ascending":
+        scores.sort()
+    if order == "rare in the sample":
+        scores[::16] += 10.0 * levels
+    ranked = np.lexsort((ids, scores))
+    for count in (1, 2, 17, 40, 299, 300):
+        assert set(np.flatnonzero(highest(scores, ids, count))) == set(ranked[300 - count :])
+
+
 @pytest.mark.parametrize("n_poison", [None, -1, 150, 151])
 def test_must_be_told_a_usable_number(n_poison):
     x, y = overlapping(0)

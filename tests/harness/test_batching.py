@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from subpop.defenses.fits import fit_all
+from subpop.defenses.fits import fit_all, probabilities
 from subpop.harness import batching
 from subpop.harness.batching import DefenseError, DefenseTask, PoolRows, Wave, job_of
 from subpop.harness.outcome import Outcome, check_defended, check_outcome, seal
@@ -128,6 +128,38 @@ def test_all_waiting_trials_are_trained_together_in_task_order(counts):
     outcomes = run(defense, len(counts), fit_many)
     assert batches == [[i for i, count in enumerate(counts) if count > wave] for wave in range(max(counts))]
     assert [outcome.n_fits for outcome in outcomes] == counts
+
+
+def test_trials_that_wait_for_probabilities_get_them_together():
+    """In one call for all trials; models of other classes, and rows outside the pool, are predicted by the trial itself."""
+    calls = []
+
+    class Linear(Share):
+        @staticmethod
+        def predict_together(models, x, rows):
+            calls.append(len(models))
+            return [model.predict_proba(x[own]) for model, own in zip(models, rows, strict=True)]
+
+    class Inherits(Linear):
+        pass
+
+    def defense(train, fit, know, *, seed):
+        model = fit(train[train.ids % 3 != seed])
+        for _ in range(1 + seed % 2):
+            found = probabilities(fit, model, train)
+            assert np.array_equal(found, model.predict_proba(train.x))
+        other = TrainingSet.of(train.x, train.y)
+        assert np.array_equal(probabilities(fit, model, other), model.predict_proba(other.x))
+        return Defended(model)
+
+    def trained(kind):
+        return lambda requests: [kind(train) for _, train in requests]
+
+    run(defense, 4, trained(Linear))
+    assert calls == [4, 2]
+    run(defense, 4, trained(Inherits))
+    run(defense, 4, trained(Share))
+    assert calls == [4, 2]
 
 
 @settings(max_examples=30, deadline=None)

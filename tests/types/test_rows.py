@@ -26,6 +26,18 @@ def test_a_canonical_job_is_the_same_for_every_shuffle():
         assert list(zip(job.rows.tolist(), job.y.tolist(), job.weights.tolist(), strict=True)) == samples
 
 
+@pytest.mark.parametrize("spread", [1, 1000])
+def test_canonical_rows_are_sorted_whether_they_are_counted_or_not(spread):
+    pool = Pool(np.zeros((20 * spread, 1), np.float32), np.zeros(20 * spread, np.int64), n_train=2, n_classes=3)
+    generator = np.random.default_rng(0)
+    rows, y = spread * generator.integers(0, 20, 50), generator.integers(0, 3, 50)
+    for many in (0, 1, 50):
+        job = FleetJob(pool, rows[:many], y[:many]).canonical()
+        assert list(zip(job.rows.tolist(), job.y.tolist(), strict=True)) == sorted(
+            zip(rows[:many].tolist(), y[:many].tolist(), strict=True)
+        )
+
+
 def test_rows_of_a_numbered_set_are_found_as_those_of_any_other():
     """Ids 0, 1, 2, ... are their own positions; sets that only begin and end like that are not numbered."""
     x, y = np.arange(12.0).reshape(6, 2), np.array([0, 1, 0, 1, 1, 0])

@@ -409,6 +409,21 @@ def test_the_clean_optimum_is_kept_as_long_as_the_pool_lives(monkeypatch):
     assert gone() is None
 
 
+@pytest.mark.parametrize(("n_classes", "d"), [(2, 5), (2, 1100), (4, 30)])
+def test_models_that_predict_together_predict_as_each_does_alone(n_classes, d):
+    generator, columns = np.random.default_rng(0), 1 if n_classes == 2 else n_classes
+    x = generator.normal(size=(300, d)).astype(np.float32)
+    x[200:] = x[:100]
+    for n in (1, 3, 70):
+        models = [LinearModel(generator.normal(size=(d + 1, columns))) for _ in range(n)]
+        rows = [generator.integers(0, 300, 250) for _ in models]
+        for model, own, proba in zip(models, rows, LinearModel.predict_together(models, x, rows), strict=True):
+            np.testing.assert_allclose(proba, model.predict_proba(x[own]), rtol=1e-6, atol=1e-30)
+            assert proba.dtype == np.float32
+            for row in range(100):  # equal rows have equal probabilities: a filter must not tell them apart
+                assert len(np.unique(proba[own % 200 == row], axis=0)) <= 1
+
+
 def test_models_go_to_disk_and_through_pickles():
     pool = make_pool(3)
     model = fit(pickle.loads(pickle.dumps(LogisticRegression(2.0))), make_jobs(pool, 1))[0]

@@ -6,11 +6,13 @@ import sys
 
 import numpy as np
 import pytest
+from scipy.special import expit
 
 from subpop.types import FleetJob, Pool
 from subpop.victims import newton
 from subpop.victims.counts import Columns, Design, count, shared_rows
 from subpop.victims.logistic import LogisticRegression
+from subpop.victims.margins import Lists, Margins, evaluate
 from subpop.victims.newton import DOUBLE, MIXED, Newton, inverse_hessian, solve
 
 
@@ -93,6 +95,33 @@ def test_gradient_is_the_difference_quotient_of_the_objective(n_classes):
             step[k, c] = 1e-6
             change = objective(jobs[j], w[j] + step, 0.7, scale) - objective(jobs[j], w[j] - step, 0.7, scale)
             assert gradient[j, k, c] == pytest.approx(change / 2e-6, rel=1e-6, abs=1e-6)
+
+
+def test_probabilities_are_those_of_numpy_up_to_the_last_places():
+    margins = np.concatenate([np.linspace(-700, 700, 100_001), [0, 1e300, -1e300, np.inf, -np.inf]])[None, None]
+    empty, ones = np.zeros_like(margins), np.ones_like(margins[0])
+    at = Margins(margins, empty.copy(), empty.copy(), empty.copy(), ones, empty)
+    evaluate(np.arange(1), Lists(margins.size, np.zeros(2, np.int64), np.zeros(0, np.int64)), at)
+    relative = np.abs(at.chance[0, 0, :100_001] / expit(margins[0, 0, :100_001]) - 1)
+    assert (relative <= 2e-16 * (10 + np.abs(margins[0, 0, :100_001]))).all()
+    assert np.allclose(at.chance, expit(margins), rtol=0, atol=1e-15)
+    assert at.chance[0, 0, 100_001] == 0.5
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [100, 512, 1300])
+@pytest.mark.parametrize("m", [1, 20])
+def test_sums_over_blocks_and_products_with_turned_rows_are_the_plain_ones(n, m, dtype):
+    generator = np.random.default_rng(0)
+    rows, q = generator.normal(size=(n, 5)).astype(dtype), generator.normal(size=(m, n + 7)).astype(dtype)[:, :n]
+    close = {"rtol": 1e-5 if dtype == np.float32 else 1e-13, "atol": 1e-4 if dtype == np.float32 else 1e-12}
+    assert np.allclose(newton._in_blocks(q, rows), np.einsum("mn,nd->md", q, rows, dtype=np.float64), **close)
+    _, _, _, fleet = make_fleet(2, (np.float64, np.float32), n_jobs=m)
+    w = start(fleet).astype(dtype)
+    products = placed(fleet, w.astype(np.float64))._products(np.arange(m), w)[:, :, : fleet.lists.shared]
+    assert np.allclose(products, w @ fleet.shared[np.float64].T, **close)
+    assert set(fleet.turned) == ({np.float32} if m == 20 else set())
+    assert all(np.array_equal(each.T, fleet.shared[kind]) for kind, each in fleet.turned.items())
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
