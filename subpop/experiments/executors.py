@@ -264,10 +264,22 @@ def _same_company(one: Cell, other: Cell) -> bool:
 
 
 def in_order(tasks: Sequence[Task], n_workers: int) -> list[Task]:
-    """Long tasks, the longest first, and then the others as they come."""
+    """Long tasks, the longest first, and then the others as they come.
+
+    Those that train a model on a data set for the first time come before its further ones: workers that began with two of them
+    would wait for each other's clean models.
+    """
     limit = LONG * sum(task.seconds for task in tasks) / max(1, n_workers)
     long = sorted((task for task in tasks if task.seconds > limit), key=lambda task: -task.seconds)
-    return long + [task for task in tasks if task.seconds <= limit]
+    first = {_needs(task): task for task in reversed(long)}.values()
+    further = [task for task in long if not any(task is each for each in first)]
+    return sorted(first, key=lambda task: -task.seconds) + further + [task for task in tasks if task.seconds <= limit]
+
+
+def _needs(task: Task) -> tuple[object, ...]:
+    """What tasks have in common that need the same clean models."""
+    cell = task.whole or task.chunks[0][0]
+    return cell.data, cell.learner
 
 
 def prefill(experiment: Experiment, cells: Sequence[Cell], executor: str, n_workers: int = 2) -> None:

@@ -17,9 +17,10 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from subpop.experiments.tasks import Answer, Settings, Task, begin, work
+from subpop.experiments.tasks import Answer, Settings, Task, work
 from subpop.runtime.options import n_gpus
 from subpop.runtime.threads import ONE_CORE
+from subpop.runtime.workers import worker_processes
 from subpop.types import BadInput
 
 EXECUTORS = ("here", "loky", "dask", "ray")
@@ -98,9 +99,7 @@ class Loky(Pool):
         self._executor = self._started()
 
     def _started(self) -> Any:
-        from joblib.externals.loky import ProcessPoolExecutor
-
-        return ProcessPoolExecutor(self.n_workers, env=ONE_CORE, initializer=begin, initargs=(os.getpid(),))
+        return worker_processes(self.n_workers)
 
     def submit(self, settings: Settings, task: Task) -> Future[Answer]:
         sent: Future[Answer] = self._executor.submit(work, settings, task)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import platform
-import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +15,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from threading import Thread, current_thread
 from typing import Any
 
 from subpop.defenses import MATCHED
@@ -24,16 +22,13 @@ from subpop.experiments.experiment import Experiment
 from subpop.experiments.shared_arrays import SharedArrays
 from subpop.runtime.fingerprint import keep_code_in
 from subpop.runtime.memo import NotStored
-from subpop.runtime.memory import for_long_runs
 from subpop.runtime.no_store import NoStore
 from subpop.runtime.seeds import draw_identity
-from subpop.runtime.threads import use_one_core
+from subpop.runtime.workers import begin
 from subpop.types import Array, Cell, CellResult, Trial, TrialResult
 from subpop.types.kinds import Measurers, kind_of
 
 REMOVED = "removed_per_class"
-GROWTH = 1_500_000_000
-"""Bytes that a worker of this machine may grow by before it is replaced."""
 
 
 # --- messages ---------------------------------------------------------------------------------------------------------
@@ -278,19 +273,6 @@ def _trained(experiment: Experiment, cell: Cell, chunk: list[Trial]) -> tuple[li
 
 
 @lru_cache(maxsize=1)
-def begin(harness: int = 0) -> None:
-    """What a process does before its first task. harness: its parent, with whose end it ends; 0 for none."""
-    from joblib.externals.loky import process_executor
-
-    if harness:
-        _end_with(harness)
-    use_one_core()
-    for_long_runs()
-    # Where psutil is installed, loky ends workers that grow by 0.3 GB, which data alone does; the next has to read it again.
-    process_executor._MAX_MEMORY_LEAK_SIZE = GROWTH
-
-
-@lru_cache(maxsize=1)
 def _worker(settings: Settings) -> tuple[TaskStore, Experiment, Measurers]:
     """The experiment of a worker process, cached so that data is split and clustered once."""
     if settings.cache is not None:
@@ -305,16 +287,3 @@ def _worker(settings: Settings) -> tuple[TaskStore, Experiment, Measurers]:
         partitions=settings.partitions,
     )
     return store, experiment, Measurers(experiment)
-
-
-def _end_with(harness: int) -> None:
-    """Make a worker end when the harness does, even by kill -9 or before the worker had started, and ignore Ctrl-C."""
-
-    def watch() -> None:
-        while os.getppid() == harness:
-            time.sleep(0.5)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    if current_thread().name == "MainThread":
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-    Thread(target=watch, daemon=True).start()

@@ -117,9 +117,14 @@ class Store:
         """Store the trials of a chunk atomically. An existing chunk is overwritten only if `replace` is true."""
         if not results:
             raise BadInput(f"chunk {key} of {cell.id} has no trials; put a chunk when its trials are finished")
-        self._at_hand.drop(key)
         # Everything that takes time is done before the write lock is taken.
-        self._put(CHUNK, (key,), rows_of(key, cell, results, device), replace)
+        rows = rows_of(key, cell, results, device)
+        with self._lock:
+            self._at_hand.drop(key)
+            written = self._put(CHUNK, (key,), rows, replace)
+            if written is not None:
+                self._verified.add(key)
+                self._at_hand.put(self._version(), written)
 
     def get_arrays(self, key: str) -> dict[str, Array] | None:
         """The arrays stored under a key, by name, in the order in which they were stored; None if there are none."""
@@ -198,18 +203,20 @@ class Store:
         self._in_transaction("BEGIN IMMEDIATE", lambda connection: _drop_damaged(connection, self.path, item, key))
         return None
 
-    def _put(self, item: Item, key: tuple[str, ...], rows: Any, replace: bool = False) -> None:
+    def _put(self, item: Item, key: tuple[str, ...], rows: Any, replace: bool = False) -> Any:
+        """Write rows, unless the key is there; returns what can then be read, or None if nothing was written."""
         names = " AND ".join(f"{column} = ?" for column in item.columns)
 
-        def put(connection: sqlite3.Connection) -> None:
+        def put(connection: sqlite3.Connection) -> Any:
             there = connection.execute(f"SELECT 1 FROM {item.table} WHERE {names}", key).fetchone()
             if there and replace:
                 item.delete(connection, *key)
-            if replace or not there:
-                item.insert(connection, rows)
-                _read_back(connection, self.path, item, key)
+            if there and not replace:
+                return None
+            item.insert(connection, rows)
+            return _read_back(connection, self.path, item, key)
 
-        self._in_transaction("BEGIN IMMEDIATE", put)
+        return self._in_transaction("BEGIN IMMEDIATE", put)
 
     def _in_transaction(self, begin: str, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` in one transaction, rolled back on any exception. `BEGIN IMMEDIATE` takes the write lock at once.
@@ -440,14 +447,15 @@ def _drop_damaged(connection: sqlite3.Connection, path: Path, item: Item, key: t
         item.delete(connection, *key)
 
 
-def _read_back(connection: sqlite3.Connection, path: Path, item: Item, key: tuple[str, ...]) -> None:
-    """Check that rows just written can be read: a damaged index may lose them."""
+def _read_back(connection: sqlite3.Connection, path: Path, item: Item, key: tuple[str, ...]) -> Any:
+    """The rows just written, as they can be read: a damaged index may lose them."""
     try:
         found = item.read(connection, *key)
     except Damaged as damage:
         raise Corrupt(path, damage) from damage
     if found is None:
         raise Corrupt(path, f"{item.words} {' '.join(key)} cannot be read back")
+    return found
 
 
 class _Busy(BadInput):

@@ -49,6 +49,8 @@ MEASURING = pytest.StashKey[set[str]]()
 """Tests that measure cells, by node id."""
 OFFERED = pytest.StashKey[list[str]]()
 """The collected suites that have cells of the tier, before -k."""
+MANY = 20
+"""Number of cells from which on it pays to import everything once, in a process of which the workers are forked."""
 CLOCK_OFFSET = [0.0]
 """Seconds that cells read from the store took when they were trained; the benchmark clock includes them."""
 
@@ -238,6 +240,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     """Before the first test, print the plan and start the workers. Not for listings of tests."""
     from subpop.report.verdict import n_cells
     from subpop.runtime.memory import for_long_runs
+    from subpop.runtime.workers import prepare_workers
     from subpop.session.collecting import declares_cells, needed_cells
 
     config, cells = session.config, needed_cells(session.items)
@@ -250,6 +253,8 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         return
     stops_here = session.testsfailed and not config.getoption("continue_on_collection_errors")
     for_long_runs()
+    if len(cells) >= MANY and workers_of(config).executor == "loky" and config.getoption("--device") == "cpu":
+        prepare_workers("subpop.session.preloaded")
     gc.freeze()  # what was imported and collected stays: the collector of garbage need not look at it while the plan is made
     _begin(config, session.items, () if stops_here else cells)
     _record_shard(config, ended=False)
@@ -500,6 +505,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         watch.unwritten = f"{error.strerror or error}"
         if session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_unconfigure() -> None:
+    if "subpop.runtime.workers" in sys.modules:
+        sys.modules["subpop.runtime.workers"].discard_prepared()
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -19,6 +19,7 @@ from subpop.harness.batching import DefenseError
 from subpop.runtime.no_store import NoStore
 from subpop.runtime.processes import descendants
 from subpop.runtime.store import Store
+from subpop.runtime.workers import discard_prepared, prepare_workers
 from subpop.types import BadInput
 from subpop.types.grid import grid
 from subpop.types.kinds import Measurers
@@ -154,10 +155,14 @@ def test_an_unknown_executor_is_refused():
 
 
 def test_long_tasks_begin_first_and_the_others_in_the_order_of_the_tests():
-    seconds = [1.0, 30.0, 2.0, 0.5, 40.0, 1.5]
-    tasks = [Task(seconds=each) for each in seconds]
+    def task(seconds, victim="mlp"):
+        return Task(whole=CELLS[0].with_(victim=victim), seconds=seconds)
+
+    tasks = [task(each, f"v{each}") for each in (1.0, 30.0, 2.0, 0.5, 40.0, 1.5)]
     assert [task.seconds for task in in_order(tasks, 2)] == [40.0, 30.0, 2.0, 1.5, 1.0, 0.5]
-    assert [task.seconds for task in in_order([Task(seconds=0.0), Task(seconds=0.0)], 2)] == [0.0, 0.0]
+    assert [task.seconds for task in in_order([task(0.0), task(0.0)], 2)] == [0.0, 0.0]
+    alike = [task(40.0), task(30.0), task(35.0), task(20.0, "conv_net"), task(1.0), task(25.0, "conv_net"), task(0.5)]
+    assert [task.seconds for task in in_order(alike, 2)] == [40.0, 25.0, 35.0, 30.0, 20.0, 1.0, 0.5]
 
 
 OWN_VICTIMS = '''
@@ -233,10 +238,12 @@ def own_victims(tmp_path, monkeypatch):
     return lambda name: CELLS[0].with_(defense="none", victim=f"victims_of_workers:{name}")
 
 
-def test_workers_that_were_still_starting_end_with_a_harness_that_was_killed(tmp_path):
-    """Two of them: one that had a task, and one that had none. The outputs of both are this pipe."""
+@pytest.mark.parametrize("prepared", ["", "prepare_workers('subpop.experiments.experiment')"])
+def test_workers_that_were_still_starting_end_with_a_harness_that_was_killed(prepared):
+    """Two of them: one that had a task, and one that had none. The outputs of all are this pipe."""
     code = (
         "import os, signal; from subpop.experiments.pools import Loky; from subpop.experiments.tasks import Settings, Task\n"
+        f"from subpop.runtime.workers import prepare_workers; {prepared}\n"
         "pool = Loky(2); pool.submit(Settings(None, 'cpu', None, None, None), Task())\n"
         "print(len(pool._executor._processes), flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -244,10 +251,20 @@ def test_workers_that_were_still_starting_end_with_a_harness_that_was_killed(tmp
     assert (done.returncode, done.stdout.split()[0]) == (-signal.SIGKILL, "2")
 
 
-@pytest.mark.parametrize("executor", ["loky", "dask", "ray"])
+@pytest.fixture
+def executor(request):
+    """The name of an executor; with `forked`, its workers are forked from a process that has imported everything."""
+    name, _, is_forked = request.param.partition(" ")
+    if name in NEEDED_PACKAGE:
+        pytest.importorskip(NEEDED_PACKAGE[name])
+    if is_forked:
+        prepare_workers("subpop.session.preloaded")
+    yield name
+    discard_prepared()
+
+
+@pytest.mark.parametrize("executor", ["loky", "loky forked", "dask", "ray"], indirect=True)
 def test_a_worker_that_dies_loses_nothing_and_one_that_dies_again_its_own_cell_only(tmp_path, own_victims, executor):
-    if executor in NEEDED_PACKAGE:
-        pytest.importorskip(NEEDED_PACKAGE[executor])
     cells = [own_victims("Fatal"), own_victims("FatalOnce"), own_victims("Counted"), *CELLS, *NETWORKS]
     with Store(tmp_path / "here.sqlite") as store:
         (tmp_path / "once").touch()

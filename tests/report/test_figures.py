@@ -8,7 +8,6 @@ from xml.etree import ElementTree
 import matplotlib as mpl
 import numpy as np
 import pytest
-from joblib import Parallel
 from matplotlib.contour import QuadContourSet
 from PIL import Image
 from synthetic_reports import DEFENSES, RATES, cell_of, figure2_reports, report_of
@@ -17,6 +16,7 @@ from subpop.report.figures import draw_all, file_name
 from subpop.report.figures.lines import damage_against_alpha, styles_of
 from subpop.report.figures.scatters import draw_panels, panel_order, panel_title, removed_text, target_against_collateral
 from subpop.report.figures.setups import by_setup, percent, quantity, rows_of, summarize
+from subpop.runtime.workers import worker_processes
 from subpop.types import CellResult, Number
 
 
@@ -58,12 +58,14 @@ def test_all_figures_of_a_run_are_whole_files(tmp_path):
 
 def test_processes_draw_the_same_bytes(tmp_path, monkeypatch):
     reports = [*board(["none", "trim"], rates=(0.5, 1.0)), *figure2_reports()]
-    kinds = []
-    monkeypatch.setattr("subpop.report.figures.Parallel", lambda n_jobs, **how: kinds.append(n_jobs) or Parallel(n_jobs, **how))
+    begun = []
+    monkeypatch.setattr("subpop.report.figures.worker_processes", lambda n: begun.append(n) or worker_processes(n))
+    monkeypatch.setattr("subpop.report.figures.n_cores", lambda: 2)
     here = draw_all(reports, tmp_path / "here")
+    assert begun == []
     monkeypatch.setattr("subpop.report.figures.FIGURES_THAT_PAY", 1)
     assert draw_all(reports, tmp_path / "there") == here
-    assert kinds == [1, -1]
+    assert begun == [2]
     for path in (tmp_path / "here").iterdir():
         assert path.read_bytes() == (tmp_path / "there" / path.name).read_bytes(), path.name
 

@@ -88,6 +88,18 @@ def test_trials_that_are_replaced_after_has_chunk_are_the_new_ones(path: Path) -
         assert_same(store.get_chunk("k"), chunk(2))
 
 
+def test_trials_just_stored_are_not_read_again_unless_another_process_changed_the_file(path: Path) -> None:
+    with Store(path) as store, Store(path) as other:
+        for number in range(2):
+            store.put_chunk(f"k{number}", CELL, chunk(number), "cpu")
+        assert sorted(store._at_hand._rows) == ["k0", "k1"]
+        assert store.has_chunk("k0")
+        assert_same(store.get_chunk("k0"), chunk(0))
+        assert sorted(store._at_hand._rows) == ["k1"]
+        other.put_chunk("k1", CELL, chunk(2), "cpu", replace=True)
+        assert_same(store.get_chunk("k1"), chunk(2))
+
+
 def test_verified_chunks_are_kept_up_to_a_number_of_bytes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Store(path) as store:
         for number in range(3):

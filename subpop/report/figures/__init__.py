@@ -12,15 +12,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
+from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from joblib import Parallel, delayed
 
 from subpop.report.figures.lines import styles_of
 from subpop.report.figures.parts import DPI
 from subpop.report.figures.setups import by_setup, headline, metric_words
+from subpop.runtime.threads import n_cores
+from subpop.runtime.workers import worker_processes
 from subpop.types import CellReport
 from subpop.types.kinds import Plan, by_kind, kind_named
 
@@ -108,16 +110,23 @@ def draw_once(draw: Callable[[], Figure], path: Path, key: str) -> None:
         _draw(draw, path, key)
 
 
-def _draw_missing(missing: Sequence[tuple[Callable[[], Figure], Path, str]], directory: Path) -> Iterator[None]:
-    """Draw missing figures; if there are many, on all cores, since each takes a third of a second.
-
-    Those begin at once, a few as the iterator advances.
-    """
+def _draw_missing(missing: Sequence[tuple[Callable[[], Figure], Path, str]], directory: Path) -> Iterator[object]:
+    """Draw missing figures as the iterator advances; if there are many, on all cores from now on, since each takes .3 s."""
     if missing:
         directory.mkdir(exist_ok=True)
-    n_jobs = -1 if len(missing) >= FIGURES_THAT_PAY else 1
-    drawing: Iterator[None] = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(_draw)(*figure) for figure in missing)
-    return drawing
+    if len(missing) < FIGURES_THAT_PAY or n_cores() == 1:
+        return starmap(_draw, missing)
+    workers = worker_processes(min(n_cores(), len(missing)))
+    begun = [workers.submit(_draw, *figure) for figure in missing]
+
+    def drawn() -> Iterator[object]:
+        try:
+            for figure in begun:
+                yield figure.result()
+        finally:
+            workers.shutdown(kill_workers=True)
+
+    return drawn()
 
 
 def _draw(draw: Callable[[], Figure], path: Path, key: str) -> None:

@@ -1,0 +1,69 @@
+"""Worker processes that are forked from one that has imported everything."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from subpop.runtime.threads import ONE_CORE
+from subpop.runtime.workers import discard_prepared, prepare_workers, worker_processes
+
+SCRIPT = """
+import os, sys
+from subpop.runtime.workers import discard_prepared, prepare_workers, worker_processes
+
+print("the script runs")
+prepare_workers("colorsys")
+there = worker_processes(2).submit(lambda: ("colorsys" in sys.modules, os.getppid(), os.environ["OPENBLAS_NUM_THREADS"])).result()
+assert there[0], "nothing was imported before it was forked"
+assert there[1] != os.getpid(), "it is a child of this process, and not of the prepared one"
+assert there[2] == "1"
+assert "OPENBLAS_NUM_THREADS" not in os.environ
+print("done")
+"""
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
+
+
+def test_a_forked_worker_has_what_was_imported_and_does_not_run_the_script_again(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)  # without a guard for __main__
+    env = {name: value for name, value in os.environ.items() if name not in ONE_CORE}
+    done = subprocess.run([sys.executable, tmp_path / "script.py"], env=env, capture_output=True, text=True, timeout=60)
+    assert (done.stdout.split("\n"), done.returncode) == (["the script runs", "done", ""], 0), done.stderr
+
+
+def test_the_prepared_process_ends_and_others_start_without_it(monkeypatch):
+    prepare_workers("colorsys")
+    workers = worker_processes(1)
+    parent = workers.submit(os.getppid).result()
+    workers.shutdown(kill_workers=True)
+    assert parent != os.getpid()
+    discard_prepared()
+    assert not Path(f"/proc/{parent}").exists()
+    discard_prepared()  # nothing left to do
+    monkeypatch.setenv("SUBPOP_TEST", "set after the first was prepared")
+    prepare_workers("colorsys")
+    workers = worker_processes(1)
+    assert workers.submit(os.getenv, "SUBPOP_TEST").result() == "set after the first was prepared"
+    workers.shutdown(kill_workers=True)
+    discard_prepared()
+    workers = worker_processes(1)
+    assert workers.submit(os.getppid).result() == os.getpid()
+    workers.shutdown(kill_workers=True)
+
+
+def test_what_a_session_imports_beforehand_leaves_one_thread_and_knows_all_victims():
+    """More threads could hold a lock at the moment of forking. The one of jemalloc, which pyarrow brings, looks after that."""
+    code = (
+        "import sys; from pathlib import Path; import subpop.session.preloaded\n"
+        "print({'torch', 'sklearn.linear_model', 'subpop.victims.mlp_narrow', 'matplotlib.figure'} - set(sys.modules))\n"
+        "print(*[path.read_text().strip() for path in Path('/proc/self/task').glob('*/comm')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **ONE_CORE}, capture_output=True, text=True, timeout=120
+    )
+    missing, threads = done.stdout.splitlines()
+    assert missing == "set()"
+    assert len([name for name in threads.split() if name != "jemalloc_bg_thd"]) == 1, threads
