@@ -34,6 +34,9 @@ OWN_SECONDS = {"activation_clustering_as_released": 0.06, "label_flip_smoothing"
 SUMMARY_SECONDS = 0.04
 """Seconds of any cell apart from its training: reading, summarising, comparing, plotting."""
 
+RECENT = 0.1
+"""Work after which what finished before counts half in the time left, as a share of all: other work makes a machine slower."""
+
 VALUES = {"digits": 25_600, "mixture": 10_000, "mixture_2d": 1_000, "mixture_cells": 5_000, "mixture_sizes": 100_000}
 """Number of values in D by data set, as far as `rough_seconds` needs them; OTHER_VALUES for other generated data."""
 OTHER_VALUES = 25_600
@@ -127,6 +130,10 @@ class Forecast:
     _ahead: dict[Cell, float] = field(default_factory=dict)
     _n_ended: int = 0
     _factors: dict[str, float] = field(default_factory=dict)
+    _seen: tuple[float, float] = (0.0, 0.0)
+    """When more work was seen to have finished, and the expected seconds of all that had."""
+    _recent: tuple[float, float] = (0.0, 0.0)
+    """Actual and expected seconds of what has finished, weighted."""
     _lock: Any = field(default_factory=RLock, repr=False, compare=False)
 
     def advance(self, fits: int) -> None:
@@ -167,9 +174,20 @@ class Forecast:
             return round(self.fits_done + max(0.0, left - self._of_cell))
 
     def seconds_left(self, passed: float) -> float:
-        """Expected seconds of the remaining work, scaled by how long the finished part took (`passed` seconds in all)."""
-        total, ended = self._sums()
-        return max(0.0, total - ended) * self.pace(passed)
+        """Expected seconds of the remaining work, scaled by how long the finished part took, of which the latest counts most.
+
+        passed: seconds since the start, in each call at least as many as in the one before.
+        """
+        whole = self.pace(passed)
+        with self._lock:
+            total, ended = self._sums()
+            (before, ended_before), (took, expected) = self._seen, self._recent
+            if ended > ended_before:
+                kept = 0.5 ** ((ended - ended_before) / (RECENT * total + 2))
+                took, expected = kept * took + passed - before, kept * expected + ended - ended_before
+                self._seen, self._recent, before = (passed, ended), (took, expected), passed
+        trust = 0.02 * total + 2
+        return max(0.0, total - ended) * (took + passed - before + trust * whole) / (expected + trust)
 
     def pace(self, passed: float) -> float:
         """How many times as long as expected the finished part took, in a run of so many seconds."""

@@ -1,10 +1,12 @@
 """How long cells will take, and what a run says of how far it is."""
 
 import io
+import math
 import os
 import sys
 import threading
 
+import numpy as np
 import pytest
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
@@ -82,15 +84,47 @@ def test_the_time_left_is_measured_by_the_cells_that_ended():
     assert now.seconds_left(1200.0) == 0
 
 
+@pytest.mark.parametrize(("before", "after"), [(1.0, 3.0), (3.0, 1.0)])
+def test_the_time_left_follows_a_machine_that_becomes_slower_or_faster(before, after):
+    """In the middle of 200 equal cells the pace changes. From then on, the mean of the past is at least half as far off again."""
+    many = [NONE.with_(rate=i / 100) for i in range(1, 201)]
+    now, passed = Forecast(dict.fromkeys(many, 1.0)), 0.0
+    errors = []
+    for i, cell in enumerate(many[:-1]):
+        passed += before if i < 100 else after
+        now.end(cell)
+        told = now.seconds_left(passed), (199 - i) * now.pace(passed)
+        errors.append([abs(math.log(left / ((199 - i) * after))) for left in told])
+    recent, whole = np.mean(errors[100:], axis=0)
+    assert recent < whole / 1.5
+
+
+def test_the_time_left_of_a_steady_run_is_as_good_as_by_the_mean_of_the_past():
+    """200 cells, each of which takes 1.5 times as long as expected, times a random factor."""
+    generator, errors = np.random.default_rng(0), []
+    many = [NONE.with_(rate=i / 100) for i in range(1, 201)]
+    for _ in range(5):
+        took = 1.5 * generator.lognormal(-0.08, 0.4, 200)
+        now = Forecast(dict.fromkeys(many, 1.0))
+        for i, cell in enumerate(many[:-10]):
+            now.end(cell)
+            passed, rest = took[: i + 1].sum(), took[i + 1 :].sum()
+            told = now.seconds_left(passed), (199 - i) * now.pace(passed)
+            errors.append([abs(math.log(left / rest)) for left in told])
+    recent, whole = np.mean(errors, axis=0)
+    assert recent <= 1.05 * whole
+
+
 def test_what_workers_have_done_ahead_of_the_tests_counts():
     """By hand: of 100 expected seconds 20 + 15 are done after 70, so that all takes twice as long but for what is trusted."""
     now = Forecast(seconds={MINE: 40.0, MINE_2: 60.0}, fits={MINE: 200.0, MINE_2: 400.0})
     now.receive(MINE, 100)
     now.receive(MINE_2, 50)
     now.receive(MINE_2, 50)
-    assert now.seconds_left(70) == pytest.approx(65 * (70 + 7) / (35 + 7))
+    assert now.seconds_left(70) == pytest.approx(65 * (70 + 4 * 77 / 42) / (35 + 4))
     now.end(MINE)
-    assert now.seconds_left(70) == pytest.approx(45 * (70 + 7) / (55 + 7))
+    kept = 0.5 ** (20 / 12)
+    assert now.seconds_left(70) == pytest.approx(45 * (70 * kept + 4 * 77 / 62) / (35 * kept + 20 + 4))
     now.receive(MINE_2, 1000)
     assert now.seconds_left(70) == 0.0
 
@@ -104,7 +138,7 @@ def test_without_a_terminal_a_line_comes_now_and_then(monkeypatch):
         clock[0] += 0.5
         progress.advance(20)
         progress.end(cell)
-    assert said[0] == "subpop: 10 of 100 cells, 200 of about 2,000 fits, 5 s so far, about 64 s left"
+    assert said[0] == "subpop: 10 of 100 cells, 200 of about 2,000 fits, 5 s so far, about 50 s left"
     assert 9 <= len(said) <= 11
     assert said[-1].endswith("about 1 s left")
     clock[0] += 11
