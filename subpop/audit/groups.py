@@ -197,7 +197,8 @@ def _listed(every: Sequence[tuple[Grouping, int]], named: set[str]) -> Groups:
             raise BadInput(f"groups={grouping.name} makes no group of at least {least} rows; name a column with fewer values")
     least, most = min(size for _, size in every), max(size for _, size in every)
     sizes = f"{least} rows" if least == most else f"{least} rows ({most} by several columns)"
-    notes.append(f"{n_small:,} groups of fewer than {sizes} are not listed")
+    if n_small:
+        notes.append(f"{n_small:,} groups of fewer than {sizes} are not listed")
     if any(each.name == CLUSTERS for each in kept):
         notes.append("clusters are k-means of the features of all rows, test rows included, without labels")
     if n_same:

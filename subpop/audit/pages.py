@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import pandas as pd
@@ -24,8 +24,10 @@ LEGEND = (
     "95 % interval over draws of the poison, training and test rows; m50: mislabelled rows that bring its error to 50 %, "
     "'more than' where all rows of the group that the attacker has, each once, are too few (alpha 2 takes rows more than once); "
     "insertions: inserted rows with which the error of the ensemble provably stays below 50 %; flips: the same for changed "
-    "labels and the ridge regression; left: time that its attacks would take; by: the columns that make the group."
+    "labels and the ridge regression"
 )
+OPTIONAL = {"left": "time that its attacks would take", "by": "the columns that make the group"}
+"""What further columns mean, for pages that have them."""
 
 
 class Found(Protocol):
@@ -54,7 +56,7 @@ def markdown_page(found: Found, *, with_rows: bool = False) -> str:
         escape(found.words),
         f"## The {min(FIRST_SCREEN, len(groups))} groups that lose most",
         _group_table(by_damage.head(FIRST_SCREEN)),
-        LEGEND,
+        _legend([HEADINGS[i] for i in _used(HEADINGS, [_fields(row) for _, row in groups.iterrows()])]),
     ]
     if len(found.filters):
         blocks += ["## What filters would delete of the data as it is", _filter_table(found.filters)]
@@ -128,6 +130,16 @@ HEADINGS = (
 )
 
 
+def _legend(headings: Sequence[str]) -> str:
+    """What the columns with these headings mean."""
+    return "; ".join([LEGEND, *(f"{name}: {told}" for name, told in OPTIONAL.items() if name in headings)]) + "."
+
+
+def _used(headings: Sequence[str], rows: Sequence[Sequence[Field]]) -> list[int]:
+    """Positions of the columns that have a value in some row; the first four are always shown."""
+    return [i for i in range(len(headings)) if i < 4 or any(row[i] != MISSING for row in rows)]
+
+
 def _fields(row: pd.Series[Any]) -> list[Field]:
     damages = [_damage(row, alpha) for alpha in ALPHAS]
     accuracy = f"{100 * row['accuracy']:.1f} ({100 * row['accuracy_low']:.0f} to {100 * row['accuracy_high']:.0f})"
@@ -166,7 +178,9 @@ def _count(value: float) -> Field:
 
 
 def _group_table(groups: pd.DataFrame) -> str:
-    return table(HEADINGS, [[escape(each.text) for each in _fields(row)] for _, row in groups.iterrows()])
+    rows = [_fields(row) for _, row in groups.iterrows()]
+    shown = _used(HEADINGS, rows)
+    return table([HEADINGS[i] for i in shown], [[escape(row[i].text) for i in shown] for row in rows])
 
 
 def _filter_table(filters: pd.DataFrame) -> str:
@@ -216,10 +230,11 @@ def html_page(found: Found, meanings: Mapping[str, str]) -> str:
     if rows:
         details[NAMES] = {"names": [meanings.get(each, _deleted_by(each)) for each in groups.columns[2:]]}
     headings = (*HEADINGS, "by")
-    shown = [i for i in range(len(headings)) if i < 4 or any(row[i] != MISSING for row in rows)]
+    shown = _used(headings, rows)
     tables = [
         Table(
-            "groups", "Groups", ("A group's name opens all its numbers.",), LEGEND, tuple(headings[i] for i in shown),
+            "groups", "Groups", ("A group's name opens all its numbers.",), _legend([headings[i] for i in shown]),
+            tuple(headings[i] for i in shown),
             [[row[i] for i in shown] for row in rows], ("by", "verdict"), 25 if len(rows) > 25 else 0,
         )
     ]  # fmt: skip

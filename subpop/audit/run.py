@@ -293,7 +293,8 @@ class _Run:
 
     def _attacks(self, spec: object) -> tuple[Attacks, tuple[str, ...]]:
         if spec is None:
-            said = "the estimator is logistic regression on vectorised columns, solved exactly; give your own with estimator="
+            said = "the estimator is logistic regression on vectorised columns, solved exactly"
+            said += "; give your own with --estimator, in Python with estimator="
             return self._supplied(self.data, DEFAULT)[0], (said,)
         limit = None if math.isinf(self.clock.budget) else max(LEAST_SECONDS, self.clock.budget)
         own = estimator_of(spec, self.table, time_limit=limit)

@@ -33,7 +33,7 @@ import pandas as pd
 from subpop.report.figures.setups import CONTROLS, MATCHED, aggregates, is_control, is_finite, is_tuned_cell
 from subpop.results.intervals import CONFIDENCE, FEWEST_VALUES
 from subpop.results.metrics import Doubles, eligible
-from subpop.results.paired import HURT, Difference, Judged, damages_by_seed, judge, paired_difference
+from subpop.results.paired import BY_SEED, HURT, Difference, Judged, damages_by_seed, judge, paired_difference
 from subpop.types import Array, Cell, CellReport, CellResult, Setting
 from subpop.types.kinds import kind_of
 
@@ -263,7 +263,7 @@ def _by_context(reports: Iterable[CellReport]) -> dict[Context, dict[str, CellRe
 
 def _board(tier: str, stochastic: bool, reports: Sequence[CellReport]) -> Leaderboard | None:
     cells = _by_context(report for report in reports if not is_tuned_cell(report.cell))
-    chosen = _chosen({context: own for context, own in cells.items() if _damages(own.get(NONE)) is not None})
+    chosen = _chosen({context: _comparable(own) for context, own in cells.items() if _damages(own.get(NONE)) is not None})
     if not chosen:
         return None
     defenses = sorted({name for own in chosen.values() for name in own if not is_control(name)})
@@ -280,6 +280,12 @@ def _board(tier: str, stochastic: bool, reports: Sequence[CellReport]) -> Leader
     stems = tuple(sorted({context.stem for context in chosen}))
     ranked = tuple(entry for entry in by_damage if not entry.is_control)
     return Leaderboard(tier, stems, tuple(sorted(chosen)), ranked, tuple(of_controls), stochastic)
+
+
+def _comparable(own: Mapping[str, CellReport]) -> dict[str, CellReport]:
+    """The cells of a context without those that lack the damages by seed that no defense has: records of earlier versions."""
+    known = {name for name, report in own.items() if report.result is None or BY_SEED in report.result.arrays}
+    return {name: report for name, report in own.items() if name in known or NONE not in known}
 
 
 def _tuned(chosen: Cells, tuned: Cells, exact: bool) -> dict[str, dict[str, Any]]:

@@ -249,9 +249,9 @@ def _line_fields(line: _Line) -> dict[str, Field]:
         "clean accuracy given up in %": _number(line, *cost) if cost else MISSING,
         "collateral in %": _number(line, "collateral_damage_max"),
         "recall in %": _number(line, "poison_recall"),
+        "settings": Field("; ".join(f"{name}={value}" for name, value in setup.setting) or NO_VALUE),
         "knowledge": Field(line.knowledge),
         "role": Field(ROLES[row.kind]),
-        "settings": Field("; ".join(f"{name}={value}" for name, value in setup.setting) or NO_VALUE),
     }
 
 

@@ -1,7 +1,8 @@
 """Results of plug-ins' cells in the store, so that a report can show them without the plug-in's file.
 
 Trials of a plug-in are looked up by the hash of its code, which `subpop report` does not have. So each time a cell is measured,
-its result is stored as well, without arrays. If the plug-in fails, its error replaces the previous result.
+its result is stored as well, with the damages by seed as its only array. If the plug-in fails, its error replaces the previous
+result.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from subpop.results.metric_registry import find_metric
+from subpop.results.paired import BY_SEED
 from subpop.runtime.cell_code import TRIALS, code_key
 from subpop.types import BadInput, Cell, CellReport, CellResult, Number, Provenance
 from subpop.types.cell import NAMES
@@ -24,7 +26,8 @@ KIND = "plug-in"
 
 def record_of(report: CellReport, device: str) -> dict[str, Any]:
     """A plug-in's cell as plain JSON data."""
-    result = None if report.result is None else _plain(asdict(replace(report.result, arrays={})))
+    kept = {} if report.result is None else {name: each for name, each in report.result.arrays.items() if name == BY_SEED}
+    result = None if report.result is None else _plain(asdict(replace(report.result, arrays=kept)))
     when = datetime.now(UTC).isoformat(timespec="minutes")
     about = {"cell": report.cell.record(), "device": device, "measured": when, "source": code_key(frozenset(TRIALS))}
     made_of = None if report.made_of is None else asdict(report.made_of)
@@ -70,7 +73,8 @@ def _note(cell: Cell, record: Mapping[str, Any]) -> str:
 def _result_of(cell: Cell, record: Mapping[str, Any], note: str) -> CellResult:
     told = _known(CellResult, record)
     numbers = tuple(Number(**_known(Number, number)) for number in record["numbers"] if find_metric(number["metric"]))
-    told |= {"cell": cell, "arrays": {}, "numbers": numbers, "table": tuple(record["table"]), "from_store": True}
+    arrays = {name: np.array(each, dtype=np.float64) for name, each in record["arrays"].items()}
+    told |= {"cell": cell, "arrays": arrays, "numbers": numbers, "table": tuple(record["table"]), "from_store": True}
     return CellResult(**{**told, "notes": (*record["notes"], note)})
 
 
@@ -85,4 +89,6 @@ def _plain(value: Any) -> Any:
         return {str(name): _plain(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
+    if isinstance(value, np.ndarray):
+        return value.tolist()
     return value.item() if isinstance(value, np.generic) else value

@@ -194,6 +194,7 @@ def test_a_budget_is_kept_and_the_rest_listed(monkeypatch):
     assert groups["accuracy"].notna().all()
     assert f"{len(left)} groups are not, or not fully, attacked for lack of time" in found.words
     assert "What did not fit into the budget" in found.to_markdown()
+    assert "left: time that its attacks would take" in found.to_markdown()
 
 
 def test_a_budget_too_small_for_an_attack_is_said(monkeypatch):
@@ -322,6 +323,9 @@ def test_words_and_files(found, tmp_path):
     text, page = ((tmp_path / "new" / "folder" / name).read_text() for name in ("README.md", "index.html"))
     assert found.words.split(":")[0] in text
     assert found.words.split(":")[0] in page
+    assert "by: the columns that make the group" in page
+    assert "left: time" not in text + page, "it explains a column that is not there"
+    assert "| left" not in text.replace("  ", "")
     assert "src=" not in page.replace("src=data:", "") or "http" not in page.split("<main>")[1].split("<script")[0]
     read = json.loads((tmp_path / "new" / "folder" / "audit.json").read_text())
     assert read["columns"] == dict(COLUMNS)

@@ -61,6 +61,11 @@ def test_categories_and_their_pairs_are_those_of_pandas():
     assert [grouping.name for grouping in found.groupings][-2:] == ["sex x level", "cluster"]
 
 
+def test_that_no_group_is_too_small_is_not_said():
+    frame = pd.DataFrame({"sex": ["f", "m"] * 50, "age": np.arange(100.0), "paid": [0, 0, 1, 1] * 25})
+    assert not any("not listed" in note for note in groupings(read_table(frame, "paid"), ["sex"]).notes)
+
+
 def test_codes_number_the_listed_groups_and_no_others():
     for grouping in groupings(table_of()).groupings:
         assert grouping.codes.shape == (N,)

@@ -1,5 +1,6 @@
 """The leaderboard: who is compared on which cells, ranks with intervals, and the columns of a row."""
 
+import json
 from dataclasses import replace
 from statistics import NormalDist
 
@@ -11,9 +12,11 @@ from synthetic_reports import cell_of
 from subpop.report import leaderboard as module
 from subpop.report.leaderboard import Payer, Rank, leaderboards, level_of, mean_difference
 from subpop.results.paired import BY_SEED, Difference, damages_by_seed, judge, paired_difference
+from subpop.results.plugin_records import kept_reports, record_of
 from subpop.types import CAN_COUNT, CellReport, CellResult, Number
 
 BOARD = {"stem": "scoreboard", "kind": "board"}
+NAMES = ("none", "trim", "mine")
 HURT = np.array([[0.5, 0.5], [0.4, 0.4], [0.3, 0.3], [0.6, 0.6], [0.2, 0.2], [0.7, 0.7]])
 
 
@@ -40,6 +43,24 @@ def the_board(reports):
 
 def entry(board, name):
     return next(each for each in (*board.controls, *board.entries) if each.defense == name)
+
+
+def test_a_plug_in_as_last_measured_has_the_place_of_its_run():
+    """A report of a store gave it the damage of no defense, because the record of its cell had no damages by seed."""
+    none, trim, mine = (measured(HURT - less, defense=name, **BOARD) for less, name in zip((0, 0.1, 0.25), NAMES, strict=True))
+    record = json.loads(json.dumps(record_of(mine, "cpu")))
+    [kept] = kept_reports({"mine": record}, "cpu")
+    of_run, of_store = the_board([none, trim, mine]), the_board([none, trim, kept])
+    assert entry(of_run, "mine").damage.value < entry(of_run, "none").damage.value
+    assert entry(of_store, "mine") == entry(of_run, "mine")
+
+
+def test_a_plug_in_as_an_earlier_version_measured_it_is_on_no_board():
+    none, trim, mine = (measured(HURT - less, defense=name, **BOARD) for less, name in zip((0, 0.1, 0.25), NAMES, strict=True))
+    record = json.loads(json.dumps(record_of(mine, "cpu")))
+    record["result"]["arrays"] = {}
+    board = the_board([none, trim, *kept_reports({"mine": record}, "cpu")])
+    assert [each.defense for each in board.entries] == ["trim"]
 
 
 # --- the cells of a board ---------------------------------------------------------------------------------------------

@@ -66,6 +66,7 @@ def rows_of(text, table):
 def test_a_row_has_the_numbers_of_its_cell():
     reports = [report_of(cell_of(defense=defense)) for defense in ("none", "trim")]
     row = rows_of(web_page(reports, RUN), "all")["trim"]
+    assert list(row).index("settings") < list(row).index("knowledge"), "rows that differ in settings only looked the same"
     result = reports[1].result
     assert row["damage in %"] == f"{100 * result['target_damage_worst_5']:.1f} ± {3 / 5**0.5:.1f}"
     assert row["clean accuracy given up in %"] == "1.2"
