@@ -183,6 +183,19 @@ class Fatal(GaussianNB):
         return super().fit(x, y)
 
 
+class FatalToParentOnce(GaussianNB):
+    """Kills the process that its first worker was forked from."""
+
+    def fit(self, x, y):
+        try:
+            with open(os.environ["ONCE"], "x") as file:
+                file.write(str(os.getpid()))
+        except FileExistsError:
+            return super().fit(x, y)
+        os.kill(os.getppid(), signal.SIGKILL)
+        return super().fit(x, y)
+
+
 class FatalOnce(GaussianNB):
     """Kills the first worker that trains it."""
 
@@ -286,6 +299,20 @@ def test_a_worker_that_dies_loses_nothing_and_one_that_dies_again_its_own_cell_o
     assert len({span.worker for span in ahead.spans}) >= 2
     assert set((tmp_path / "threads").read_text()) == {"1"}, "some library of a worker had more than one thread"
     assert_same(here, there)
+
+
+@pytest.mark.parametrize("executor", ["loky forked"], indirect=True)
+def test_the_death_of_the_process_that_workers_are_forked_from_loses_nothing(tmp_path, own_victims, executor):
+    cells = [own_victims("FatalToParentOnce"), own_victims("Counted"), *CELLS]
+    with Store(tmp_path / "s.sqlite") as store:
+        experiment = Experiment.on(store)
+        ahead = Ahead(experiment, tasks_of(experiment, cells), executor, 2)
+        ahead.start()
+        assert all(ahead.has_made(cell) for cell in cells)
+        ahead.join()
+    assert ahead.error is None
+    orphan = int((tmp_path / "once").read_text())
+    assert not Path(f"/proc/{orphan}").exists()
 
 
 def test_a_task_that_waits_in_the_queue_of_a_worker_that_dies_is_not_blamed(tmp_path, own_victims):
