@@ -43,6 +43,8 @@ def test_cell(cell, measure):
 '''
 N_SHARDS = 3
 TWO = ("-n", "2")
+FORKED = "\n\nimport subpop.session.pytest_plugin\n\nsubpop.session.pytest_plugin.MANY = 1\n"
+"""In the conftest of a project: its workers are forked from a process that has imported everything, as those of long runs are."""
 Trials = Mapping[str, list[tuple[Any, ...]]]
 
 
@@ -148,7 +150,8 @@ def workers_of(process: WarmRun) -> list[int]:
 
 
 def _is_worker(command: bytes) -> bool:
-    return b"popen_loky" in command or command.startswith(b"ray::work")
+    """Also of the process that workers are forked from, whose command they share."""
+    return any(name in command for name in (b"popen_loky", b"multiprocessing.forkserver")) or command.startswith(b"ray::work")
 
 
 def _command_of(pid: int) -> bytes:
@@ -397,9 +400,13 @@ NEED_WORK = (kill_worker, kill_workers_again, kill_dask_worker, kill_ray_worker,
 def disturb(project: Path, truth: Truth, cluster: Cluster, seed: int) -> int:
     """Ten faults in a random order, each followed by the checks, then a run to the end: returns how many faults there were.
 
-    Where the store has everything, or a fault needs busy workers, the store is deleted before.
+    Workers of this machine are forked in every other round. Where the store has everything, or a fault needs busy workers, the
+    store is deleted before.
     """
     draw = random.Random(seed)
+    if seed % 2:
+        with (project / "conftest.py").open("a") as file:
+            file.write(FORKED)
     campaign = Round(project, truth.length, draw, TWO, truth, cluster)
     for number, fault in enumerate(draw.sample(FAULTS, len(FAULTS))):
         if fault in NEED_WORK or campaign.chunks() == truth.trials.keys():
