@@ -114,6 +114,11 @@ def readable_seconds(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def _trust(total: float) -> float:
+    """Seconds of work as expected that count as finished, since the first cells say little about the rest. total: of all work."""
+    return 0.05 * total + 2
+
+
 @dataclass
 class Forecast:
     """The rest of a run: expected seconds and fits of each cell, corrected by the cells that have finished.
@@ -186,13 +191,14 @@ class Forecast:
                 kept = 0.5 ** ((ended - ended_before) / (RECENT * total + 2))
                 took, expected = kept * took + passed - before, kept * expected + ended - ended_before
                 self._seen, self._recent, before = (passed, ended), (took, expected), passed
-        trust = 0.02 * total + 2
-        return max(0.0, total - ended) * (took + passed - before + trust * whole) / (expected + trust)
+        trust = _trust(total)
+        assumed = 1 + (whole - 1) * ended / (ended + trust)
+        return max(0.0, total - ended) * (took + passed - before + trust * assumed) / (expected + trust)
 
     def pace(self, passed: float) -> float:
         """How many times as long as expected the finished part took, in a run of so many seconds."""
         total, ended = self._sums()
-        trust = 0.05 * total + 2  # the first cells say little about the rest
+        trust = _trust(total)
         return (passed + trust) / (ended + trust)
 
     def _sums(self) -> tuple[float, float]:

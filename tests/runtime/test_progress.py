@@ -99,6 +99,12 @@ def test_the_time_left_follows_a_machine_that_becomes_slower_or_faster(before, a
     assert recent < whole / 1.5
 
 
+def test_the_start_of_workers_counts_once():
+    """Nothing has finished after 15 s: the time left is the same as by the mean of the past."""
+    now = Forecast(dict.fromkeys(CELLS, 3.0))
+    assert now.seconds_left(15.0) == pytest.approx(12 * now.pace(15.0))
+
+
 def test_the_time_left_of_a_steady_run_is_as_good_as_by_the_mean_of_the_past():
     """200 cells, each of which takes 1.5 times as long as expected, times a random factor."""
     generator, errors = np.random.default_rng(0), []
@@ -121,10 +127,11 @@ def test_what_workers_have_done_ahead_of_the_tests_counts():
     now.receive(MINE, 100)
     now.receive(MINE_2, 50)
     now.receive(MINE_2, 50)
-    assert now.seconds_left(70) == pytest.approx(65 * (70 + 4 * 77 / 42) / (35 + 4))
+    assumed = 1 + (77 / 42 - 1) * 35 / 42
+    assert now.seconds_left(70) == pytest.approx(65 * (70 + 7 * assumed) / (35 + 7))
     now.end(MINE)
-    kept = 0.5 ** (20 / 12)
-    assert now.seconds_left(70) == pytest.approx(45 * (70 * kept + 4 * 77 / 62) / (35 * kept + 20 + 4))
+    kept, assumed = 0.5 ** (20 / 12), 1 + (77 / 62 - 1) * 55 / 62
+    assert now.seconds_left(70) == pytest.approx(45 * (70 * kept + 7 * assumed) / (35 * kept + 20 + 7))
     now.receive(MINE_2, 1000)
     assert now.seconds_left(70) == 0.0
 
@@ -138,7 +145,7 @@ def test_without_a_terminal_a_line_comes_now_and_then(monkeypatch):
         clock[0] += 0.5
         progress.advance(20)
         progress.end(cell)
-    assert said[0] == "subpop: 10 of 100 cells, 200 of about 2,000 fits, 5 s so far, about 50 s left"
+    assert said[0] == "subpop: 10 of 100 cells, 200 of about 2,000 fits, 5 s so far, about 57 s left"
     assert 9 <= len(said) <= 11
     assert said[-1].endswith("about 1 s left")
     clock[0] += 11
