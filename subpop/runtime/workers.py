@@ -45,15 +45,16 @@ def worker_processes(n_workers: int) -> ProcessPoolExecutor:
 def prepare_workers(module: str) -> None:
     """Start a process that imports a module; it does so while this one goes on. Later workers are forked from it.
 
-    Does nothing on other systems than Linux, where libraries may not survive forking.
+    Does nothing on other systems than Linux, where libraries may not survive forking, and if there is no room for its socket in
+    the folder of temporary files, or the path of that is too long.
     """
     if sys.platform == "linux" and not _context:
         from multiprocessing import forkserver
 
         forkserver.set_forkserver_preload([module])
-        with patch.dict(os.environ, ONE_CORE):
+        with patch.dict(os.environ, ONE_CORE), suppress(OSError):
             forkserver.ensure_running()
-        _context.append(_Forking())
+            _context.append(_Forking())
 
 
 def discard_prepared() -> None:

@@ -54,6 +54,17 @@ def test_the_prepared_process_ends_and_others_start_without_it(monkeypatch):
     workers.shutdown(kill_workers=True)
 
 
+def test_a_path_that_is_too_long_for_a_socket_costs_nothing_but_time(tmp_path, monkeypatch):
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    monkeypatch.setattr("multiprocessing.util.get_temp_dir", lambda: str(folder))
+    prepare_workers("colorsys")
+    workers = worker_processes(1)
+    assert workers.submit(os.getppid).result() == os.getpid()
+    workers.shutdown(kill_workers=True)
+    discard_prepared()
+
+
 def test_what_a_session_imports_beforehand_leaves_one_thread_and_knows_all_victims():
     """More threads could hold a lock at the moment of forking. The one of jemalloc, which pyarrow brings, looks after that."""
     code = (
