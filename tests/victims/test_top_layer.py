@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 from subpop.types import BadInput
 from subpop.victims.top_layers.equations import Equations, Preconditioner, solve_exactly
-from subpop.victims.top_layers.gram import Gram, Products
+from subpop.victims.top_layers.gram import Gram, Products, times
 from subpop.victims.top_layers.heads import HeadFleet
 from subpop.victims.top_layers.top_layer import TopLayer, feature_gradients
 
@@ -111,6 +111,17 @@ def test_heads_agree_alone_and_in_a_fleet():
     for j in (0, 5, 11):
         alone = HeadFleet(top, images[j : j + 1]).resolve(changed[j : j + 1])
         assert np.abs(alone.w[0] - together.w[j]).max() < 1e-9
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("m", "n", "k"), [(1, 700, 700), (3, 900, 900), (10, 1021, 900), (20, 40, 30), (2, 5, 20_000)])
+def test_products_in_blocks_are_those_of_one_product(m, n, k, dtype):
+    generator = torch.Generator().manual_seed(0)
+    rows, table = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((m, n), (n, k)))
+    found = times(rows.to(dtype), table.to(dtype))
+    assert found.dtype == dtype
+    close = 1e-3 if dtype == torch.float32 else 1e-11
+    assert torch.allclose(found.double(), rows @ table, rtol=0, atol=close)
 
 
 def test_some_heads_go_on():

@@ -10,6 +10,23 @@ import numpy as np
 from subpop.types import Array, Ints
 from subpop.victims.compiled import compiled
 
+SMALL, FEWEST = 500_000, 16
+"""BLAS computes products of up to SMALL multiplications without first copying the factors; blocks of fewer than FEWEST rows would
+gain nothing."""
+
+
+@compiled
+def times_table(rows: Array, shared: Array) -> Array:
+    """rows (m, n) times shared (n, k): for a few rows in half of the time of one product, which would copy `shared`."""
+    m, n = rows.shape
+    size = SMALL // (m * shared.shape[1])
+    size = n if m == 1 or size < FEWEST else size
+    product = np.zeros((m, shared.shape[1]), rows.dtype)
+    for first in range(0, n, size):
+        last = min(first + size, n)
+        product += np.dot(np.ascontiguousarray(rows[:, first:last]), shared[first:last])
+    return product
+
 
 @compiled
 def conjugate_gradients(
@@ -36,19 +53,19 @@ def conjugate_gradients(
     )
     norm, goal, live, m = np.zeros(heads), np.zeros(heads), np.arange(heads), heads
     for step in range(limit + 1):
-        # The preconditioned residual, and from it the next search direction. In matrix products, heads are columns.
-        columns = np.empty((n, m), left.dtype)
+        # The preconditioned residual, and from it the next search direction.
+        rows = np.empty((m, n), left.dtype)
         for k in range(m):
             for i in range(n):
-                columns[i, k] = outer[live[k], i] * left[live[k], i]
-        small = np.dot(across, columns)
+                rows[k, i] = outer[live[k], i] * left[live[k], i]
+        small = np.dot(rows, directions)
         for k in range(m):
-            small[:, k] = np.dot(core[live[k]], np.ascontiguousarray(small[:, k]))
-        back = np.dot(directions, small)
+            small[k] = np.dot(core[live[k]], small[k])
+        back = np.dot(small, across)
         for k in range(m):
             j, size = live[k], 0.0
             for i in range(n):
-                near[j, i] = inner[j, i] * left[j, i] - outer[j, i] * back[i, k]
+                near[j, i] = inner[j, i] * left[j, i] - outer[j, i] * back[k, i]
                 size += left[j, i] * near[j, i]
             if step == 0:
                 goal[j] = size * accuracy[j] * accuracy[j]
@@ -63,22 +80,22 @@ def conjugate_gradients(
                 m += 1
         if m == 0:
             break
-        columns = np.empty((n, m), left.dtype)
+        rows = np.empty((m, n), left.dtype)
         for k in range(m):
             for i in range(n):
-                columns[i, k] = root[live[k], i] * search[live[k], i]
-        product = np.dot(shared, columns)
+                rows[k, i] = root[live[k], i] * search[live[k], i]
+        product = times_table(rows, shared)
         for k in range(m):
             j, along, curvature = live[k], 0.0, 0.0
             image = images[j]
             for i in range(n):
-                along += own[j, i] * columns[i, k]
-            here = columns[image, k]
+                along += own[j, i] * rows[k, i]
+            here = rows[k, image]
             for i in range(n):
-                product[i, k] += here * more[j, i]
-            product[image, k] = along
+                product[k, i] += here * more[j, i]
+            product[k, image] = along
             for i in range(n):
-                near[j, i] = search[j, i] + root[j, i] * product[i, k]
+                near[j, i] = search[j, i] + root[j, i] * product[k, i]
                 curvature += search[j, i] * near[j, i]
             length = left.dtype.type(norm[j] / curvature)
             for i in range(n):

@@ -16,6 +16,7 @@ from scipy.linalg import eigh
 from torch import Tensor
 
 from subpop.types import Array, BadInput
+from subpop.victims.top_layers.conjugate import times_table
 
 if TYPE_CHECKING:
     from subpop.victims.top_layers.top_layer import TopLayer
@@ -32,7 +33,7 @@ STEEP = 1e6
 
 @dataclass(frozen=True, eq=False)
 class Gram:
-    """The clean training rows. features, coarse: (n, d) in float64 and float32; y: (n,).
+    """The clean training rows. features, coarse: (n, d) in float64, feature by feature, and in float32; y: (n,).
 
     products, low: (n, n) in float64 and in the dtype in which equations are solved; directions: (n, r), such that the leading
     part of the products is directions @ directions.T; rest: (n,) the rest of their diagonal.
@@ -66,7 +67,7 @@ class Gram:
             return torch.from_numpy(np.array(array, dtype=np.float64, order="C"))
 
         return cls(
-            features=tensor(top.features),
+            features=tensor(top.features.T).T,
             coarse=tensor(top.features).float(),
             products=tensor(products),
             low=tensor(products).to(low),
@@ -95,7 +96,7 @@ class Products:
     @classmethod
     def of(cls, gram: Gram, images: Tensor, changed: Tensor) -> Products:
         """The products if the rows at `images` are replaced by `changed` (J, d)."""
-        own = changed @ gram.features.T
+        own = times(changed, gram.features.T)
         own[torch.arange(len(own)), images] = (changed * changed).sum(1)
         return cls(gram.products, own, own - gram.products[images], images)
 
@@ -110,5 +111,11 @@ class Products:
     def times(self, v: Tensor) -> Tensor:
         """(J, n) each head's products times its v (J, n), in the precision of the products."""
         v, places = v.to(self.shared.dtype), self.images[:, None]
-        found = torch.addcmul(v @ self.shared, v.gather(1, places), self.more)
+        found = torch.addcmul(times(v, self.shared), v.gather(1, places), self.more)
         return found.scatter_(1, places, (self.own * v).sum(1, keepdim=True))
+
+
+def times(rows: Tensor, table: Tensor) -> Tensor:
+    """rows (m, n) times table (n, k), of the same dtype."""
+    found: Tensor = torch.from_numpy(times_table(rows.contiguous().numpy(), table.numpy()))
+    return found

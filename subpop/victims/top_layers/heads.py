@@ -13,7 +13,7 @@ from torch import Tensor
 
 from subpop.types import Array, BadInput, Bools, Floats, Ints
 from subpop.victims.top_layers.equations import Equations, solve_exactly
-from subpop.victims.top_layers.gram import Gram, Products
+from subpop.victims.top_layers.gram import Gram, Products, times
 from subpop.victims.top_layers.lockstep import Optima, Point, Problems, minimise
 from subpop.victims.top_layers.top_layer import Doubles, TopLayer, checked_features
 
@@ -72,7 +72,7 @@ class HeadFleet:
     def targets(self, features: Array) -> Targets:
         """Targets with features (t, d); several heads may share them."""
         rows = torch.from_numpy(checked_features(features, "targets"))
-        return Targets(rows, rows @ self.gram.features.T)
+        return Targets(rows, times(rows, self.gram.features.T))
 
     def _problems(self, changed: Tensor) -> Problems:
         return Problems(self.gram, Products.of(self.gram, torch.from_numpy(self.images), changed))
