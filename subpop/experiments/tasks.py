@@ -263,8 +263,10 @@ def work(settings: Settings, task: Task) -> Answer:
 
 def _trained(experiment: Experiment, cell: Cell, chunk: list[Trial]) -> tuple[list[TrialResult] | None, str]:
     try:
-        results = experiment.timed_chunk(cell, chunk)
-        experiment.commit(cell, chunk, results)  # for the controls matched to it
+        results = experiment.stored(cell, chunk)  # a control matched to it may have come first, and have needed it
+        if results is None:
+            results = experiment.timed_chunk(cell, chunk)
+            experiment.commit(cell, chunk, results)  # for the controls matched to it
         for seed in range(cell.n_seeds):
             experiment.context.clean_right(cell, seed)  # needed for the summary of the cell
         return results, experiment.chunk_key(cell, chunk)

@@ -14,7 +14,7 @@ import subpop.experiments.experiment
 from subpop.experiments.executors import Ahead, in_order, prefill
 from subpop.experiments.experiment import Experiment
 from subpop.experiments.pools import NEEDED_PACKAGE, check_executor, pool_of
-from subpop.experiments.tasks import Task, tasks_of
+from subpop.experiments.tasks import Settings, Task, tasks_of, work
 from subpop.harness.batching import DefenseError
 from subpop.runtime.no_store import NoStore
 from subpop.runtime.processes import descendants
@@ -425,6 +425,17 @@ def test_a_worker_uses_one_core_and_trains_nothing_twice(tmp_path, own_victims):
         assert set(told) == {"1"}, "some library of a worker had more than one thread"
         counts.append(len(told))
     assert counts[0] == counts[1]
+
+
+def test_a_filter_is_run_once_where_the_control_matched_to_it_comes_first(monkeypatch):
+    experiment, timed, run = Experiment.on(NoStore()), Experiment.timed_chunk, []
+    (task,) = tasks_of(experiment, [cell for cell in CELLS if cell.rate == 0.5][::-1])
+    assert [cell.defense for cell, _ in task.chunks] == ["matched_random_filter:trim", "trim"]
+    monkeypatch.setattr(Experiment, "timed_chunk", lambda own, cell, chunk: run.append(cell.defense) or timed(own, cell, chunk))
+    monkeypatch.setattr("subpop.experiments.tasks.begin", lambda: None)  # which confines the process to one core for good
+    answer = work(Settings.of(experiment), task)
+    assert all(answer.chunks)
+    assert sorted(run) == ["matched_random_filter:trim", "trim"]
 
 
 def test_a_worker_that_reads_much_data_is_not_replaced(tmp_path, own_victims):
