@@ -12,6 +12,7 @@ import importlib.util
 import os
 import sys
 import types
+from difflib import get_close_matches
 from pathlib import Path
 
 from subpop.harness.watch import INSTALLED
@@ -26,6 +27,8 @@ USAGE = (
     "write package.module:Class or path.py:function, with arguments if wanted, such as "
     "sklearn.ensemble:RandomForestClassifier(n_estimators=50)"
 )
+SHOWN = 5
+"""Names that a message lists where none of them is similar to the one that was given."""
 
 
 def own_object(spec: str, option: str) -> tuple[object, str]:
@@ -46,10 +49,9 @@ def own_object(spec: str, option: str) -> tuple[object, str]:
         raise BadInput(f"{option}{spec!r} cannot be imported ({in_one_line(error)}); install it, or {USAGE}") from error
     if found is None:
         there = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise BadInput(
-            f"{option}{spec!r} cannot be imported: {reference.where} has no {reference.name}; it has "
-            f"{', '.join(there[:20]) or 'none'}"
-        )
+        near, more = get_close_matches(reference.name, there, 2), f" and {len(there) - SHOWN} more" if len(there) > SHOWN else ""
+        advice = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(there[:SHOWN]) or 'none'}{more}"
+        raise BadInput(f"{option}{spec!r} cannot be imported: {reference.where} has no {reference.name}; {advice}")
     if reference.call and not callable(found):
         raise BadInput(f"{option}{spec!r}: {reference.name} is a {type(found).__name__}, which takes no arguments; {USAGE}")
     return (reference.bind(found) if callable(found) else found), printable(reference.name + reference.call)

@@ -270,7 +270,12 @@ class Hangs(OnlyDecides):
     ("spec", "said"),
     [
         ("RandomForest", "--estimator 'RandomForest' names no function; write package.module:Class"),
-        ("sklearn.ensemble:RandomForrest", "sklearn.ensemble has no RandomForrest; it has"),
+        (
+            "sklearn.ensemble:RandomForrest",
+            "sklearn.ensemble has no RandomForrest; did you mean RandomForestRegressor or RandomForestClassifier?",
+        ),
+        ("sklearn.tree:Grove", "has no Grove; it has BaseDecisionTree, DecisionTreeClassifier, DecisionTreeRegressor, "),
+        ("sklearn.tree:Grove", "ExtraTreeClassifier, ExtraTreeRegressor and 3 more"),
         ("sklearn.ensembl:RandomForestClassifier", "cannot be imported (ModuleNotFoundError"),
         ("nowhere.py:make", "there is no file"),
         ("sklearn.ensemble:RandomForestClassifier(n_tree=3)", "unexpected keyword argument 'n_tree'"),
@@ -321,7 +326,7 @@ def test_a_file_that_fails_or_lacks_the_name(tmp_path, table):
     path.write_text("import does_not_exist\n")
     assert "importing mine.py failed (ModuleNotFoundError" in refused(f"{path}:make", table)
     path.write_text("def make_it():\n    pass\n")
-    assert "has no make; it has make_it" in refused(f"{path}:make", table)
+    assert "has no make; did you mean make_it?" in refused(f"{path}:make", table)
     assert "without fit" in refused(f"{path}:make_it", table)
     assert "subpop_own_mine" in sys.modules
 
