@@ -272,7 +272,7 @@ class Hangs(OnlyDecides):
         ("RandomForest", "--estimator 'RandomForest' names no function; write package.module:Class"),
         (
             "sklearn.ensemble:RandomForrest",
-            "sklearn.ensemble has no RandomForrest; did you mean RandomForestRegressor or RandomForestClassifier?",
+            "has no RandomForrest; did you mean RandomForestRegressor or RandomForestClassifier?",
         ),
         ("sklearn.tree:Grove", "has no Grove; it has BaseDecisionTree, DecisionTreeClassifier, DecisionTreeRegressor, "),
         ("sklearn.tree:Grove", "ExtraTreeClassifier, ExtraTreeRegressor and 3 more"),

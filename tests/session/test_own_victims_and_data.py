@@ -109,7 +109,7 @@ def test_a_function_may_make_a_victim_that_trains_fleets_itself(mine):
     ("name", "words"),
     [
         ("absent.py:model", "there is no file .*absent.py; write package.module:Class or path.py:function"),
-        ("mine.py:modle", "mine.py has no modle; it has Base"),
+        ("mine.py:modle", "mine.py has no modle; did you mean model?"),
         ("mine.py:model(power=x)", "the argument x of .* is not a literal"),
         ("mine.py:model(depth=3)", "no estimator can be made by model.depth=3. .*unexpected keyword"),
         ("broken.py:model", "importing broken.py failed .ZeroDivisionError"),
