@@ -267,7 +267,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a tenth of the training rows lost",
         "types/rows.py",
-        "key.sort()\n",
+        "key = _sorted(key)\n",
         "key = np.sort(key)[len(key) // 10 :]\n",
         "tilt",
         DAMAGE,
@@ -988,7 +988,7 @@ PLACEBOS = (
     ),
     Mutant("another order of the training rows", SEEDS, 'derived_seed("shuffle"', 'derived_seed("order"', "trim"),
     Mutant("other seeds of defenses", SEEDS, 'derived_seed("defense"', 'derived_seed("filter"', "random_filter"),
-    Mutant("rows sorted from last to first", "types/rows.py", "key.sort()\n", "key = np.sort(key)[::-1]\n", "linear"),
+    Mutant("rows sorted from last to first", "types/rows.py", "key = _sorted(key)\n", "key = np.sort(key)[::-1]\n", "linear"),
     Mutant("every solve starts at zero", LOGISTIC, "if self._blind else np.repeat(clean.w, len(jobs), axis=0)", "", "linear"),
     Mutant("a looser solver", LOGISTIC, "TOLERANCE = 1e-8", "TOLERANCE = 1e-7", "linear"),
     Mutant(
