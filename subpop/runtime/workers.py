@@ -67,7 +67,8 @@ def discard_prepared() -> None:
         server: Any = forkserver._forkserver
         with suppress(OSError, TypeError):
             os.kill(server._forkserver_pid, signal.SIGKILL)
-        server._stop()
+        with suppress(ChildProcessError):  # it had died, and somebody has noticed
+            server._stop()
 
 
 if sys.platform == "linux":

@@ -54,6 +54,16 @@ def test_the_prepared_process_ends_and_others_start_without_it(monkeypatch):
     workers.shutdown(kill_workers=True)
 
 
+def test_a_prepared_process_that_died_and_was_reaped_is_discarded_all_the_same():
+    code = (
+        "import os, signal\nfrom multiprocessing import forkserver\n"
+        "from subpop.runtime.workers import discard_prepared, prepare_workers\n"
+        "prepare_workers('colorsys')\npid = forkserver._forkserver._forkserver_pid\n"
+        "os.kill(pid, signal.SIGKILL)\nos.waitpid(pid, 0)\ndiscard_prepared()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 def test_a_path_that_is_too_long_for_a_socket_costs_nothing_but_time(tmp_path, monkeypatch):
     folder = tmp_path / ("long" * 30)
     folder.mkdir()
