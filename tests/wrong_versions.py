@@ -182,7 +182,7 @@ FILTERS, SEVER, SPECTRAL = "defenses/filters.py", "defenses/sever.py", "defenses
 CLUSTERING, CONTROLS, LOGISTIC = "defenses/activation_clustering.py", "defenses/controls.py", "victims/logistic.py"
 PRUNING, ATTACKED = "defenses/fine_pruning.py", "attacks/control_attacks.py"
 COUNT = "math.floor(rate * base * (1 + 1e-12))"
-LOSS = "lambda model: given_label_loss(probabilities(fit, model, train), train.y)"
+LOSS = "return _in_order_of_loss(probabilities(fit, model, train), train.y)"
 TOP, SECOND = "vectors[:, values >= (1 - SAME_VARIANCE) * values[-1]]", "vectors[:, -2:-1]"
 BATCHES = """        for start in range(0, n, size):
             count = min(size, n - start)
@@ -511,8 +511,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "TRIM keeps the wrong side",
         FILTERS,
-        "scores = score(model)\n        following",
-        "scores = -score(model)\n        following",
+        "scores = score(model)\n        dropped",
+        "scores = -score(model)\n        dropped",
         "trim",
         RECALL,
         DOWN,
@@ -521,7 +521,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "TRIM ranks by the confidence in its answer",
         "defenses/trim.py",
         LOSS,
-        "lambda model: -model.predict_proba(train.x).max(axis=1)",
+        "return -model.predict_proba(train.x).max(axis=1)",
         "trim",
         RECALL,
         DOWN,

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from subpop.defenses.eigenspaces import tie_decides
 from subpop.types import Array, BadInput, Bools, Defended, Fit, Floats, Ints, Knowledge, Model, TrainingSet
 
 SAMPLED = 16
@@ -67,10 +66,12 @@ def keep_lowest(
         seen.add(keep.tobytes())
         model = fit(train[keep])
         scores = score(model)
-        following = ~highest(scores, train.ids, n_drop)
-        tied |= tie_decides(scores, ~following)
+        dropped = highest(scores, train.ids, n_drop)
+        following = ~dropped
         if n_drop:
-            gaps.append(float(by_margin(scores[~following].min()) - by_margin(scores[following].max())))
+            least, most = scores[dropped].min(), scores[following].max()
+            tied |= bool(least == most)
+            gaps.append(float(by_margin(least) - by_margin(most)))
     converged = float(np.array_equal(following, keep))
     diagnostics = {"rounds": float(len(seen)), "converged": converged, "tied": float(tied)}
     return Defended(model, keep, diagnostics={**diagnostics, "gap": min(gaps)} if gaps else diagnostics)

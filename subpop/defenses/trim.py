@@ -12,7 +12,7 @@ import numpy as np
 
 from subpop.defenses.filters import keep_lowest, told_poison
 from subpop.defenses.fits import probabilities
-from subpop.types import Array, Defended, Fit, Ints, Knowledge, TrainingSet
+from subpop.types import Array, Defended, Fit, Ints, Knowledge, Model, TrainingSet
 
 MAX_ROUNDS = 20
 
@@ -47,7 +47,11 @@ def trim(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int, max_rounds
     24
     """
     n_drop = told_poison(know, train, "trim")
-    return keep_lowest(train, fit, n_drop, lambda model: given_label_loss(probabilities(fit, model, train), train.y), max_rounds)
+
+    def score(model: Model) -> Array:
+        return _in_order_of_loss(probabilities(fit, model, train), train.y)
+
+    return keep_lowest(train, fit, n_drop, score, max_rounds, _loss_of)
 
 
 trim.needs = {"n_poison"}  # type: ignore[attr-defined]
@@ -58,15 +62,29 @@ def given_label_loss(proba: Array, y: Ints) -> Array:
 
     For confident rows it is computed from the other classes' probabilities: 1 - 1e-12 is 1 in float32, but 1e-12 is not 0.
     """
+    return _loss_of(_in_order_of_loss(proba, y))
+
+
+def _in_order_of_loss(proba: Array, y: Ints) -> Array:
+    """Return (n,) float64 numbers in the order of the log losses of the given labels y, without taking logarithms.
+
+    Up to .5 it is the probability of the other classes; above, a quarter of the inverse probability of the given label.
+    """
     if proba.shape[1] == 2:
-        first, second = np.asarray(proba, dtype=np.float64).T
-        own, others = np.where(y, second, first), np.where(y, first, second)
+        place = np.arange(0, 2 * len(y), 2) + y
+        own, others = np.take(proba, place), np.take(proba, place ^ 1)
     else:
         rest, rows = np.array(proba, dtype=np.float64), np.arange(len(y))
         own = rest[rows, y]
         rest[rows, y] = 0
         others = rest.sum(axis=1)
-    loss: Array = -np.log1p(-np.minimum(others, 0.5))
+    values: Array = np.minimum(others, 0.5, dtype=np.float64)
     unsure = np.flatnonzero(~(own > 0.5))
-    loss[unsure] = -np.log(np.maximum(own[unsure], np.finfo(np.float64).tiny))
-    return loss
+    values[unsure] = 0.25 / np.maximum(own[unsure], np.finfo(np.float64).tiny, dtype=np.float64)
+    return values
+
+
+def _loss_of(values: Array) -> Array:
+    """Return the log losses of numbers from `_in_order_of_loss`."""
+    values = np.asarray(values)
+    return np.asarray(np.where(values > 0.5, np.log(4 * np.maximum(values, 0.5)), -np.log1p(-np.minimum(values, 0.5))))

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from subpop.types import Array, BadInput, FleetJob, Ints, Pool
+from subpop.victims.compiled import compiled
 from subpop.victims.linear_model import flat
 from subpop.victims.margins import Lists
 from subpop.victims.newton import FEW, Fleet
@@ -20,6 +21,8 @@ Doubles = NDArray[np.float64]
 
 SHARED_BY = 16
 """Rows used by at least one in this many victims are in the matrix of shared rows; for rarer ones lists are cheaper."""
+_EACH: Doubles = np.empty(0)
+"""Stands for weights that are all one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,30 +89,45 @@ class Design:
         # Transposing takes as long as several products of a single problem, and serves those of all.
         few = len(jobs) < FEW or np.float32 not in dtypes
         self.turned: dict[type, Array] = {} if few else {np.float32: np.ascontiguousarray(self.shared[np.float32].T)}
+        self.place = np.full(self.pool.n_classes * len(self.pool), -1)
+        for label in range(self.pool.n_classes):
+            self.place[label * len(self.pool) + self.index] = label * len(self.index) + np.arange(len(self.index))
         self.n_columns = 1 if self.pool.n_classes == 2 else self.pool.n_classes
 
     def fleet(self, jobs: Sequence[FleetJob], penalty: float, mean_form: bool) -> Fleet:
         """The problems of some jobs. penalty: of each objective; in the mean form it is multiplied by the sum of weights."""
-        own, listed = [], []
+        n, counted, listed = len(self.index), [], []
         for job in jobs:
-            counted = count(job)
-            own.append(np.take(counted, self.index, axis=1))
-            used = np.asarray(counted.any(axis=0))
-            used[self.index] = False
-            rows = np.flatnonzero(used)
-            listed.append((rows, counted[:, rows]))
-        n = len(self.index)
+            shared, others = self._counted(job)
+            counted.append(shared)
+            listed.append(others)
         label = np.zeros((len(jobs), self.n_columns, n + max(len(rows) for rows, _ in listed)))
         total = np.zeros((len(jobs), label.shape[2]))
-        for j, (shared, (rows, part)) in enumerate(zip(own, listed, strict=True)):
-            for counted, place in ((shared, slice(n)), (part, slice(n, n + len(rows)))):
-                total[j, place] = counted.sum(axis=0)
-                label[j, :, place] = counted[-self.n_columns :]
+        for j, (shared, (rows, part)) in enumerate(zip(counted, listed, strict=True)):
+            for counts, place in ((shared, slice(n)), (part, slice(n, n + len(rows)))):
+                counts.sum(axis=0, out=total[j, place])
+                label[j, :, place] = counts[-self.n_columns :]
         weight = total.sum(axis=1)
         lists, matrix = self._lists(jobs, [rows for rows, _ in listed])
         strength = penalty * (weight if mean_form else np.ones(len(jobs)))
         penalties = np.outer(strength, self.columns.penalty)
         return Fleet(self.shared, self.turned, matrix, lists, total, label, penalties, self.columns.scale, weight)
+
+    def _counted(self, job: FleetJob) -> tuple[Doubles, tuple[Ints, Doubles]]:
+        """(C, N) weights of the shared rows in a job, by label; and its other rows, with theirs."""
+        n, classes = len(self.pool), self.pool.n_classes
+        key = job.y * n + job.rows
+        if job.extra_x is not None:
+            key[job.rows >= n] = -1
+        outside, counts = np.zeros(len(key), np.bool_), np.zeros((classes, len(self.index)))
+        add_counts(key, _EACH if job.weights is None else np.array(job.weights, np.float64), self.place, counts.ravel(), outside)
+        own = np.flatnonzero(outside)
+        rows, number = np.unique(job.rows[own], return_inverse=True)
+        weights = None if job.weights is None else job.weights[own]
+        part = np.bincount(job.y[own] * len(rows) + number, weights, classes * len(rows)).astype(np.float64, copy=False)
+        part = part.reshape(classes, len(rows))
+        used = part.any(axis=0)
+        return counts, (rows[used], part[:, used])
 
     def _lists(self, jobs: Sequence[FleetJob], rows: list[Ints]) -> tuple[Lists, dict[type, Array]]:
         """Number the listed rows: those of the pool once, then each job's rows of extra_x."""
@@ -127,3 +145,14 @@ class Design:
                 size += len(own) - split
         start = np.cumsum([0, *map(len, rows)])
         return Lists(len(self.index), start, np.concatenate(numbered)), self.columns.rows(np.concatenate(matrix), self.dtypes)
+
+
+@compiled
+def add_counts(key: Ints, weights: Doubles, place: Ints, counts: Doubles, outside: NDArray[np.bool_]) -> None:
+    """Add weights (n,), all ones if there are none, to the counts at the place of each key, and mark the keys without a place."""
+    for i in range(len(key)):
+        at = place[key[i]] if key[i] >= 0 else -1
+        if at < 0:
+            outside[i] = True
+        else:
+            counts[at] += weights[i] if len(weights) else 1.0

@@ -236,7 +236,7 @@ def _n_chunks(n: int, limit: int, paired: int) -> int:
 def _is_clean(job: FleetJob, clean: _Clean) -> bool:
     from subpop.victims.counts import count
 
-    if job.weights is None and len(job) != job.pool.n_train:
+    if job.weights is None and (len(job) != job.pool.n_train or job.rows.max() >= job.pool.n_train):
         return False
     return np.array_equal(count(job), clean.counts)
 

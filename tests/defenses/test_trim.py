@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -267,6 +268,32 @@ def test_loss_is_exact_at_both_ends():
     random = np.random.default_rng(0).dirichlet(np.ones(4), 200)
     y = np.random.default_rng(1).integers(0, 4, 200)
     np.testing.assert_allclose(given_label_loss(random, y), -np.log(random[np.arange(200), y]), rtol=1e-9)
+
+
+def test_rows_are_ranked_as_by_their_losses_near_one_half_and_at_both_ends():
+    step = np.float32(2**-24)
+    chance = np.concatenate([0.5 + step * np.arange(-50, 51), np.float32([0, 1e-38, 1e-20, 1e-3, 0.999, 1 - step, 1])])
+    own = np.random.default_rng(0).permutation(chance.astype(np.float32))
+    proba = np.stack([1 - own, own], axis=1)
+    scores: list = []
+
+    class Fixed:
+        def predict_proba(self, x):
+            return proba
+
+    def ranked(scored, ids, count):
+        scores.append(scored)
+        return highest(scored, ids, count)
+
+    train = TrainingSet.of(np.zeros((len(own), 1), np.float32), np.ones(len(own), np.int64))
+    with patch("subpop.defenses.filters.highest", ranked):
+        found = trim(train, lambda _: Fixed(), told(60), seed=0)
+    loss = -np.log(np.maximum(own.astype(np.float64), np.finfo(np.float64).tiny))
+    sure = own > 0.5
+    loss[sure] = -np.log1p(-proba[sure, 0].astype(np.float64))
+    assert (np.argsort(scores[0], kind="stable") == np.argsort(loss, kind="stable")).all()
+    ordered = np.sort(loss)
+    assert found.diagnostics["gap"] == pytest.approx(ordered[-60] - ordered[-61], rel=1e-6)
 
 
 def test_highest():
