@@ -67,6 +67,11 @@ def test_a_cell_runs_from_another_folder(installed, tmp_path):
     refused = subprocess.run([*command, "--rebaseline"], env={**environment, "PYTHONDONTWRITEBYTECODE": "1"}, **told)
     assert refused.returncode == 4
     assert "would change the installed package" in refused.stderr
+    explained = subprocess.run(
+        [python, "-m", "subpop", "why", f"{SUITE} and none"], env={**environment, "PYTHONDONTWRITEBYTECODE": "1"}, **told
+    )
+    assert explained.returncode == 0, explained.stdout + explained.stderr
+    assert re.search("^All [0-9]+ numbers pass here", explained.stdout, re.MULTILINE), explained.stdout
     assert contents(packages) == before
 
 

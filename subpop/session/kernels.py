@@ -1,7 +1,7 @@
 """Run the same cells with the kernels of other processors: `python -m subpop.session.kernels [-k ...]`, or `tox -e kernels`.
 
 BLAS, torch, oneDNN and numba choose kernels by processor; environment variables make them choose those of another one. Each
-profile runs `pytest benchmarks/` in a separate process with a separate store. The report lists the kernels that were used, the
+profile runs `subpop run` in a separate process with a separate store. The report lists the kernels that were used, the
 failed cells of each profile, and each number that differs from its reference, or between two profiles, by more than half of its
 tolerance. Profiles that the processor cannot run are skipped and listed.
 
@@ -118,6 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in options.profile:
             profile_of(name)
         names = options.profile or (RECORDED if options.record else PROFILES)
+        if options.record and not options.baselines.is_dir():
+            raise BadInput(f"there is no folder {options.baselines}; name that of the references to be recorded with --baselines")
         noting = ["-p", trained_weights.__name__] if options.record else []
         outcomes = {name: _outcome(name, options.folder.resolve(), [*noting, *for_pytest]) for name in names}
         recorded = _record(outcomes, options, for_pytest) if options.record else ""
@@ -192,7 +194,7 @@ def run_once(environment: Mapping[str, str], folder: Path, for_pytest: Sequence[
     """Run the suites in a process with this environment, with a store and a report of their own below the folder."""
     places = ["--store", str(folder / "store.sqlite"), "--report-dir", str(folder / "report")]
     (folder / "report" / "results.json").unlink(missing_ok=True)  # from an earlier run
-    command = [sys.executable, "-m", "pytest", "benchmarks/", "-q", "--tb=line", *places, *for_pytest]
+    command = [sys.executable, "-m", "subpop", "run", "-q", "--tb=line", *places, *for_pytest]
     status = subprocess.run(command, env=environment, check=False).returncode
     return read_outcome(folder / "report" / "results.json", status)
 

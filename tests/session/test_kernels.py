@@ -185,6 +185,12 @@ def test_recording_counts_the_kernels_that_differ(tmp_path, monkeypatch, capsys)
     assert len(RECORDED) == 6
 
 
+def test_nothing_is_recorded_where_there_are_no_references(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(kernels, "run_once", lambda *_: pytest.fail("it ran"))
+    assert main(["--record", "--baselines", str(tmp_path / "none")]) == 2
+    assert f"there is no folder {tmp_path / 'none'}" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.skipif("openblas" not in " ".join(blas_kernels()), reason="BLAS is not OpenBLAS, whose kernels can be chosen")
 @pytest.mark.skipif(bool(lacking(PROFILES["Nehalem"])), reason="the processor does not run Nehalem's kernels")
