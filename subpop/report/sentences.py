@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from subpop.report.leaderboard import FLAG, NOTHING, Entry, Estimate, Leaderboard
+from subpop.report.figures.setups import aggregates, quantity
+from subpop.report.leaderboard import FLAG, NOTHING, Entry, Estimate, Leaderboard, leaderboards
+from subpop.results.metric_registry import metric_of
 from subpop.results.paired import BETTER, EQUIVALENT, MARGIN, UNDECIDED, WORSE
+from subpop.types import CellReport
 
-MOST_NAMED = 4
+MOST_NAMED, MOST_CELLS = 4, 10
+MAIN = ("target_damage_mean", "target_damage_worst_5", "collateral_damage_max")
 LEVEL_WORDS = {
     "count": "the number of poison rows",
     "holdout": "clean rows",
@@ -34,6 +38,23 @@ class Answers(NamedTuple):
 def answers(board: Leaderboard, begin: str = "") -> Answers:
     """Return the three sentences about a board, as plain text. begin: what each begins with."""
     return Answers(*(begin + sentence for sentence in (_how_bad(board), _what_helps(board), _what_it_costs(board))))
+
+
+def in_words(reports: Sequence[CellReport]) -> list[str]:
+    """What was measured, as plain text: what boards say, or the damage of each of the first MOST_CELLS cells if there is none."""
+    boards = leaderboards(reports)
+    if boards:
+        return [sentence for board in boards for sentence in answers(board)[:2]]
+    measured = [report for report in reports if report.result]
+    left = len(measured) - MOST_CELLS
+    return [*map(_numbers, measured[:MOST_CELLS]), *([f"and {left:,} more cells"] if left > 0 else [])]
+
+
+def _numbers(report: CellReport) -> str:
+    """A cell and its main numbers: `...: mean target damage 35.0 %, ...`."""
+    numbers = {number.metric: number.value for number in aggregates(report)}
+    shown = [name for name in MAIN if name in numbers] or [*numbers][: len(MAIN)]
+    return f"{report.cell.id}: " + ", ".join(f"{metric_of(name).title} {quantity(name, numbers[name])}" for name in shown)
 
 
 def best_of(board: Leaderboard) -> Entry:

@@ -22,6 +22,11 @@ KINDS = {
 }
 """Kinds of failures, in singular and plural. `cell`: its numbers failed, which the report lists separately."""
 
+MEASURED = "measured"
+NEW, PARTLY_NEW = "new", "partly new"
+"""Outcomes of cells that fail only because none, or not all, of their numbers have references."""
+COMPARED = ("pass", "no_power", "fail")
+"""Statuses of cells of which at least one number was compared with a reference, or lacked one that it must have."""
 INTERRUPT, SIGTERM, EXIT = "interrupt", "SIGTERM", "pytest.exit"
 """Reasons for which a session can end before its last test."""
 
@@ -96,9 +101,23 @@ def headline(reports: Sequence[CellReport], standing: Standing | None) -> str:
         return f"**Failed: pytest ended with exit status {now.exit_status}{early}.**"
     if not now.planned and now.claims:
         return f"**Passed: {counted({'claim': now.claims})}, and no cell was compared with a reference.**"
-    if any(report.status == "not_compared" for report in reports):
-        return f"**Not compared{early}: numbers were measured and compared with no reference.**"
+    if measured and not is_compared(reports):
+        return f"**Not compared{early}: {_why_not_compared(reports, measured)}.**"
     return f"**Passed{early}.**"
+
+
+def is_compared(reports: Sequence[CellReport]) -> bool:
+    """Whether a number of these cells was compared with a reference."""
+    return any(report.status in COMPARED for report in reports)
+
+
+def _why_not_compared(reports: Sequence[CellReport], measured: int) -> str:
+    statuses = {report.status for report in reports}
+    if "not_compared" in statuses:
+        return "numbers were measured and compared with no reference"
+    if "no_reference" in statuses:
+        return f"{cells_that(measured, MEASURED)}, and there are no references for what is your own"
+    return f"{cells_that(measured, MEASURED)}, none with a number that is compared with a reference"
 
 
 def so_far(reports: Sequence[CellReport], standing: Standing | None) -> str:
@@ -121,14 +140,27 @@ def n_cells(n: int) -> str:
     return f"{n:,} {'cell' if n == 1 else 'cells'}"
 
 
+def outcome(report: CellReport) -> str:
+    """The status of a cell, and in its place NEW or PARTLY_NEW if it fails only because references are missing."""
+    verdicts = {verdict.verdict for verdict in report.verdicts}
+    if report.status != "fail" or not verdicts or "fail" in verdicts:
+        return report.status
+    return PARTLY_NEW if verdicts & {*COMPARED} else NEW
+
+
 def cells_that(n: int, status: str) -> str:
     """`1 cell passes`, `3 cells have no reference`."""
     one, many = {
         "pass": ("passes", "pass"),
+        "no_power": ("passes with tolerances too wide to notice a change", "pass with tolerances too wide to notice a change"),
         "fail": ("fails", "fail"),
         "error": ("raised an error", "raised errors"),
         "skipped": ("was skipped", "were skipped"),
+        MEASURED: ("was measured", "were measured"),
+        NEW: ("fails only for lack of references", "fail only for lack of references"),
+        PARTLY_NEW: ("fails only for lack of some references", "fail only for lack of some references"),
         "no_reference": ("has no reference", "have no reference"),
+        "published_only": ("has published numbers only", "have published numbers only"),
         "not_gated": ("has no number that is compared", "have no number that is compared"),
         "not_compared": ("was measured and not compared", "were measured and not compared"),
     }.get(status, (status, status))

@@ -234,7 +234,7 @@ def compare(
     for key, number in run.items():
         metric = metric_of(number.metric)
         if metric.tolerance is Tolerance.TIMED:
-            verdicts.append(Verdict(number, "pass", "times and efforts are not compared"))
+            verdicts.append(Verdict(number, "not_gated", "times and efforts are not compared"))
         elif not kind.is_compared(number.metric):
             verdicts.append(Verdict(number, "pass", CHECKED_BY_SUITE))
         elif not (metric.gated and is_gated(number.metric)) or (fresh_seeds and not (key in stored and stored[key]["by_seed"])):

@@ -527,16 +527,18 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         return
     from collections import Counter
 
-    from subpop.report.verdict import cells_that
+    from subpop.report.verdict import cells_that, outcome
 
-    counts = Counter(report.status for report in watch.reports.values())
+    counts = Counter(map(outcome, watch.reports.values()))
     terminalreporter.section("subpop")
     if watch.headline:
         terminalreporter.write_line(watch.headline.replace("**", ""))
     for told in watch.drifted:
         terminalreporter.write_line(told)
-    outcome = ", ".join(cells_that(n, status) for status, n in sorted(counts.items())) or "no cell was measured"
-    terminalreporter.write_line(f"with the old references: {outcome}" if watch.has_rebaselined else outcome)
+    told = ", ".join(cells_that(n, status) for status, n in sorted(counts.items())) or "no cell was measured"
+    terminalreporter.write_line(f"with the old references: {told}" if watch.has_rebaselined else told)
+    for line in watch.numbers:
+        terminalreporter.write_line(line)
     if config.getoption("--rebaseline") and counts and run is not None:
         moved = run.moved.splitlines() if any(report.result is not None for report in run.reports.values()) else []
         for line in [*run.recorded, *(moved or ["no cell was measured, so no reference was recorded"])]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from subpop.report.verdict import EXIT, INTERRUPT, SIGTERM, FailedTest, Standing, headline
+from subpop.report.verdict import EXIT, INTERRUPT, SIGTERM, FailedTest, Standing, headline, is_compared
 from subpop.types.printable import printable
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ class SessionWatch:
         self.reports: dict[Cell, CellReport] = {}
         self.headline = ""
         """The headline of the page, once the session has ended."""
+        self.numbers: Sequence[str] = ()
+        """What was measured, in words, once a session has ended that compared nothing."""
         self.has_rebaselined = False
         """Whether the session rewrote references."""
         self.left = ""
@@ -135,14 +137,17 @@ class SessionWatch:
     ) -> None:
         """Write the report of a session that ended; suites: docstrings by stem."""
         from subpop.report import append_summary, write_report
+        from subpop.report.sentences import in_words
 
         if self._handler_before is not None:  # from here on SIGTERM ends the process at once, and the page stays unfinished
             signal.signal(signal.SIGTERM, self._handler_before)
         self.has_rebaselined = rebaselined
-        standing = self.standing(exit_status, rebaselined=rebaselined)
-        self.headline, info = headline(list(self.reports.values()), standing), self._information(standing)
+        standing, reports = self.standing(exit_status, rebaselined=rebaselined), list(self.reports.values())
+        self.headline, info = headline(reports, standing), self._information(standing)
         info = replace(info, suites=suites(sorted({cell.stem for cell in self.reports})), drifts=drifts)
-        write_report(list(self.reports.values()), self._directory, info)
+        write_report(reports, self._directory, info)
+        if not exit_status and not is_compared(reports):
+            self.numbers = in_words(sorted(reports, key=lambda report: report.cell))
         append_summary((self._directory / "README.md").read_text(encoding="utf-8"))
 
     def _information(self, standing: Standing) -> RunInfo:

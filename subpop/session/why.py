@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from subpop.report.verdict import COMPARED
 from subpop.session.kernels import PROFILES, Key, Outcome, environment_of, in_words, lacking, run_once
 from subpop.types import BadInput
 
@@ -61,7 +62,10 @@ def page(first: Outcome, again: Outcome, elsewhere: Mapping[str, Outcome]) -> tu
     """Return the explanation of the red numbers of the first run, and the exit status."""
     red = [key for key, row in first.numbers.items() if _is_red(row)]
     if not red:
-        return f"All {len(first.numbers)} numbers pass here ({first.hardware}), so there is nothing to explain.\n", 0
+        n = sum(row["verdict"] in COMPARED for row in first.numbers.values())
+        told = f"{n:,} numbers are compared with references and pass" if n else "No number is compared with a reference"
+        told = "1 number is compared with a reference and passes" if n == 1 else told
+        return f"{told} here ({first.hardware}), so there is nothing to explain.\n", 0
     rows = [
         (in_words(key), first.numbers[key]["value"], first.numbers[key]["reference"], cause(key, first, again, elsewhere))
         for key in red

@@ -12,9 +12,9 @@ from subpop.report import RunInfo
 from subpop.report.board_table import signed
 from subpop.report.details import details
 from subpop.report.front_page import MOST_ROWS, NO_BOARD, QUESTIONS, UNFINISHED, front_page
-from subpop.report.leaderboard import Entry, Estimate, Leaderboard, Payer, context_of
-from subpop.report.sentences import answers, best_of, points
-from subpop.report.verdict import FailedTest, Standing
+from subpop.report.leaderboard import Entry, Estimate, Leaderboard, Payer, context_of, leaderboards
+from subpop.report.sentences import answers, best_of, in_words, points
+from subpop.report.verdict import FailedTest, Standing, headline
 from subpop.results.paired import BETTER, EQUIVALENT, UNDECIDED, WORSE, Difference, Judged
 
 RUN = RunInfo(tier="embedded", command="python -m pytest benchmarks/")
@@ -146,6 +146,35 @@ def test_the_first_lines_of_every_kind_of_session():
             assert (f"- **{question}** {begins}{first}" in page) == (standing.exit_status is not None)
         assert (UNFINISHED in page) == (standing.exit_status is None)
         assert ("`test_x`" in page.partition("**How bad is it?**")[0]) == bool(standing.failed)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "line"),
+    [
+        ("pass no_reference", "**Passed.**"),
+        ("no_power", "**Passed.**"),
+        ("no_reference not_gated", "**Not compared: 2 cells were measured, and there are no references for what is your own.**"),
+        ("not_gated", "**Not compared: 1 cell was measured, none with a number that is compared with a reference.**"),
+        ("published_only", "**Not compared: 1 cell was measured, none with a number that is compared with a reference.**"),
+        ("not_compared", "**Not compared: numbers were measured and compared with no reference.**"),
+    ],
+)
+def test_a_run_in_which_nothing_was_compared_does_not_pass(statuses, line):
+    reports = [
+        replace(measured(HURT, defense=name), status=status)
+        for name, status in zip(("none", "trim"), statuses.split(), strict=False)
+    ]
+    assert headline(reports, Standing(len(reports), 0)) == line
+    assert headline(reports, None) == line  # of a store
+
+
+def test_without_references_and_defenses_the_terminal_shows_each_cell():
+    one = measured(HURT, {"target_damage_worst_5": 0.5}, stem="feature_match")
+    many = in_words([replace(one, cell=one.cell.with_(n_seeds=n)) for n in range(1, 14)])
+    assert len(many) == 11
+    assert many[0] == f"{one.cell.with_(n_seeds=1).id}: mean target damage 45.0 %, worst-5 target damage 50.0 %"
+    assert many[-1] == "and 3 more cells"
+    assert in_words(small_board()) == [*answers(leaderboards(small_board())[0])[:2]]
 
 
 def test_without_defenses_the_attacks_are_shown():

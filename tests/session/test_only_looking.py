@@ -1,6 +1,7 @@
 """`--no-references`: a run that only looks, compares nothing and is red for no lack of a reference."""
 
 import json
+import re
 
 from tests.small_projects import make_project, run
 
@@ -21,10 +22,12 @@ def test_nothing_is_compared_and_nothing_is_red(tmp_path):
     (project / "benchmarks" / "test_little.py").write_text(SUITE)
     red = run(project)
     assert red.returncode == 1
-    assert "has no reference in" in red.stdout
+    assert "none of its gated metrics has a reference" in red.stdout
+    assert "\n1 cell fails only for lack of references\n" in red.stdout
     green = run(project, "--no-references")
     assert green.returncode == 0, green.stdout
     assert "1 cell was measured and not compared" in green.stdout
+    assert re.search(r"label_flip-1-none: mean target damage [0-9.]+ %, ", green.stdout), green.stdout
     assert "**Not compared: numbers were measured" in (project / "runs" / "report" / "README.md").read_text()
     found = json.loads((project / "runs" / "report" / "results.json").read_text())
     assert {row["verdict"] for row in found["cells"]} == {"not_compared"}

@@ -92,6 +92,7 @@ def passed_once(tmp_path_factory):
     done = run(folder, "", "--rebaseline")
     assert done.returncode == 1, done.stdout
     assert first_line(folder).startswith("**References were rewritten**, so this run does not pass")
+    assert "\nwith the old references: 3 cells fail only for lack of references\n" in done.stdout
     done = run(folder)
     assert done.returncode == 0, done.stdout
     assert first_line(folder) == "**Passed.**"

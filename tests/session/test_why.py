@@ -40,11 +40,14 @@ def test_without_other_kernels_the_cause_is_unknown() -> None:
 
 def test_a_cell_that_passes_needs_no_explanation() -> None:
     assert page(outcome(0.2, "pass"), outcome(0.2, "pass"), {}) == (
-        "All 1 numbers pass here (some kernels), so there is nothing to explain.\n",
+        "1 number is compared with a reference and passes here (some kernels), so there is nothing to explain.\n",
         0,
     )
     unexplained = replace(outcome(0.2), numbers={KEY: {**outcome(0.2).numbers[KEY], "verdict": "no_reference", "reason": ""}})
-    assert page(unexplained, unexplained, {})[1] == 0  # a detail, which no reference is expected of
+    assert page(unexplained, unexplained, {}) == (
+        "No number is compared with a reference here (some kernels), so there is nothing to explain.\n",
+        0,
+    )  # a detail, which no reference is expected of
 
 
 def test_a_changed_reference_is_the_code_and_a_cell_that_does_not_exist_is_refused(tmp_path, monkeypatch, capfd) -> None:
