@@ -5,7 +5,7 @@ Only the plan and the progress display use them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import RLock
@@ -89,6 +89,10 @@ class Rates:
         """Whether trials of the same victim on the same data were recorded, or the cell has no trials."""
         return (cell.victim, cell.dataset) in self._seen or not kind_of(cell).trains_trials
 
+    def knows_defense(self, cell: Cell) -> bool:
+        """Whether trials of the same victim, data and defense were recorded."""
+        return (cell.victim, cell.dataset, cell.defense.partition(":")[0]) in self._seen
+
     def fits(self, cell: Cell) -> float:
         """Expected number of fits in a trial of the cell."""
         defense = cell.defense.partition(":")[0]
@@ -131,6 +135,9 @@ class Forecast:
     fits: dict[Cell, float] = field(default_factory=dict)
     fits_done: int = 0
     done: set[Cell] = field(default_factory=set)
+    guessed: dict[Cell, Hashable] = field(default_factory=dict)
+    """Cells that run a plug-in of which no times are recorded, by what has the same time a fit: the plug-in and the victim."""
+    _timed: set[Hashable] = field(default_factory=set)
     _of_cell: int = 0
     _ahead: dict[Cell, float] = field(default_factory=dict)
     _n_ended: int = 0
@@ -156,14 +163,35 @@ class Forecast:
                 self._ahead[cell] = done + min(1.0, fits / expected) * (self.seconds.get(cell, 0.0) - done)
             self.fits[cell] = max(0.0, expected - fits)
 
-    def end(self, cell: Cell) -> None:
-        """Mark a cell as finished. The ratio of its actual to its planned fits corrects other cells with its defense."""
+    def end(self, cell: Cell, seconds: float | None = None) -> None:
+        """Mark a cell as finished. The ratio of its actual to its planned fits corrects other cells with its defense.
+
+        seconds: what it took, which takes the place of guesses, its own and those of cells alike.
+        """
         with self._lock:
+            if cell in self.guessed and cell not in self.done and seconds is not None:
+                self._replace_guesses(cell, seconds)
             planned, asked, self._of_cell = self.fits.get(cell, 0.0), self._of_cell, 0
             if cell not in self.done and planned and asked:
                 self._factors[cell.defense] = asked / planned
             self._n_ended += cell not in self.done and cell in self.seconds
             self.done.add(cell)
+
+    def _replace_guesses(self, cell: Cell, seconds: float) -> None:
+        group, planned = self.guessed[cell], self.fits.get(cell, 0.0)
+        self._timed.add(group)
+        for other, own in self.guessed.items():
+            if own == group and other not in self.done:
+                share = self.fits.get(other, 0.0) / planned if planned else 1.0
+                self.seconds[other] = SUMMARY_SECONDS + share * seconds
+        self.seconds[cell] = seconds
+
+    @property
+    def is_known(self) -> bool:
+        """Whether `seconds_left` is more than a guess: something has finished, and a cell of each plug-in without records."""
+        with self._lock:
+            waiting = {group for cell, group in self.guessed.items() if cell not in self.done}
+            return self._sums()[1] > 0 and waiting <= self._timed
 
     @property
     def n_ended(self) -> int:

@@ -33,7 +33,7 @@ class Progress:
     def __init__(self, forecast: Forecast | None = None, say: Callable[[str], None] | None = None, bar: Any = None) -> None:
         self.forecast, self._say, self._bar = forecast or Forecast(), say, bar
         self._task = None if bar is None else bar.add_task("", total=1.0, cells="", fits="", left="")
-        self._started = self._said = time.monotonic()
+        self._started = self._said = self._began = time.monotonic()
         self._said_cells = 0
         self._said_counts, self._pause = (0, 0), 0.0
         self._what = ""
@@ -103,12 +103,12 @@ class Progress:
 
     def begin(self, cell: Cell) -> None:
         """Start measuring a cell."""
-        self._what = cell.id
+        self._what, self._began = cell.id, time.monotonic()
 
     def end(self, cell: Cell) -> None:
         """Mark a cell as finished."""
         self._what = ""
-        self.forecast.end(cell)
+        self.forecast.end(cell, time.monotonic() - self._began)
         self.tick()
 
     def tick(self) -> None:
@@ -140,24 +140,26 @@ class Progress:
 
     def line(self) -> str:
         """`12 of 66 cells, 5,320 of about 41,249 fits, 34 s so far, about 2 min left`."""
-        cells, fits, left = self._facts()
-        return f"{cells} cells, {fits} fits, {readable_seconds(time.monotonic() - self._started)} so far, {left} left"
+        now, passed = self.forecast, time.monotonic() - self._started
+        left = self._left()
+        return (
+            f"{now.n_ended:,} of {len(now.seconds):,} cells, {now.fits_done:,} of about {now.total_fits:,} fits, "
+            f"{readable_seconds(passed)} so far, {f'about {left} left' if left else 'time left not yet known'}"
+        )
 
-    def _facts(self) -> tuple[str, str, str]:
-        now = self.forecast
-        left = readable_seconds(now.seconds_left(time.monotonic() - self._started))
-        cells = f"{now.n_ended:,} of {len(now.seconds):,}"
-        return cells, f"{now.fits_done:,} of about {now.total_fits:,}", f"about {left}"
+    def _left(self) -> str:
+        """`2 min`; "" if it is not yet known."""
+        seconds = self.forecast.seconds_left(time.monotonic() - self._started)  # asked each time, since it follows the pace
+        return readable_seconds(seconds) if self.forecast.is_known else ""
 
     def _update(self, what: str | None = None) -> None:
         now = self.forecast
-        left = readable_seconds(now.seconds_left(time.monotonic() - self._started))
         total = sum(now.seconds.values()) or 1.0
         share = sum(now.seconds[cell] for cell in now.done if cell in now.seconds) / total
         shown = {} if what is None else {"description": shortened(what)}
         facts = {"cells": f"{now.n_ended}/{len(now.seconds)} cells", "fits": f"{now.fits_done}/{now.total_fits} fits"}
         with suppress(Exception):  # a display must not cost a run
-            self._bar.update(self._task, completed=share, **shown, **facts, left=f"{left} left")
+            self._bar.update(self._task, completed=share, **shown, **facts, left=f"{self._left() or '?'} left")
 
 
 def in_notebook() -> bool:

@@ -59,6 +59,8 @@ class Plan:
     seconds: float
     skipped: Mapping[str, str]
     refused: Mapping[str, str] = field(default_factory=dict)
+    untimed: Sequence[str] = ()
+    """Plug-ins of which no times are recorded; `seconds` is without their cells."""
 
     def __str__(self) -> str:
         to_do = f"about {self.n_fits:,} fits to do" if self.n_fits else "nothing to train"
@@ -66,6 +68,8 @@ class Plan:
             f"subpop plan: {n_cells(self.n_cells)}, {self.n_trials:,} trials, {self.n_stored:,} of them in the store; "
             f"{to_do}, roughly {readable_seconds(self.seconds)}"
         ]
+        if self.untimed:
+            lines[0] += f" and the time of {', '.join(self.untimed)}, which is not yet known"
         reasons = sorted(set(self.skipped.values()))
         lines += [f"  {n_cells(list(self.skipped.values()).count(r))} will be skipped: {r}" for r in reasons]
         refused: dict[str, list[str]] = {}
@@ -329,12 +333,16 @@ class Run:
             self.forecast.fits[cell] = missing * self.rates.fits(cell) if missing else 0.0
             training = self._training_seconds(cell, missing)
             self.forecast.seconds[cell] = SUMMARY_SECONDS + training / max(1, jobs)
+            if missing and cell.defense in self.experiment.plugins and not self.rates.knows_defense(cell):
+                self.forecast.guessed[cell] = (cell.defense, cell.victim)
             if missing and self.inspector is not None and cell.defense in self.experiment.plugins:
                 grace = self.inspector.grace if cell.defense not in probed else 0.0  # time of its probes beyond the share
                 self.forecast.seconds[cell] += self.inspector.share * training + grace
                 probed.add(cell.defense)
-        n_fits, seconds = round(sum(self.forecast.fits.values())), sum(self.forecast.seconds.values())
-        return Plan(len(cells), n_trials, n_trials - n_missing, n_fits, seconds, skipped, refused)
+        guessed, n_fits = self.forecast.guessed, round(sum(self.forecast.fits.values()))
+        seconds = sum(own for cell, own in self.forecast.seconds.items() if cell not in guessed)
+        untimed = sorted({cell.defense for cell in guessed})
+        return Plan(len(cells), n_trials, n_trials - n_missing, n_fits, seconds, skipped, refused, untimed)
 
     def _count(self, cell: Cell) -> tuple[int, int]:
         """Numbers of trials of a cell in total and to be run."""

@@ -213,7 +213,7 @@ def test_silence_is_broken_without_a_terminal(monkeypatch):
         assert lines.readline() == "\n"
         line = lines.readline()
         assert line.startswith("subpop: 0 of 1 cells, 0 of about 20 fits, ")
-        assert line.endswith(f"left; now {NONE.id}\n")
+        assert line.endswith(f"time left not yet known; now {NONE.id}\n")
         progress.close()
         rest = lines.read()  # until the other end is closed
     assert rest.count("subpop") <= 1
@@ -230,8 +230,12 @@ def test_the_bar_fits_into_80_columns():
     progress = Progress(Forecast(dict.fromkeys(many, 1e3), dict.fromkeys(many, 91.0), fits_done=15_320), bar=bar)
     with progress.showing(NONE.id):
         pass
+    assert "0/455 cells" in file.getvalue()
+    assert "? left" in file.getvalue(), "nothing has ended"
+    progress.end(many[0])
+    with progress.showing(NONE.id):
+        pass
     shown = file.getvalue()
-    assert "0/455 cells" in shown
     assert "15320/56725 fits" in shown
     assert "h left" in shown
     assert "…" in shown.replace("logistic_regre…", "…"), "the name is cut, not the numbers"
@@ -278,17 +282,44 @@ def test_titles_of_panels_are_unique():
         assert len(set(titles.values())) == 4, titles
 
 
-def test_the_probes_of_a_plug_in_are_part_of_the_plan(tmp_path):
+def test_the_probes_of_a_plug_in_are_part_of_the_plan(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
         "from subpop import Defended\ndef f(train, fit, know, *, seed): return Defended(fit(train))\n"
     )
     plugins = {"mine.f": parse_defense("mine.py:f", tmp_path)}
     with Store(tmp_path / "s.sqlite") as store:
         experiment = Experiment.on(store, plugins=plugins)
-        unprobed = Run(experiment, store, tmp_path).plan([NONE, MINE, MINE_2])
-        probed = Run(experiment, store, tmp_path, inspector=Inspector(experiment, grace=7.0)).plan([NONE, MINE, MINE_2])
-    assert probed.seconds >= unprobed.seconds + 7.0
-    assert probed.seconds <= 2 * unprobed.seconds + 7.0
+        unprobed, probed = (
+            Run(experiment, store, tmp_path),
+            Run(experiment, store, tmp_path, inspector=Inspector(experiment, grace=7)),
+        )
+        plan = probed.plan([NONE, MINE, MINE_2])
+        unprobed.plan([NONE, MINE, MINE_2])
+        with_probes, without = (sum(run.forecast.seconds.values()) for run in (probed, unprobed))
+        assert without + 7 <= with_probes <= 2 * without + 7
+        assert plan.seconds == probed.forecast.seconds[NONE]
+        assert str(plan).endswith("roughly 1 s and the time of mine.f, which is not yet known")
+        monkeypatch.setattr(store, "costs", lambda: [({**MINE.record()}, 10, 2.0, 10)])
+        recorded = probed.plan([NONE, MINE, MINE_2])
+    assert recorded.seconds == pytest.approx(sum(probed.forecast.seconds.values()))
+    assert str(recorded).endswith(" s")
+
+
+def test_the_time_of_a_plug_in_is_not_told_before_a_cell_of_it_has_ended(monkeypatch):
+    """By hand: 30 s for 10 fits are 60 s for 20, whatever was expected; all else takes as long as expected."""
+    clock = [0.0]
+    monkeypatch.setattr(subpop.runtime.progress.time, "monotonic", lambda: clock[0])
+    now = Forecast({NONE: 1.0, NONE_2: 1.0, MINE: 0.1, MINE_2: 0.1}, dict(zip(CELLS, (20, 10, 20, 20), strict=True)))
+    now.guessed = dict.fromkeys((MINE, MINE_2), "mine")
+    progress, lines = Progress(now), []
+    for cell, seconds in ((NONE, 1.0), (NONE_2, 1.0), (MINE, 30.0)):
+        lines.append(progress.line())
+        progress.begin(cell)
+        clock[0] += seconds
+        progress.end(cell)
+    assert [line.partition("so far, ")[2] for line in lines] == ["time left not yet known"] * 3
+    assert now.seconds_left(clock[0]) == pytest.approx(60, rel=0.02)
+    assert progress.line() == "3 of 4 cells, 0 of about 20 fits, 32 s so far, about 60 s left"
 
 
 class Terminal(io.StringIO):
