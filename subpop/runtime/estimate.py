@@ -187,11 +187,15 @@ class Forecast:
         self.seconds[cell] = seconds
 
     @property
-    def is_known(self) -> bool:
-        """Whether `seconds_left` is more than a guess: something has finished, and a cell of each plug-in without records."""
+    def untimed(self) -> list[Cell]:
+        """The cells left of which a guess is all that is known; `seconds_left` is without them."""
         with self._lock:
-            waiting = {group for cell, group in self.guessed.items() if cell not in self.done}
-            return self._sums()[1] > 0 and waiting <= self._timed
+            return [cell for cell, group in self.guessed.items() if cell not in self.done and group not in self._timed]
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether any work has finished, by which the rest can be judged."""
+        return self._sums()[1] > 0
 
     @property
     def n_ended(self) -> int:
@@ -221,7 +225,8 @@ class Forecast:
                 self._seen, self._recent, before = (passed, ended), (took, expected), passed
         trust = _trust(total)
         assumed = 1 + (whole - 1) * ended / (ended + trust)
-        return max(0.0, total - ended) * (took + passed - before + trust * assumed) / (expected + trust)
+        known = total - ended - sum(self.seconds.get(cell, 0.0) for cell in self.untimed)
+        return max(0.0, known) * (took + passed - before + trust * assumed) / (expected + trust)
 
     def pace(self, passed: float) -> float:
         """How many times as long as expected the finished part took, in a run of so many seconds."""

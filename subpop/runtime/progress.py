@@ -20,6 +20,8 @@ SILENT_SECONDS = 15.0
 """Without a terminal, a line is printed after this many seconds even if no cell finishes and nothing is trained."""
 LONGEST_PAUSE = 120.0
 """As long as nothing changes, the time between two lines doubles up to this many seconds."""
+LITTLE = 3.0
+"""Fewer seconds are not told where there is more to do, of which no time is known."""
 WHAT_WIDTH = 14
 
 
@@ -141,25 +143,25 @@ class Progress:
     def line(self) -> str:
         """`12 of 66 cells, 5,320 of about 41,249 fits, 34 s so far, about 2 min left`."""
         now, passed = self.forecast, time.monotonic() - self._started
-        left = self._left()
+        seconds, untimed = now.seconds_left(passed), ", ".join(sorted({cell.defense for cell in now.untimed}))
+        left = f"about {readable_seconds(seconds)} left" + (f" besides {untimed}, which is not yet timed" if untimed else "")
+        if not now.has_begun or (untimed and seconds < LITTLE):
+            left = "time left not yet known"
         return (
             f"{now.n_ended:,} of {len(now.seconds):,} cells, {now.fits_done:,} of about {now.total_fits:,} fits, "
-            f"{readable_seconds(passed)} so far, {f'about {left} left' if left else 'time left not yet known'}"
+            f"{readable_seconds(passed)} so far, {left}"
         )
-
-    def _left(self) -> str:
-        """`2 min`; "" if it is not yet known."""
-        seconds = self.forecast.seconds_left(time.monotonic() - self._started)  # asked each time, since it follows the pace
-        return readable_seconds(seconds) if self.forecast.is_known else ""
 
     def _update(self, what: str | None = None) -> None:
         now = self.forecast
+        seconds = now.seconds_left(time.monotonic() - self._started)
+        left = readable_seconds(seconds) if now.has_begun and not now.untimed else "?"
         total = sum(now.seconds.values()) or 1.0
         share = sum(now.seconds[cell] for cell in now.done if cell in now.seconds) / total
         shown = {} if what is None else {"description": shortened(what)}
         facts = {"cells": f"{now.n_ended}/{len(now.seconds)} cells", "fits": f"{now.fits_done}/{now.total_fits} fits"}
         with suppress(Exception):  # a display must not cost a run
-            self._bar.update(self._task, completed=share, **shown, **facts, left=f"{self._left() or '?'} left")
+            self._bar.update(self._task, completed=share, **shown, **facts, left=f"{left} left")
 
 
 def in_notebook() -> bool:

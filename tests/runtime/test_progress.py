@@ -309,17 +309,22 @@ def test_the_time_of_a_plug_in_is_not_told_before_a_cell_of_it_has_ended(monkeyp
     """By hand: 30 s for 10 fits are 60 s for 20, whatever was expected; all else takes as long as expected."""
     clock = [0.0]
     monkeypatch.setattr(subpop.runtime.progress.time, "monotonic", lambda: clock[0])
-    now = Forecast({NONE: 1.0, NONE_2: 1.0, MINE: 0.1, MINE_2: 0.1}, dict(zip(CELLS, (20, 10, 20, 20), strict=True)))
+    now = Forecast({NONE: 6.0, NONE_2: 5.0, MINE: 0.1, MINE_2: 0.1}, dict(zip(CELLS, (20, 10, 20, 20), strict=True)))
     now.guessed = dict.fromkeys((MINE, MINE_2), "mine")
     progress, lines = Progress(now), []
-    for cell, seconds in ((NONE, 1.0), (NONE_2, 1.0), (MINE, 30.0)):
+    for cell, seconds in ((NONE, 6.0), (NONE_2, 5.0), (MINE, 30.0)):
         lines.append(progress.line())
         progress.begin(cell)
         clock[0] += seconds
         progress.end(cell)
-    assert [line.partition("so far, ")[2] for line in lines] == ["time left not yet known"] * 3
+    unknown = "time left not yet known"
+    assert [line.partition("so far, ")[2] for line in lines] == [
+        unknown,
+        "about 5 s left besides mine.f, which is not yet timed",
+        unknown,
+    ]
     assert now.seconds_left(clock[0]) == pytest.approx(60, rel=0.02)
-    assert progress.line() == "3 of 4 cells, 0 of about 20 fits, 32 s so far, about 60 s left"
+    assert progress.line() == "3 of 4 cells, 0 of about 20 fits, 41 s so far, about 60 s left"
 
 
 class Terminal(io.StringIO):
