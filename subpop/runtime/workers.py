@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from subpop.runtime.memory import for_long_runs
+from subpop.runtime.scratch import Scratch
 from subpop.runtime.threads import ONE_CORE, use_one_core
 
 if sys.platform == "linux":
     from multiprocessing.context import ForkServerContext, ForkServerProcess
+    from multiprocessing.forkserver import ForkServer
 
 if TYPE_CHECKING:
     from joblib.externals.loky.process_executor import ProcessPoolExecutor
@@ -49,43 +51,67 @@ def prepare_workers(module: str) -> None:
     the folder of temporary files, or the path of that is too long.
     """
     if sys.platform == "linux" and not _context:
-        from multiprocessing import forkserver
-
-        forkserver.set_forkserver_preload([module])
-        with patch.dict(os.environ, ONE_CORE), suppress(OSError):
-            forkserver.ensure_running()
+        with suppress(OSError):
+            _Forked.prepared = _Prepared(module)
             _context.append(_Forking())
 
 
 def discard_prepared() -> None:
     """End that process, and start later workers in the ordinary way."""
     if _context:
-        from multiprocessing import forkserver
-
         _context.clear()
-        forkserver.set_forkserver_preload([])
-        server: Any = forkserver._forkserver
-        with suppress(OSError, TypeError):
-            os.kill(server._forkserver_pid, signal.SIGKILL)
-        with suppress(ChildProcessError):  # it had died, and somebody has noticed
-            server._stop()
+        _Forked.prepared.end()
 
 
 if sys.platform == "linux":
 
+    class _Prepared(ForkServer):
+        """The process that has imported a module: not that of `multiprocessing`, which the program that starts a session may use.
+
+        Its socket is in a folder that a later run deletes if this one is killed.
+        """
+
+        def __init__(self, module: str) -> None:
+            super().__init__()
+            self._place = Scratch("workers")
+            self.set_forkserver_preload([module])
+            try:
+                self.ensure_running()
+            except OSError:
+                self._place.cleanup()
+                raise
+
+        def ensure_running(self) -> None:
+            """Start the process, or another one if it has died."""
+            place = patch("multiprocessing.util.get_temp_dir", lambda: self._place.name)
+            with patch.dict(os.environ, ONE_CORE), place:
+                super().ensure_running()
+
+        def end(self) -> None:
+            server: Any = self
+            with suppress(OSError, TypeError):
+                os.kill(server._forkserver_pid, signal.SIGKILL)
+            with suppress(ChildProcessError, FileNotFoundError):  # somebody else has noticed its end, or deleted its socket
+                server._stop()
+            self._place.cleanup()
+
     class _Forked(ForkServerProcess):
         """A process that does not run this session's main script once more, which may start a session when it is imported."""
 
+        prepared: _Prepared
+
         @staticmethod
         def _Popen(process_obj: Any) -> Any:
-            from multiprocessing import popen_forkserver, spawn
+            from multiprocessing import forkserver, popen_forkserver, spawn
 
             told = spawn.get_preparation_data
 
             def without_script(name: str) -> dict[str, Any]:
                 return {key: value for key, value in told(name).items() if not key.startswith("init_main")}
 
-            with patch.object(spawn, "get_preparation_data", without_script):
+            script = patch.object(spawn, "get_preparation_data", without_script)
+            connect = patch.object(forkserver, "connect_to_new_process", _Forked.prepared.connect_to_new_process)
+            with script, connect:
                 return popen_forkserver.Popen(process_obj)
 
     class _Forking(ForkServerContext):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -56,18 +57,53 @@ def test_the_prepared_process_ends_and_others_start_without_it(monkeypatch):
 
 def test_a_prepared_process_that_died_and_was_reaped_is_discarded_all_the_same():
     code = (
-        "import os, signal\nfrom multiprocessing import forkserver\n"
-        "from subpop.runtime.workers import discard_prepared, prepare_workers\n"
-        "prepare_workers('colorsys')\npid = forkserver._forkserver._forkserver_pid\n"
+        "import os, signal\nfrom subpop.runtime.workers import discard_prepared, prepare_workers, worker_processes\n"
+        "prepare_workers('colorsys')\npid = worker_processes(1).submit(os.getppid).result()\n"
         "os.kill(pid, signal.SIGKILL)\nos.waitpid(pid, 0)\ndiscard_prepared()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
+def test_the_fork_server_of_the_program_that_starts_a_session_is_left_alone():
+    """It was used as the prepared process, and killed at the end: a pool of the program then waited for ever."""
+    code = (
+        "import os\nfrom multiprocessing import forkserver, get_context\n"
+        "from subpop.runtime.workers import discard_prepared, prepare_workers, worker_processes\n"
+        "own = get_context('forkserver')\nown.set_forkserver_preload(['sched'])\n"
+        "with own.Pool(1) as pool:\n"
+        "    parent = pool.apply(os.getppid)\n"
+        "    prepare_workers('colorsys')\n"
+        "    assert worker_processes(1).submit(os.getppid).result() not in (parent, os.getpid())\n"
+        "    discard_prepared()\n"
+        "    assert pool.apply(os.getppid) == parent\n"
+        "assert forkserver._forkserver._preload_modules == ['sched']"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_folder_for_temporary_files_that_is_deleted_meanwhile_costs_no_traceback(tmp_path):
+    code = (
+        "import shutil\nfrom subpop.runtime.workers import discard_prepared, prepare_workers\n"
+        f"prepare_workers('colorsys')\nshutil.rmtree({str(tmp_path)!r})\ndiscard_prepared()"
+    )
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
+    assert (done.stderr, done.returncode) == ("", 0)
+
+
+def test_what_a_killed_session_leaves_is_deleted_by_the_next(tmp_path):
+    code = "import os\nfrom subpop.runtime.workers import prepare_workers\nprepare_workers('colorsys')\n"
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", f"{code}os.kill(os.getpid(), 9)"], env=env, check=False, timeout=60)
+    assert list(tmp_path.iterdir())
+    subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=60)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_path_that_is_too_long_for_a_socket_costs_nothing_but_time(tmp_path, monkeypatch):
     folder = tmp_path / ("long" * 30)
     folder.mkdir()
-    monkeypatch.setattr("multiprocessing.util.get_temp_dir", lambda: str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
     prepare_workers("colorsys")
     workers = worker_processes(1)
     assert workers.submit(os.getppid).result() == os.getpid()
