@@ -519,10 +519,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if run is not None and run.ahead is not None and run.ahead.error is not None:
         from subpop.types.printable import in_one_line
 
-        told = in_one_line(run.ahead.error)
-        terminalreporter.write_line(
-            f"subpop: the training processes failed ({told}); the remaining trials were trained in this process"
-        )
+        rest = "" if watch is not None and watch.was_interrupted else "; the remaining trials were trained in this process"
+        terminalreporter.write_line(f"subpop: the training processes failed ({in_one_line(run.ahead.error)}){rest}")
     if watch is None or not watch.has_begun:
         return
     from collections import Counter

@@ -7,6 +7,7 @@ session ends, even by kill -9, no page of an earlier run is left.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 PAUSE, SHARE = 1.0, 0.02
 """Minimum seconds between updates of the pages of a running session, and the maximum fraction of time spent on them."""
+AT_ONCE = b"\nsubpop: ended before the report was written; the finished trials are stored\n"
 
 
 class SessionWatch:
@@ -55,7 +57,7 @@ class SessionWatch:
         self._directory = Path()
         self._info: RunInfo | None = None
         self._next_page = 0.0
-        self._handler_before: Any = None
+        self._handlers_before: dict[int, Any] = {}
 
     # --- the session --------------------------------------------------------------------------------------------------
 
@@ -70,8 +72,7 @@ class SessionWatch:
         self._claims = {item.nodeid for item in own} - {item.nodeid for item in measuring}
         self._directory, self._info, self.reports = directory, info, reports
         self.has_begun = True
-        if threading.current_thread() is threading.main_thread():
-            self._handler_before = signal.signal(signal.SIGTERM, self._terminate)
+        self._handle(signal.SIGTERM, self._terminate)
         self.write_unfinished()
 
     def standing(self, exit_status: int | None, *, rebaselined: bool = False) -> Standing:
@@ -139,8 +140,6 @@ class SessionWatch:
         from subpop.report import append_summary, write_report
         from subpop.report.sentences import in_words
 
-        if self._handler_before is not None:  # from here on SIGTERM ends the process at once, and the page stays unfinished
-            signal.signal(signal.SIGTERM, self._handler_before)
         self.has_rebaselined = rebaselined
         standing, reports = self.standing(exit_status, rebaselined=rebaselined), list(self.reports.values())
         self.headline, info = headline(reports, standing), self._information(standing)
@@ -157,6 +156,17 @@ class SessionWatch:
     def _terminate(self, *_: object) -> None:
         self._stopped = SIGTERM
         raise KeyboardInterrupt(SIGTERM)
+
+    def _handle(self, number: int, handler: Any) -> None:
+        before = signal.getsignal(number)
+        if threading.current_thread() is threading.main_thread() and before not in (signal.SIG_IGN, None):
+            self._handlers_before.setdefault(number, before)
+            signal.signal(number, handler)
+
+    def _end_at_signals(self) -> None:
+        """From here on Ctrl-C and SIGTERM end the process at once, without a traceback, and the page stays unfinished."""
+        for number in (signal.SIGINT, signal.SIGTERM) if self.has_begun else ():
+            self._handle(number, _end_at_once)
 
     # --- pytest hooks -------------------------------------------------------------------------------------------------
 
@@ -190,15 +200,32 @@ class SessionWatch:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        self._end_at_signals()
         excinfo.traceback = excinfo.traceback.filter(_has_line)  # pytest's report of an interrupt needs lines
         if excinfo.errisinstance(pytest.Session.Interrupted) and any(each.kind == "collection" for each in self._failed):
             return  # this is how pytest stops after collection errors
         left = excinfo.errisinstance(pytest.exit.Exception)
         self._stopped = self._stopped or (EXIT if left else INTERRUPT)
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        self._end_at_signals()
+
+    def pytest_unconfigure(self) -> None:
+        for number, handler in self._handlers_before.items():
+            signal.signal(number, handler)
+        self._handlers_before.clear()
+
     def broken_files(self) -> list[str]:
         """Files that could not be collected."""
         return [each.test.partition("::")[0] for each in self._failed if each.kind == "collection"]
+
+
+def _end_at_once(number: int, _frame: object) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, AT_ONCE)
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def _has_line(entry: Any) -> bool:

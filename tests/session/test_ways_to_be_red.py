@@ -184,6 +184,26 @@ def test_an_ended_process_leaves_no_page_of_yesterday(project, way):
         assert (told["complete"], told["exit_status"]) == (False, None)
 
 
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize(("way", "hook"), [("interrupt", "keyboard_interrupt"), ("", "sessionfinish")])
+def test_a_signal_while_the_session_ends_is_no_traceback(project, way, hook, number):
+    """As of somebody who presses Ctrl-C twice, or of a service for tests that sends SIGTERM after SIGINT."""
+    (project / "again.py").write_text(f"""
+import os, signal
+
+def pytest_runtest_setup():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job begins without one
+
+def pytest_{hook}():
+    os.kill(os.getpid(), signal.{number})
+""")
+    done = run(project, way, "-p", "again", "-k", "test_cell")
+    assert done.returncode == -signal.Signals[number]
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "subpop: ended before the report was written; the finished trials are stored" in done.stderr
+    assert first_line(project).startswith("**Unfinished: ")
+
+
 def test_files_of_an_earlier_run_go_and_others_stay(project):
     report = project / "runs/report"
     (report / "older.md").write_text((report / "little.md").read_text())
