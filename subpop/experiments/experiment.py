@@ -266,7 +266,8 @@ class Experiment:
         """Store trials that a worker trained. The first cell that requests them counts as having trained them."""
         self.store.put_chunk(key, cell, results, self.context.device, replace=self.context.fresh)
         self.context.memo.note(key, received=True)
-        self.context.progress.forecast.receive(cell, sum(result.n_fits for result in results))
+        n_fits, seconds = sum(result.n_fits for result in results), sum(result.seconds for result in results)
+        self.context.progress.forecast.receive(cell, n_fits, seconds)
 
     def stored(self, cell: Cell, chunk: list[Trial]) -> list[TrialResult] | None:
         """The trials of a chunk if they are stored, after waiting for workers that are training them; otherwise None."""

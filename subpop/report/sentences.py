@@ -91,9 +91,9 @@ def _what_helps(board: Leaderboard) -> str:
     flagged = [entry.defense for entry in board.entries if is_flagged(entry)]
     by_verdict = {verdict: [e.defense for e in honest if e.judged and e.judged.verdict == verdict] for verdict in VERDICT_WORDS}
     better = by_verdict.pop(BETTER)
-    counts = [f"{len(names)} {VERDICT_WORDS[verdict]}" for verdict, names in by_verdict.items() if names]
-    counts += [f"{len(flagged)} caught cheating ({_listed(flagged)})"] if flagged else []
-    others = f" ({', '.join(counts)})" if counts else ""
+    found = [(len(names), VERDICT_WORDS[verdict]) for verdict, names in by_verdict.items() if names]
+    found += [(len(flagged), f"caught cheating ({_listed(flagged)})")] if flagged else []
+    others = f" ({', '.join(words if n == 1 else f'{count} {words}' for count, words in found)})" if found else ""
     undefended = board.undefended.damage.value
     more = best.damage.value > undefended
     left = f"leaves {_estimate(best.damage)}{', more than' if more else ' of'} the {points(undefended)}"

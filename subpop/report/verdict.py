@@ -27,6 +27,8 @@ NEW, PARTLY_NEW = "new", "partly new"
 """Outcomes of cells that fail only because none, or not all, of their numbers have references."""
 COMPARED = ("pass", "no_power", "fail")
 """Statuses of cells of which at least one number was compared with a reference, or lacked one that it must have."""
+WITHOUT_REFERENCES = ("published_only", "no_reference", "not_gated")
+"""Statuses of cells of which no number was compared, because there is nothing to compare it with."""
 INTERRUPT, SIGTERM, EXIT = "interrupt", "SIGTERM", "pytest.exit"
 """Reasons for which a session can end before its last test."""
 

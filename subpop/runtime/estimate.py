@@ -5,7 +5,7 @@ Only the plan and the progress display use them.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import RLock
@@ -135,9 +135,12 @@ class Forecast:
     fits: dict[Cell, float] = field(default_factory=dict)
     fits_done: int = 0
     done: set[Cell] = field(default_factory=set)
-    guessed: dict[Cell, Hashable] = field(default_factory=dict)
-    """Cells that run a plug-in of which no times are recorded, by what has the same time a fit: the plug-in and the victim."""
-    _timed: set[Hashable] = field(default_factory=set)
+    guessed: dict[Cell, tuple[str, str]] = field(default_factory=dict)
+    """Cells that run somebody's own code of which no times are recorded, by what takes the same time a fit: its name, and the
+    victim, or the data of an own victim."""
+    jobs: int = 1
+    """Number of processes that train."""
+    _timed: set[tuple[str, str]] = field(default_factory=set)
     _of_cell: int = 0
     _ahead: dict[Cell, float] = field(default_factory=dict)
     _n_ended: int = 0
@@ -153,10 +156,12 @@ class Forecast:
             self.fits_done += fits
             self._of_cell += fits
 
-    def receive(self, cell: Cell, fits: int) -> None:
-        """Count fits of a cell that workers have done, and the same share of its seconds."""
+    def receive(self, cell: Cell, fits: int, seconds: float = 0.0) -> None:
+        """Count fits of a cell that workers have done, and the same share of its seconds. seconds: what they took a worker."""
         with self._lock:
             self.fits_done += fits
+            if fits and self.guessed.get(cell, ("", "")) not in {*self._timed, ("", "")}:
+                self._replace_guesses(self.guessed[cell], seconds / fits / self.jobs)
             expected = self.fits.get(cell, 0.0)
             if expected:
                 done = self._ahead.get(cell, 0.0)
@@ -169,22 +174,22 @@ class Forecast:
         seconds: what it took, which takes the place of guesses, its own and those of cells alike.
         """
         with self._lock:
-            if cell in self.guessed and cell not in self.done and seconds is not None:
-                self._replace_guesses(cell, seconds)
+            if cell in self.guessed and cell not in {*self.done, *self._ahead} and seconds is not None:
+                if self.fits.get(cell):
+                    self._replace_guesses(self.guessed[cell], seconds / self.fits[cell])
+                self.seconds[cell] = seconds
             planned, asked, self._of_cell = self.fits.get(cell, 0.0), self._of_cell, 0
             if cell not in self.done and planned and asked:
                 self._factors[cell.defense] = asked / planned
             self._n_ended += cell not in self.done and cell in self.seconds
             self.done.add(cell)
 
-    def _replace_guesses(self, cell: Cell, seconds: float) -> None:
-        group, planned = self.guessed[cell], self.fits.get(cell, 0.0)
+    def _replace_guesses(self, group: tuple[str, str], seconds: float) -> None:
+        """Expect so many seconds of each fit in the cells of a group."""
         self._timed.add(group)
-        for other, own in self.guessed.items():
-            if own == group and other not in self.done:
-                share = self.fits.get(other, 0.0) / planned if planned else 1.0
-                self.seconds[other] = SUMMARY_SECONDS + share * seconds
-        self.seconds[cell] = seconds
+        for cell, own in self.guessed.items():
+            if own == group and cell not in self.done:
+                self.seconds[cell] = SUMMARY_SECONDS + seconds * self.fits.get(cell, 0.0)
 
     @property
     def untimed(self) -> list[Cell]:

@@ -143,8 +143,9 @@ class Progress:
     def line(self) -> str:
         """`12 of 66 cells, 5,320 of about 41,249 fits, 34 s so far, about 2 min left`."""
         now, passed = self.forecast, time.monotonic() - self._started
-        seconds, untimed = now.seconds_left(passed), ", ".join(sorted({cell.defense for cell in now.untimed}))
-        left = f"about {readable_seconds(seconds)} left" + (f" besides {untimed}, which is not yet timed" if untimed else "")
+        seconds, untimed = now.seconds_left(passed), len(now.untimed)
+        besides = f" besides {untimed:,} cell{'s' * (untimed > 1)} of which no time is known" if untimed else ""
+        left = f"about {readable_seconds(seconds)} left{besides}"
         if not now.has_begun or (untimed and seconds < LITTLE):
             left = "time left not yet known"
         return (

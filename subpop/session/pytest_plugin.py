@@ -525,16 +525,20 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         return
     from collections import Counter
 
-    from subpop.report.verdict import cells_that, outcome
+    from subpop.report.verdict import WITHOUT_REFERENCES, cells_that, outcome
 
     counts = Counter(map(outcome, watch.reports.values()))
+    for status in WITHOUT_REFERENCES if watch.numbers else ():  # the headline says so
+        del counts[status]
     terminalreporter.section("subpop")
     if watch.headline:
         terminalreporter.write_line(watch.headline.replace("**", ""))
     for told in watch.drifted:
         terminalreporter.write_line(told)
-    told = ", ".join(cells_that(n, status) for status, n in sorted(counts.items())) or "no cell was measured"
-    terminalreporter.write_line(f"with the old references: {told}" if watch.has_rebaselined else told)
+    told = ", ".join(cells_that(n, status) for status, n in sorted(counts.items()))
+    if told or not watch.numbers:
+        told = told or "no cell was measured"
+        terminalreporter.write_line(f"with the old references: {told}" if watch.has_rebaselined else told)
     for line in watch.numbers:
         terminalreporter.write_line(line)
     if config.getoption("--rebaseline") and counts and run is not None:

@@ -60,16 +60,14 @@ class Plan:
     skipped: Mapping[str, str]
     refused: Mapping[str, str] = field(default_factory=dict)
     untimed: Sequence[str] = ()
-    """Plug-ins of which no times are recorded; `seconds` is without their cells."""
+    """Names of one's own code of which no times are recorded; `seconds` is without its cells."""
 
     def __str__(self) -> str:
         to_do = f"about {self.n_fits:,} fits to do" if self.n_fits else "nothing to train"
         lines = [
             f"subpop plan: {n_cells(self.n_cells)}, {self.n_trials:,} trials, {self.n_stored:,} of them in the store; "
-            f"{to_do}, roughly {readable_seconds(self.seconds)}"
+            f"{to_do}{self._time}"
         ]
-        if self.untimed:
-            lines[0] += f" and the time of {', '.join(self.untimed)}, which is not yet known"
         reasons = sorted(set(self.skipped.values()))
         lines += [f"  {n_cells(list(self.skipped.values()).count(r))} will be skipped: {r}" for r in reasons]
         refused: dict[str, list[str]] = {}
@@ -80,6 +78,18 @@ class Plan:
             named = not more and names[0] in reason
             lines.append(f"  cannot run: {reason}" if named else f"  {names[0]}{more} cannot run: {reason}")
         return "\n".join(lines)
+
+    @property
+    def _time(self) -> str:
+        """`, roughly 40 s`; of one's own code, that its time is not known."""
+        known, names = f", roughly {readable_seconds(self.seconds)}", ", ".join(self.untimed)
+        if not self.untimed:
+            return known
+        return (
+            f"{known} and the time of {names}, which is not known yet"
+            if self.seconds
+            else f"; the time of {names} is not known yet"
+        )
 
 
 @dataclass
@@ -318,7 +328,7 @@ class Run:
         """
         cells, skipped, refused, probed = list(cells), {}, {}, set[str]()
         n_trials = n_missing = 0
-        self.forecast = Forecast()
+        self.forecast = Forecast(jobs=max(1, jobs))
         self._rates = None
         for cell in cells:
             try:
@@ -333,16 +343,27 @@ class Run:
             self.forecast.fits[cell] = missing * self.rates.fits(cell) if missing else 0.0
             training = self._training_seconds(cell, missing)
             self.forecast.seconds[cell] = SUMMARY_SECONDS + training / max(1, jobs)
-            if missing and cell.defense in self.experiment.plugins and not self.rates.knows_defense(cell):
-                self.forecast.guessed[cell] = (cell.defense, cell.victim)
+            if missing and (group := self._group_untimed(cell)):
+                self.forecast.guessed[cell] = group
             if missing and self.inspector is not None and cell.defense in self.experiment.plugins:
                 grace = self.inspector.grace if cell.defense not in probed else 0.0  # time of its probes beyond the share
                 self.forecast.seconds[cell] += self.inspector.share * training + grace
                 probed.add(cell.defense)
         guessed, n_fits = self.forecast.guessed, round(sum(self.forecast.fits.values()))
         seconds = sum(own for cell, own in self.forecast.seconds.items() if cell not in guessed)
-        untimed = sorted({cell.defense for cell in guessed})
+        untimed = sorted({name for name, _ in guessed.values()})
         return Plan(len(cells), n_trials, n_trials - n_missing, n_fits, seconds, skipped, refused, untimed)
+
+    def _group_untimed(self, cell: Cell) -> tuple[str, str] | None:
+        """What takes the same time in a fit as the attack, the plug-in or the victim of one's own in a cell; None if it has none,
+        or if its time is recorded."""
+        if cell.attack in self.experiment.context.attacks:
+            return cell.attack, cell.victim
+        if self.rates.knows_defense(cell):
+            return None
+        if cell.defense in self.experiment.plugins:
+            return cell.defense, cell.victim
+        return (cell.victim, cell.dataset) if cell.victim in self.own else None
 
     def _count(self, cell: Cell) -> tuple[int, int]:
         """Numbers of trials of a cell in total and to be run."""

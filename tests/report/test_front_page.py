@@ -230,7 +230,7 @@ def test_what_helps_by_hand():
         "(13 points ± 4 less on hurt subpopulations); c helps too."
     )
     assert answers(board_of(entry("a", EQUIVALENT, 0.32))).what_helps == (
-        "The one defense tested is not better than no defense (1 equivalent to none within 5 points); the first on the board, a, "
+        "The one defense tested is not better than no defense (equivalent to none within 5 points); the first on the board, a, "
         "leaves 32 points (27 to 37) of the 33 points."
     )
     assert answers(board_of(entry("a", UNDECIDED, 0.4))).what_helps.endswith(

@@ -272,6 +272,7 @@ def test_a_reason_that_many_cells_have_is_told_once():
 def test_a_plan_without_fits_says_that_there_is_nothing_to_train():
     assert str(Plan(1, 80, 80, 0, 1.0, {})).endswith("80 of them in the store; nothing to train, roughly 1 s")
     assert "about 80 fits to do" in str(Plan(1, 80, 0, 80, 1.0, {}))
+    assert str(Plan(1, 80, 0, 80, 0.0, {}, untimed=["f"])).endswith("about 80 fits to do; the time of f is not known yet")
 
 
 def test_titles_of_panels_are_unique():
@@ -298,7 +299,7 @@ def test_the_probes_of_a_plug_in_are_part_of_the_plan(tmp_path, monkeypatch):
         with_probes, without = (sum(run.forecast.seconds.values()) for run in (probed, unprobed))
         assert without + 7 <= with_probes <= 2 * without + 7
         assert plan.seconds == probed.forecast.seconds[NONE]
-        assert str(plan).endswith("roughly 1 s and the time of mine.f, which is not yet known")
+        assert str(plan).endswith("roughly 1 s and the time of mine.f, which is not known yet")
         monkeypatch.setattr(store, "costs", lambda: [({**MINE.record()}, 10, 2.0, 10)])
         recorded = probed.plan([NONE, MINE, MINE_2])
     assert recorded.seconds == pytest.approx(sum(probed.forecast.seconds.values()))
@@ -310,7 +311,7 @@ def test_the_time_of_a_plug_in_is_not_told_before_a_cell_of_it_has_ended(monkeyp
     clock = [0.0]
     monkeypatch.setattr(subpop.runtime.progress.time, "monotonic", lambda: clock[0])
     now = Forecast({NONE: 6.0, NONE_2: 5.0, MINE: 0.1, MINE_2: 0.1}, dict(zip(CELLS, (20, 10, 20, 20), strict=True)))
-    now.guessed = dict.fromkeys((MINE, MINE_2), "mine")
+    now.guessed = dict.fromkeys((MINE, MINE_2), ("mine.f", "logistic_regression"))
     progress, lines = Progress(now), []
     for cell, seconds in ((NONE, 6.0), (NONE_2, 5.0), (MINE, 30.0)):
         lines.append(progress.line())
@@ -320,11 +321,23 @@ def test_the_time_of_a_plug_in_is_not_told_before_a_cell_of_it_has_ended(monkeyp
     unknown = "time left not yet known"
     assert [line.partition("so far, ")[2] for line in lines] == [
         unknown,
-        "about 5 s left besides mine.f, which is not yet timed",
+        "about 5 s left besides 2 cells of which no time is known",
         unknown,
     ]
     assert now.seconds_left(clock[0]) == pytest.approx(60, rel=0.02)
     assert progress.line() == "3 of 4 cells, 0 of about 20 fits, 41 s so far, about 60 s left"
+
+
+def test_the_time_of_an_own_victim_is_that_of_the_first_fits_of_workers():
+    """By hand: five fits of 12 s each are half of ten; with two workers, 60 s and 120 s are to be expected of 10 and 20."""
+    now = Forecast({MINE: 0.1, MINE_2: 0.1}, {MINE: 10, MINE_2: 20}, guessed=dict.fromkeys((MINE, MINE_2), ("v", "d")), jobs=2)
+    assert (now.untimed, now.has_begun) == ([MINE, MINE_2], False)
+    now.receive(MINE, 5, 60.0)
+    assert (now.untimed, now.has_begun) == ([], True)
+    assert now.seconds_left(30.0) == pytest.approx(150, rel=0.01)
+    now.receive(MINE, 5, 600.0)
+    now.end(MINE, 0.1)  # the test only waits for workers
+    assert now.seconds[MINE_2] == pytest.approx(120, rel=0.01)
 
 
 class Terminal(io.StringIO):

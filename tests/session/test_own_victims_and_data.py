@@ -173,14 +173,12 @@ def test_the_options_run_open_suites_with_them_and_nothing_else(mine):
     assert found.keys() == {(rate, defense) for rate in (0.5, 1.0) for defense in defenses}
     assert {row["verdict"] for row in rows} == {"no_reference", "not_gated"}
     assert "Passed" not in done.stdout
-    assert "\nNot compared: 10 cells were measured, and there are no references for what is your own.\n" in done.stdout
-    assert (
-        "\n10 cells have no reference\nAt alpha 1 (1 poison row for each row of a subpopulation), label_flip takes" in done.stdout
-    )
+    headline = "Not compared: 10 cells were measured, and there are no references for what is your own."
+    assert f"\n{headline}\nAt alpha 1 (1 poison row for each row of a subpopulation), label_flip takes" in done.stdout
     report = project / "runs" / "report"
     for name in ("README.md", "little.md", "details.md", "index.html"):
         text = (report / name).read_text()
-        assert "Not compared: 10 cells were measured, and there are no references for what is your own." in text
+        assert headline in text
         assert "Passed" not in text
     assert {(row["dataset"], row["victim"]) for row in found.values()} == {("tables.table", "mine.py:model(power=1.5)")}
 
