@@ -33,6 +33,9 @@ from subpop.types import CellReport, Verdict
 from subpop.types.kinds import by_kind
 from subpop.types.printable import printable
 
+OF_REFERENCES = ("published", "reference", "tolerance")
+"""Columns that are left out where no number has a value."""
+
 
 def suite_page(stem: str, reports: Sequence[CellReport], run: RunInfo, pictures: Sequence[Picture] = ()) -> str:
     """The page of a suite as markdown; `reports` and `pictures` are its own."""
@@ -104,8 +107,10 @@ def _references(reports: Sequence[CellReport]) -> str:
         for verdict in judged(report)
         if all_of_them or verdict.number.metric == main or _stands_out(verdict)
     ]
-    headings = ["metric", "published", "ours", "reference", "tolerance", "verdict"]
-    return table(["defense", "alpha", *(["split"] if splits else []), *headings], lines)
+    headings = ["defense", "alpha", *(["split"] if splits else [])]
+    headings += ["metric", "published", "ours", "reference", "tolerance", "verdict"]
+    shown = [i for i, name in enumerate(headings) if name not in OF_REFERENCES or {line[i] for line in lines} != {NO_VALUE}]
+    return table([headings[i] for i in shown], [[line[i] for i in shown] for line in lines])
 
 
 def _stands_out(verdict: Verdict) -> bool:

@@ -572,3 +572,12 @@ def test_markdown_helpers():
     assert folded("a<b", "text").startswith("<details><summary>a&lt;b</summary>\n\n")
     assert tables_of(table(["a", "b"], [["1", escape("x|y")]])) == [[["a", "b"], ["1", "x|y"]]]
     assert (duration(4.21), duration(59.99), duration(143.2), duration(11_100)) == ("4.2 s", "60.0 s", "2 min 23 s", "3 h 5 min")
+
+
+def test_without_references_a_suite_page_has_no_empty_columns():
+    one = measured(0.45)
+    verdicts = tuple(Verdict(verdict.number, "no_reference") for verdict in one.verdicts)
+    bare = replace(one, verdicts=verdicts, status="no_reference")
+    for report, columns in ((one, ["reference", "tolerance"]), (bare, [])):
+        page = suite_page("s", [report], RUN).partition("## Numbers and references")[2]
+        assert tables_of(page)[0][0] == ["defense", "alpha", "metric", "ours", *columns, "verdict"]
