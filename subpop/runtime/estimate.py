@@ -34,6 +34,8 @@ OWN_SECONDS = {"activation_clustering_as_released": 0.06, "label_flip_smoothing"
 SUMMARY_SECONDS = 0.04
 """Seconds of any cell apart from its training: reading, summarising, comparing, plotting."""
 
+LEAST_AGAIN = 0.25
+"""Share of the time of a plug-in's first cell that is expected of a cell alike, whatever its probes took."""
 RECENT = 0.1
 """Work after which what finished before counts half in the time left, as a share of all: other work makes a machine slower."""
 
@@ -138,9 +140,12 @@ class Forecast:
     guessed: dict[Cell, tuple[str, str]] = field(default_factory=dict)
     """Cells that run somebody's own code of which no times are recorded, by what takes the same time a fit: its name, and the
     victim, or the data of an own victim."""
+    once: dict[Cell, float] = field(default_factory=dict)
+    """Seconds that a guessed cell may take and cells alike do not: those with which the probes of a plug-in begin."""
     jobs: int = 1
     """Number of processes that train."""
-    _timed: set[tuple[str, str]] = field(default_factory=set)
+    _timed: dict[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
+    """Seconds and fits of what was guessed and has finished."""
     _of_cell: int = 0
     _ahead: dict[Cell, float] = field(default_factory=dict)
     _n_ended: int = 0
@@ -161,7 +166,7 @@ class Forecast:
         with self._lock:
             self.fits_done += fits
             if fits and self.guessed.get(cell, ("", "")) not in {*self._timed, ("", "")}:
-                self._replace_guesses(self.guessed[cell], seconds / fits / self.jobs)
+                self._replace_guesses(self.guessed[cell], seconds / self.jobs, fits)
             expected = self.fits.get(cell, 0.0)
             if expected:
                 done = self._ahead.get(cell, 0.0)
@@ -176,7 +181,8 @@ class Forecast:
         with self._lock:
             if cell in self.guessed and cell not in {*self.done, *self._ahead} and seconds is not None:
                 if self.fits.get(cell):
-                    self._replace_guesses(self.guessed[cell], seconds / self.fits[cell])
+                    again = max(seconds - self.once.get(cell, 0.0), LEAST_AGAIN * seconds)
+                    self._replace_guesses(self.guessed[cell], again, self.fits[cell])
                 self.seconds[cell] = seconds
             planned, asked, self._of_cell = self.fits.get(cell, 0.0), self._of_cell, 0
             if cell not in self.done and planned and asked:
@@ -184,12 +190,13 @@ class Forecast:
             self._n_ended += cell not in self.done and cell in self.seconds
             self.done.add(cell)
 
-    def _replace_guesses(self, group: tuple[str, str], seconds: float) -> None:
-        """Expect so many seconds of each fit in the cells of a group."""
-        self._timed.add(group)
+    def _replace_guesses(self, group: tuple[str, str], seconds: float, fits: float) -> None:
+        """Expect of each fit in the cells of a group what the fits that have finished took on average."""
+        before, fits_before = self._timed.get(group, (0.0, 0.0))
+        self._timed[group] = all_seconds, all_fits = before + seconds, fits_before + fits
         for cell, own in self.guessed.items():
             if own == group and cell not in self.done:
-                self.seconds[cell] = SUMMARY_SECONDS + seconds * self.fits.get(cell, 0.0)
+                self.seconds[cell] = SUMMARY_SECONDS + all_seconds / all_fits * self.fits.get(cell, 0.0)
 
     @property
     def untimed(self) -> list[Cell]:

@@ -42,8 +42,12 @@ class Progress:
         self._over = Event()
 
     @classmethod
-    def of_run(cls, forecast: Forecast, say: Callable[[str], None] | None) -> Progress:
-        """A bar on standard error if that is a terminal, else lines through `say`. Call it while output is not captured."""
+    def of_run(cls, forecast: Forecast, say: Callable[[str], None] | None, *, will_be_captured: bool = False) -> Progress:
+        """A bar on standard error if that is a terminal, else lines through `say`. Call it while output is not captured.
+
+        Printed text is shown above the bar, unless it will be captured: whoever keeps the standard output that the bar replaces,
+        as numba does by way of colorama, would use it at the exit, when the captured one is closed.
+        """
         if in_notebook():
             return cls(forecast, None, NotebookBar())
         if not sys.stderr.isatty():
@@ -59,7 +63,7 @@ class Progress:
         names = ("{task.fields[cells]}", "{task.fields[fits]}", "{task.fields[left]}", "{task.description}")
         texts = [TextColumn(name) for name in names]
         columns = (texts[0], BarColumn(bar_width=12), *texts[1:])  # fits into 80 columns
-        return cls(forecast, None, _bar(stream, *columns))
+        return cls(forecast, None, _bar(stream, *columns, shows_prints=not will_be_captured))
 
     @contextmanager
     def showing(self, what: str) -> Iterator[None]:
@@ -213,12 +217,13 @@ def shortened(what: str) -> str:
     return words if len(words) <= WHAT_WIDTH else words[: WHAT_WIDTH - 1] + "…"
 
 
-def _bar(stream: TextIO, *columns: Any) -> Any:
-    """A bar that disappears once it is stopped."""
+def _bar(stream: TextIO, *columns: Any, shows_prints: bool = True) -> Any:
+    """A bar that disappears once it is stopped. shows_prints: whether it replaces standard output to show it above itself."""
     from rich.console import Console
     from rich.progress import Progress as Bar
 
-    return Bar(*columns, console=Console(file=stream), transient=True)
+    console = Console(file=stream)
+    return Bar(*columns, console=console, transient=True, redirect_stdout=shows_prints, redirect_stderr=shows_prints)
 
 
 @contextmanager

@@ -41,6 +41,8 @@ from subpop.session import row_order, trained_weights
 from subpop.types import BadInput
 from subpop.types.metric import Tolerance
 
+NOTHING_SELECTED = 5
+"""The exit status of pytest if no test was selected."""
 MOVED = 0.5
 """Numbers that move by more than this fraction of their tolerance are reported."""
 OLD = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE", "NUMBA_CPU_NAME": "generic"}
@@ -273,6 +275,8 @@ def _is_timed(name: str) -> bool:
 
 def read_outcome(path: Path, status: int = 0) -> Outcome:
     """The numbers in a run's results.json. Raises BadInput if the file does not exist."""
+    if not path.is_file() and status == NOTHING_SELECTED:
+        raise BadInput("no cell matches the selection; `subpop run --collect-only -q` lists the cells")
     if not path.is_file():
         raise BadInput(f"the run left no {path} (its exit status is {status}); see above for what stopped it")
     told = json.loads(path.read_text(encoding="utf-8"))

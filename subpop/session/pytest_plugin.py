@@ -343,7 +343,8 @@ def _start_progress(config: pytest.Config, run: Run, say: Callable[[str], None])
     from subpop.runtime.progress import Progress
 
     with _on_screen(config):
-        run.experiment.context.progress = Progress.of_run(run.forecast, say)
+        is_captured = config.getoption("capture") != "no"
+        run.experiment.context.progress = Progress.of_run(run.forecast, say, will_be_captured=is_captured)
 
 
 def _say(config: pytest.Config) -> Callable[[str], None]:

@@ -349,6 +349,7 @@ class Run:
                 grace = self.inspector.grace if cell.defense not in probed else 0.0  # time of its probes beyond the share
                 self.forecast.seconds[cell] += self.inspector.share * training + grace
                 probed.add(cell.defense)
+                self.forecast.once[cell] = grace
         guessed, n_fits = self.forecast.guessed, round(sum(self.forecast.fits.values()))
         seconds = sum(own for cell, own in self.forecast.seconds.items() if cell not in guessed)
         untimed = sorted({name for name, _ in guessed.values()})

@@ -61,6 +61,8 @@ def test_a_changed_reference_is_the_code_and_a_cell_that_does_not_exist_is_refus
     changed = re.sub(r"(,0.5,none,.*?,target_damage_mean,,,)[^,]*", r"\g<1>0.9", path.read_text())
     assert changed != path.read_text()
     path.write_text(changed)
+    with pytest.raises(BadInput, match="no cell matches the selection"):  # there is no report of an earlier run yet
+        why("nowhere", project / "why", suite)
     text, status = why("0.5-none", project / "why", suite)
     assert status == 1
     assert text.count(CODE) == 1
