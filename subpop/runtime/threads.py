@@ -104,7 +104,7 @@ def one_core_here() -> Iterator[None]:
     try:
         yield
     finally:
-        os.environ.pop("LOKY_MAX_CPU_COUNT")
+        os.environ.pop("LOKY_MAX_CPU_COUNT", None)
         if before is not None:
             os.environ["LOKY_MAX_CPU_COUNT"] = before
         if torch is not None:

@@ -10,7 +10,8 @@ import os
 import signal
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from multiprocessing import parent_process
 from threading import Thread, current_thread
@@ -37,8 +38,29 @@ def worker_processes(n_workers: int) -> ProcessPoolExecutor:
     """Processes with one core each that end with this one; `shutdown(kill_workers=True)` ends them earlier."""
     from joblib.externals.loky.process_executor import ProcessPoolExecutor
 
+    class Workers(ProcessPoolExecutor):  # type: ignore[misc]
+        def _ensure_executor_running(self) -> None:
+            with _unreached_by_interrupts():
+                super()._ensure_executor_running()
+
     context = _context[0] if _context else None
-    return ProcessPoolExecutor(n_workers, context=context, env=ONE_CORE, initializer=begin, initargs=(os.getpid(),))
+    return Workers(n_workers, context=context, env=ONE_CORE, initializer=begin, initargs=(os.getpid(),))
+
+
+@contextmanager
+def _unreached_by_interrupts() -> Iterator[None]:
+    """Ctrl-C, which a terminal sends to all processes, does not reach those that this thread starts meanwhile.
+
+    It would end them with a traceback while they import what they need. They end with this process.
+    """
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # to start it later would end the block
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 # --- the process that has imported everything -------------------------------------------------------------------------
@@ -84,7 +106,7 @@ if sys.platform == "linux":
         def ensure_running(self) -> None:
             """Start the process, or another one if it has died."""
             place = patch("multiprocessing.util.get_temp_dir", lambda: self._place.name)
-            with patch.dict(os.environ, ONE_CORE), place:
+            with patch.dict(os.environ, ONE_CORE), place, _unreached_by_interrupts():
                 super().ensure_running()
 
         def end(self) -> None:

@@ -1,5 +1,6 @@
 """Kernels on one thread, and as many as before afterwards; a library that is loaded later is held too."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -9,7 +10,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from subpop.runtime.threads import on_cores, on_threads, one_thread
+from subpop.runtime.threads import on_cores, on_threads, one_core_here, one_thread
 
 
 def numbers_of_threads(user_api=None):
@@ -28,7 +29,7 @@ def test_one_thread_inside_and_the_old_number_outside():
 
 def test_a_library_that_is_loaded_later_is_found():
     code = """
-from subpop.runtime.threads import on_cores, on_threads, one_thread
+from subpop.runtime.threads import on_cores, on_threads, one_core_here, one_thread
 with one_thread("blas"):
     pass
 import numpy, scipy.linalg, sklearn.cluster
@@ -58,3 +59,10 @@ def test_a_map_on_cores_has_one_thread_of_torch_inside_and_the_old_number_outsid
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_test_that_clears_the_environment_meanwhile_is_no_error(monkeypatch):
+    monkeypatch.delenv("LOKY_MAX_CPU_COUNT", raising=False)
+    with one_core_here():
+        del os.environ["LOKY_MAX_CPU_COUNT"]
+    assert "LOKY_MAX_CPU_COUNT" not in os.environ

@@ -25,6 +25,26 @@ assert "OPENBLAS_NUM_THREADS" not in os.environ
 print("done")
 """
 
+INTERRUPTED = """
+import os, signal, sys, time
+from subpop.runtime.workers import prepare_workers, worker_processes
+
+def interrupt():
+    for _ in range(10):
+        time.sleep(0.05)
+        os.killpg(0, signal.SIGINT)
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, lambda *told: None)
+    if sys.argv[1:]:
+        prepare_workers(sys.argv[1])
+    interrupt()
+    answer = worker_processes(1).submit(os.getppid)
+    while not answer.done():
+        interrupt()
+    print(answer.result() == os.getpid())
+"""
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
 
 
@@ -98,6 +118,16 @@ def test_what_a_killed_session_leaves_is_deleted_by_the_next(tmp_path):
     assert list(tmp_path.iterdir())
     subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=60)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("module", ["slow", ""])
+def test_an_interrupt_reaches_no_process_that_still_imports(tmp_path, module):
+    """A terminal sends Ctrl-C to all processes of a run, and those that were starting ended with a traceback."""
+    (tmp_path / "slow.py").write_text("import time\n\ntime.sleep(1)\n")
+    (tmp_path / "script.py").write_text(INTERRUPTED)
+    command = [sys.executable, tmp_path / "script.py", *filter(None, [module])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, start_new_session=True)
+    assert (done.stdout, done.stderr) == (f"{not module}\n", "")
 
 
 def test_a_path_that_is_too_long_for_a_socket_costs_nothing_but_time(tmp_path, monkeypatch):
