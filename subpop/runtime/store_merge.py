@@ -10,6 +10,7 @@ import os
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,10 +71,18 @@ def merge(sources: Sequence[Path], into: Path, compare: Compare) -> Merged:
             own = [path for path in sources if not os.path.samefile(path, into)]
             return store.in_one_transaction(lambda connection: _Copy(connection, into, compare).all_of(own))
     except BaseException:
-        if is_new:
+        if is_new and _is_empty(into):
             for suffix in ("", "-wal", "-shm"):
                 into.with_name(into.name + suffix).unlink(missing_ok=True)
         raise
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether nobody has stored anything: another process may have begun to use the store in the meantime."""
+    with suppress(BadInput, Corrupt), reading(path) as store:
+        tables = (item.table for item in (CHUNK, ARRAYS, RECORD))
+        return not any(store.execute(f"SELECT EXISTS (SELECT 1 FROM {table})").fetchone()[0] for table in tables)
+    return False
 
 
 @dataclass

@@ -180,6 +180,20 @@ def test_two_results_of_an_exact_trial_are_an_error_that_names_cell_and_trial(tm
         assert not store.has_chunk("other"), "a merge that failed changes nothing"
 
 
+def test_a_merge_that_failed_deletes_nothing_that_another_process_has_stored_meanwhile(tmp_path, monkeypatch):
+    one, into = store_of(tmp_path / "a", EXACT, 1.0), tmp_path / "c"
+
+    def refused(store, work):
+        store_of(into, EXACT, 1.0, key="of another process")
+        raise BadInput("the stores disagree")
+
+    monkeypatch.setattr(Store, "in_one_transaction", refused)
+    with pytest.raises(BadInput, match="disagree"):
+        merged([one], into)
+    with Store(into) as store:
+        assert store.has_chunk("of another process")
+
+
 def test_time_and_the_residual_of_the_solver_are_no_disagreement(tmp_path):
     one, other = store_of(tmp_path / "a", EXACT, 1.0), store_of(tmp_path / "b", EXACT, 1.0, seconds=7.0)
     assert "1 trials, 1 of them new; 1 chunks" in merged([one, other], tmp_path / "c")
