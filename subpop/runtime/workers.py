@@ -51,8 +51,11 @@ def worker_processes(n_workers: int) -> ProcessPoolExecutor:
 def _unreached_by_interrupts() -> Iterator[None]:
     """Ctrl-C, which a terminal sends to all processes, does not reach those that this thread starts meanwhile.
 
-    It would end them with a traceback while they import what they need. They end with this process.
+    It would end them with a traceback while they import what they need. They end with this process. Windows has no such masks.
     """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
     from multiprocessing import resource_tracker
 
     resource_tracker.ensure_running()  # to start it later would end the block

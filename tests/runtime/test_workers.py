@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -53,6 +54,13 @@ def test_a_forked_worker_has_what_was_imported_and_does_not_run_the_script_again
     env = {name: value for name, value in os.environ.items() if name not in ONE_CORE}
     done = subprocess.run([sys.executable, tmp_path / "script.py"], env=env, capture_output=True, text=True, timeout=60)
     assert (done.stdout.split("\n"), done.returncode) == (["the script runs", "done", ""], 0), done.stderr
+
+
+def test_workers_start_where_signals_cannot_be_masked_as_on_windows(monkeypatch):
+    monkeypatch.setattr("subpop.runtime.workers.signal", SimpleNamespace())
+    workers = worker_processes(1)
+    assert workers.submit(os.getppid).result(60) == os.getpid()
+    workers.shutdown(kill_workers=True)
 
 
 def test_the_prepared_process_ends_and_others_start_without_it(monkeypatch):

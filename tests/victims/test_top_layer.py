@@ -10,6 +10,8 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from subpop.types import BadInput
+from subpop.victims.top_layers import conjugate
+from subpop.victims.top_layers.conjugate import SMALL
 from subpop.victims.top_layers.equations import Equations, Preconditioner, solve_exactly
 from subpop.victims.top_layers.gram import Gram, Products, times
 from subpop.victims.top_layers.heads import HeadFleet
@@ -234,3 +236,21 @@ def test_too_many_rows_for_a_table(monkeypatch):
     monkeypatch.setattr("subpop.victims.top_layers.gram.LARGEST", 30)
     with pytest.raises(BadInput, match="at most 30 rows"):
         HeadFleet(TopLayer.fit(*gaussian(40, 3)), np.array([0]))
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [(["SkylakeX"], SMALL), (["SapphireRapids"] * 2, SMALL), (["Haswell"], 0), (["SkylakeX", "Zen"], 0), ([None], 0), ([], 0)],
+)
+def test_blocks_are_for_kernels_that_need_not_copy(names, expected, monkeypatch):
+    found = [{"user_api": "blas", "architecture": name} for name in names] + [{"user_api": "openmp"}]
+    monkeypatch.setattr(conjugate, "threadpool_info", lambda: found)
+    assert conjugate.uncopied.__wrapped__() == expected
+
+
+@pytest.mark.parametrize("small", [0, 20_000, SMALL])
+@pytest.mark.parametrize("m", [1, 3, 20])
+def test_a_product_in_blocks_is_the_product(m, small):
+    rng = np.random.default_rng(0)
+    rows, shared = rng.normal(size=(m, 301)), rng.normal(size=(301, 97))
+    np.testing.assert_allclose(conjugate.times_table(rows, shared, small), rows @ shared, rtol=0, atol=1e-12)

@@ -5,21 +5,36 @@ Arrays are float32 or float64; sums over rows are always in float64.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
+from threadpoolctl import threadpool_info
 
 from subpop.types import Array, Ints
 from subpop.victims.compiled import compiled
 
 SMALL, FEWEST = 500_000, 16
-"""BLAS computes products of up to SMALL multiplications without first copying the factors; blocks of fewer than FEWEST rows would
-gain nothing."""
+"""Some kernels of OpenBLAS compute products of up to SMALL multiplications without first copying the factors; blocks of fewer
+than FEWEST rows would gain nothing."""
+WITHOUT_COPIES = {"skylakex", "cooperlake", "sapphirerapids"}
+"""OpenBLAS's names of the processors with such kernels. With those of others, blocks take up to three times as long."""
+
+
+@lru_cache(maxsize=1)
+def uncopied() -> int:
+    """How many multiplications BLAS does without copying the factors; 0 if it always copies them, or if that is not known."""
+    names = {str(library.get("architecture")).lower() for library in threadpool_info() if library["user_api"] == "blas"}
+    return SMALL if names and names <= WITHOUT_COPIES else 0
 
 
 @compiled
-def times_table(rows: Array, shared: Array) -> Array:
-    """rows (m, n) times shared (n, k): for a few rows in half of the time of one product, which would copy `shared`."""
+def times_table(rows: Array, shared: Array, small: int) -> Array:
+    """rows (m, n) times shared (n, k): where BLAS does `small` multiplications without copying the factors, in blocks of these.
+
+    For a few rows they take half of the time of one product, which would copy `shared`.
+    """
     m, n = rows.shape
-    size = SMALL // (m * shared.shape[1])
+    size = small // (m * shared.shape[1])
     size = n if m == 1 or size < FEWEST else size
     product = np.zeros((m, shared.shape[1]), rows.dtype)
     for first in range(0, n, size):
@@ -31,6 +46,7 @@ def times_table(rows: Array, shared: Array) -> Array:
 @compiled
 def conjugate_gradients(
     limit: int,
+    small: int,
     shared: Array,
     own: Array,
     more: Array,
@@ -43,7 +59,10 @@ def conjugate_gradients(
     left: Array,
     accuracy: Array,
 ) -> Array:
-    """(J, n) z with (I + root K root) z = left; overwrites `left`. For the arguments see `Products` and `Preconditioner`."""
+    """(J, n) z with (I + root K root) z = left; overwrites `left`.
+
+    small: see `times_table`; for the other arguments, `Products` and `Preconditioner`.
+    """
     heads, n = left.shape
     found, search, near, across = (
         np.zeros_like(left),
@@ -58,10 +77,10 @@ def conjugate_gradients(
         for k in range(m):
             for i in range(n):
                 rows[k, i] = outer[live[k], i] * left[live[k], i]
-        small = np.dot(rows, directions)
+        inside = np.dot(rows, directions)
         for k in range(m):
-            small[k] = np.dot(core[live[k]], small[k])
-        back = np.dot(small, across)
+            inside[k] = np.dot(core[live[k]], inside[k])
+        back = np.dot(inside, across)
         for k in range(m):
             j, size = live[k], 0.0
             for i in range(n):
@@ -84,7 +103,7 @@ def conjugate_gradients(
         for k in range(m):
             for i in range(n):
                 rows[k, i] = root[live[k], i] * search[live[k], i]
-        product = times_table(rows, shared)
+        product = times_table(rows, shared, small)
         for k in range(m):
             j, along, curvature = live[k], 0.0, 0.0
             image = images[j]

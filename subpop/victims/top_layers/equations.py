@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from subpop.victims.top_layers.conjugate import conjugate_gradients
+from subpop.victims.top_layers.conjugate import conjugate_gradients, uncopied
 from subpop.victims.top_layers.gram import Gram, Products
 
 CONJUGATE_LIMIT = 300
@@ -80,7 +80,8 @@ class Equations:
         products, near = self.products, self.preconditioner
         rows = [products.shared, products.own, products.more, products.images, self.root.to(left.dtype)]
         given = [*rows, near.inner, near.outer, near.core, near.directions, left, accuracy.clamp(min=FINEST)]
-        found = torch.from_numpy(conjugate_gradients(CONJUGATE_LIMIT, *(each.contiguous().numpy() for each in given)))
+        arrays = (each.contiguous().numpy() for each in given)
+        found = torch.from_numpy(conjugate_gradients(CONJUGATE_LIMIT, uncopied(), *arrays))
         solution: Tensor = found.double() * size
         return solution
 

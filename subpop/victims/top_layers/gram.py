@@ -16,7 +16,7 @@ from scipy.linalg import eigh
 from torch import Tensor
 
 from subpop.types import Array, BadInput
-from subpop.victims.top_layers.conjugate import times_table
+from subpop.victims.top_layers.conjugate import times_table, uncopied
 
 if TYPE_CHECKING:
     from subpop.victims.top_layers.top_layer import TopLayer
@@ -117,5 +117,5 @@ class Products:
 
 def times(rows: Tensor, table: Tensor) -> Tensor:
     """rows (m, n) times table (n, k), of the same dtype."""
-    found: Tensor = torch.from_numpy(times_table(rows.contiguous().numpy(), table.numpy()))
+    found: Tensor = torch.from_numpy(times_table(rows.contiguous().numpy(), table.numpy(), uncopied()))
     return found
