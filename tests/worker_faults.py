@@ -140,9 +140,14 @@ def _shard(number: int) -> tuple[str, str]:
 
 
 def workers_of(process: WarmRun) -> list[int]:
-    """Worker processes of a run, once there are any; none if it ends before."""
+    """Worker processes of a run, once there are any; none if it ends before.
+
+    The run is forked from a server, too. What it starts, such as the head of a Ray cluster, has its command for an instant.
+    """
+    own = _command_of(process.pid)
     while process.poll() is None:
-        found = [pid for pid in descendants(process.pid) if _is_worker(_command_of(pid))]
+        commands = {pid: _command_of(pid) for pid in descendants(process.pid)}
+        found = [pid for pid, command in commands.items() if command != own and _is_worker(command)]
         if found:
             return found
         time.sleep(0.05)
