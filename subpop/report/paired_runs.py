@@ -10,6 +10,7 @@ truth, about one in forty is called worse by chance, and one whose numbers are t
 
 from __future__ import annotations
 
+import csv
 import io
 import os
 from collections.abc import Iterable, Mapping
@@ -38,19 +39,23 @@ COLUMNS = [*CONTEXT, "defense", *MADE_OF, "exact", "split", "subpopulation", "se
 
 def damages_csv(reports: Iterable[CellReport]) -> str:
     """Return the target damage of each cell, subpopulation with at least 20 test rows, and seed, as CSV."""
-    rows = []
+    file = io.StringIO()
+    rows = csv.writer(file, lineterminator="\n")
+    rows.writerow(COLUMNS)
     for report in reports:
         result, cell, made_of = report.result, report.cell, report.made_of or Provenance()
         damages = damages_by_seed(result) if result else pd.DataFrame()
         setting = ";".join(f"{name}={value}" for name, value in cell.setting if name != "split")
         names = (cell.stem, cell.tier, cell.dataset, cell.victim, cell.partition, cell.attack, float(cell.rate), setting)
-        about = (*names, cell.defense, made_of.data, made_of.draws, made_of.secret, bool(result and result.exact))
+        about = _texts((*names, cell.defense, made_of.data, made_of.draws, made_of.secret, bool(result and result.exact)))
         for index, values in zip(damages.index.tolist(), damages.to_numpy(float).tolist(), strict=True):
-            texts = [printable(each) if isinstance(each, str) else each for each in (*about, *index)]
-            rows += [(*texts, seed, value) for seed, value in enumerate(values)]
-    file = io.StringIO()
-    pd.DataFrame(rows, columns=COLUMNS).to_csv(file, index=False, lineterminator="\n")
+            which = (*about, *_texts(index))
+            rows.writerows((*which, seed, value) for seed, value in enumerate(values))
     return file.getvalue()
+
+
+def _texts(values: Iterable[Any]) -> list[Any]:
+    return [printable(each) if isinstance(each, str) else each for each in values]
 
 
 def load_damages(folder: Path) -> pd.DataFrame:

@@ -70,6 +70,11 @@ class RightBits:
         """(n_seeds, n_rows) undefended clean minus poisoned, in {-1, 0, 1}."""
         return self.clean.astype(np.float64) - self.poisoned
 
+    @cached_property
+    def change_by_seed(self) -> Doubles:
+        """(n_seeds,) mean of `change` over the rows."""
+        return np.asarray(self.change.mean(axis=1))
+
 
 @dataclass(frozen=True)
 class Damage:
@@ -120,7 +125,7 @@ def damage(bits: RightBits) -> Damage:
     cost = float(bits.clean.mean() - bits.defended_clean.mean())
     effect = float(bits.defended_clean.mean() - bits.poisoned.mean())
     row_variance = float(bits.change.var(axis=1, ddof=1).mean()) if n_rows > 1 else math.nan
-    seed_variance = float(bits.change.mean(axis=1).var(ddof=1)) if n_seeds > 1 else math.nan
+    seed_variance = float(bits.change_by_seed.var(ddof=1)) if n_seeds > 1 else math.nan
     of_seeds = seed_variance / n_seeds if n_seeds > 1 else 0.0
     error = math.sqrt(of_seeds + row_variance / n_rows)
     width = None

@@ -12,7 +12,7 @@ measure() { # REPORT_FOLDER [pytest options]
     "$python" -m subpop run --no-references --only-mine --defense "$defense" --store "$folder/store.sqlite" --report-dir "$@"
 }
 
-git rev-parse --show-toplevel >/dev/null || { say "git finds no repository in this folder; run it in a clone"; exit 2; }
+found=$(git rev-parse --show-toplevel 2>&1) || { say "git finds no repository in this folder (${found#fatal: }); run it in a clone"; exit 2; }
 inside=$(git rev-parse --show-prefix)
 mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)

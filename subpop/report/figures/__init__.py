@@ -70,9 +70,10 @@ def draw_all(reports: Iterable[CellReport], directory: Path) -> list[Picture]:
 
 def begin_to_draw(reports: Iterable[CellReport], directory: Path) -> tuple[list[Picture], Callable[[], None]]:
     """Draw as `draw_all`, while this process does something else; returns the figures and a function that waits for them."""
-    pictures, missing = [], []
+    pictures, missing, reports = [], [], list(reports)
+    hashes = {id(report): _hash(report) for report in reports if report.result}  # several figures show the same report
     for (stem, tier, dataset), own, styles, plan in _plans(reports):
-        key = content_key(own, repr(styles) + metric_words(headline(own)))
+        key = content_key([hashes[id(report)] for report in own], repr(styles) + metric_words(headline(own)))
         path = directory / file_name(f"{stem}-{tier}-{dataset}-{plan.kind}")
         if not _is_drawn(path, key):
             missing.append((plan.draw, path, key))
@@ -153,16 +154,19 @@ def save(figure: Figure, path: Path, key: str = "") -> None:
     unfinished.replace(path.with_name(path.name + ".svg"))
 
 
-def content_key(reports: Iterable[CellReport], settings: str) -> str:
-    """Return a hash of everything that a figure shows and of the code that draws it."""
+def content_key(shown: Iterable[bytes], settings: str) -> str:
+    """Return a hash of everything that a figure shows, whose parts have these hashes, and of the code that draws it."""
     library, sources = _drawn_by()
-    digest = hashlib.blake2b(f"{library} {settings}".encode() + sources, digest_size=16)
-    for report in reports:
-        assert report.result is not None
-        digest.update(repr((report.cell, report.result.numbers, report.result.table)).encode())
-        for name, array in sorted(report.result.arrays.items()):
-            digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+    return hashlib.blake2b(f"{library} {settings}".encode() + sources + b"".join(shown), digest_size=16).hexdigest()
+
+
+def _hash(report: CellReport) -> bytes:
+    """A hash of all that figures show of a report with a result."""
+    assert report.result is not None
+    digest = hashlib.blake2b(repr((report.cell, report.result.numbers, report.result.table)).encode())
+    for name, array in sorted(report.result.arrays.items()):
+        digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
+    return digest.digest()
 
 
 @cache

@@ -74,7 +74,7 @@ def summarise(
         tuple(numbers),
         tuple(table_row(p) for p in parts),
         {
-            BY_SEED: np.stack([p.bits.change.mean(axis=1) for p in parts]),
+            BY_SEED: np.stack([p.bits.change_by_seed for p in parts]),
             **{name: array for name, array in results[0].arrays.items() if name.startswith("panel_")},
         },
         knowledge,

@@ -108,7 +108,7 @@ class Ranked:
 
     def by_seed(self, k: int) -> tuple[float, ...]:
         """Return the mean damage of each seed over the k subpopulations that are worst on average, as `worst` averages them."""
-        return tuple(np.stack([self.bits[i].change.mean(axis=1) for i in self.order[:k]]).mean(axis=0))
+        return tuple(np.stack([self.bits[i].change_by_seed for i in self.order[:k]]).mean(axis=0))
 
     @property
     def ranks(self) -> list[int]:
@@ -124,11 +124,16 @@ def damages(ranked: Ranked) -> list[Number]:
     """Mean damage, worst-k with its two parts, and its lower estimate; nothing if no subpopulation is large enough."""
     if not ranked.parts:
         return []
-    per_seed = np.stack([bits.change.mean(1) for bits in ranked.bits])
-    error = float(ranked.drawn.mean(1).std(ddof=1))
-    mean, width = float(ranked.values.mean()), ranked.mean_half_width()
-    first = Number("target_damage_mean", mean, error, std=seed_std(per_seed), half_width=width, varies=ROWS)
-    first = replace(first, by_seed=tuple(per_seed.mean(axis=0)))
+    per_seed = np.stack([bits.change_by_seed for bits in ranked.bits])
+    first = Number(
+        "target_damage_mean",
+        float(ranked.values.mean()),
+        float(ranked.drawn.mean(1).std(ddof=1)),
+        std=seed_std(per_seed),
+        half_width=ranked.mean_half_width(),
+        varies=ROWS,
+        by_seed=tuple(per_seed.mean(axis=0)),
+    )
     numbers = [first, *worst(ranked, "")]
     for k in ranked.ranks:
         # Its own deviation would need more seeds to halve; that of the uncorrected worst-k is of the same size.
@@ -163,18 +168,18 @@ def _split(metric: str, bits_of_worst: Sequence[RightBits]) -> Number:
 
 def over_seeds(metric: str, values: Array, subpopulation: str = "") -> Number:
     """The mean of (S, n_seeds) values, ignoring NaN, with the deviation over seeds of their mean over subpopulations."""
-    std = seed_std(values)
-    error = None if std is None else std / math.sqrt(values.shape[1])
-    width = None if std is None else of_values(np.nanmean(values, axis=0))
-    by_seed = tuple(values.mean(axis=0)) if np.isfinite(values).all() else ()
-    found = Number(metric, float(np.nanmean(values)), error, subpopulation, std, half_width=width, varies=SEEDS)
-    return replace(found, by_seed=by_seed)
+    found = chosen_over_seeds(metric, values, subpopulation)
+    width = None if found.std is None else of_values(np.nanmean(values, axis=0))
+    return replace(found, half_width=width, varies=SEEDS)
 
 
-def chosen_over_seeds(metric: str, values: Array) -> Number:
+def chosen_over_seeds(metric: str, values: Array, subpopulation: str = "") -> Number:
     """`over_seeds` of subpopulations that the same results chose as the worst: without an interval, which would not say of
     which subpopulations."""
-    return replace(over_seeds(metric, values), half_width=None, varies="")
+    std = seed_std(values)
+    error = None if std is None else std / math.sqrt(values.shape[1])
+    by_seed = tuple(values.mean(axis=0)) if np.isfinite(values).all() else ()
+    return Number(metric, float(np.nanmean(values)), error, subpopulation, std, by_seed=by_seed)
 
 
 def seed_std(values: Array) -> float | None:

@@ -77,11 +77,11 @@ def fairness_of(y: Ints, members: Bools, clean: Bools, poisoned: Bools) -> dict[
     y: (n_test,) labels 0 and 1; members: (n_test,) bool; clean, poisoned: (n_seeds, n_test) what undefended clean and (defended)
     poisoned victims get right, from which their predictions follow. See `subpop.results.fairness`.
     """
+    counted = np.stack([np.ones_like(members), y == 1, y == 0])
+    rows = np.concatenate([counted & members, counted & ~members]).astype(float)
+    gaps = _gaps(np.concatenate([clean, poisoned]) == (y == 1), rows).reshape(3, 2, -1)
     found = {}
-    counted = (np.ones_like(members), y == 1, y == 0)
-    rows = np.array([side & each for side in (members, ~members) for each in counted], float)
-    for name, right in (("clean", clean), ("poisoned", poisoned)):
-        parity, true, false = _gaps(right == (y == 1), rows)
+    for name, (parity, true, false) in zip(("clean", "poisoned"), gaps.swapaxes(0, 1), strict=True):
         found[f"demographic_parity_difference_{name}"] = float(np.mean(parity))
         found[f"equalised_odds_difference_{name}"] = float(np.mean(np.maximum(true, false)))
     return found
