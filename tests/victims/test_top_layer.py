@@ -254,3 +254,13 @@ def test_a_product_in_blocks_is_the_product(m, small):
     rng = np.random.default_rng(0)
     rows, shared = rng.normal(size=(m, 301)), rng.normal(size=(301, 97))
     np.testing.assert_allclose(conjugate.times_table(rows, shared, small), rows @ shared, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("small", [0, 20_000, SMALL])
+@pytest.mark.parametrize("m", [1, 3, 20])
+def test_a_product_with_a_symmetric_table_is_the_product(m, small):
+    rng = np.random.default_rng(0)
+    rows, half = rng.normal(size=(m, 301)), rng.normal(size=(301, 301))
+    product = conjugate.times_symmetric(rows, half + half.T, small)
+    np.testing.assert_allclose(product, rows @ (half + half.T), rtol=0, atol=1e-12)
+    assert product.flags.c_contiguous

@@ -44,6 +44,14 @@ def times_table(rows: Array, shared: Array, small: int) -> Array:
 
 
 @compiled
+def times_symmetric(rows: Array, shared: Array, small: int) -> Array:
+    """rows (m, n) times a symmetric table (n, n); where BLAS copies the factors, as the table times the rows, which is faster."""
+    if small or len(rows) == 1:
+        return times_table(rows, shared, small)
+    return np.ascontiguousarray(np.dot(shared, rows.T).T)
+
+
+@compiled
 def conjugate_gradients(
     limit: int,
     small: int,
@@ -103,7 +111,7 @@ def conjugate_gradients(
         for k in range(m):
             for i in range(n):
                 rows[k, i] = root[live[k], i] * search[live[k], i]
-        product = times_table(rows, shared, small)
+        product = times_symmetric(rows, shared, small)
         for k in range(m):
             j, along, curvature = live[k], 0.0, 0.0
             image = images[j]

@@ -16,7 +16,7 @@ from scipy.linalg import eigh
 from torch import Tensor
 
 from subpop.types import Array, BadInput
-from subpop.victims.top_layers.conjugate import times_table, uncopied
+from subpop.victims.top_layers.conjugate import times_symmetric, times_table, uncopied
 
 if TYPE_CHECKING:
     from subpop.victims.top_layers.top_layer import TopLayer
@@ -111,7 +111,8 @@ class Products:
     def times(self, v: Tensor) -> Tensor:
         """(J, n) each head's products times its v (J, n), in the precision of the products."""
         v, places = v.to(self.shared.dtype), self.images[:, None]
-        found = torch.addcmul(times(v, self.shared), v.gather(1, places), self.more)
+        clean = torch.from_numpy(times_symmetric(v.contiguous().numpy(), self.shared.numpy(), uncopied()))
+        found = torch.addcmul(clean, v.gather(1, places), self.more)
         return found.scatter_(1, places, (self.own * v).sum(1, keepdim=True))
 
 
