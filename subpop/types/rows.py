@@ -120,11 +120,13 @@ class FleetJob:
 
 def _sorted(numbers: Ints) -> Ints:
     """The numbers in ascending order: counted, which takes a third of the time of sorting, where they are small enough."""
-    if numbers.min(initial=0) < 0 or numbers.max(initial=0) > 8 * len(numbers):
+    largest = numbers.max(initial=0)
+    if numbers.min(initial=0) < 0 or largest > 8 * len(numbers):
         return np.sort(numbers)
-    counts = np.bincount(numbers)
-    found = np.flatnonzero(counts.astype(np.bool_))
-    return found if len(found) == len(numbers) else np.repeat(found, counts[found])
+    occurs = np.zeros(largest + 1, np.bool_)
+    occurs[numbers] = True
+    found = np.flatnonzero(occurs)
+    return found if len(found) == len(numbers) else np.repeat(found, np.bincount(numbers)[found])
 
 
 class RowSource(Protocol):

@@ -71,11 +71,9 @@ def longest_row(x: Array) -> float:
 def shared_rows(jobs: Sequence[FleetJob]) -> Ints:
     """Row numbers of the pool that enough jobs use."""
     n = len(jobs[0].pool)
-    used = np.zeros(n, np.int64)
-    for job in jobs:
-        own = np.zeros(n, np.bool_)
-        own[job.rows if job.extra_x is None else job.rows[job.rows < n]] = True
-        used += own  # once per job, however often it repeats a row
+    used, last = np.zeros(n, np.int64), np.full(n, -1)
+    for number, job in enumerate(jobs):
+        count_job(job.rows, number, used, last)
     return np.flatnonzero(used >= max(1, len(jobs) / SHARED_BY))
 
 
@@ -156,3 +154,12 @@ def add_counts(key: Ints, weights: Doubles, place: Ints, counts: Doubles, outsid
             outside[i] = True
         else:
             counts[at] += weights[i] if len(weights) else 1.0
+
+
+@compiled
+def count_job(rows: Ints, number: int, used: Ints, last: Ints) -> None:
+    """Count a job for each row of the pool that it uses, once however often it repeats it. last: the job that used a row last."""
+    for row in rows:
+        if row < len(used) and last[row] != number:
+            last[row] = number
+            used[row] += 1

@@ -14,7 +14,7 @@ def check_job(job: FleetJob, pool: Pool) -> None:
     if pool.n_classes < 2:
         raise BadInput(f"n_classes={pool.n_classes}; a classifier needs at least 2")
     extra = 0 if job.extra_x is None else len(job.extra_x)
-    weights = np.broadcast_to(1.0, len(job)) if job.weights is None else np.asarray(job.weights)
+    weights = job.rows if job.weights is None else np.asarray(job.weights)
     if job.rows.ndim != 1 or job.rows.shape != job.y.shape or job.rows.shape != weights.shape:
         shapes = f"{job.rows.shape} rows, {job.y.shape} labels and {weights.shape} weights"
         raise BadInput(f"a job has {shapes}; give a label and a weight for each row")
