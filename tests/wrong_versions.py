@@ -422,7 +422,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "worst-k ranked in each seed",
         f"{SUMMARY}/ranked.py",
-        "np.stack([self.bits[i].change.mean(axis=1) for i in self.order[:k]]).mean(axis=0)",
+        "np.stack([self.bits[i].change_by_seed for i in self.order[:k]]).mean(axis=0)",
         "np.sort(np.stack([each.change.mean(axis=1) for each in self.bits]), axis=0)[-k:].mean(axis=0)",
         "cube",
         "target_damage_worst_1",
