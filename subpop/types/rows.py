@@ -119,7 +119,7 @@ class FleetJob:
 
 
 def _sorted(numbers: Ints) -> Ints:
-    """The numbers in ascending order: counted, which takes a third of the time of sorting, where they are small enough."""
+    """The numbers in ascending order: marked in a table, which is faster than sorting, if they are small."""
     largest = numbers.max(initial=0)
     if numbers.min(initial=0) < 0 or largest > 8 * len(numbers):
         return np.sort(numbers)

@@ -154,10 +154,10 @@ def save(figure: Figure, path: Path, key: str = "") -> None:
     unfinished.replace(path.with_name(path.name + ".svg"))
 
 
-def content_key(shown: Iterable[bytes], settings: str) -> str:
-    """Return a hash of everything that a figure shows, whose parts have these hashes, and of the code that draws it."""
+def content_key(hashes: Iterable[bytes], settings: str) -> str:
+    """Return a hash of everything that a figure shows and of the code that draws it. hashes: of its reports."""
     library, sources = _drawn_by()
-    return hashlib.blake2b(f"{library} {settings}".encode() + sources + b"".join(shown), digest_size=16).hexdigest()
+    return hashlib.blake2b(f"{library} {settings}".encode() + sources + b"".join(hashes), digest_size=16).hexdigest()
 
 
 def _hash(report: CellReport) -> bytes:

@@ -7,6 +7,7 @@ changed row.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -111,12 +112,11 @@ class Products:
     def times(self, v: Tensor) -> Tensor:
         """(J, n) each head's products times its v (J, n), in the precision of the products."""
         v, places = v.to(self.shared.dtype), self.images[:, None]
-        clean = torch.from_numpy(times_symmetric(v.contiguous().numpy(), self.shared.numpy(), uncopied()))
-        found = torch.addcmul(clean, v.gather(1, places), self.more)
+        found = torch.addcmul(times(v, self.shared, times_symmetric), v.gather(1, places), self.more)
         return found.scatter_(1, places, (self.own * v).sum(1, keepdim=True))
 
 
-def times(rows: Tensor, table: Tensor) -> Tensor:
-    """rows (m, n) times table (n, k), of the same dtype."""
-    found: Tensor = torch.from_numpy(times_table(rows.contiguous().numpy(), table.numpy(), uncopied()))
+def times(rows: Tensor, table: Tensor, product: Callable[[Array, Array, int], Array] = times_table) -> Tensor:
+    """rows (m, n) times table (n, k), of the same dtype. product: `times_symmetric` for a symmetric table."""
+    found: Tensor = torch.from_numpy(product(rows.contiguous().numpy(), table.numpy(), uncopied()))
     return found
