@@ -20,6 +20,13 @@ from subpop.victims.top_layers.top_layer import TopLayer, feature_gradients
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.fixture(params=[0, SMALL], ids=["BLAS copies", "BLAS need not copy"])
+def kernels(request, monkeypatch):
+    """Both ways to multiply, whatever this machine's BLAS does."""
+    for module in ("gram", "equations"):
+        monkeypatch.setattr(f"subpop.victims.top_layers.{module}.uncopied", lambda: request.param)
+
+
 @pytest.mark.parametrize(("n", "d"), SHAPES)
 def test_a_top_layer_is_scikit_learns(n, d):
     features, y = gaussian(n, d)
@@ -82,6 +89,7 @@ def test_a_top_layer_refuses(features, y, decay):
         TopLayer.fit(features, np.array(y), decay)
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize(("n", "d"), SHAPES)
 def test_resolving_is_fitting_from_scratch(n, d):
     features, y = gaussian(n, d)
@@ -196,6 +204,7 @@ def test_feature_gradients_by_finite_differences():
         np.testing.assert_allclose(found[:, k], (grad_w(f + side) - grad_w(f - side)) / (2 * h), rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("low", [torch.float32, torch.float64])
 def test_equations_of_many_heads_against_dense_ones(low):
     features, y = gaussian(90, 200)
