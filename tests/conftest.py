@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "subpop"
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""One for each process of pytest-xdist and for what it starts: threads that wait for each other's cores made a test of a small BERT
+take 110 s in place of 11."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -26,8 +29,17 @@ def pytest_cmdline_main(config):
     whole = [Path(arg).resolve() for arg in config.args] == [Path(__file__).parent]
     if whole and config.option.numprocesses is None:
         config.option.numprocesses = 2
-    if config.option.numprocesses and config.option.dist == "no":
-        config.option.dist = "worksteal"  # neighbours stay together, which share what their module prepares; no process idles
+    if config.option.numprocesses:
+        os.environ.update({name: os.environ.get(name, "1") for name in THREADS})
+        if config.option.dist == "no":
+            config.option.dist = "worksteal"  # neighbours stay together, which share what their module prepares; no process idles
+
+
+@pytest.fixture
+def as_many_threads_as_cores(monkeypatch) -> None:
+    """For what limits its own threads, or counts them: the environment says nothing of them."""
+    for name in THREADS:
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture

@@ -414,7 +414,7 @@ def command_of(pid):
     return b""
 
 
-def test_a_worker_uses_one_core_and_trains_nothing_twice(tmp_path, own_victims):
+def test_a_worker_uses_one_core_and_trains_nothing_twice(tmp_path, own_victims, as_many_threads_as_cores):
     cells = [own_victims("Counted").with_(rate=rate) for rate in (0.5, 1.0, 1.5, 2.0)]
     counts = []
     for n_workers in (1, 3):

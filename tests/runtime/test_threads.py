@@ -27,7 +27,7 @@ def test_one_thread_inside_and_the_old_number_outside():
                 assert numbers_of_threads(user_api) == {2}
 
 
-def test_a_library_that_is_loaded_later_is_found():
+def test_a_library_that_is_loaded_later_is_found(as_many_threads_as_cores):
     code = """
 from subpop.runtime.threads import on_cores, on_threads, one_core_here, one_thread
 with one_thread("blas"):

@@ -66,7 +66,7 @@ def results(folder, name):
     return told
 
 
-def test_the_verdict_is_that_of_a_run_without(project):
+def test_the_verdict_is_that_of_a_run_without(project, as_many_threads_as_cores):
     recorded = run(project, "benchmarks/", "-n", "2", "--rebaseline", "--store", "a.sqlite", "--report-dir", "a")
     assert recorded.returncode == 1, recorded.stdout
     assert recorded.stdout.index("subpop: planning 7 cells") < recorded.stdout.index("subpop plan: 7 cells")

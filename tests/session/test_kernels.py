@@ -194,7 +194,7 @@ def test_nothing_is_recorded_where_there_are_no_references(tmp_path, monkeypatch
 @pytest.mark.slow
 @pytest.mark.skipif("openblas" not in " ".join(blas_kernels()), reason="BLAS is not OpenBLAS, whose kernels can be chosen")
 @pytest.mark.skipif(bool(lacking(PROFILES["Nehalem"])), reason="the processor does not run Nehalem's kernels")
-def test_a_small_suite_under_two_profiles(tmp_path, capsys):
+def test_a_small_suite_under_two_profiles(tmp_path, capsys, as_many_threads_as_cores):
     names = ["Nehalem", "Haswell, one thread"]
     selected = [part for name in names for part in ("--profile", name)]
     assert main([*selected, "--folder", str(tmp_path), "-k", "table14 and not claim", "-p", "no:xdist"]) == 0
