@@ -10,8 +10,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "subpop"
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-"""One for each process of pytest-xdist and for what it starts: threads that wait for each other's cores made a test of a small BERT
-take 110 s in place of 11."""
+"""One for each process of pytest-xdist and for what it starts: threads that wait for each other's cores made a test of a small
+BERT take 110 s in place of 11."""
 
 
 @pytest.hookimpl(tryfirst=True)
