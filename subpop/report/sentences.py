@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from subpop.report.figures.setups import aggregates, quantity
@@ -50,6 +50,26 @@ def in_words(reports: Sequence[CellReport]) -> list[str]:
     return [*map(_numbers, measured[:MOST_CELLS]), *([f"and {left:,} more cells"] if left > 0 else [])]
 
 
+def about_own(reports: Sequence[CellReport], defenses: Collection[str], attacks: Collection[str]) -> list[str]:
+    """What boards say of some defenses, a sentence on damage and verdict and one on costs each; and the cells of some attacks."""
+    scored = [_score(board, entry) for board in leaderboards(reports) for entry in board.entries if entry.defense in defenses]
+    attacked = [report for report in reports if report.cell.attack in attacks]
+    return [*scored, *(in_words(attacked) if attacked else [])]
+
+
+def _score(board: Leaderboard, entry: Entry) -> str:
+    """A defense on a board: `mine at alpha 1, ...: an attacked subpopulation loses 20 points of accuracy, 45 without ...`."""
+    verdict = VERDICT_WORDS[entry.judged.verdict] if entry.judged else "without a verdict"
+    rank = f"rank {entry.rank.value} of {len(board.entries)}" if entry.rank and len(board.entries) > 1 else ""
+    probes = f"probes: {entry.integrity}" if entry.integrity else ""
+    costs = _costs(entry)
+    return (
+        f"{entry.defense} at alpha {board.rate:g}, {_where(board)}: an attacked subpopulation loses {_estimate(entry.damage)} of "
+        f"accuracy, and {points(board.undefended.damage.value)} without a defense: "
+        f"{'; '.join(filter(None, [verdict, rank, probes]))}.{f' It {_listed(costs)}.' if costs else ''}"
+    )
+
+
 def _numbers(report: CellReport) -> str:
     """A cell and its main numbers: `...: mean target damage 35.0 %, ...`."""
     numbers = {number.metric: number.value for number in aggregates(report)}
@@ -76,13 +96,17 @@ def _how_bad(board: Leaderboard) -> str:
     attack = _listed(sorted({context.attack for context in board.contexts}))
     rows = f"{board.rate:g} poison row{'' if board.rate == 1 else 's'} for each row of a subpopulation"
     worst = f", and {points(none.worst)} from the worst" if none.worst is not None else ""
-    victims = f"the victim{'' if len(board.victims) == 1 else 's'} {_listed(board.victims)}"
-    where = f"averaged over {_listed(board.datasets)}" if len(board.datasets) > 1 else f"on {board.datasets[0]}"
     others = f"; all other rows lose at most {points(none.collateral)}" if none.collateral is not None else ""
     return (
         f"At alpha {board.rate:g} ({rows}), {attack} takes {_estimate(none.damage)} of accuracy from an undefended "
-        f"subpopulation, {where} with {victims}{worst}{others}."
+        f"subpopulation, {_where(board)}{worst}{others}."
     )
+
+
+def _where(board: Leaderboard) -> str:
+    """`averaged over digits and mixture with the victim logistic_regression`."""
+    where = f"averaged over {_listed(board.datasets)}" if len(board.datasets) > 1 else f"on {board.datasets[0]}"
+    return f"{where} with the victim{'' if len(board.victims) == 1 else 's'} {_listed(board.victims)}"
 
 
 def _what_helps(board: Leaderboard) -> str:
@@ -110,23 +134,29 @@ def _what_helps(board: Leaderboard) -> str:
 
 def _what_it_costs(board: Leaderboard) -> str:
     best = best_of(board)
-    parts = [f"must be told {LEVEL_WORDS[best.knowledge]}"] if best.knowledge != NOTHING else []
-    if best.clean_cost is not None:
-        parts.append(f"gives up {points(best.clean_cost)} of clean accuracy")
-    if best.payer:
-        parts.append(
-            f"takes {points(best.payer.cost)} from {best.payer.subpopulation} of {best.payer.dataset} without any attack"
-        )
-    if best.fits is not None:
-        count = f"{best.fits:.3g} victim{'' if best.fits == 1 else 's'}" if best.fits else "with its own loop"
-        parts.append(f"trains {count}")
-    if best.seconds is not None:
-        times = f"{best.seconds:.0f}" if best.seconds >= 10 else f"{best.seconds:.2g}"
-        parts.append(f"takes {times} times as long as plain training")
+    parts = _costs(best)
     clean = [entry.clean_cost for entry in board.entries if entry.clean_cost is not None]
     ends = f"{_number(min(clean))} to {points(max(clean))}" if clean else ""
     every = f" All defenses: {ends} of clean accuracy." if len(clean) > 1 else ""
     return f"{best.defense} {_listed(parts)}.{every}" if parts else f"What {best.defense} costs was not measured."
+
+
+def _costs(entry: Entry) -> list[str]:
+    """What a defense costs, in clauses without a subject: `gives up 3 points of clean accuracy`."""
+    parts = [f"must be told {LEVEL_WORDS[entry.knowledge]}"] if entry.knowledge != NOTHING else []
+    if entry.clean_cost is not None:
+        parts.append(f"gives up {points(entry.clean_cost)} of clean accuracy")
+    if entry.payer:
+        parts.append(
+            f"takes {points(entry.payer.cost)} from {entry.payer.subpopulation} of {entry.payer.dataset} without any attack"
+        )
+    if entry.fits is not None:
+        count = f"{entry.fits:.3g} victim{'' if entry.fits == 1 else 's'}" if entry.fits else "with its own loop"
+        parts.append(f"trains {count}")
+    if entry.seconds is not None:
+        times = f"{entry.seconds:.0f}" if entry.seconds >= 10 else f"{entry.seconds:.2g}"
+        parts.append(f"takes {times} times as long as plain training")
+    return parts
 
 
 def points(value: float) -> str:

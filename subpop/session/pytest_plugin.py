@@ -501,7 +501,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         _record_shard(config, ended=True)
     suites = partial(docstrings, session)
     try:
-        watch.finish(int(session.exitstatus), rebaselined=rebaselined, suites=suites, drifts=found)
+        plugins, attacks = config.stash[PLUGINS], config.stash[ATTACKS]
+        status = int(session.exitstatus)
+        watch.finish(status, rebaselined=rebaselined, suites=suites, drifts=found, defenses=plugins, attacks=attacks)
     except OSError as error:  # a full disk: the page in the folder, if there is one, stays unfinished
         watch.unwritten = f"{error.strerror or error}"
         if session.exitstatus == pytest.ExitCode.OK:
@@ -540,7 +542,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if told or not watch.numbers:
         told = told or "no cell was measured"
         terminalreporter.write_line(f"with the old references: {told}" if watch.has_rebaselined else told)
-    for line in watch.numbers:
+    for line in (*watch.numbers, *watch.about_own):
         terminalreporter.write_line(line)
     if config.getoption("--rebaseline") and counts and run is not None:
         moved = run.moved.splitlines() if any(report.result is not None for report in run.reports.values()) else []

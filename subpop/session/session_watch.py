@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,8 @@ class SessionWatch:
         """The headline of the page, once the session has ended."""
         self.numbers: Sequence[str] = ()
         """What was measured, in words, once a session has ended that compared nothing."""
+        self.about_own: Sequence[str] = ()
+        """What was measured of plug-ins and attacks of one's own, in words, once a session has ended."""
         self.has_rebaselined = False
         """Whether the session rewrote references."""
         self.left = ""
@@ -135,18 +137,23 @@ class SessionWatch:
         rebaselined: bool,
         suites: Callable[[Iterable[str]], dict[str, str]],
         drifts: Sequence[Drift] = (),
+        defenses: Collection[str] = (),
+        attacks: Collection[str] = (),
     ) -> None:
-        """Write the report of a session that ended; suites: docstrings by stem."""
+        """Write the report of a session that ended; suites: docstrings by stem; defenses, attacks: names of the user's own."""
         from subpop.report import append_summary, write_report
-        from subpop.report.sentences import in_words
+        from subpop.report.sentences import about_own, in_words
 
         self.has_rebaselined = rebaselined
         standing, reports = self.standing(exit_status, rebaselined=rebaselined), list(self.reports.values())
         self.headline, info = headline(reports, standing), self._information(standing)
         info = replace(info, suites=suites(sorted({cell.stem for cell in self.reports})), drifts=drifts)
         write_report(reports, self._directory, info)
+        reports.sort(key=lambda report: report.cell)
         if not exit_status and not is_compared(reports):
-            self.numbers = in_words(sorted(reports, key=lambda report: report.cell))
+            self.numbers = in_words(reports)
+        if defenses or attacks:
+            self.about_own = [line for line in about_own(reports, defenses, attacks) if line not in self.numbers]
         append_summary((self._directory / "README.md").read_text(encoding="utf-8"))
 
     def _information(self, standing: Standing) -> RunInfo:

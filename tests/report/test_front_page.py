@@ -13,7 +13,7 @@ from subpop.report.board_table import signed
 from subpop.report.details import details
 from subpop.report.front_page import MOST_ROWS, NO_BOARD, QUESTIONS, UNFINISHED, front_page
 from subpop.report.leaderboard import Entry, Estimate, Leaderboard, Payer, context_of, leaderboards
-from subpop.report.sentences import answers, best_of, in_words, points
+from subpop.report.sentences import about_own, answers, best_of, in_words, points
 from subpop.report.verdict import FailedTest, Standing, headline
 from subpop.results.paired import BETTER, EQUIVALENT, UNDECIDED, WORSE, Difference, Judged
 
@@ -175,6 +175,20 @@ def test_without_references_and_defenses_the_terminal_shows_each_cell():
     assert many[0] == f"{one.cell.with_(n_seeds=1).id}: mean target damage 45.0 %, worst-5 target damage 50.0 %"
     assert many[-1] == "and 3 more cells"
     assert in_words(small_board()) == [*answers(leaderboards(small_board())[0])[:2]]
+
+
+def test_the_terminal_says_what_ones_own_defenses_and_attacks_do():
+    *others, mine = small_board()
+    mine = replace(mine, result=replace(mine.result, integrity="no known cheat found"))
+    attacked = measured(HURT, {"target_damage_worst_5": 0.5}, attack="my.attack", stem="feature_match")
+    said, numbers = about_own([*others, mine, attacked], {"mine"}, {"my.attack"})
+    assert said.startswith(
+        "mine at alpha 1, on digits with the victim logistic_regression: an attacked subpopulation loses 40 points"
+    )
+    assert " of accuracy, and 45 points without a defense: better than none; rank 2 of 2; probes: no known cheat found." in said
+    assert said.endswith(" It trains 1 victim and takes 1 times as long as plain training.")
+    assert numbers == f"{attacked.cell.id}: mean target damage 45.0 %, worst-5 target damage 50.0 %"
+    assert about_own([*others, mine, attacked], {"absent"}, ()) == []
 
 
 def test_without_defenses_the_attacks_are_shown():

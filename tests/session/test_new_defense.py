@@ -92,6 +92,15 @@ def test_only_mine_measures_own_rows_and_the_controls_that_belong_to_them(measur
     assert "maybe is no filter, or not reusable, so that no random filter is matched to it" in done.stdout
 
 
+def test_the_run_ends_with_the_score_of_each_defense(measured):
+    _, done, _ = measured
+    lines = done.stdout.rpartition("== subpop ==")[2].splitlines()
+    for name in ("every_ninth", "plain", "maybe"):
+        (told,) = [line for line in lines if f"{name} at alpha" in line]
+        assert ": an attacked subpopulation loses" in told
+        assert " points without a defense: " in told
+
+
 def test_the_matched_filter_removes_as_many_rows(measured):
     *_, found = measured
     removed = {key[5]: value for key, (value, _) in found.items() if key[4] == 1.0 and key[8] == "removed_share"}
