@@ -1,7 +1,11 @@
 """Differences from no defense: the values that are drawn, at most six lines with labels of their own, and the leaderboard."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 from synthetic_reports import RATES, cell_of, report_of
 from test_leaderboard import BOARD, HURT, measured
 
@@ -19,7 +23,7 @@ from subpop.report.figures.differences import (
 from subpop.report.figures.lines import styles_of
 from subpop.report.figures.setups import by_setup
 from subpop.report.leaderboard import leaderboards
-from subpop.results.paired import BETTER, EQUIVALENT, WORSE, damages_by_seed, paired_difference
+from subpop.results.paired import BETTER, EQUIVALENT, UNDECIDED, WORSE, damages_by_seed, paired_difference
 
 
 def board(names, rates=RATES, **changes):
@@ -133,3 +137,16 @@ def test_the_figure_of_a_board_has_its_verdicts(tmp_path):
     (tmp_path / "figures" / "leaderboard-embedded.svg").write_bytes(first + b"<!-- kept -->")
     draw_boards(boards, tmp_path / "figures")
     assert (tmp_path / "figures" / "leaderboard-embedded.svg").read_bytes().endswith(b"<!-- kept -->")
+
+
+def test_the_words_for_the_verdicts_do_not_touch():
+    """Beside long names the axis is narrow."""
+    verdicts = [BETTER, EQUIVALENT, UNDECIDED, WORSE]
+    figure = leaderboard_figure([Line(f"{i}" + 38 * "m", 0.1 * i, 0.05, verdict) for i, verdict in enumerate(verdicts)])
+    figure.set_canvas(FigureCanvasAgg(figure))
+    figure.canvas.draw()
+    texts = [text for text in figure.findobj(Text) if text.get_text().removeprefix("● ") in verdicts]
+    ends = [(box.x0, box.x1) for box in sorted((text.get_window_extent() for text in texts), key=lambda box: box.x0)]
+    assert len(ends) == 4
+    assert all(left[1] + 10 < right[0] for left, right in pairwise(ends))
+    assert ends[-1][1] <= figure.bbox.x1

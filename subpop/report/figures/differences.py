@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pandas as pd
 
 from subpop.report.figures.lines import LINE, Styles
-from subpop.report.figures.parts import WIDTH, new_figure
+from subpop.report.figures.parts import WIDTH, legend_line, new_figure
 from subpop.report.figures.scatters import panel_grid
 from subpop.report.figures.setups import Row, Setup, headline, percent, rates_of, rows_of, short, summarize, titles_of
 from subpop.results.paired import BETTER, UNDECIDED, WORSE, damages_by_seed, paired_difference
@@ -154,8 +154,8 @@ def leaderboard_figure(lines: Sequence[Line]) -> Figure:
     axis.set_ylim(len(lines) - 0.4, -0.6)
     axis.grid(axis="y", visible=False)
     axis.set_xlabel("target damage less that of no defense (points): left of the line is better than no defense", fontsize=9)
-    told = {line.verdict for line in lines if line.value is not None}
-    for i, verdict in enumerate(sorted(told)):
-        colour = COLOURS.get(verdict, EQUIVALENT_COLOUR)
-        axis.text(0.01 + 0.25 * i, 1.02, f"● {verdict}", color=colour, fontsize=8, transform=axis.transAxes)
+    told = sorted({line.verdict for line in lines if line.value is not None})
+    looks = [{"label": verdict, "color": COLOURS.get(verdict, EQUIVALENT_COLOUR)} for verdict in told]
+    handles = [legend_line(**look, marker="o", markersize=5, linestyle="") for look in looks]
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=8, labelcolor="linecolor", handletextpad=0.1)
     return figure
