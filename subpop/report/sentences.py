@@ -51,7 +51,7 @@ def in_words(reports: Sequence[CellReport]) -> list[str]:
 
 
 def about_own(reports: Sequence[CellReport], defenses: Collection[str], attacks: Collection[str]) -> list[str]:
-    """What boards say of some defenses, a sentence on damage and verdict and one on costs each; and the cells of some attacks."""
+    """What each board says of these defenses (damage, verdict, costs), and the main numbers of the cells of these attacks."""
     scored = [_score(board, entry) for board in leaderboards(reports) for entry in board.entries if entry.defense in defenses]
     attacked = [report for report in reports if report.cell.attack in attacks]
     return [*scored, *(in_words(attacked) if attacked else [])]
@@ -62,11 +62,13 @@ def _score(board: Leaderboard, entry: Entry) -> str:
     verdict = VERDICT_WORDS[entry.judged.verdict] if entry.judged else "without a verdict"
     rank = f"rank {entry.rank.value} of {len(board.entries)}" if entry.rank and len(board.entries) > 1 else ""
     probes = f"probes: {entry.integrity}" if entry.integrity else ""
+    lacks = f"{entry.n_missing} cell{'' if entry.n_missing == 1 else 's'} failed or not measured" if entry.n_missing else ""
+    missing = f"{lacks}, counted as no defense" if lacks else ""
     costs = _costs(entry)
     return (
         f"{entry.defense} at alpha {board.rate:g}, {_where(board)}: an attacked subpopulation loses {_estimate(entry.damage)} of "
         f"accuracy, and {points(board.undefended.damage.value)} without a defense: "
-        f"{'; '.join(filter(None, [verdict, rank, probes]))}.{f' It {_listed(costs)}.' if costs else ''}"
+        f"{'; '.join(filter(None, [verdict, rank, missing, probes]))}.{f' It {_listed(costs)}.' if costs else ''}"
     )
 
 

@@ -43,7 +43,7 @@ class SessionWatch:
         self.numbers: Sequence[str] = ()
         """What was measured, in words, once a session has ended that compared nothing."""
         self.about_own: Sequence[str] = ()
-        """What was measured of plug-ins and attacks of one's own, in words, once a session has ended."""
+        """What was measured of plug-ins and attacks of one's own, in words, once a session has ended that left nothing out."""
         self.has_rebaselined = False
         """Whether the session rewrote references."""
         self.left = ""
@@ -152,7 +152,7 @@ class SessionWatch:
         reports.sort(key=lambda report: report.cell)
         if not exit_status and not is_compared(reports):
             self.numbers = in_words(reports)
-        if defenses or attacks:
+        if (defenses or attacks) and self.is_complete:
             self.about_own = [line for line in about_own(reports, defenses, attacks) if line not in self.numbers]
         append_summary((self._directory / "README.md").read_text(encoding="utf-8"))
 

@@ -189,6 +189,8 @@ def test_the_terminal_says_what_ones_own_defenses_and_attacks_do():
     assert said.endswith(" It trains 1 victim and takes 1 times as long as plain training.")
     assert numbers == f"{attacked.cell.id}: mean target damage 45.0 %, worst-5 target damage 50.0 %"
     assert about_own([*others, mine, attacked], {"absent"}, ()) == []
+    (failed,) = about_own([*others, broken(defense="mine", **BOARD)], {"mine"}, ())
+    assert "; 1 cell failed or not measured, counted as no defense." in failed
 
 
 def test_without_defenses_the_attacks_are_shown():
