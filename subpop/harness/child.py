@@ -228,7 +228,7 @@ class _HarnessClient:
 
     def fit_many(self, requests: list[tuple[int, TrainingSet]]) -> list[Model]:
         sources = [self._source(index, train) for index, train in requests]
-        arrays = {f"x{i}": train.x for (i, train), source in zip(requests, sources, strict=True) if source == "new"}
+        arrays = {f"x{number}": requests[number][1].x for number, source in enumerate(sources) if source == "new"}
         arrays["y"] = np.concatenate([train.y for _, train in requests])
         arrays["ids"] = np.concatenate([train.ids for _, train in requests])
         header = [(i, source, len(train)) for (i, train), source in zip(requests, sources, strict=True)]

@@ -132,8 +132,8 @@ def _requests(message: Message, wave: Wave) -> list[tuple[int, TrainingSet]]:
     (values, arrays), tasks = message, wave.tasks
     requests: list[tuple[int, TrainingSet]] = []
     start = 0
-    for index, source, size in values["requests"]:
-        if index not in range(requests[-1][0] + 1 if requests else 0, len(tasks)):
+    for number, (index, source, size) in enumerate(values["requests"]):
+        if index not in range(requests[-1][0] if requests else 0, len(tasks)):  # a trial may ask for several sets at once
             raise BadInput(f"a request of trial {index} came out of order")
         y, ids = arrays["y"][start : start + size], arrays["ids"][start : start + size]
         start += size
@@ -141,7 +141,7 @@ def _requests(message: Message, wave: Wave) -> list[tuple[int, TrainingSet]]:
             raise BadInput(f"trial {index} asked for {size} rows with labels outside 0 to {wave.n_classes - 1}")
         base = tasks[index].train if source == "train" else tasks[index].know.clean_holdout
         if source == "new":
-            requests.append((index, TrainingSet.of(arrays[f"x{index}"], y)))
+            requests.append((index, TrainingSet.of(arrays[f"x{number}"], y)))
         elif base is None or not 0 <= ids.min() <= ids.max() < len(base):
             raise BadInput(f"trial {index} named rows outside its {source} set")
         else:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from multiprocessing import parent_process
+from multiprocessing import current_process, parent_process
 from threading import Thread, current_thread
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -72,8 +72,9 @@ def _unreached_by_interrupts() -> Iterator[None]:
 def prepare_workers(module: str) -> None:
     """Start a process that imports a module; it does so while this one goes on. Later workers are forked from it.
 
-    Does nothing on other systems than Linux, where libraries may not survive forking, and if there is no room for its socket in
-    the folder of temporary files, or the path of that is too long.
+    The module has to limit its process to one core before it imports libraries with threads. This function does nothing on
+    systems other than Linux, where libraries may not survive forking, and if there is no room for its socket in the folder of
+    temporary files, or the path of that is too long.
     """
     if sys.platform == "linux" and not _context:
         with suppress(OSError):
@@ -107,10 +108,23 @@ if sys.platform == "linux":
                 raise
 
         def ensure_running(self) -> None:
-            """Start the process, or another one if it has died."""
-            place = patch("multiprocessing.util.get_temp_dir", lambda: self._place.name)
-            with patch.dict(os.environ, ONE_CORE), place, _unreached_by_interrupts():
-                super().ensure_running()
+            """Start the process, or another one if it has died. What other threads see of this process stays as it is."""
+            if self._runs():
+                return
+            config: Any = current_process()._config  # type: ignore[attr-defined]
+            before = config.get("tempdir")
+            config["tempdir"] = self._place.name
+            try:
+                with _unreached_by_interrupts():
+                    super().ensure_running()
+            finally:
+                config["tempdir"] = before
+
+        def _runs(self) -> bool:
+            server: Any = self
+            with suppress(TypeError, ChildProcessError):  # never started; somebody else has noticed its end
+                return os.waitid(os.P_PID, server._forkserver_pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+            return False
 
         def end(self) -> None:
             server: Any = self

@@ -6,6 +6,7 @@ from importlib import import_module
 from pkgutil import walk_packages
 
 import subpop
+from subpop.runtime.threads import use_one_core
 
 LIBRARIES = (
     "torch",
@@ -30,6 +31,8 @@ ROOMS = ("attacks", "datasets", "defenses", "experiments", "features", "report",
 
 
 def _import_all() -> None:
+    use_one_core()  # before numba is imported, which reads the number of threads once
+
     from subpop._torchvision import import_torchvision
 
     with suppress(Exception):

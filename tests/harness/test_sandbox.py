@@ -41,7 +41,7 @@ from pathlib import Path
 
 import numpy as np
 
-from subpop import Defended, TrainingSet
+from subpop import Defended, TrainingSet, fit_all
 
 HERE = Path(__file__).parent
 
@@ -73,6 +73,16 @@ def everything(train, fit, know, *, seed):
 
 
 everything.needs = {"n_poison", "clean_holdout", "representation", "groups"}
+
+
+def several_at_once(train, fit, know, *, seed):
+    shifted = [TrainingSet.of(train.x + shift, train.y) for shift in (-2.0, 2.0)]
+    half = train[np.random.default_rng(seed).random(len(train)) > 0.5]
+    models = fit_all(fit, [half, *shifted, know.clean_holdout, train.relabel(1 - train.y)][: 5 - seed])
+    return Defended(fit(train), stages=dict(zip("abcde", models)))
+
+
+several_at_once.needs = {"clean_holdout"}
 
 
 def told(train, fit, know, *, seed):
@@ -413,6 +423,26 @@ def test_fits_are_batched_in_task_order(folder):
     assert batches == [[0, 1, 2, 3], [0, 1, 2, 3], [1, 2], [2]]
 
 
+def test_several_sets_in_one_call_get_the_models_that_they_get_in_this_process(folder):
+    holdout = TrainingSet(PoolRows(POOL, np.array([50, 51, 52, 53])), np.arange(4), POOL.y[50:54])
+    batches = []
+
+    def recording(requests):
+        batches.append([index for index, _ in requests])
+        return fit_many(requests)
+
+    theirs = run(folder, "several_at_once", 3, recording, clean_holdout=holdout)
+    ours = list(wave(3, clean_holdout=holdout).run(load(spec_of(folder, "several_at_once"))))
+    assert batches == [[0] * 5 + [1] * 4 + [2] * 3, [0, 1, 2]]
+    for seed, (a, b) in enumerate(zip(theirs, ours, strict=True)):
+        assert list(a.predictions) == ["", *"abcde"[: 5 - seed]]
+        assert {name: found.tolist() for name, found in a.predictions.items()} == {
+            name: found.tolist() for name, found in b.predictions.items()
+        }
+        assert a.n_fits == b.n_fits == 6 - seed
+    assert not np.array_equal(theirs[0].predictions["b"], theirs[0].predictions["c"])
+
+
 def test_every_kind_of_set_reaches_the_harness_as_its_own_rows(folder):
     asked = []
 
@@ -644,6 +674,11 @@ PICKLE = "(b'\\x80\\x04cposix\\nsystem\\n(S\"true\"tR.')"
         ("send_message(connection, 'error', task=[], reason=3, details=None)", "plugin.speaks_out_of_turn: 3"),
         ("send_message(connection, 'fit', requests=[(9, 'train', 1)])", "came out of order"),
         ("send_message(connection, 'fit', requests=[(-1, 'train', 1)])", "came out of order"),
+        (
+            "y = {'y': train.y[:2], 'ids': train.y[:2]}\n"
+            "send_message(connection, 'fit', y, requests=[(1, 'train', 1), (0, 'train', 1)])",
+            "a request of trial 0 came out of order",
+        ),
         (
             "send_message(connection, 'fit', {'y': train.y[:1], 'ids': train.y[:1] + 50}, requests=[(0, 'train', 1)])",
             "rows outside its train",

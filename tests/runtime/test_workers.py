@@ -169,3 +169,47 @@ def test_what_a_session_imports_beforehand_leaves_one_thread_and_knows_all_victi
     missing, threads = done.stdout.splitlines()
     assert missing == "set()"
     assert len([name for name in threads.split() if name != "jemalloc_bg_thd"]) == 1, threads
+
+
+def test_starting_workers_does_not_change_what_other_threads_see_of_the_environment(tmp_path):
+    """It emptied and refilled the environment for a moment, in which a plug-in's process could start without a PATH."""
+    code = """
+import os, threading, time
+from subpop.runtime.workers import _Forked, discard_prepared, prepare_workers
+
+before, seen, over = dict(os.environ), [], threading.Event()
+
+def watch():
+    while not over.is_set():
+        seen.append(dict(os.environ) == before)
+
+thread = threading.Thread(target=watch)
+prepare_workers("colorsys")
+thread.start()
+ends = time.monotonic() + 1
+while time.monotonic() < ends:
+    _Forked.prepared.ensure_running()
+over.set()
+thread.join()
+discard_prepared()
+assert len(seen) > 100 and all(seen), (len(seen), seen.count(False))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_libraries_that_were_imported_before_a_worker_was_forked_have_one_thread():
+    """Numba reads its number of threads once, when it is imported."""
+    code = """
+from subpop.runtime.workers import discard_prepared, prepare_workers, worker_processes
+
+def threads():
+    import sys
+    return sys.modules["numba"].config.NUMBA_NUM_THREADS
+
+prepare_workers("subpop.session.preloaded")
+print(worker_processes(1).submit(threads).result())
+discard_prepared()
+"""
+    env = {name: value for name, value in os.environ.items() if name not in ONE_CORE}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "1"
