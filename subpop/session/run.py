@@ -38,6 +38,7 @@ from subpop.types.printable import described, in_one_line
 TIERS = ("embedded", "laptop", "paper")
 SHOWN_AS_MEASURED = "of plug-ins shown with numbers by another version of subpop"
 UNKNOWN_NAMES = "left out: written by another version, with names that this one does not know"
+CODE_IS_NOT_RUN = "left out: measured on another device or by an earlier version, with a victim whose code a report does not run"
 CANNOT_BE_BUILT = "left out: data, weights or a plug-in are not available here"
 OTHER_VERSION = "left out: made by another version of the code"
 TRIALS_MISSING = "left out: not finished, or made with other data, libraries or another device"
@@ -226,7 +227,7 @@ class Run:
             self.store.put_record(name_of(cell), cell.record())
             self.store.put_record(name_of(cell), record_of_numbers(report), RECORDS)
         self.reports[cell] = report
-        if self._is_of_plugin(cell) and report.status != "skipped":
+        if (self._is_of_plugin(cell) or ":" in cell.victim) and report.status != "skipped":
             self.store.put_record(name_of(cell), record_of(report, self.experiment.context.device), KIND)
         return report
 
@@ -239,7 +240,7 @@ class Run:
     def measure_stored(self) -> int:
         """Measure every cell in the store whose trials are complete; returns the number of the others, which `left_out` lists.
 
-        Cells of plug-ins, whose code is not in the store, are shown as last measured.
+        Cells of plug-ins and of user-supplied victims are shown as last measured: a store names their code, which is never run.
         """
         kept = self.store.records(KIND)
         of_others = cells_of_other_versions(kept)
@@ -255,7 +256,7 @@ class Run:
             found = cell_of(record)
             if found in self.reports:
                 continue
-            if found is not None and self._can_be_shown(found):
+            if found is not None and ":" not in found.victim and self._can_be_shown(found):
                 self.measure(found)
             else:
                 n_left_out += 1
@@ -281,6 +282,8 @@ class Run:
         if cell is None:
             stem, _, name = key.partition(" ")
             return LeftOut(stem, name, UNKNOWN_NAMES)
+        if ":" in cell.victim:
+            return LeftOut(cell.stem, cell.id, CODE_IS_NOT_RUN)
         try:
             now = provenance(self.experiment, cell)
         except BadInput:

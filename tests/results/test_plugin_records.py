@@ -1,16 +1,17 @@
 """`subpop report` shows plug-ins' cells from what the store keeps of them, without their code."""
 
 import json
+from contextlib import suppress
 
 import pytest
 
 from subpop.experiments.experiment import Experiment
 from subpop.harness.plugins import parse_defense
-from subpop.results.plugin_records import kept_reports, record_of
+from subpop.results.plugin_records import KIND, kept_reports, record_of
 from subpop.runtime.store import Store
 from subpop.session.cli import main
 from subpop.session.run import Run
-from subpop.types import CellReport, CellResult, Number
+from subpop.types import BadInput, CellReport, CellResult, Number, Trial, TrialResult
 from subpop.types.grid import grid
 
 [CELL] = grid(
@@ -115,3 +116,37 @@ def test_a_plug_in_at_hand_is_measured_and_its_last_result_is_kept(tmp_path):
         other = Run(Experiment.on(store, device="cuda"), store, tmp_path)
         assert other.measure_stored() == 1
         assert cell not in other.reports
+
+
+@pytest.mark.parametrize("field", ["victim", "dataset", "defense", "attack", "partition"])
+def test_a_store_cannot_make_a_report_or_a_merge_call_what_it_names(tmp_path, monkeypatch, field):
+    """Anybody can send a store, such as the shard of a pull request. A victim that it named was imported and called."""
+    trap = tmp_path / "trap"
+    (tmp_path / "evil.py").write_text(f"open({str(trap)!r}, 'w')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for number, name in enumerate((f"os:system(command='touch {trap}')", f"{tmp_path}/evil.py:evil", "evil:evil")):
+        cell, stores = CELL.with_(**{field: name}), [str(tmp_path / f"{number}{letter}.sqlite") for letter in "abc"]
+        for path, value in zip(stores, (1.0, 2.0), strict=False):
+            with Store(path) as store:
+                store.put_record("as run", cell.record())
+                store.put_record("as kept", record_of(CellReport(cell.with_(n_seeds=2), CellResult(cell, ())), "cpu"), KIND)
+                store.put_chunk("k", cell, [TrialResult(Trial("", 0), {"removed": value}, {}, 1.0, 1)], "cpu")
+        options = ["--baselines", str(tmp_path), "--report-dir", str(tmp_path / f"report{number}")]
+        with suppress(BadInput):
+            main(["merge", *stores[:2], "--into", stores[2]])
+        with suppress(BadInput):
+            main(["report", "--store", stores[0], *options])
+        assert not trap.exists(), name
+
+
+def test_a_report_shows_a_victim_of_the_user_s_own_as_last_measured(tmp_path, monkeypatch, capsys):
+    cell = CELL.with_(victim="sklearn.naive_bayes:GaussianNB", dataset="mixture")
+    with Store(tmp_path / "store.sqlite") as store:
+        measured = Run(Experiment.on(store), store, tmp_path).measure(cell)
+    monkeypatch.setattr("subpop.victims._outside", lambda name: pytest.fail("a report makes it"))
+    options = ["--store", str(tmp_path / "store.sqlite"), "--baselines", str(tmp_path), "--report-dir", str(tmp_path / "report")]
+    assert main(["report", *options]) == 0
+    assert "1 cell (1 of plug-ins, as last measured), 0 not finished" in capsys.readouterr().out
+    assert measured.result is not None
+    assert {row[3] for row in rows_of(tmp_path / "report")} == {each.value for each in measured.result.numbers}
+    assert "cells of sklearn.naive_bayes:GaussianNB contain code of one" in (tmp_path / "report" / "little.md").read_text()

@@ -209,9 +209,22 @@ def test_predictions_of_an_exact_victim_that_differ_are_an_error(tmp_path):
         merged([one, other], tmp_path / "c")
 
 
+@pytest.mark.parametrize(("one", "other"), [(1.0, 1 - 1e-12), (0.0, 1e-18), (0.3, 0.3 + 1e-10), (float("nan"), float("nan"))])
+def test_numbers_that_differ_by_rounding_are_no_disagreement(tmp_path, one, other):
+    stores = store_of(tmp_path / "a", EXACT, one), store_of(tmp_path / "b", EXACT, other)
+    assert "1 trials, 1 of them new" in merged(stores, tmp_path / "c")
+
+
+@pytest.mark.parametrize(("one", "other"), [(1.0, 2.0), (0.0, 1e-4), (0.3, 0.301), (0.3, float("nan"))])
+def test_numbers_that_differ_by_more_are_one(tmp_path, one, other):
+    stores = store_of(tmp_path / "a", EXACT, one), store_of(tmp_path / "b", EXACT, other)
+    with pytest.raises(BadInput, match="disagree"):
+        merged(stores, tmp_path / "c")
+
+
 def test_of_a_stochastic_trial_the_first_store_is_kept_and_the_difference_counted(tmp_path):
     one, other = store_of(tmp_path / "a", RANDOM, 1.0, 2.0), store_of(tmp_path / "b", RANDOM, 1.0, 3.0)
-    assert "1 trials of stochastic victims differ" in merged([one, other], tmp_path / "c")
+    assert "1 trials of stochastic or user-supplied victims differ" in merged([one, other], tmp_path / "c")
     with Store(tmp_path / "c") as store:
         assert [each.metrics["removed"] for each in store.get_chunk("k") or ()] == [1.0, 2.0]
 

@@ -25,7 +25,8 @@ class Board(Poisoning):
         have none.
         """
         undefended = cell.defense == "none"
-        if cell.tier == "embedded" and make_victim(cell.victim).exact:
+        # A report may be of somebody else's store, which must not make this process import and call what it names.
+        if cell.tier == "embedded" and (":" in cell.victim or make_victim(cell.victim).exact):
             if undefended:
                 return super().gates(cell)
             compared = HEADLINES if is_exact(cell.defense) and not is_tuned(cell.defense) else ()
