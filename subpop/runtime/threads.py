@@ -15,7 +15,7 @@ from threadpoolctl import ThreadpoolController
 
 Part = TypeVar("Part")
 Found = TypeVar("Found")
-_ONE_CALL = threading.Lock()
+_ONE_CALL = threading.RLock()
 
 
 def one_thread(user_api: str | None = None) -> Any:
@@ -112,8 +112,14 @@ def one_core_here() -> Iterator[None]:
 
 
 @contextmanager
-def in_one_thread() -> Iterator[None]:
-    """Limit BLAS and torch to one thread, so that results are bit-identical to those of a worker with one thread."""
+def in_one_thread(threaded: bool = True) -> Iterator[None]:
+    """Limit BLAS and torch to one thread, so that results are bit-identical to those of a worker with one thread.
+
+    If not threaded, it does nothing, for a GPU.
+    """
+    if not threaded:
+        yield
+        return
     import torch
 
     with _ONE_CALL, one_thread("blas"):

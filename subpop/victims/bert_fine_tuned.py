@@ -26,7 +26,6 @@ class BertFineTuned(TextVictim):
     """Victims on tokens, which are copied to the device as a whole."""
 
     one_by_one = True
-    """Fleets save nothing."""
 
     def _source(self, x: Any, lengths: Ints) -> Callable[[Ints], Inputs]:
         import torch

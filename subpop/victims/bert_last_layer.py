@@ -19,6 +19,7 @@ import numpy as np
 
 from subpop.features.encoders import check_tokens, encoder_fingerprint, lengths_of
 from subpop.features.encoders.tokens import check_max_length
+from subpop.runtime.threads import on_cores
 from subpop.types import BadInput, FleetJob, Ints, Model
 from subpop.victims.batched_jobs import Recipe, present_jobs, stacked
 from subpop.victims.transformer_model import LastLayerTextModel, Origin, TextModel
@@ -34,6 +35,8 @@ class TextVictim(ABC):
     """
 
     exact = False
+    one_by_one = False
+    """Whether a network with all its weights is trained, of which there may be no memory for several."""
 
     def __init__(
         self,
@@ -75,10 +78,13 @@ class TextVictim(ABC):
         check_tokens(encoder, x)
         lengths = lengths_of(x)
         source = self._source(x, lengths)
-        models: list[Model] = []
-        for job, rows, seed in zip(jobs, places, seeds, strict=True):
-            models.append(self._trained(job, source(rows), lengths[rows], recipe, seed))
-        return models
+
+        def trained(number: int) -> Model:
+            rows = places[number]
+            return self._trained(jobs[number], source(rows), lengths[rows], recipe, seeds[number])
+
+        with on_cores(1 if self.one_by_one else len(jobs), self.device == "cpu") as mapped:
+            return list(mapped(trained, range(len(jobs))))
 
     @abstractmethod
     def _source(self, x: Any, lengths: Ints) -> Callable[[Ints], Inputs]:

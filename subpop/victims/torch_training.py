@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.backends import cudnn
 from torch.nn import functional
 
+from subpop.runtime.threads import in_one_thread
 from subpop.types import Array, BadInput, Ints
 from subpop.victims.batch_order import BatchOrder
 from subpop.victims.batched_jobs import Recipe
@@ -36,7 +37,13 @@ def train_on(
     seed: of the batch order and augmentation, which depend on a row's key (default: the row) and not on other rows. Raises
     BadInput if training diverges.
     """
-    keys = rows if keys is None else keys
+    with in_one_thread(device == "cpu"):
+        return _trained(network, x, y, rows, recipe, seed, device, rows if keys is None else keys)
+
+
+def _trained(
+    network: ConvClassifier, x: Array, y: Ints, rows: Ints, recipe: Recipe, seed: int, device: str, keys: Ints
+) -> ConvClassifier:
     network.to(device, memory_format=torch.channels_last).train().requires_grad_(True)  # type: ignore[call-overload]
     # Only used rows are copied; torch must not receive read-only memory.
     used, place = np.unique(rows, return_inverse=True)

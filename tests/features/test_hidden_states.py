@@ -51,6 +51,15 @@ def theirs(encoder, row):
 # --- what they are ----------------------------------------------------------------------------------------------------
 
 
+def test_the_number_of_threads_changes_no_bit():
+    encoder, found = load_encoder("tiny"), []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        found.append(hidden_states(encoder, rows([64] * 20 + LENGTHS, 64)).values)
+        assert torch.get_num_threads() == threads
+    assert np.array_equal(*found)
+
+
 def test_states_are_the_inputs_of_the_last_block_in_the_order_of_the_rows(encoder):
     tokens = rows()
     found = hidden_states(encoder, tokens)

@@ -178,6 +178,21 @@ def test_clean_and_unpoisoned_victims_are_the_same_bits(folder, kind):
     assert not same(clean, fit(kind, folder, pool.clean_job(), 4))
 
 
+@pytest.mark.parametrize("name", ["tiny_bert_last_layer", "tiny_bert_fine_tuned"])
+def test_same_jobs_and_seeds_give_the_same_bits_however_many_threads(name):
+    """A run of several processes trains with one thread in each; what is left of it when it resumes, in one process."""
+    pool, found = keyword(150, 200, 64), []
+    jobs = [pool.clean_job(), FleetJob(pool, np.arange(140), pool.y[:140])]
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        own = make_victim(name)
+        own.epochs = 1
+        found.append(own.fit_many(jobs, [0, 1]))
+        assert torch.get_num_threads() == threads
+    assert all(same(a, b) for a, b in zip(*found, strict=True))
+    assert not same(*found[0])
+
+
 @pytest.mark.parametrize("kind", BOTH)
 def test_it_learns_a_keyword_and_nothing_from_shuffled_labels(folder, kind):
     pool = keyword(120, 240)

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from subpop.testing import check_victim
-from subpop.types import BadInput, FleetJob, Pool
+from subpop.types import BadInput, FleetJob, Pool, TrainingSet
 from subpop.victims import torch_training
 from subpop.victims.batch_order import BatchOrder
 from subpop.victims.batched_jobs import Recipe
@@ -49,6 +49,17 @@ def same(a: TorchModel, b: TorchModel) -> bool:
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
+
+
+def test_same_jobs_and_seeds_give_the_same_bits_however_many_threads() -> None:
+    pool, found = stripes(100, 120, 32), []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        own = FineTuned("16/2 32 M", pretrained=False, epochs=2).fit_many([pool.clean_job()], [0])[0]
+        assert torch.get_num_threads() == threads
+        assert isinstance(own, TorchModel)
+        found.append(own.fine_tuned(TrainingSet.of(pool.x, pool.y), epochs=1, learning_rate=1e-3, batch_size=32, seed=1))
+    assert same(*found)
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.5])

@@ -22,6 +22,7 @@ from subpop.features.encoders.tokens import check_tokens, lengths_of
 from subpop.runtime.feature_cache import cached_blocks, kept
 from subpop.runtime.fingerprint import data_hash, key_of, versions
 from subpop.runtime.progress import Report, reporting
+from subpop.runtime.threads import on_cores
 from subpop.types import Array, BadInput, Floats, Ints
 
 if TYPE_CHECKING:
@@ -153,14 +154,20 @@ def _computed(encoder: Encoder, tokens: Array, lengths: Ints, device: str) -> Fl
     bert, offsets = encoder.bert(device), np.concatenate([[0], np.cumsum(lengths)])
     out = np.empty((int(offsets[-1]), encoder.hidden), np.float32)
     on_gpu = device != "cpu"
-    with torch.inference_mode(), torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=on_gpu):
-        for rows in _batches(lengths, GPU_TOKENS if on_gpu else 0):
-            width = int(lengths[rows].max())
+    lower = bert.encoder.layer[:-1]
+
+    def fill(rows: Ints) -> None:
+        width = int(lengths[rows].max())
+        with torch.inference_mode(), torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=on_gpu):
             inputs = torch.from_numpy(np.array(tokens[rows, :width])).to(device)
             own = torch.from_numpy(lengths[rows]).to(device)
-            found = lower_states(bert.embeddings, bert.encoder.layer[:-1], inputs, own).float().cpu().numpy()
-            for i, row in enumerate(rows):
-                out[offsets[row] : offsets[row + 1]] = found[i, : lengths[row]]
+            found = lower_states(bert.embeddings, lower, inputs, own).float().cpu().numpy()
+        for i, row in enumerate(rows):
+            out[offsets[row] : offsets[row + 1]] = found[i, : lengths[row]]
+
+    with on_cores(len(tokens), not on_gpu) as mapped:
+        for _ in mapped(fill, _batches(lengths, GPU_TOKENS if on_gpu else 0)):
+            pass
     return out
 
 
