@@ -19,7 +19,6 @@ from subpop.results.declared import outcome
 
 CARDS = cards()
 CASES = [(name, case) for name, card in CARDS.items() for case in (card.succeeds, card.fails)]
-SUCCESSES = [(name, card.succeeds) for name, card in CARDS.items()]
 CELLS = list(
     dict.fromkeys(
         cell

@@ -38,7 +38,6 @@ from subpop.types import Array, BadInput, Dataset, Ints
 
 LICENCE = "ImageNet's and Kaggle's terms: research only"
 CLASSES = ("dog", "fish")
-DOG = 0
 SOURCES = ("train", "test", "kaggle_dogs", "koh_dog")
 TRAIN, TEST, KAGGLE, ONE_DOG = range(4)
 KAGGLE_DOGS = 5000

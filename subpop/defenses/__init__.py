@@ -99,9 +99,14 @@ def is_exact(name: str) -> bool:
     return bool(getattr(DEFENSES.get(name), "exact", True))
 
 
+def filter_of(defense: str) -> str:
+    """The filter that a control is matched to; of any other defense, its own name."""
+    return defense.removeprefix(MATCHED)
+
+
 def is_built_in(name: str) -> bool:
     """Return whether a name belongs to a built-in defense or control."""
     return name in DEFENSES or name == RETRAIN or name.startswith(MATCHED)
 
 
-__all__ = ["DEFENSES", "MATCHED", "RETRAIN", "is_built_in", "is_exact", "matched_random_filter"]
+__all__ = ["DEFENSES", "MATCHED", "RETRAIN", "filter_of", "is_built_in", "is_exact", "matched_random_filter"]

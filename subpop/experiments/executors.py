@@ -15,9 +15,9 @@ from pathlib import Path
 from threading import Condition, Thread
 
 from subpop.experiments.experiment import Experiment
-from subpop.experiments.pools import check_executor, pool_of
+from subpop.experiments.pools import pool_of
 from subpop.experiments.shared_arrays import SharedArrays
-from subpop.experiments.tasks import Answer, Settings, Task, tasks_of, told
+from subpop.experiments.tasks import Answer, Settings, Task, told
 from subpop.harness.batching import DefenseError
 from subpop.runtime.scratch import Scratch
 from subpop.runtime.threads import one_core_here
@@ -73,6 +73,8 @@ class Ahead:
         """Why the workers did not finish their work, if they did not; the rest is then trained here."""
         self.n_deaths = 0
         """How often workers died."""
+        self.failures: list[str] = []
+        """What failed in a worker, whose tests then try it here."""
         self.spans: list[Span] = []
         self.idle: Callable[[], None] = lambda: None
         """Called regularly while waiting."""
@@ -203,7 +205,7 @@ class Ahead:
         if error is None:
             self._commit(task, future.result())
         else:
-            self.error = error
+            self.error = self.error or error
         self._finish(self._tokens(task))
         return None
 
@@ -221,6 +223,7 @@ class Ahead:
 
     def _commit(self, task: Task, answer: Answer) -> None:
         self.spans.append(Span(str(task), answer.worker, answer.started, answer.ended, answer.cpu))
+        self.failures += answer.errors
         for key, arrays in answer.arrays.items():
             self._experiment.context.memo.receive(key, arrays)
         for (cell, chunk), own_key, results in zip(task.chunks, answer.keys, answer.chunks, strict=True):
@@ -280,13 +283,3 @@ def _needs(task: Task) -> tuple[object, ...]:
     """What tasks have in common that need the same clean models."""
     cell = task.whole or task.chunks[0][0]
     return cell.data, cell.learner
-
-
-def prefill(experiment: Experiment, cells: Sequence[Cell], executor: str, n_workers: int = 2) -> None:
-    """Train every missing chunk of the cells on the executor's workers, each committed as it comes back."""
-    check_executor(executor)
-    if executor == "here":
-        return
-    ahead = Ahead(experiment, tasks_of(experiment, cells), executor, n_workers)
-    ahead.start()
-    ahead.join()

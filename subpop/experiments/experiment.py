@@ -23,12 +23,12 @@ from subpop.attacks.label_flip import AttackTask, Poison
 from subpop.attacks.own import NOTE as OWN_ATTACK
 from subpop.attacks.own import own_attack
 from subpop.datasets.stage import Stage
-from subpop.defenses import DEFENSES, MATCHED, RETRAIN, matched_random_filter
+from subpop.defenses import DEFENSES, MATCHED, RETRAIN, filter_of, matched_random_filter
 from subpop.experiments.collective import most_wrong_rows
 from subpop.experiments.context import Context
 from subpop.experiments.nearest_texts import nearest_texts
 from subpop.experiments.rehearsal import check_rehearsal, rehearsal
-from subpop.experiments.trial import TOLD, Prepared, grid, prepare, score, undefended
+from subpop.experiments.trial import REMOVED, TOLD, Prepared, grid, prepare, score, undefended
 from subpop.experiments.undecided import Undecided, error_of, is_undecided
 from subpop.harness.batching import FitMany, OnGreenlet, Wave, job_of
 from subpop.harness.manifest import KeepsRecords, Manifests
@@ -228,7 +228,7 @@ class Experiment:
         if cell.defense in ("none", RETRAIN):
             return trials
         # This side information depends on the subpopulation: the number of its poison rows, a holdout without its rows, groups.
-        told = {"n_poison", "clean_holdout", "groups"} & self.needs(cell.with_(defense=cell.defense.removeprefix(MATCHED)))
+        told = {"n_poison", "clean_holdout", "groups"} & self.needs(cell.with_(defense=filter_of(cell.defense)))
         return trials + [Trial(name, seed, attacked=False) for name in (names if told else [""]) for seed in seeds]
 
     def chunks(self, cell: Cell) -> list[list[Trial]]:
@@ -480,7 +480,12 @@ class Experiment:
         """The numbers of rows that the matched filter removed in each trial: {trial: (C,) rows per class}."""
         base = cell.with_(defense=filter_of(cell.defense))
         results = [result for chunk in self._chunks_read(cell, trials) for result in self._chunk(base, chunk)]
-        return {result.trial: np.asarray(result.arrays["removed_per_class"]) for result in results}
+        if any(REMOVED not in result.arrays for result in results):
+            raise BadInput(
+                f"{cell.defense}: {base.defense} does not say which rows it removes, so that nothing can be matched to it; "
+                f"name a filter, such as {MATCHED}trim"
+            )
+        return {result.trial: np.asarray(result.arrays[REMOVED]) for result in results}
 
     def _chunks_read(self, cell: Cell, trials: Sequence[Trial]) -> list[list[Trial]]:
         """The filter's chunks on which trials of its matched control depend; none for other defenses."""
@@ -550,11 +555,6 @@ def trainable(victim: Victim, cell: Cell, seed: int) -> Trainable | None:
 def _told_of(spec: DefenseSpec) -> tuple[str, ...]:
     """What tells a plug-in from another."""
     return spec.source, str(spec.path), spec.module, spec.function, spec.arguments
-
-
-def filter_of(defense: str) -> str:
-    """The filter that a control is matched to; of any other defense, its own name."""
-    return defense.removeprefix(MATCHED)
 
 
 def gain(cell: Cell, stage: Stage, results: Sequence[TrialResult], flipped: Sequence[TrialResult]) -> list[Number]:

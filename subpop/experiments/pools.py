@@ -105,10 +105,6 @@ class Loky(Pool):
         sent: Future[Answer] = self._executor.submit(work, settings, task)
         return sent
 
-    def check(self) -> None:
-        """Raise ConnectionError if the cluster has been gone for some time and the pool would not notice by itself."""
-        return
-
     def mend(self) -> None:
         self.close()
         self._executor = self._started()
@@ -132,7 +128,12 @@ class Dask(Pool):
             dask.config.set(OWN_CLUSTER)
             start = _on_gpus if gpu else _on_cores
             self._cluster = start(n_workers)
-        self._client = distributed.Client(address or self._cluster)
+        try:
+            self._client = distributed.Client(address or self._cluster)
+        except BaseException:
+            if self._cluster is not None:
+                self._cluster.close()
+            raise
         self.places_gpus = gpu
         self._executor = self._client.get_executor(pure=False, **({"resources": {"GPU": 1}} if gpu else {}))
         self.LOST = (distributed.KilledWorker,)

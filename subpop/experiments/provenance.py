@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from subpop.defenses import DEFENSES, MATCHED
+from subpop.defenses import DEFENSES, MATCHED, filter_of
 from subpop.experiments.experiment import Experiment
 from subpop.runtime.cell_code import TRIALS, code_key
 from subpop.runtime.fingerprint import data_hash, key_of
@@ -71,7 +71,7 @@ def _code(experiment: Experiment, cell: Cell) -> str:
     kind, own = kind_of(cell), {"subpop.results.summary", *TRIALS}
     parts = {cell}
     if cell.defense.startswith(MATCHED):
-        parts.add(cell.with_(defense=cell.defense.removeprefix(MATCHED)))
+        parts.add(cell.with_(defense=filter_of(cell.defense)))
     if kind.trains_trials:
         own = own.union(*(experiment.code(each) for each in parts))
     else:

@@ -10,43 +10,45 @@ import os
 import platform
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from subpop.defenses import MATCHED
+from subpop.defenses import filter_of
 from subpop.experiments.experiment import Experiment
 from subpop.experiments.shared_arrays import SharedArrays
+from subpop.experiments.trial import REMOVED
 from subpop.runtime.fingerprint import keep_code_in
 from subpop.runtime.memo import NotStored
 from subpop.runtime.no_store import NoStore
 from subpop.runtime.seeds import draw_identity
-from subpop.runtime.workers import begin
+from subpop.runtime.workers import settle
 from subpop.types import Array, Cell, CellResult, Trial, TrialResult
 from subpop.types.kinds import Measurers, kind_of
+from subpop.types.printable import described
 
-REMOVED = "removed_per_class"
-
+KEPT = 256 << 20
+"""Bytes of arrays that a worker keeps from task to task, if it can read them again."""
 
 # --- messages ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Task:
-    """A unit of work for a worker.
-
-    chunks: trained in order; told: stored results on which the chunks depend; whole: a cell without trials to measure, or the
-    given part of it; seconds: an estimate.
-    """
+    """A unit of work for a worker."""
 
     chunks: tuple[tuple[Cell, tuple[Trial, ...]], ...] = ()
+    """Cells and some of their trials, trained in this order."""
     told: tuple[tuple[Cell, tuple[Trial, ...], tuple[TrialResult, ...]], ...] = ()
+    """Stored results on which the chunks depend."""
     whole: Cell | None = None
+    """A cell without trials to measure, or one part of it."""
     part: int = 0
     seconds: float = 0.0
+    """An estimate."""
 
     def __str__(self) -> str:
         cells = [self.whole] if self.whole else [cell for cell, _ in self.chunks]
@@ -61,19 +63,23 @@ class Task:
 
 @dataclass
 class Answer:
-    """The results of a task.
-
-    chunks: trials of each chunk, None if it failed; then its own test will report the failure. keys: of these chunks, as the
-    worker computes them. worker: its machine and process. started, ended: on the worker's clock. cpu: processor seconds.
-    """
+    """The results of a task."""
 
     chunks: list[list[TrialResult] | None] = field(default_factory=list)
+    """The trials of each chunk, None if it failed."""
     keys: list[str] = field(default_factory=list)
+    """The keys of these chunks, as the worker computes them."""
     arrays: dict[str, dict[str, Array]] = field(default_factory=dict)
+    """What was made besides, by key."""
+    errors: list[str] = field(default_factory=list)
+    """What failed."""
     worker: str = ""
+    """The machine and the process."""
     started: float = 0.0
+    """Seconds on the worker's clock, as is `ended`."""
     ended: float = 0.0
     cpu: float = 0.0
+    """Processor seconds."""
 
 
 Seconds = Callable[[Cell, int], float]
@@ -141,11 +147,11 @@ def _is_kept(experiment: Experiment, measure: Measurers, cell: Cell, part: int, 
 
 def _missing(experiment: Experiment, cell: Cell) -> list[tuple[Cell, list[Trial]]]:
     """The missing chunks of a cell, after those of cells that it is ranked by or compared with; none if a cell cannot run."""
-    base = cell.with_(defense=cell.defense.removeprefix(MATCHED))
+    base = cell.with_(defense=filter_of(cell.defense))
     related = dict.fromkeys([cell.with_(defense=cell.ranked_by), cell.plain(), base, cell])
     found = []
     for each in related:
-        if each.defense.removeprefix(MATCHED) not in experiment.plugins:
+        if filter_of(each.defense) not in experiment.plugins:
             with suppress(Exception):
                 found += experiment.missing_chunks(each)
     return found
@@ -155,7 +161,7 @@ def _company(experiment: Experiment, cell: Cell, chunk: Sequence[Trial]) -> Any:
     """A key that is equal for chunks of the same task."""
     if not experiment.context.victim(cell).exact:
         return (cell.data, cell.subpopulations, cell.poisoning, cell.rate, cell.learner, draw_identity(cell), chunk[0])
-    base = cell.with_(defense=cell.defense.removeprefix(MATCHED))
+    base = cell.with_(defense=filter_of(cell.defense))
     return experiment.chunk_key(base, chunk)
 
 
@@ -163,7 +169,7 @@ def told(experiment: Experiment, chunks: Sequence[tuple[Cell, tuple[Trial, ...]]
     """Stored results of the defenses to which controls in these chunks are matched."""
     found = []
     for cell, chunk in chunks:
-        base = cell.with_(defense=cell.defense.removeprefix(MATCHED))
+        base = cell.with_(defense=filter_of(cell.defense))
         if base != cell and (base, chunk) not in chunks:
             results = [r for own in experiment.chunks(base) if set(own) & set(chunk) for r in _at_hand(experiment, base, own)]
             short = [TrialResult(r.trial, {}, {REMOVED: r.arrays[REMOVED]}) for r in results]
@@ -190,6 +196,8 @@ class TaskStore(NoStore):
         self._chunks: dict[str, list[TrialResult]] = {}
 
     def begin_task(self) -> None:
+        if self._shared is not None and sum(each.nbytes for one in self._arrays.values() for each in one.values()) > KEPT:
+            self._arrays.clear()  # they are read again from the folder
         self.new_arrays = {}
         self._chunks.clear()
 
@@ -243,35 +251,44 @@ def work(settings: Settings, task: Task) -> Answer:
     """Run a task in a worker."""
     answer = Answer(worker=f"{platform.node()} {os.getpid()}", started=time.time())
     cpu = time.process_time()
-    begin()
+    settle()
     store, experiment, measure = _worker(settings)
     store.begin_task()
-    for cell, chunk, results in task.told:
-        experiment.commit(cell, list(chunk), list(results))
-    for cell, chunk in task.chunks:
-        trained, key = _trained(experiment, cell, list(chunk))
-        answer.chunks.append(trained)
-        answer.keys.append(key)
-    if task.whole is not None:
-        with suppress(Exception):  # its own test will report the error
-            measure.part(task.whole, task.part)
-    store.end_task()
+    try:
+        for cell, chunk, results in task.told:
+            experiment.commit(cell, list(chunk), list(results))
+        for cell, chunk in task.chunks:
+            answer.chunks.append(None)
+            answer.keys.append("")
+            with _noting(answer, cell):
+                answer.chunks[-1], answer.keys[-1] = _trained(experiment, cell, list(chunk))
+        if task.whole is not None:
+            with _noting(answer, task.whole):
+                measure.part(task.whole, task.part)
+    finally:
+        store.end_task()
     answer.arrays = store.new_arrays
     answer.ended, answer.cpu = time.time(), time.process_time() - cpu
     return answer
 
 
-def _trained(experiment: Experiment, cell: Cell, chunk: list[Trial]) -> tuple[list[TrialResult] | None, str]:
+@contextmanager
+def _noting(answer: Answer, cell: Cell) -> Iterator[None]:
+    """Note an error of a cell, which its own test will meet again and report, unless it is the worker's alone."""
     try:
-        results = experiment.stored(cell, chunk)  # a control matched to it may have come first, and have needed it
-        if results is None:
-            results = experiment.timed_chunk(cell, chunk)
-            experiment.commit(cell, chunk, results)  # for the controls matched to it
-        for seed in range(cell.n_seeds):
-            experiment.context.clean_right(cell, seed)  # needed for the summary of the cell
-        return results, experiment.chunk_key(cell, chunk)
-    except Exception:
-        return None, ""
+        yield
+    except Exception as error:
+        answer.errors.append(f"{cell.stem} {cell.id} on {answer.worker}: {described(error)}")
+
+
+def _trained(experiment: Experiment, cell: Cell, chunk: list[Trial]) -> tuple[list[TrialResult], str]:
+    results = experiment.stored(cell, chunk)  # a control matched to it may have come first, and have needed it
+    if results is None:
+        results = experiment.timed_chunk(cell, chunk)
+        experiment.commit(cell, chunk, results)  # for the controls matched to it
+    for seed in range(cell.n_seeds):
+        experiment.context.clean_right(cell, seed)  # needed for the summary of the cell
+    return results, experiment.chunk_key(cell, chunk)
 
 
 @lru_cache(maxsize=1)

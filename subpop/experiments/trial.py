@@ -33,6 +33,8 @@ from subpop.types import (
 from subpop.types.roles import Trainable
 from subpop.victims.linear_model import LinearModel
 
+REMOVED = "removed_per_class"
+"""The name of the array (C,) of how many rows of each class a filter removed."""
 TOLD = {"exact": 1.0, "half": 0.5, "twice": 2.0}
 """Factors by which the number of poison rows that a defense gets may differ from the true one."""
 GRID = 240
@@ -183,7 +185,7 @@ def score(stage: Stage, prepared: Prepared, outcome: Outcome, undecided: Undecid
     if outcome.keep is not None:
         removed = ~outcome.keep
         y = prepared.task.train.y[removed]
-        arrays["removed_per_class"] = np.bincount(y, minlength=stage.dataset.n_classes).astype(np.int64)
+        arrays[REMOVED] = np.bincount(y, minlength=stage.dataset.n_classes).astype(np.int64)
         if outcome.keep_checked:
             metrics["removed"] = float(removed.sum())
             metrics["removed_flipped"] = float((removed & prepared.flipped).sum())

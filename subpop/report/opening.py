@@ -191,7 +191,7 @@ def _failed_cell(report: CellReport) -> list[str]:
     if all(verdict.verdict == "no_reference" for verdict in bad):
         metrics = short(", ".join(metric_name(verdict) for verdict in bad), 200)
         return [f"- {name}: no reference for {len(bad)} of its numbers ({escape(metrics)}); `--rebaseline` records it"]
-    return [f"- {name}", *(f"  - {_failed_number(report, verdict)}" for verdict in bad)]
+    return [f"- {name}", *(f"  - {_failed_number(verdict)}" for verdict in bad)]
 
 
 def metric_name(verdict: Verdict) -> str:
@@ -200,7 +200,7 @@ def metric_name(verdict: Verdict) -> str:
     return f"{number.metric} of {number.subpopulation}" if number.subpopulation else number.metric
 
 
-def _failed_number(report: CellReport, verdict: Verdict) -> str:
+def _failed_number(verdict: Verdict) -> str:
     metric, value = verdict.number.metric, verdict.number.value
     named = [("run", value), ("reference", verdict.reference), ("tolerance", verdict.atol)]
     told = ", ".join(f"{word} {quantity(metric, shown, 2)}" for word, shown in named)

@@ -40,6 +40,7 @@ class Progress:
         self._said_counts, self._pause = (0, 0), 0.0
         self._what = ""
         self._over = Event()
+        self._stream: TextIO | None = None
 
     @classmethod
     def of_run(cls, forecast: Forecast, say: Callable[[str], None] | None, *, will_be_captured: bool = False) -> Progress:
@@ -63,7 +64,9 @@ class Progress:
         names = ("{task.fields[cells]}", "{task.fields[fits]}", "{task.fields[left]}", "{task.description}")
         texts = [TextColumn(name) for name in names]
         columns = (texts[0], BarColumn(bar_width=12), *texts[1:])  # fits into 80 columns
-        return cls(forecast, None, _bar(stream, *columns, shows_prints=not will_be_captured))
+        progress = cls(forecast, None, _bar(stream, *columns, shows_prints=not will_be_captured))
+        progress._stream = stream
+        return progress
 
     @contextmanager
     def showing(self, what: str) -> Iterator[None]:
@@ -99,8 +102,12 @@ class Progress:
                         stream.flush()
 
     def close(self) -> None:
-        """Stop printing."""
+        """Stop printing. The bar must not be shown afterwards."""
         self._over.set()
+        if self._stream is not None:
+            self._bar.stop()
+            self._bar = None
+            self._stream.close()
 
     def advance(self, fits: int) -> None:
         """Count finished fits."""

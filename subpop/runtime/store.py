@@ -93,15 +93,18 @@ class Store:
     def has_chunk(self, key: str) -> bool:
         """Whether `get_chunk` would return trials. The first call for a key verifies them, and keeps them for `get_chunk`."""
         if key not in self._verified:
-            rows = self._verified_chunk(key)
-            if rows is not None:
-                self._at_hand.put(self._version(), rows)
+            with self._lock:
+                version = self._version()  # before the rows: what another process changes in between has a later one
+                rows = self._verified_chunk(key)
+                if rows is not None:
+                    self._at_hand.put(version, rows)
             return rows is not None
         return bool(self._in_transaction("BEGIN", lambda c: c.execute("SELECT 1 FROM chunks WHERE key = ?", (key,)).fetchone()))
 
     def get_chunk(self, key: str) -> list[TrialResult] | None:
         """The trials of a chunk, in the order in which they were stored; None if the chunk is missing or damaged."""
-        rows = self._at_hand.take(self._version(), key) or self._verified_chunk(key)
+        with self._lock:
+            rows = self._at_hand.take(self._version(), key) or self._verified_chunk(key)
         return None if rows is None else results_of(rows)
 
     def _version(self) -> Any:
@@ -121,10 +124,11 @@ class Store:
         rows = rows_of(key, cell, results, device)
         with self._lock:
             self._at_hand.drop(key)
+            version = self._version()  # as in `has_chunk`; what this connection writes does not change it
             written = self._put(CHUNK, (key,), rows, replace)
             if written is not None:
                 self._verified.add(key)
-                self._at_hand.put(self._version(), written)
+                self._at_hand.put(version, written)
 
     def get_arrays(self, key: str) -> dict[str, Array] | None:
         """The arrays stored under a key, by name, in the order in which they were stored; None if there are none."""

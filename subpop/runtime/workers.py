@@ -160,13 +160,17 @@ if sys.platform == "linux":
 # --- in a worker ------------------------------------------------------------------------------------------------------
 
 
+def begin(harness: int) -> None:
+    """What a process of this machine does before its first task. harness: the one that started it, with whose end it ends."""
+    _end_with(harness)
+    settle()
+
+
 @lru_cache(maxsize=1)
-def begin(harness: int = 0) -> None:
-    """What a process does before its first task. harness: the one that started it, with whose end it ends; 0 for none."""
+def settle() -> None:
+    """Limit this process to one core, once, and let it live for long; workers of a cluster do it at their first task."""
     from joblib.externals.loky import process_executor
 
-    if harness:
-        _end_with(harness)
     use_one_core()
     for_long_runs()
     # Where psutil is installed, loky ends workers that grow by 0.3 GB, which data alone does; the next has to read it again.

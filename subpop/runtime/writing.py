@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+from uuid import uuid4
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -11,7 +11,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
     Text is encoded as UTF-8 whatever the locale, with line ends unchanged.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    unfinished = path.with_name(f".{path.name}.{uuid4().hex}.unfinished")
     try:
         unfinished.write_bytes(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
         unfinished.replace(path)

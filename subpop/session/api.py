@@ -139,7 +139,9 @@ def _each(given: Any, name: Any) -> Any:
 @contextmanager
 def _opened(store: str | PathLike[str] | None) -> Iterator[Store]:
     with Scratch("measure") as folder:
-        yield Store(Path(folder) / "store.sqlite" if store is None else place(str(store), Path.cwd()))
+        path = Path(folder) / "store.sqlite" if store is None else place(str(store), Path.cwd())
+        with Store(path) as kept:
+            yield kept
 
 
 def _run(store: Store, given: Given, integrity: bool) -> Run:

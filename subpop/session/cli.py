@@ -463,7 +463,8 @@ def _plan(options: argparse.Namespace) -> int:
         path = place(options.store, Path.cwd())
         if not path.is_file():
             raise BadInput(f"--store {path} does not exist; name a store that a run wrote, or leave the option out")
-        recorded = Rates.recorded(Store(path).costs())
+        with Store(path) as store:
+            recorded = Rates.recorded(store.costs())
     lines = lines_of(cells_of_tier(check_tier(options.tier), find("benchmarks", Path.cwd())), told, recorded)
     if options.json:
         return _shown(json.dumps(as_json(lines, told), indent=1))
@@ -510,43 +511,43 @@ def _report(options: argparse.Namespace) -> int:
         )
     check_report_directory(directory)
     check_summary()
-    store = Store(path)
-    weights = None if options.weights_root is None else place(options.weights_root, Path.cwd())
-    baselines = find("baselines", Path.cwd()) if options.baselines is None else place(options.baselines, Path.cwd())
-    experiment = Experiment.on(store, data_root(options.data_root), options.device, cache=path.parent / "features")
-    experiment.context.weights_root, experiment.context.partitions = weights, baselines / FOLDER
-    run = Run(experiment, store, baselines)
-    left_out = run.measure_stored()
-    for note in store.untold_notes():
-        print(f"subpop: {note}", file=sys.stderr)
-    if not run.reports:
-        others = f", but {n_cells(left_out)} not finished or made by another version" if left_out else ""
-        raise BadInput(f"--store {path} contains no finished cell{others}; run `python -m pytest benchmarks/` first")
-    tiers = ", ".join(sorted({cell.tier for cell in run.reports}))
-    info = RunInfo(
-        tier=tiers,
-        device=options.device,
-        commit="",
-        command="subpop report",
-        seconds=0.0,
-        started=time.time(),
-        suites={},
-        left_out=run.left_out,
-        standing=run.standing(),
-        drifts=run.drifts(),
-        **environment(),
-    )
-    run.write(directory, info)
-    if options.publish is not None:
-        folder = place(options.publish, Path.cwd())
-        publish(leaderboards(run.reports.values()), folder)
-        render(folder)
-    kept = f" ({run.n_kept} of plug-ins, as last measured)" if run.n_kept else ""
-    print(f"{n_cells(len(run.reports))}{kept}, {left_out} not finished or made by another version: {directory / 'README.md'}")
-    for division in run.missing_shards():
-        print(f"  unfinished: {division}")
-    for reason, count in Counter(each.reason for each in run.left_out).items():
-        print(f"  {n_cells(count)} {reason}")
+    with Store(path) as store:
+        weights = None if options.weights_root is None else place(options.weights_root, Path.cwd())
+        baselines = find("baselines", Path.cwd()) if options.baselines is None else place(options.baselines, Path.cwd())
+        experiment = Experiment.on(store, data_root(options.data_root), options.device, cache=path.parent / "features")
+        experiment.context.weights_root, experiment.context.partitions = weights, baselines / FOLDER
+        run = Run(experiment, store, baselines)
+        left_out = run.measure_stored()
+        for note in store.untold_notes():
+            print(f"subpop: {note}", file=sys.stderr)
+        if not run.reports:
+            others = f", but {n_cells(left_out)} not finished or made by another version" if left_out else ""
+            raise BadInput(f"--store {path} contains no finished cell{others}; run `python -m pytest benchmarks/` first")
+        tiers = ", ".join(sorted({cell.tier for cell in run.reports}))
+        info = RunInfo(
+            tier=tiers,
+            device=options.device,
+            commit="",
+            command="subpop report",
+            seconds=0.0,
+            started=time.time(),
+            suites={},
+            left_out=run.left_out,
+            standing=run.standing(),
+            drifts=run.drifts(),
+            **environment(),
+        )
+        run.write(directory, info)
+        if options.publish is not None:
+            folder = place(options.publish, Path.cwd())
+            publish(leaderboards(run.reports.values()), folder)
+            render(folder)
+        kept = f" ({run.n_kept} of plug-ins, as last measured)" if run.n_kept else ""
+        print(f"{n_cells(len(run.reports))}{kept}, {left_out} not finished or made by another version: {directory / 'README.md'}")
+        for division in run.missing_shards():
+            print(f"  unfinished: {division}")
+        for reason, count in Counter(each.reason for each in run.left_out).items():
+            print(f"  {n_cells(count)} {reason}")
     return 0
 
 

@@ -177,12 +177,15 @@ def workers_of(config: pytest.Config) -> Workers:
 
 
 def _check_workers(config: pytest.Config) -> None:
-    executor, asked = config.getoption("--executor"), config.getoption("--jobs")
-    if executor is None:
-        return
     from subpop.experiments.pools import check_executor
     from subpop.types import BadInput
 
+    executor, asked = config.getoption("--executor"), config.getoption("--jobs")
+    if asked is not None and asked < (1 if executor in ("dask", "ray") else 0):
+        where = "" if executor is None else f" of --executor {executor}"
+        raise BadInput(f"-n {asked} is not a number of processes{where}; give 1 or more, or leave it out for one per core")
+    if executor is None:
+        return
     check_executor(executor)
     if executor == "here" and (asked or 1) > 1:
         raise BadInput(f"--executor here trains in one process, not in {asked}; leave out one of --executor and -n")

@@ -510,7 +510,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-def pytest_unconfigure() -> None:
+def pytest_unconfigure(config: pytest.Config) -> None:
+    run = config.stash.get(RUN, None)
+    if run is not None:
+        run.store.close()
     if "subpop.runtime.workers" in sys.modules:
         sys.modules["subpop.runtime.workers"].discard_prepared()
 
@@ -519,6 +522,12 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     run, watch = config.stash.get(RUN, None), config.stash.get(WATCH, None)
     for note in run.store.untold_notes() if run is not None else []:
         terminalreporter.write_line(f"subpop: {note}")
+    if run is not None and run.ahead is not None and run.ahead.failures:
+        n, first = len(run.ahead.failures), run.ahead.failures[0]
+        parts = "1 part of the work" if n == 1 else f"{n:,} parts of the work"
+        terminalreporter.write_line(
+            f"subpop: {parts} failed in training processes and was tried again in this one; the first: {first}"
+        )
     if run is not None and run.ahead is not None and run.ahead.error is not None:
         from subpop.types.printable import in_one_line
 

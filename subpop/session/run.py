@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from subpop.datasets.download import MissingData
-from subpop.defenses import MATCHED
+from subpop.defenses import MATCHED, filter_of
 from subpop.experiments.executors import Ahead, in_order
-from subpop.experiments.experiment import Experiment, filter_of
+from subpop.experiments.experiment import Experiment
 from subpop.experiments.integrity import UNCHECKED, Inspector
 from subpop.experiments.provenance import provenance
-from subpop.experiments.tasks import REMOVED, tasks_of
+from subpop.experiments.tasks import tasks_of
+from subpop.experiments.trial import REMOVED
 from subpop.features.networks.frozen import is_frozen
 from subpop.harness.batching import DefenseError
 from subpop.harness.plugins import DefenseSpec

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from subpop.defenses import MATCHED, is_exact
+from subpop.defenses import filter_of, is_exact
 from subpop.features.networks.frozen import is_frozen
 from subpop.runtime.estimate import rough_seconds
 from subpop.runtime.seeds import draw_identity
@@ -109,7 +109,7 @@ def related(cell: Cell) -> frozenset[Hashable]:
     kind = kind_of(cell)
     if not kind.trains_trials:
         return frozenset({cell, ("whole", kind.company(cell) or cell)})
-    base = cell.with_(defense=cell.defense.removeprefix(MATCHED))
+    base = cell.with_(defense=filter_of(cell.defense))
     read = (cell, base, cell.plain(), cell.with_(defense=cell.ranked_by))
     found = {(*_setup(each), each.poisoning, each.defender) for each in read}
     return frozenset(found if is_exact_cell(cell) else {*found, (*_setup(cell), draw_identity(cell))})

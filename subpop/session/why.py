@@ -48,14 +48,14 @@ def why(words: str, folder: Path, for_pytest: Sequence[str]) -> tuple[str, int]:
         If the selection matches no cell.
     """
     selection = ["-k", words, "--fresh", *for_pytest]
-    here = [run_once(dict(os.environ), folder / name, selection) for name in ("first", "again")]
-    if not here[0].numbers:
+    first = run_once(dict(os.environ), folder / "first", selection)
+    if not first.numbers:
         raise BadInput(f"no cell matches -k {words!r}; `subpop run --collect-only -q` lists the cells")
-    elsewhere = {}
-    for name in ASKED if any(map(_is_red, here[0].numbers.values())) else ():
-        if not lacking(PROFILES[name]):
-            elsewhere[name] = run_once(environment_of(PROFILES[name]), folder / name, selection)
-    return page(here[0], here[1], elsewhere)
+    if not any(map(_is_red, first.numbers.values())):
+        return page(first, first, {})
+    again = run_once(dict(os.environ), folder / "again", selection)
+    others = {name: PROFILES[name] for name in ASKED if not lacking(PROFILES[name])}
+    return page(first, again, {name: run_once(environment_of(each), folder / name, selection) for name, each in others.items()})
 
 
 def page(first: Outcome, again: Outcome, elsewhere: Mapping[str, Outcome]) -> tuple[str, int]:

@@ -1,3 +1,4 @@
+import fcntl
 import os
 import signal
 import subprocess
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 
 import subpop.experiments.experiment
-from subpop.experiments.executors import Ahead, in_order, prefill
+from subpop.experiments.executors import Ahead, in_order
 from subpop.experiments.experiment import Experiment
 from subpop.experiments.pools import NEEDED_PACKAGE, check_executor, pool_of
-from subpop.experiments.tasks import Settings, Task, tasks_of, work
+from subpop.experiments.shared_arrays import SharedArrays
+from subpop.experiments.tasks import Settings, Task, TaskStore, tasks_of, work
 from subpop.harness.batching import DefenseError
 from subpop.runtime.no_store import NoStore
 from subpop.runtime.processes import descendants
@@ -55,6 +57,14 @@ def assert_same(here, there):
         assert one.numbers == other.numbers
         assert one.arrays.keys() == other.arrays.keys()
         assert all(np.array_equal(one.arrays[name], other.arrays[name], equal_nan=True) for name in one.arrays)
+
+
+def prefill(experiment, cells, executor, n_workers=2):
+    """Train every missing chunk of the cells on workers."""
+    ahead = Ahead(experiment, tasks_of(experiment, cells), executor, n_workers)
+    ahead.start()
+    ahead.join()
+    assert ahead.error is None
 
 
 def timeless(result):
@@ -432,10 +442,56 @@ def test_a_filter_is_run_once_where_the_control_matched_to_it_comes_first(monkey
     (task,) = tasks_of(experiment, [cell for cell in CELLS if cell.rate == 0.5][::-1])
     assert [cell.defense for cell, _ in task.chunks] == ["matched_random_filter:trim", "trim"]
     monkeypatch.setattr(Experiment, "timed_chunk", lambda own, cell, chunk: run.append(cell.defense) or timed(own, cell, chunk))
-    monkeypatch.setattr("subpop.experiments.tasks.begin", lambda: None)  # which confines the process to one core for good
+    monkeypatch.setattr("subpop.experiments.tasks.settle", lambda: None)  # which confines the process to one core for good
     answer = work(Settings.of(experiment), task)
     assert all(answer.chunks)
     assert sorted(run) == ["matched_random_filter:trim", "trim"]
+
+
+def test_what_fails_in_a_worker_alone_is_noted(tmp_path, monkeypatch):
+    """It was then trained here, and nobody knew why the run was slow."""
+    monkeypatch.setattr("subpop.experiments.tasks.settle", lambda: None)
+    with Store(tmp_path / "s.sqlite") as store:
+        experiment = Experiment.on(store)
+        tasks = tasks_of(experiment, CELLS[:1])
+        ahead = Ahead(experiment, tasks, "loky", 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(Experiment, "timed_chunk", lambda *told: (_ for _ in ()).throw(OSError("no data on this machine")))
+            answer = work(Settings.of(experiment), tasks[0])
+        assert answer.chunks == [None] * len(tasks[0].chunks)
+        ahead._commit(tasks[0], answer)
+        assert ahead.failures
+        assert all("OSError: no data on this machine" in each and f"s {CELLS[0].id} on " in each for each in ahead.failures)
+
+
+def test_a_task_that_fails_at_once_keeps_no_other_worker_waiting(tmp_path, monkeypatch):
+    """Others waited without end for arrays that it had begun to make."""
+    experiment = Experiment.on(NoStore())
+    (task, *_) = tasks_of(experiment, CELLS)
+    monkeypatch.setattr("subpop.experiments.tasks.settle", lambda: None)
+    settings = replace(Settings.of(experiment), shared=tmp_path)
+    told = (*task.chunks[0], ())
+
+    def fails(own, cell, chunk, results):
+        own.store.get_arrays("begun")
+        raise BadInput("told of nonsense")
+
+    monkeypatch.setattr(Experiment, "commit", fails)
+    with pytest.raises(BadInput, match="nonsense"):
+        work(settings, replace(task, told=(told,)))
+    with (tmp_path / "begun.lock").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_arrays_that_a_worker_can_read_again_are_not_kept_without_end(tmp_path):
+    store = TaskStore(SharedArrays(tmp_path))
+    for number in range(8):
+        store.begin_task()
+        store.put_arrays(str(number), {"x": np.full(8 << 20, number, np.float64)})
+        store.end_task()
+        assert len(store._arrays) <= 5, "256 MB, and one more"
+    assert store.get_arrays("0")["x"][-1] == 0
+    assert store.get_arrays("7")["x"][-1] == 7
 
 
 def test_a_worker_that_reads_much_data_is_not_replaced(tmp_path, own_victims):

@@ -219,6 +219,12 @@ def test_a_matched_filter_removes_as_many_rows_of_each_class(experiment):
         np.testing.assert_array_equal(one.arrays["removed_per_class"], other.arrays["removed_per_class"])
 
 
+@pytest.mark.parametrize("name", ["none", "dpa"])
+def test_nothing_is_matched_to_a_defense_that_removes_no_rows(experiment, name):
+    with pytest.raises(BadInput, match=r"does not say which rows it removes.*name a filter, such as matched_random_filter:trim"):
+        experiment.trials(cell(defense=f"matched_random_filter:{name}"))
+
+
 def test_retraining_is_noise_for_a_network_and_nothing_for_an_exact_victim(experiment):
     exact = experiment.run(cell(defense="retrain", rate=0.0))
     assert exact["target_damage_worst_1"] == 0

@@ -100,6 +100,23 @@ def test_trials_just_stored_are_not_read_again_unless_another_process_changed_th
         assert_same(store.get_chunk("k1"), chunk(2))
 
 
+def test_trials_that_another_process_replaces_while_they_are_verified_are_the_new_ones(path: Path) -> None:
+    with Store(path) as store:
+        store.put_chunk("k", CELL, chunk(1), "cpu")
+    with Store(path) as store, Store(path) as other:
+        verify = store._verified_chunk
+
+        def slowly(key: str) -> object:
+            rows = verify(key)
+            other.put_chunk("k", CELL, chunk(2), "cpu", replace=True)
+            return rows
+
+        store._verified_chunk = slowly  # type: ignore[method-assign]
+        assert store.has_chunk("k")
+        store._verified_chunk = verify  # type: ignore[method-assign]
+        assert_same(store.get_chunk("k"), chunk(2))
+
+
 def test_verified_chunks_are_kept_up_to_a_number_of_bytes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Store(path) as store:
         for number in range(3):

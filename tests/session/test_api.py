@@ -190,3 +190,12 @@ def test_the_bar_of_a_notebook_says_how_far_the_run_is():
     task = bar.add_task("", total=1.0, cells="", fits="", left="")
     bar.update(task, completed=0.25, cells="1/4 cells", description="<b>")
     assert bar.html() == '<progress max="1" value="0.250"></progress> 1/4 cells, &lt;b&gt;'
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+def test_a_call_leaves_no_file_open(tmp_path):
+    counts = []
+    for _ in range(3):
+        subpop.measure("mixture", n_seeds=1, store=tmp_path / "s.sqlite")
+        counts.append(len(list(Path("/proc/self/fd").iterdir())))
+    assert counts[1] == counts[2]

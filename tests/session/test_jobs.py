@@ -108,6 +108,15 @@ def test_training_processes_that_fail_are_reported_and_cost_no_cell(project):
     assert not [cell for cell in cells if cell["verdict"] == "error"]
 
 
+@pytest.mark.parametrize("options", [("--jobs", "-3"), ("-n", "0", "--executor", "dask"), ("-n", "0", "--executor", "ray")])
+def test_a_number_of_processes_that_is_none_is_refused_before_anything_waits_for_them(project, options):
+    """A cluster without workers was waited for without end."""
+    done = run(project, "benchmarks/", "--store", "n.sqlite", "--report-dir", "n", *options)
+    assert done.returncode == 4
+    assert f"{options[1]} is not a number of processes" in done.stderr
+    assert "give 1 or more" in done.stderr
+
+
 def test_other_tests_keep_pytest_xdist(project):
     done = run(project, "tests/", "-n", "2")
     assert done.returncode == 0, done.stdout

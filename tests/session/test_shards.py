@@ -70,6 +70,7 @@ def project(tmp_path_factory):
     runs += [[*common, "--store", f"{i}.sqlite", "--report-dir", f"of{i}", "--shard", f"{i}/4"] for i in range(1, 5)]
     done = run_all([folder] * len(runs), runs)
     assert all(each.returncode == 0 for each in done), "\n".join(each.stdout + each.stderr for each in done)
+    (folder / "beside").write_text("\n".join(map(str, folder.glob("*.sqlite-*"))))
     (folder / "told").write_text("\f".join(each.stdout for each in done))
     return folder
 
@@ -103,6 +104,16 @@ def test_the_report_of_four_merged_shards_is_that_of_one_run(project, tmp_path, 
     parts = report(monkeypatch, project, tmp_path / "merged.sqlite", tmp_path / "b")
     assert len(whole) > 10
     assert parts == whole
+
+
+def test_the_store_of_a_run_that_ended_is_one_file(project, tmp_path):
+    """A CI job keeps `--store`; most of the trials were in a file beside it."""
+    assert (project / "beside").read_text() == ""
+    for number in range(1, 5):
+        shutil.copy(project / f"{number}.sqlite", tmp_path)
+    told = merged([tmp_path / f"{number}.sqlite" for number in range(1, 5)], tmp_path / "merged.sqlite")
+    assert "all 4 shards are in this store (9 cells)" in told
+    assert counts(tmp_path / "merged.sqlite") == counts(project / "whole.sqlite")
 
 
 def test_a_missing_shard_is_named_and_its_cells_are_counted(project, tmp_path, monkeypatch, capsys):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from scipy.special import stdtrit
 
-from subpop.defenses import DEFENSES, MATCHED
+from subpop.defenses import DEFENSES, MATCHED, filter_of
 from subpop.report.figures.lines import Styles
 from subpop.report.markdown import escape, table
 from subpop.report.tables.poisoning import Poisoning
@@ -39,7 +39,7 @@ def control_of(name: str) -> str:
 
 def declared_cells(case: Declared, defense: str) -> list[Cell]:
     """The cells of a declared case with some defense, one for each split. Its own defense has the settings of the case."""
-    card = cards().get(defense.removeprefix(MATCHED))
+    card = cards().get(filter_of(defense))
     name = _with_settings(defense, case) if card is not None and case in (card.succeeds, card.fails) else defense
     return grid(stem=STEM, tier="embedded", kind="declared", defense=name, split=list(SPLITS), **case.cell)
 
