@@ -61,8 +61,8 @@ def _draws(experiment: Experiment, cell: Cell) -> str:
 
 
 def _secret(experiment: Experiment, cell: Cell) -> str:
-    """Digest of the secret of the store; '' for built-in defenses, which do not depend on it."""
-    secret = experiment.store.get_arrays("secret") if cell.defense in experiment.plugins else None
+    """Digest of the secret of the store; '' for built-in defenses, of which only a control matched to a plug-in depends on it."""
+    secret = experiment.store.get_arrays("secret") if filter_of(cell.defense) in experiment.plugins else None
     return "" if secret is None else data_hash(secret["secret"])[:DIGITS]
 
 

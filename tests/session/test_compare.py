@@ -406,14 +406,17 @@ def test_every_seed_is_part_of_the_draws(monkeypatch: pytest.MonkeyPatch, seed: 
     assert after == replace(before, draws=after.draws)
 
 
-def test_a_plug_in_has_the_secret_of_its_store(tmp_path: Path) -> None:
+@pytest.mark.parametrize("matched", ["", "matched_random_filter:"])
+def test_a_plug_in_and_its_matched_control_have_the_secret_of_their_store(tmp_path: Path, matched: str) -> None:
+    """The control removes as many rows as the plug-in, whose training sets are shuffled by the secret."""
     (tmp_path / "mine.py").write_text(PLUGIN)
     spec = parse_defense("mine.py:everything", tmp_path)
-    cell, found = NONE.with_(defense=spec.name), []
+    own, found = NONE.with_(defense=spec.name), []
+    cell = own.with_(defense=matched + spec.name)
     for name in ("a", "b"):
         with Store(tmp_path / f"{name}.sqlite") as store:
             experiment = Experiment.on(store, plugins={spec.name: spec})
-            experiment.prepare(cell, experiment.list_trials(cell)[0])
+            experiment.prepare(own, experiment.list_trials(own)[0])
             found.append(provenance(experiment, cell))
     assert found[0].secret != found[1].secret
     assert found[0] == replace(found[1], secret=found[0].secret)
