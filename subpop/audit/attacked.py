@@ -1,7 +1,8 @@
 """How badly each group of a user's data can be hurt: damage at several alphas, and m50, on the user's own estimator.
 
 Both are numbers of ordinary cells of the benchmark: FeatureMatch by the group's columns (`grouped_by`), label flipping, a third
-of the rows each for D, D_aux and D_test. A suite that writes the same cell gets the same damage.
+of the rows each for D, D_aux and D_test. A suite that writes the same cell of registered data gets the same damage; data of the
+user's own has one name in all audits, so that seeds do not depend on the name of a file.
 
 *Deviation*: m50 is found by bisection on the grid of `subpop.experiments.susceptibility`, which tries a few numbers of rows
 instead of all. Where the error crosses one half once it is the same number; elsewhere it is one of the crossings, so that the

@@ -32,6 +32,7 @@ from subpop.audit.protection import FILTERS, Certified, Deleted, deleted, flips,
 from subpop.audit.result import Audit, Facts, summarised
 from subpop.audit.suspicion import scan
 from subpop.audit.table import Table, read_table
+from subpop.datasets import DATASETS
 from subpop.datasets.download import data_root
 from subpop.experiments.experiment import Experiment
 from subpop.runtime.estimate import readable_seconds
@@ -43,6 +44,8 @@ from subpop.types.printable import printable
 
 STORE = "runs/audit.sqlite"
 DEFAULT = "logistic_regression"
+OWN = "own data"
+"""The name of data of the user's own in cells. Seeds derive from it, and must not depend on what a file is called."""
 FOLDS = 5
 """Folds of the accuracy of groups, as in `out_of_fold`."""
 FIRST = 5
@@ -137,7 +140,7 @@ def _store(path: str | PathLike[str]) -> Any:
 
 
 def _read(x: Any, y: Any) -> tuple[Table, Dataset]:
-    """The table, and the data set of the default victim, with the name that a suite would give it."""
+    """The table, and the data set of the default victim: a registered one keeps its name, and so has the seeds of the suites."""
     if isinstance(x, Dataset):
         words = {name: said for name, said in x.words.items() if name != "y"}
         classes = tuple(x.words.get("y") or map(str, range(x.n_classes)))
@@ -146,14 +149,9 @@ def _read(x: Any, y: Any) -> tuple[Table, Dataset]:
                 f"{x.name} holds texts, which are not audited; give features of them, such as embeddings in an npz file"
             )
         table = Table(x.name, x.x, x.y, classes, annotations=x.annotations, words=words, official_test=x.official_test)
-        return table, x
-    table = read_table(x, y)
-    table, data = few_columns(table)
-    if isinstance(x, str | PathLike):
-        path = Path(x)
-        kind = "image_folder" if path.is_dir() else "embeddings" if path.suffix.lower() == ".npz" else ""
-        data = replace(data, name=printable(f"{kind}:{x}" if kind else data.name).replace(";", ","))
-    return table, data
+        return table, x if x.name in DATASETS else replace(x, name=OWN)
+    table, data = few_columns(read_table(x, y))
+    return table, replace(data, name=OWN)
 
 
 def _annotated(data: Dataset, found: Groups) -> Dataset:
@@ -258,7 +256,7 @@ class _Run:
                 for name in task.names or (task.what,):
                     left[name] = left.get(name, 0.0) + task.seconds(self.fit_seconds) / max(1, len(task.names))
         facts = Facts(
-            data=self.data.name,
+            data=printable(self.table.name),
             classes=self.table.classes,
             estimator=own.victim,
             notes=(*self.table.notes, *note, *self.found.notes, *protected.notes),

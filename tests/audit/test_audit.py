@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ from subpop.audit.protection import Certified, insertions
 from subpop.audit.result import COLUMNS
 from subpop.experiments.experiment import Experiment
 from subpop.runtime.no_store import NoStore
-from subpop.types import BadInput, Cell, Trial
+from subpop.types import BadInput, Cell, Dataset, Trial
 from subpop.types.kinds import Measurers
 
 FOREST = "sklearn.ensemble:RandomForestClassifier(n_estimators=5)"
@@ -72,15 +73,38 @@ def test_damage_equals_the_cell_of_a_suite(name, annotation, grouped_by):
     assert grouped_by in (None, annotation)
 
 
-def test_damage_of_embeddings_equals_the_cell_of_a_suite(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def numbers(**made):
+    """The frame of groups of each of these audits by its name."""
+    return {name: subpop.audit(*data, groups=["town"], store=store).groups for name, (data, store) in made.items()}
+
+
+def test_numbers_depend_on_the_rows_and_not_on_the_name_of_the_file(tmp_path):
+    """Seeds had come from the name: other worst groups for the same file under another one. One store does not mix files up."""
+    frame, store = people(400), tmp_path / "store.sqlite"
+    other = frame.assign(paid=frame["paid"].to_numpy()[::-1])
+    for name, own in (("one", frame), ("two", frame), ("three", other)):
+        own.to_csv(tmp_path / f"{name}.csv", index=False)
+    files = {name: ((tmp_path / f"{name}.csv", "paid"), store) for name in ("one", "three")}
+    found = numbers(**files, two=((tmp_path / "two.csv", "paid"), ":memory:"), frame=((frame, "paid"), ":memory:"))
+    for name in ("two", "frame"):
+        pd.testing.assert_frame_equal(found["one"], found[name], rtol=0, atol=1e-12)
+    fresh = numbers(three=((other, "paid"), ":memory:"))["three"]
+    pd.testing.assert_frame_equal(found["three"], fresh, rtol=0, atol=1e-12)
+    assert (found["one"]["damage_1"] - found["three"]["damage_1"]).abs().max() > 0.01
+
+
+def test_embeddings_and_arrays_of_the_same_rows_have_the_same_numbers(tmp_path):
     data = load_dataset("mixture")
-    rows = slice(0, 1500)
-    np.savez("mine.npz", x=data.x[rows], y=data.y[rows], part=data.annotations["component"][rows] % 4, odd=data.y[rows] * 0 + 1)
-    groups = subpop.audit("mine.npz", groups="part", store=":memory:").groups.set_index("group")
-    cell = Cell.of("mine", "own", "embeddings:mine.npz", "logistic_regression", "feature_match", rate=1.0, grouped_by="part")
-    table = {str(row["subpopulation"]): row["target_damage"] for row in Experiment.on(NoStore()).run(cell).table}
-    assert groups["damage_1"].to_dict() == pytest.approx(table)
+    x, y = data.x[:600], data.y[:600]
+    np.savez(tmp_path / "one.npz", x=x, y=y)
+    np.savez(tmp_path / "two.npz", x=x, y=y)
+    named = Dataset("mine", x, y, 2, n_clusters=2)
+    frames = [subpop.audit(tmp_path / name, store=":memory:").groups for name in ("one.npz", "two.npz")]
+    frames += [subpop.audit(x, y, store=":memory:").groups]
+    for other in frames[1:]:
+        pd.testing.assert_frame_equal(frames[0], other, rtol=0, atol=1e-12)
+    one, other = (subpop.audit(replace(named, name=name), store=":memory:").groups for name in ("mine", "yours"))
+    pd.testing.assert_frame_equal(one, other, rtol=0, atol=1e-12)
 
 
 def test_m50_agrees_with_the_kind_of_measurement_that_tries_all_numbers():
