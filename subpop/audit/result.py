@@ -65,6 +65,8 @@ class Facts:
     n_rows: int
     n_train: int
     seconds: float
+    start_seconds: float
+    """Of these, until the first measurement."""
     budget: float | None
 
 
@@ -365,7 +367,8 @@ def _suspicion(groups: pd.DataFrame) -> str:
 def _damage(facts: Facts, groups: pd.DataFrame) -> list[str]:
     measured = groups[groups["damage_1"].notna()].sort_values("damage_1", ascending=False)
     if not len(measured) and (groups["seconds_left"] > 0).any():
-        return ["The budget was too small to attack a group."]
+        started = readable_seconds(facts.start_seconds)
+        return [f"The budget was too small to attack a group: reading the data and starting the estimator took {started} of it."]
     if not len(measured):
         return [f"No group was attacked: none has enough of its rows on each side of the split of {facts.n_rows:,} rows."]
     worst = measured.iloc[0]
