@@ -126,6 +126,8 @@ class Run:
     _rates: Rates | None = field(default=None, repr=False)
     _kept: dict[Cell, CellResult] = field(default_factory=dict, repr=False)
     """Stored results that were read while looking for work."""
+    _stored: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+    """The last numbers of each cell of the store, read by `measure_stored`."""
 
     def __post_init__(self) -> None:
         self._measure = Measurers(self.experiment)
@@ -226,24 +228,33 @@ class Run:
             verdicts = self._verdicts(result)
             report = CellReport(cell, result, verdicts, cell_status(verdicts), made_of=provenance(self.experiment, cell))
             self.store.put_record(name_of(cell), cell.record())
-            self.store.put_record(name_of(cell), record_of_numbers(report), RECORDS)
+            how = {"fresh_seeds": self._has_fresh_seeds(cell), "only_looks": self._only_looks_at(cell)}
+            self.store.put_record(name_of(cell), {**record_of_numbers(report), **how}, RECORDS)
         self.reports[cell] = report
         if (self._is_of_plugin(cell) or ":" in cell.victim) and report.status != "skipped":
             self.store.put_record(name_of(cell), record_of(report, self.experiment.context.device), KIND)
         return report
 
-    def _verdicts(self, result: CellResult) -> tuple[Verdict, ...]:
-        if self.only_looks:
+    def _verdicts(self, result: CellResult, *, plugin: bool = False) -> tuple[Verdict, ...]:
+        cell = result.cell
+        if self._only_looks_at(cell):
             return not_compared(result)
-        plugin = self._is_of_plugin(result.cell)
-        return compare(result, self.references(result.cell.stem), plugin=plugin, fresh_seeds=self.fresh_seeds)
+        plugin, fresh_seeds = plugin or self._is_of_plugin(cell), self._has_fresh_seeds(cell)
+        return compare(result, self.references(cell.stem), plugin=plugin, fresh_seeds=fresh_seeds)
+
+    def _has_fresh_seeds(self, cell: Cell) -> bool:
+        return self.fresh_seeds or bool(self._stored.get(name_of(cell), {}).get("fresh_seeds"))
+
+    def _only_looks_at(self, cell: Cell) -> bool:
+        return self.only_looks or bool(self._stored.get(name_of(cell), {}).get("only_looks"))
 
     def measure_stored(self) -> int:
         """Measure every cell in the store whose trials are complete; returns the number of the others, which `left_out` lists.
 
+        A cell is compared as in the run that measured it last: on fresh seeds only, or not at all if that run only looked.
         Cells of plug-ins and of user-supplied victims are shown as last measured: a store names their code, which is never run.
         """
-        kept = self.store.records(KIND)
+        kept, self._stored = self.store.records(KIND), self.store.records(RECORDS)
         of_others = cells_of_other_versions(kept)
         for report in kept_reports(kept, self.experiment.context.device):
             cell = report.cell
@@ -252,7 +263,7 @@ class Run:
                 self.reports[cell] = self._compared(report)
                 if cell in of_others:
                     self.left_out.append(LeftOut(cell.stem, cell.id, SHOWN_AS_MEASURED))
-        n_left_out, numbers = 0, self.store.records(RECORDS)
+        n_left_out = 0
         for key, record in self.store.records().items():
             found = cell_of(record)
             if found in self.reports:
@@ -261,7 +272,7 @@ class Run:
                 self.measure(found)
             else:
                 n_left_out += 1
-                self.left_out.append(self._left_out(key, found, numbers.get(key)))
+                self.left_out.append(self._left_out(key, found, self._stored.get(key)))
         return n_left_out
 
     def missing_shards(self) -> list[Division]:
@@ -305,7 +316,7 @@ class Run:
         """A plug-in's report with its verdicts."""
         if report.result is None:
             return report
-        verdicts = compare(report.result, self.references(report.cell.stem), plugin=True)
+        verdicts = self._verdicts(report.result, plugin=True)
         return replace(report, verdicts=verdicts, status=cell_status(verdicts))
 
     def _is_finished(self, cell: Cell) -> bool:
@@ -315,9 +326,8 @@ class Run:
 
     def drifts(self) -> list[Drift]:
         """Whether the numbers of each suite and victim deviate from their references together."""
-        if self.fresh_seeds or self.only_looks:
-            return []
-        results = [r.result for r in self.reports.values() if r.result and not self._is_of_plugin(r.cell)]
+        compared = [report for report in self.reports.values() if report.status != "not_compared"]
+        results = [r.result for r in compared if r.result and not self._is_of_plugin(r.cell)]
         return drifts(results, {stem: self.references(stem) for stem in sorted({result.cell.stem for result in results})})
 
     def references(self, stem: str) -> References:

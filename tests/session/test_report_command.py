@@ -1,0 +1,60 @@
+"""`subpop report` says of a store what the runs that filled it said, and its exit status follows from that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from subpop.experiments.experiment import Experiment
+from subpop.runtime.store import Store
+from subpop.session.cli import main
+from subpop.session.run import Run
+from subpop.types import Cell
+from subpop.types.grid import grid
+
+CELLS = grid(
+    stem="little",
+    tier="embedded",
+    dataset="mixture",
+    victim="logistic_regression",
+    partition="feature_match",
+    rate=1.0,
+    defense=["none", "trim"],
+    n_seeds=1,
+)
+
+
+def measured(folder: Path, cells: list[Cell] = CELLS, *, record: bool = False, **how: Any) -> None:
+    """Measure cells into the store of a folder, as a run does; record: their numbers become the references."""
+    with Store(folder / "store.sqlite") as store:
+        run = Run(Experiment.on(store), store, folder, **how)
+        for cell in cells:
+            run.measure(cell)
+        if record:
+            run.rebaseline("a processor", "a commit")
+
+
+def reported(folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """The exit status of a report of that store, and the headline of its page."""
+    options = ["--store", str(folder / "store.sqlite"), "--baselines", str(folder), "--report-dir", str(folder / "report")]
+    status = main(["report", *options])
+    headline = (folder / "report" / "README.md").read_text().splitlines()[2].split("** The ")[0] + "**"
+    return status, headline
+
+
+def test_more_seeds_than_those_of_the_references_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    measured(tmp_path, record=True)
+    assert reported(tmp_path, capsys)[1] == "**Passed.**"
+    measured(tmp_path, [cell.with_(n_seeds=2) for cell in CELLS], fresh_seeds=True)
+    for _ in range(2):
+        assert reported(tmp_path, capsys)[1].startswith("**Not compared: 2 cells were measured, none with a number that is")
+
+
+def test_what_was_only_looked_at_is_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    measured(tmp_path, only_looks=True)
+    for _ in range(2):
+        assert reported(tmp_path, capsys)[1] == "**Not compared: numbers were measured and compared with no reference.**"
+    measured(tmp_path)
+    assert reported(tmp_path, capsys)[1] == "**Failed: 2 cells of 2.**"
