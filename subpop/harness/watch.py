@@ -107,7 +107,8 @@ class Watch:
         where = _absolute("." if path is None else path)
         if where is None or where.startswith((*NO_FILES, *STDLIB)) or self._is_own(where) or _is_importing():
             return
-        self._folders.add(where)
+        if not _looks_for_distributions() or (where + os.sep).startswith(INSTALLED):
+            self._folders.add(where)
 
     def _made(self, path: object) -> None:
         where = _absolute(path)
@@ -170,6 +171,12 @@ def _frames_inside() -> list[FrameType]:
 
 def _is_importing() -> bool:
     return any(frame.f_code.co_name in IMPORTING for frame in _frames_inside()[:-1])
+
+
+def _looks_for_distributions() -> bool:
+    """Whether a library asks for an installed version, for which each folder of `sys.path` is listed: the plug-in's own, too."""
+    files = [frame.f_code.co_filename for frame in _frames_inside()]
+    return any(f"{os.sep}importlib{os.sep}metadata{os.sep}" in file or "importlib_metadata" in file for file in files)
 
 
 def _innermost_file() -> str:

@@ -124,6 +124,7 @@ HONEST = {
     "    pandas.DataFrame(train.x).describe()\n    torch.linalg.svd(torch.tensor(np.array(train.x)))",
     "files of its own": "import tempfile\n    with tempfile.TemporaryDirectory() as place:\n"
     "        np.save(place + '/x.npy', train.x)\n        np.load(place + '/x.npy')",
+    "installed versions": "from importlib.metadata import version\n    version('numpy')\n    version('scikit-learn')",
     "warnings and tracebacks": "import warnings, traceback\n    warnings.warn('a')\n    traceback.format_stack()",
 }
 NOT_REUSABLE = {
@@ -155,6 +156,8 @@ def test_honest_plug_ins_are_reused(folder, name):
         first = session(folder, store)
         assert not first.trials(CELL)[1]
         assert first._not_reusable(CELL) == ()
+        (folder / "mine" / "notes.txt").touch()  # somebody's notes, or output that is sent to a file there
+        (folder / "lib" / "notes.txt").touch()
         assert from_store(folder, store)
 
 
