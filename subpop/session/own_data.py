@@ -22,6 +22,7 @@ from subpop.harness.dataset_child import load_in_child
 from subpop.harness.plugins import DatasetSpec
 from subpop.runtime.output import Listener
 from subpop.testing import check_dataset
+from subpop.testing.datasets import FEW_ROWS
 from subpop.types import Array, BadInput, Dataset
 from subpop.types.base import nearest
 
@@ -133,7 +134,8 @@ def _grouped(data: Dataset, columns: Mapping[str, Any]) -> Dataset:
     if alone:
         raise BadInput(f"group {shown(alone[0])} has one value in all rows; leave it out")
     words = {"y": data.words["y"], **{name: told for name, (_, told) in coded.items()}}
-    return replace(data, annotations={name: codes for name, (codes, _) in coded.items()}, words=words)
+    annotations, bounds = {name: codes for name, (codes, _) in coded.items()}, (FEW_ROWS, float("inf"))
+    return replace(data, annotations=annotations, words=words, group_bounds=bounds)
 
 
 def _columns_of(groups: Any, frame: pd.DataFrame | None, n_rows: int) -> dict[str, pd.Series[Any]]:

@@ -323,6 +323,15 @@ def test_a_failing_loader_is_named_with_its_reason(mine, body, words):
         load_own(loader(mine, f"def f():\n    {body}"), 1 if "while" in body else 30)
 
 
+def test_groups_of_a_few_rows_are_not_attacked_and_stop_no_run():
+    """A group of one row gives no poison row at any rate of a suite, and each cell ended with an error."""
+    rng = np.random.default_rng(0)
+    x, groups = rng.normal(size=(300, 2)), ["large"] * 150 + ["medium"] * 145 + ["tiny"] * 5
+    given = (x, (x[:, 0] > 0).astype(int), rng.permutation(groups))
+    results = subpop.measure(given, n_seeds=1, rate=0.5, store=None)
+    assert results.subpopulations()["subpopulation"].tolist() == ["group=0", "group=1"]
+
+
 def test_measure_takes_frames_groups_and_loaders(mine):
     places = {"n_seeds": 1, "store": None}
     space = {}
