@@ -11,15 +11,15 @@ import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from subpop.session.planning import SHARE, SHEETS, flops_of_fit
+from subpop.session.planning import SHARE, SHEETS, cells_of_tier, expected_fits, flops_of_fit, n_rows_of
 
-FITS = (("bert_fine_tuned", "imdb", 554, 1), ("vgg16_fine_tuned", "utkface", 80, 1), ("bert_last_layer", "imdb", 554, 64),
-        ("vgg16_fine_tuned_augmented", "cifar10", 180, 1))  # fmt: skip
-"""Victim, data set, fits of `subpop plan --tier paper`, and fits in a chunk."""
-ROWS = {"imdb": 12_500, "utkface": 7_000, "cifar10": 25_000}
+SUITES = Path(__file__).parents[1] / "benchmarks"
+TOGETHER = 64
+"""Fits in a chunk of last layers; networks that are trained as a whole have chunks of one."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,9 @@ def simulate(chunks: Sequence[float], machines: int, mean_life: float = math.inf
 def paper_chunks() -> list[float]:
     """Seconds of each chunk on an A100 at the assumed share of its data sheet's rate."""
     found: list[float] = []
-    for victim, dataset, fits, size in FITS:
-        each = (flops_of_fit(victim, dataset, ROWS[dataset]) or 0.0) / (SHEETS["A100"] * SHARE)
+    for cell in cells_of_tier("paper", SUITES):
+        fits, size = expected_fits(cell), TOGETHER if cell.victim.endswith("last_layer") else 1
+        each = (flops_of_fit(cell.victim, cell.dataset, n_rows_of(cell)) or 0.0) / (SHEETS["A100"] * SHARE) if fits else 0.0
         found += [each * min(size, fits - start) for start in range(0, fits, size)]
     return found
 

@@ -8,7 +8,7 @@ labels (`objective=distance`). All are in the units of the inputs: in an unscale
 
 *Source*: the authors' released image scripts, which contain it with its call commented out: 50 steps of length .2 on the unit
 range of a pixel, clipped to +-epsilon of the original. Matching by direction and magnitude: Chen et al. 2024 ("Can Targeted
-Clean-Label Poisoning Attacks Generalize?"), of which only the abstract was at hand, so the length is our choice: that of G itself
+Clean-Label Poisoning Attacks Generalize?"), of which we had only the abstract, so the length is our choice: that of G itself
 vanishes where the model fits the subpopulation, and rows that match it would be harmless.
 *Deviations*: cross-entropy of label and prediction (the released call swaps them), the target is the subpopulation (there also
 all of D_aux), the cosine is ours. A step moves the entry with a row's largest gradient by .2 of its unit, the others in

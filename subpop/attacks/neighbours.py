@@ -5,7 +5,7 @@ poison. They are taken in the order of their Euclidean distance, in the inputs t
 subpopulation. The attack finds out whether a filter that knows the subpopulation's rows could be avoided, and how far damage
 spreads to a neighbourhood.
 
-*Source*: own construction, after anchoring near a target row as in Mehrabi et al. 2021 (AAAI; only a summary was at hand).
+*Source*: own construction, after anchoring near a target row as in Mehrabi et al. 2021 (AAAI; of which we had a summary only).
 *Deviations*: no seed is used: all trials of a subpopulation have the same poison. Distances are rounded to a relative 1e-9, and
 equal ones are ordered by row, so that rounding decides nothing. With `sampling=with_replacement` the order is repeated when it
 is exhausted. Columns are not scaled: in an unscaled table those of largest range dominate.

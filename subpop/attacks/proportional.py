@@ -5,8 +5,8 @@ model, trained on D_aux, gives to its poison label; a hundredth of the mean weig
 are the rows near a boundary, in the leaves of a tree that are nearly undecided, in cells whose margin is small. No gradient is
 asked for, so that the attack runs on every victim.
 
-*Source*: sampling guided by a surrogate, after Chan and Tong 2025 (proportional fairness attack, arXiv 2511.08331), of which only
-a summary was at hand.
+*Source*: sampling guided by a surrogate, after Chan and Tong 2025 (proportional fairness attack, arXiv 2511.08331), of which
+we had only a summary.
 *Deviations*: the weights are ours. Theirs also chooses the group that is attacked; here it is given. Probabilities are rounded
 to 1e-6, so that the solver's last digits decide nothing.
 """

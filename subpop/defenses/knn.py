@@ -4,7 +4,7 @@
 share eta of them; `knn_filter` removes such rows instead. `deep_knn` compares a row with its k nearest neighbours in the
 features of the victim, trained on all rows, and removes it if another label is more frequent than its own.
 
-*Source*: label sanitisation by k-NN, Paudice et al. 2018; Deep k-NN, Peri et al. 2020. Neither paper's body was at hand:
+*Source*: label sanitisation by k-NN, Paudice et al. 2018; Deep k-NN, Peri et al. 2020. We had neither paper's full text:
 k = 10 and eta = .5 are from memory of the first; k = 50, the row itself among its neighbours, and the sweep of k from 1 to 500
 are those of the released code of the second.
 *Deviations*: all rows that are exactly as far as the k-th neighbour are neighbours too, so that no order of rows decides among

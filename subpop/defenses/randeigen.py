@@ -4,7 +4,7 @@ In each round, the gradients of a group of rows are projected on their top direc
 probability |projection| / largest |projection|, until the variance along the direction stops falling, most projections are
 large, or enough rows are gone. A row that sticks out is removed almost surely, and the others rarely.
 
-*Source*: RandEigen (ACM CCS 2025), whose paper was not at hand. This is our reading of its released artefact, which does
+*Source*: RandEigen (ACM CCS 2025), whose paper we did not have. This is our reading of its released artefact, which does
 something else: it filters gradients with respect to the inputs, and selects rows of the whole batch by the mask of the last
 round, which is shorter than the batch, so that the last rows are dropped unseen. The fall of the attack's success from .92 to
 .03 that was published for this attack was not tested on its set-up.

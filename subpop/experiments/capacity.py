@@ -11,8 +11,8 @@ A damage is the clean network's accuracy on the target less that of the poisoned
 correlation is Kendall's tau-b between width and damage, which is the mean over subpopulations, of the widths that reached the
 loss with this seed; it is 0 if all damages are equal. The mean over seeds has a t-interval.
 
-*Source*: the hypothesis that more parameters are more vulnerable, of "Fragile Giants" (arXiv 2410.08872), of which only the
-abstract was at hand.
+*Source*: the hypothesis that more parameters are more vulnerable, of "Fragile Giants" (arXiv 2410.08872), of which we had
+the abstract only.
 *Deviations*: theirs are deep models; this is a small family in which width alone varies. The attacked subpopulations are those
 that the attacker's own model chooses, with the width of the victim `mlp`, and are the same for all widths. LOSS is .15 because
 all seeds reach it from 4 units on. With .1, the first choice, 4 and 8 units reach it with seven of ten seeds, and the mean

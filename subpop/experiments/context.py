@@ -257,8 +257,8 @@ class Context:
     def supply_victim(self, cell: Cell, victim: Victim, identity: str | None = None) -> None:
         """Train this victim under the name that the cell has for its own, which must not be a registered one.
 
-        identity: tells it from all others in keys of the store, such as the hash of a file and the parameters of an estimator;
-        None if nothing does: then nothing that it trained is served to another session.
+        identity: identifies it in keys of the store, such as the hash of a file and the parameters of an estimator; None if
+        nothing does: then nothing that it trained is reused in another session.
 
         Raises
         ------

@@ -28,10 +28,10 @@ LONG = 0.02
 """Tasks that take longer than this share of the work of a worker begin first, the longest of all first; the others follow in the
 order of the tests, which read what is ready in the meantime. So at the end no worker waits for long."""
 PATIENCE = 0.5
-"""Seconds between two looks at whether the workers are to stop."""
+"""Polling interval, in seconds, for requests to stop."""
 GIVEN_UP = (
-    "the process that trained it died twice while it trained nothing else: {}. Most often the machine has run "
-    "out of memory (the log of its kernel tells); free some, or run this cell alone with `-n 1` to see what happens"
+    "the process that trained it died twice while it trained nothing else: {}. The usual cause is lack of memory "
+    "(`dmesg` shows it); free some, or run this cell alone with `-n 1` to see what happens"
 )
 CANCELLED = "the scheduler of the cluster has ended, or somebody cancelled its tasks"
 OTHER_WORKER = "the worker {} has other code, data or libraries than this process, as after an edit; its results were not used"

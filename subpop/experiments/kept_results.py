@@ -27,7 +27,7 @@ def kept_result(cell: Cell, experiment: Experiment, module: str, measure: Callab
     context = experiment.context
     dataset = context.dataset(cell)
     key = context.memo.key(
-        {module, __name__, "subpop.datasets.stage"} | _code(cell, experiment),
+        {module, __name__, "subpop.datasets.stage"} | code_without_trials(experiment, cell),
         result=cell.with_(tier=""),
         subpopulations=context.partition_key(cell),
         told={"name": dataset.name, "words": dict(dataset.words), "notes": dataset.notes},
@@ -58,7 +58,7 @@ def _of_plugin(key: str, experiment: Experiment, make: Callable[[], Mapping[str,
         experiment.whole_key = ""
 
 
-def _code(cell: Cell, experiment: Experiment) -> frozenset[str]:
+def code_without_trials(experiment: Experiment, cell: Cell) -> frozenset[str]:
     """The modules of the cell's parts; victims and defenses that are not registered belong to the measuring module."""
     context = experiment.context
     own = context.data_code(cell) | context.partition_code(cell) | context.attack_code(cell)

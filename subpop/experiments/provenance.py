@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import sys
 
-from subpop.defenses import DEFENSES, MATCHED, filter_of
+from subpop.defenses import MATCHED, filter_of
 from subpop.experiments.experiment import Experiment
+from subpop.experiments.kept_results import code_without_trials
 from subpop.runtime.cell_code import TRIALS, code_key
 from subpop.runtime.fingerprint import data_hash, key_of
 from subpop.runtime.seeds import defense_seed, holdout_seed, poison_seed, shuffle_seed, training_seed
 from subpop.types import Cell, Provenance, Trial
 from subpop.types.kinds import kind_of
-from subpop.victims import VICTIMS
 
 DIGITS = 16
 """Hexadecimal digits of a digest."""
@@ -77,17 +77,6 @@ def _code(experiment: Experiment, cell: Cell) -> str:
     else:
         used = vars(sys.modules[type(kind).__module__]).values()
         modules = {getattr(each, "__module__", None) or "" for each in used}
-        own |= _code_without_trials(experiment, cell) | {name for name in modules if name.startswith("subpop.experiments.")}
+        own |= code_without_trials(experiment, cell) | {name for name in modules if name.startswith("subpop.experiments.")}
     entries = sorted(str(experiment.entries(each.attack, each.defense)) for each in parts)
     return key_of({"code": code_key(frozenset(own)), "entries": entries})[:DIGITS]
-
-
-def _code_without_trials(experiment: Experiment, cell: Cell) -> frozenset[str]:
-    """The modules of the parts of a cell whose victim or defense may be the business of what measures it."""
-    context = experiment.context
-    own = context.data_code(cell) | context.partition_code(cell) | context.attack_code(cell)
-    if cell.victim in VICTIMS or ":" in cell.victim:
-        own |= context.victim_code(cell)
-    return own | (
-        experiment.defense_code(cell) if cell.defense in DEFENSES or cell.defense in experiment.plugins else frozenset()
-    )

@@ -34,7 +34,7 @@ from subpop.types.printable import described
 Arrays = Mapping[str, Array]
 Message = tuple[dict[str, Any], dict[str, Array]]
 ToldOf = Callable[[Any], tuple[dict[str, Any], dict[str, Array]]]
-"""Makes values for JSON and arrays of numbers of what a loader returned."""
+"""Converts the result of a loader to JSON values and numeric arrays."""
 
 VALUES_BYTES = 1 << 24
 ARRAYS_BYTES = 1 << 32

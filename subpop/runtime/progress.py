@@ -21,7 +21,7 @@ SILENT_SECONDS = 15.0
 LONGEST_PAUSE = 120.0
 """As long as nothing changes, the time between two lines doubles up to this many seconds."""
 LITTLE = 3.0
-"""Fewer seconds are not told where there is more to do, of which no time is known."""
+"""Shorter estimates are hidden while the duration of other cells is unknown."""
 WHAT_WIDTH = 14
 
 

@@ -49,7 +49,7 @@ def worker_processes(n_workers: int) -> ProcessPoolExecutor:
 
 @contextmanager
 def _unreached_by_interrupts() -> Iterator[None]:
-    """Ctrl-C, which a terminal sends to all processes, does not reach those that this thread starts meanwhile.
+    """Processes that this thread starts in this context ignore Ctrl-C, which a terminal sends to all of them.
 
     It would end them with a traceback while they import what they need. They end with this process. Windows has no such masks.
     """

@@ -1,4 +1,4 @@
-"""The `subpop` command: data sets, running suites, checking and debugging your own defense, the report and tables of a store."""
+"""Benchmark, check and debug defenses against subpopulation poisoning, and audit your own data."""
 
 from __future__ import annotations
 
@@ -285,6 +285,7 @@ def _check(options: argparse.Namespace) -> int:
 
 def _check_results(options: argparse.Namespace) -> list[CheckResult]:
     from subpop.harness.plugins import AttackSpec, DatasetSpec, DefenseSpec, load
+    from subpop.runtime.output import to_terminal
     from subpop.session.installed import given_victim, parse_given
     from subpop.session.own_data import loaded
     from subpop.testing import CheckResult, check_attack, check_dataset, check_defense, check_victim
@@ -295,7 +296,7 @@ def _check_results(options: argparse.Namespace) -> list[CheckResult]:
         return check_attack(load(parse_given(AttackSpec, options.attack, Path.cwd())))
     if options.dataset is not None:
         spec = parse_given(DatasetSpec, options.dataset, Path.cwd())
-        return check_dataset(lambda: loaded(spec))
+        return check_dataset(lambda: loaded(spec, listener=to_terminal))
     if options.victim is None:
         return check_defense(load(parse_given(DefenseSpec, options.defense, Path.cwd(), option="")))
     name = given_victim(options.victim, "--victim ")

@@ -14,6 +14,7 @@ from subpop.experiments.context import Context
 from subpop.harness.callables import spec_of
 from subpop.harness.plugins import AttackSpec, DatasetSpec, DefenseSpec, Spec
 from subpop.runtime.declared import declared
+from subpop.runtime.output import to_terminal
 from subpop.session.installed import built_in, given_victim, parse_given
 from subpop.session.own_data import checked_dataset, dataset_of, is_of_loader, load_own
 from subpop.types import BadInput, Cell, Dataset, Victim
@@ -38,7 +39,7 @@ class Given:
         if isinstance(given, str) and not is_of_loader(given) and not _is_declared(given, "data set"):
             return given
         if isinstance(given, str):
-            made = load_own(parse_given(DatasetSpec, given, Path.cwd(), option="dataset="))
+            made = load_own(parse_given(DatasetSpec, given, Path.cwd(), option="dataset="), listener=to_terminal)
         else:
             made = checked_dataset(dataset_of(given))
         name = _new(made.name, {*DATASETS, *self.data})

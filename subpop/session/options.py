@@ -220,13 +220,14 @@ def checked_own(config: pytest.Config) -> Own | None:
     if config.getoption("--dataset") is not None:
         from subpop.datasets import DATASETS
         from subpop.harness.plugins import DatasetSpec
+        from subpop.runtime.output import to_terminal
         from subpop.session.own_data import load_own
         from subpop.types import BadInput
 
         spec = parse_given(DatasetSpec, config.getoption("--dataset"), config.invocation_params.dir)
         if spec.name in DATASETS:
             raise BadInput(f"--dataset {spec.name} has the name of a built-in data set; rename the function or its file")
-        data = load_own(spec, config.getoption("--defense-timeout"))
+        data = load_own(spec, config.getoption("--defense-timeout"), to_terminal)
     return Own(victim or "", data)
 
 

@@ -36,6 +36,8 @@ BERT_WEIGHTS = 109_482_240
 ROWS = {"utkface": 7_000, "imdb": 12_500, "cifar10": 25_000, "dogfish": 1_800}
 """Rows of D in the data sets of the paper tier; a third less with `protocol=reserve`."""
 PICTURES = {"utkface": (3, 100, 100), "cifar10": (3, 32, 32)}
+PARTS = 3
+"""D, D_aux and the test rows are about equally large; a frozen network sees each row once."""
 PRODUCTS = 60
 """Products with the rows of D in a fit of a linear victim, an upper estimate."""
 
@@ -47,8 +49,8 @@ class Line:
     victim: str
     dataset: str
     cells: int
-    fits: int
-    """Expected number of trained models."""
+    fits: int | None
+    """Expected number of trained models; None if that is not known in advance."""
     flops: float | None
     """Floating-point operations of all fits; None for victims without a formula."""
     bytes: float | None
@@ -143,14 +145,17 @@ def lines_of(cells: Iterable[Cell], rates: dict[str, float], recorded: Rates | N
         groups.setdefault((cell.victim, cell.dataset), []).append(cell)
     lines = []
     for (victim, dataset), own in groups.items():
-        each = [(expected_fits(cell), n_rows_of(cell)) for cell in own]
-        known = flops_of_fit(victim, dataset, 1) if dataset in ROWS else None
+        training = [cell for cell in own if kind_of(cell).trains_trials]
+        each = [(expected_fits(cell), n_rows_of(cell)) for cell in training]
+        known = flops_of_fit(victim, dataset, 1) if dataset in ROWS and training else None
         flops = None if known is None else sum(fits * (flops_of_fit(victim, dataset, n) or 0.0) for fits, n in each)
+        if flops is not None and is_frozen(victim) == "vgg16":
+            flops += PARTS * ROWS[dataset] * forward_of_vgg(PICTURES[dataset])
         memory = None if known is None else bytes_of_fit(victim, dataset, max(n for _, n in each))
         hours = {name: None if flops is None else flops / rate / 3600 for name, rate in rates.items()}
-        if recorded is not None and all(recorded.knows(cell) for cell in own):
-            hours[HERE] = sum(expected_trials(cell) * recorded.seconds(cell, victim, 0) for cell in own) / 3600
-        lines.append(Line(victim, dataset, len(own), sum(fits for fits, _ in each), flops, memory, hours))
+        if recorded is not None and training and all(recorded.knows(cell) for cell in training):
+            hours[HERE] = sum(expected_trials(cell) * recorded.seconds(cell, victim, 0) for cell in training) / 3600
+        lines.append(Line(victim, dataset, len(own), sum(fits for fits, _ in each) if training else None, flops, memory, hours))
     return sorted(lines, key=lambda line: (-(line.flops or 0.0), -(line.hours.get(HERE) or 0.0), line.victim, line.dataset))
 
 
@@ -214,26 +219,31 @@ def show(lines: list[Line], told: dict[str, float]) -> None:
 
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, show_footer=True)
     table.add_column("victim, data", footer="all", overflow="fold")
-    fits = sum(line.fits for line in lines)
+    fits = sum(line.fits or 0 for line in lines)
     hours = [_hours(_sum([line.hours[name] for line in lines])) for name in told]
     totals = (f"{sum(line.cells for line in lines):,}", f"{fits:,}", _power(_sum([line.flops for line in lines])), "", *hours)
     names = ("hours,\nhere" if name == HERE else f"hours,\n{name}" for name in told)
     for name, total in zip(("cells", "fits", "FLOP", "GB", *names), totals, strict=True):
         table.add_column(name, footer=total, justify="right", no_wrap=True)
     for line in lines:
-        numbers = [f"{line.cells:,}", f"{line.fits:,}", _power(line.flops), _gigabytes(line.bytes)]
+        numbers = [f"{line.cells:,}", "-" if line.fits is None else f"{line.fits:,}", _power(line.flops), _gigabytes(line.bytes)]
         table.add_row(f"{line.victim}\n  {line.dataset}", *numbers, *(_hours(line.hours[name]) for name in told))
     console = Console()
     console.print(table)
-    console.print(_caption(told), highlight=False)
+    console.print(_caption(lines, told), highlight=False)
 
 
-def _caption(told: dict[str, float]) -> str:
+def _caption(lines: list[Line], told: dict[str, float]) -> str:
+    by_formula = (
+        "Hours here: recorded in the store for the same victim and data, or else FLOP at about "
+        f"{float(f'{told[HERE]:.1g}') / 1e9:.0f} GFLOP/s, the faster of a matrix product and a convolution measured now, of "
+        f"which networks reach a part. GPUs: {SHARE:.0%} of the data sheet's bfloat16 rate is assumed; nothing was measured "
+        "on one. "
+    )
+    by_store = "No victim here has a formula: `--store runs/store.sqlite` shows the hours that a store recorded. "
     return (
-        "FLOP: floating-point operations. GB: memory of a fit without activations. Hours here: recorded in the store for the "
-        f"same victim and data, or else FLOP at {told[HERE] / 1e9:.0f} GFLOP/s, the faster of a matrix product and a "
-        "convolution measured now, of which networks reach a part. "
-        f"GPUs: {SHARE:.0%} of the data sheet's bfloat16 rate is assumed; nothing was measured on one. "
+        "FLOP: floating-point operations. GB: memory of a fit without activations. "
+        f"{by_formula if any(value is not None for line in lines for value in line.hours.values()) else by_store}"
         f"Fits: {SUBPOPULATIONS} subpopulations unless the cell names their number. "
         "A dash is not known, and left out of the last line."
     )

@@ -50,7 +50,7 @@ MEASURING = pytest.StashKey[set[str]]()
 OFFERED = pytest.StashKey[list[str]]()
 """The collected suites that have cells of the tier, before -k."""
 MANY = 20
-"""Number of cells from which on it pays to import everything once, in a process of which the workers are forked."""
+"""From this many cells on, workers are forked from a process that has imported all libraries."""
 CLOCK_OFFSET = [0.0]
 """Seconds that cells read from the store took when they were trained; the benchmark clock includes them."""
 

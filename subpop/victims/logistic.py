@@ -261,7 +261,7 @@ def _rounded(w: Doubles, spread: Doubles) -> Doubles:
 
 
 def _check_scale(jobs: Sequence[FleetJob]) -> None:
-    """Raise BadInput for inputs that are too large for any solver."""
+    """Raise Unsolved for inputs that are too large for any solver."""
     usual = float(np.abs(flat(jobs[0].pool.x)).max()) or 1.0
     for i, job in enumerate(jobs):
         largest = 0.0 if job.extra_x is None or not job.extra_x.size else float(np.abs(job.extra_x).max())
@@ -274,7 +274,7 @@ def _check_scale(jobs: Sequence[FleetJob]) -> None:
 
 
 def _check_solved(models: Sequence[LinearModel], jobs: Sequence[FleetJob]) -> None:
-    """Raise BadInput for models that are not near their optimum: they would be close to the starting point."""
+    """Raise Unsolved for models that are not near their optimum: they would be close to the starting point."""
     far = tuple(i for i, model in enumerate(models) if not model.kkt_residual <= TOLERANCE)
     if not far:
         return

@@ -110,6 +110,22 @@ def test_fits_and_hours_by_hand():
     assert second == Line("logistic_regression", "adult", 1, 10, None, None, {"a": None, "b": None})
 
 
+def test_what_is_not_known_in_advance_is_no_zero():
+    """Cells that list no trials, such as those of training-set attacks, were planned with no fits and 0.00 hours."""
+    cell = Cell.of("s", "paper", "dogfish", "inception_v3_last_layer", "", rate=0.0, kind="target_sets", n_seeds=1)
+    rates = Rates()
+    rates.note(VGG_CELL, trials=5, seconds=35.0, fits=5)
+    [line] = lines_of([cell], {HERE: 1e12}, rates)
+    assert line == Line("inception_v3_last_layer", "dogfish", 1, None, None, None, {HERE: None})
+
+
+def test_a_frozen_network_sees_the_rows_of_three_parts_once():
+    cell = VGG_CELL.with_(victim="vgg16_last_layer")
+    [line] = lines_of([cell, cell.with_(rate=1.0)], {HERE: 1e12})
+    last_layers = 2 * 12 * flops_of_fit("vgg16_last_layer", "utkface", 7000)
+    assert line.flops == last_layers + 3 * 7000 * forward_of_vgg((3, 100, 100))
+
+
 def test_recorded_seconds_are_the_hours_of_this_machine():
     """By hand: 4 subpopulations and 3 seeds at 7 s a trial; the rates of other devices stay what they were."""
     rates = Rates()

@@ -1,7 +1,7 @@
 """A secret mixture: drawn from a secret seed, so that no table, loader or repeated split contains its rows.
 
 How well the labels of a mixture can be predicted is known: they contain label noise, and no learner can be correct more often
-than the Bayes classifier. A defense that is had the test labels. If the cell's own data is a mixture, the score on the public
+than the Bayes classifier. A defense that is has seen test labels. If the cell's own data is a mixture, the score on the public
 one is also compared with the score on the secret one.
 """
 

@@ -1,7 +1,7 @@
-"""What the fleets are worth: the same victims trained as one and one at a time, in turn, in the same run.
+"""The speed-up of batched training: the same victims trained together and one at a time, in turn, in the same run.
 
-A ratio is one-at-a-time seconds / our seconds, each the median of several rounds, A B A B ... The other side is the best
-that we know how to run it: scikit-learn's fastest solver that reaches the same optimum, a worker process a core, warm.
+A ratio is one-at-a-time seconds / our seconds, each the median of several rounds, A B A B ... The baseline is the fastest set-up
+that we know: scikit-learn's fastest solver that reaches the same optimum, with one warm worker process per core.
 """
 
 from __future__ import annotations
