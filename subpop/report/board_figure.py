@@ -25,6 +25,8 @@ def draw_boards(boards: Sequence[Leaderboard], directory: Path) -> list[Picture]
     """Draw one figure for each board into the folder `directory`."""
     pictures = []
     for board in boards:
+        if not board.entries:
+            continue
         path, lines = directory / file_name(board.file_name), lines_of(board)
         draw_once(partial(leaderboard_figure, lines), path, content_key([], repr(lines)))
         pictures.append(Picture(path.name, "leaderboard", "", board.tier, "", alt_of(board), caption_of(board)))
@@ -48,10 +50,11 @@ def lines_of(board: Leaderboard) -> list[Line]:
     for level, entries in board.levels.items():
         lines.append(Line(f"told {level}"))
         for entry in entries:
-            judged = entry.judged
+            judged, n = entry.judged, len(board.contexts)
+            name = f"{entry.defense} ({n - entry.n_missing} of {n} cells)" if entry.n_missing else entry.defense
             if judged and not judged.difference.reason:
                 found = judged.difference
-                lines.append(Line(entry.defense, found.value, found.half_width, judged.verdict))
+                lines.append(Line(name, found.value, found.half_width, judged.verdict))
             else:
-                lines.append(Line(entry.defense, entry.damage.value - board.undefended.damage.value, None, UNDECIDED))
+                lines.append(Line(name, entry.damage.value - board.undefended_damage(entry), None, UNDECIDED))
     return lines

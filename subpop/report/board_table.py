@@ -155,7 +155,7 @@ MEANINGS = {
     "fits": "trained victims; *own*: its own training loop",
     "time": "relative to plain training",
     "integrity": "what the probes of a plug-in found",
-    "cells missing": "cells that failed or were not measured, which count as no defense",
+    "cells missing": "cells in which a defense failed or was not measured: its numbers are about the others, and it has no rank",
 }
 
 
@@ -166,4 +166,19 @@ def _legend(board: Leaderboard, headers: Sequence[str]) -> str:
     made_of = escape(f"{', '.join(board.datasets)}; {', '.join(victims)}; suite {', '.join(board.stems)}")
     cells = f"{n} cell{'' if n == 1 else 's'} of each defense ({made_of})"
     weight = ", each data set with the same weight" if several else ""
-    return f"In %, at alpha {board.rate:g}, over {cells}{weight}. {meanings}."
+    failed = "".join(f" {escape(words)}." for words in failures_of(board))
+    return f"In %, at alpha {board.rate:g}, over {cells}{weight}. {meanings}.{failed}"
+
+
+def failures_of(board: Leaderboard) -> list[str]:
+    """What has no row because it failed wherever it ran: `mine failed in all 4 cells`."""
+    n = len(board.contexts)
+    return [f"{name} {lacks(n_failed, n, n)}" for name, n_failed in board.failed.items()]
+
+
+def lacks(n_failed: int, n_missing: int, n: int) -> str:
+    """In how many of n cells a defense failed or was not measured: `failed in 1 and was not measured in 2 of 4 cells`."""
+    if n_failed == n:
+        return f"failed in {({1: 'the only cell', 2: 'both cells'}).get(n, f'all {n} cells')}"
+    parts = {"failed": n_failed, "was not measured": n_missing - n_failed}
+    return " and ".join(f"{words} in {count}" for words, count in parts.items() if count) + f" of {n} cell{'s' if n > 1 else ''}"

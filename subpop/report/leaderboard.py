@@ -2,8 +2,9 @@
 
 A board belongs to one tier. If the suite `scoreboard` was measured, its cells are the board's; otherwise the board takes the
 cells that the most defenses of the other suites have in common. Cells of the suite `scoreboard` whose victims are stochastic
-have a board of their own, because other defenses can run there. All of them have one alpha, the one nearest to 1. A cell that a
-defense of the board lacks, because it failed or was not measured, counts as no defense.
+have a board of their own, because other defenses can run there. All of them have one alpha, the one nearest to 1. A defense that
+lacks a cell, because it failed there or was not measured, is described on its other cells, and comes after the ranked ones
+without a rank; one that failed wherever it ran is only named.
 
 Defenses are ranked by the mean target damage of the subpopulations with at least 20 test rows. Each subpopulation of a data set
 and each data set has the same weight. Intervals of damages and ranks come from a bootstrap that draws subpopulations, which keep
@@ -23,7 +24,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -98,7 +99,7 @@ class Entry:
     by_dataset: Mapping[str, float]
     """The same for each data set."""
     rank: Rank | None = None
-    """None for no defense and other controls."""
+    """None for no defense and other controls, and for a defense that lacks cells."""
     judged: Judged | None = None
     """The paired verdict on the difference from no defense; None for no defense itself."""
     worst: float | None = None
@@ -126,7 +127,11 @@ class Entry:
     own_learner: bool = False
     """Whether it replaces the victim: its model was not trained by `fit`."""
     n_missing: int = 0
-    """The number of cells that it lacks, which count as no defense."""
+    """The number of the board's cells that it lacks. All its numbers are about the others."""
+    n_failed: int = 0
+    """The number of these in which it failed."""
+    undefended: float | None = None
+    """Of a defense that lacks cells: the mean target damage without a defense on its own ones."""
     tuned: Estimate | None = None
     """The mean target damage with settings that were chosen on development data; None if they are those of this row."""
     tuned_as: str = ""
@@ -147,11 +152,13 @@ class Leaderboard:
     """The suites of the cells."""
     contexts: tuple[Context, ...]
     entries: tuple[Entry, ...]
-    """Ranked defenses, the best first."""
+    """Ranked defenses, the best first, then those that lack cells."""
     controls: tuple[Entry, ...]
     """No defense first, then the others by damage."""
     stochastic: bool = False
     """Whether it is the tier's second board, of stochastic victims."""
+    failed: Mapping[str, int] = field(default_factory=dict)
+    """The defenses without any measured cell that failed: in how many cells."""
 
     @property
     def title(self) -> str:
@@ -167,6 +174,10 @@ class Leaderboard:
     def undefended(self) -> Entry:
         """No defense."""
         return self.controls[0]
+
+    def undefended_damage(self, entry: Entry) -> float:
+        """The mean target damage without a defense on the cells of a row."""
+        return self.undefended.damage.value if entry.undefended is None else entry.undefended
 
     @property
     def rate(self) -> float:
@@ -191,7 +202,7 @@ class Leaderboard:
 
 
 def leaderboards(reports: Iterable[CellReport]) -> tuple[Leaderboard, ...]:
-    """Return the boards of each tier on which a defense was compared with none, in the order of the alphabet.
+    """Return the boards of each tier on which a defense was compared with none, or failed, in the order of the alphabet.
 
     Parameters
     ----------
@@ -201,8 +212,7 @@ def leaderboards(reports: Iterable[CellReport]) -> tuple[Leaderboard, ...]:
     Returns
     -------
     tuple of Leaderboard
-        One board for each tier, and one for its stochastic victims; none if no defense and no defense at all were not both
-        measured anywhere.
+        One board for each tier, and one for its stochastic victims; none if no defense ran where no defense at all was measured.
     """
     given = tuple(reports)
     if [*map(id, given)] != [*map(id, _LAST[0])]:  # several pages of one report ask for the same boards
@@ -266,20 +276,36 @@ def _board(tier: str, stochastic: bool, reports: Sequence[CellReport]) -> Leader
     chosen = _chosen({context: _comparable(own) for context, own in cells.items() if _damages(own.get(NONE)) is not None})
     if not chosen:
         return None
-    defenses = sorted({name for own in chosen.values() for name in own if not is_control(name)})
+    of = {name: _measured(chosen, name) for name in sorted({n for own in chosen.values() for n in own if not is_control(n)})}
+    failures = Counter(name for own in chosen.values() for name, report in own.items() if report.status == "error")
+    defenses = [name for name, own in of.items() if len(own) == len(chosen)]
+    lacking = {name: _Table(own, [NONE, name]) for name, own in of.items() if 0 < len(own) < len(chosen)}
+    failed = {name: failures[name] for name, own in of.items() if not own and failures[name]}
+    if not (defenses or lacking or failed):
+        return None
     known_controls = [name for name in CONTROLS if name not in (NONE, "retrain")]
     controls = [name for name in known_controls if all(_damages(own.get(name)) is not None for own in chosen.values())]
     table = _Table(chosen, [NONE, *defenses, *controls])
-    judged = judge({name: table.difference(name) for name in [*defenses, *controls]})
+    for each in lacking.values():
+        each.exact &= table.exact
+    tables = {**dict.fromkeys(table.names, table), **lacking}
+    judged = judge({name: each.difference(name) for name, each in tables.items() if name != NONE})
     ranks = table.ranks(defenses)
     tuned = _tuned(chosen, _by_context(report for report in reports if is_tuned_cell(report.cell)), table.exact)
-    entries = [_entry(name, chosen, table, judged.get(name), ranks.get(name)) for name in table.names]
-    entries = [replace(entry, **tuned.get(entry.defense.partition("(")[0], {})) for entry in entries]
-    by_damage = sorted(entries, key=lambda entry: (round(entry.damage.value, 12), entry.defense))
+    entries = [_entry(name, chosen, each, judged.get(name), ranks.get(name)) for name, each in tables.items()]
+    entries = [
+        replace(entry, n_failed=failures[entry.defense], **tuned.get(entry.defense.partition("(")[0], {})) for entry in entries
+    ]
+    by_damage = sorted(entries, key=lambda entry: (entry.defense in lacking, round(entry.damage.value, 12), entry.defense))
     of_controls = sorted((entry for entry in by_damage if entry.is_control), key=lambda entry: entry.defense != NONE)
     stems = tuple(sorted({context.stem for context in chosen}))
     ranked = tuple(entry for entry in by_damage if not entry.is_control)
-    return Leaderboard(tier, stems, tuple(sorted(chosen)), ranked, tuple(of_controls), stochastic)
+    return Leaderboard(tier, stems, tuple(sorted(chosen)), ranked, tuple(of_controls), stochastic, failed)
+
+
+def _measured(cells: Cells, name: str) -> Cells:
+    """The contexts in which a defense was measured."""
+    return {context: own for context, own in cells.items() if _damages(own.get(name)) is not None}
 
 
 def _comparable(own: Mapping[str, CellReport]) -> dict[str, CellReport]:
@@ -473,13 +499,14 @@ def mean_difference(differences: Sequence[Difference]) -> Difference:
 
 
 def _entry(name: str, cells: Cells, table: _Table, judged: Judged | None, rank: Rank | None) -> Entry:
-    own = {context: each[name] for context, each in cells.items() if name in each and each[name].result is not None}
+    own = {context: each[name] for context, each in _measured(cells, name).items()}
     results = [report.result for report in own.values() if report.result]
     plain = {context: each[NONE] for context, each in cells.items()}
     matched = {context: each[f"{MATCHED}:{name}"] for context, each in cells.items() if f"{MATCHED}:{name}" in each}
     compared = {context: report for context, report in own.items() if context in matched} or own
     told = Counter(level_of(result.knowledge) for result in results)
     known = max(told, key=lambda level: LEVELS.index(level)) if told else NOTHING
+    n_missing = len(cells) - len(own)
     relative = _ratio(_mean(own, "seconds_a_trial"), _mean({c: plain[c] for c in own}, "seconds_a_trial"))
     return Entry(
         name,
@@ -501,7 +528,8 @@ def _entry(name: str, cells: Cells, table: _Table, judged: Judged | None, rank: 
         relative,
         integrity_of(results),
         any(result.n_own_learner for result in results),
-        sum(_damages(each.get(name)) is None for each in cells.values()),
+        n_missing,
+        undefended=table.estimate(NONE).value if n_missing else None,
     )
 
 

@@ -103,21 +103,21 @@ def tables_of(reports: Sequence[CellReport], run: RunInfo) -> tuple[list[Table],
 
 def _leaderboard(name: str, board: Leaderboard, opened: set[str], begin: str) -> Table:
     entries = (*board.entries, *board.controls)
-    rows = [_entry_fields(entry, _board_key(board, entry.defense) if entry.defense in opened else "") for entry in entries]
+    keys = [_board_key(board, entry.defense) if entry.defense in opened else "" for entry in entries]
+    rows = [_entry_fields(entry, board.datasets, key) for entry, key in zip(entries, keys, strict=True)]
     shown = [column for column in rows[0] if any(row[column].text != NO_VALUE for row in rows)]
     words = (
         f"Damage: mean accuracy that attacked subpopulations lose at alpha {board.rate:g}, with equal weight for each data set. "
-        "In parentheses: 95 % intervals. Tuned: with settings chosen on development data. A missing cell counts as no "
-        "defense. Controls have no rank. Tap a damage to see its "
+        "In parentheses: 95 % intervals. Tuned: with settings chosen on development data. The numbers of a defense that lacks "
+        "cells are about its others, and it has no rank, as controls. Tap a damage to see its "
         "subpopulations."
     )
     title = f"Leaderboard, {board.title}"
-    sentences = answers(board, begin) if board.entries else ()
     fields = [[row[column] for column in shown] for row in rows]
-    return Table(name, title, sentences, words, tuple(shown), fields, ("knows", "role"))
+    return Table(name, title, answers(board, begin), words, tuple(shown), fields, ("knows", "role"))
 
 
-def _entry_fields(entry: Entry, opens: str) -> dict[str, Field]:
+def _entry_fields(entry: Entry, datasets: Sequence[str], opens: str) -> dict[str, Field]:
     payer, recall = entry.payer, _percent_field(entry.recall)
     if entry.recall is not None and entry.matched_recall is not None:
         recall = Field(f"{recall.text} (at random {percent(entry.matched_recall)})", entry.recall)
@@ -141,7 +141,7 @@ def _entry_fields(entry: Entry, opens: str) -> dict[str, Field]:
         "recall in %": recall,
         "removed in %": _percent_field(entry.removed_share),
         "certified damage in %": Field(certified, min((entry.certified or {}).values())) if certified else MISSING,
-        **{f"{dataset} in %": _percent_field(value) for dataset, value in sorted(entry.by_dataset.items())},
+        **{f"{dataset} in %": _percent_field(entry.by_dataset.get(dataset)) for dataset in datasets},
         "fits": _number_field(entry.fits, "{:.1f}"),
         "time of plain training": _number_field(entry.seconds, "{:.1f} times"),
         "cells missing": Field(str(entry.n_missing), entry.n_missing) if entry.n_missing else MISSING,

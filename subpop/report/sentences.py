@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
+from subpop.report.board_table import failures_of, lacks, signed
 from subpop.report.figures.setups import aggregates, quantity
 from subpop.report.leaderboard import FLAG, NOTHING, Entry, Estimate, Leaderboard, leaderboards
 from subpop.results.metric_registry import metric_of
@@ -51,25 +52,51 @@ def in_words(reports: Sequence[CellReport]) -> list[str]:
 
 
 def about_own(reports: Sequence[CellReport], defenses: Collection[str], attacks: Collection[str]) -> list[str]:
-    """What each board says of these defenses (damage, verdict, costs), and the main numbers of the cells of these attacks."""
-    scored = [_score(board, entry) for board in leaderboards(reports) for entry in board.entries if entry.defense in defenses]
+    """What each board says of these defenses (verdict, damage, costs), and the main numbers of the cells of these attacks."""
+    scored = []
+    for board in leaderboards(reports):
+        scored += [_score(board, entry) for entry in board.entries if entry.defense in defenses]
+        failed = zip(board.failed, failures_of(board), strict=True)
+        scored += [f"{words}, {_where(board)}." for name, words in failed if name in defenses]
     attacked = [report for report in reports if report.cell.attack in attacks]
     return [*scored, *(in_words(attacked) if attacked else [])]
 
 
 def _score(board: Leaderboard, entry: Entry) -> str:
-    """A defense on a board: `mine at alpha 1, ...: an attacked subpopulation loses 20 points of accuracy, 45 without ...`."""
-    verdict = VERDICT_WORDS[entry.judged.verdict] if entry.judged else "without a verdict"
-    rank = f"rank {entry.rank.value} of {len(board.entries)}" if entry.rank and len(board.entries) > 1 else ""
-    probes = f"probes: {entry.integrity}" if entry.integrity else ""
-    lacks = f"{entry.n_missing} cell{'' if entry.n_missing == 1 else 's'} failed or not measured" if entry.n_missing else ""
-    missing = f"{lacks}, counted as no defense" if lacks else ""
-    costs = _costs(entry)
-    return (
-        f"{entry.defense} at alpha {board.rate:g}, {_where(board)}: an attacked subpopulation loses {_estimate(entry.damage)} of "
-        f"accuracy, and {points(board.undefended.damage.value)} without a defense: "
-        f"{'; '.join(filter(None, [verdict, rank, missing, probes]))}.{f' It {_listed(costs)}.' if costs else ''}"
-    )
+    """A defense on a board: `mine: better than none (...); rank 2 of 3. At alpha 1, ..., an attacked subpopulation loses ...`."""
+    n_ranked = sum(each.rank is not None for each in board.entries)
+    rank = f"rank {entry.rank.value} of {n_ranked}" if entry.rank and n_ranked > 1 else ""
+    missing = f"{_lacks(board, entry)}, so that this is about the others and has no rank" if entry.n_missing else ""
+    undefended, costs = board.undefended_damage(entry), _costs(entry)
+    digits = _digits(entry.damage.value, undefended)
+    sentences = [
+        f"{entry.defense}: {'; '.join(filter(None, [_verdict(entry), missing, rank]))}",
+        f"At alpha {board.rate:g}, {_where(board)}, an attacked subpopulation loses {_estimate(entry.damage, digits)} of "
+        f"accuracy, and {points(undefended, digits)} without a defense",
+        f"It {_listed(costs)}" if costs else "",
+        f"Probes: {entry.integrity}" if entry.integrity else "",
+    ]
+    return " ".join(f"{sentence}." for sentence in sentences if sentence)
+
+
+def _verdict(entry: Entry) -> str:
+    """`better than none (damage on hurt subpopulations -13.0 points, from -17.0 to -9.0)`."""
+    if entry.judged is None:
+        return "without a verdict"
+    found, words = entry.judged.difference, VERDICT_WORDS[entry.judged.verdict]
+    if found.reason:
+        return f"{words} ({found.reason})"
+    low, high = (signed(found.value + side * found.half_width) for side in (-1, 1))
+    return f"{words} (damage on hurt subpopulations {signed(found.value)} points, from {low} to {high})"
+
+
+def _lacks(board: Leaderboard, entry: Entry) -> str:
+    return lacks(entry.n_failed, entry.n_missing, len(board.contexts))
+
+
+def _named(board: Leaderboard, entry: Entry) -> str:
+    """The name of a defense, and which cells it lacks."""
+    return f"{entry.defense} ({_lacks(board, entry)})" if entry.n_missing else entry.defense
 
 
 def _numbers(report: CellReport) -> str:
@@ -80,10 +107,10 @@ def _numbers(report: CellReport) -> str:
 
 
 def best_of(board: Leaderboard) -> Entry:
-    """The first of the defenses with the best verdict, of which no probe found a cheat if there is such a defense."""
+    """The first of the defenses with the best verdict, of those without a cheat and with all cells if there is such a defense."""
 
-    def order(entry: Entry) -> tuple[bool, bool]:
-        return is_flagged(entry), not (entry.judged and entry.judged.verdict == BETTER)
+    def order(entry: Entry) -> tuple[bool, bool, bool]:
+        return is_flagged(entry), entry.n_missing > 0, not (entry.judged and entry.judged.verdict == BETTER)
 
     return min(board.entries, key=order)
 
@@ -112,42 +139,63 @@ def _where(board: Leaderboard) -> str:
 
 
 def _what_helps(board: Leaderboard) -> str:
-    best, n = best_of(board), len(board.entries)
+    if not board.entries:
+        return f"No defense could be measured: {_listed(failures_of(board))}."
+    best, n = best_of(board), len(board.entries) + len(board.failed)
     honest = [entry for entry in board.entries if not is_flagged(entry)]
     flagged = [entry.defense for entry in board.entries if is_flagged(entry)]
-    by_verdict = {verdict: [e.defense for e in honest if e.judged and e.judged.verdict == verdict] for verdict in VERDICT_WORDS}
+    by_verdict = {verdict: [e for e in honest if e.judged and e.judged.verdict == verdict] for verdict in VERDICT_WORDS}
     better = by_verdict.pop(BETTER)
     found = [(len(names), VERDICT_WORDS[verdict]) for verdict, names in by_verdict.items() if names]
     found += [(len(flagged), f"caught cheating ({_listed(flagged)})")] if flagged else []
+    found += [(len(board.failed), f"failed ({_listed(board.failed)})")] if board.failed else []
     others = f" ({', '.join(words if n == 1 else f'{count} {words}' for count, words in found)})" if found else ""
-    undefended = board.undefended.damage.value
-    more = best.damage.value > undefended
-    left = f"leaves {_estimate(best.damage)}{', more than' if more else ' of'} the {points(undefended)}"
+    left = _left(best.damage, board.undefended_damage(best))
     if not better:
         only = "The one defense tested is not" if n == 1 else f"None of {n} defenses is"
-        return f"{only} better than no defense{others}; the first on the board, {best.defense}, {left}."
+        return f"{only} better than no defense{others}; the first on the board, {_named(board, best)}, {left}."
     difference = best.judged.difference if best.judged else None
     pairs = f" ({points(-difference.value)} ± {_number(difference.half_width)} less on hurt subpopulations)" if difference else ""
-    rest = [name for name in better if name != best.defense]
+    rest = [_named(board, entry) for entry in better if entry is not best]
     follow = f"; {_listed(rest)} help{'s' if len(rest) == 1 else ''} too" if rest else ""
     helped = f"{len(better)} of {n} defenses {'is' if len(better) == 1 else 'are'} better than none{others}"
-    return f"{helped}: {best.defense} {left}{pairs}{follow}."
+    return f"{helped}: {_named(board, best)} {left}{pairs}{follow}."
+
+
+def _left(damage: Estimate, undefended: float) -> str:
+    """`leaves 20 points (15 to 25) of the 33 points`."""
+    digits = _digits(damage.value, undefended)
+    if _number(damage.value, 1) == _number(undefended, 1):
+        rest = ", as no defense does"
+    else:
+        rest = f"{', more than' if damage.value > undefended else ' of'} the {points(undefended, digits)}"
+    return f"leaves {_estimate(damage, digits)}{rest}"
 
 
 def _what_it_costs(board: Leaderboard) -> str:
+    if not board.entries:
+        return "Nothing was measured."
     best = best_of(board)
     parts = _costs(best)
     clean = [entry.clean_cost for entry in board.entries if entry.clean_cost is not None]
-    ends = f"{_number(min(clean))} to {points(max(clean))}" if clean else ""
-    every = f" All defenses: {ends} of clean accuracy." if len(clean) > 1 else ""
+    every = f" All defenses: {_changes(min(clean), max(clean))} of clean accuracy." if len(clean) > 1 else ""
     return f"{best.defense} {_listed(parts)}.{every}" if parts else f"What {best.defense} costs was not measured."
+
+
+def _changes(least: float, most: float) -> str:
+    """The range of what is given up: `0.2 to 3 points`, `from a gain of 0.1 to a loss of 3 points`."""
+    if not _number(least).startswith("-"):
+        return f"{_number(least)} to {points(most)}"
+    ends = [f"a {'gain' if value < 0 else 'loss'} of {_number(abs(value))}" for value in (least, most)]
+    return f"from {ends[0]} to {ends[1]} points"
 
 
 def _costs(entry: Entry) -> list[str]:
     """What a defense costs, in clauses without a subject: `gives up 3 points of clean accuracy`."""
     parts = [f"must be told {LEVEL_WORDS[entry.knowledge]}"] if entry.knowledge != NOTHING else []
     if entry.clean_cost is not None:
-        parts.append(f"gives up {points(entry.clean_cost)} of clean accuracy")
+        changes = "gains" if _number(entry.clean_cost).startswith("-") else "gives up"
+        parts.append(f"{changes} {points(abs(entry.clean_cost))} of clean accuracy")
     if entry.payer:
         parts.append(
             f"takes {points(entry.payer.cost)} from {entry.payer.subpopulation} of {entry.payer.dataset} without any attack"
@@ -161,22 +209,29 @@ def _costs(entry: Entry) -> list[str]:
     return parts
 
 
-def points(value: float) -> str:
-    """A fraction in percentage points: `33 points`, `0.4 points`."""
-    return f"{_number(value)} points"
+def points(value: float, digits: int = 0) -> str:
+    """A fraction in percentage points: `33 points`, `1 point`, `0.4 points`."""
+    text = _number(value, digits)
+    return f"{text} point{'' if text in ('1', '-1') else 's'}"
 
 
-def _number(value: float) -> str:
-    """In whole points, or with a decimal below one."""
-    text = f"{100 * value:.0f}" if abs(value) >= 0.0095 else f"{100 * value:.1f}"
+def _number(value: float, digits: int = 0) -> str:
+    """In whole points, or with a decimal below one, or with as many digits as are needed beside another number."""
+    text = f"{100 * value:.{digits if abs(value) >= 0.0095 else 1}f}"
     return "0" if float(text) == 0 else text
 
 
-def _estimate(found: Estimate) -> str:
+def _digits(one: float, other: float) -> int:
+    """The decimals that tell two numbers apart: none, or one."""
+    return int(_number(one) == _number(other) and _number(one, 1) != _number(other, 1))
+
+
+def _estimate(found: Estimate, digits: int = 0) -> str:
     """`33 points (28 to 37)`."""
+    text = points(found.value, digits)
     if found.low is None or found.high is None:
-        return points(found.value)
-    return f"{points(found.value)} ({_number(found.low)} to {_number(found.high)})"
+        return text
+    return f"{text} ({_number(found.low, digits)} to {_number(found.high, digits)})"
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -104,10 +104,14 @@ def test_columns_that_no_row_fills_are_left_out():
     assert rows[0] == ["defense", "rank", "damage", "against none", "groups ≥ 10"]
     assert not [cell for row in rows for cell in row if cell in ("–", "-")]
     result = replace(plain[1].result, integrity="no known cheat found")
-    (rows,) = tables_of(front_page([plain[0], replace(plain[1], result=result), broken(defense="sever", **BOARD)], RUN))
+    second = [replace(report, cell=report.cell.with_(dataset="mixture")) for report in plain]
+    sever = [measured(HURT, defense="sever", **BOARD), broken(defense="sever", dataset="mixture", **BOARD)]
+    page = front_page([plain[0], replace(plain[1], result=result), *second, *sever], RUN)
+    (rows,) = tables_of(page)
     assert rows[0][5:] == ["integrity", "cells missing"]
     assert [row[5:] for row in rows[3:]] == [["no known cheat found", ""], ["", "1"]]
-    assert "cells that failed or were not measured" in front_page([*plain, broken(defense="sever", **BOARD)], RUN)
+    assert [row[1][:1] for row in rows[3:]] == ["1", ""]
+    assert "cells in which a defense failed or was not measured" in page
 
 
 @pytest.mark.parametrize("tiers", [["embedded"], ["embedded", "laptop"]])
@@ -182,15 +186,34 @@ def test_the_terminal_says_what_ones_own_defenses_and_attacks_do():
     mine = replace(mine, result=replace(mine.result, integrity="no known cheat found"))
     attacked = measured(HURT, {"target_damage_worst_5": 0.5}, attack="my.attack", stem="feature_match")
     said, numbers = about_own([*others, mine, attacked], {"mine"}, {"my.attack"})
-    assert said.startswith(
-        "mine at alpha 1, on digits with the victim logistic_regression: an attacked subpopulation loses 40 points"
-    )
-    assert " of accuracy, and 45 points without a defense: better than none; rank 2 of 2; probes: no known cheat found." in said
-    assert said.endswith(" It trains 1 victim and takes 1 times as long as plain training.")
+    assert said.startswith("mine: better than none (damage on hurt subpopulations -4.5 points, from -6.5 to -2.5); rank 2 of 2. ")
+    assert (
+        "At alpha 1, on digits with the victim logistic_regression, an attacked subpopulation loses 40 points (23 to 58) of "
+        "accuracy, and 45 points without a defense. It trains 1 victim and takes 1 times as long as plain training. "
+    ) in said
+    assert said.endswith(" Probes: no known cheat found.")
     assert numbers == f"{attacked.cell.id}: mean target damage 45.0 %, worst-5 target damage 50.0 %"
     assert about_own([*others, mine, attacked], {"absent"}, ()) == []
-    (failed,) = about_own([*others, broken(defense="mine", **BOARD)], {"mine"}, ())
-    assert "; 1 cell failed or not measured, counted as no defense." in failed
+
+
+def test_what_is_said_of_defenses_that_fail():
+    none = [measured(HURT, dataset=name, **BOARD) for name in ("digits", "mixture")]
+    bad = [broken(defense="bad", dataset=name, **BOARD) for name in ("digits", "mixture")]
+    mine = [measured(HURT - 0.25, defense="mine", **BOARD), broken(defense="mine", dataset="mixture", **BOARD)]
+    (only,) = about_own([*none, *bad], {"bad"}, ())
+    assert only == "bad failed in both cells, averaged over digits and mixture with the victim logistic_regression."
+    assert answers(leaderboards([*none, *bad])[0])[1:] == (
+        "No defense could be measured: bad failed in both cells.", "Nothing was measured.",
+    )  # fmt: skip
+    page = front_page([*none, *bad], RUN)
+    assert "bad failed in both cells." in page
+    assert "equivalent" not in tables_of(page)[0][1]
+    said, _ = about_own([*none, *mine, *bad], {"bad", "mine"}, ())
+    begins = "mine: better than none (damage on hurt subpopulations -25.0 points, from -25.0 to -25.0); failed in 1 of 2 cells, "
+    assert said.startswith(f"{begins}so that this is about the others and has no rank. ")
+    assert answers(leaderboards([*none, *mine, *bad])[0]).what_helps.startswith(
+        "1 of 2 defenses is better than none (1 failed (bad)): mine (failed in 1 of 2 cells) leaves 20 points"
+    )
 
 
 def test_without_defenses_the_attacks_are_shown():
@@ -252,6 +275,13 @@ def test_what_helps_by_hand():
     assert answers(board_of(entry("a", UNDECIDED, 0.4))).what_helps.endswith(
         "a, leaves 40 points (35 to 45), more than the 33 points."
     )
+    for damage, left in (
+        (0.3312, "33 points (28 to 38), as no defense does"),
+        (0.329, "32.9 points (27.9 to 37.9) of the"),
+    ):
+        assert f"a, leaves {left}" in answers(board_of(entry("a", UNDECIDED, damage))).what_helps
+    more = answers(board_of(entry("a", UNDECIDED, 0.334))).what_helps
+    assert more.endswith("a, leaves 33.4 points (28.4 to 38.4), more than the 33.1 points.")
     many = answers(board_of(*(entry(f"d{i}", BETTER) for i in range(8)))).what_helps
     assert many.startswith("8 of 8 defenses are better than none: d0 leaves")
     assert many.endswith("; d1, d2, d3, d4 and 3 others help too.")
@@ -273,14 +303,21 @@ def test_what_it_costs_by_hand():
         "without any attack, trains 3 victims and takes 2 times as long as plain training."
     )
     other = entry("b", UNDECIDED, clean_cost=-0.001)
-    assert answers(board_of(best, other)).what_it_costs.endswith(" All defenses: -0.1 to 3 points of clean accuracy.")
+    assert answers(board_of(best, other)).what_it_costs.endswith(
+        " All defenses: from a gain of 0.1 to a loss of 3 points of clean accuracy."
+    )
+    gain = replace(best, clean_cost=-0.002)
+    assert ", gains 0.2 points of clean accuracy, " in answers(board_of(gain)).what_it_costs
+    costly = replace(best, defense="c", clean_cost=0.01)
+    assert answers(board_of(best, costly)).what_it_costs.endswith(" All defenses: 1 to 3 points of clean accuracy.")
+    assert ", gives up 1 point of clean accuracy, " in answers(board_of(costly)).what_it_costs
     assert answers(board_of(entry("b", UNDECIDED))).what_it_costs == "What b costs was not measured."
 
 
 def test_numbers_as_text():
     assert [points(value) for value in (0.333, 0.0096, 0.004, -0.0004, 0.0)] == [
         "33 points",
-        "1 points",
+        "1 point",
         "0.4 points",
         "0 points",
         "0 points",

@@ -79,17 +79,39 @@ def test_data_sets_have_equal_weight_whatever_their_number_of_subpopulations():
     assert entry(board, "trim").damage.value == pytest.approx(0.25)  # a mean over subpopulations would be .3
 
 
-def test_a_cell_that_is_missing_or_failed_counts_as_no_defense():
-    both = [measured(HURT, dataset=dataset, **BOARD) for dataset in ("digits", "mixture")]
-    good = measured(HURT * 0, defense="trim", **BOARD)
-    failed = broken(defense="trim", dataset="mixture", **BOARD)
-    for rest in ([good], [good, failed]):
+def test_a_defense_that_lacks_cells_is_described_on_its_others_and_has_no_rank():
+    both = [measured(HURT * share, dataset=name, **BOARD) for name, share in (("digits", 1), ("mixture", 0.5))]
+    both += [measured(HURT, dataset=name, defense="sever", **BOARD) for name in ("digits", "mixture")]
+    good, failed = measured(HURT * 0.1, defense="trim", **BOARD), broken(defense="trim", dataset="mixture", **BOARD)
+    for rest, n_failed in (([good], 0), ([good, failed], 1)):
         board = the_board([*both, *rest])
-        assert entry(board, "trim").damage.value == pytest.approx(0.225)
-        assert entry(board, "trim").n_missing == 1
-    never = the_board([*both, broken(defense="trim", **BOARD)])
-    assert (entry(never, "trim").damage.value, entry(never, "trim").n_missing) == (pytest.approx(0.45), 2)
-    assert entry(never, "trim").judged.difference.value == 0
+        row = entry(board, "trim")
+        assert [each.defense for each in board.entries] == ["sever", "trim"]  # although its damage is smaller
+        assert (row.rank, row.n_missing, row.n_failed, row.by_dataset) == (None, 1, n_failed, {"digits": pytest.approx(0.045)})
+        assert (row.damage.value, board.undefended_damage(row)) == (pytest.approx(0.045), pytest.approx(0.45))
+        assert row.judged.difference.value == pytest.approx(-0.405)  # with zeros for mixture it would be half of that
+        assert (entry(board, "sever").rank.value, board.undefended_damage(entry(board, "sever"))) == (1, pytest.approx(0.3375))
+
+
+def test_failures_make_no_defense_equivalent_to_none():
+    """Six of seven data sets failed: as differences of 0 they would have made a change of 7 points one of 1 point."""
+    sets = [f"set{i}" for i in range(7)]
+    reports = [measured(HURT, dataset=name, **BOARD) for name in sets]
+    reports += [measured(HURT + 0.07, defense="mine", dataset=sets[0], **BOARD)]
+    reports += [broken(defense="mine", dataset=name, **BOARD) for name in sets[1:]]
+    judged = entry(the_board(reports), "mine").judged
+    assert (judged.verdict, judged.difference.value) == ("worse", pytest.approx(0.07))
+
+
+def test_a_defense_that_failed_everywhere_has_no_row():
+    both = [measured(HURT, dataset=dataset, **BOARD) for dataset in ("digits", "mixture")]
+    failed = [broken(defense="bad", dataset=dataset, **BOARD) for dataset in ("digits", "mixture")]
+    board = the_board([*both, *failed])
+    assert (board.entries, board.failed) == ((), {"bad": 2})
+    trim = [measured(HURT - 0.2, defense="trim", dataset=dataset, **BOARD) for dataset in ("digits", "mixture")]
+    board = the_board([*both, *trim, *failed])
+    assert ([each.defense for each in board.entries], board.failed) == (["trim"], {"bad": 2})
+    assert leaderboards([*both, broken("skipped", defense="trim", **BOARD)]) == ()
 
 
 def test_a_subpopulation_that_a_defense_lacks_counts_as_no_defense():
