@@ -58,6 +58,23 @@ def test_lines_are_differences_of_headlines_where_single_damages_are_not_known()
     ]
 
 
+def test_each_panel_has_the_losses_of_its_own_victim_below_its_axis():
+    losses = {"logistic_regression": {0.5: 0.32, 1.0: 0.442}, "mlp": {0.5: 0.249, 1.0: 0.473}}
+    reports = [
+        measured(np.full((6, 2), loss * left), defense=name, victim=victim, rate=rate)
+        for victim, lost in losses.items()
+        for rate, loss in lost.items()
+        for name, left in (("none", 1), ("trim", 0.5))
+    ]
+    figure = figure_of(reports)
+    FigureCanvasAgg(figure).draw()
+    assert [[tick.get_text() for tick in axis.get_xticklabels() if tick.get_visible()] for axis in figure.axes] == [
+        ["0.5\n(32.0)", "1\n(44.2)"],
+        ["0.5\n(24.9)", "1\n(47.3)"],
+    ]
+    assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
+
+
 def test_bars_are_those_of_the_paired_difference():
     rng = np.random.default_rng(1)
     reports = []

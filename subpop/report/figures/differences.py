@@ -69,7 +69,7 @@ def _difference(own: Sequence[CellReport], none: Sequence[CellReport], metric: s
 
 def difference_against_alpha(groups: Mapping[Setup, list[CellReport]], styles: Styles) -> Figure:
     """Draw the difference from no defense over alpha, a panel for each set-up with at most MOST_LINES labelled lines."""
-    figure, axes = panel_grid(len(groups), 2, 2.6, 0)
+    figure, axes = panel_grid(len(groups), 2, 2.6, 0, sharex=False)
     titles = titles_of(groups)
     drawn = []
     for axis, (setup, reports) in zip(axes, groups.items(), strict=True):
@@ -101,7 +101,6 @@ def _draw_panel(axis: Axes, reports: Sequence[CellReport], styles: Styles) -> li
     axis.axhline(0, color="black", linewidth=1.2, zorder=1)
     lost = [(rate, summarize(none.cells.get(rate, ()), metric)) for rate in rates]
     axis.set_xticks(rates, [f"{rate:g}\n({percent(found.value)})" if found else f"{rate:g}" for rate, found in lost])
-    axis.tick_params(labelbottom=True)
     return labels
 
 

@@ -32,12 +32,15 @@ NEEDED = ("panel_x", "panel_y", "panel_poison", "panel_target", "panel_proba", "
 OUTLINE = 2.45
 
 
-def panel_grid(n_panels: int, columns: int, height: float, n_legend: int) -> tuple[Figure, list[Axes]]:
-    """Make a figure with n panels that share their axes, high enough for its legend; unused panels stay empty."""
+def panel_grid(n_panels: int, columns: int, height: float, n_legend: int, *, sharex: bool = True) -> tuple[Figure, list[Axes]]:
+    """Make a figure with n panels that share their axes, high enough for its legend; unused panels stay empty.
+
+    sharex: False for panels with tick labels of their own, which panels that share an axis have in common.
+    """
     columns = min(columns, n_panels)
     rows = -(-n_panels // columns)
     figure = new_figure(WIDTH, max(rows * height + 0.6, 0.225 * n_legend + 0.3))
-    axes = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
+    axes = list(figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=True).flat)
     for axis in axes[n_panels:]:
         axis.set_axis_off()
     # A panel with nothing below it carries the tick labels of its column.
