@@ -234,6 +234,7 @@ class _Run:
     def audited(self, spec: object) -> Audit:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Found unknown categories")  # which count as none, in many fits
+            warnings.filterwarnings("ignore", "The number of unique classes")  # is large in small parts of D; they are classes
             return self._audited(spec)
 
     def _audited(self, spec: object) -> Audit:

@@ -222,7 +222,18 @@ class _Deviation:
     """Scale of the random effect on the log odds."""
 
     def scores(self, excess: Doubles) -> Doubles:
-        """Return minus the log of the approximate upper tail probabilities of excesses, (G, B)."""
+        """Return minus the log of the approximate upper tail probabilities of excesses, (G, B).
+
+        A group whose errors have no weight, on rows that are expected to be wrong anyway, says nothing: 0.
+        """
+        telling = self.variance > 0
+        found = np.zeros(excess.shape)
+        if telling.any():
+            own = _Deviation(self.variance[telling], self.third[telling], self.slope[telling], self.spread)
+            found[telling] = own._scores(excess[telling])
+        return found
+
+    def _scores(self, excess: Doubles) -> Doubles:
         from scipy.special import gammaincc
 
         unit = np.sqrt(self.variance + (self.spread * self.slope) ** 2)

@@ -173,6 +173,20 @@ def test_scores_are_tail_probabilities_of_sampling_and_effect():
 # --- verdicts ---------------------------------------------------------------------------------------------------------
 
 
+def test_groups_that_are_wrong_anyway_say_nothing():
+    """A model of 60 classes that knows nothing: no error has weight. A division of 0 by 0 had given p that are no numbers."""
+    raw = np.full((200, 60), 1 / 60)
+    out = OutOfFold(raw, raw, np.arange(200) % 5)
+    groups = [("one", np.arange(90)), ("other", np.arange(90, 200))]
+    with np.errstate(all="raise"):
+        found = scan(out, np.arange(200) % 60, groups, n_shuffles=19)
+    assert [(each.p, each.verdict) for each in found] == [(1.0, "ordinary")] * 2
+    null = suspicion._Deviation(np.array([0.0, 4.0]), np.array([0.0, 6.0]), np.array([0.0, 3.0]), spread=0.5)
+    alone = suspicion._Deviation(np.array([4.0]), np.array([6.0]), np.array([3.0]), spread=0.5)
+    excess = np.array([[0.0, 0.0], [1.0, 3.0]])
+    assert np.array_equal(null.scores(excess), np.vstack([[0.0, 0.0], alone.scores(excess[1:])]))
+
+
 def test_false_alarms_stay_below_the_level_on_null_data():
     """Labels drawn from the expected probabilities; 30 overlapping groups. An alarm is any group."""
     alarms = 0
