@@ -108,6 +108,11 @@ def headline(reports: Sequence[CellReport], standing: Standing | None) -> str:
     return f"**Passed{early}.**"
 
 
+def is_red(reports: Sequence[CellReport], standing: Standing | None) -> bool:
+    """Whether the headline says anything but that the run passed, or that it compared nothing."""
+    return not headline(reports, standing).startswith(("**Passed", "**Not compared"))
+
+
 def is_compared(reports: Sequence[CellReport]) -> bool:
     """Whether a number of these cells was compared with a reference."""
     return any(report.status in COMPARED for report in reports)

@@ -210,7 +210,11 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
     why.add_argument("cell", metavar="CELL", help="a selection of cells, as for `pytest -k`")
     why.add_argument("--folder", type=Path, default=Path("runs/why"), help="where stores and reports go (default: runs/why)")
 
-    report = commands.add_parser("report", help="write a report of all finished cells in a store, without training")
+    report = commands.add_parser(
+        "report",
+        help="write a report of all finished cells in a store, without training",
+        epilog="exit status: 0 if the report says Passed or Not compared; 1 if it says Failed or Unfinished; 2 for bad input",
+    )
     report.add_argument("--store", default="runs/store.sqlite", help="database of finished trials (default: runs/store.sqlite)")
     report.add_argument("--report-dir", default="runs/report", help="where the report goes (default: runs/report)")
     baselines = "folder of reference numbers (default: baselines, else those of the clone or of the installed package)"
@@ -496,7 +500,7 @@ def _report(options: argparse.Namespace) -> int:
     from subpop.report import RunInfo, check_report_directory, check_summary
     from subpop.report.leaderboard import leaderboards
     from subpop.report.published import publish, render
-    from subpop.report.verdict import n_cells
+    from subpop.report.verdict import headline, is_red, n_cells
     from subpop.runtime.options import check_device_name, place
     from subpop.runtime.places import find
     from subpop.runtime.store import Store
@@ -549,7 +553,9 @@ def _report(options: argparse.Namespace) -> int:
             print(f"  unfinished: {division}")
         for reason, count in Counter(each.reason for each in run.left_out).items():
             print(f"  {n_cells(count)} {reason}")
-    return 0
+        reports = list(run.reports.values())
+        print(headline(reports, info.standing).replace("**", ""))
+        return int(is_red(reports, info.standing))
 
 
 if __name__ == "__main__":

@@ -114,8 +114,8 @@ def test_a_report_of_a_store_trains_nothing(tmp_path, capsys, monkeypatch):
                 str(tmp_path / "published"),
             ]
         )
-        == 0
-    )
+        == 1
+    ), "there are no references"
     assert "digits" in (tmp_path / "report" / "README.md").read_text()
     published = sorted(str(path.relative_to(tmp_path / "published")) for path in (tmp_path / "published").rglob("*.*"))
     assert published == ["embedded/README.md", "embedded/leaderboard-embedded.svg", "embedded/leaderboard.json"]

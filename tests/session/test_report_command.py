@@ -58,3 +58,18 @@ def test_what_was_only_looked_at_is_not_compared(tmp_path: Path, capsys: pytest.
         assert reported(tmp_path, capsys)[1] == "**Not compared: numbers were measured and compared with no reference.**"
     measured(tmp_path)
     assert reported(tmp_path, capsys)[1] == "**Failed: 2 cells of 2.**"
+
+
+def test_the_exit_status_follows_from_the_headline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    measured(tmp_path, only_looks=True)
+    assert reported(tmp_path, capsys)[0] == 0, "what is not compared is no failure"
+    measured(tmp_path)
+    status, headline = reported(tmp_path, capsys)
+    assert (status, headline) == (1, "**Failed: 2 cells of 2.**")
+    assert "Failed: 2 cells of 2." in capsys.readouterr().out
+    measured(tmp_path, record=True)
+    assert reported(tmp_path, capsys)[0] == 0
+    with pytest.raises(SystemExit):
+        main(["report", "-h"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "exit status: 0 if the report says Passed or Not compared; 1 if it says Failed or Unfinished; 2 for bad input" in told

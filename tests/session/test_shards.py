@@ -75,11 +75,11 @@ def project(tmp_path_factory):
     return folder
 
 
-def report(monkeypatch, project, store, folder):
+def report(monkeypatch, project, store, folder, status=0):
     """The files of `subpop report` of a store, as bytes, at a fixed time."""
     monkeypatch.chdir(project)
     monkeypatch.setattr(time, "time", lambda: 1e9)
-    assert cli.main(["report", "--store", str(store), "--report-dir", str(folder)]) == 0
+    assert cli.main(["report", "--store", str(store), "--report-dir", str(folder)]) == status
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -118,7 +118,7 @@ def test_the_store_of_a_run_that_ended_is_one_file(project, tmp_path):
 
 def test_a_missing_shard_is_named_and_its_cells_are_counted(project, tmp_path, monkeypatch, capsys):
     told = merged(shards_of(project, (1, 2, 4)), tmp_path / "merged.sqlite")
-    page = report(monkeypatch, project, tmp_path / "merged.sqlite", tmp_path / "r")["README.md"].decode()
+    page = report(monkeypatch, project, tmp_path / "merged.sqlite", tmp_path / "r", status=1)["README.md"].decode()
     missing = len(cells_of(project / "of3"))
     there = 9 - missing
     said = f"shard 3 of 4 is not in this store ({missing} cells)"
