@@ -30,6 +30,7 @@ from subpop.experiments.texts import Reading
 from subpop.features.networks.frozen import REPRESENTATIONS
 from subpop.results.metrics import MIN_TEST_ROWS
 from subpop.runtime.fingerprint import data_hash
+from subpop.runtime.writing import write_atomically
 from subpop.types import Array, BadInput, Cell, Dataset, Ints, Partition, Splits
 from subpop.types.specifications import Learner
 from subpop.victims import VICTIMS
@@ -225,9 +226,7 @@ def write_entry(path: Path, name: Name, content: str, arrays: Mapping[str, Ints]
     told = {"name": dict(name), "content": content, "arrays": {key: [a.dtype.name, len(a)] for key, a in packed.items()}}
     body = json.dumps(told).encode() + b"\n" + lzma.compress(b"".join(a.tobytes() for a in packed.values()), preset=9)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    partial.write_bytes(f"{MAGIC} {SCHEMA} {hashlib.sha256(body).hexdigest()}\n".encode() + body)
-    partial.replace(path)
+    write_atomically(path, f"{MAGIC} {SCHEMA} {hashlib.sha256(body).hexdigest()}\n".encode() + body)
 
 
 def read_entry(path: Path) -> Entry:

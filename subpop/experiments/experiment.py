@@ -39,7 +39,7 @@ from subpop.results.metrics import Doubles, eligible
 from subpop.results.summary import summarise
 from subpop.results.summary.ranked import seed_std
 from subpop.runtime.cell_code import TRIALS, entry_text, modules_behind
-from subpop.runtime.fingerprint import data_hash, key_of
+from subpop.runtime.fingerprint import key_of, texts_hash
 from subpop.runtime.memo import KeepsArrays
 from subpop.runtime.output import Listener
 from subpop.runtime.seeds import draw_identity, training_seed
@@ -170,7 +170,7 @@ class Experiment:
         memo, texts = self.context.memo, stage.dataset.texts or ()
         key = memo.key(
             ["subpop.experiments.nearest_texts"],
-            texts=(names, memo.once(("texts", cell.dataset), lambda: hash_of_texts(texts))),
+            texts=(names, memo.once(("texts", cell.dataset), lambda: texts_hash(texts))),
             subpopulations=self.context.partition_key(cell),
         )
         return dict(memo.arrays(key, lambda: nearest_texts(stage, self.context.cluster_space(cell), names))[0])
@@ -575,11 +575,6 @@ def gain(cell: Cell, stage: Stage, results: Sequence[TrialResult], flipped: Sequ
     width, by_seed = of_table(more), tuple(more.mean(axis=0))
     found = Number("gain_over_label_flip", float(more.mean()), error, std=seed_std(more), half_width=width, varies=SUBPOPULATIONS)
     return [replace(found, by_seed=by_seed)]
-
-
-def hash_of_texts(texts: Sequence[str]) -> str:
-    """Content hash of texts, in order."""
-    return data_hash(np.frombuffer("\0".join(texts).encode("utf-8", "surrogatepass"), np.uint8))
 
 
 def without_accuracy(model: Model) -> Model:

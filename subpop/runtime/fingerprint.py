@@ -14,7 +14,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import Field, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -284,6 +284,13 @@ def data_hash(*arrays: ArrayLike) -> str:
         digest.update(f"{array.dtype.descr}{array.shape}\0".encode())
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def texts_hash(texts: Sequence[str]) -> str:
+    """Content hash of texts, in order."""
+    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+    lengths = np.array([len(own) for own in encoded])
+    return data_hash(lengths, np.frombuffer(b"".join(encoded), np.uint8))
 
 
 def key_of(mapping: Mapping[str, Any]) -> str:

@@ -18,7 +18,12 @@ def compiled(function: Function) -> Function:
     No `fastmath`: even permission to fuse products and sums is used differently in a function compiled alone and inside another,
     so that a process that compiles and one that loads from the cache would get different bits.
     """
-    compile_: Any = partial(njit, nogil=True, error_model="numpy")
+    return jit(function, error_model="numpy")
+
+
+def jit(function: Function, **options: Any) -> Function:
+    """The same with options of `njit`."""
+    compile_: Any = partial(njit, nogil=True, **options)
     try:
         kept: Function = compile_(cache=True)(function)
     except RuntimeError:  # a read-only installation and no home folder: compile in each process

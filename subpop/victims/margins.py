@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-import numba
 import numpy as np
 
 from subpop.types import Array
+from subpop.victims.compiled import jit
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -35,13 +34,7 @@ SHIFT = 1.5 * 2**52
 
 def _jit(function: _F, inlined: bool = False, error_model: str = "python") -> _F:
     """Compile without the interpreter lock; sums may be reordered, which wide registers need."""
-    fast = {"reassoc", "contract", "nsz", "arcp"}
-    compile_: Any = partial(numba.njit, nogil=True, fastmath=fast, forceinline=inlined, error_model=error_model)
-    try:
-        kept: _F = compile_(cache=True)(function)
-    except RuntimeError:  # a read-only installation and no home folder: compile in each process
-        kept = compile_()(function)
-    return kept
+    return jit(function, fastmath={"reassoc", "contract", "nsz", "arcp"}, forceinline=inlined, error_model=error_model)
 
 
 def _part(function: _F) -> _F:

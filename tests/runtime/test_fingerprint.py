@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from subpop.runtime import fingerprint
-from subpop.runtime.fingerprint import data_hash, key_of, plugin_hash, source_hash, versions
+from subpop.runtime.fingerprint import data_hash, key_of, plugin_hash, source_hash, texts_hash, versions
 from subpop.types import BadInput, Cell
 
 FILES = {
@@ -305,3 +305,9 @@ def test_every_library_that_computes_numbers_is_in_the_keys() -> None:
     declared = tomllib.loads((fingerprint.PACKAGE.parent / "pyproject.toml").read_text())["project"]["dependencies"]
     names = {text.partition(">=")[0] for text in declared}
     assert names - others - readers == set(fingerprint.LIBRARIES)
+
+
+def test_texts_that_are_cut_elsewhere_have_another_hash() -> None:
+    found = {texts_hash(texts) for texts in (["a", "b"], ["a\0b"], ["ab", ""], ["", "ab"], ["b", "a"], [])}
+    assert len(found) == 6
+    assert texts_hash(["a", "\ud800"]) != texts_hash(["a", "\ud801"])

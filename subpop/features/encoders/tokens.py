@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from subpop.runtime.feature_cache import cached_blocks
-from subpop.runtime.fingerprint import data_hash, key_of
+from subpop.runtime.fingerprint import key_of, texts_hash
 from subpop.runtime.progress import reporting
 from subpop.types import Array, BadInput, Ints
 
@@ -38,7 +38,7 @@ def tokenise(encoder: Encoder, texts: Sequence[str], max_length: int, *, cache: 
                 yield _padded(encoder.encode(some, max_length), start, max_length)
                 report(start + len(some), len(texts))
 
-    key = key_of({"texts": _texts_hash(texts), "encoder": encoder.fingerprint, "max_length": max_length, "version": 2})
+    key = key_of({"texts": texts_hash(texts), "encoder": encoder.fingerprint, "max_length": max_length, "version": 2})
     return cached_blocks(cache, f"tokens-{key}", (len(texts), max_length), np.int64, blocks)
 
 
@@ -49,12 +49,6 @@ def _padded(ids: Sequence[Sequence[int]], first: int, max_length: int) -> Ints:
             raise BadInput(f"text {first + i} has no token that this encoder knows; leave it out")
         rows[i, : len(own)] = own
     return rows
-
-
-def _texts_hash(texts: Sequence[str]) -> str:
-    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
-    lengths = np.array([len(own) for own in encoded])
-    return data_hash(lengths, np.frombuffer(b"".join(encoded), np.uint8))
 
 
 def check_max_length(encoder: Encoder, max_length: int) -> None:
