@@ -137,13 +137,18 @@ def parse_plugin(kind: type[Spec], spec: str, base_dir: Path, option: str) -> Sp
     tree = _parsed(path)
     _check_function(tree, reference, path, role)
     stem = where.rpartition(".")[2] if module else path.stem
+    needs = checked_needs(_needs_of(tree, function, path), function, path)
+    if needs and role is not DEFENSE:
+        raise BadInput(
+            f"{path}: {function}.needs grants nothing to {role.one}; delete it: only defenses are granted side information"
+        )
     return kind(
         name=printable((function if function == stem else f"{stem}.{function}") + reference.call).replace("\n", " "),
         path=path,
         module=module,
         function=function,
         folder=folder or path.parent,
-        needs=checked_needs(_needs_of(tree, function, path), function, path),
+        needs=needs,
         source=plugin_hash(path),
         deterministic=_is_deterministic(tree, function, path),
         max_fits=_max_fits_of(tree, function, path),

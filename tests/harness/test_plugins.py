@@ -5,7 +5,7 @@ import textwrap
 
 import pytest
 
-from subpop.harness.plugins import GRANTED, load, parse_defense
+from subpop.harness.plugins import GRANTED, DatasetSpec, load, parse_attack, parse_defense, parse_plugin
 from subpop.types import BadInput
 
 SIMPLE = """
@@ -205,6 +205,14 @@ def test_determinism_that_only_running_the_file_would_tell_is_refused(tmp_path, 
     write("d.py", DEF + "f.deterministic = bool(0)")
     with pytest.raises(BadInput, match="line 2: deterministic of 'f' is bool\\(0\\); it is read without running the file"):
         parse_defense("d.py:f", tmp_path)
+
+
+def test_only_defenses_may_need_something(tmp_path, write):
+    write("d.py", "def f(sample, count, *, seed): ...\nf.needs = {'clean_holdout'}\ndef load(): ...\nload.needs = {'groups'}\n")
+    with pytest.raises(BadInput, match=r"f.needs grants nothing to an attack; delete it"):
+        parse_attack("d.py:f", tmp_path)
+    with pytest.raises(BadInput, match=r"load.needs grants nothing to a data set"):
+        parse_plugin(DatasetSpec, "d.py:load", tmp_path, "--dataset ")
 
 
 @pytest.mark.parametrize(
