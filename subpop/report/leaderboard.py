@@ -533,17 +533,20 @@ def _entry(name: str, cells: Cells, table: _Table, judged: Judged | None, rank: 
     )
 
 
-FLAG, UNCHECKED = "flag", "unchecked"
+FLAG, UNCHECKED, PASSED, NO_TIME = "flag", "unchecked", ": passed", "its time was used up"
 
 
 def integrity_of(results: Sequence[CellResult]) -> str:
-    """Summarise the probes of a plug-in over its cells; '' for built-in defenses."""
+    """Summarise the probes of a plug-in over its cells: a flag, or what is known and of how many cells; '' for built-in ones."""
     found = [result.integrity for result in results if result.integrity]
     flags = [words for words in found if words.startswith(FLAG)]
     if flags:
         words = "; ".join(dict.fromkeys(part for flag in flags for part in flag.removeprefix(f"{FLAG}: ").split("; ")))
         return f"{FLAG} in {len(flags)} of {len(found)} cells: {words}"
-    return next((words for words in found if words != UNCHECKED), found[0] if found else "")
+    probed = [each.integrity for each in results if each.integrity not in ("", UNCHECKED) and PASSED in (each.probes or PASSED)]
+    words = f"{len(probed)} of {len(found)} cells probed: {probed[0]}" if probed and len(found) > 1 else "".join(found[:1])
+    late = "; the time for probes was used up" if any(NO_TIME in result.probes for result in results) else ""
+    return words + late
 
 
 def _values(reports: Mapping[Context, CellReport], metric: str) -> dict[str, list[float]]:

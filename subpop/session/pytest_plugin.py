@@ -7,7 +7,9 @@ Heavy imports are inside hooks, so that other tests start fast. The plug-in is l
 from __future__ import annotations
 
 import gc
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -551,8 +553,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if told or not watch.numbers:
         told = told or "no cell was measured"
         terminalreporter.write_line(f"with the old references: {told}" if watch.has_rebaselined else told)
-    for line in (*watch.numbers, *watch.about_own):
-        terminalreporter.write_line(line)
+    columns = shutil.get_terminal_size().columns
+    for told in (*watch.numbers, *watch.about_own):
+        for line in textwrap.wrap(told, columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False):
+            terminalreporter.write_line(line)
     if config.getoption("--rebaseline") and counts and run is not None:
         moved = run.moved.splitlines() if any(report.result is not None for report in run.reports.values()) else []
         for line in [*run.recorded, *(moved or ["no cell was measured, so no reference was recorded"])]:

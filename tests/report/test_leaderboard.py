@@ -9,8 +9,10 @@ import pytest
 from scipy import stats
 from synthetic_reports import cell_of
 
+from subpop.experiments.integrity import findings
+from subpop.experiments.integrity.findings import CLEAN, UNCHECKED
 from subpop.report import leaderboard as module
-from subpop.report.leaderboard import Payer, Rank, leaderboards, level_of, mean_difference
+from subpop.report.leaderboard import Payer, Rank, integrity_of, leaderboards, level_of, mean_difference
 from subpop.results.paired import BY_SEED, Difference, damages_by_seed, judge, paired_difference
 from subpop.results.plugin_records import kept_reports, record_of
 from subpop.types import CAN_COUNT, CellReport, CellResult, Number
@@ -353,6 +355,27 @@ def test_a_plug_in_s_integrity_and_own_learners_are_named():
     flagged = replace(report, result=replace(report.result, integrity="flag: looks up labels", n_own_learner=3))
     row = entry(the_board([measured(HURT, **BOARD), flagged]), "mine")
     assert (row.integrity, row.own_learner) == ("flag in 1 of 1 cells: looks up labels", True)
+
+
+@pytest.mark.parametrize(
+    ("probes", "said"),
+    [
+        ([(CLEAN, "")] * 4, "4 of 4 cells probed: no known cheat found"),
+        ([(CLEAN, "replay: passed"), *[(UNCHECKED, f"replay: not run ({findings.NO_TIME})")] * 3],
+         "1 of 4 cells probed: no known cheat found; the time for probes was used up"),
+        ([(CLEAN, f"replay: passed; membership: not run ({findings.NO_TIME})")],
+         "no known cheat found; the time for probes was used up"),
+        ([(UNCHECKED, f"replay: not run ({findings.NO_TIME})")], "unchecked; the time for probes was used up"),
+        ([(UNCHECKED, "")] * 4, "unchecked"),
+        ([(findings.DECLARED, f"replay: not run ({findings.NO_TIME})")] * 2,
+         "nondeterministic (declared); the time for probes was used up"),
+        ([("flag: looks up labels", ""), (UNCHECKED, "")], "flag in 1 of 2 cells: looks up labels"),
+        ([("", "")] * 2, ""),
+    ],
+)  # fmt: skip
+def test_what_probes_found_says_in_how_many_cells(probes, said):
+    none = measured(HURT, **BOARD).result
+    assert integrity_of([replace(none, integrity=column, probes=details) for column, details in probes]) == said
 
 
 @pytest.mark.parametrize(

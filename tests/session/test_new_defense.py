@@ -1,6 +1,7 @@
 """A new defense: the files that `subpop new-defense` writes, and the rows of `--only-mine`."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -94,11 +95,13 @@ def test_only_mine_measures_own_rows_and_the_controls_that_belong_to_them(measur
 
 def test_the_run_ends_with_the_score_of_each_defense(measured):
     _, done, _ = measured
-    lines = done.stdout.rpartition("== subpop ==")[2].splitlines()
     for name in ("every_ninth", "plain", "maybe"):
-        (told,) = [line for line in lines if f"{name} at alpha" in line]
-        assert ": an attacked subpopulation loses" in told
-        assert " points without a defense: " in told
+        (told,) = re.findall(rf"^{name}: .*\n(?:  .*\n)*", done.stdout, re.MULTILINE)
+        assert max(map(len, told.splitlines())) <= 80
+        score = told.replace("\n  ", " ")
+        assert score.startswith((f"{name}: undecided (", f"{name}: equivalent to none within 5 points ("))
+        assert ", an attacked subpopulation loses " in score
+        assert " points without a defense. " in score
 
 
 def test_the_matched_filter_removes_as_many_rows(measured):

@@ -23,6 +23,8 @@ Replaying a trial is no test: the same code on the same data either gives the sa
 
 PASSED, FLAG, NOT_RUN, VARIES = "passed", "flag", "not run", "varies"
 CLEAN, UNCHECKED, DECLARED = "no known cheat found", "unchecked", "nondeterministic (declared)"
+NO_TIME = "its time was used up"
+"""Why a probe was not run, unless there is another reason."""
 BUILT_IN = ""
 """The column of built-in defenses and controls, whose code is the project's own."""
 

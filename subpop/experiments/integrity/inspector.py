@@ -18,7 +18,7 @@ import numpy as np
 from subpop.experiments.experiment import Experiment
 from subpop.experiments.integrity import canaries, cost, draws, mixtures, moved, own_attacks, replay, views
 from subpop.experiments.integrity.canary_rows import Canaries, candidates, choose_canaries
-from subpop.experiments.integrity.findings import FLAG, Finding, column, details, not_run
+from subpop.experiments.integrity.findings import FLAG, NO_TIME, Finding, column, details, not_run
 from subpop.experiments.integrity.learners import flat_inputs
 from subpop.experiments.integrity.record import Record, Recorder
 from subpop.experiments.integrity.replay import Arena
@@ -130,7 +130,7 @@ class Inspector:
         found: dict[str, list[Finding]] = {}
         for name in order:
             if self._spent.get(cell.defense, 0.0) >= self._earned.get(cell.defense, self.grace):
-                found[name] = [not_run(name, "its time was used up")]
+                found[name] = [not_run(name, NO_TIME)]
                 continue
             started = time.monotonic()
             found[name] = run.findings(name)
