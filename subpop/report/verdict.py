@@ -71,7 +71,8 @@ class Standing:
         early = len(reports) < planned
         red = early or bool(own) or any(report.status in ("fail", "error") for report in reports)
         status = self.exit_status if red or self.exit_status is None else 0
-        return replace(self, planned=planned, failed=own, stopped=self.stopped if early else "", exit_status=status)
+        stopped, left = (self.stopped, self.left) if early else ("", "")
+        return replace(self, planned=planned, failed=own, stopped=stopped, left=left, exit_status=status)
 
     def is_complete(self, reports: Sequence[CellReport]) -> bool:
         """Return whether the session ended normally and every planned cell has a report, including `skipped` and `error`."""

@@ -549,8 +549,6 @@ def _report(options: argparse.Namespace) -> int:
             render(folder)
         kept = f" ({run.n_kept} of plug-ins, as last measured)" if run.n_kept else ""
         print(f"{n_cells(len(run.reports))}{kept}, {left_out} not finished or made by another version: {directory / 'README.md'}")
-        for division in run.missing_shards():
-            print(f"  unfinished: {division}")
         for reason, count in Counter(each.reason for each in run.left_out).items():
             print(f"  {n_cells(count)} {reason}")
         reports = list(run.reports.values())

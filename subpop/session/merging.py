@@ -47,7 +47,8 @@ def merged(sources: Sequence[Path], into: Path) -> str:
     """
     done = merge(sources, into, _differing)
     with Store(into) as store:
-        parts = divisions(store.records(KIND))
+        recorded = store.records()
+        parts = [each.told(recorded) for each in divisions(store.records(KIND))]
         n_trials = sum(n for _, n, _, _ in store.costs())
     lines = [
         f"{into}: {n_trials:,} trials, {done.trials:,} of them new; "
@@ -57,7 +58,8 @@ def merged(sources: Sequence[Path], into: Path) -> str:
         which = "trials of stochastic or user-supplied victims"
         lines.append(f"{done.differing:,} {which} differ between stores; those of the first store were kept")
     lines += [f"left out, to be trained again: {each}" for each in done.damaged]
-    return "\n".join([*lines, *map(str, parts)])
+    but = ", without what was left out above" if done.damaged else ""
+    return "\n".join([*lines, *(f"{part}{but}" for part in parts)])
 
 
 def _differing(one: ChunkRows, other: ChunkRows) -> int:

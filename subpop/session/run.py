@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,15 @@ from subpop.results.plugin_records import KIND, cell_of, cells_of_other_versions
 from subpop.results.references import References, cell_status, compare, not_compared, rebaseline
 from subpop.results.results_file import RECORDS
 from subpop.results.shards import KIND as SHARD
-from subpop.results.shards import Division, divisions, name_of
+from subpop.results.shards import divisions, name_of, unfinished
 from subpop.runtime.estimate import SUMMARY_SECONDS, Forecast, Rates, readable_seconds
 from subpop.runtime.store import Store
 from subpop.types import BadInput, Cell, CellReport, CellResult, LeftOut, Verdict
 from subpop.types.kinds import Measurers, kind_of
 from subpop.types.printable import described, in_one_line
 
+OUTCOME = "outcome"
+"""The kind of the records in which a store keeps how each cell was compared, and why it has no numbers."""
 TIERS = ("embedded", "laptop", "paper")
 SHOWN_AS_MEASURED = "of plug-ins shown with numbers by another version of subpop"
 UNKNOWN_NAMES = "left out: written by another version, with names that this one does not know"
@@ -126,8 +128,8 @@ class Run:
     _rates: Rates | None = field(default=None, repr=False)
     _kept: dict[Cell, CellResult] = field(default_factory=dict, repr=False)
     """Stored results that were read while looking for work."""
-    _stored: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
-    """The last numbers of each cell of the store, read by `measure_stored`."""
+    _outcomes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+    """How each cell of the store was compared last, and why it has no numbers, read by `measure_stored`."""
 
     def __post_init__(self) -> None:
         self._measure = Measurers(self.experiment)
@@ -215,25 +217,38 @@ class Run:
         """Run a cell and compare it with its references. A cell that cannot run is reported as well."""
         try:
             result = self.result(cell)
-        except NoFilter as reason:
-            report = CellReport(cell, None, status="skipped", reason=str(reason))
-        except MissingData as missing:
-            report = CellReport(cell, None, status="skipped", reason=str(missing))
+        except (NoFilter, MissingData) as reason:
+            return self._kept_report(CellReport(cell, None, status="skipped", reason=str(reason)))
         except (BadInput, DefenseError) as error:
-            report = CellReport(cell, None, status="error", reason=str(error))
+            return self._kept_report(CellReport(cell, None, status="error", reason=str(error)))
         except Exception as error:
-            self.reports[cell] = CellReport(cell, None, status="error", reason=described(error))
+            self._kept_report(CellReport(cell, None, status="error", reason=described(error)))
             raise
-        else:
-            verdicts = self._verdicts(result)
-            report = CellReport(cell, result, verdicts, cell_status(verdicts), made_of=provenance(self.experiment, cell))
-            self.store.put_record(name_of(cell), cell.record())
-            how = {"fresh_seeds": self._has_fresh_seeds(cell), "only_looks": self._only_looks_at(cell)}
-            self.store.put_record(name_of(cell), {**record_of_numbers(report), **how}, RECORDS)
+        verdicts = self._verdicts(result)
+        made_of = provenance(self.experiment, cell)
+        return self._kept_report(CellReport(cell, result, verdicts, cell_status(verdicts), made_of=made_of))
+
+    def _kept_report(self, report: CellReport) -> CellReport:
+        """The report, once the store has what a later `measure_stored` needs of it."""
+        cell, name = report.cell, name_of(report.cell)
+        how = {"fresh_seeds": self._has_fresh_seeds(cell), "only_looks": self._only_looks_at(cell)}
+        why = {"status": report.status, "reason": report.reason, "code": self._code(cell) if report.status == "error" else ""}
+        with nullcontext() if report.result else suppress(BadInput):  # a full disk may be what the report is about
+            self.store.put_record(name, cell.record())
+            self.store.put_record(name, how | why, OUTCOME)
+            if report.result is not None:
+                self.store.put_record(name, record_of_numbers(report), RECORDS)
+            if (self._is_of_plugin(cell) or ":" in cell.victim) and report.status != "skipped":
+                self.store.put_record(name, record_of(report, self.experiment.context.device), KIND)
         self.reports[cell] = report
-        if (self._is_of_plugin(cell) or ":" in cell.victim) and report.status != "skipped":
-            self.store.put_record(name_of(cell), record_of(report, self.experiment.context.device), KIND)
         return report
+
+    def _code(self, cell: Cell) -> str:
+        """The digest of a cell's code; "" if the cell cannot be built."""
+        try:
+            return provenance(self.experiment, cell).code
+        except Exception:
+            return ""
 
     def _verdicts(self, result: CellResult, *, plugin: bool = False) -> tuple[Verdict, ...]:
         cell = result.cell
@@ -243,10 +258,10 @@ class Run:
         return compare(result, self.references(cell.stem), plugin=plugin, fresh_seeds=fresh_seeds)
 
     def _has_fresh_seeds(self, cell: Cell) -> bool:
-        return self.fresh_seeds or bool(self._stored.get(name_of(cell), {}).get("fresh_seeds"))
+        return self.fresh_seeds or bool(self._outcomes.get(name_of(cell), {}).get("fresh_seeds"))
 
     def _only_looks_at(self, cell: Cell) -> bool:
-        return self.only_looks or bool(self._stored.get(name_of(cell), {}).get("only_looks"))
+        return self.only_looks or bool(self._outcomes.get(name_of(cell), {}).get("only_looks"))
 
     def measure_stored(self) -> int:
         """Measure every cell in the store whose trials are complete; returns the number of the others, which `left_out` lists.
@@ -254,7 +269,7 @@ class Run:
         A cell is compared as in the run that measured it last: on fresh seeds only, or not at all if that run only looked.
         Cells of plug-ins and of user-supplied victims are shown as last measured: a store names their code, which is never run.
         """
-        kept, self._stored = self.store.records(KIND), self.store.records(RECORDS)
+        kept, self._outcomes = self.store.records(KIND), self.store.records(OUTCOME)
         of_others = cells_of_other_versions(kept)
         for report in kept_reports(kept, self.experiment.context.device):
             cell = report.cell
@@ -263,31 +278,34 @@ class Run:
                 self.reports[cell] = self._compared(report)
                 if cell in of_others:
                     self.left_out.append(LeftOut(cell.stem, cell.id, SHOWN_AS_MEASURED))
-        n_left_out = 0
+        n_left_out, numbers = 0, self.store.records(RECORDS)
         for key, record in self.store.records().items():
             found = cell_of(record)
             if found in self.reports:
                 continue
             if found is not None and ":" not in found.victim and self._can_be_shown(found):
                 self.measure(found)
+            elif found is not None and (last := self._last_reason(key, found)) is not None:
+                self.reports[found] = last
             else:
                 n_left_out += 1
-                self.left_out.append(self._left_out(key, found, self._stored.get(key)))
+                self.left_out.append(self._left_out(key, found, numbers.get(key)))
         return n_left_out
 
-    def missing_shards(self) -> list[Division]:
-        """The divisions of which the store lacks shards."""
-        return [each for each in divisions(self.store.records(SHARD)) if not each.is_whole]
-
-    def standing(self) -> Standing | None:
-        """After `measure_stored`: the state of a run of which the store lacks shards; None if it lacks none."""
-        missing = self.missing_shards()
-        if not missing:
+    def _last_reason(self, key: str, cell: Cell) -> CellReport | None:
+        """Why the last run skipped a cell, or failed to measure it with the code that is here; None if it did neither."""
+        last = self._outcomes.get(key, {})
+        status, is_known = last.get("status"), ":" not in cell.victim  # otherwise `_code` would run code that the store names
+        if status != "skipped" and not (status == "error" and is_known and last.get("code") == self._code(cell)):
             return None
+        return CellReport(cell, None, status=status, reason=str(last.get("reason", "")))
+
+    def standing(self) -> Standing:
+        """After `measure_stored`: the state of the runs that filled the store, as far as it has records of them."""
         shown = {name_of(cell): cell.stem for cell in self.reports}
-        planned = {name: name.split(" ")[0] for each in missing for name in each.cells} | shown
-        left = "; ".join(map(str, missing))
-        return Standing(len(planned), 0, left=left, planned_of=Counter(planned.values()))
+        stored = divisions(self.store.records(SHARD))
+        planned = {name: name.split(" ")[0] for each in stored for name in each.cells} | shown
+        return Standing(len(planned), 0, left="; ".join(unfinished(stored, shown)), planned_of=Counter(planned.values()))
 
     def _left_out(self, key: str, cell: Cell | None, record: Mapping[str, Any] | None) -> LeftOut:
         """Why a cell that was once measured is not shown."""

@@ -73,3 +73,34 @@ def test_the_exit_status_follows_from_the_headline(tmp_path: Path, capsys: pytes
         main(["report", "-h"])
     told = " ".join(capsys.readouterr().out.split())
     assert "exit status: 0 if the report says Passed or Not compared; 1 if it says Failed or Unfinished; 2 for bad input" in told
+
+
+def test_cells_without_numbers_are_reported_as_the_run_did(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    measured(tmp_path, record=True)
+    skipped = CELLS[0].with_(dataset="adult")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SUBPOP_DATA", str(tmp_path / "nothing"))
+        measured(tmp_path, [skipped])
+    assert reported(tmp_path, capsys) == (0, "**Passed.**")
+    assert "- 1 cell of little: " in (tmp_path / "report" / "README.md").read_text()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Experiment, "run_chunk", lambda *_: 1 / 0)
+        for broken in (CELLS[0].with_(rate=0.5), CELLS[1].with_(rate=0.5)):
+            with pytest.raises(ZeroDivisionError):
+                measured(tmp_path, [broken])
+    status, headline = reported(tmp_path, capsys)
+    assert (status, headline) == (1, "**Failed: 2 cells of 5.**")
+    assert "**error**: ZeroDivisionError" in (tmp_path / "report" / "README.md").read_text()
+    measured(tmp_path, [CELLS[0].with_(rate=0.5), CELLS[1].with_(rate=0.5)], record=True)
+    assert reported(tmp_path, capsys)[0] == 0
+
+
+def test_an_error_of_other_code_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    measured(tmp_path, CELLS[:1], only_looks=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Experiment, "run_chunk", lambda *_: 1 / 0)
+        patch.setattr("subpop.experiments.provenance.code_key", lambda names: "the code that failed")
+        with pytest.raises(ZeroDivisionError):
+            measured(tmp_path, CELLS[1:], only_looks=True)
+    assert reported(tmp_path, capsys)[0] == 0
+    assert "1 cell left out: not finished" in (tmp_path / "report" / "README.md").read_text()

@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 from small_projects import ROOT, run_all
 
 from subpop.report.verdict import Standing, headline
-from subpop.results.shards import KIND, divisions, record_of_shard
+from subpop.results.shards import KIND, divisions, record_of_shard, unfinished
 from subpop.runtime.store import Store
 from subpop.runtime.store_merge import merge
 from subpop.session import cli
 from subpop.session.merging import merged
 from subpop.session.shards import Shard, divide, is_exact_cell
-from subpop.types import BadInput, Cell, Trial, TrialResult
+from subpop.types import BadInput, Cell, CellReport, CellResult, Trial, TrialResult
 from subpop.types.grid import grid, sweeps
 
 SUITE = '''"""Source: a test. Deviations: none."""
@@ -125,6 +125,21 @@ def test_a_missing_shard_is_named_and_its_cells_are_counted(project, tmp_path, m
     assert said in told
     assert page.splitlines()[2].startswith(f"**Unfinished: {there} of 9 cells measured; {said}.**")
     assert said in capsys.readouterr().out
+
+
+def test_cells_without_trials_are_not_finished_although_all_shards_ended(project, tmp_path, monkeypatch):
+    """The trials of a shard are damaged: a merge leaves them out, and a report counts their cells as missing."""
+    number = next(n for n in range(1, 5) if any(cell[3] == "sever" for cell in cells_of(project / f"of{n}")))
+    broken = tmp_path / "broken.sqlite"
+    shutil.copy(project / f"{number}.sqlite", broken)
+    with sqlite3.connect(broken) as connection:
+        connection.execute("UPDATE trials SET seconds = 9 WHERE chunk IN (SELECT id FROM chunks WHERE cell LIKE '%sever%')")
+    told = merged([broken, *shards_of(project, {1, 2, 3, 4} - {number})], tmp_path / "merged.sqlite")
+    assert "left out, to be trained again: the trials of chunk" in told
+    assert "all 4 shards are in this store (9 cells), without what was left out above" in told
+    page = report(monkeypatch, project, tmp_path / "merged.sqlite", tmp_path / "r", status=1)["README.md"].decode()
+    said = "**Unfinished: 8 of 9 cells measured; 1 cell of shards that ended is left out.**"
+    assert page.splitlines()[2].startswith(said)
 
 
 def test_the_shards_are_a_partition_of_the_tests(project):
@@ -430,19 +445,57 @@ def test_a_shard_that_does_not_exist_is_refused(text):
 # --- records and pages ------------------------------------------------------------------------------------------------
 
 
+CELLS = [("a one", 1), ("a two", 2), ("b three", 2)]
+
+
+def division_of(ended, begun=(1, 2), cells=CELLS):
+    records = dict(record_of_shard(number, 3, cells) for number in begun)
+    return {key: {**record, "ended": record["shard"] in ended} for key, record in records.items()}
+
+
 def test_which_shards_are_there():
-    cells = [("a one", 1), ("a two", 2), ("b three", 2)]
-    records = dict(record_of_shard(number, 3, cells) for number in (1, 2))
-    (found,) = divisions(records)
-    assert not found.is_whole
-    assert str(found) == "shard 1 of 3 did not end (1 cells); shard 2 of 3 did not end (2 cells)"
-    ended = {key: {**record, "ended": record["shard"] == 2} for key, record in records.items()}
-    assert str(divisions(ended)[0]) == "shard 1 of 3 did not end (1 cells)"
-    whole = {key: {**record, "ended": True} for key, record in records.items()}
-    assert divisions(whole)[0].is_whole, "the third shard has no cells"
+    (found,) = divisions(division_of(ended=[]))
+    assert (
+        found.told(["a two"])
+        == "shard 1 of 3 did not end (0 of 1 cell measured); shard 2 of 3 did not end (1 of 2 cells measured)"
+    )
+    assert divisions(division_of([2]))[0].told(["a one"]) == "shard 1 of 3 did not end (1 of 1 cell measured)"
+    assert divisions(division_of([1], begun=[1]))[0].told(["a one"]) == "shard 2 of 3 is not in this store (2 cells)"
+    whole = divisions(division_of([1, 2]))[0]
+    assert (whole.lacking(()), whole.told(())) == ([], "all 3 shards are in this store (3 cells)"), "the third shard has no cells"
     assert KIND == "shard"
+
+
+def test_cells_that_another_run_measured_are_not_missing():
+    (found,) = divisions(division_of([1], begun=[1]))
+    assert found.told([name for name, _ in CELLS]) == "the cells of all 3 shards are in this store (3 cells)"
+
+
+def test_shards_of_different_selections_are_not_called_missing():
+    """Of three shards, the second was run with another -k."""
+    other = [("a one", 1), ("a two", 2)]
+    told = [each.told(["a one"]) for each in divisions(division_of([1], [1]) | division_of([2], [2], other))]
+    advice = ": give all shards the same -k, tier and suites"
+    assert any("shard 2 of 3 is in this store with another selection of cells (2 cells)" + advice == each for each in told)
+    earlier = divisions(division_of([1], [1]) | division_of([1, 2], [1, 2], other))
+    assert "shard 2 of 3 is not in this store (2 cells)" in [each.told(["a one"]) for each in earlier], "another run is whole"
+
+
+def test_cells_of_shards_that_ended_are_left_out():
+    stored = divisions(division_of([1, 2]))
+    assert unfinished(stored, ["a one", "a two", "b three"]) == []
+    assert unfinished(stored, ["a one"]) == ["2 cells of shards that ended are left out"]
+    stored = divisions(division_of([1], [1]))
+    assert unfinished(stored, []) == ["shard 2 of 3 is not in this store (2 cells)", "1 cell of shards that ended is left out"]
 
 
 def test_what_was_left_is_the_headline_and_no_failure():
     standing = Standing(7, 0, left="4 cells were left")
     assert headline([], standing) == "**Unfinished: 0 of 7 cells measured; 4 cells were left.**"
+
+
+def test_a_complete_suite_of_an_unfinished_run_is_not_called_unfinished():
+    standing = Standing(3, 0, left="2 cells were left", planned_of={"a": 1, "b": 2})
+    reports = [CellReport(EXACT, CellResult(EXACT, ()), status="pass")]
+    assert headline(reports, standing.of_suite("a", reports)) == "**Passed.**"
+    assert headline([], standing.of_suite("b", [])) == "**Unfinished: 0 of 2 cells measured; 2 cells were left.**"
