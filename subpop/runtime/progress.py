@@ -234,6 +234,22 @@ def _bar(stream: TextIO, *columns: Any, shows_prints: bool = True) -> Any:
 
 
 @contextmanager
+def saying_that(what: str, seconds: float) -> Iterator[None]:
+    """Print a line with the time so far on standard error, again and again after so many seconds, until the block ends."""
+    over, started = Event(), time.monotonic()
+
+    def tell() -> None:
+        while not over.wait(seconds):
+            print(f"subpop: {what}, {readable_seconds(time.monotonic() - started)} so far", file=sys.stderr, flush=True)
+
+    Thread(target=tell, name=what, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+@contextmanager
 def reporting(what: str) -> Iterator[Report]:
     """Show the progress that the block reports: a bar with the remaining time on a terminal, otherwise a single line."""
     if not sys.stderr.isatty():

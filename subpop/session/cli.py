@@ -273,7 +273,10 @@ def _is_ready(record: DatasetRecord) -> str:
 
 
 def _check(options: argparse.Namespace) -> int:
-    results = _check_results(options)
+    from subpop.runtime.progress import SILENT_SECONDS, saying_that
+
+    with saying_that("still checking; each check calls it once or more", SILENT_SECONDS):
+        results = _check_results(options)
     same: dict[str, list[str]] = {}  # one mistake fails many checks
     for result in results:
         if result.passed:

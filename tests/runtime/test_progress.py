@@ -5,6 +5,7 @@ import math
 import os
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from subpop.experiments.integrity import Inspector
 from subpop.harness.plugins import parse_defense
 from subpop.report.figures.setups import headings_of, setup_of, titles_of
 from subpop.runtime.estimate import Forecast, Rates
-from subpop.runtime.progress import Progress, reporting
+from subpop.runtime.progress import Progress, reporting, saying_that
 from subpop.runtime.store import Store
 from subpop.session.run import Plan, Run
 from subpop.types.grid import grid
@@ -34,6 +35,17 @@ CELLS = grid(
     defense=["none", "mine.f"],
 )
 NONE, MINE, NONE_2, MINE_2 = CELLS
+
+
+def test_long_work_without_any_count_says_that_it_goes_on(capsys):
+    with saying_that("still checking", 0.05):
+        assert capsys.readouterr().err == ""
+        time.sleep(0.3)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) >= 2
+    assert set(lines) == {"subpop: still checking, 1 s so far"}
+    time.sleep(0.1)
+    assert capsys.readouterr().err == ""
 
 
 def test_rates_come_from_the_nearest_record():
