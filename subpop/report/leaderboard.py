@@ -6,15 +6,16 @@ have a board of their own, because other defenses can run there. All of them hav
 lacks a cell, because it failed there or was not measured, is described on its other cells, and comes after the ranked ones
 without a rank; one that failed wherever it ran is only named.
 
-Defenses are ranked by the mean target damage of the subpopulations with at least 20 test rows. Each subpopulation of a data set
-and each data set has the same weight. Intervals of damages and ranks come from a bootstrap that draws subpopulations, which keep
-their rows in all splits, and independently of them splits and, of stochastic victims, seeds. All defenses share the draws. One
-draw less than there are members makes the variance of a draw that of the mean, and the deviations are widened from the normal
-distribution to Student's t with the degrees of freedom of the smallest data set.
+Defenses are ranked by the mean target damage of the subpopulations with at least 20 test rows. Each subpopulation of each split
+of a data set has the same weight, and each data set. Intervals of damages and ranks come from a bootstrap that draws
+subpopulations, which keep their rows in all splits, and independently of them splits and, of stochastic victims, seeds. All
+defenses share the draws. One draw less than there are members makes the variance of a draw that of the mean, and the deviations
+are widened from the normal distribution to Student's t with the degrees of freedom of the smallest data set.
 
-The verdict on a defense against none is `subpop.results.paired`'s: one difference for each data set over the subpopulations that
-lose 0.1 or more undefended, their mean, and a correction for the number of defenses. With fewer than five splits, damages are
-averaged over them before, and the verdict is about these splits.
+The verdict on a defense against none is `subpop.results.paired`'s: one difference for each data set over the subpopulations
+that lose 0.1 or more undefended, their mean, and a correction for the number of defenses. With fewer than five splits, damages
+are averaged over them before, and the verdict is about these splits. A subpopulation of one split then counts as much as one of
+several, so that the difference is not that of two mean damages.
 
 Tuned settings of the suite `scoreboard` are a number in the row of their defense, and nothing else on the board depends on them.
 """
@@ -40,6 +41,9 @@ from subpop.types.kinds import kind_of
 
 NONE = "none"
 N_DRAWS = 2000
+LONG = 60.0
+"""Seconds that each undefended cell must have taken for times to be compared: in shorter ones, compilation and the start of
+processes count as much as training."""
 NOTHING, COUNT, HOLDOUT, GROUPS, POISON = "nothing", "count", "holdout", "group labels", "the poison"
 KNOWLEDGE = {POISON: ("poison_mask",), GROUPS: ("groups", "group_labels"), HOLDOUT: ("clean_holdout",), COUNT: ("n_poison",)}
 """What a defender may know beyond the training rows, the most first, and the words that say so in `CellResult.knowledge`."""
@@ -121,7 +125,7 @@ class Entry:
     fits: float | None = None
     """Trained victims for each attacked trial."""
     seconds: float | None = None
-    """Seconds of an attacked trial, relative to no defense."""
+    """Seconds of an attacked trial, relative to no defense; None if its cells took less than LONG."""
     integrity: str = ""
     """Of a plug-in: what its probes found; empty for built-in defenses."""
     own_learner: bool = False
@@ -507,7 +511,9 @@ def _entry(name: str, cells: Cells, table: _Table, judged: Judged | None, rank: 
     told = Counter(level_of(result.knowledge) for result in results)
     known = max(told, key=lambda level: LEVELS.index(level)) if told else NOTHING
     n_missing = len(cells) - len(own)
-    relative = _ratio(_mean(own, "seconds_a_trial"), _mean({c: plain[c] for c in own}, "seconds_a_trial"))
+    undefended = {context: plain[context] for context in own}
+    is_long = all(report.result and report.result.seconds >= LONG for report in undefended.values())
+    relative = _ratio(_mean(own, "seconds_a_trial"), _mean(undefended, "seconds_a_trial")) if is_long else None
     return Entry(
         name,
         NOTHING if name == NONE else known,

@@ -201,7 +201,7 @@ def _costs(entry: Entry) -> list[str]:
             f"takes {points(entry.payer.cost)} from {entry.payer.subpopulation} of {entry.payer.dataset} without any attack"
         )
     if entry.fits is not None:
-        count = f"{entry.fits:.3g} victim{'' if entry.fits == 1 else 's'}" if entry.fits else "with its own loop"
+        count = f"{entry.fits:.3g} victim{'' if entry.fits == 1 else 's'} per trial" if entry.fits else "with its own loop"
         parts.append(f"trains {count}")
     if entry.seconds is not None:
         times = f"{entry.seconds:.0f}" if entry.seconds >= 10 else f"{entry.seconds:.2g}"

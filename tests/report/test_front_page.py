@@ -189,7 +189,7 @@ def test_the_terminal_says_what_ones_own_defenses_and_attacks_do():
     assert said.startswith("mine: better than none (damage on hurt subpopulations -4.5 points, from -6.5 to -2.5); rank 2 of 2. ")
     assert (
         "At alpha 1, on digits with the victim logistic_regression, an attacked subpopulation loses 40 points (23 to 58) of "
-        "accuracy, and 45 points without a defense. It trains 1 victim and takes 1 times as long as plain training. "
+        "accuracy, and 45 points without a defense. It trains 1 victim per trial and takes 1 times as long as plain training. "
     ) in said
     assert said.endswith(" Probes: no known cheat found.")
     assert numbers == f"{attacked.cell.id}: mean target damage 45.0 %, worst-5 target damage 50.0 %"
@@ -300,7 +300,7 @@ def test_what_it_costs_by_hand():
     best = entry("a", BETTER, knowledge="count", **columns)
     assert answers(board_of(best)).what_it_costs == (
         "a must be told the number of poison rows, gives up 3 points of clean accuracy, takes 52 points from digit=2 of digits "
-        "without any attack, trains 3 victims and takes 2 times as long as plain training."
+        "without any attack, trains 3 victims per trial and takes 2 times as long as plain training."
     )
     other = entry("b", UNDECIDED, clean_cost=-0.001)
     assert answers(board_of(best, other)).what_it_costs.endswith(

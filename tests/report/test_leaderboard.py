@@ -31,7 +31,8 @@ def measured(damages, numbers=(), knowledge="", n_test=30.0, costs=None, **chang
         for i in range(len(damages))
     )
     found = (Number("target_damage_mean", float(damages.mean())), *(Number(name, value) for name, value in dict(numbers).items()))
-    return CellReport(cell, CellResult(cell, found, table, {BY_SEED: damages}, knowledge, n_subpopulations=len(damages)))
+    told = {"n_subpopulations": len(damages), "seconds": 30 * dict(numbers).get("seconds_a_trial", 0.0)}
+    return CellReport(cell, CellResult(cell, found, table, {BY_SEED: damages}, knowledge, **told))
 
 
 def broken(status="error", **changes):
@@ -330,6 +331,26 @@ def test_the_columns_of_a_row_by_hand():
     assert (row.knowledge, board.undefended.knowledge) == ("count", "nothing")
     assert entry(board, "none").payer is None
     assert [each.defense for each in board.controls] == ["none"]
+
+
+def test_times_are_compared_where_undefended_cells_take_a_minute():
+    """In cells of milliseconds the same function took 0.14 to 11 times as long as plain training."""
+    for seconds, ratio in ((2.0, 4.5), (1.9, None), (0.002, None)):
+        reports = [measured(HURT, {"seconds_a_trial": seconds}, **BOARD)]
+        reports.append(measured(HURT, {"seconds_a_trial": 4.5 * seconds, "fits_a_trial": 2.0}, defense="trim", **BOARD))
+        row = entry(the_board(reports), "trim")
+        assert (row.seconds, row.fits) == (ratio, 2.0)
+
+
+def test_a_damage_counts_splits_and_a_difference_subpopulations():
+    """Three subpopulations, the first in both splits: 4 rows, but 3 differences."""
+    reports = []
+    for name, first, others in (("none", 0.5, 0.4), ("trim", 0.1, 0.3)):
+        reports.append(measured([[first] * 2, [others] * 2, [others] * 2], defense=name, split="0", **BOARD))
+        reports.append(measured([[first] * 2], defense=name, split="1", **BOARD))
+    board = the_board(reports)
+    assert board.undefended.damage.value - entry(board, "trim").damage.value == pytest.approx((2 * 0.4 + 2 * 0.1) / 4)
+    assert entry(board, "trim").judged.difference.value == pytest.approx(-(0.4 + 2 * 0.1) / 3)
 
 
 def test_recall_and_its_control_are_of_the_same_cells():
