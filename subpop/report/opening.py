@@ -18,7 +18,7 @@ PURPOSE = (
     "For auditing one's own models on public data. Race and sex are annotations of a data set, and a result about them is no "
     "statement about people. Licences and known faults of each data set, and how this board is kept: docs/ethics.md."
 )
-MOST_LISTED = 100
+MOST_LISTED, MOST_OF_A_REASON = 100, 10
 NOT_GATED = "not_gated"
 STATUSES = {"fail": "failed", "error": "in error", "skipped": "skipped"}
 
@@ -166,7 +166,7 @@ def failing(report: CellReport) -> list[Verdict]:
 
 
 def failures(reports: Sequence[CellReport], tests: Sequence[FailedTest] = ()) -> list[str]:
-    """List failures: tests, one line per cell in error, and the numbers of other failed cells with value, reference and
+    """List failures: tests, the cells in error by reason, and the numbers of other failed cells with value, reference and
     tolerance."""
     lines = [f"- {KINDS[t.kind][0]}: {code(t.test)}: {escape(short(t.reason, 400))}" for t in tests]
     reasons: dict[str, list[str]] = defaultdict(list)
@@ -174,8 +174,13 @@ def failures(reports: Sequence[CellReport], tests: Sequence[FailedTest] = ()) ->
         if report.status == "error":
             reasons[report.reason].append(report.cell.id)
     for reason, cells in reasons.items():
-        others = f" and {_cells(len(cells) - 1)} more" if len(cells) > 1 else ""
-        lines.append(f"- {code(cells[0])}{others}: **error**: {escape(short(reason, 400))}")
+        told = f"**error**: {escape(short(reason, 400))}"
+        if len(cells) == 1:
+            lines.append(f"- {code(cells[0])}: {told}")
+            continue
+        lines += [f"- {_cells(len(cells))}: {told}", *(f"  - {code(cell)}" for cell in cells[:MOST_OF_A_REASON])]
+        left = len(cells) - MOST_OF_A_REASON
+        lines += [f"  - and {_cells(left)} more: see `verdict` in results.json"] if left > 0 else []
     for report in reports:
         lines += _failed_cell(report)
     left_out = len(lines) - MOST_LISTED

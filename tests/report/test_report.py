@@ -218,10 +218,15 @@ def test_set_ups_that_measure_no_damage_are_not_on_the_scoreboard(defense):
 
 
 def test_a_reason_of_many_cells_is_listed_once():
-    reports = [CellReport(cell_of(rate=rate), None, status="error", reason="no such column") for rate in (0.5, 1.0, 2.0)]
-    failed = details(reports, RUN).partition("## What failed")[2].partition("##")[0]
-    assert failed.count("no such column") == 1
-    assert f"`{reports[0].cell.id}` and 2 cells more: **error**: no such column" in failed
+    reports = [CellReport(cell_of(rate=rate), None, status="error", reason="no such column") for rate in range(1, 13)]
+    names = [f"`{report.cell.id}`" for report in reports]
+
+    def listed(reports):
+        return details(reports, RUN).partition("## What failed")[2].partition("##")[0].strip().splitlines()
+
+    assert listed(reports[:1]) == [f"- {names[0]}: **error**: no such column"]
+    assert listed(reports[:3]) == ["- 3 cells: **error**: no such column", *(f"  - {name}" for name in names[:3])]
+    assert listed(reports)[1:] == [*(f"  - {name}" for name in names[:10]), "  - and 2 cells more: see `verdict` in results.json"]
 
 
 @pytest.mark.parametrize("page_of", [front_page, details])
