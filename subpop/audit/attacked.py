@@ -33,7 +33,11 @@ SEEDS = 5
 """Draws of poison for each damage: the fewest that give an interval."""
 M50_DRAWS = 3
 LEAST_AUX, LEAST_TEST, LEAST_TEST_OF_PAIRS = 5, 10, 40
-"""A group is attacked if it has so many rows in D_aux and in D_test; groups by several columns need more test rows."""
+"""A group is attacked if it has so many rows in D_aux and in D_test; groups by several columns, of which there are many, need
+more test rows."""
+NEEDED = (
+    f"{LEAST_AUX} rows of the attacker's (D_aux) and {LEAST_TEST} test rows, {LEAST_TEST_OF_PAIRS} if several columns make it"
+)
 
 
 @dataclass(frozen=True)
@@ -74,10 +78,13 @@ class Target:
     n_test: int
 
     @property
-    def can_be_attacked(self) -> bool:
-        """Whether enough of its rows are on each side of the split."""
+    def obstacle(self) -> str:
+        """What it lacks to be attacked, such as `39 of 40 test rows`; '' if enough of its rows are on each side of the split."""
         least = LEAST_TEST_OF_PAIRS if " x " in self.group.grouping else LEAST_TEST
-        return self.n_train > 0 and self.n_aux >= LEAST_AUX and self.n_test >= least
+        if not self.n_train + self.n_aux + self.n_test:
+            return "no rows on a side of the split"
+        parts = ((self.n_test, least, "test rows"), (self.n_aux, LEAST_AUX, "rows in D_aux"), (self.n_train, 1, "rows in D"))
+        return next((f"{n} of {needed} {what}" for n, needed, what in parts if n < needed), "")
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,8 @@ import pandas as pd
 from tabulate import tabulate
 
 from subpop.audit.attacked import ALPHAS
+from subpop.audit.columns import shown
+from subpop.audit.result import is_beyond_uncertainty
 from subpop.report.markdown import escape, folded, table
 from subpop.report.page import table_page
 from subpop.report.page_tables import MISSING, Field, Table
@@ -20,13 +22,18 @@ FIRST_SCREEN = 10
 NO_VALUE = "–"
 LEGEND = (
     "accuracy: out of fold, with its 95 % interval; verdict: whether the errors are more than the model expects of these "
-    "rows; damage: points of accuracy that the group loses with alpha mislabelled rows for each of its rows, ± half of the "
-    "95 % interval over draws of the poison, training and test rows; m50: mislabelled rows that bring its error to 50 %, "
-    "'more than' where all rows of the group that the attacker has, each once, are too few (alpha 2 takes rows more than once); "
+    "rows; before attack: share of its test rows that models trained on D without poison are right about, from which damage and "
+    "m50 start; damage: points of accuracy that the group loses with alpha mislabelled rows for each of its rows, ± half of the "
+    "95 % interval over draws of the poison, training and test rows (groups whose damage at alpha 1 is larger than that come "
+    "first); m50: mislabelled rows that bring its error to 50 %, "
+    "'>' where all rows of the group that the attacker has, each once, are too few (alpha 2 takes rows more than once); "
     "insertions: inserted rows with which the error of the ensemble provably stays below 50 %; flips: the same for changed "
     "labels and the ridge regression"
 )
-OPTIONAL = {"left": "time that its attacks would take", "by": "the columns that make the group"}
+OPTIONAL = {
+    "left out": "time that its attacks would take, or how many it has of the rows that an attack needs",
+    "by": "the columns that make the group",
+}
 """What further columns mean, for pages that have them."""
 
 
@@ -54,8 +61,8 @@ def markdown_page(found: Found, *, with_rows: bool = False) -> str:
     blocks = [
         f"# Audit of {escape(facts.get('data', ''))}",
         escape(found.words),
-        f"## The {min(FIRST_SCREEN, len(groups))} groups that lose most",
-        _group_table(by_damage.head(FIRST_SCREEN)),
+        f"## {_title(groups)}",
+        _group_table(_first(groups)),
         _legend([HEADINGS[i] for i in _used(HEADINGS, [_fields(row) for _, row in groups.iterrows()])]),
     ]
     if len(found.filters):
@@ -82,24 +89,59 @@ def markdown_page(found: Found, *, with_rows: bool = False) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def text_page(found: Found, columns: int) -> str:
-    """The summary and the groups that lose most as plain text of so many columns, for a terminal."""
-    shown = _in_order(found.groups).head(FIRST_SCREEN)
+def text_page(found: Found, columns: int, *, with_rows: bool = False) -> str:
+    """The summary and the groups that lose most as plain text of so many columns, for a terminal; with_rows: and `rows`."""
     names = max(12, columns - TEXT_ROOM)
     rows = []
-    for _, row in shown.iterrows():
-        group, accuracy = textwrap.fill(str(row["group"]), names), f"{100 * row['accuracy']:.1f}"
-        rows.append([group, f"{row['rows']:,}", accuracy, _damage(row, TEXT_ALPHA).text, _m50(row).text])
-    groups = tabulate(rows, TEXT_HEADINGS, disable_numparse=True, colalign=("left", *["right"] * 4)) if rows else ""
-    words = textwrap.fill(found.words, columns)
-    title = f"The {len(rows)} of {len(found.groups):,} groups that lose most, at alpha {TEXT_ALPHA:g}"
-    return f"{words}\n\n{title}:\n\n{groups}\n"
+    for _, row in _first(found.groups).iterrows():
+        group, accuracies = (
+            textwrap.fill(str(row["group"]), names),
+            [_percent(row[each]) for each in ("accuracy", "clean_accuracy")],
+        )
+        rows.append([group, f"{row['rows']:,}", *accuracies, _damage(row, TEXT_ALPHA).text, _m50(row).text])
+    parts = [textwrap.fill(found.words, columns)]
+    if rows:
+        parts += [
+            textwrap.fill(f"{_title(found.groups)}:", columns),
+            tabulate(rows, TEXT_HEADINGS, disable_numparse=True, colalign=("left", *["right"] * 5)),
+            textwrap.fill(TEXT_LEGEND, columns),
+        ]
+    if with_rows and len(found.rows):
+        least = [[row[0], shown(row[1]), shown(row[2]), f"{row[3]:.3f}"] for row in found.rows.itertuples(index=False)]
+        parts.append(tabulate(least, ("row", "label", "predicted", "probability\nof label"), disable_numparse=True))
+    return "\n\n".join(parts) + "\n"
 
 
-TEXT_HEADINGS = ("group", "rows", "accuracy\nin %", "damage\nin points", "m50\nin rows")
+TEXT_HEADINGS = ("group", "rows", "accuracy\nin %", "before\nattack", "damage\nin points", "m50\nin rows")
+TEXT_LEGEND = (
+    "accuracy: out of fold; before attack: accuracy in % on the test rows, where damage and m50 start; m50: mislabelled rows "
+    "that bring the error to 50 %"
+)
 TEXT_ALPHA = ALPHAS[1]
-TEXT_ROOM = 53
+TEXT_ROOM = 55
 """Columns of the terminal that the numbers take."""
+
+
+def _percent(value: float) -> str:
+    return NO_VALUE if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def _first(groups: pd.DataFrame) -> pd.DataFrame:
+    """The groups of the first screen: those that lose most, or the largest ones if no damage is measured."""
+    ordered = _in_order(groups)
+    measured = ordered[ordered["damage_1"].notna()]
+    return (measured if len(measured) else ordered).head(FIRST_SCREEN)
+
+
+def _title(groups: pd.DataFrame) -> str:
+    """What the groups of the first screen are."""
+    first = _first(groups)
+    if not first["damage_1"].notna().any():
+        return f"The {len(first)} largest of {len(groups):,} groups"
+    n_within = len(first) - int(is_beyond_uncertainty(first).sum())
+    which = "none of them" if n_within == len(first) else f"all but the last {n_within}"
+    told = f"; the damage of {which} is beyond its uncertainty" if n_within else ""
+    return f"The {len(first)} of {len(groups):,} groups that lose most at alpha {TEXT_ALPHA:g}{told}"
 
 
 def _made(facts: Any) -> list[str]:
@@ -112,7 +154,9 @@ def _made(facts: Any) -> list[str]:
 
 
 def _in_order(groups: pd.DataFrame) -> pd.DataFrame:
-    return groups.sort_values(["damage_1", "rows"], ascending=[False, False], na_position="last", kind="stable")
+    keys = groups.assign(beyond=is_beyond_uncertainty(groups), measured=groups["damage_1"].notna())
+    keys = keys.sort_values(["measured", "beyond", "damage_1", "rows"], ascending=False, kind="stable")
+    return groups.loc[keys.index]
 
 
 # --- groups -----------------------------------------------------------------------------------------------------------
@@ -122,11 +166,12 @@ HEADINGS = (
     "rows",
     "accuracy in %",
     "verdict",
+    "before attack in %",
     *(f"damage in points, alpha {alpha:g}" for alpha in ALPHAS),
     "m50 in rows",
     "certified insertions",
     "certified flips",
-    "left",
+    "left out",
 )
 
 
@@ -149,12 +194,18 @@ def _fields(row: pd.Series[Any]) -> list[Field]:
         Field(f"{row['rows']:,}", float(row["rows"])),
         Field(accuracy, float(row["accuracy"])),
         Field(str(row["verdict"])),
+        _before(row),
         *damages,
         _m50(row),
         _count(row["certified_insertions"]),
         _count(row["certified_flips"]),
-        Field(readable_seconds(left), left) if left else MISSING,
+        Field(readable_seconds(left), left) if left else Field(row["not_attacked"]) if row["not_attacked"] else MISSING,
     ]
+
+
+def _before(row: pd.Series[Any]) -> Field:
+    value = float(row["clean_accuracy"])
+    return MISSING if math.isnan(value) else Field(f"{100 * value:.1f}", value)
 
 
 def _damage(row: pd.Series[Any], alpha: float) -> Field:
@@ -170,7 +221,7 @@ def _m50(row: pd.Series[Any]) -> Field:
         return MISSING
     if not value:
         return Field("wrong anyway", 0.0)
-    return Field(f"more than {value:.0f}" if row["m50_is_more"] else f"{value:.0f}", value + 0.5 * float(row["m50_is_more"]))
+    return Field(f"> {value:.0f}" if row["m50_is_more"] else f"{value:.0f}", value + 0.5 * float(row["m50_is_more"]))
 
 
 def _count(value: float) -> Field:
@@ -258,6 +309,7 @@ def html_page(found: Found, meanings: Mapping[str, str]) -> str:
 
 def _told(row: pd.Series[Any]) -> str:
     said = f"{row['rows']:,} rows; the verdict on its errors: {row['verdict']}."
+    said += f" It is not attacked: it has {row['not_attacked']}." if row["not_attacked"] else ""
     return said + (f" Its attacks would take {readable_seconds(row['seconds_left'])} more." if row["seconds_left"] else "")
 
 
@@ -268,7 +320,7 @@ def _values(row: pd.Series[Any]) -> list[str]:
 
 def _value(name: str, value: Any) -> str:
     if isinstance(value, str):
-        return value
+        return value or NO_VALUE
     if math.isnan(value):
         return NO_VALUE
     if name == "seconds_left":

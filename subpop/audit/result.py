@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from subpop.audit.attacked import ALPHAS, M50, Attacks, Hurt, Target
+from subpop.audit.attacked import ALPHAS, M50, NEEDED, Attacks, Hurt, Target
 from subpop.audit.folds import OutOfFold
 from subpop.audit.protection import Certified, Deleted
 from subpop.audit.suspicion import GroupFinding
 from subpop.results.fairness import demographic_parity_difference, equalised_odds_difference
 from subpop.runtime.estimate import readable_seconds
 from subpop.runtime.writing import write_atomically
-from subpop.types import BadInput, Ints
+from subpop.types import BadInput, Bools, Ints
 
 SCHEMA = 1
 SUSPECT, HARD = "differs from the rest", "hard"
@@ -38,6 +38,8 @@ COLUMNS: Mapping[str, str] = {
     "expected_errors": "number that the calibrated estimator expects",
     "p": "p of the excess of errors, corrected for all groups",
     "verdict": "verdict on its errors: differs from the rest, hard, or ordinary",
+    "not_attacked": "what it lacks to be attacked; empty if it has enough rows on each side of the split",
+    "clean_accuracy": "accuracy on its test rows without poison, from which damage and m50 start",
     **{f"damage_{alpha:g}": f"accuracy lost at alpha {alpha:g}" for alpha in ALPHAS},
     **{f"half_width_{alpha:g}": f"half of the 95 % interval of the damage at alpha {alpha:g}" for alpha in ALPHAS},
     **{f"poison_rows_{alpha:g}": f"mislabelled rows at alpha {alpha:g}" for alpha in ALPHAS},
@@ -208,7 +210,7 @@ def summarised(
         "left": {name: round(seconds, 1) for name, seconds in left.items() if name not in set(groups["group"])},
         "notes": list(facts.notes),
     }
-    words = words_of(facts, groups, insertions, flips)
+    words = words_of(facts, groups, insertions, flips, folds.predicted == y, np.bincount(y).max() / len(y))
     return Audit(groups, words, of_filters, fairness, _least_sure(folds, y, facts.classes), told)
 
 
@@ -235,6 +237,7 @@ def _row(
         "expected_errors": found.expected_errors,
         "p": found.p,
         "verdict": found.verdict,
+        "not_attacked": target.obstacle,
         "seconds_left": left,
     }
     for alpha, value in (hurt.damage if hurt else {}).items():
@@ -247,6 +250,8 @@ def _row(
     if target.n_test and target.n_train:
         stage = own.stage(target.cell)
         members, in_d = stage.test_members(target.name), stage.train_members(target.name)
+        if hurt is not None:
+            row["clean_accuracy"] = float(own.clean_right[:, members].mean())
         at_1 = math.floor(target.n_aux * stage.pool.n_train / stage.n_aux)
         if insertions is not None:
             row["ensemble_accuracy"] = float(insertions.right[members].mean())
@@ -267,7 +272,7 @@ def _filter_row(own: Deleted, targets: Sequence[Target], attacks: Attacks) -> di
     clean = attacks.clean_right[0]
     shares, costs = {}, {}
     for target in targets:
-        if target.can_be_attacked:
+        if not target.obstacle:
             stage = attacks.stage(target.cell)
             members = stage.test_members(target.name)
             shares[target.group.name] = float(own.gone[stage.train_members(target.name)].mean())
@@ -324,12 +329,14 @@ def _least_sure(folds: OutOfFold, y: Ints, classes: Sequence[str]) -> pd.DataFra
 # --- in words ---------------------------------------------------------------------------------------------------------
 
 
-def words_of(facts: Facts, groups: pd.DataFrame, insertions: Certified | None, flips: Certified | None) -> str:
-    """The summary: one paragraph of plain sentences."""
+def words_of(
+    facts: Facts, groups: pd.DataFrame, insertions: Certified | None, flips: Certified | None, right: Bools, most_frequent: float
+) -> str:
+    """The summary: one paragraph of plain sentences. right: (n,) of each row, out of fold; most_frequent: share of a label."""
     said = [
         f"{BEGIN}: damage is measured for the attack listed (label flips of rows of the group), so that it is a lower bound on "
         "what an attacker can do; only a certificate is an upper one; and no alarm is no proof of clean data.",
-        f"{facts.estimator} is right about {_share(groups)} of the {facts.n_rows:,} rows of {facts.data}, out of fold.",
+        _accuracy(facts, right, most_frequent),
         _suspicion(groups),
         *_damage(facts, groups),
         *_bounds(groups, insertions, flips),
@@ -343,10 +350,19 @@ def words_of(facts: Facts, groups: pd.DataFrame, insertions: Certified | None, f
     return " ".join(said)
 
 
-def _share(groups: pd.DataFrame) -> str:
-    first = groups[groups["grouping"] == groups["grouping"].iloc[0]] if len(groups) else groups
-    n_rows = int(first["rows"].sum())
-    return f"{100 * (1 - first['errors'].sum() / n_rows):.1f} %" if n_rows else "an unknown share"
+def _accuracy(facts: Facts, right: Bools, most_frequent: float) -> str:
+    """How often the estimator is right, and whether that is not clearly more than without any features."""
+    from scipy.stats import binom
+
+    told = (
+        f"{facts.estimator} is right about {100 * right.mean():.1f} % of the {facts.n_rows:,} rows of {facts.data}, out of fold."
+    )
+    if right.sum() > binom.ppf(0.975, len(right), most_frequent):
+        return told
+    return (
+        f"{told} That is not clearly more than always predicting the most frequent label would give "
+        f"({100 * most_frequent:.1f} %): it has learned next to nothing, and what it loses says little."
+    )
 
 
 def _suspicion(groups: pd.DataFrame) -> str:
@@ -371,19 +387,41 @@ def _damage(facts: Facts, groups: pd.DataFrame) -> list[str]:
         return [f"The budget was too small to attack a group: reading the data and starting the estimator took {started} of it."]
     if not len(measured):
         return [f"No group was attacked: none has enough of its rows on each side of the split of {facts.n_rows:,} rows."]
-    worst = measured.iloc[0]
+    n_small = int((groups["not_attacked"] != "").sum())
+    are = "is" if n_small == 1 else "are"
+    few = f" {n_small} of {len(groups)} groups {are} too small to be attacked: a group needs {NEEDED}." if n_small else ""
     said = [
-        f"Attacks are measured on models trained on {facts.n_train:,} of the rows: with one mislabelled row for each row of the "
-        f"group that such a training set has (alpha 1), {worst['group']} loses most of {len(measured)} groups, "
-        f"{100 * worst['damage_1']:.0f} points of accuracy{_interval(worst['half_width_1'])} from "
-        f"{worst['poison_rows_1']:.0f} rows; intervals are over draws of the poison, training and the group's test rows, on this "
-        "split."
+        f"Attacks are measured on models trained on {facts.n_train:,} of the rows, with one mislabelled row for each row of the "
+        f"group that such a training set has (alpha 1): {_worst(measured)}; intervals are over draws of the poison, training and "
+        f"the group's test rows, on this split.{few}"
     ]
     easy = measured[(measured["m50"] > 0) & (measured["m50_is_more"] == 0)].sort_values("m50")
     if len(easy):
         first = easy.iloc[0]
-        said.append(f"The fewest rows that bring a group to 50 % error are {first['m50']:.0f}, for {first['group']}.")
+        said.append(
+            f"The fewest rows that bring a group to 50 % error are {first['m50']:.0f}, for {first['group']}, of whose "
+            f"{first['test_rows']} test rows {100 * first['clean_accuracy']:.0f} % are right without poison."
+        )
     return said
+
+
+def is_beyond_uncertainty(groups: pd.DataFrame) -> pd.Series[bool]:
+    """Whether the interval of a group's damage at alpha 1 lies above 0."""
+    return groups["damage_1"] > groups["half_width_1"]
+
+
+def _worst(measured: pd.DataFrame) -> str:
+    """The group that loses most, of those whose damage is not within its uncertainty. measured: sorted by damage."""
+    certain, n = measured[is_beyond_uncertainty(measured)], len(measured)
+    worst = (certain if len(certain) else measured).iloc[0]
+    lost = f"{100 * worst['damage_1']:.0f} points of accuracy{_interval(worst['half_width_1'])}"
+    if not len(certain):
+        what = "the damage of the one group" if n == 1 else f"the damage of none of {n} groups"
+        end = "cannot be told apart from none" if n == 1 else "can be told apart from none"
+        return f"{what} {end}; the largest is {lost}, of {worst['group']} with {worst['test_rows']} test rows"
+    of = f"of {n} groups" if len(certain) == n else f"of the {len(certain)} of {n} groups whose damage is beyond its uncertainty"
+    most = "loses" if n == 1 else f"loses most {of},"
+    return f"{worst['group']} {most} {lost} from {worst['poison_rows_1']:.0f} rows"
 
 
 def _interval(half_width: float) -> str:

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from subpop.audit.attacked import ALPHAS, M50, M50_DRAWS, SEEDS, Attacks, Hurt, Target
+from subpop.audit.attacked import ALPHAS, M50, M50_DRAWS, NEEDED, SEEDS, Attacks, Hurt, Target
 from subpop.audit.estimator import estimator_of
 from subpop.audit.folds import OutOfFold, out_of_fold
 from subpop.audit.groups import Groups, groupings
@@ -241,7 +241,7 @@ class _Run:
         own, note = self._attacks(spec)
         fast = own if spec is None else self._supplied(self.data, DEFAULT)[0]
         targets = [own.target(each) for each in self.found.each()]
-        attackable = [each for each in targets if each.can_be_attacked]
+        attackable = [each for each in targets if not each.obstacle]
         self._time_a_fit(own)
         self.start_seconds = self.clock.passed
         self._plan(own, len(targets), len(attackable))
@@ -338,8 +338,8 @@ class _Run:
     def _plan(self, own: Attacks, n_groups: int, n_attackable: int) -> None:
         fits = 5 * 3 + n_attackable * (SEEDS * len(ALPHAS) + M50_FITS)
         self.clock.say(
-            f"plan: {len(self.data.y):,} rows, {n_groups:,} groups, {n_attackable:,} of them large enough to be attacked; "
-            f"{own.victim} is trained about {fits:,} times on {self._n_train(own):,} rows, roughly "
+            f"plan: {len(self.data.y):,} rows, {n_groups:,} groups, {n_attackable:,} of them large enough to be attacked (a "
+            f"group needs {NEEDED}); {own.victim} is trained about {fits:,} times on {self._n_train(own):,} rows, roughly "
             f"{readable_seconds(fits * self.fit_seconds)}"
             + ("" if math.isinf(self.clock.budget) else f" without the budget of {readable_seconds(self.clock.budget)}")
             + "; certificates and filters take further time"

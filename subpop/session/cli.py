@@ -130,9 +130,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
         help="package.module:Class(argument=value) or path.py:function (default: logistic regression on vectorised columns)",
     )
     audit.add_argument("--budget", default=None, help="time, such as 5m (default: no limit)")
-    audit.add_argument(
-        "--out", default=None, metavar="DIR", help="write README.md, index.html and audit.json there, and print a summary only"
-    )
+    audit.add_argument("--out", default=None, metavar="DIR", help="write README.md, index.html and audit.json there")
     audit.add_argument("--store", default=None, help="file of finished work (default: DIR/audit.sqlite or runs/audit.sqlite)")
     audit.add_argument("--with-rows", action="store_true", help="also name the rows whose labels the estimator believes least")
     audit.set_defaults(run=_audit)
@@ -384,9 +382,10 @@ def _debug(options: argparse.Namespace) -> int:
 
 def _audit(options: argparse.Namespace) -> int:
     import shutil
+    from textwrap import fill
 
     from subpop.audit.pages import text_page
-    from subpop.audit.run import audit
+    from subpop.audit.run import STORE, audit
     from subpop.runtime.memory import for_long_runs
 
     for_long_runs()
@@ -398,16 +397,14 @@ def _audit(options: argparse.Namespace) -> int:
         budget=options.budget,
         store=options.store or (None if options.out is None else Path(options.out) / "audit.sqlite"),
     )
-    if options.out is None and (options.with_rows or not sys.stdout.isatty()):
-        return _shown(found.to_markdown(with_rows=options.with_rows))
     columns = shutil.get_terminal_size().columns
+    text = text_page(found, columns, with_rows=options.with_rows)
     if options.out is None:
-        return _shown(f"{text_page(found, columns)}\n--out DIR writes all groups, filters and bounds to pages.")
+        more = f"All groups, filters and bounds: --out DIR --store {options.store or STORE} writes pages of what is there"
+        return _shown(f"{text}\n{fill(more, columns, break_long_words=False, break_on_hyphens=False)}.")
     folder = Path(options.out)
     found.save(folder, with_rows=options.with_rows)
-    return _shown(
-        f"{text_page(found, columns)}\nAll groups, filters and bounds: {folder / 'index.html'} and {folder / 'README.md'}"
-    )
+    return _shown(f"{text}\nAll groups, filters and bounds: {folder / 'index.html'} and {folder / 'README.md'}")
 
 
 def _compare(options: argparse.Namespace) -> int:

@@ -13,7 +13,9 @@ receives the rows, as for a linear model.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
+from functools import cache
 from multiprocessing import TimeoutError as NotInTime
 from typing import Any, Protocol
 
@@ -141,7 +143,7 @@ class SklearnVictim:
         n_jobs = self._n_jobs
         if self._time_limit is not None and effective_n_jobs(n_jobs) == 1:
             n_jobs = 2  # one would be this process, which cannot be ended
-        tasks = (delayed(_fit_one)(self._template, *self._task(job), seed) for job, seed in pairs)
+        tasks = (delayed(_fit_quietly)(self._template, *self._task(job), seed) for job, seed in pairs)
         name = type(self._template).__name__
         try:
             models: list[SklearnModel] = Parallel(n_jobs=n_jobs, timeout=self._time_limit)(tasks)
@@ -216,6 +218,18 @@ def _fit_one(template: Any, job: FleetJob, inputs: Any, seed: int) -> SklearnMod
             f"{name} could not be trained on {len(x)} rows of {len(present)} classes ({in_one_line(error)})"
         ) from error
     return SklearnModel(estimator, n_classes, present)
+
+
+def _fit_quietly(template: Any, job: FleetJob, inputs: Any, seed: int) -> SklearnModel:
+    """`_fit_one` in another process, which does not know the filters of warnings of this one."""
+    _allow_many_classes()
+    return _fit_one(template, job, inputs, seed)
+
+
+@cache
+def _allow_many_classes() -> None:
+    """Once in a process, since each change of the filters makes warnings appear again: labels are classes, however many."""
+    warnings.filterwarnings("ignore", "The number of unique classes is greater than")
 
 
 class SklearnModel:

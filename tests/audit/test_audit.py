@@ -17,12 +17,15 @@ import pytest
 from sklearn.dummy import DummyClassifier
 
 import subpop
-from subpop import load_dataset
+from subpop import load_dataset, make_victim
 from subpop.audit import run as running
 from subpop.audit.attacked import SEEDS, Attacks, _m50_of, _Search
+from subpop.audit.folds import out_of_fold
 from subpop.audit.groups import Group
+from subpop.audit.pages import text_page
 from subpop.audit.protection import Certified, insertions
-from subpop.audit.result import COLUMNS
+from subpop.audit.result import COLUMNS, Audit, Facts, words_of
+from subpop.audit.table import read_table
 from subpop.experiments.experiment import Experiment
 from subpop.runtime.no_store import NoStore
 from subpop.types import BadInput, Cell, Dataset, Trial
@@ -219,7 +222,7 @@ def test_a_budget_is_kept_and_the_rest_listed(monkeypatch):
     assert groups["accuracy"].notna().all()
     assert f"{len(left)} groups are not, or not fully, attacked for lack of time" in found.words
     assert "What did not fit into the budget" in found.to_markdown()
-    assert "left: time that its attacks would take" in found.to_markdown()
+    assert "left out: time that its attacks would take" in found.to_markdown()
 
 
 def test_a_budget_too_small_for_an_attack_is_said(monkeypatch):
@@ -358,8 +361,9 @@ def test_words_and_files(found, tmp_path):
     assert found.words.split(":")[0] in text
     assert found.words.split(":")[0] in page
     assert "by: the columns that make the group" in page
-    assert "left: time" not in text + page, "it explains a column that is not there"
-    assert "| left" not in text.replace("  ", "")
+    assert "left out: time" in text
+    assert "left out: time" in page
+    assert "left out: time" not in result_of(("north", 0.2, 0.05)).to_markdown(), "it explains a column that is not there"
     assert "src=" not in page.replace("src=data:", "") or "http" not in page.split("<main>")[1].split("<script")[0]
     read = json.loads((tmp_path / "new" / "folder" / "audit.json").read_text())
     assert read["columns"] == dict(COLUMNS)
@@ -417,11 +421,101 @@ def test_the_summary_fits_the_terminal_and_names_the_pages(tmp_path, capsys, mon
     assert "m50" in out
     assert "pages/index.html and pages/README.md" in out
     assert "<details>" not in out
-    assert main([*command, "--store", "pages/audit.sqlite"]) == 0  # a pipe gets the whole report
-    whole, saved = capsys.readouterr().out.splitlines(), (tmp_path / "pages" / "README.md").read_text().splitlines()
-    differing = {one for one, other in zip(whole, saved, strict=False) if one != other}
-    assert all(line.startswith("- estimator: ") for line in differing)  # which ends with the seconds that it took
-    assert "<details><summary>All 3 groups</summary>" in whole
+    assert main([*command, "--store", "pages/audit.sqlite", "--with-rows"]) == 0  # a pipe had got 800 lines of markdown
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert len(out.splitlines()) < 80
+    assert "probability\n" in out
+    assert "--out DIR --store pages/audit.sqlite writes pages" in " ".join(out.split())
+
+
+def row_of(name, damage, width):
+    texts = {"group": name, "grouping": "town", "verdict": "ordinary", "not_attacked": ""}
+    counts = {"rows": 90, "test_rows": 30, "errors": 18, "poison_rows_1": 31, "m50": 12, "m50_is_more": 0, "seconds_left": 0}
+    shares = {"accuracy": 0.8, "accuracy_low": 0.7, "accuracy_high": 0.9, "clean_accuracy": 0.75}
+    return {**texts, **counts, **shares, "damage_1": damage, "half_width_1": width}
+
+
+def result_of(*rows):
+    groups = pd.DataFrame([row_of(*row) for row in rows]).reindex(columns=COLUMNS)
+    facts = Facts("my.csv", ("no", "yes"), "tree", (), 270, 90, 5.0, 1.0, None)
+    right = np.arange(270) < 200
+    return Audit(groups, words_of(facts, groups, None, None, right, 0.5), facts={"rows": 270, "training_rows": 90})
+
+
+def test_the_worst_group_is_one_whose_damage_is_beyond_its_uncertainty():
+    """The headline had named education=9th with 27 points and an interval of 41."""
+    found = result_of(("small", 0.27, 0.41), ("north", 0.2, 0.05), ("south", 0.1, 0.04))
+    told = (
+        "north loses most of the 2 of 3 groups whose damage is beyond its uncertainty, 20 points of accuracy (± 5) from 31 rows"
+    )
+    assert told in found.words
+    title = "The 3 of 3 groups that lose most at alpha 1; the damage of all but the last 1 is beyond its uncertainty"
+    assert f"## {title}\n" in found.to_markdown()
+    text = text_page(found, 200)
+    assert title in text
+    assert text.index("\nnorth") < text.index("\nsouth") < text.index("\nsmall")
+    none = result_of(("small", 0.27, 0.41), ("south", 0.03, 0.04))
+    told = "the damage of none of 2 groups can be told apart from none; the largest is 27 points of accuracy (± 41), of small"
+    assert told in none.words
+    assert "the damage of none of them is beyond its uncertainty" in text_page(none, 200)
+    assert "(alpha 1): north loses 20 points of accuracy (± 5) from 31 rows;" in result_of(("north", 0.2, 0.05)).words
+
+
+def test_groups_without_a_damage_are_not_among_those_that_lose_most():
+    found = result_of(("north", 0.2, 0.05), ("west", math.nan, math.nan))
+    assert "The 1 of 2 groups that lose most" in text_page(found, 200)
+    assert "\nwest" not in text_page(found, 200)
+    assert "The 1 largest of 1 groups" in text_page(result_of(("west", math.nan, math.nan)), 200)
+
+
+def test_an_estimator_that_has_learned_nothing_is_said():
+    """With 100 rows of which half have one label, up to 60 right ones are chance (binomial, 97.5 %)."""
+    facts = Facts("my.csv", ("no", "yes"), "tree", (), 100, 30, 5.0, 1.0, None)
+    groups = result_of(("north", 0.2, 0.05)).groups
+    for n_right, is_told in ((60, True), (61, False)):
+        words = words_of(facts, groups, None, None, np.arange(100) < n_right, 0.5)
+        assert f"right about {n_right}.0 % of the 100 rows" in words
+        assert ("(50.0 %): it has learned next to nothing" in words) == is_told
+
+
+def test_the_share_of_right_rows_is_of_all_rows(found):
+    """It had been that of the groups by the first column, without those of too few rows."""
+    data = read_table(people(), "paid").dataset()
+    folds = out_of_fold(make_victim("logistic_regression"), data.x, data.y, 2)
+    assert f"is right about {100 * (folds.predicted == data.y).mean():.1f} % of the 900 rows" in found.words
+
+
+def test_the_accuracy_from_which_damage_starts_is_shown(found):
+    groups = found.groups.set_index("group")
+    table = read_table(people(), "paid").dataset()
+    attacks = Attacks(Experiment.on(NoStore()), "own data", "logistic_regression", table)
+    attacks.experiment.context.supply(attacks.plain, table)
+    target = attacks.target(Group("town=north", np.flatnonzero(people()["town"] == "north"), "town"))
+    cell = attacks.cell("town", 1.0)
+    row = next(row for row in attacks.experiment.run(cell).table if row["subpopulation"] == target.name)
+    assert groups.loc["town=north", "clean_accuracy"] == row["target_clean_accuracy"]
+    assert groups.loc["town=north", "damage_1"] == pytest.approx(row["target_damage"])
+    assert f"| {100 * row['target_clean_accuracy']:.1f} |" in " ".join(found.to_markdown().split())
+    assert "from which damage and m50 start" in found.to_markdown()
+
+
+def test_pages_say_which_groups_are_too_small_to_be_attacked_and_why(tmp_path, capsys):
+    """A pair of columns with 39 test rows had a dash without a reason."""
+    found = subpop.audit(people(300), "paid", groups=["town", "sex"], store=":memory:")
+    groups = found.groups.set_index("group")
+    small = groups[groups["not_attacked"] != ""]
+    assert len(small) >= 2
+    for name, row in small.iterrows():
+        assert math.isnan(row["damage_1"])
+        assert row["not_attacked"] == f"{row['test_rows']} of {40 if ', ' in name else 10} test rows"
+        assert row["not_attacked"] in found.to_markdown()
+    assert groups.loc[groups["not_attacked"] == "", "damage_1"].notna().all()
+    needed = "a group needs 5 rows of the attacker's (D_aux) and 10 test rows, 40 if several columns make it"
+    assert needed in capsys.readouterr().err
+    assert f"{len(small)} of {len(groups)} groups are too small to be attacked: {needed}." in found.words
+    found.save(tmp_path)
+    assert f"It is not attacked: it has {small['not_attacked'].iloc[0]}." in (tmp_path / "index.html").read_text()
 
 
 def test_bad_input_is_a_sentence_and_status_2(tmp_path, capsys):

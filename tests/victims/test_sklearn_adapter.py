@@ -416,3 +416,11 @@ def test_a_victim_with_arguments():
         make_victim("sklearn.neighbors:KNeighborsClassifier(n=open)")
     with pytest.raises(BadInput, match="unexpected keyword argument"):
         make_victim("sklearn.neighbors:KNeighborsClassifier(neighbours=3)")
+
+
+def test_many_classes_in_another_process_are_no_cause_for_a_warning(capfd):
+    """scikit-learn takes labels for numbers if more than half of them differ; they are classes."""
+    y = np.arange(40) % 30
+    pool = Pool(np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32), y, 40, 30)
+    SklearnVictim(LogisticRegression(), n_jobs=2, time_limit=60.0).fit_many([pool.clean_job()], [0])
+    assert "number of unique classes" not in capfd.readouterr().err
