@@ -80,7 +80,7 @@ class Store:
         self.notes: list[str] = []
         self._n_told = 0
         if self.path.is_dir():
-            raise BadInput(f"{self.path} is a folder; --store names a file, such as {self.path / 'store.sqlite'}")
+            raise BadInput(f"{self.path} is a folder; name a file, such as {self.path / 'store.sqlite'}")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -423,6 +423,8 @@ def read_chunks(path: Path) -> Iterator[ChunkRows]:
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
     """A read-only connection to a store of this schema; damage that a reader finds is explained."""
     with explained(path), contextlib.closing(_read_only(path)) as connection:
+        if not path.stat().st_size:
+            raise BadInput(f"{path} is empty; name a store that a run with --store has written")
         application, version = connection.execute("SELECT * FROM pragma_application_id, pragma_user_version").fetchone()
         if application != APPLICATION_ID and not looks_like_a_store(path):
             raise BadInput(f"{path} is a database of another program; name a store of subpop")

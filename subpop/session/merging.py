@@ -13,7 +13,7 @@ from subpop.experiments.undecided import CUT, REST, TARGET
 from subpop.results.plugin_records import cell_of
 from subpop.results.shards import KIND, divisions
 from subpop.runtime.blobs import decode
-from subpop.runtime.store import Store
+from subpop.runtime.store import ELSEWHERE, Store
 from subpop.runtime.store_merge import merge
 from subpop.runtime.store_rows import ChunkRows, TrialRow
 from subpop.session.shards import is_exact_cell
@@ -45,7 +45,10 @@ def merged(sources: Sequence[Path], into: Path) -> str:
     BadInput
         If a store cannot be read, or if two stores disagree on a trial whose result is the same each time.
     """
-    done = merge(sources, into, _differing)
+    try:
+        done = merge(sources, into, _differing)
+    except BadInput as error:
+        raise BadInput(str(error).replace(ELSEWHERE, "name another file")) from error
     with Store(into) as store:
         recorded = store.records()
         parts = [each.told(recorded) for each in divisions(store.records(KIND))]

@@ -284,6 +284,23 @@ def test_what_cannot_be_merged_is_refused_before_anything_is_written(tmp_path):
         assert not (tmp_path / "c").exists()
 
 
+def test_what_cannot_be_merged_is_called_what_it_is_and_no_option_is_named_that_merge_lacks(tmp_path):
+    one = store_of(tmp_path / "a", EXACT, 1.0)
+    (tmp_path / "empty").touch()
+    with pytest.raises(BadInput, match=r"empty is empty; name a store that a run"):
+        merged([tmp_path / "empty"], tmp_path / "c")
+    (tmp_path / "text").write_text("no store")
+    with sqlite3.connect(tmp_path / "other") as connection:
+        connection.execute("CREATE TABLE photos (id)")
+    connection.close()
+    pairs = [("text", "c"), ("a", "text"), ("a", "other"), ("a", ".")]
+    for source, into in pairs:
+        with pytest.raises(BadInput, match=r"name another file|name a file") as found:
+            merged([tmp_path / source], tmp_path / into)
+        assert "--store" not in str(found.value)
+    merged([one], tmp_path / "empty")
+
+
 def test_damaged_trials_of_a_source_are_left_out_and_named(tmp_path):
     one = store_of(tmp_path / "a", EXACT, 1.0)
     store_of(one, EXACT, 2.0, key="good")
