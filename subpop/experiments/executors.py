@@ -6,6 +6,8 @@ whose results depend on the number of threads are limited to one, so the results
 
 from __future__ import annotations
 
+import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -56,11 +58,23 @@ class Ahead:
     If a worker dies, the tasks that it may have been working on are tried again, one at a time and with each chunk alone. What
     loses its worker twice while nothing else is on its way is given up: its own test fails, and no other. A death while others
     are on their way does not count, since it may be theirs: loky loses them all, and Dask those in the queue of the dead worker.
+
+    room: with a limit of time, how long a task may take that begins now, in seconds; 0 once it is over, which ends the workers.
+    A test then waits for no task that is sent after others, and other tasks that are too long are not sent.
     """
 
-    def __init__(self, experiment: Experiment, tasks: Sequence[Task], executor: str, n_workers: int) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        tasks: Sequence[Task],
+        executor: str,
+        n_workers: int,
+        room: Callable[[], float] | None = None,
+    ) -> None:
         self._experiment, self._executor, self._n_workers, self._tasks = experiment, executor, n_workers, tasks
-        self._pending = {token for task in tasks for token in self._tokens(task)}
+        self._task_of = {token: task for task in tasks for token in self._tokens(task)}
+        self._pending = set(self._task_of)
+        self._room, self._wanted, self._cut = room, "", set[str]()
         self._waiting, self._suspects = deque(tasks), deque[Task]()
         self._alone: Task | None = None
         self._known = self._keys_at_hand()
@@ -77,7 +91,7 @@ class Ahead:
         """What failed in a worker, whose tests then try it here."""
         self.spans: list[Span] = []
         self.idle: Callable[[], None] = lambda: None
-        """Called regularly while waiting."""
+        """Called regularly while waiting, and for what the limit of time has cut; it may raise an exception."""
 
     def start(self) -> None:
         self._limits.enter_context(one_core_here())
@@ -94,7 +108,10 @@ class Ahead:
                     raise DefenseError(None, self._given_up[token])
                 if token not in self._pending:
                     break
+                self._wanted = token
                 self._changed.wait(PATIENCE)
+            self.idle()
+        if token in self._cut:
             self.idle()
         if not self._thread.is_alive():
             self._limits.close()
@@ -131,7 +148,7 @@ class Ahead:
 
     def stop(self) -> None:
         """End the workers, whatever they are doing."""
-        self._is_stopping = True
+        self._is_stopping, self.idle = True, lambda: None
         if self._thread.is_alive():
             self._thread.join(20 * PATIENCE)
         self._limits.close()
@@ -140,12 +157,13 @@ class Ahead:
 
     def _receive_all(self) -> None:
         try:
-            if self._waiting:
+            if self._waiting and not self._is_over:
                 self._run_all()
         except BaseException as error:
             self.error = None if self._is_stopping else error
         finally:
             with self._changed:
+                self._cut |= self._pending if self._is_over else set()
                 self._pending.clear()
                 self._changed.notify_all()
 
@@ -157,10 +175,12 @@ class Ahead:
             settings = Settings.of(self._experiment, shared)
             if pool.places_gpus:
                 settings = replace(settings, device="cuda")  # the one that the pool gives a task
-            while (self._waiting or self._suspects or running) and not self._is_stopping:
+            while (self._waiting or self._suspects or running) and not self._is_over:
                 for task in self._next(len(running), pool.n_workers):
                     running[pool.submit(settings, task)] = task
                 n_sent = len(running)
+                if not running:  # no task is short enough
+                    time.sleep(PATIENCE)
                 done = wait(running, timeout=PATIENCE, return_when=FIRST_COMPLETED).done
                 cancelled = {each for each in done if each.cancelled()}
                 done -= cancelled
@@ -193,8 +213,26 @@ class Ahead:
                 self._alone = self._suspects.popleft()
                 yield replace(self._alone, told=told(self._experiment, self._alone.chunks))
             return
-        for _ in range(min(len(self._waiting), n_workers + 1 - n_running)):
-            yield self._waiting.popleft()
+        while n_running <= n_workers and (found := self._first()) is not None:
+            n_running += 1
+            yield found
+
+    def _first(self) -> Task | None:
+        """Take the task that is sent next: the first; with a limit of time, what a test waits for, or the first that fits."""
+        room = math.inf if self._room is None else self._room()
+        fitting = [number for number, task in enumerate(self._waiting) if task.seconds <= room]
+        if self._room is not None:
+            wanted = self._task_of.get(self._wanted)
+            fitting = [number for number, task in enumerate(self._waiting) if task is wanted] + fitting
+        if not fitting:
+            return None
+        task = self._waiting[fitting[0]]
+        del self._waiting[fitting[0]]
+        return task
+
+    @property
+    def _is_over(self) -> bool:
+        return self._is_stopping or (self._room is not None and self._room() <= 0)
 
     def _received(self, task: Task, future: Future[Answer], lost: tuple[type[BaseException], ...]) -> Task | None:
         """Commit a task's results; returns the task if its worker died."""

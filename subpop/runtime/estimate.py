@@ -240,6 +240,11 @@ class Forecast:
         known = total - ended - sum(self.seconds.get(cell, 0.0) for cell in self.untimed)
         return max(0.0, known) * (took + passed - before + trust * assumed) / (expected + trust)
 
+    def seconds_of(self, cells: Iterable[Cell]) -> float:
+        """Expected seconds of cells, without what workers have done of them."""
+        with self._lock:
+            return sum(max(0.0, self.seconds.get(cell, 0.0) - self._ahead.get(cell, 0.0)) for cell in sorted(cells))
+
     def pace(self, passed: float) -> float:
         """How many times as long as expected the finished part took, in a run of so many seconds."""
         total, ended = self._sums()

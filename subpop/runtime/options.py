@@ -11,8 +11,8 @@ from subpop.types import BadInput
 
 LONGEST_TIMEOUT = 7 * 24 * 3600.0
 """One week, in seconds. Timeouts of many years overflow in system calls."""
-UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
-"""Seconds of the units of a budget."""
+UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
+"""Seconds of the units of a budget, in the order in which they are written."""
 
 
 def check_timeout(seconds: float) -> float:
@@ -25,14 +25,22 @@ def check_timeout(seconds: float) -> float:
     return seconds
 
 
-def budget_seconds(budget: str | float | None) -> float:
-    """Seconds of a budget such as "5m"; infinite for None. Raises BadInput for anything else."""
+def budget_seconds(budget: str | float | None, name: str = "budget=") -> float:
+    """Seconds of a budget, a text such as "1h30m" or a number of seconds; infinite for None. Raises BadInput for anything else.
+
+    name: how the error names the budget, which stands behind it.
+    """
     if budget is None:
         return math.inf
-    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([smh]?)\s*", str(budget))
-    if match is None or not float(match[1]) > 0:
-        raise BadInput(f"budget={budget!r} is no time; write a number above 0 with s, m or h, such as 90s, 5m or 2h")
-    return float(match[1]) * UNITS[match[2]]
+    text = budget if isinstance(budget, str) else f"{budget:f}s"
+    parts = r"\s*".join(rf"(?:(\d+(?:\.\d*)?)\s*{unit})?" for unit in UNITS)
+    match = re.fullmatch(rf"\s*{parts}\s*", text, re.IGNORECASE)
+    seconds = (
+        sum(float(number or 0) * unit for number, unit in zip(match.groups(), UNITS.values(), strict=True)) if match else 0.0
+    )
+    if not seconds > 0:
+        raise BadInput(f"{name}{budget} is no time; write a time above 0 with h, m or s, such as 90s, 5m or 1h30m")
+    return seconds
 
 
 def check_device(name: str) -> None:

@@ -3,8 +3,8 @@
 The order: first claims, because each judges several cells at once, the one next that needs least further time for its cells, and
 with it the comparisons of these cells; then the other cells whose numbers have references, the shortest first, so that most of
 them are judged per second; last the cells that nothing can be compared with. A test is begun if its expected time, corrected by
-how long the finished cells took, fits into what is left of the budget; a test that has begun is finished. The first one always
-runs.
+how long the finished cells took, fits into what is left of the budget. A test that has begun is finished, unless it waits for
+workers when the budget ends, which ends them. The first one always runs.
 """
 
 from __future__ import annotations
@@ -82,11 +82,11 @@ class Budget:
         self._started = clock()
         self._items: Sequence[Any] = ()
         self._forecast = Forecast()
-        self._has_run = False
+        self._planned, self._n_begun = 0.0, 0
 
     def spend_on(self, items: Sequence[Any], forecast: Forecast) -> str:
         """Remember the tests, in the order in which they will run, and what is expected of them; returns what to say of it."""
-        self._items, self._forecast = items, forecast
+        self._items, self._forecast, self._planned = items, forecast, self._passed
         left, fitting = self.seconds - self._passed, 0
         for cell in dict.fromkeys(cell for item in items if is_of_suite(item) for cell in cells_of(item)):
             left -= forecast.seconds.get(cell, 0.0)
@@ -99,11 +99,20 @@ class Budget:
         if not is_of_suite(item):
             return True
         needed = _needed(item, self._items) - set(finished)
-        expected = _cost(needed, self._forecast.seconds) * self._forecast.pace(self._passed)
-        if self._has_run and self._passed + expected > self.seconds:
+        room = self.room()
+        if self._n_begun and (not room or self._forecast.seconds_of(needed) > room):
             return False
-        self._has_run = True
+        self._n_begun += 1
         return True
+
+    def room(self) -> float:
+        """How many seconds by the forecast fit into what is left; 0 once the budget is over."""
+        return max(0.0, self.seconds - self._passed) / self._pace
+
+    @property
+    def has_ended_tests(self) -> bool:
+        """Whether no test may wait any longer; the first one may."""
+        return self._n_begun > 1 and self._passed >= self.seconds
 
     def told(self, left: Iterable[Cell]) -> str:
         """What was left, for the page and the terminal; "" if nothing was."""
@@ -111,8 +120,12 @@ class Budget:
         if not cells:
             return ""
         stems = ", ".join(f"{stem} ({count})" for stem, count in sorted(Counter(cell.stem for cell in cells).items()))
-        seconds = _cost(cells, self._forecast.seconds) * self._forecast.pace(self._passed)
+        seconds = self._forecast.seconds_of(cells) * self._pace
         return f"--budget {self.text} left {n_cells(len(cells))}, roughly {readable_seconds(seconds)}: {stems}"
+
+    @property
+    def _pace(self) -> float:
+        return self._forecast.pace(self._passed - self._planned)
 
     @property
     def _passed(self) -> float:

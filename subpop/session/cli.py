@@ -387,6 +387,7 @@ def _audit(options: argparse.Namespace) -> int:
     from subpop.audit.pages import text_page
     from subpop.audit.run import STORE, audit
     from subpop.runtime.memory import for_long_runs
+    from subpop.runtime.options import budget_seconds
 
     for_long_runs()
     found = audit(
@@ -394,7 +395,7 @@ def _audit(options: argparse.Namespace) -> int:
         options.label,
         groups=options.groups,
         estimator=options.estimator,
-        budget=options.budget,
+        budget=None if options.budget is None else budget_seconds(options.budget, "--budget "),
         store=options.store or (None if options.out is None else Path(options.out) / "audit.sqlite"),
     )
     columns = shutil.get_terminal_size().columns

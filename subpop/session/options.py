@@ -127,7 +127,7 @@ def checked_defenses(config: pytest.Config) -> dict[str, DefenseSpec]:
     _check_workers(config)
     check_timeout(config.getoption("--defense-timeout"))
     check_device(config.getoption("--device"))
-    budget_seconds(config.getoption("--budget"))
+    budget_seconds(config.getoption("--budget"), "--budget ")
     if config.getoption("--budget") is not None and config.getoption("--rebaseline"):
         raise BadInput("--rebaseline records the references of whole suites; run it without --budget")
     if config.getoption("--shard") is not None:

@@ -33,7 +33,7 @@ from subpop.session.run_info import DIVISION, commit_of, docstrings, environment
 
 if TYPE_CHECKING:
     from subpop.harness.plugins import AttackSpec, DefenseSpec
-    from subpop.session.budget import Budget  # noqa: F401 (the type of a key)
+    from subpop.session.budget import Budget
     from subpop.session.own_cells import Own
     from subpop.session.run import Run
     from subpop.session.session_watch import SessionWatch  # noqa: F401 (the type of a key)
@@ -275,7 +275,18 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     _start_progress(config, run, say)
     gc.freeze()  # so does the data
     if workers.executor != "here":
-        run.train_ahead(cells, workers.executor, workers.count, worth=workers.worth, keep_order=BUDGET in config.stash)
+        budget = config.stash.get(BUDGET, None)
+        room = None if budget is None else budget.room
+        run.train_ahead(cells, workers.executor, workers.count, worth=workers.worth, room=room)
+        if budget is not None and run.ahead is not None:
+            run.ahead.idle = partial(_end_with_budget, budget, run.ahead.idle)
+
+
+def _end_with_budget(budget: Budget, tick: Callable[[], None]) -> None:
+    """Show the progress; skip a test that still waits for workers when the budget ends."""
+    tick()
+    if budget.has_ended_tests:
+        pytest.skip(f"left by --budget {budget.text}")
 
 
 def _begin(config: pytest.Config, items: list[pytest.Item], cells: Sequence[Cell]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -175,18 +175,18 @@ class Run:
             raise NoFilter(f"{name} is no filter, or not reusable, so that no random filter is matched to it")
 
     def train_ahead(
-        self, cells: Iterable[Cell], executor: str, jobs: int, *, worth: float = 0.0, keep_order: bool = False
+        self, cells: Iterable[Cell], executor: str, jobs: int, *, worth: float = 0.0, room: Callable[[], float] | None = None
     ) -> None:
         """Start workers that train these cells while the tests run.
 
-        worth: seconds of work below which no worker is started, because that takes some seconds itself. keep_order: whether the
-        first cells are trained first, instead of those that take long.
+        worth: seconds of work below which no worker is started, because that takes some seconds itself. room: as of `Ahead`; then
+        the first cells are trained first, instead of those that take long.
         """
         tasks = tasks_of(self.experiment, cells, self._training_seconds, self._kept.__setitem__)
         if not tasks or (worth and (len(tasks) == 1 or sum(task.seconds for task in tasks) < worth)):
             return
         jobs = min(jobs, len(tasks))
-        self.ahead = Ahead(self.experiment, tasks if keep_order else in_order(tasks, jobs), executor, jobs)
+        self.ahead = Ahead(self.experiment, tasks if room else in_order(tasks, jobs), executor, jobs, room)
         self.experiment.await_chunk, self.ahead.idle = self.ahead.wait, self.experiment.context.progress.tick
         self.ahead.start()
 

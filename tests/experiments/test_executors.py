@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -206,6 +207,13 @@ class FatalToParentOnce(GaussianNB):
         return super().fit(x, y)
 
 
+class Endless(GaussianNB):
+    def fit(self, x, y):
+        import time
+
+        time.sleep(1000)
+
+
 class FatalOnce(GaussianNB):
     """Kills the first worker that trains it."""
 
@@ -309,6 +317,38 @@ def test_a_worker_that_dies_loses_nothing_and_one_that_dies_again_its_own_cell_o
     assert len({span.worker for span in ahead.spans}) >= 2
     assert set((tmp_path / "threads").read_text()) == {"1"}, "some library of a worker had more than one thread"
     assert_same(here, there)
+
+
+def test_workers_end_with_the_limit_of_time_and_no_test_waits_longer(tmp_path, own_victims):
+    cells, room = [own_victims("Counted"), own_victims("Endless")], [100.0]
+
+    def check():
+        if not room[0]:
+            raise TimeoutError
+
+    with Store(tmp_path / "s.sqlite") as store:
+        experiment = Experiment.on(store)
+        ahead = Ahead(experiment, tasks_of(experiment, cells), "loky", 1, lambda: room[0])
+        experiment.await_chunk, ahead.idle = ahead.wait, check
+        ahead.start()
+        assert ahead.has_made(cells[0])
+        room[0] = 0.0
+        for _ in range(2):  # while the workers end, and afterwards
+            with pytest.raises(TimeoutError):
+                experiment.run(cells[1])
+            ahead._thread.join(20)
+        assert not ahead._thread.is_alive()
+        assert not experiment.missing_chunks(cells[0])
+
+
+def test_with_a_limit_of_time_what_a_test_waits_for_is_sent_first_and_no_task_that_is_too_long():
+    clusters = [CELLS[0].with_(kind="clusters", rate=rate) for rate in (0.1, 0.2, 0.3, 0.4)]
+    short, long, last, wanted = (Task(whole=cell, seconds=s) for cell, s in zip(clusters, (1.0, 9.0, 2.0, 9.0), strict=True))
+    ahead = Ahead(Experiment.on(NoStore()), [long, short, last, wanted], "loky", 1, lambda: 5.0)
+    ahead._wanted = f"part 0 of {clusters[3]!r}"
+    assert [task.seconds for task in ahead._next(0, 1)] == [9.0, 1.0]
+    assert [*ahead._next(0, 1)] == [last]
+    assert ahead._waiting == deque([long])
 
 
 @pytest.mark.parametrize("executor", ["loky forked"], indirect=True)

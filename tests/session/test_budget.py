@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_projects import make_project, run
+from small_projects import ROOT, make_project, run
 
 from subpop.runtime.estimate import Forecast
 from subpop.runtime.options import budget_seconds
@@ -134,18 +135,45 @@ def test_cells_that_take_longer_than_expected_leave_less():
     assert not budget.allows(items[1], CELLS[:1])
 
 
+def test_what_workers_have_trained_costs_nothing_more_and_no_test_waits_after_the_end():
+    now = [0.0]
+    forecast = Forecast(seconds=dict.fromkeys(CELLS[:3], 10.0), fits=dict.fromkeys(CELLS[:3], 4.0))
+    budget = Budget("25s", 25.0, clock=lambda: now[0])
+    items = [*map(measuring, CELLS[:3])]
+    budget.spend_on(items, forecast)
+    assert budget.allows(items[0], ())
+    now[0] = 20.0
+    forecast.receive(CELLS[1], 4)
+    forecast.receive(CELLS[2], 1)
+    forecast.end(CELLS[0])
+    assert budget.room() == pytest.approx(5 * 26 / 23.5)
+    assert not budget.allows(items[2], CELLS[:1]), "7.5 s are left to do"
+    assert budget.allows(items[1], CELLS[:1])
+    assert not budget.has_ended_tests
+    now[0] = 25.0
+    assert budget.has_ended_tests
+    assert budget.room() == 0
+    assert not budget.allows(items[1], CELLS[:2]), "a claim may need cells that it does not name"
+
+
 def test_the_first_test_always_runs():
     budget = Budget("1s", 1.0, clock=lambda: 100.0)
     items = [*map(measuring, CELLS)]
     budget.spend_on(items, Forecast(seconds=dict.fromkeys(CELLS, 50.0)))
     assert budget.allows(items[0], ())
+    assert not budget.has_ended_tests
     assert not budget.allows(items[1], ())
 
 
-@pytest.mark.parametrize("text", ["", "m", "-5m", "0", "5 days", "nan"])
+@pytest.mark.parametrize("text", ["", "m", "-5m", "0", "0s", "5 days", "nan", "5", "5x", "30m1h", "1m1m"])
 def test_a_budget_that_is_no_time_is_refused(text):
-    with pytest.raises(BadInput, match="is no time"):
-        budget_seconds(text)
+    with pytest.raises(BadInput, match=f"^--budget {text} is no time; write a time above 0 with h, m or s, such as"):
+        budget_seconds(text, "--budget ")
+
+
+def test_budgets_have_units_in_either_case_and_numbers_are_seconds():
+    told = {"90s": 90, "30S": 30, "5m": 300, "1.5h": 5400, "1h30m": 5400, " 1 h 2 m 3 s ": 3723, 30: 30, 0.5: 0.5}
+    assert {each: budget_seconds(each) for each in told} == told
 
 
 def test_a_run_with_a_budget_is_unfinished_and_not_red(tmp_path):
@@ -165,3 +193,42 @@ def test_a_run_with_a_budget_is_unfinished_and_not_red(tmp_path):
     again = run(project, "--budget", "1h", "--no-references", "-p", "no:xdist", "--shard", "1/1")
     assert again.returncode == 0, again.stdout
     assert "Unfinished" not in (project / "runs" / "report" / "README.md").read_text()
+
+
+SLOW = """
+import time
+from sklearn.naive_bayes import GaussianNB
+
+
+class Slow(GaussianNB):
+    def fit(self, x, y):
+        time.sleep(10.0)
+        return super().fit(x, y)
+"""
+SUITE = '''"""Source: a test. Deviations: none."""
+from subpop.types.grid import grid
+
+COMMON = dict(stem="little", tier="embedded", dataset="digits", partition="feature_match", sampling="distinct", n_seeds=1)
+CELLS = [*grid(victim="logistic_regression", rate=[0.25, 0.5, 1.0], **COMMON),
+         *grid(victim="own_slow:Slow", rate=[0.5, 1.0], **COMMON)]
+
+
+def test_cell(cell, measure):
+    measure(cell)
+
+'''
+
+
+def test_workers_end_with_the_budget(tmp_path):
+    """A test that had begun waited for them without a limit."""
+    project = make_project(tmp_path)
+    (project / "benchmarks" / "test_little.py").write_text(SUITE)
+    (project / "own_slow.py").write_text(SLOW)
+    path = {"PYTHONPATH": f"{ROOT}:{project}"}
+    started = time.monotonic()
+    done = run(project, "-n", "2", "--budget", "12s", "--no-references", "-p", "no:xdist", **path)
+    passed = time.monotonic() - started
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert passed < 40, f"{passed:.0f} s, with two cells of more than 100 s each"
+    assert "Unfinished: 3 of 5 cells measured; --budget 12s left 2 cells" in done.stdout
+    assert "3 passed, 2 skipped" in done.stdout
