@@ -178,7 +178,6 @@ class Ahead:
             while (self._waiting or self._suspects or running) and not self._is_over:
                 for task in self._next(len(running), pool.n_workers):
                     running[pool.submit(settings, task)] = task
-                n_sent = len(running)
                 if not running:  # no task is short enough
                     time.sleep(PATIENCE)
                 done = wait(running, timeout=PATIENCE, return_when=FIRST_COMPLETED).done
@@ -191,7 +190,7 @@ class Ahead:
                 if lost:
                     self.n_deaths += 1
                     lost += [running.popitem()[1] for _ in range(len(running)) if pool.loses_all]
-                    self._lose(lost, is_certain=n_sent == 1)
+                    self._lose(lost, is_certain=self._alone is not None)
                     pool.mend()
                 if cancelled:
                     raise ConnectionError(CANCELLED)

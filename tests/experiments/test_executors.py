@@ -5,9 +5,11 @@ import subprocess
 import sys
 import time
 from collections import deque
+from concurrent.futures import Future
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
+from threading import Timer
 
 import numpy as np
 import pytest
@@ -15,9 +17,9 @@ import pytest
 import subpop.experiments.experiment
 from subpop.experiments.executors import Ahead, in_order
 from subpop.experiments.experiment import Experiment
-from subpop.experiments.pools import NEEDED_PACKAGE, check_executor, pool_of
+from subpop.experiments.pools import NEEDED_PACKAGE, Pool, check_executor, pool_of
 from subpop.experiments.shared_arrays import SharedArrays
-from subpop.experiments.tasks import Settings, Task, TaskStore, tasks_of, work
+from subpop.experiments.tasks import Answer, Settings, Task, TaskStore, tasks_of, work
 from subpop.harness.batching import DefenseError
 from subpop.runtime.no_store import NoStore
 from subpop.runtime.processes import descendants
@@ -363,6 +365,54 @@ def test_the_death_of_the_process_that_workers_are_forked_from_loses_nothing(tmp
     assert ahead.error is None
     orphan = int((tmp_path / "once").read_text())
     assert not Path(f"/proc/{orphan}").exists()
+
+
+class Lost(Exception):
+    pass
+
+
+class PlayedPool(Pool):
+    """A pool of one worker that dies as often as it is told for each task; what waits behind a task is lost a moment after it."""
+
+    LOST, n_workers = (Lost,), 1
+
+    def __init__(self, deaths):
+        self._deaths, self._queue = deaths, []
+
+    def submit(self, settings, task):
+        future = Future()
+        self._queue.append(future)
+        if len(self._queue) == 1:
+            Timer(0.1, self._end, [task]).start()
+        return future
+
+    def _end(self, task):
+        first, *behind = self._queue
+        self._queue = []
+        if not self._deaths[task.seconds]:
+            first.set_result(Answer())
+            return
+        self._deaths[task.seconds] -= 1
+        first.set_exception(Lost())
+        time.sleep(0.3)
+        for each in behind:
+            each.set_exception(Lost())
+
+    def close(self):
+        pass
+
+
+def test_a_task_whose_loss_behind_another_is_told_later_is_not_blamed(monkeypatch):
+    blamed, other = (Task(whole=CELLS[0].with_(kind="clusters", rate=s / 10), seconds=s) for s in (1.0, 2.0))
+    pool = PlayedPool({1.0: 3, 2.0: 1})  # the first death of the second task is its own
+    monkeypatch.setattr("subpop.experiments.executors.pool_of", lambda executor, n_workers, gpu: pool)
+    ahead = Ahead(Experiment.on(NoStore()), [blamed, other], "played", 1)
+    ahead.start()
+    ahead.join()
+    assert ahead.error is None
+    with pytest.raises(DefenseError, match="died twice"):
+        ahead.check(blamed.whole)
+    ahead.wait(f"part 0 of {other.whole!r}")
 
 
 def test_a_task_that_waits_in_the_queue_of_a_worker_that_dies_is_not_blamed(tmp_path, own_victims):
