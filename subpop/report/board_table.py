@@ -78,9 +78,10 @@ def _rank(entry: Entry) -> str:
 
 
 def _damage(entry: Entry) -> str:
-    """`31.6 (25.2–37.9)`."""
+    """`31.6 (25.2–37.9)`, and what no defense has on the cells of a defense that lacks some: `31.6 (25.2–37.9), none 40.0`."""
     found = entry.damage
-    return percent(found.value) + (f" ({percent(found.low)}–{percent(found.high)})" if found.low is not None else "")
+    beside = "" if entry.undefended is None else f", none {percent(entry.undefended)}"
+    return percent(found.value) + (f" ({percent(found.low)}–{percent(found.high)})" if found.low is not None else "") + beside
 
 
 def _tuned(entry: Entry, *, settings: bool) -> str:
@@ -155,7 +156,8 @@ MEANINGS = {
     "fits": "victims trained in a trial; *own*: its own training loop",
     "time": "relative to plain training",
     "integrity": "what the probes of a plug-in found",
-    "cells missing": "cells in which a defense failed or was not measured: its numbers are about the others, and it has no rank",
+    "cells missing": "cells in which a defense failed or was not measured: its numbers, and the damage of "
+    "no defense beside its own, are about the others, and it has no rank",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ PURPOSE = (
     "statement about people. Licences and known faults of each data set, and how this board is kept: docs/ethics.md."
 )
 MOST_LISTED, MOST_OF_A_REASON = 100, 10
+TRIAL = re.compile(r"^trial \d+( \([^)]*\))?: ")
+"""How the reason of a cell begins in which a trial of a defense failed."""
 NOT_GATED = "not_gated"
 STATUSES = {"fail": "failed", "error": "in error", "skipped": "skipped"}
 
@@ -169,16 +172,17 @@ def failures(reports: Sequence[CellReport], tests: Sequence[FailedTest] = ()) ->
     """List failures: tests, the cells in error by reason, and the numbers of other failed cells with value, reference and
     tolerance."""
     lines = [f"- {KINDS[t.kind][0]}: {code(t.test)}: {escape(short(t.reason, 400))}" for t in tests]
-    reasons: dict[str, list[str]] = defaultdict(list)
+    reasons: dict[str, list[CellReport]] = defaultdict(list)
     for report in reports:
         if report.status == "error":
-            reasons[report.reason].append(report.cell.id)
-    for reason, cells in reasons.items():
-        told = f"**error**: {escape(short(reason, 400))}"
+            reasons[TRIAL.sub("", report.reason)].append(report)
+    for reason, alike in reasons.items():
+        cells = [report.cell.id for report in alike]
         if len(cells) == 1:
-            lines.append(f"- {code(cells[0])}: {told}")
+            lines.append(f"- {code(cells[0])}: **error**: {escape(short(alike[0].reason, 400))}")
             continue
-        lines += [f"- {_cells(len(cells))}: {told}", *(f"  - {code(cell)}" for cell in cells[:MOST_OF_A_REASON])]
+        lines.append(f"- {_cells(len(cells))}: **error**: {escape(short(reason, 400))}")
+        lines += [f"  - {code(cell)}" for cell in cells[:MOST_OF_A_REASON]]
         left = len(cells) - MOST_OF_A_REASON
         lines += [f"  - and {_cells(left)} more: see `verdict` in results.json"] if left > 0 else []
     for report in reports:

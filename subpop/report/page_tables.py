@@ -122,9 +122,10 @@ def _entry_fields(entry: Entry, datasets: Sequence[str], opens: str) -> dict[str
     if entry.recall is not None and entry.matched_recall is not None:
         recall = Field(f"{recall.text} (at random {percent(entry.matched_recall)})", entry.recall)
     certified = ", ".join(" ".join(filter(None, [name, percent(value)])) for name, value in (entry.certified or {}).items())
+    beside = "" if entry.undefended is None else f", without a defense {percent(entry.undefended)}"
     return {
         "defense": Field(entry.defense),
-        "damage in %": Field(_interval(entry.damage), entry.damage.value, opens),
+        "damage in %": Field(_interval(entry.damage) + beside, entry.damage.value, opens),
         "tuned, in %": Field(f"{_interval(entry.tuned)}: {settings_in(entry.tuned_as)}", entry.tuned.value)
         if entry.tuned
         else MISSING,

@@ -68,13 +68,13 @@ def _score(board: Leaderboard, entry: Entry) -> str:
     rank = f"rank {entry.rank.value} of {n_ranked}" if entry.rank and n_ranked > 1 else ""
     missing = f"{_lacks(board, entry)}, so that this is about the others and has no rank" if entry.n_missing else ""
     undefended, costs = board.undefended_damage(entry), _costs(entry)
-    digits = _digits(entry.damage.value, undefended)
+    digits, where = _digits(entry.damage.value, undefended), _where(board, sorted(entry.by_dataset))
     sentences = [
         f"{entry.defense}: {'; '.join(filter(None, [_verdict(entry), missing, rank]))}",
-        f"At alpha {board.rate:g}, {_where(board)}, an attacked subpopulation loses {_estimate(entry.damage, digits)} of "
+        f"At alpha {board.rate:g}, {where}, an attacked subpopulation loses {_estimate(entry.damage, digits)} of "
         f"accuracy, and {points(undefended, digits)} without a defense",
         f"It {_listed(costs)}" if costs else "",
-        f"Probes: {entry.integrity}" if entry.integrity else "",
+        f"Integrity: {entry.integrity}" if entry.integrity else "",
     ]
     return " ".join(f"{sentence}." for sentence in sentences if sentence)
 
@@ -132,9 +132,10 @@ def _how_bad(board: Leaderboard) -> str:
     )
 
 
-def _where(board: Leaderboard) -> str:
-    """`averaged over digits and mixture with the victim logistic_regression`."""
-    where = f"averaged over {_listed(board.datasets)}" if len(board.datasets) > 1 else f"on {board.datasets[0]}"
+def _where(board: Leaderboard, datasets: Sequence[str] = ()) -> str:
+    """`averaged over digits and mixture with the victim logistic_regression`. datasets: some of the board's; or else all."""
+    named = datasets or board.datasets
+    where = f"averaged over {_listed(named)}" if len(named) > 1 else f"on {named[0]}"
     return f"{where} with the victim{'' if len(board.victims) == 1 else 's'} {_listed(board.victims)}"
 
 

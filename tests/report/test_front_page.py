@@ -111,6 +111,7 @@ def test_columns_that_no_row_fills_are_left_out():
     assert rows[0][5:] == ["integrity", "cells missing"]
     assert [row[5:] for row in rows[3:]] == [["no known cheat found", ""], ["", "1"]]
     assert [row[1][:1] for row in rows[3:]] == ["1", ""]
+    assert ([row[2].endswith(", none 45.0") for row in rows[1:]]) == [False, False, False, True]
     assert "cells in which a defense failed or was not measured" in page
 
 
@@ -191,7 +192,7 @@ def test_the_terminal_says_what_ones_own_defenses_and_attacks_do():
         "At alpha 1, on digits with the victim logistic_regression, an attacked subpopulation loses 40 points (23 to 58) of "
         "accuracy, and 45 points without a defense. It trains 1 victim per trial and takes 1 times as long as plain training. "
     ) in said
-    assert said.endswith(" Probes: no known cheat found.")
+    assert said.endswith(" Integrity: no known cheat found.")
     assert numbers == f"{attacked.cell.id}: mean target damage 45.0 %, worst-5 target damage 50.0 %"
     assert about_own([*others, mine, attacked], {"absent"}, ()) == []
 
@@ -210,7 +211,7 @@ def test_what_is_said_of_defenses_that_fail():
     assert "equivalent" not in tables_of(page)[0][1]
     said, _ = about_own([*none, *mine, *bad], {"bad", "mine"}, ())
     begins = "mine: better than none (damage on hurt subpopulations -25.0 points, from -25.0 to -25.0); failed in 1 of 2 cells, "
-    assert said.startswith(f"{begins}so that this is about the others and has no rank. ")
+    assert said.startswith(f"{begins}so that this is about the others and has no rank. At alpha 1, on digits with ")
     assert answers(leaderboards([*none, *mine, *bad])[0]).what_helps.startswith(
         "1 of 2 defenses is better than none (1 failed (bad)): mine (failed in 1 of 2 cells) leaves 20 points"
     )

@@ -224,6 +224,9 @@ def test_a_reason_of_many_cells_is_listed_once():
     def listed(reports):
         return details(reports, RUN).partition("## What failed")[2].partition("##")[0].strip().splitlines()
 
+    alike = [replace(report, reason=f"trial {i} (digit={i}, seed 0): bad: no") for i, report in enumerate(reports[:2])]
+    assert listed(alike[:1]) == [f"- {names[0]}: **error**: trial 0 (digit=0, seed 0): bad: no"]
+    assert listed(alike) == ["- 2 cells: **error**: bad: no", *(f"  - {name}" for name in names[:2])]
     assert listed(reports[:1]) == [f"- {names[0]}: **error**: no such column"]
     assert listed(reports[:3]) == ["- 3 cells: **error**: no such column", *(f"  - {name}" for name in names[:3])]
     assert listed(reports)[1:] == [*(f"  - {name}" for name in names[:10]), "  - and 2 cells more: see `verdict` in results.json"]
