@@ -25,6 +25,7 @@ from subpop.datasets.stage import Stage
 from subpop.experiments.experiment import Experiment
 from subpop.experiments.susceptibility import HALF, grid
 from subpop.results.summary.subpopulation import gather, table_row
+from subpop.runtime.memo import NotStored
 from subpop.runtime.seeds import draw_identity
 from subpop.types import BadInput, Bools, Cell, Dataset, FleetJob, Ints, Model, Trial
 
@@ -136,6 +137,8 @@ class Attacks:
             trials = [Trial(each.name, seed) for each in targets for seed in range(SEEDS)]
             results = self.experiment.stored(cell, trials)
             if results is None:
+                if self.experiment.context.memo.only_reads:
+                    raise NotStored(cell.id)
                 results = self.experiment.timed_chunk(cell, trials)
                 self.experiment.commit(cell, trials, results)
             stage, by_trial = self.stage(cell), {result.trial: result for result in results}

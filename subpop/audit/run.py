@@ -13,7 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from os import PathLike
@@ -36,6 +36,7 @@ from subpop.datasets import DATASETS
 from subpop.datasets.download import data_root
 from subpop.experiments.experiment import Experiment
 from subpop.runtime.estimate import readable_seconds
+from subpop.runtime.memo import Memo, NotStored
 from subpop.runtime.options import budget_seconds, place
 from subpop.runtime.store import Store
 from subpop.runtime.threads import n_cores
@@ -228,6 +229,8 @@ class _Run:
     clock: _Clock
     fit_seconds: float = math.nan
     """Seconds of one fit of the estimator, as measured last."""
+    memos: list[Memo] = field(default_factory=list)
+    """Of all attacks."""
     start_seconds: float = 0.0
     """Seconds until the data was read and the estimator started and timed."""
 
@@ -254,12 +257,15 @@ class _Run:
         left: dict[str, float] = {}
         blocks = list(self._blocks(ordered, own))
         for task in self._tasks(blocks, own, fast, hurt, m50, protected):
-            if self.clock.allows(task.seconds(self.fit_seconds)):
+            if self._is_stored(task):
+                continue
+            seconds = task.seconds(self.fit_seconds)
+            if self.clock.allows(seconds):
                 self.clock.say(f"{task.what}; {len(hurt)} of {len(attackable)} groups attacked", always=False)
                 self._do(task)
             else:
                 for name in task.names or (task.what,):
-                    left[name] = left.get(name, 0.0) + task.seconds(self.fit_seconds) / max(1, len(task.names))
+                    left[name] = left.get(name, 0.0) + seconds / max(1, len(task.names))
         facts = Facts(
             data=printable(self.table.name),
             classes=self.table.classes,
@@ -291,6 +297,7 @@ class _Run:
 
     def _supplied(self, data: Dataset, victim: str) -> tuple[Attacks, Cell]:
         experiment = Experiment.on(self.store, data_root(None))
+        self.memos.append(experiment.context.memo)
         made = Attacks(experiment, data.name, victim, data)
         experiment.context.supply(made.plain, data)
         return made, made.plain
@@ -426,7 +433,7 @@ class _Run:
         yield from (damage(block, (ALPHAS[0], ALPHAS[2])) for block in first)
         yield _Task("the certificate of label flips", (), 0, lambda: protected.certify_flips(fast))
         whole = fast if own is fast and self.table.frame is None else self._whole(own)
-        known = 0.0 if math.isinf(self.clock.budget) else seconds_of_insertions(whole)
+        known = (lambda: 0.0) if math.isinf(self.clock.budget) else (lambda: seconds_of_insertions(whole))
         yield _Task("the certificate of insertions", (), 0, lambda: protected.certify_insertions(whole), known)
         for name in FILTERS:
             yield _Task(f"what {name} would delete", (), 1, partial(protected.filter_with, fast, name))
@@ -444,6 +451,17 @@ class _Run:
 
         return self._attacks(tabular_pipeline(LogisticRegression(max_iter=1000)))[0]  # which scales the columns
 
+    def _is_stored(self, task: _Task) -> bool:
+        """Whether a task could be done from the store alone, which takes no time of the budget; then it is done."""
+        try:
+            with ExitStack() as stack:
+                for memo in self.memos:
+                    stack.enter_context(memo.reading())
+                task.do()
+        except NotStored:
+            return False
+        return True
+
     def _do(self, task: _Task) -> None:
         begun = time.monotonic()
         with _telling(self.clock, f"{task.what} of {', '.join(task.names[:2])}" if task.names else task.what):
@@ -459,11 +477,11 @@ class _Task:
     names: tuple[str, ...]
     fits: int
     do: Callable[[], None]
-    more: float = 0.0
-    """Seconds in addition to those of the fits."""
+    more: Callable[[], float] = float
+    """Finds the seconds in addition to those of the fits."""
 
     def seconds(self, of_a_fit: float) -> float:
-        return self.fits * of_a_fit + self.more
+        return self.fits * of_a_fit + self.more()
 
 
 def _names(block: Sequence[Target]) -> tuple[str, ...]:

@@ -46,7 +46,8 @@ class Memo:
         self._recent: OrderedDict[Hashable, Any] = OrderedDict()
         self._made_now: set[str] = set()
         self._received: set[str] = set()
-        self._only_reads = False
+        self.only_reads = False
+        """Whether what is not in the store may not be made now."""
         self.served: set[str] = set()
         """Keys of the arrays that were asked for."""
 
@@ -91,7 +92,7 @@ class Memo:
         if stored is not None:
             self.served.add(key)
             return stored, not self.was_received(key)
-        if self._only_reads:
+        if self.only_reads:
             raise NotStored(key)
         made = make()
         self.store.put_arrays(key, made, replace=self.fresh)
@@ -102,11 +103,11 @@ class Memo:
     @contextmanager
     def reading(self) -> Iterator[None]:
         """A context in which `arrays` raises NotStored instead of making what is not in the store."""
-        self._only_reads = True
+        self.only_reads = True
         try:
             yield
         finally:
-            self._only_reads = False
+            self.only_reads = False
 
     def receive(self, key: str, arrays: Mapping[str, Array]) -> None:
         """Store arrays that a worker made. The first request for them is answered as if it had made them."""

@@ -202,9 +202,10 @@ def test_a_budget_is_kept_and_the_rest_listed(monkeypatch):
     hurt, timed = Attacks.hurt, running._Run._time_a_fit
 
     def slow(self, targets, alphas=running.ALPHAS):
+        found = hurt(self, targets, alphas)
         now[0] += SEEDS * len(alphas) * len(targets)
         attacked.extend((each.group.name, tuple(alphas)) for each in targets)
-        return hurt(self, targets, alphas)
+        return found
 
     def time_a_fit(self, own):
         timed(self, own)
@@ -223,6 +224,18 @@ def test_a_budget_is_kept_and_the_rest_listed(monkeypatch):
     assert f"{len(left)} groups are not, or not fully, attacked for lack of time" in found.words
     assert "What did not fit into the budget" in found.to_markdown()
     assert "left out: time that its attacks would take" in found.to_markdown()
+
+
+def test_what_is_stored_is_shown_whatever_the_budget(tmp_path, monkeypatch):
+    """A second audit with a smaller budget had dropped the bounds that the first one had stored."""
+    first = subpop.audit(people(600), "paid", groups="town", store=tmp_path / "store.sqlite")
+    assert first.groups["certified_insertions"].notna().any()
+    monkeypatch.setattr(running._Clock, "allows", lambda self, seconds: False)
+    monkeypatch.setattr(running, "seconds_of_insertions", lambda attacks: pytest.fail("it is trained to be timed"))
+    again = subpop.audit(people(600), "paid", groups="town", store=tmp_path / "store.sqlite", budget=5)
+    pd.testing.assert_frame_equal(first.groups, again.groups)
+    pd.testing.assert_frame_equal(first.filters, again.filters)
+    assert not again.facts["left"]
 
 
 def test_a_budget_too_small_for_an_attack_is_said(monkeypatch):
