@@ -57,7 +57,9 @@ def about_own(reports: Sequence[CellReport], defenses: Collection[str], attacks:
     for board in leaderboards(reports):
         scored += [_score(board, entry) for entry in board.entries if entry.defense in defenses]
         failed = zip(board.failed, failures_of(board), strict=True)
-        scored += [f"{words}, {_where(board)}." for name, words in failed if name in defenses]
+        scored += [
+            f"{words} ({_listed(board.datasets)}; {_listed(board.victims)})." for name, words in failed if name in defenses
+        ]
     attacked = [report for report in reports if report.cell.attack in attacks]
     return [*scored, *(in_words(attacked) if attacked else [])]
 

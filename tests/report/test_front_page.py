@@ -202,7 +202,7 @@ def test_what_is_said_of_defenses_that_fail():
     bad = [broken(defense="bad", dataset=name, **BOARD) for name in ("digits", "mixture")]
     mine = [measured(HURT - 0.25, defense="mine", **BOARD), broken(defense="mine", dataset="mixture", **BOARD)]
     (only,) = about_own([*none, *bad], {"bad"}, ())
-    assert only == "bad failed in both cells, averaged over digits and mixture with the victim logistic_regression."
+    assert only == "bad failed in both cells (digits and mixture; logistic_regression)."
     assert answers(leaderboards([*none, *bad])[0])[1:] == (
         "No defense could be measured: bad failed in both cells.", "Nothing was measured.",
     )  # fmt: skip
