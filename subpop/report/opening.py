@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from subpop.report.figures import file_name
 from subpop.report.figures.setups import is_finite, quantity, short
 from subpop.report.markdown import code, escape, folded
-from subpop.report.verdict import KINDS, FailedTest, Standing, headline
+from subpop.report.verdict import KINDS, FailedTest, Standing, counted, headline
 from subpop.results.drift import LIMIT, Drift
 from subpop.types import VERDICTS, CellReport, LeftOut, Verdict
 
@@ -124,7 +124,7 @@ def left_out(cells: Sequence[LeftOut]) -> list[str]:
     blocks = []
     for reason, of in by_reason.items():
         names = sorted(f"- {escape(each.stem)}: {code(each.cell)}" for each in of)
-        blocks.append(folded(f"{_cells(len(of))} {reason}", "\n".join(names)))
+        blocks.append(folded(f"{counted({of[0].what: len(of)})} {reason}", "\n".join(names)))
     return blocks
 
 

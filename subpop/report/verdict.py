@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from subpop.results.drift import Drift
 from subpop.types import CellReport
 
 KINDS = {
@@ -40,6 +41,11 @@ class FailedTest:
     kind: str
     test: str
     reason: str = ""
+
+
+def failed_suite(drift: Drift) -> FailedTest:
+    """The failure of a suite whose numbers deviate from their references together."""
+    return FailedTest("drift", f"benchmarks/test_{drift.stem}.py", str(drift))
 
 
 @dataclass(frozen=True)

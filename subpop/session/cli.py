@@ -501,7 +501,7 @@ def _report(options: argparse.Namespace) -> int:
     from subpop.report import RunInfo, check_report_directory, check_summary
     from subpop.report.leaderboard import leaderboards
     from subpop.report.published import publish, render
-    from subpop.report.verdict import headline, is_red, n_cells
+    from subpop.report.verdict import counted, headline, is_red, n_cells
     from subpop.runtime.options import check_device_name, place
     from subpop.runtime.places import find
     from subpop.runtime.store import Store
@@ -530,6 +530,8 @@ def _report(options: argparse.Namespace) -> int:
             others = f", but {n_cells(left_out)} not finished or made by another version" if left_out else ""
             raise BadInput(f"--store {path} contains no finished cell{others}; run `python -m pytest benchmarks/` first")
         tiers = ", ".join(sorted({cell.tier for cell in run.reports}))
+        drifts = run.drifts()
+        standing = run.standing(drifts)
         info = RunInfo(
             tier=tiers,
             device=options.device,
@@ -539,8 +541,8 @@ def _report(options: argparse.Namespace) -> int:
             started=time.time(),
             suites={},
             left_out=run.left_out,
-            standing=run.standing(),
-            drifts=run.drifts(),
+            standing=standing,
+            drifts=drifts,
             **environment(),
         )
         run.write(directory, info)
@@ -550,11 +552,11 @@ def _report(options: argparse.Namespace) -> int:
             render(folder)
         kept = f" ({run.n_kept} of plug-ins, as last measured)" if run.n_kept else ""
         print(f"{n_cells(len(run.reports))}{kept}, {left_out} not finished or made by another version: {directory / 'README.md'}")
-        for reason, count in Counter(each.reason for each in run.left_out).items():
-            print(f"  {n_cells(count)} {reason}")
+        for (what, reason), count in Counter((each.what, each.reason) for each in run.left_out).items():
+            print(f"  {counted({what: count})} {reason}")
         reports = list(run.reports.values())
-        print(headline(reports, info.standing).replace("**", ""))
-        return int(is_red(reports, info.standing))
+        print(headline(reports, standing).replace("**", ""))
+        return int(is_red(reports, standing))
 
 
 if __name__ == "__main__":

@@ -300,10 +300,9 @@ def _begin(config: pytest.Config, items: list[pytest.Item], cells: Sequence[Cell
         if config.getoption("--rebaseline"):
             check_writable(baselines_folder(config))
         check_summary()
-        reports = _run_of(config).reports if cells else {}
         for stem in set() if config.getoption("--no-references") else {cell.stem for cell in cells}:
             _run_of(config).references(stem)
-        config.stash[WATCH].begin(items, report_directory(config), run_info(config), reports)
+        config.stash[WATCH].begin(items, report_directory(config), run_info(config), _run_of(config) if cells else None)
     except BadInput as error:
         raise pytest.UsageError(str(error)) from None
 

@@ -22,9 +22,11 @@ from subpop.harness.batching import DefenseError
 from subpop.harness.plugins import DefenseSpec
 from subpop.report import RunInfo, append_summary, record_of_numbers, write_report
 from subpop.report.figures.setups import CONTROLS
-from subpop.report.verdict import Standing, n_cells
+from subpop.report.verdict import FailedTest, Standing, failed_suite, n_cells
 from subpop.results.drift import Drift, drifts
 from subpop.results.metric_registry import check_registered, metric_of
+from subpop.results.outcomes import KIND as TEST
+from subpop.results.outcomes import outdated, record_of_test
 from subpop.results.plugin_records import KIND, cell_of, cells_of_other_versions, kept_reports, record_of
 from subpop.results.references import References, cell_status, compare, not_compared, rebaseline
 from subpop.results.results_file import RECORDS
@@ -34,7 +36,7 @@ from subpop.runtime.estimate import SUMMARY_SECONDS, Forecast, Rates, readable_s
 from subpop.runtime.store import Store
 from subpop.types import BadInput, Cell, CellReport, CellResult, LeftOut, Verdict
 from subpop.types.kinds import Measurers, kind_of
-from subpop.types.printable import described, in_one_line
+from subpop.types.printable import described, in_one_line, printable
 
 OUTCOME = "outcome"
 """The kind of the records in which a store keeps how each cell was compared, and why it has no numbers."""
@@ -44,6 +46,7 @@ UNKNOWN_NAMES = "left out: written by another version, with names that this one 
 CODE_IS_NOT_RUN = "left out: measured on another device or by an earlier version, with a victim whose code a report does not run"
 CANNOT_BE_BUILT = "left out: data, weights or a plug-in are not available here"
 OTHER_VERSION = "left out: made by another version of the code"
+NOT_RUN_AGAIN = "not run again since the cells changed"
 TRIALS_MISSING = "left out: not finished, or made with other data, libraries or another device"
 """What a report says of cells of its store that it does not show as they are."""
 
@@ -130,6 +133,9 @@ class Run:
     """Stored results that were read while looking for work."""
     _outcomes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
     """How each cell of the store was compared last, and why it has no numbers, read by `measure_stored`."""
+    _failed_tests: list[FailedTest] = field(default_factory=list, repr=False)
+    _n_held: int = 0
+    """Number of claims of the store that passed."""
 
     def __post_init__(self) -> None:
         self._measure = Measurers(self.experiment)
@@ -290,6 +296,7 @@ class Run:
             else:
                 n_left_out += 1
                 self.left_out.append(self._left_out(key, found, numbers.get(key)))
+        self._read_tests()
         return n_left_out
 
     def _last_reason(self, key: str, cell: Cell) -> CellReport | None:
@@ -300,12 +307,37 @@ class Run:
             return None
         return CellReport(cell, None, status=status, reason=str(last.get("reason", "")))
 
-    def standing(self) -> Standing:
+    def standing(self, found: Sequence[Drift] = ()) -> Standing:
         """After `measure_stored`: the state of the runs that filled the store, as far as it has records of them."""
         shown = {name_of(cell): cell.stem for cell in self.reports}
         stored = divisions(self.store.records(SHARD))
         planned = {name: name.split(" ")[0] for each in stored for name in each.cells} | shown
-        return Standing(len(planned), 0, left="; ".join(unfinished(stored, shown)), planned_of=Counter(planned.values()))
+        failed = (*self._failed_tests, *(failed_suite(drift) for drift in found if drift.is_red))
+        left = "; ".join(unfinished(stored, shown))
+        return Standing(len(planned), 0, failed, claims=self._n_held, planned_of=Counter(planned.values()), left=left)
+
+    def store_outcome(self, test: FailedTest, cells: Iterable[Cell], *, is_claim: bool) -> None:
+        """Note in the store how a test of a suite ended: a failure of its cell is none of its own, and "" stands for none."""
+        results = [self.results[cell] for cell in cells if cell in self.results]
+        failure, device = "" if test.kind == "cell" else test.kind, self.experiment.context.device
+        key, record = record_of_test(test.test, failure, test.reason, results, is_claim=is_claim, device=device)
+        self.store.put_record(key, record, TEST)
+
+    def _read_tests(self) -> None:
+        """Read which tests failed when they were run last; claims that passed on other numbers are added to `left_out`."""
+        device, records = self.experiment.context.device, self.store.records(TEST)
+        records = {key: record for key, record in records.items() if record["device"] == device}
+        gone = {printable(f"{each.stem} {each.cell}") for each in self.left_out}
+        others = outdated(records, [report.result for report in self.reports.values() if report.result], gone)
+        for key, record in records.items():
+            if record["failure"]:
+                note = f" ({record['when']}; {NOT_RUN_AGAIN})" if key in others else ""
+                self._failed_tests.append(FailedTest(record["failure"], record["test"], record["reason"] + note))
+            elif record["is_claim"] and key in others:
+                stem, _, name = key.removeprefix("test_").partition(".py::")
+                self.left_out.append(LeftOut(stem, name, NOT_RUN_AGAIN, "claim"))
+            else:
+                self._n_held += record["is_claim"]
 
     def _left_out(self, key: str, cell: Cell | None, record: Mapping[str, Any] | None) -> LeftOut:
         """Why a cell that was once measured is not shown."""

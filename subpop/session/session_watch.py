@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from subpop.report.verdict import EXIT, INTERRUPT, SIGTERM, FailedTest, Standing, headline, is_compared
+from subpop.report.verdict import EXIT, INTERRUPT, SIGTERM, FailedTest, Standing, failed_suite, headline, is_compared
+from subpop.types import BadInput
 from subpop.types.printable import printable
 
 if TYPE_CHECKING:
     from subpop.report import RunInfo
     from subpop.results.drift import Drift
+    from subpop.session.run import Run
     from subpop.types import Cell, CellReport
 
 PAUSE, SHARE = 1.0, 0.02
@@ -56,6 +58,8 @@ class SessionWatch:
         self._claims: set[str] = set()
         self._held: set[str] = set()
         self._cells: dict[str, Cell] = {}
+        self._cells_of: dict[str, list[Cell]] = {}
+        self._run: Run | None = None
         self._directory = Path()
         self._info: RunInfo | None = None
         self._next_page = 0.0
@@ -63,16 +67,18 @@ class SessionWatch:
 
     # --- the session --------------------------------------------------------------------------------------------------
 
-    def begin(self, items: Iterable[Any], directory: Path, info: RunInfo, reports: dict[Cell, CellReport]) -> None:
-        """Start a session with suites: write the first page, and make SIGTERM end the session like Ctrl-C."""
-        from subpop.session.collecting import is_of_suite, measured_cells, parameters
+    def begin(self, items: Iterable[Any], directory: Path, info: RunInfo, run: Run | None) -> None:
+        """Start a session with suites: write the first page, and make SIGTERM end the session like Ctrl-C. run: None without
+        cells."""
+        from subpop.session.collecting import cells_of, is_of_suite, measured_cells, parameters
 
         own = [item for item in items if is_of_suite(item)]
         self._planned = measured_cells(own)
         measuring = [item for item in own if "measure" in getattr(item, "fixturenames", ())]
         self._cells = {item.nodeid: parameters(item)["cell"] for item in measuring if "cell" in parameters(item)}
         self._claims = {item.nodeid for item in own} - {item.nodeid for item in measuring}
-        self._directory, self._info, self.reports = directory, info, reports
+        self._run, self._cells_of = run, {item.nodeid: cells_of(item) for item in own}
+        self._directory, self._info, self.reports = directory, info, {} if run is None else run.reports
         self.has_begun = True
         self._handle(signal.SIGTERM, self._terminate)
         self.write_unfinished()
@@ -128,7 +134,7 @@ class SessionWatch:
 
     def add_drift(self, drift: Drift) -> None:
         """Count a suite whose numbers deviate from their references together as a failure."""
-        self._failed.append(FailedTest("drift", f"benchmarks/test_{drift.stem}.py", str(drift)))
+        self._failed.append(failed_suite(drift))
 
     def finish(
         self,
@@ -179,12 +185,21 @@ class SessionWatch:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
-            self._failed.append(FailedTest(self._kind(report), report.nodeid, reason_of(report)))
+            failed = FailedTest(self._kind(report), report.nodeid, reason_of(report))
+            self._failed.append(failed)
             self._next_page = 0.0
-        elif report.passed and report.when == "call" and report.nodeid in self._claims:
-            self._held.add(report.nodeid)
+            self._store(failed)
+        elif report.passed and report.when == "call":
+            self._held |= {report.nodeid} & self._claims
+            self._store(FailedTest("", report.nodeid))
         if report.when == "teardown" and self.has_begun:
             self.write_unfinished()
+
+    def _store(self, test: FailedTest) -> None:
+        """Note in the store how a test of a suite ended. A report judges the numbers of cells itself."""
+        if self._run is not None and test.test in self._cells_of:
+            with contextlib.suppress(BadInput):  # a full disk: the run says so
+                self._run.store_outcome(test, self._cells_of[test.test], is_claim=test.test in self._claims)
 
     def _kind(self, report: pytest.TestReport) -> str:
         if report.when in ("setup", "teardown"):

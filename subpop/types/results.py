@@ -136,12 +136,14 @@ class Provenance:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A cell of a store that a report does not show, or shows with numbers of another version."""
+    """A cell of a store that a report does not show, or shows with numbers of another version, or a claim that it leaves out."""
 
     stem: str
     cell: str
-    """Its id."""
+    """Its id, or the name of the claim."""
     reason: str
+    what: str = "cell"
+    """cell or claim."""
 
 
 @dataclass(frozen=True)
