@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Condition, Thread
 
 from subpop.experiments.experiment import Experiment
-from subpop.experiments.pools import pool_of
+from subpop.experiments.pools import ClusterGone, pool_of
 from subpop.experiments.shared_arrays import SharedArrays
 from subpop.experiments.tasks import Answer, Settings, Task, told
 from subpop.harness.batching import DefenseError
@@ -25,6 +25,7 @@ from subpop.runtime.scratch import Scratch
 from subpop.runtime.threads import one_core_here
 from subpop.types import BadInput, Cell
 from subpop.types.kinds import kind_of
+from subpop.types.printable import in_one_line
 
 LONG = 0.02
 """Tasks that take longer than this share of the work of a worker begin first, the longest of all first; the others follow in the
@@ -87,6 +88,7 @@ class Ahead:
         """Why the workers did not finish their work, if they did not; the rest is then trained here."""
         self.n_deaths = 0
         """How often workers died."""
+        self._has_told = False
         self.failures: list[str] = []
         """What failed in a worker, whose tests then try it here."""
         self.spans: list[Span] = []
@@ -138,6 +140,14 @@ class Ahead:
 
     def _whole_tokens(self, cell: Cell) -> list[str]:
         return [_token(task.whole, task.part) for task in self._tasks if task.whole and _same_company(task.whole, cell)]
+
+    def news(self) -> str:
+        """Why the workers did not finish their work, in words, when this is asked for the first time after it happened."""
+        if self.error is None or self._has_told:
+            return ""
+        self._has_told = True
+        is_gone, reason = isinstance(self.error, ClusterGone), in_one_line(self.error)
+        return str(self.error) if is_gone else f"the training processes failed ({reason})"
 
     def join(self) -> None:
         """Wait until all results have arrived."""
@@ -193,7 +203,7 @@ class Ahead:
                     self._lose(lost, is_certain=self._alone is not None)
                     pool.mend()
                 if cancelled:
-                    raise ConnectionError(CANCELLED)
+                    raise ClusterGone(CANCELLED)
                 pool.check()
 
     def _handed_out(self, folder: Path) -> Path:

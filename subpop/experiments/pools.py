@@ -32,6 +32,8 @@ OWN_CLUSTER = {
 """Settings of a Dask cluster that is started here."""
 GONE = 20.0
 """Seconds after which the head of a Ray cluster that does not answer is given up. After 60 s Ray would end this process."""
+NO_WORKER = 60.0
+"""Seconds after which a Dask cluster is given up that has no worker, or no more."""
 NO_GPU = "--device cuda: no worker of the {} cluster at {} offers a GPU; {}, or use --device cpu"
 NEEDED_PACKAGE = {"dask": "distributed", "ray": "ray"}
 
@@ -46,6 +48,10 @@ def check_executor(name: str) -> None:
             f"--executor {name} needs the package {package}, which is not installed; run `python -m pip install -e '.[{name}]'` "
             "in the clone, or use here or loky"
         )
+
+
+class ClusterGone(ConnectionError):
+    """A cluster does not answer, or has no workers. The message names it."""
 
 
 class Pool(ABC):
@@ -66,7 +72,7 @@ class Pool(ABC):
         """Send a task to a worker."""
 
     def check(self) -> None:
-        """Raise ConnectionError if the cluster has been gone for some time and the pool would not notice by itself."""
+        """Raise ClusterGone if the cluster has been gone for some time and the pool would not notice by itself."""
         return
 
     def mend(self) -> None:
@@ -81,7 +87,7 @@ class Pool(ABC):
 def pool_of(executor: str, n_workers: int, gpu: bool = False) -> Pool:
     """The pool of an executor. n_workers: ignored for a cluster that already runs elsewhere; gpu: each task needs a GPU.
 
-    Raises BadInput if a cluster has none.
+    Raises BadInput if a cluster has none, and ClusterGone if it does not answer.
     """
     kinds: dict[str, Callable[[int, bool], Pool]] = {"loky": Loky, "dask": Dask, "ray": Ray}
     return kinds[executor](n_workers, gpu)
@@ -121,7 +127,7 @@ class Dask(Pool):
 
     def __init__(self, n_workers: int, gpu: bool = False) -> None:
         dask, distributed = import_module("dask"), import_module("distributed")
-        address = os.environ.get("DASK_SCHEDULER_ADDRESS")
+        address = os.environ.get("DASK_SCHEDULER_ADDRESS") or None
         self._cluster = None
         self.is_local = address is None
         if address is None:
@@ -130,10 +136,13 @@ class Dask(Pool):
             self._cluster = start(n_workers)
         try:
             self._client = distributed.Client(address or self._cluster)
-        except BaseException:
+        except BaseException as error:
             if self._cluster is not None:
                 self._cluster.close()
+            elif isinstance(error, OSError):
+                raise ClusterGone(f"no Dask scheduler answers at {address} ({error})") from error
             raise
+        self._name, self._had_worker = address or "this machine", time.monotonic()
         self.places_gpus = gpu
         self._executor = self._client.get_executor(pure=False, **({"resources": {"GPU": 1}} if gpu else {}))
         self.LOST = (distributed.KilledWorker,)
@@ -142,8 +151,14 @@ class Dask(Pool):
         if gpu and not offered:
             self.close()
             fix = 'start its workers with `dask worker ADDRESS --resources "GPU=1"`'
-            raise BadInput(NO_GPU.format("Dask", address or "this machine", fix))
+            raise BadInput(NO_GPU.format("Dask", self._name, fix))
         self.n_workers = offered if gpu else len(workers) or n_workers
+
+    def check(self) -> None:
+        if self._client.scheduler_info(n_workers=-1)["workers"]:
+            self._had_worker = time.monotonic()
+        elif time.monotonic() - self._had_worker > NO_WORKER:
+            raise ClusterGone(f"the Dask cluster at {self._name} has had no worker for {NO_WORKER:.0f} s")
 
     def submit(self, settings: Settings, task: Task) -> Future[Answer]:
         sent: Future[Answer] = self._executor.submit(work, settings, task)
@@ -181,7 +196,9 @@ class Ray(Pool):
     def __init__(self, n_workers: int, gpu: bool = False) -> None:
         ray, errors = import_module("ray"), import_module("ray.exceptions")
         address = os.environ.get("RAY_ADDRESS")
-        own: dict[str, Any] = {} if address is not None else {"num_cpus": n_workers, "include_dashboard": False}
+        if address:
+            _check_answers(address)
+        own: dict[str, Any] = {} if address else {"address": "local", "num_cpus": n_workers, "include_dashboard": False}
         own |= {"num_gpus": n_gpus()} if own and gpu else {}
         self.is_local, self.places_gpus = bool(own), gpu
         paths = os.pathsep.join(filter(None, sys.path))
@@ -202,7 +219,7 @@ class Ray(Pool):
             socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
         except OSError as error:
             if time.monotonic() - self._answered > GONE:
-                raise ConnectionError(f"the head of the Ray cluster at {self._head} does not answer ({error})") from error
+                raise ClusterGone(f"the head of the Ray cluster at {self._head} does not answer ({error})") from error
         else:
             self._answered = time.monotonic()
 
@@ -212,3 +229,14 @@ class Ray(Pool):
 
     def close(self) -> None:
         self._ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raise ClusterGone if nothing listens at the address of a Ray cluster, for which Ray would wait many minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdigit():  # such as `auto`
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=GONE).close()
+    except OSError as error:
+        raise ClusterGone(f"no Ray cluster answers at {address} ({error})") from error

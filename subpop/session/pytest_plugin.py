@@ -278,15 +278,22 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         budget = config.stash.get(BUDGET, None)
         room = None if budget is None else budget.room
         run.train_ahead(cells, workers.executor, workers.count, worth=workers.worth, room=room)
-        if budget is not None and run.ahead is not None:
-            run.ahead.idle = partial(_end_with_budget, budget, run.ahead.idle)
+        if run.ahead is not None:
+            run.ahead.idle = partial(_while_waiting, run, say, budget)
 
 
-def _end_with_budget(budget: Budget, tick: Callable[[], None]) -> None:
-    """Show the progress; skip a test that still waits for workers when the budget ends."""
-    tick()
-    if budget.has_ended_tests:
+def _while_waiting(run: Run, say: Callable[[str], None], budget: Budget | None) -> None:
+    """Show the progress; say that the workers are lost; skip a test that still waits for workers when the budget ends."""
+    run.experiment.context.progress.tick()
+    _tell_news(run, say)
+    if budget is not None and budget.has_ended_tests:
         pytest.skip(f"left by --budget {budget.text}")
+
+
+def _tell_news(run: Run, say: Callable[[str], None], rest: str = "; the remaining trials are trained in this process") -> None:
+    news = "" if run.ahead is None else run.ahead.news()
+    if news:
+        say(f"subpop: {news}{rest}")
 
 
 def _begin(config: pytest.Config, items: list[pytest.Item], cells: Sequence[Cell]) -> None:
@@ -332,8 +339,10 @@ def _order_by_worth(config: pytest.Config, items: list[pytest.Item]) -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test that does not fit into what is left of --budget."""
+    """Say that the workers are lost; skip a test that does not fit into what is left of --budget."""
     budget, run = item.config.stash.get(BUDGET, None), item.config.stash.get(RUN, None)
+    if run is not None:
+        _tell_news(run, _say(item.config))
     if budget is not None and run is not None and not budget.allows(item, {*run.results, *run.failed, *run.reports}):
         pytest.skip(f"left by --budget {budget.text}")
 
@@ -540,11 +549,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(
             f"subpop: {parts} failed in training processes and was tried again in this one; the first: {first}"
         )
-    if run is not None and run.ahead is not None and run.ahead.error is not None:
-        from subpop.types.printable import in_one_line
-
+    if run is not None:
         rest = "" if watch is not None and watch.was_interrupted else "; the remaining trials were trained in this process"
-        terminalreporter.write_line(f"subpop: the training processes failed ({in_one_line(run.ahead.error)}){rest}")
+        _tell_news(run, terminalreporter.write_line, rest)
     if watch is None or not watch.has_begun:
         return
     from collections import Counter

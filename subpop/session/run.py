@@ -193,7 +193,7 @@ class Run:
             return
         jobs = min(jobs, len(tasks))
         self.ahead = Ahead(self.experiment, tasks if room else in_order(tasks, jobs), executor, jobs, room)
-        self.experiment.await_chunk, self.ahead.idle = self.ahead.wait, self.experiment.context.progress.tick
+        self.experiment.await_chunk = self.ahead.wait
         self.ahead.start()
 
     def wait_for(self, cell: Cell) -> bool:

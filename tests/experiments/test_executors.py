@@ -1,6 +1,7 @@
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -8,6 +9,7 @@ from collections import deque
 from concurrent.futures import Future
 from contextlib import closing, suppress
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from threading import Timer
 
@@ -17,7 +19,7 @@ import pytest
 import subpop.experiments.experiment
 from subpop.experiments.executors import Ahead, in_order
 from subpop.experiments.experiment import Experiment
-from subpop.experiments.pools import NEEDED_PACKAGE, Pool, check_executor, pool_of
+from subpop.experiments.pools import NEEDED_PACKAGE, ClusterGone, Pool, check_executor, pool_of
 from subpop.experiments.shared_arrays import SharedArrays
 from subpop.experiments.tasks import Answer, Settings, Task, TaskStore, tasks_of, work
 from subpop.harness.batching import DefenseError
@@ -439,8 +441,62 @@ def test_a_ray_cluster_whose_head_is_dead_is_given_up(monkeypatch):
         pool.check()
         (head,) = (pid for pid in descendants(os.getpid()) if b"gcs_server" in command_of(pid).split(b"\0")[0])
         os.kill(head, signal.SIGKILL)
-        with pytest.raises(ConnectionError, match="head of the Ray cluster"):
+        with pytest.raises(ClusterGone, match="head of the Ray cluster"):
             check_for_a_minute(pool)
+
+
+@pytest.fixture
+def closed_address():
+    """An address of this machine where nothing listens."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{bound.getsockname()[1]}"
+
+
+def test_a_ray_address_where_nothing_listens_is_given_up_at_once(monkeypatch, closed_address):
+    """Ray tried for many minutes."""
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ADDRESS", closed_address)
+    with pytest.raises(ClusterGone, match=f"no Ray cluster answers at {closed_address} .*refused"):
+        pool_of("ray", 1)
+
+
+def test_a_dask_address_where_nothing_listens_is_named(monkeypatch, closed_address):
+    pytest.importorskip("distributed")
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", closed_address)
+    quickly = import_module("dask").config.set({"distributed.comm.timeouts.connect": "1s"})
+    with quickly, pytest.raises(ClusterGone, match=f"no Dask scheduler answers at {closed_address}"):
+        pool_of("dask", 1)
+
+
+@pytest.mark.parametrize(("executor", "package"), [("dask", "distributed"), ("ray", "ray")])
+def test_an_empty_address_is_none(executor, package, monkeypatch):
+    """As an input of a workflow that nobody has set."""
+    pytest.importorskip(package)
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", "")
+    monkeypatch.setenv("RAY_ADDRESS", "")
+    with closing(pool_of(executor, 1)) as pool:
+        assert pool.is_local
+
+
+def test_a_dask_cluster_without_workers_is_given_up_but_not_before_one_may_have_joined(monkeypatch):
+    """A run waited for a worker without end, from the start or after the death of the last one."""
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr("subpop.experiments.pools.work", lambda settings, task: "done")
+    scheduler = {"cls": distributed.Scheduler, "options": {"port": 0, "dashboard": False}}
+    worker = {"cls": distributed.Worker, "options": {"nthreads": 1}}
+    with distributed.SpecCluster(workers={}, worker=worker, scheduler=scheduler) as cluster:
+        monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", cluster.scheduler_address)
+        with closing(pool_of("dask", 1)) as pool:
+            sent = pool.submit(None, None)
+            pool.check()
+            cluster.scale(1)
+            assert sent.result(30) == "done"
+            monkeypatch.setattr("subpop.experiments.pools.NO_WORKER", 1.0)
+            pool.check()
+            cluster.scale(0)
+            with pytest.raises(ClusterGone, match=rf"the Dask cluster at {cluster.scheduler_address} has had no worker for 1 s"):
+                check_for_a_minute(pool)
 
 
 # --- placement on GPUs: neither engine looks whether a GPU that a worker is said to have exists ------------------------

@@ -102,7 +102,9 @@ def test_training_processes_that_fail_are_reported_and_cost_no_cell(project):
     done = run(
         project, "benchmarks/", "-n", "2", "-p", "broken_workers", "--store", "f.sqlite", "--report-dir", "f", "-k", "test_cell"
     )
-    assert "the training processes failed (RuntimeError: no worker today)" in done.stdout
+    told = "the training processes failed (RuntimeError: no worker today); the remaining trials are trained in this process"
+    assert done.stdout.count("training processes failed") == 1
+    assert done.stdout.index(told) < done.stdout.index("[100%]"), "it was told after the last test"
     cells = results(project, "f")["cells"]
     assert cells
     assert not [cell for cell in cells if cell["verdict"] == "error"]
