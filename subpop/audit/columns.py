@@ -29,6 +29,7 @@ NULLS = ("", "?", "...", "NA", "N/A", "#N/A", "NaN", "nan", "null", "NULL", "Non
 """Texts for missing values, a part of those that skrub reads so."""
 MISSING = "(missing)"
 _POINT_ZERO = re.compile(r"\.0\b")
+_DATE = r"\s*\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}"
 _KINDS = {
     "string", "integer", "floating", "boolean", "mixed-integer-float", "decimal", "date", "datetime", "datetime64", "categorical",
     "empty",
@@ -137,14 +138,27 @@ def spoilt_numbers(name: str, column: pd.Series[Any]) -> str:
 def is_identifier(column: pd.Series[Any]) -> bool:
     """Whether every row has a value of its own that says nothing but which row it is.
 
-    True for texts without a blank, and whole numbers that are consecutive but for gaps as many as rows, or in ascending order.
+    True for texts without a blank that are no dates, and whole numbers that are consecutive but for gaps as many as rows, or in
+    ascending order.
     """
     if column.isna().any() or not column.is_unique or len(column) <= MOST_WHOLE_LEVELS:
         return False
     if column.dtype.kind in "iu":
         span = int(column.max()) - int(column.min())
         return span < 2 * len(column) or bool(column.is_monotonic_increasing)
-    return is_text(column) and not column.astype("string").str.strip().str.contains(r"\s").any()
+    if not is_text(column) or column.astype("string").str.strip().str.contains(r"\s").any():
+        return False
+    return as_dates(column) is column
+
+
+def as_dates(column: pd.Series[Any]) -> pd.Series[Any]:
+    """A column of texts as dates if all of them are; any other as it is."""
+    if not is_text(column) or not column.dropna().astype("string").str.match(_DATE).all():
+        return column
+    from skrub import to_datetime
+
+    found: pd.Series[Any] = to_datetime(column)
+    return column if is_text(found) else found
 
 
 def is_categorical(column: pd.Series[Any]) -> bool:
@@ -171,12 +185,13 @@ def _is_whole(column: pd.Series[Any]) -> bool:
 def level_codes(name: str, column: pd.Series[Any]) -> tuple[Ints, tuple[str, ...]]:
     """(n,) int64 number of each row's value in sorted order, and the values as texts; missing ones come last.
 
-    Numbers with more than 10 distinct values that are not categorical are binned at their quartiles, and dates by year.
+    Numbers with more than 10 distinct values that are not categorical are binned at their quartiles, and dates by year, or by
+    month or day if they are of one year or month.
     """
     import pandas as pd
 
     if pd.api.types.is_datetime64_any_dtype(column.dtype):
-        column = column.dt.year
+        column = _by_time(column)
     missing = column.isna().to_numpy(dtype=bool)
     present = column[~missing]
     if pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype):
@@ -187,6 +202,15 @@ def level_codes(name: str, column: pd.Series[Any]) -> tuple[Ints, tuple[str, ...
     codes = np.full(len(column), len(words), dtype=np.int64)
     codes[~missing] = own
     return codes, (*words, MISSING) if missing.any() else words
+
+
+def _by_time(dates: pd.Series[Any]) -> pd.Series[Any]:
+    """The year of each date; if that is the same for all, its month, or else its day."""
+    found: pd.Series[Any] = dates.dt.year
+    for unit in ("%Y-%m", "%Y-%m-%d"):
+        if found.nunique() < 2:
+            found = dates.dt.strftime(unit)
+    return found
 
 
 def _numbers(name: str, values: Array, as_they_are: bool) -> tuple[Array, tuple[str, ...]]:

@@ -1,6 +1,7 @@
 """The subpopulations of a user's table: by named columns, by every categorical column and pair of them, and by clusters.
 
-A column that has few values makes a group of each; a named column of numbers is cut at its quartiles, and one of dates by year.
+A column that has few values makes a group of each; a named column of numbers is cut at its quartiles, and one of dates by year,
+or by month or day where all are of one year or month. Texts that are dates count as such.
 Groups of fewer than ten rows are counted but never named. Groups that contain exactly the rows of an earlier one are counted
 too. Clusters are k-means of the columns that the default victim is trained on (see `subpop.datasets.partitions`), cut on at most
 10,000 rows.
@@ -14,7 +15,7 @@ from itertools import combinations
 
 import numpy as np
 
-from subpop.audit.columns import is_identifier, level_codes, shown
+from subpop.audit.columns import as_dates, is_identifier, level_codes, shown
 from subpop.audit.table import Table
 from subpop.datasets.partitions import cluster_match
 from subpop.types import BadInput, Ints, Splits
@@ -26,6 +27,7 @@ PAIR_ROWS = 30
 """Groups by two columns have at least as many rows."""
 CLUSTERED_ROWS = 10_000
 CLUSTERS = "cluster"
+_FIX = "name a column with fewer values, or add one that merges some of them"
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +66,8 @@ class Groups:
     """How many had exactly the rows of another one."""
     notes: tuple[str, ...]
     """These counts, and columns that make no groups, each a sentence without its full stop."""
+    lacking: tuple[str, ...] = ()
+    """Sentences on values of named columns that are left out."""
 
     def each(self) -> Iterator[Group]:
         """All groups, grouping by grouping."""
@@ -139,7 +143,7 @@ def _by_column(table: Table, name: str) -> Grouping:
         codes, words = table.annotations[name], table.words.get(name)
     else:
         assert table.frame is not None  # otherwise all known columns are annotations
-        column = table.frame[name]
+        column = as_dates(table.frame[name])
         if is_identifier(column) or (column.nunique() > len(column) // 2 and column.dtype.kind not in "iufM"):
             raise BadInput(
                 f"groups={name} has {column.nunique():,} values in {len(column):,} rows; name a column that repeats them"
@@ -179,8 +183,9 @@ def _clusters(table: Table, seed: int) -> Grouping:
 
 def _listed(every: Sequence[tuple[Grouping, int]], named: set[str]) -> Groups:
     """The groupings with the groups that are large enough and not yet listed."""
-    kept, seen, n_small, n_same, notes = [], set[bytes](), 0, 0, []
+    kept, seen, n_small, n_same, notes, lacking = [], set[bytes](), 0, 0, [], list[str]()
     for grouping, least in every:
+        before = n_small
         codes, words = np.full(len(grouping.codes), -1, dtype=np.int64), list[str]()
         for code, rows in enumerate(_members(grouping.codes, len(grouping.words))):
             if len(rows) < least:
@@ -191,10 +196,12 @@ def _listed(every: Sequence[tuple[Grouping, int]], named: set[str]) -> Groups:
                 seen.add(content)
                 codes[rows] = len(words)
                 words.append(grouping.words[code])
+        if grouping.name in named and n_small > before:
+            lacking.append(_too_few(grouping, n_small - before, least))
         if words:
             kept.append(Grouping(grouping.name, codes, tuple(words)))
         elif grouping.name in named:
-            raise BadInput(f"groups={grouping.name} makes no group of at least {least} rows; name a column with fewer values")
+            raise BadInput(f"groups={grouping.name} makes no group of at least {least} rows; {_FIX}")
     least, most = min(size for _, size in every), max(size for _, size in every)
     sizes = f"{least} rows" if least == most else f"{least} rows ({most} by several columns)"
     if n_small:
@@ -203,7 +210,16 @@ def _listed(every: Sequence[tuple[Grouping, int]], named: set[str]) -> Groups:
         notes.append("clusters are k-means of the features of all rows, test rows included, without labels")
     if n_same:
         notes.append(f"{n_same:,} {'group has' if n_same == 1 else 'groups have'} exactly the rows of another one")
-    return Groups(tuple(kept), n_small, n_same, tuple(notes))
+    return Groups(tuple(kept), n_small, n_same, tuple(notes), tuple(lacking))
+
+
+def _too_few(grouping: Grouping, count: int, least: int) -> str:
+    """A sentence on the values of a column that make no groups; they are not named, since so few rows are people."""
+    verb = "has" if count == 1 else "have"
+    return (
+        f"{count:,} of the {len(grouping.words):,} values of {shown(grouping.name)} {verb} fewer than {least} rows and "
+        f"{'is' if count == 1 else 'are'} left out."
+    )
 
 
 def _members(codes: Ints, n_groups: int) -> list[Ints]:

@@ -70,6 +70,8 @@ class Facts:
     start_seconds: float
     """Of these, until the first measurement."""
     budget: float | None
+    lacking: tuple[str, ...] = ()
+    """Sentences on values of named columns that make no groups."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -337,6 +339,7 @@ def words_of(
         f"{BEGIN}: damage is measured for the attack listed (label flips of rows of the group), so that it is a lower bound on "
         "what an attacker can do; only a certificate is an upper one; and no alarm is no proof of clean data.",
         _accuracy(facts, right, most_frequent),
+        *facts.lacking,
         _suspicion(groups),
         *_damage(facts, groups),
         *_bounds(groups, insertions, flips),

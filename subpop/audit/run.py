@@ -275,6 +275,7 @@ class _Run:
             n_train=self._n_train(own),
             seconds=self.clock.passed,
             start_seconds=self.start_seconds,
+            lacking=self.found.lacking,
             budget=None if math.isinf(self.clock.budget) else self.clock.budget,
         )
         return summarised(

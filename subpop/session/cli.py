@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, TextIOWrapper):  # characters that the terminal cannot show are escaped
         sys.stdout.reconfigure(errors="backslashreplace")
     parser, commands = _parser()
-    options, for_pytest = parser.parse_known_args(arguments)
+    options, for_pytest = parser.parse_known_args(_with_negative_values(sys.argv[1:] if arguments is None else arguments))
     if for_pytest and options.command not in ("run", "why", "score"):
         command = commands[options.command]
         known = dict.fromkeys(re.findall(r"(?<![\w-])--[a-z-]+", command.format_help()))
@@ -52,6 +52,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         kept = "; finished work is kept, and the same command continues from there" if options.command == "audit" else ""
         print(f"subpop: interrupted{kept}", file=sys.stderr)
         return 130
+
+
+def _with_negative_values(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with `--budget -5m` as one, which argparse would take for two options; what it says is refused later."""
+    found: list[str] = []
+    for each in arguments:
+        if found and found[-1] == "--budget" and re.match(r"-\d", each):
+            found[-1] += f"={each}"
+        else:
+            found.append(each)
+    return found
 
 
 def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:

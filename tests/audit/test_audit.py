@@ -527,6 +527,7 @@ def test_pages_say_which_groups_are_too_small_to_be_attacked_and_why(tmp_path, c
     needed = "a group needs 5 rows of the attacker's (D_aux) and 10 test rows, 40 if several columns make it"
     assert needed in capsys.readouterr().err
     assert f"{len(small)} of {len(groups)} groups are too small to be attacked: {needed}." in found.words
+    assert "1 of the 4 values of town has fewer than 10 rows and is left out." in found.words
     found.save(tmp_path)
     assert f"It is not attacked: it has {small['not_attacked'].iloc[0]}." in (tmp_path / "index.html").read_text()
 
@@ -539,3 +540,6 @@ def test_bad_input_is_a_sentence_and_status_2(tmp_path, capsys):
     assert "did you mean pay" in capsys.readouterr().err
     assert main(["audit", str(tmp_path / "people.csv"), "--label", "paid", "--groups", "paid", "--store", ":memory:"]) == 2
     assert "groups=paid is the label" in capsys.readouterr().err
+    for budget in (["--budget", "-5m"], ["--budget=-5m"]):  # argparse had taken the first for an option of its own
+        assert main(["audit", str(tmp_path / "people.csv"), "--label", "paid", *budget, "--store", ":memory:"]) == 2
+        assert "budget='-5m'" in capsys.readouterr().err

@@ -95,6 +95,42 @@ def test_named_columns_make_each_pair_and_all_together():
     assert {name: rows for name, rows in by_name(found).items() if name.count("=") == 3} == expected
 
 
+def test_values_of_a_named_column_with_too_few_rows_are_said_and_not_named():
+    frame = pd.DataFrame({"grp": ["tiny"] * 3 + ["big"] * 97, "age": np.arange(100.0) % 7, "paid": [0, 1] * 50})
+    found = groupings(read_table(frame, "paid"), ["grp"])
+    assert found.lacking == ("1 of the 2 values of grp has fewer than 10 rows and is left out.",)
+    frame.loc[5:9, "grp"] = "small"
+    assert groupings(read_table(frame, "paid"), ["grp"]).lacking[0].startswith("2 of the 3 values of grp have fewer than 10 rows")
+    assert groupings(read_table(frame, "paid")).lacking == ()
+
+
+@pytest.mark.parametrize("form", ["%Y-%m-%d", "%d.%m.%Y", "%m/%d/%Y"])
+def test_texts_that_are_dates_are_cut_as_dates(form):
+    """Different dates had been taken for an identifier and left out, and repeated ones made no group."""
+    days = pd.Series(pd.date_range("2020-01-01", periods=800))
+    for own in (days, days.sample(800, replace=True, random_state=0, ignore_index=True)):
+        frame = pd.DataFrame({"when": own.dt.strftime(form), "age": np.arange(800.0) % 7, "paid": [0, 1] * 400})
+        table = read_table(frame, "paid")
+        assert table.left_out == ()
+        sizes = {name: len(rows) for name, rows in by_name(groupings(table, ["when"])).items()}
+        assert sizes == {f"when={year}": int((own.dt.year == year).sum()) for year in (2020, 2021, 2022)}
+        assert table.x.shape[1] > 2  # a model can use them
+
+
+def test_dates_of_one_year_are_cut_by_month_and_those_of_one_month_by_day():
+    days = pd.Series(pd.date_range("2021-02-01", periods=59)).repeat(20).reset_index(drop=True)
+    for own, unit in ((days, "%Y-%m"), (days[days.dt.month == 2], "%Y-%m-%d")):
+        frame = pd.DataFrame({"when": own, "age": np.arange(len(own)) % 7.5, "paid": np.arange(len(own)) % 2})
+        names = own.dt.strftime(unit)
+        sizes = {name: len(rows) for name, rows in by_name(groupings(read_table(frame, "paid"), ["when"])).items()}
+        assert sizes == {f"when={name}": count for name, count in names.value_counts().sort_index().items()}
+
+
+def test_addresses_and_version_numbers_are_no_dates():
+    frame = pd.DataFrame({"ip": [f"10.0.{i // 9}.{i % 9}" for i in range(60)], "age": np.arange(60.0) % 7, "paid": [0, 1] * 30})
+    assert read_table(frame, "paid").left_out == ("ip",)
+
+
 def test_numbers_are_cut_at_their_quartiles_and_dates_by_year():
     days = pd.date_range("2020-01-01", "2023-12-31", periods=N)
     table = table_of(day=days, whole=np.arange(N) % 200, few=np.arange(N) % 3 / 2)
