@@ -22,6 +22,7 @@ from subpop.experiments.shared_arrays import SharedArrays
 from subpop.experiments.tasks import Answer, Settings, Task, told
 from subpop.harness.batching import DefenseError
 from subpop.runtime.scratch import Scratch
+from subpop.runtime.store import Unusable
 from subpop.runtime.threads import one_core_here
 from subpop.types import BadInput, Cell
 from subpop.types.kinds import kind_of
@@ -102,7 +103,7 @@ class Ahead:
     def wait(self, token: str) -> None:
         """Wait until the results for this token (the key of a chunk, or a cell) have arrived, or no more will arrive.
 
-        Raises DefenseError if workers died twice while they worked on it.
+        Raises DefenseError if workers died twice while they worked on it, and Unusable if the store takes no more results.
         """
         while True:
             with self._changed:
@@ -115,6 +116,8 @@ class Ahead:
             self.idle()
         if token in self._cut:
             self.idle()
+        if isinstance(self.error, Unusable):
+            raise self.error
         if not self._thread.is_alive():
             self._limits.close()
 
@@ -143,7 +146,7 @@ class Ahead:
 
     def news(self) -> str:
         """Why the workers did not finish their work, in words, when this is asked for the first time after it happened."""
-        if self.error is None or self._has_told:
+        if self.error is None or isinstance(self.error, Unusable) or self._has_told:
             return ""
         self._has_told = True
         is_gone, reason = isinstance(self.error, ClusterGone), in_one_line(self.error)

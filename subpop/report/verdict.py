@@ -30,7 +30,7 @@ COMPARED = ("pass", "no_power", "fail")
 """Statuses of cells of which at least one number was compared with a reference, or lacked one that it must have."""
 WITHOUT_REFERENCES = ("published_only", "no_reference", "not_gated")
 """Statuses of cells of which no number was compared, because there is nothing to compare it with."""
-INTERRUPT, SIGTERM, EXIT = "interrupt", "SIGTERM", "pytest.exit"
+INTERRUPT, SIGTERM, EXIT, NO_STORE = "interrupt", "SIGTERM", "pytest.exit", "a store that takes nothing any longer"
 """Reasons for which a session can end before its last test."""
 
 

@@ -62,6 +62,8 @@ FIXES = {
     sqlite3.SQLITE_FULL: "free some disk space",
     sqlite3.SQLITE_TOOBIG: "cut the array into parts",
 }
+UNUSABLE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
+"""SQLite's error codes for a file that no longer takes anything."""
 DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT}
 """SQLite's error codes for a damaged file. A violated constraint is one of them: an intact store violates none."""
 
@@ -468,6 +470,10 @@ class _Busy(BadInput):
     """Another process has locked the file."""
 
 
+class Unusable(BadInput):
+    """The file cannot be written or read any longer, as on a full disk, so that no cell can be measured."""
+
+
 class Corrupt(BadInput):
     """The file is damaged or is not a store."""
 
@@ -493,4 +499,5 @@ def explained(path: Path) -> Iterator[None]:
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise _Busy(f"another process keeps the store {path} locked; wait for it, stop it, or {ELSEWHERE}") from error
         fix = FIXES.get(code, "check the file and its disk")
-        raise BadInput(f"the store {path} cannot be used ({error}); {fix}, or {ELSEWHERE}") from error
+        kind = Unusable if code in UNUSABLE else BadInput
+        raise kind(f"the store {path} cannot be used ({error}); {fix}, or {ELSEWHERE}") from error

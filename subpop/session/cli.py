@@ -27,6 +27,7 @@ DATA_ROOT = "folder of data files (default: $SUBPOP_DATA, else the user's cache)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
+    from subpop.runtime.writing import FULL
     from subpop.types import BadInput
     from subpop.types.base import nearest
 
@@ -47,6 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _why(options, for_pytest) if options.command == "why" else int(options.run(options))
     except BadInput as error:
         print(f"subpop: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        what = f"{error.filename or 'the output'} could not be written ({error.strerror})"
+        print(f"subpop: {what}; free some room, or name another place", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         kept = "; finished work is kept, and the same command continues from there" if options.command == "audit" else ""

@@ -12,7 +12,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -290,6 +290,17 @@ def _while_waiting(run: Run, say: Callable[[str], None], budget: Budget | None) 
         pytest.skip(f"left by --budget {budget.text}")
 
 
+@contextmanager
+def _ending_without_store(config: pytest.Config) -> Generator[None, None, None]:
+    """End the session if the store takes nothing any longer."""
+    from subpop.runtime.store import Unusable
+
+    try:
+        yield
+    except Unusable as error:
+        config.stash[WATCH].stop_without_store(error)
+
+
 def _tell_news(run: Run, say: Callable[[str], None], rest: str = "; the remaining trials are trained in this process") -> None:
     news = "" if run.ahead is None else run.ahead.news()
     if news:
@@ -419,7 +430,8 @@ def measure(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Cell], 
 
     def measured(cell: Cell) -> CellResult:
         ahead = run.wait_for(cell)
-        report = benchmark.pedantic(lambda: _timed(run, cell, ahead), rounds=1, iterations=1)
+        with _ending_without_store(request.config):
+            report = benchmark.pedantic(lambda: _timed(run, cell, ahead), rounds=1, iterations=1)
         _add_output(request, run, cell)
         if report.status == "skipped":
             pytest.skip(report.reason)
@@ -452,7 +464,8 @@ def result_of(request: pytest.FixtureRequest) -> Callable[[Cell], CellResult]:
 
     def result(cell: Cell) -> CellResult:
         try:
-            return run.result(cell)
+            with _ending_without_store(request.config):
+                return run.result(cell)
         except MissingData as missing:
             pytest.skip(str(missing))
         finally:
@@ -483,7 +496,8 @@ def clean_model(request: pytest.FixtureRequest) -> Callable[..., Model]:
 
     def model(dataset: str, victim: str, seed: int = 0) -> Model:
         cell = Cell.of(dataset=dataset, victim=victim, partition="none")
-        return run.experiment.context.clean_model(cell, seed)
+        with _ending_without_store(request.config):
+            return run.experiment.context.clean_model(cell, seed)
 
     return model
 

@@ -33,7 +33,7 @@ from subpop.results.results_file import RECORDS
 from subpop.results.shards import KIND as SHARD
 from subpop.results.shards import divisions, name_of, unfinished
 from subpop.runtime.estimate import SUMMARY_SECONDS, Forecast, Rates, readable_seconds
-from subpop.runtime.store import Store
+from subpop.runtime.store import Store, Unusable
 from subpop.types import BadInput, Cell, CellReport, CellResult, LeftOut, Verdict
 from subpop.types.kinds import Measurers, kind_of
 from subpop.types.printable import described, in_one_line, printable
@@ -225,6 +225,8 @@ class Run:
             result = self.result(cell)
         except (NoFilter, MissingData) as reason:
             return self._kept_report(CellReport(cell, None, status="skipped", reason=str(reason)))
+        except Unusable:
+            raise
         except (BadInput, DefenseError) as error:
             return self._kept_report(CellReport(cell, None, status="error", reason=str(error)))
         except Exception as error:

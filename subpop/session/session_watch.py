@@ -15,11 +15,11 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
-from subpop.report.verdict import EXIT, INTERRUPT, SIGTERM, FailedTest, Standing, failed_suite, headline, is_compared
+from subpop.report.verdict import EXIT, INTERRUPT, NO_STORE, SIGTERM, FailedTest, Standing, failed_suite, headline, is_compared
 from subpop.types import BadInput
 from subpop.types.printable import printable
 
@@ -104,6 +104,11 @@ class SessionWatch:
         """Whether a cell was measured or a claim passed, and no cell failed to run."""
         statuses = {report.status for report in self.reports.values()}
         return "error" not in statuses and (statuses != {"skipped"} if statuses else bool(self._held))
+
+    def stop_without_store(self, error: BaseException) -> NoReturn:
+        """End the session with a sentence, since each further cell would be trained for nothing."""
+        self._stopped = NO_STORE
+        pytest.exit(f"{error}. What was measured before is stored: run the same command again to continue", returncode=2)
 
     @property
     def was_interrupted(self) -> bool:
@@ -226,8 +231,7 @@ class SessionWatch:
         excinfo.traceback = excinfo.traceback.filter(_has_line)  # pytest's report of an interrupt needs lines
         if excinfo.errisinstance(pytest.Session.Interrupted) and any(each.kind == "collection" for each in self._failed):
             return  # this is how pytest stops after collection errors
-        left = excinfo.errisinstance(pytest.exit.Exception)
-        self._stopped = self._stopped or (EXIT if left else INTERRUPT)
+        self._stopped = self._stopped or (EXIT if excinfo.errisinstance(pytest.exit.Exception) else INTERRUPT)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self) -> None:

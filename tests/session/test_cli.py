@@ -1,7 +1,10 @@
+import errno
 import os
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from sklearn.datasets import load_breast_cancer
@@ -117,6 +120,16 @@ def test_a_report_of_a_store_trains_nothing(tmp_path, capsys, monkeypatch):
         == 1
     ), "there are no references"
     assert "digits" in (tmp_path / "report" / "README.md").read_text()
+
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    capsys.readouterr()
+    assert main(["report", "--store", str(tmp_path / "store.sqlite"), "--report-dir", str(tmp_path / "other")]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1
+    assert re.fullmatch(r"subpop: /.*/other/.* could not be written \(No space left on device\); free some room, .*", told[0])
     published = sorted(str(path.relative_to(tmp_path / "published")) for path in (tmp_path / "published").rglob("*.*"))
     assert published == ["embedded/README.md", "embedded/leaderboard-embedded.svg", "embedded/leaderboard.json"]
     assert "| trim " in (tmp_path / "published/embedded/README.md").read_text()

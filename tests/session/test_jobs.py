@@ -93,6 +93,27 @@ def test_without_xdist_and_with_every_cell_skipped(project):
     assert "pytest-xdist" in refused.stderr
 
 
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_full_store_ends_the_run_with_a_sentence(project, jobs):
+    """Every further cell was trained for nothing, and failed with a traceback."""
+    (project / "small_store.py").write_text(
+        "from subpop.runtime.store import Store\n\n_open = Store._open\n\n\ndef small(store):\n    _open(store)\n"
+        "    store._connection.execute('PRAGMA max_page_count = 35')\n\n\nStore._open = small\n"
+    )
+    places = ("--store", f"full{jobs}.sqlite", "--report-dir", f"full{jobs}")
+    done = run(project, "benchmarks/", "-n", jobs, "-p", "small_store", "--no-references", *places)
+    assert done.returncode == 2, done.stdout
+    assert done.stdout.count("cannot be used") == 1
+    assert f"full{jobs}.sqlite cannot be used (database or disk is full); free some disk space, or name another" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "store.py" not in done.stdout
+    assert "Interrupted by a store that takes nothing any longer: " in done.stdout
+    assert len(done.stdout.splitlines()) < 30
+    again = run(project, "benchmarks/", "-p", "no:xdist", "--no-references", *places)
+    assert again.returncode == 0, again.stdout
+    assert ", 0 of them in the store" not in again.stdout, "what was measured is lost"
+
+
 def test_training_processes_that_fail_are_reported_and_cost_no_cell(project):
     """The run used to train everything in one process without a word."""
     (project / "broken_workers.py").write_text(
