@@ -387,7 +387,7 @@ def _damage(facts: Facts, groups: pd.DataFrame) -> list[str]:
     measured = groups[groups["damage_1"].notna()].sort_values("damage_1", ascending=False)
     if not len(measured) and (groups["seconds_left"] > 0).any():
         started = readable_seconds(facts.start_seconds)
-        return [f"The budget was too small to attack a group: reading the data and starting the estimator took {started} of it."]
+        return [f"The budget was too small to attack a group; reading the data and starting the estimator took {started}."]
     if not len(measured):
         return [f"No group was attacked: none has enough of its rows on each side of the split of {facts.n_rows:,} rows."]
     n_small = int((groups["not_attacked"] != "").sum())

@@ -95,7 +95,8 @@ def audit(
         A scikit-learn classifier or Pipeline, its class, a function that returns one, or its name as
         `package.module:Class(argument=value)` or `path.py:function`. None for logistic regression on vectorised columns.
     budget
-        Time, such as "5m", "90s" or a number of seconds; None for all groups.
+        Time, such as "5m", "90s" or a number of seconds; None for all groups. At least half of it is for measurements, however
+        long the data takes to be read and the estimator to start.
     out
         Folder for README.md, index.html and audit.json; None to write nothing but the store.
     store
@@ -176,6 +177,8 @@ class _Clock:
     started: float
     budget: float
     said: float = field(default=-math.inf)
+    free: float = 0.0
+    """Seconds that do not count, so that the start leaves at least half of the budget for measurements."""
 
     @property
     def passed(self) -> float:
@@ -183,7 +186,7 @@ class _Clock:
 
     def allows(self, seconds: float) -> bool:
         """Whether work of so many seconds fits."""
-        return self.passed + seconds <= self.budget
+        return self.passed - self.free + seconds <= self.budget
 
     def say(self, text: str, *, always: bool = True) -> None:
         """Print a line; of those that need not be printed, at most one every LINE_SECONDS."""
@@ -247,6 +250,7 @@ class _Run:
         attackable = [each for each in targets if not each.obstacle]
         self._time_a_fit(own)
         self.start_seconds = self.clock.passed
+        self.clock.free = max(0.0, self.start_seconds - self.clock.budget / 2)
         self._plan(own, len(targets), len(attackable))
         folds = self._out_of_fold(own)
         findings = scan(folds, self.data.y, [(each.group.name, each.group.rows) for each in targets])
