@@ -60,8 +60,9 @@ class Division:
         """Which shards are lacking and, if another selection of cells has them, how to avoid that; else that none is."""
         lacking = self.lacking(done)
         if not lacking:
-            what = "all" if self.ended >= {*self.cells.values()} else "the cells of all"
-            return f"{what} {self.of} shards are in this store ({_n(len(self.cells))})"
+            what = "" if self.ended >= {*self.cells.values()} else "the cells of "
+            shards = "the only shard is" if self.of == 1 and not what else f"all {self.of} shards are"
+            return f"{what}{shards} in this store ({_n(len(self.cells))})"
         words = "; ".join(self._lacking_shard(number, done) for number in lacking)
         differs = self.elsewhere.intersection(lacking)
         return words + (": give all shards the same -k, tier and suites" if differs else "")

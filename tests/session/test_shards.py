@@ -483,6 +483,11 @@ def test_which_shards_are_there():
     assert KIND == "shard"
 
 
+def test_one_shard_of_one_is_the_only_one():
+    key, record = record_of_shard(1, 1, [("a one", 1)])
+    assert divisions({key: {**record, "ended": True}})[0].told(()) == "the only shard is in this store (1 cell)"
+
+
 def test_cells_that_another_run_measured_are_not_missing():
     (found,) = divisions(division_of([1], begun=[1]))
     assert found.told([name for name, _ in CELLS]) == "the cells of all 3 shards are in this store (3 cells)"
