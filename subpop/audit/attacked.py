@@ -15,6 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,6 +29,9 @@ from subpop.results.summary.subpopulation import gather, table_row
 from subpop.runtime.memo import NotStored
 from subpop.runtime.seeds import draw_identity
 from subpop.types import BadInput, Bools, Cell, Dataset, FleetJob, Ints, Model, Trial
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ALPHAS = (0.5, 1.0, 2.0)
 SEEDS = 5
@@ -253,6 +257,11 @@ def _m50_of(draws: Ints) -> M50:
     end = float(draws[:, 0].max())
     low, high = int(draws[:, 0].min()), int(draws[:, 0].max())
     return M50(end if math.isinf(median) else median, low, high, math.isinf(median), bool(median == 0))
+
+
+def is_beyond_uncertainty(groups: pd.DataFrame) -> pd.Series[bool]:
+    """Whether the interval of a group's damage at alpha 1 lies above 0. groups: `Audit.groups`."""
+    return groups["damage_1"] > groups["half_width_1"]
 
 
 def grouped_by_of(grouping: str, data: Dataset) -> tuple[str, ...]:

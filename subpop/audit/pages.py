@@ -10,9 +10,8 @@ from typing import Any, Protocol
 import pandas as pd
 from tabulate import tabulate
 
-from subpop.audit.attacked import ALPHAS
+from subpop.audit.attacked import ALPHAS, is_beyond_uncertainty
 from subpop.audit.columns import shown
-from subpop.audit.result import is_beyond_uncertainty
 from subpop.report.markdown import escape, folded, table
 from subpop.report.page import table_page
 from subpop.report.page_tables import MISSING, Field, Table

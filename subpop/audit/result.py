@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from subpop.audit.attacked import ALPHAS, M50, NEEDED, Attacks, Hurt, Target
+from subpop.audit.attacked import ALPHAS, M50, NEEDED, Attacks, Hurt, Target, is_beyond_uncertainty
 from subpop.audit.folds import OutOfFold
 from subpop.audit.protection import Certified, Deleted
 from subpop.audit.suspicion import GroupFinding
@@ -406,11 +406,6 @@ def _damage(facts: Facts, groups: pd.DataFrame) -> list[str]:
             f"{first['test_rows']} test rows {100 * first['clean_accuracy']:.0f} % are right without poison."
         )
     return said
-
-
-def is_beyond_uncertainty(groups: pd.DataFrame) -> pd.Series[bool]:
-    """Whether the interval of a group's damage at alpha 1 lies above 0."""
-    return groups["damage_1"] > groups["half_width_1"]
 
 
 def _worst(measured: pd.DataFrame) -> str:
