@@ -19,7 +19,7 @@ from subpop.victims import mlp_recipe as recipe
 from subpop.victims import plain_lanes
 from subpop.victims.compiled import Function
 
-BUILT_FROM = "74b3fc09b4bb"
+BUILT_FROM = "f9f5a54ce490"
 """First digits of the SHA-256 of compiled.py, lanes.py and mlp_recipe.py. Numba's cache on disk is only invalidated when this
 file changes, so it must change whenever they do."""
 

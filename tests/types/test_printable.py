@@ -1,10 +1,11 @@
 """Other people's text on its way to a terminal or a file, and files that are whole or not there."""
 
-import os
 import stat
+from uuid import UUID
 
 import pytest
 
+from subpop.runtime import writing
 from subpop.runtime.writing import write_atomically
 from subpop.types.printable import printable, said_by
 
@@ -58,8 +59,8 @@ def test_a_file_is_replaced_whole(tmp_path, monkeypatch):
     plain = tmp_path / "plain"
     plain.write_text("")
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
-    monkeypatch.setattr(os, "getpid", lambda: 1)
-    (tmp_path / ".page.md.1.unfinished").mkdir()  # this write cannot succeed
-    with pytest.raises(OSError, match="unfinished"):
+    monkeypatch.setattr(writing, "uuid4", lambda: UUID(int=1))
+    (tmp_path / f".page.md.{UUID(int=1).hex}.unfinished").mkdir()  # this write cannot succeed
+    with pytest.raises(OSError, match=r"page\.md"):
         write_atomically(path, b"new")
     assert path.read_bytes().startswith("größer".encode())

@@ -35,8 +35,9 @@ TIE_BREAKS = 60
 
 @dataclass(frozen=True, eq=False)
 class Draw:
-    """One training set. scored: (n_test,) bool, the test rows of F whose errors are counted."""
+    """One training set of one world. scored: (n_test,) bool, the test rows of F whose errors are counted."""
 
+    world: int
     stage: Stage
     prepared: Prepared
     scored: Bools
@@ -135,8 +136,8 @@ def _draw(runner: Runner, stage: Stage, world: int, seed: int) -> Draw:
         stage, cell, Trial(name, seed), poison, needs=needs, n_poison=count, secret=runner.secret, training=training
     )
     if cell.two_worlds.told:
-        return Draw(stage, *told_target(stage, prepared, name))
-    return Draw(stage, prepared, stage.test_members(name))
+        return Draw(world, stage, *told_target(stage, prepared, name))
+    return Draw(world, stage, prepared, stage.test_members(name))
 
 
 def _told(runner: Runner) -> str:
