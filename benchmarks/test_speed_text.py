@@ -1,10 +1,10 @@
 """How much faster text victims train on IMDB: in batches on pooled features, and last blocks from cached hidden states.
 
 A cell's number is `speed_ratio`: other seconds / our seconds, medians of three interleaved rounds in one run. text_linear:
-seconds per victim, one at a time / in the batch of 100 clusters at alpha .5, 1 and 2. minilm_last_layer: seconds of one victim on
-200 reviews of up to 128 tokens for two epochs, another way / from states on disk; computing those, once for all victims, is
-`states_seconds`. Further numbers show that the comparison is fair: KKT residuals, and the distance between the weights of both
-ways.
+seconds per victim, one at a time / in the batch of 100 clusters at alpha .5, 1 and 2. minilm_last_layer: seconds per victim on
+200 reviews of up to 128 tokens for two epochs, another way / from states on disk, one victim on each core; computing the states,
+once for all victims, is `states_seconds`. Further numbers show that the comparison is fair: KKT residuals, and the distance
+between the weights of both ways.
 
 Source: our own claim; the other sides are scikit-learn's `LogisticRegression` with one process per core, the same victim
 computing its frozen blocks in each step, and transformers running the whole network.

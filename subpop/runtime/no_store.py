@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from subpop.types import Array, Cell, TrialResult
@@ -34,4 +34,7 @@ class NoStore:
         return self._records.get((kind, key))
 
     def put_record(self, key: str, record: Any, kind: str = "cell") -> None:
-        self._records[kind, key] = record
+        self.put_records(key, {kind: record})
+
+    def put_records(self, key: str, records: Mapping[str, Any]) -> None:
+        self._records |= {(kind, key): record for kind, record in records.items()}

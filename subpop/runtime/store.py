@@ -147,12 +147,20 @@ class Store:
 
     def put_record(self, key: str, record: Mapping[str, Any], kind: str = "cell") -> None:
         """Store a record (plain JSON data), replacing any previous one. Kind `cell` is the last report of a cell."""
+        self.put_records(key, {kind: record})
+
+    def put_records(self, key: str, records: Mapping[str, Mapping[str, Any]]) -> None:
+        """Store records with the same key, by kind, atomically, each replacing any previous one."""
         try:
-            text = json.dumps(record)
+            rows = [RecordRow(kind, key, json.dumps(record), now()) for kind, record in records.items()]
         except (TypeError, ValueError) as error:
             raise BadInput(f"the record {key} is not JSON data ({error}); give numbers, strings, lists, mappings") from error
-        row = RecordRow(kind, key, text, now())
-        self._in_transaction("BEGIN IMMEDIATE", lambda connection: RECORD.insert(connection, row))
+
+        def insert(connection: sqlite3.Connection) -> None:
+            for row in rows:
+                RECORD.insert(connection, row)
+
+        self._in_transaction("BEGIN IMMEDIATE", insert)
 
     def get_record(self, key: str, kind: str = "cell") -> Any:
         """The record stored under a key; None if it is missing or damaged."""

@@ -241,13 +241,13 @@ class Run:
         cell, name = report.cell, name_of(report.cell)
         how = {"fresh_seeds": self._has_fresh_seeds(cell), "only_looks": self._only_looks_at(cell)}
         why = {"status": report.status, "reason": report.reason, "code": self._code(cell) if report.status == "error" else ""}
+        records = {"cell": cell.record(), OUTCOME: how | why}
+        if report.result is not None:
+            records[RECORDS] = record_of_numbers(report)
+        if (self._is_of_plugin(cell) or ":" in cell.victim) and report.status != "skipped":
+            records[KIND] = record_of(report, self.experiment.context.device)
         with nullcontext() if report.result else suppress(BadInput):  # a full disk may be what the report is about
-            self.store.put_record(name, cell.record())
-            self.store.put_record(name, how | why, OUTCOME)
-            if report.result is not None:
-                self.store.put_record(name, record_of_numbers(report), RECORDS)
-            if (self._is_of_plugin(cell) or ":" in cell.victim) and report.status != "skipped":
-                self.store.put_record(name, record_of(report, self.experiment.context.device), KIND)
+            self.store.put_records(name, records)
         self.reports[cell] = report
         return report
 

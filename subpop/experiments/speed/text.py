@@ -2,7 +2,8 @@
 
 What a last-layer victim costs is measured on a few hundred rows, from states on disk and in two other ways: computing the frozen
 blocks anew in each step, and letting transformers run the whole network, last block at all positions, as is usual. All see the
-same batches and end at the same weights; computing the states, once for all victims, is timed apart.
+same batches and end at the same weights; computing the states, once for all victims, is timed apart. A fleet trains as many
+victims as there are cores, each on one thread; transformers trains one on all threads. All seconds are per victim.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,23 +68,28 @@ def text_linear(cell: Cell, stage: Stage) -> tuple[list[Number], int]:
 
 
 def last_block(cell: Cell, context: Context) -> tuple[list[Number], int]:
-    """One victim from states that are kept, against the way that the cell names."""
+    """A fleet from states that are kept, against the way that the cell names."""
     from subpop.features.encoders import lengths_of
+    from subpop.runtime.threads import n_cores
 
     victim = make_victim(cell.victim, context.device, context.weights_root or (context.root and context.root / "weights"))
     if not isinstance(victim, BertLastLayer):
         raise BadInput(f"{cell.id}: {cell.victim} trains no last block; name a ..._last_layer victim of a text encoder")
     job, other = _job(cell, victim, context.root), _OTHERS[cell.speed.against]
+    fleet = [job] * (n_cores() if context.device == "cpu" else 1)
+    others = fleet if other is _recomputing else [job]
     with tempfile.TemporaryDirectory() as folder:
         cached = _alike(victim, cache=Path(folder))
         started = time.perf_counter()
         known = cached.origin.states()
         known.find(job.pool.x)
         states_seconds = time.perf_counter() - started
-        numbers, ours, theirs = ratio_of_medians(lambda: _weights(cached.fit_many([job], [0])[0]), lambda: other(victim, job))
+        numbers, ours, theirs = ratio_of_medians(
+            lambda: _first_of(cached, fleet), lambda: other(victim, others), victims=(len(fleet), len(others))
+        )
         with counted_in_torch() as products:
             cached.fit_many([job], [0])
-        peak = peak_of(lambda: cached.fit_many([job], [0]))
+        peak = peak_of(lambda: _first_of(cached, fleet))
     renamed = {"fleet_seconds": "cached_seconds", "one_at_a_time_seconds": "uncached_seconds"}
     numbers = [replace(number, metric=renamed.get(number.metric, number.metric)) for number in numbers]
     tokens, seconds = float(EPOCHS * lengths_of(job.pool.x).sum()), {number.metric: number.value for number in numbers}
@@ -96,7 +102,7 @@ def last_block(cell: Cell, context: Context) -> tuple[list[Number], int]:
         Number("cached_tokens_per_second", tokens / seconds["cached_seconds"]),
         Number("uncached_tokens_per_second", tokens / seconds["uncached_seconds"]),
         Number("weight_difference_max", _apart(ours, theirs)),
-    ], 2 * ROUNDS
+    ], ROUNDS * (len(fleet) + len(others))
 
 
 def _job(cell: Cell, victim: BertLastLayer, root: Path | None) -> FleetJob:
@@ -123,11 +129,16 @@ def _weights(model: Model) -> dict[str, Array]:
     return {name.removeprefix("weights."): value for name, value in state.items() if name.startswith("weights.")}
 
 
-def _recomputing(victim: BertLastLayer, job: FleetJob) -> dict[str, Array]:
-    return _weights(_alike(victim, cached=False).fit_many([job], [0])[0])
+def _first_of(victim: BertLastLayer, jobs: Sequence[FleetJob]) -> dict[str, Array]:
+    """Train a fleet; the weights of the first."""
+    return _weights(victim.fit_many(jobs, range(len(jobs)))[0])
 
 
-def _transformers(victim: BertLastLayer, job: FleetJob) -> dict[str, Array]:
+def _recomputing(victim: BertLastLayer, jobs: Sequence[FleetJob]) -> dict[str, Array]:
+    return _first_of(_alike(victim, cached=False), jobs)
+
+
+def _transformers(victim: BertLastLayer, jobs: Sequence[FleetJob]) -> dict[str, Array]:
     """The usual loop: frozen parameters ask for no gradient, and all else is left to transformers and torch."""
     import torch
     from torch.nn import functional
@@ -136,6 +147,7 @@ def _transformers(victim: BertLastLayer, job: FleetJob) -> dict[str, Array]:
     from subpop.victims.transformer_batches import epoch_batches
     from subpop.victims.transformer_network import last_layer_parameters
 
+    (job,) = jobs
     bert, head = _whole(victim.origin.load(), job.pool.n_classes)
     trained = last_layer_parameters(head.requires_grad_(False))
     for parameter in trained:
@@ -175,7 +187,7 @@ def _apart(ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> float:
     return max(float(np.abs(value - theirs[name]).max()) for name, value in ours.items() if not name.endswith(KEY_BIAS))
 
 
-_OTHERS: dict[str, Callable[[BertLastLayer, FleetJob], dict[str, Array]]] = {
+_OTHERS: dict[str, Callable[[BertLastLayer, Sequence[FleetJob]], dict[str, Array]]] = {
     "frozen blocks computed in each step": _recomputing,
     "transformers": _transformers,
 }

@@ -19,15 +19,17 @@ RATES = (0.5, 1.0, 2.0)
 ROUNDS = 3
 
 
-def ratio_of_medians(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int = ROUNDS) -> tuple[list[Number], Any, Any]:
-    """Run both alternately; returns the numbers and the last result of each."""
+def ratio_of_medians(
+    ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int = ROUNDS, victims: tuple[int, int] = (1, 1)
+) -> tuple[list[Number], Any, Any]:
+    """Run both alternately; returns the numbers, by victims that each trains if several, and the last result of each."""
     seconds: tuple[list[float], list[float]] = ([], [])
     answers: list[Any] = [None, None]
     for _ in range(rounds):
         for side, run in enumerate((ours, theirs)):
             started = time.perf_counter()
             answers[side] = run()
-            seconds[side].append(time.perf_counter() - started)
+            seconds[side].append((time.perf_counter() - started) / victims[side])
     named = {"fleet_seconds": statistics.median(seconds[0]), "one_at_a_time_seconds": statistics.median(seconds[1])}
     return [speed_ratio(*seconds), *(Number(name, value) for name, value in named.items())], *answers
 
