@@ -33,7 +33,7 @@ OWN_CLUSTER = {
 GONE = 20.0
 """Seconds after which the head of a Ray cluster that does not answer is given up. After 60 s Ray would end this process."""
 NO_WORKER = 60.0
-"""Seconds after which a Dask cluster is given up that has no worker, or no more."""
+"""Seconds after which a Dask cluster is given up that has no worker, or no more, or whose scheduler does not answer."""
 NO_GPU = "--device cuda: no worker of the {} cluster at {} offers a GPU; {}, or use --device cpu"
 NEEDED_PACKAGE = {"dask": "distributed", "ray": "ray"}
 
@@ -146,7 +146,7 @@ class Dask(Pool):
         self.places_gpus = gpu
         self._executor = self._client.get_executor(pure=False, **({"resources": {"GPU": 1}} if gpu else {}))
         self.LOST = (distributed.KilledWorker,)
-        workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        workers = self._workers()
         offered = sum(int(each["resources"].get("GPU", 0)) for each in workers.values())
         if gpu and not offered:
             self.close()
@@ -154,8 +154,19 @@ class Dask(Pool):
             raise BadInput(NO_GPU.format("Dask", self._name, fix))
         self.n_workers = offered if gpu else len(workers) or n_workers
 
+    def _workers(self) -> dict[str, Any]:
+        """What the scheduler says about each worker."""
+        try:
+            told: dict[str, Any] = self._client.sync(self._client.scheduler.identity, n_workers=-1, callback_timeout=NO_WORKER)
+        except TimeoutError as error:
+            raise ClusterGone(f"the Dask scheduler at {self._name} has not answered for {NO_WORKER:.0f} s") from error
+        except OSError:  # the client cancels all tasks if the connection stays lost
+            return {}
+        workers: dict[str, Any] = told["workers"]
+        return workers
+
     def check(self) -> None:
-        if self._client.scheduler_info(n_workers=-1)["workers"]:
+        if self._workers():
             self._had_worker = time.monotonic()
         elif time.monotonic() - self._had_worker > NO_WORKER:
             raise ClusterGone(f"the Dask cluster at {self._name} has had no worker for {NO_WORKER:.0f} s")

@@ -1,5 +1,6 @@
 import fcntl
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -497,6 +498,25 @@ def test_a_dask_cluster_without_workers_is_given_up_but_not_before_one_may_have_
             cluster.scale(0)
             with pytest.raises(ClusterGone, match=rf"the Dask cluster at {cluster.scheduler_address} has had no worker for 1 s"):
                 check_for_a_minute(pool)
+
+
+def test_a_dask_scheduler_that_does_not_answer_is_given_up(monkeypatch):
+    """A stopped process keeps its connections, and the run waited without end."""
+    pytest.importorskip("distributed")
+    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", "0", "--no-dashboard", "--host", "127.0.0.1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as scheduler:
+        try:
+            lines = (re.search(r"tcp://127\.0\.0\.1:\d+", line) for line in scheduler.stderr)
+            address = next(found.group() for found in lines if found)
+            monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", address)
+            with closing(pool_of("dask", 1)) as pool:
+                pool.check()
+                monkeypatch.setattr("subpop.experiments.pools.NO_WORKER", 2.0)
+                scheduler.send_signal(signal.SIGSTOP)
+                with pytest.raises(ClusterGone, match=f"the Dask scheduler at {address} has not answered for 2 s"):
+                    pool.check()
+        finally:
+            scheduler.kill()
 
 
 # --- placement on GPUs: neither engine looks whether a GPU that a worker is said to have exists ------------------------
