@@ -1,7 +1,8 @@
 """From a cell to its trials to its numbers: the only module that composes these stages.
 
 The list of a cell's trials is split into chunks that depend on that list alone; a chunk is one fleet, one wave of defenses and
-one transaction. So after a kill, unfinished chunks are run again as a whole, with bit-identical results.
+one transaction. So after a kill, unfinished chunks are run again as a whole, with bit-identical results. Chunks of plug-ins,
+which may be slow, are run and stored in parts.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +29,7 @@ from subpop.defenses import DEFENSES, MATCHED, RETRAIN, filter_of, matched_rando
 from subpop.experiments.collective import most_wrong_rows
 from subpop.experiments.context import Context
 from subpop.experiments.nearest_texts import nearest_texts
+from subpop.experiments.parts import Parts
 from subpop.experiments.rehearsal import check_rehearsal, rehearsal
 from subpop.experiments.trial import REMOVED, TOLD, Prepared, grid, prepare, score, undefended
 from subpop.experiments.undecided import Undecided, error_of, is_undecided
@@ -79,7 +82,16 @@ class KeepsTrials(KeepsArrays, KeepsRecords, Protocol):
 
     def has_chunk(self, key: str) -> bool: ...
     def get_chunk(self, key: str) -> list[TrialResult] | None: ...
-    def put_chunk(self, key: str, cell: Cell, results: Sequence[TrialResult], device: str, *, replace: bool = False) -> None: ...
+    def put_chunk(
+        self,
+        key: str,
+        cell: Cell,
+        results: Sequence[TrialResult],
+        device: str,
+        *,
+        replace: bool = False,
+        instead_of: Sequence[str] = (),
+    ) -> None: ...
 
 
 class Observer(Protocol):
@@ -91,6 +103,10 @@ class Observer(Protocol):
 
     def note(self, cell: Cell, outcomes: Sequence[Outcome]) -> None:
         """Receive the outcomes of the last watched wave, after its child has ended."""
+        ...
+
+    def sampling(self, trials: Sequence[Trial]) -> AbstractContextManager[None]:
+        """A context in which these trials are watched in several waves, and count as one."""
         ...
 
 
@@ -215,8 +231,9 @@ class Experiment:
         """The trials of a chunk, from the store, or trained and stored."""
         results = self.stored(cell, chunk)
         if results is None:
+            run = self.parts.run if cell.defense in self.plugins else self.timed_chunk
             with self.context.progress.showing(cell.id):
-                results = self.timed_chunk(cell, chunk)
+                results = run(cell, chunk)
             self.commit(cell, chunk, results)
         return results
 
@@ -250,16 +267,21 @@ class Experiment:
         return [trials[i : i + size] for i in range(0, len(trials), size)]
 
     def missing_chunks(self, cell: Cell) -> list[tuple[Cell, list[Trial]]]:
-        """The chunks that the next `run` has to train."""
-        return [(cell, chunk) for chunk in self.chunks(cell) if self._key_of_stored(cell, chunk) is None]
+        """The chunks that the next `run` has to train; of a plug-in's, without the parts that are stored."""
+        found = [(cell, chunk) for chunk in self.chunks(cell) if not self.has_stored(cell, chunk)]
+        if cell.defense in self.plugins:
+            found = [(cell, chunk[sum(map(len, self.parts.stored(cell, chunk))) :]) for cell, chunk in found]
+        return found
 
     def commit(self, cell: Cell, chunk: list[Trial], results: list[TrialResult]) -> None:
-        """Store a chunk's trials, in one transaction."""
+        """Store a chunk's trials, in one transaction, in place of the parts of it that are stored."""
         key = self._key_of_trials(cell, chunk)
         if key is None:  # files that a plug-in read have changed since
             return
+        parts = self.parts.stored(cell, chunk) if cell.defense in self.plugins else ()
+        keys = [each for part in parts if (each := self._key_of_trials(cell, part)) is not None]
         again = self.context.fresh or filter_of(cell.defense) in self.plugins
-        self.store.put_chunk(key, cell, results, self.context.device, replace=again)
+        self.store.put_chunk(key, cell, results, self.context.device, replace=again, instead_of=keys)
         self.context.memo.note(key)
 
     def receive_chunk(self, key: str, cell: Cell, results: Sequence[TrialResult]) -> None:
@@ -274,6 +296,10 @@ class Experiment:
         self.await_chunk(self.chunk_key(cell, chunk))
         key = self._key_of_stored(cell, chunk)
         return None if key is None else self.store.get_chunk(key)
+
+    def has_stored(self, cell: Cell, chunk: list[Trial]) -> bool:
+        """Whether the trials of a chunk are stored and may be used."""
+        return self._key_of_stored(cell, chunk) is not None
 
     def _key_of_stored(self, cell: Cell, chunk: list[Trial]) -> str | None:
         """The key of stored trials that may be used; None if the chunk has to be run."""
@@ -304,6 +330,11 @@ class Experiment:
     def manifests(self) -> Manifests:
         """The manifests of plug-ins: what they read in addition to their own source."""
         return self.context.memo.once(("manifests",), lambda: Manifests(self.store))
+
+    @property
+    def parts(self) -> Parts:
+        """What divides the chunks of plug-ins."""
+        return self.context.memo.once(("parts",), lambda: Parts(self))
 
     def _not_reusable(self, cell: Cell) -> tuple[str, ...]:
         """A note if the trials of a plug-in cannot be reused and run again each time."""
@@ -373,8 +404,9 @@ class Experiment:
             if self.observer is not None:
                 wave = replace(wave, fit_many=self.observer.watch(cell, prepared, fit_many))
             key = self.chunk_key(cell, [p.trial for p in prepared])
-            heard = (self.listener, lambda manifest: self.manifests.note(key, manifest))
+            heard = (self.listener, lambda manifest: self.manifests.note(key, manifest), self.parts.begin)
             outcomes = list(run_in_child(self.plugins[cell.defense], wave, self.timeout, *heard))
+            self.parts.end([outcome.seconds for outcome in outcomes])
             if self.observer is not None:
                 self.observer.note(cell, outcomes)
             return outcomes

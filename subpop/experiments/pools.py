@@ -157,12 +157,12 @@ class Dask(Pool):
     def _workers(self) -> dict[str, Any]:
         """What the scheduler says about each worker."""
         try:
-            told: dict[str, Any] = self._client.sync(self._client.scheduler.identity, n_workers=-1, callback_timeout=NO_WORKER)
+            answer: dict[str, Any] = self._client.sync(self._client.scheduler.identity, n_workers=-1, callback_timeout=NO_WORKER)
         except TimeoutError as error:
             raise ClusterGone(f"the Dask scheduler at {self._name} has not answered for {NO_WORKER:.0f} s") from error
         except OSError:  # the client cancels all tasks if the connection stays lost
             return {}
-        workers: dict[str, Any] = told["workers"]
+        workers: dict[str, Any] = answer["workers"]
         return workers
 
     def check(self) -> None:

@@ -207,7 +207,16 @@ class TaskStore(NoStore):
     def get_chunk(self, key: str) -> list[TrialResult] | None:
         return self._chunks.get(key)
 
-    def put_chunk(self, key: str, cell: Cell, results: Sequence[TrialResult], device: str, *, replace: bool = False) -> None:
+    def put_chunk(
+        self,
+        key: str,
+        cell: Cell,
+        results: Sequence[TrialResult],
+        device: str,
+        *,
+        replace: bool = False,
+        instead_of: Sequence[str] = (),
+    ) -> None:
         self._chunks[key] = list(results)
 
     def get_arrays(self, key: str) -> dict[str, Array] | None:

@@ -25,6 +25,7 @@ ABSENT = ""
 LARGEST = 1 << 32
 MOST = 20_000
 """Bytes of a file, and entries of a manifest, beyond which nothing is reused."""
+CHANGED = "files that it read changed while it ran"
 NATIVE_READERS = {
     "cv2", "duckdb", "h5py", "lmdb", "netCDF4", "osgeo", "polars", "pyarrow", "rasterio", "safetensors", "tables",
     "imread", "read_feather", "read_hdf", "read_orc", "read_parquet",
@@ -67,9 +68,7 @@ def still_holds(manifest: Manifest) -> bool:
     """Whether everything listed in a manifest is unchanged, and it may be reused at all."""
     if manifest["reasons"]:
         return False
-    checks: dict[str, Callable[[str], object]]
-    checks = {"distributions": _distribution, "packages": _tree, "modules": _code, "files": _content, "folders": _listing}
-    return all(check(name) == then for kind, check in checks.items() for name, then in manifest[kind].items())
+    return all(check(name) == then for kind, check in KINDS.items() for name, then in manifest[kind].items())
 
 
 class KeepsRecords(Protocol):
@@ -89,9 +88,21 @@ class Manifests:
     def note(self, key: str, manifest: Manifest) -> None:
         """Record what the trials that were just run depend on."""
         if not manifest["reasons"] and not still_holds(manifest):
-            manifest = {**manifest, "reasons": ["files that it read changed while it ran"]}
+            manifest = {**manifest, "reasons": [CHANGED]}
         self._now[key] = manifest
         self._store.put_record(key, manifest, kind="manifest")
+
+    def join(self, key: str, parts: Iterable[str]) -> None:
+        """Record what trials depend on that ran in several children, each with a manifest of its own."""
+        found = [self._now.get(part) or self._store.get_record(part, kind="manifest") for part in parts]
+        joined: Manifest = {kind: {} for kind in KINDS}
+        reasons = {reason for manifest in found for reason in manifest["reasons"]}
+        for manifest in found:
+            for kind, entries in joined.items():
+                own = manifest.get(kind, {})
+                reasons |= {CHANGED for name, digest in own.items() if entries.get(name, digest) != digest}
+                entries.update(own)
+        self.note(key, {**joined, "reasons": sorted(reasons)})
 
     def key(self, key: str) -> str | None:
         """Return where the trials of a specification are stored; None if none were run or their dependencies have changed.
@@ -224,3 +235,13 @@ def _names(node: ast.AST) -> list[str]:
     if isinstance(node, ast.ImportFrom):
         return [node.module or "", *(alias.name for alias in node.names)]
     return [node.attr] if isinstance(node, ast.Attribute) else []
+
+
+KINDS: Mapping[str, Callable[[str], object]] = {
+    "distributions": _distribution,
+    "packages": _tree,
+    "modules": _code,
+    "files": _content,
+    "folders": _listing,
+}
+"""The kinds of a manifest's entries, with what makes the digest of one."""

@@ -74,13 +74,15 @@ def run_in_child(
     timeout: float = 300.0,
     listener: Listener | None = None,
     note_manifest: Callable[[Manifest], None] | None = None,
+    note_begun: Callable[[], None] | None = None,
 ) -> Iterator[Outcome]:
     """Run a plug-in defense on every task of a wave in a child process and yield the outcomes in task order.
 
     timeout: seconds of a trial's own time, without start, `fit` and predictions, and the same for its predictions; all trials
     together, with their predictions, may take this times the number of trials, whatever the child reports about its turns.
     listener: receives the child's output; note_manifest: called at the end with what the outcomes depend on in addition to the
-    plug-in's source. Any failure in the child raises DefenseError; errors of `fit_many` are passed on.
+    plug-in's source; note_begun: called when the child has loaded the plug-in and has its tasks. Any failure in the child raises
+    DefenseError; errors of `fit_many` are passed on.
     """
     check_timeout(timeout)
     tasks, test_x = wave.tasks, wave.inputs()
@@ -91,6 +93,8 @@ def run_in_child(
         for task in tasks:
             child.send(_handed_out(task, spec))
         child.receive("begun")
+        if note_begun is not None:
+            note_begun()
         child.limit_waiting(timeout * len(tasks) + HANDING_OVER)
         for i in range(len(tasks)):
             while (message := child.receive("fit", "inputs", "outcome"))[0]["kind"] != "outcome":

@@ -135,6 +135,8 @@ class Forecast:
 
     seconds: dict[Cell, float] = field(default_factory=dict)
     fits: dict[Cell, float] = field(default_factory=dict)
+    trials: dict[Cell, int] = field(default_factory=dict)
+    """Trials of each cell that are missing."""
     fits_done: int = 0
     done: set[Cell] = field(default_factory=set)
     guessed: dict[Cell, tuple[str, str]] = field(default_factory=dict)
@@ -142,10 +144,14 @@ class Forecast:
     victim, or the data of an own victim."""
     once: dict[Cell, float] = field(default_factory=dict)
     """Seconds that a guessed cell may take and cells alike do not: those with which the probes of a plug-in begin."""
+    probes: float = 0.0
+    """Seconds of probes that are expected for each second of a plug-in's trials."""
     jobs: int = 1
     """Number of processes that train."""
     _timed: dict[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
     """Seconds and fits of what was guessed and has finished."""
+    _parts: dict[Cell, tuple[float, float]] = field(default_factory=dict)
+    """Seconds and fits of the finished parts of guessed cells."""
     _of_cell: int = 0
     _ahead: dict[Cell, float] = field(default_factory=dict)
     _n_ended: int = 0
@@ -173,12 +179,31 @@ class Forecast:
                 self._ahead[cell] = done + min(1.0, fits / expected) * (self.seconds.get(cell, 0.0) - done)
             self.fits[cell] = max(0.0, expected - fits)
 
+    def run_part(self, cell: Cell, trials: int, seconds: float) -> None:
+        """Count some trials of a cell that a plug-in has run, by which the rest of it and cells alike can be judged."""
+        with self._lock:
+            share = min(1.0, trials / max(1, self.trials.get(cell, 0)))
+            group, fits = self.guessed.get(cell), share * self.fits.get(cell, 0.0)
+            if group is None or not fits:
+                expected = self.seconds.get(cell, 0.0)
+                self._ahead[cell] = min(expected, self._ahead.get(cell, 0.0) + share * expected)
+                return
+            with_probes = (1 + self.probes) * seconds
+            spent, fits_before = self._parts.get(cell, (0.0, 0.0))
+            self._parts[cell] = spent + with_probes, fits_before + fits
+            self._replace_guesses(group, with_probes, fits)
+            self._ahead[cell] = min(self._ahead.get(cell, 0.0) + seconds, self.seconds[cell])
+
     def end(self, cell: Cell, seconds: float | None = None) -> None:
         """Mark a cell as finished. The ratio of its actual to its planned fits corrects other cells with its defense.
 
         seconds: what it took, which takes the place of guesses, its own and those of cells alike.
         """
         with self._lock:
+            if cell in self._parts:  # the whole says more: it has what is besides the trials
+                before, fits_before = (-each for each in self._parts.pop(cell))
+                del self._ahead[cell]
+                self._replace_guesses(self.guessed[cell], before, fits_before)
             if cell in self.guessed and cell not in {*self.done, *self._ahead} and seconds is not None:
                 if self.fits.get(cell):
                     again = max(seconds - self.once.get(cell, 0.0), LEAST_AGAIN * seconds)
@@ -194,6 +219,9 @@ class Forecast:
         """Expect of each fit in the cells of a group what the fits that have finished took on average."""
         before, fits_before = self._timed.get(group, (0.0, 0.0))
         self._timed[group] = all_seconds, all_fits = before + seconds, fits_before + fits
+        if all_fits < 1e-9:
+            del self._timed[group]
+            return
         for cell, own in self.guessed.items():
             if own == group and cell not in self.done:
                 self.seconds[cell] = SUMMARY_SECONDS + all_seconds / all_fits * self.fits.get(cell, 0.0)

@@ -21,7 +21,16 @@ class NoStore:
     def get_chunk(self, key: str) -> list[TrialResult] | None:
         return None
 
-    def put_chunk(self, key: str, cell: Cell, results: Sequence[TrialResult], device: str, *, replace: bool = False) -> None:
+    def put_chunk(
+        self,
+        key: str,
+        cell: Cell,
+        results: Sequence[TrialResult],
+        device: str,
+        *,
+        replace: bool = False,
+        instead_of: Sequence[str] = (),
+    ) -> None:
         return None
 
     def get_arrays(self, key: str) -> dict[str, Array] | None:

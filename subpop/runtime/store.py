@@ -118,16 +118,30 @@ class Store:
         (self._verified.discard if rows is None else self._verified.add)(key)
         return rows
 
-    def put_chunk(self, key: str, cell: Cell, results: Sequence[TrialResult], device: str, *, replace: bool = False) -> None:
-        """Store the trials of a chunk atomically. An existing chunk is overwritten only if `replace` is true."""
+    def put_chunk(
+        self,
+        key: str,
+        cell: Cell,
+        results: Sequence[TrialResult],
+        device: str,
+        *,
+        replace: bool = False,
+        instead_of: Sequence[str] = (),
+    ) -> None:
+        """Store the trials of a chunk atomically. An existing chunk is overwritten only if `replace` is true.
+
+        instead_of: keys of chunks with some of the same trials, which are deleted in the same transaction.
+        """
         if not results:
             raise BadInput(f"chunk {key} of {cell.id} has no trials; put a chunk when its trials are finished")
         # Everything that takes time is done before the write lock is taken.
         rows = rows_of(key, cell, results, device)
         with self._lock:
-            self._at_hand.drop(key)
+            for each in (key, *instead_of):
+                self._at_hand.drop(each)
+            self._verified.difference_update(instead_of)
             version = self._version()  # as in `has_chunk`; what this connection writes does not change it
-            written = self._put(CHUNK, (key,), rows, replace)
+            written = self._put(CHUNK, (key,), rows, replace, instead_of)
             if written is not None:
                 self._verified.add(key)
                 self._at_hand.put(version, written)
@@ -217,14 +231,19 @@ class Store:
         self._in_transaction("BEGIN IMMEDIATE", lambda connection: _drop_damaged(connection, self.path, item, key))
         return None
 
-    def _put(self, item: Item, key: tuple[str, ...], rows: Any, replace: bool = False) -> Any:
-        """Write rows, unless the key is there; returns what can then be read, or None if nothing was written."""
+    def _put(self, item: Item, key: tuple[str, ...], rows: Any, replace: bool = False, instead_of: Sequence[str] = ()) -> Any:
+        """Write rows, unless the key is there; returns what can then be read, or None if nothing was written.
+
+        instead_of: keys whose rows are deleted.
+        """
         names = " AND ".join(f"{column} = ?" for column in item.columns)
 
         def put(connection: sqlite3.Connection) -> Any:
             there = connection.execute(f"SELECT 1 FROM {item.table} WHERE {names}", key).fetchone()
             if there and replace:
                 item.delete(connection, *key)
+            for each in instead_of:
+                item.delete(connection, each)
             if there and not replace:
                 return None
             item.insert(connection, rows)

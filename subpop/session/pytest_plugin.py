@@ -594,7 +594,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             terminalreporter.write_line(line)
     if watch.was_interrupted:
         without = " without --fresh" if config.getoption("--fresh") else ""
-        own = ", those of a defense of your own by whole cells" if config.getoption("--defense") else ""
+        own = ", those of your own defense about once a minute" if config.getoption("--defense") else ""
         terminalreporter.write_line(f"the finished trials are stored{own}: run the same command again{without} to continue")
     place = report_directory(config) / "README.md"
     if watch.unwritten:

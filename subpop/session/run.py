@@ -394,7 +394,7 @@ class Run:
         """
         cells, skipped, refused, probed = list(cells), {}, {}, set[str]()
         n_trials = n_missing = 0
-        self.forecast = Forecast(jobs=max(1, jobs))
+        self.forecast = Forecast(jobs=max(1, jobs), probes=0.0 if self.inspector is None else self.inspector.share)
         self._rates = None
         for cell in cells:
             try:
@@ -406,6 +406,7 @@ class Run:
                 refused[cell.id] = str(error) if isinstance(error, BadInput) else in_one_line(error)
                 continue
             n_trials, n_missing = n_trials + trials, n_missing + missing
+            self.forecast.trials[cell] = missing
             self.forecast.fits[cell] = missing * self.rates.fits(cell) if missing else 0.0
             training = self._training_seconds(cell, missing)
             self.forecast.seconds[cell] = SUMMARY_SECONDS + training / max(1, jobs)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from subpop.experiments.trial import Prepared
 from subpop.harness.batching import DefenseTask, FitMany
 from subpop.harness.outcome import Outcome
-from subpop.types import Array, Cell, Model, TrainingSet
+from subpop.types import Array, Cell, Model, TrainingSet, Trial
 
 SAMPLED = 3
 """Number of trials of a batch that are recorded."""
@@ -43,12 +44,24 @@ class Recorder:
         self.started = time.time()
         """Seconds since the epoch. Files that are younger were written by trials, perhaps for others."""
         self._open: dict[int, Record] = {}
+        self._chosen: set[Trial] | None = None
         self._records: dict[Cell, list[Record]] = {}
+
+    @contextmanager
+    def sampling(self, trials: Sequence[Trial]) -> Iterator[None]:
+        """Draw the sample from these trials, which are watched in several batches."""
+        self._chosen = set(self._chance.sample(list(trials), min(self._sampled, len(trials))))
+        try:
+            yield
+        finally:
+            self._chosen = None
 
     def watch(self, cell: Cell, prepared: Sequence[Prepared], fit_many: FitMany) -> FitMany:
         """Wrap `fit_many` to record the requests and models of the sampled trials."""
-        chosen = self._chance.sample(range(len(prepared)), min(self._sampled, len(prepared)))
-        self._open = {i: Record(prepared[i]) for i in sorted(chosen)}
+        chosen = self._chosen
+        if chosen is None:
+            chosen = {each.trial for each in self._chance.sample(list(prepared), min(self._sampled, len(prepared)))}
+        self._open = {i: Record(each) for i, each in enumerate(prepared) if each.trial in chosen}
         open_records = self._open
 
         def watched(requests: list[tuple[int, TrainingSet]]) -> list[Model]:

@@ -1,0 +1,93 @@
+"""A plug-in's trials in parts that take about a minute each and are stored as they finish, so that a kill costs one part at most.
+
+All trials of a chunk run at once, because their victims are trained together. Of a plug-in that takes 20 seconds a trial, that
+would be an hour's work. So the first two trials on a data set show how long one takes, and the parts that follow are as large as
+a minute allows: for a fast plug-in, all the rest. Results do not depend on which trials run together. Each part runs in a child
+of its own, so a plug-in that takes long to load has longer parts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+from subpop.types import Cell, Trial, TrialResult
+
+if TYPE_CHECKING:
+    from subpop.experiments.experiment import Experiment
+
+SECONDS, LOADS = 60.0, 10.0
+"""How long a part may take, unless a single trial takes longer: so many seconds, or so many times what loading takes."""
+FIRST = 2
+"""Trials of the first part, before it is known how long one takes."""
+KIND = "parts"
+"""The kind of the store's records of how chunks were divided."""
+
+
+class Parts:
+    """Runs the chunks of one experiment's plug-ins."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self._experiment = experiment
+        self._pace: dict[tuple[str, str], tuple[float, float]] = {}
+        self._began = 0.0
+        self._own: Sequence[float] = ()
+
+    def begin(self) -> None:
+        """Note that a child has imported the plug-in."""
+        self._began = time.perf_counter()
+
+    def end(self, seconds: Sequence[float]) -> None:
+        """Note the own seconds of each trial of a child. The first may have loaded what the others use."""
+        self._own = seconds
+
+    def stored(self, cell: Cell, chunk: Sequence[Trial]) -> list[list[Trial]]:
+        """The finished parts of a chunk that is not finished itself, in order."""
+        found: list[list[Trial]] = []
+        rest = list(chunk)
+        record: Any = self._experiment.store.get_record(self._experiment.chunk_key(cell, chunk), KIND) or {}
+        for size in record.get("sizes", ()):
+            part, rest = rest[:size], rest[size:]
+            if not self._experiment.has_stored(cell, part):
+                break
+            found.append(part)
+        return found
+
+    def run(self, cell: Cell, chunk: Sequence[Trial]) -> list[TrialResult]:
+        """The trials of a chunk: finished parts from the store, the others run now."""
+        experiment, key = self._experiment, self._experiment.chunk_key(cell, chunk)
+        parts = self.stored(cell, chunk)
+        results = [result for part in parts for result in experiment.stored(cell, part) or ()]
+        left, observer = chunk[len(results) :], experiment.observer
+        with nullcontext() if observer is None else observer.sampling(left):
+            while left:
+                part, left = list(left[: self._size(cell)]), left[self._size(cell) :]
+                ran = self._timed(cell, part)
+                if len(part) == len(chunk):
+                    return ran
+                parts.append(part)
+                experiment.store.put_record(key, {"sizes": [len(each) for each in parts]}, KIND)
+                experiment.commit(cell, part, ran)
+                results += ran
+        experiment.manifests.join(key, [experiment.chunk_key(cell, part) for part in parts])
+        return results
+
+    def _size(self, cell: Cell) -> int:
+        if (cell.defense, cell.dataset) not in self._pace:
+            return FIRST
+        trial, loading = self._pace[cell.defense, cell.dataset]
+        return max(1, int(max(SECONDS, LOADS * loading) / max(trial, 1e-6)))
+
+    def _timed(self, cell: Cell, part: list[Trial]) -> list[TrialResult]:
+        started = self._began = time.perf_counter()
+        ran = self._experiment.timed_chunk(cell, part)
+        ended = time.perf_counter()
+        if len(part) > 1:
+            loading = self._began - started + max(0.0, self._own[0] - self._own[-1])
+            self._pace[cell.defense, cell.dataset] = max(0.0, ended - started - loading) / len(part), loading
+        progress = self._experiment.context.progress
+        progress.forecast.run_part(cell, len(part), ended - started)
+        progress.tick()
+        return ran
