@@ -11,7 +11,7 @@ import pytest
 
 from subpop.experiments import parts as parts_module
 from subpop.experiments.experiment import Experiment
-from subpop.experiments.integrity.record import Recorder
+from subpop.experiments.integrity.record import SAMPLED, Recorder
 from subpop.harness.plugins import parse_defense
 from subpop.runtime.estimate import Forecast
 from subpop.runtime.no_store import NoStore
@@ -231,11 +231,11 @@ def test_parts_count_as_one_batch_of_which_a_secret_sample_is_recorded():
                 recorder.watch(CELL, [SimpleNamespace(trial=trial)], lambda requests: [])
                 recorder.note(CELL, [None])
         records = [record.prepared.trial for record in recorder.take(CELL)]
-        assert len(set(records)) == len(records) == 3
+        assert len(set(records)) == len(records) == SAMPLED
         seen |= set(records)
     assert len(seen) > 35  # of 40: any of them may be drawn
     recorder.watch(CELL, [SimpleNamespace(trial=trial) for trial in trials], lambda requests: [])
-    assert len(recorder._open) == 3
+    assert len(recorder._open) == SAMPLED
 
 
 def test_a_part_tells_how_long_the_rest_and_cells_alike_take():

@@ -16,8 +16,8 @@ from subpop.harness.batching import DefenseTask, FitMany
 from subpop.harness.outcome import Outcome
 from subpop.types import Array, Cell, Model, TrainingSet, Trial
 
-SAMPLED = 3
-"""Number of trials of a batch that are recorded."""
+SAMPLED = 4
+"""Number of trials of a batch that are recorded. The first one of each child, and trials on clean data, may look honest alone."""
 
 
 @dataclass(eq=False)
