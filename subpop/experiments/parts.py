@@ -81,13 +81,14 @@ class Parts:
         return max(1, int(max(SECONDS, LOADS * loading) / max(trial, 1e-6)))
 
     def _timed(self, cell: Cell, part: list[Trial]) -> list[TrialResult]:
+        progress, (trial, loading) = self._experiment.context.progress, self._pace.get((cell.defense, cell.dataset), (0.0, 0.0))
+        progress.forecast.under_way = len(part) * trial + loading
         started = self._began = time.perf_counter()
         ran = self._experiment.timed_chunk(cell, part)
         ended = time.perf_counter()
         if len(part) > 1:
             loading = self._began - started + max(0.0, self._own[0] - self._own[-1])
             self._pace[cell.defense, cell.dataset] = max(0.0, ended - started - loading) / len(part), loading
-        progress = self._experiment.context.progress
         progress.forecast.run_part(cell, len(part), ended - started)
         progress.tick()
         return ran

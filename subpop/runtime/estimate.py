@@ -146,10 +146,13 @@ class Forecast:
     """Seconds that a guessed cell may take and cells alike do not: those with which the probes of a plug-in begin."""
     probes: float = 0.0
     """Seconds of probes that are expected for each second of a plug-in's trials."""
+    under_way: float = 0.0
+    """Seconds that is expected of what runs now, since the last work finished: so long it is taken to be on schedule."""
     jobs: int = 1
     """Number of processes that train."""
     _timed: dict[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
     """Seconds and fits of what was guessed and has finished."""
+    _n_run: dict[Cell, int] = field(default_factory=dict)
     _parts: dict[Cell, tuple[float, float]] = field(default_factory=dict)
     """Seconds and fits of the finished parts of guessed cells."""
     _of_cell: int = 0
@@ -182,7 +185,9 @@ class Forecast:
     def run_part(self, cell: Cell, trials: int, seconds: float) -> None:
         """Count some trials of a cell that a plug-in has run, by which the rest of it and cells alike can be judged."""
         with self._lock:
-            share = min(1.0, trials / max(1, self.trials.get(cell, 0)))
+            self.trials[cell] = planned = max(trials, self.trials.get(cell, 0))
+            share, self._n_run[cell] = trials / planned, self._n_run.get(cell, 0) + trials
+            self.under_way = 0.0
             group, fits = self.guessed.get(cell), share * self.fits.get(cell, 0.0)
             if group is None or not fits:
                 expected = self.seconds.get(cell, 0.0)
@@ -193,6 +198,8 @@ class Forecast:
             self._parts[cell] = spent + with_probes, fits_before + fits
             self._replace_guesses(group, with_probes, fits)
             self._ahead[cell] = min(self._ahead.get(cell, 0.0) + seconds, self.seconds[cell])
+            if self._n_run[cell] >= planned:
+                self.under_way = self.probes * self._ahead[cell]
 
     def end(self, cell: Cell, seconds: float | None = None) -> None:
         """Mark a cell as finished. The ratio of its actual to its planned fits corrects other cells with its defense.
@@ -212,6 +219,7 @@ class Forecast:
             planned, asked, self._of_cell = self.fits.get(cell, 0.0), self._of_cell, 0
             if cell not in self.done and planned and asked:
                 self._factors[cell.defense] = asked / planned
+            self.under_way = 0.0
             self._n_ended += cell not in self.done and cell in self.seconds
             self.done.add(cell)
 
@@ -263,10 +271,11 @@ class Forecast:
                 kept = 0.5 ** ((ended - ended_before) / (RECENT * total + 2))
                 took, expected = kept * took + passed - before, kept * expected + ended - ended_before
                 self._seen, self._recent, before = (passed, ended), (took, expected), passed
-        trust = _trust(total)
+        trust, now = _trust(total), passed - before
+        on_schedule = min(now, self.under_way)
         assumed = 1 + (whole - 1) * ended / (ended + trust)
-        known = total - ended - sum(self.seconds.get(cell, 0.0) for cell in self.untimed)
-        return max(0.0, known) * (took + passed - before + trust * assumed) / (expected + trust)
+        known = total - ended - on_schedule - sum(self.seconds.get(cell, 0.0) for cell in self.untimed)
+        return max(0.0, known) * (took + now + trust * assumed) / (expected + on_schedule + trust)
 
     def seconds_of(self, cells: Iterable[Cell]) -> float:
         """Expected seconds of cells, without what workers have done of them."""

@@ -12,7 +12,7 @@ import pytest
 from subpop.experiments import parts as parts_module
 from subpop.experiments.experiment import Experiment
 from subpop.experiments.integrity.record import SAMPLED, Recorder
-from subpop.harness.plugins import parse_defense
+from small_projects import parse_defense
 from subpop.runtime.estimate import Forecast
 from subpop.runtime.no_store import NoStore
 from subpop.runtime.store import Store, read_chunks
@@ -252,6 +252,10 @@ def test_a_part_tells_how_long_the_rest_and_cells_alike_take():
     assert forecast.seconds_of([CELL]) == pytest.approx(0, abs=0.1)
     forecast.end(CELL, 270.0)  # with what is besides the trials
     assert forecast.seconds_of(cells[1:]) == pytest.approx(270, abs=0.2)
+    assert forecast.seconds_left(275.0) == pytest.approx(270, rel=0.1)
+    forecast.under_way = 60.0
+    assert forecast.seconds_left(305.0) == pytest.approx(240, rel=0.1)  # on schedule
+    assert forecast.seconds_left(435.0) > 250  # and 100 s late: 210 if it were not
     known = Forecast({CELL: 90.0}, {CELL: 9.0}, {CELL: 9})
     known.run_part(CELL, 3, 60.0)
     assert known.seconds_of([CELL]) == pytest.approx(60)
