@@ -165,7 +165,7 @@ class Context:
             rows=rows,
             attackers=[self.model_key(replace(cell, learner=each), "attacker", 0) for each in attackers],
             features=data_hash(self.features(cell, named)) if cut_on_features else "",
-            encoder=encoder_fingerprint(reads.encoder, self._weights) if reads else "",
+            encoder=encoder_fingerprint(reads.encoder, self.weights_folder) if reads else "",
             annotations=(list(data.dataset.annotations), data_hash(*data.dataset.annotations.values())),
             bounds=(data.dataset.n_clusters, data.dataset.n_components, data.dataset.group_bounds),
             data=data.fingerprint,
@@ -250,7 +250,7 @@ class Context:
         own = cell.learner
         name = own.name if is_frozen(own.name) is None else "last_layer"
         make = lambda: make_victim(  # noqa: E731
-            name, self.device, self._weights, self.cache, encoder=own.encoder, max_length=own.max_length
+            name, self.device, self.weights_folder, self.cache, encoder=own.encoder, max_length=own.max_length
         )
         return self.memo.once(("victim", own), make)
 
@@ -291,14 +291,14 @@ class Context:
         return (cell.victim, *reads, weights, made, self.device.split(":")[0], tuple(sorted(versions().items())))
 
     @property
-    def _weights(self) -> Path | None:
+    def weights_folder(self) -> Path | None:
         """Where network weights lie: --weights-root, else below the data root."""
         return self.weights_root or (self.root / "weights" if self.root is not None else None)
 
     @property
     def _place(self) -> tuple[Path | None, Path | None, str]:
         """What reading texts takes: the folders of weights and of cached features, and the device."""
-        return self._weights, self.cache, self.device
+        return self.weights_folder, self.cache, self.device
 
     def clean_model(self, cell: Cell, seed: int) -> Model:
         """The victim trained on D alone: trained once per (data set, split, victim, seed), shared by all suites."""

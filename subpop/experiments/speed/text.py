@@ -72,7 +72,7 @@ def last_block(cell: Cell, context: Context) -> tuple[list[Number], int]:
     from subpop.features.encoders import lengths_of
     from subpop.runtime.threads import n_cores
 
-    victim = make_victim(cell.victim, context.device, context.weights_root or (context.root and context.root / "weights"))
+    victim = make_victim(cell.victim, context.device, context.weights_folder)
     if not isinstance(victim, BertLastLayer):
         raise BadInput(f"{cell.id}: {cell.victim} trains no last block; name a ..._last_layer victim of a text encoder")
     job, other = _job(cell, victim, context.root), _OTHERS[cell.speed.against]

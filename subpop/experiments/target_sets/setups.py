@@ -127,15 +127,14 @@ def _dogs(cell: Cell, context: Context, setup: Setup) -> Problem:
     from subpop.features.networks.weights import weights_fingerprint, weights_path
 
     dataset = context.loaded(cell.dataset)
-    root = context.weights_root or (context.root / "weights" if context.root is not None else None)
-    weights = weights_fingerprint(weights_path(setup.network, root))
+    weights = weights_fingerprint(weights_path(setup.network, context.weights_folder))
     rows = training_rows(dataset, setup.per_class, derived_seed("training_set", dataset.name, cell.data.split))
     x, source = dataset.x[rows], dataset.annotations["source"]
 
     def backbone() -> TorchBackbone:
         from subpop.experiments.target_sets.backbone import NetworkBackbone
 
-        plain = NetworkBackbone(setup.network, root, pooled=setup.pooled, device=context.device)
+        plain = NetworkBackbone(setup.network, context.weights_folder, pooled=setup.pooled, device=context.device)
         return plain if setup.pooled else plain.scaled_on(x)
 
     targets, one_dog, test = (source == code for code in (dogfish.KAGGLE, dogfish.ONE_DOG, dogfish.TEST))
