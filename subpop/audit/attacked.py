@@ -224,9 +224,8 @@ class _Search:
 
     def job(self) -> FleetJob:
         """D with the next number of poison rows."""
-        pool, count = self.stage.pool, self.counts[self._asked]
-        rows = np.append(np.arange(pool.n_train), self.poison.rows[:count])
-        return FleetJob(pool, rows, np.append(pool.y[: pool.n_train], self.poison.y[:count])).canonical()
+        count = self.counts[self._asked]
+        return self.stage.attacked_job(self.poison.rows[:count], self.poison.y[:count])
 
     def learn(self, is_enough: bool) -> None:
         """Narrow the search by what the last number did."""

@@ -69,6 +69,11 @@ class Stage:
         """Names of the attacked subpopulations."""
         return [self.partition.names[g] for g in self.partition.attacked]
 
+    def attacked_job(self, rows: Ints, y: Ints) -> FleetJob:
+        """The training set of an attacked victim: D and poison rows of the pool with their labels, in canonical order."""
+        clean = self.pool.clean_job()
+        return FleetJob(self.pool, np.append(clean.rows, rows), np.append(clean.y, y)).canonical()
+
     def aux_members(self, name: str) -> Ints:
         """(m,) pool rows of the subpopulation's rows in D_aux."""
         return self.pool.n_train + np.flatnonzero(self.partition.aux == self.partition.names.index(name))

@@ -189,8 +189,7 @@ def _train(units: int, cell: Cell, stage: Stage, jobs: Sequence[FleetJob]) -> Wi
 def _attacked_job(cell: Cell, experiment: Experiment, name: str, seed: int) -> FleetJob:
     stage = experiment.context.stage(cell)
     poison = draw_poison(stage, cell, name, seed, experiment.context.label_attacker(cell))
-    n = stage.pool.n_train
-    return FleetJob(stage.pool, np.append(np.arange(n), poison.rows), np.append(stage.pool.y[:n], poison.y)).canonical()
+    return stage.attacked_job(poison.rows, poison.y)
 
 
 def _networks(models: Sequence[Model]) -> list[MLPModel]:

@@ -200,7 +200,7 @@ class _Attacked:
         """m50 of each draw, and whether it is censored. All numbers of rows and draws are trained as one fleet."""
         counts, seeds = grid(end), range(self.cell.n_seeds)
         poison = [self.poison(self.cell, seed) for seed in seeds]
-        jobs = [self._job(own.rows[:count], own.y[:count]) for own in poison for count in counts]
+        jobs = [self.stage.attacked_job(own.rows[:count], own.y[:count]) for own in poison for count in counts]
         models = self._fit(jobs, [seed for seed in seeds for _ in counts])
         for errors in np.array([self._error(model) for model in models]).reshape(len(seeds), len(counts)):
             first = first_from_which_it_stays(errors)
@@ -210,7 +210,7 @@ class _Attacked:
         """The loss on D of the target model less that of the clean model; NaN if no model misclassifies the subpopulation."""
         own = {"attack": TARGET_ATTACK, "sampling": "with_replacement"}
         poison = [self.poison(self.cell.with_(rate=rate, **own), 0) for rate in TARGET_RATES]
-        models = self._fit([self._job(each.rows, each.y) for each in poison], [0] * len(poison))
+        models = self._fit([self.stage.attacked_job(each.rows, each.y) for each in poison], [0] * len(poison))
         pool, members = self.stage.pool, self.stage.aux_members(self.name)
 
         def reached(model: Model) -> bool:
@@ -231,11 +231,6 @@ class _Attacked:
     def poison(self, cell: Cell, seed: int) -> Poison:
         context = self.experiment.context
         return draw_poison(self.stage, cell, self.name, seed, context.label_attacker(cell))
-
-    def _job(self, rows: Ints, y: Ints) -> FleetJob:
-        pool = self.stage.pool
-        n = pool.n_train
-        return FleetJob(pool, np.append(np.arange(n), rows), np.append(pool.y[:n], y)).canonical()
 
     def _fit(self, jobs: list[FleetJob], seeds: list[int]) -> list[Model]:
         return self.experiment.context.fit(self.cell, jobs, seeds)

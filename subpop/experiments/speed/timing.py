@@ -43,11 +43,9 @@ def speed_ratio(ours: ArrayLike, theirs: ArrayLike) -> Number:
 
 def attacks(cell: Cell, stage: Stage, seed: int = 0, rates: Sequence[float] = RATES) -> list[tuple[FleetJob, str]]:
     """One attacked training set for each subpopulation and rate, with the subpopulation's name."""
-    n = stage.pool.n_train
     attacks = []
     for name in stage.attacked:
         for rate in rates:
             poison = draw_poison(stage, cell.with_(rate=rate), name, seed, None)
-            rows, y = np.concatenate([np.arange(n), poison.rows]), np.concatenate([stage.pool.y[:n], poison.y])
-            attacks.append((FleetJob(stage.pool, rows, y).canonical(), name))
+            attacks.append((stage.attacked_job(poison.rows, poison.y), name))
     return attacks
