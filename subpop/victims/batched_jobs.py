@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from subpop.types import Array, BadInput, FleetJob, Ints
 from subpop.victims.job_checks import check_job
 
+BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7
+"""Those of Keras' Adam, which the released scripts use; torch has the epsilon 1e-8."""
+
 
 def present_jobs(jobs: Sequence[FleetJob], seeds: Sequence[int]) -> list[FleetJob]:
     """The jobs in canonical order, without rows of weight 0, after checking them with `check_jobs`."""

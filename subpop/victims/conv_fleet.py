@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from subpop.types import Floats
-from subpop.victims.batched_jobs import Batches, longest_first, stretches
+from subpop.victims.batched_jobs import BETA_1, BETA_2, EPSILON, Batches, longest_first, stretches
 
-BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7
 _TINY = 1e-30
 """Initial second moments: negligible compared with EPSILON, but not 0, whose square root is slow on some CPUs."""
 

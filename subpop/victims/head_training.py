@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from subpop.types import Array, BadInput, Floats, TrainingSet
-from subpop.victims.batched_jobs import Batches, Recipe, longest_first, stretches
+from subpop.victims.batched_jobs import BETA_1, BETA_2, EPSILON, Batches, Recipe, longest_first, stretches
 from subpop.victims.linear_model import LinearModel, flat
 
 KERNEL_PENALTY = 0.01
 """Penalty factor of the sum of squares of a head's kernel, as released."""
-BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7
 
 
 def train_head(

@@ -12,8 +12,7 @@ advance and not tuned. Batches are ordered by a hash of the inputs instead of th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -24,11 +23,12 @@ from scipy.special import softmax
 from torch import Tensor
 from torch.nn import functional
 
+from subpop.runtime.threads import one_torch_thread
 from subpop.types import Array, Floats, Ints, Model, TrainingSet
 from subpop.types.roles import Loss, Training
 from subpop.victims.batch_order import BatchOrder
-from subpop.victims.batched_jobs import Recipe
-from subpop.victims.head_training import BETA_1, BETA_2, EPSILON, KERNEL_PENALTY, coefficients, starts
+from subpop.victims.batched_jobs import BETA_1, BETA_2, EPSILON, Recipe
+from subpop.victims.head_training import KERNEL_PENALTY, coefficients, starts
 from subpop.victims.linear_model import LinearModel, flat
 
 Shape = Any
@@ -210,14 +210,14 @@ class _ConvTraining:
 
     def proba(self, x: Array) -> Floats:
         """See `Training`."""
-        with _one_torch_thread(), torch.inference_mode():
+        with one_torch_thread(), torch.inference_mode():
             parts = [self._network.inputs(x[i : i + _ROWS]) for i in range(0, len(x), _ROWS)]
             found = [self._network.logits(part, self._weights).double().softmax(1).numpy() for part in parts]
         return np.concatenate(found)
 
     def descend(self, x: Array, loss: Loss) -> None:
         """See `Training`."""
-        with _one_torch_thread():
+        with one_torch_thread():
             weights = self._weights.requires_grad_()
             total = loss(self._network.logits(self._network.inputs(x), weights)) + self._network.penalty(weights)
             (gradient,) = torch.autograd.grad(total, weights)
@@ -225,7 +225,7 @@ class _ConvTraining:
 
     def descend_clipped(self, x: Array, y: Ints, norm: float, noise: Array | None = None) -> None:
         """See `Training`."""
-        with _one_torch_thread():
+        with one_torch_thread():
             total = self.clipped_sum(x, y, norm)
             if noise is not None:
                 total += torch.from_numpy(noise).to(total.dtype)
@@ -330,16 +330,6 @@ def _rows(x: Array) -> Array:
 def _outer(by_scores: Array, rows: Array) -> Array:
     """(K, d + 1) the sum over rows, (B, d) with a 1 for the intercept, of their outer products with (B, K)."""
     return np.hstack([by_scores.T @ rows, by_scores.sum(0)[:, None]])
-
-
-@contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 __all__: Sequence[str] = ("LONGER", "ConvSteps", "LinearSteps", "content_keys")

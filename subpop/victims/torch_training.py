@@ -15,11 +15,8 @@ from torch.nn import functional
 from subpop.runtime.threads import in_one_thread
 from subpop.types import Array, BadInput, Ints
 from subpop.victims.batch_order import BatchOrder
-from subpop.victims.batched_jobs import Recipe
+from subpop.victims.batched_jobs import BETA_1, BETA_2, EPSILON, Recipe
 from subpop.victims.torch_network import ConvClassifier, frozen
-
-EPSILON = 1e-7
-"""Keras' Adam, which the released scripts use; torch has 1e-8."""
 
 
 def train_on(
@@ -50,7 +47,7 @@ def _trained(
     pictures = torch.from_numpy(np.array(x[used])).to(device)
     table = torch.from_numpy(np.stack([place, y])).to(device)
     order, moves = BatchOrder(seed, keys), _Moves(recipe, seed, keys, x.shape[2:])
-    optimizer = torch.optim.Adam(network.parameters(), recipe.learning_rate, eps=EPSILON, fused=True)
+    optimizer = torch.optim.Adam(network.parameters(), recipe.learning_rate, (BETA_1, BETA_2), EPSILON, fused=True)
     with cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=True):
         for epoch in range(recipe.epochs):
             positions = order.epochs(epoch, 1)[0].astype(np.int64)
