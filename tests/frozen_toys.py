@@ -75,7 +75,7 @@ class Case:
         return TopLayer.fit(features, self.y, DECAY)
 
     def attack(self, sets, images, schedules, **more) -> list[Outcome]:
-        return attack(self.backbone, self.top, self.pictures, sets, 0, np.array(images), schedules, **more)
+        return attack(self.backbone, self.top, self.pictures, sets, 0, images=np.array(images), schedules=schedules, **more)
 
 
 def loss_of(w: np.ndarray, targets: np.ndarray) -> float:

@@ -42,6 +42,7 @@ def draw_poison(
     name: str,
     seed: int,
     attacker: Model | None,
+    *,
     optimiser: Any = None,
     victim: Victim | None = None,
     attack: Callable[[AttackTask[Any]], Poison] | None = None,

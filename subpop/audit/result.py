@@ -195,7 +195,17 @@ def summarised(
 ) -> Audit:
     """The result of an audit. attacks: those of the default victim, on whose rows of D filters were run; own: the estimator's."""
     rows = [
-        _row(target, found, hurt.get(found.name), m50.get(found.name), left.get(found.name, 0.0), insertions, flips, filters, own)
+        _row(
+            target,
+            found,
+            own,
+            hurt=hurt.get(found.name),
+            m50=m50.get(found.name),
+            left=left.get(found.name, 0.0),
+            insertions=insertions,
+            flips=flips,
+            filters=filters,
+        )
         for target, found in zip(targets, findings, strict=True)
     ]
     groups = pd.DataFrame(rows, columns=[*COLUMNS, *(f"deleted_{each.name}" for each in filters)])
@@ -219,13 +229,14 @@ def summarised(
 def _row(
     target: Target,
     found: GroupFinding,
+    own: Attacks,
+    *,
     hurt: Hurt | None,
     m50: M50 | None,
     left: float,
     insertions: Certified | None,
     flips: Certified | None,
     filters: Sequence[Deleted],
-    own: Attacks,
 ) -> dict[str, Any]:
     row: dict[str, Any] = {
         "group": found.name,

@@ -423,8 +423,16 @@ class Experiment:
         context, name = self.context, trial.subpopulation
         stage, needs, poison = context.stage(cell), self.needs(cell), NO_POISON
         if trial.attacked:
-            asked = context.label_attacker(cell), self._optimiser(cell, name), context.victim(cell)
-            poison = draw_poison(stage, cell, name, trial.seed, *asked, attack=self._own_attack(cell))
+            poison = draw_poison(
+                stage,
+                cell,
+                name,
+                trial.seed,
+                context.label_attacker(cell),
+                optimiser=self._optimiser(cell, name),
+                victim=context.victim(cell),
+                attack=self._own_attack(cell),
+            )
         count = n_poison(stage, cell, name) if "n_poison" in needs else 0
         training = trainable(context.victim(cell), cell, trial.seed) if "training" in needs else None
         return prepare(

@@ -48,5 +48,6 @@ class BertFineTuned(TextVictim):
         from subpop.victims.transformer_training import train
 
         whole = new_whole(self.origin.load().bert(), job.pool.n_classes, seed)
-        train(whole, list(whole.parameters()), inputs, lengths, job.y, job.rows, recipe, seed, self.device)
+        trained = list(whole.parameters())
+        train(whole, trained, inputs, lengths=lengths, y=job.y, keys=job.rows, recipe=recipe, seed=seed, device=self.device)
         return WholeTextModel(whole, self.origin)

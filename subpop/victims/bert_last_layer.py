@@ -137,5 +137,5 @@ class BertLastLayer(TextVictim):
 
         head = new_head(self.origin.load().bert(), job.pool.n_classes, seed)
         trained = last_layer_parameters(head)
-        train(head, trained, inputs, lengths, job.y, job.rows, recipe, seed, self.device)
+        train(head, trained, inputs, lengths=lengths, y=job.y, keys=job.rows, recipe=recipe, seed=seed, device=self.device)
         return LastLayerTextModel(head, self.origin)

@@ -88,7 +88,7 @@ class FineTuned:
         models: list[Model] = []
         for job, rows, seed in zip(jobs, places, seeds, strict=True):
             network = self.untrained(job.pool.x.shape[1], job.pool.n_classes, seed)
-            trained = train_on(network, x, job.y, rows, recipe, seed, self.device, job.rows)
+            trained = train_on(network, x, job.y, rows, recipe=recipe, seed=seed, device=self.device, keys=job.rows)
             models.append(TorchModel(trained, self.device))
         return models
 

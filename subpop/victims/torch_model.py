@@ -117,7 +117,8 @@ class TorchModel:
         check_pictures([x])
         if not len(y) or y.min() < 0 or y.max() >= self._network.head.out_features:
             raise BadInput(f"{len(y)} rows with labels {set(y.tolist())}; give at least one, all of the model's classes")
-        network = train_on(copy.deepcopy(self._network), x, y, np.arange(len(y)), recipe, seed, self.device)
+        own, rows = copy.deepcopy(self._network), np.arange(len(y))
+        network = train_on(own, x, y, rows, recipe=recipe, seed=seed, device=self.device)
         return TorchModel(network, self.device)
 
     def state(self) -> dict[str, Array]:

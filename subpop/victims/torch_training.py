@@ -24,6 +24,7 @@ def train_on(
     x: Array,
     y: Ints,
     rows: Ints,
+    *,
     recipe: Recipe,
     seed: int,
     device: str,
@@ -35,11 +36,12 @@ def train_on(
     BadInput if training diverges.
     """
     with in_one_thread(device == "cpu"):
-        return _trained(network, x, y, rows, recipe, seed, device, rows if keys is None else keys)
+        own = rows if keys is None else keys
+        return _trained(network, x, y, rows, recipe=recipe, seed=seed, device=device, keys=own)
 
 
 def _trained(
-    network: ConvClassifier, x: Array, y: Ints, rows: Ints, recipe: Recipe, seed: int, device: str, keys: Ints
+    network: ConvClassifier, x: Array, y: Ints, rows: Ints, *, recipe: Recipe, seed: int, device: str, keys: Ints
 ) -> ConvClassifier:
     network.to(device, memory_format=torch.channels_last).train().requires_grad_(True)  # type: ignore[call-overload]
     # Only used rows are copied; torch must not receive read-only memory.

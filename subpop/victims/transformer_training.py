@@ -24,6 +24,7 @@ def train(
     network: nn.Module,
     parameters: Sequence[nn.Parameter],
     inputs: Inputs,
+    *,
     lengths: Ints,
     y: Ints,
     keys: Ints,

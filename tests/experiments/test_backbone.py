@@ -105,7 +105,7 @@ def test_a_network_is_attacked():
     pool = backbone.features(rng.integers(0, 256, (60, 1, 8, 8), dtype=np.uint8))
     targets = pool[top.right(pool, 0)][:6]
     images = first_order_effects(backbone, top, pictures, [targets], 0).argmax(1)
-    (outcome,) = attack(backbone, top, pictures, [targets], 0, images, [Schedule(16.0, 3.2, 10)])
+    (outcome,) = attack(backbone, top, pictures, [targets], 0, images=images, schedules=[Schedule(16.0, 3.2, 10)])
     assert outcome.target_loss[-1] > outcome.target_loss[0]
     rows = top.features.copy()
     rows[images[0]] = backbone.features(outcome.picture[None])[0]

@@ -78,9 +78,9 @@ def test_victims_of_the_attacker_see_d_aux_alone(experiment, monkeypatch):
     stage, victim = experiment.context.stage(own), experiment.context.victim(own)
     seen, fit_many = [], type(victim).fit_many
     monkeypatch.setattr(type(victim), "fit_many", lambda self, jobs, seeds: seen.extend(jobs) or fit_many(self, jobs, seeds))
-    asked = (experiment.context.attacker(own), rehearsal(stage, own, TARGET, victim, {"n_poison"}), victim)
+    attacker, optimiser = experiment.context.attacker(own), rehearsal(stage, own, TARGET, victim, {"n_poison"})
     seen.clear()
-    draw_poison(stage, own, TARGET, 0, *asked)
+    draw_poison(stage, own, TARGET, 0, attacker, optimiser=optimiser, victim=victim)
     assert len(seen) >= 20
     aux = {row.tobytes() for row in stage.pool.x[stage.pool.n_train :]}
     for pool in {job.pool for job in seen}:

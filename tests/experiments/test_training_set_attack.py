@@ -85,7 +85,7 @@ def test_a_top_layer_is_exact_after_every_iteration(d):
 def test_a_step_by_hand():
     pictures, y = pictures_of(30), np.arange(30) % 2
     top, targets = TopLayer.fit(Pixels().features(pictures), y, DECAY), Pixels().features(pictures_of(5, 7))
-    (outcome,) = attack(Pixels(), top, pictures, [targets], 0, np.array([4]), [Schedule(3.0, 2.0, 1)])
+    (outcome,) = attack(Pixels(), top, pictures, [targets], 0, images=np.array([4]), schedules=[Schedule(3.0, 2.0, 1)])
     g = expit(targets @ top.w) @ targets / 5
     s = np.linalg.solve(dense_hessian(top.w, top.features), g)
     f = top.features[4]
@@ -140,7 +140,7 @@ def test_what_the_network_does_not_see_does_not_move():
     blind = Curved(70, seen=half)
     top = TopLayer.fit(blind.features(case.pictures), case.y, DECAY)
     sets = [case.pool[:5]]
-    (outcome,) = attack(blind, top, case.pictures, sets, 0, np.array([3]), [Schedule(60.0, 12.0, 5)])
+    (outcome,) = attack(blind, top, case.pictures, sets, 0, images=np.array([3]), schedules=[Schedule(60.0, 12.0, 5)])
     moved = (outcome.picture != case.pictures[3]).ravel()
     assert moved[:half].all()
     assert not moved[half:].any()
@@ -151,7 +151,7 @@ def test_a_network_that_sees_nothing_cannot_be_attacked():
     features = case.top.features.copy()
     features[3] = blind.features(case.pictures[3:4])[0]
     top = TopLayer.fit(features, case.y, DECAY)
-    (outcome,) = attack(blind, top, case.pictures, [case.pool[:5]], 0, np.array([3]), [Schedule(60.0, 12.0, 5)])
+    (outcome,) = attack(blind, top, case.pictures, [case.pool[:5]], 0, images=np.array([3]), schedules=[Schedule(60.0, 12.0, 5)])
     assert (outcome.picture == case.pictures[3]).all()
     assert len(set(outcome.wrong)) == 1
     assert outcome.first_complete is None
@@ -214,7 +214,7 @@ def test_bits_do_not_depend_on_the_number_of_threads():
             top = TopLayer.fit(*rows)
         pictures = np.random.default_rng(0).integers(0, 256, (300, 1, 20, 20), dtype=np.uint8)
         targets = [gaussian(30, 400, seed=s)[0] for s in range(4)]
-        outcomes = attack(Pixels(), top, pictures, targets, 0, np.arange(4), [Schedule(8.0, 2.0, 5)] * 4)
+        outcomes = attack(Pixels(), top, pictures, targets, 0, images=np.arange(4), schedules=[Schedule(8.0, 2.0, 5)] * 4)
         found.append([top.w.tobytes(), *((o.kkt_residual, o.target_loss.tobytes(), o.picture.tobytes()) for o in outcomes)])
     assert found[0] == found[1]
 
@@ -257,9 +257,9 @@ def test_an_attack_refuses_what_does_not_fit():
     case = Case(6)
     own, plan = case.pool[:3], Schedule(1.0, 0.5, 1)
     with pytest.raises(BadInput, match="give those rows' pictures"):
-        attack(case.backbone, case.top, case.pictures[:5], [own], 0, np.array([0]), [plan])
+        attack(case.backbone, case.top, case.pictures[:5], [own], 0, images=np.array([0]), schedules=[plan])
     with pytest.raises(BadInput, match="target_y=2"):
-        attack(case.backbone, case.top, case.pictures, [own], 2, np.array([0]), [plan])
+        attack(case.backbone, case.top, case.pictures, [own], 2, images=np.array([0]), schedules=[plan])
     for sets, images, plans in (
         ([own], [0, 1], [plan]),
         ([own], [0], [plan, plan]),

@@ -225,9 +225,9 @@ def test_a_victim_whose_labels_stay_on_the_host_is_found():
     def inputs(batch, on_device):
         return (torch.zeros(len(batch), 3),)
 
-    about = (np.full(8, 3), np.zeros(8, np.int64), np.arange(8), Recipe(2, 1e-3, 4), 0)
+    about = {"lengths": np.full(8, 3), "y": np.zeros(8, np.int64), "keys": np.arange(8), "recipe": Recipe(2, 1e-3, 4), "seed": 0}
     with pytest.raises(MixedDevices), recorded():
-        train(network, list(network.parameters()), inputs, *about, "cuda")
+        train(network, list(network.parameters()), inputs, **about, device="cuda")
 
 
 def test_asking_a_gpu_whether_there_is_padding_is_found(monkeypatch, folder):

@@ -78,8 +78,8 @@ def _iterations(problem: Problem, solved: Solved, sets: list[TargetSet], images:
         problem.x,
         [solved.targets[own.rows] for own in sets],
         TARGET_CLASS,
-        images,
-        [schedule] * len(sets),
+        images=images,
+        schedules=[schedule] * len(sets),
         progress=lambda done, total: ticks.append(time.perf_counter()),
     )
     return np.diff(ticks).tolist(), max(outcome.kkt_residual for outcome in outcomes)

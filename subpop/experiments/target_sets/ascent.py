@@ -118,6 +118,7 @@ def attack(
     pictures: Array,
     targets: Sequence[Array],
     target_y: int,
+    *,
     images: Array,
     schedules: Sequence[Schedule],
     progress: Progress | None = None,

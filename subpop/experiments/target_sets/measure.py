@@ -170,8 +170,8 @@ def attacked(problem: Problem, solved: Solved, sets: Sequence[TargetSet]) -> dic
         problem.x,
         [features[i] for i, _ in jobs],
         TARGET_CLASS,
-        np.array([chosen[i] for i, _ in jobs]),
-        [setup.schedule(epsilon) for _, epsilon in jobs],
+        images=np.array([chosen[i] for i, _ in jobs]),
+        schedules=[setup.schedule(epsilon) for _, epsilon in jobs],
     )
     never = math.nan
     return {

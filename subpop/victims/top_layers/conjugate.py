@@ -6,6 +6,7 @@ Arrays are float32 or float64; sums over rows are always in float64.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from threadpoolctl import threadpool_info
@@ -51,26 +52,33 @@ def times_symmetric(rows: Array, shared: Array, small: int) -> Array:
     return np.ascontiguousarray(np.dot(shared, rows.T).T)
 
 
-@compiled
-def conjugate_gradients(
-    limit: int,
-    small: int,
-    shared: Array,
-    own: Array,
-    more: Array,
-    images: Ints,
-    root: Array,
-    inner: Array,
-    outer: Array,
-    core: Array,
-    directions: Array,
-    left: Array,
-    accuracy: Array,
-) -> Array:
-    """(J, n) z with (I + root K root) z = left; overwrites `left`.
+class System(NamedTuple):
+    """The matrices I + root K root of J heads: K is that of `Products`."""
 
-    small: see `times_table`; for the other arguments, `Products` and `Preconditioner`.
+    shared: Array
+    own: Array
+    more: Array
+    images: Ints
+    root: Array
+
+
+class Near(NamedTuple):
+    """The approximate inverses of a `Preconditioner`."""
+
+    inner: Array
+    outer: Array
+    core: Array
+    directions: Array
+
+
+@compiled
+def conjugate_gradients(system: System, near_inverse: Near, left: Array, accuracy: Array, limit: int, small: int) -> Array:
+    """(J, n) z with (I + root K root) z = left to a relative accuracy (J,), after at most `limit` steps; overwrites `left`.
+
+    small: see `times_table`.
     """
+    shared, own, more, images, root = system
+    inner, outer, core, directions = near_inverse
     heads, n = left.shape
     found, search, near, across = (
         np.zeros_like(left),

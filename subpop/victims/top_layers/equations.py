@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from subpop.victims.top_layers.conjugate import conjugate_gradients, uncopied
+from subpop.types import Array
+from subpop.victims.top_layers.conjugate import Near, System, conjugate_gradients, uncopied
 from subpop.victims.top_layers.gram import Gram, Products
 
 CONJUGATE_LIMIT = 300
@@ -78,12 +79,18 @@ class Equations:
         size = b.norm(dim=1, keepdim=True).clamp(min=torch.finfo(b.dtype).tiny)
         left = (b / size).to(self.products.shared.dtype)
         products, near = self.products, self.preconditioner
-        rows = [products.shared, products.own, products.more, products.images, self.root.to(left.dtype)]
-        given = [*rows, near.inner, near.outer, near.core, near.directions, left, accuracy.clamp(min=FINEST)]
-        arrays = (each.contiguous().numpy() for each in given)
-        found = torch.from_numpy(conjugate_gradients(CONJUGATE_LIMIT, uncopied(), *arrays))
-        solution: Tensor = found.double() * size
+        rows = (products.shared, products.own, products.more, products.images, self.root.to(left.dtype))
+        system = System(*map(_array, rows))
+        inverse = Near(*map(_array, (near.inner, near.outer, near.core, near.directions)))
+        goal = _array(accuracy.clamp(min=FINEST))
+        found = conjugate_gradients(system, inverse, _array(left), goal, CONJUGATE_LIMIT, uncopied())
+        solution: Tensor = torch.from_numpy(found).double() * size
         return solution
+
+
+def _array(tensor: Tensor) -> Array:
+    array: Array = tensor.contiguous().numpy()
+    return array
 
 
 def solve_exactly(products: Products, equations: Equations, root: Tensor, b: Tensor) -> Tensor:
