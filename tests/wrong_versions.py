@@ -284,7 +284,15 @@ MUTANTS: tuple[Mutant, ...] = (
         spread=True,
     ),
     Mutant("penalty doubled", LOGISTIC, "penalty: float = 1.0", "penalty: float = 2.0", "few_rows", DAMAGE, UP),
-    Mutant("penalty of the mean form", LOGISTIC, 'penalty_form: str = "sum"', 'penalty_form: str = "mean"', "tilt", DAMAGE, DOWN),
+    Mutant(
+        "penalty of the mean form",
+        LOGISTIC,
+        'penalty_form: PenaltyForm = "sum"',
+        'penalty_form: PenaltyForm = "mean"',
+        "tilt",
+        DAMAGE,
+        DOWN,
+    ),
     Mutant(
         "intercept not penalised",
         LOGISTIC,

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from subpop.runtime.options import place
 from subpop.types import BadInput
@@ -48,7 +48,7 @@ class FileState:
     """Name of the data set."""
     path: Path
     """The file."""
-    state: str
+    state: Literal["ok", "missing", "different", "unverified"]
     """`ok`, `missing`, `different`, or `unverified`: there, with no published checksum."""
     expected_md5: str
     """The published checksum, "" if there is none."""
@@ -202,8 +202,8 @@ def _state(name: str, file: RemoteFile, folder: Path) -> FileState:
     if not path.is_file():
         return FileState(name, path, "missing", file.md5)
     found = md5(path)
-    state = "unverified" if not file.md5 else "ok" if found == file.md5 else "different"
-    return FileState(name, path, state, file.md5, found)
+    agrees: Literal["ok", "different"] = "ok" if found == file.md5 else "different"
+    return FileState(name, path, agrees if file.md5 else "unverified", file.md5, found)
 
 
 def md5(path: Path) -> str:

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Final
 
 from subpop.report.figures import file_name
 from subpop.report.figures.setups import is_finite, quantity, short
@@ -14,6 +15,7 @@ from subpop.report.markdown import code, escape, folded
 from subpop.report.verdict import KINDS, FailedTest, Standing, counted, headline
 from subpop.results.drift import LIMIT, Drift
 from subpop.types import VERDICTS, CellReport, LeftOut, Verdict
+from subpop.types.results import Status
 
 PURPOSE = (
     "For auditing one's own models on public data. Race and sex are annotations of a data set, and a result about them is no "
@@ -22,8 +24,8 @@ PURPOSE = (
 MOST_LISTED, MOST_OF_A_REASON = 100, 10
 TRIAL = re.compile(r"^trial \d+( \([^)]*\))?: ")
 """How the reason of a cell begins in which a trial of a defense failed."""
-NOT_GATED = "not_gated"
-STATUSES = {"fail": "failed", "error": "in error", "skipped": "skipped"}
+NOT_GATED: Final = "not_gated"
+STATUSES: Mapping[Status, str] = {"fail": "failed", "error": "in error", "skipped": "skipped"}
 
 
 @dataclass(frozen=True)

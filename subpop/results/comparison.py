@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -36,6 +36,7 @@ NUMBERS = ["value", "std_error", "std", "n_seeds", "atol"]
 COLUMNS = [*KEYS, *NUMBERS, *DIGESTS, "code"]
 MOVED, WITHIN_NOISE, EQUAL = "moved", "within noise", "equal"
 NEW, GONE, NOT_RUN, NOT_PAIRED = "new", "gone", "not run", "not paired"
+SideKind = Literal["results", "store", "baselines"]
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Side:
     """The numbers of one side of a comparison."""
 
     path: Path
-    kind: str
-    """`results`, `store` or `baselines`."""
+    kind: SideKind
+    """What holds the numbers."""
     rows: pd.DataFrame
     """One row per number, with the columns COLUMNS."""
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -157,7 +158,11 @@ def _number(text: str) -> float | None:
 
 
 def _of_rows(
-    path: Path, kind: str, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, str] | None = None, notes: tuple[str, ...] = ()
+    path: Path,
+    kind: SideKind,
+    rows: Sequence[Mapping[str, Any]],
+    facts: Mapping[str, str] | None = None,
+    notes: tuple[str, ...] = (),
 ) -> Side:
     """A side of rows of results.json; rows without a metric say why a cell has no numbers."""
     for row in rows:

@@ -52,6 +52,7 @@ from subpop.runtime.writing import write_atomically
 from subpop.types import BadInput, Cell, CellResult, Number, Verdict
 from subpop.types.kinds import kind_of
 from subpop.types.metric import Tolerance
+from subpop.types.results import Status
 
 KEY = ("tier", "dataset", "victim", "partition", "attack", "rate", "defense", "setting", "subpopulation", "metric")
 OURS = ("value", "std", "n_seeds", "kernel_std", "n_kernels", "by_seed", "atol", "detects", "hardware", "commit")
@@ -262,21 +263,21 @@ def _missing(number: Number, row: Row) -> list[Verdict]:
     metric = find_metric(number.metric)
     if metric is not None and not metric.is_recorded:
         return [_shown(number, row)] if row["published"] else []
-    kind, why = ("fail", f"this run has no such metric; {AS_MEANT}") if row["value"] else ("published_only", "")
-    return [_verdict(number, row, kind, why)]
+    if not row["value"]:
+        return [_verdict(number, row, "published_only", "")]
+    return [_verdict(number, row, "fail", f"this run has no such metric; {AS_MEANT}")]
 
 
 def _shown(number: Number, row: Row | None) -> Verdict:
     """Return the verdict on a number that is not compared, with the published number if there is one."""
     published, certainty = (_held(row)[1], row["certainty"]) if row else (None, "")
-    kind = "not_gated" if published is None else "published_only"
-    return Verdict(number, kind, published=published, certainty=certainty)
+    return Verdict(number, "not_gated" if published is None else "published_only", published=published, certainty=certainty)
 
 
-def cell_status(verdicts: Sequence[Verdict]) -> str:
+def cell_status(verdicts: Sequence[Verdict]) -> Status:
     """Derive the status of a cell from its verdicts: `fail` if one fails or lacks a required reference, otherwise `pass` if one
     has enough power to pass; `error` without verdicts."""
-    found = {"fail" if v.verdict == "no_reference" and v.reason else v.verdict for v in verdicts}
+    found: set[Status] = {"fail" if v.verdict == "no_reference" and v.reason else v.verdict for v in verdicts}
     return min(found, key=SEVERITY.index, default="error")
 
 
@@ -285,7 +286,7 @@ def _is_written_by_hand(name: str) -> bool:
     return metric is not None and metric.tolerance is Tolerance.LOWER_BOUND
 
 
-def _judge(number: Number, row: Row, cell: Cell, references: References) -> tuple[str, str]:
+def _judge(number: Number, row: Row, cell: Cell, references: References) -> tuple[Status, str]:
     """The verdict on a number with a reference row, and the reason if it is not `pass`."""
     run, value, published, atol = number.value, *_held(row)
     limit = math.inf if atol is None else atol
@@ -314,7 +315,7 @@ def _atol_here(result: CellResult, number: Number, row: Row) -> str:
     return max(row["atol"], text_of(_one_row_atol(result, number)), key=float)
 
 
-def _on_fresh_seeds(number: Number, row: Row) -> tuple[str, str]:
+def _on_fresh_seeds(number: Number, row: Row) -> tuple[Status, str]:
     """The verdict on a number by the seeds that its reference does not have."""
     known = seeds_of(row)
     p_value = two_sample_p_value(number.by_seed[len(known) :], known)
@@ -325,7 +326,7 @@ def _on_fresh_seeds(number: Number, row: Row) -> tuple[str, str]:
     return "fail", f"on seeds that its reference does not have it differs (two-sample t test: p = {p_value:.2g}); {AS_MEANT}"
 
 
-def _verdict(number: Number, row: Row, kind: str, why: str) -> Verdict:
+def _verdict(number: Number, row: Row, kind: Status, why: str) -> Verdict:
     value, published, atol = _held(row)
     held, width = math.nan if value is None else value, math.nan if atol is None else atol
     gap = f"run {number.value:.6g}, reference {held:.6g}, tolerance {width:.3g}, gap {number.value - held:+.3g}"

@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -38,6 +38,9 @@ class ContractWarning(UserWarning):
     """Something that is allowed but unusual, such as a slow defense."""
 
 
+CheckStatus = Literal["ok", "warning", "failed"]
+
+
 @dataclass(frozen=True)
 class CheckResult:
     """The result of one check.
@@ -51,7 +54,7 @@ class CheckResult:
 
     name: str
     """Name of the check."""
-    status: str
+    status: CheckStatus
     """`ok`, `warning` or `failed`."""
     message: str = ""
     """What was found; of a check that is `ok`, often nothing."""
@@ -77,7 +80,8 @@ def run_checks(checks: Sequence[tuple[str, Check]], subject: Any) -> list[CheckR
 
 def _run_one(name: str, check: Check, subject: Any) -> CheckResult:
     started = time.perf_counter()
-    status, message = "ok", ""
+    status: CheckStatus = "ok"
+    message = ""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", ContractWarning)

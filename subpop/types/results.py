@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal, get_args
 
 from subpop.types.base import Array
 from subpop.types.cell import Cell
@@ -104,7 +105,8 @@ class CellResult:
         raise KeyError(f"{metric!r} is not a metric of {self.cell.id}; it has {known}")
 
 
-VERDICTS = ("pass", "fail", "no_power", "no_reference", "published_only", "not_gated", "not_compared", "skipped", "error")
+Status = Literal["pass", "fail", "no_power", "no_reference", "published_only", "not_gated", "not_compared", "skipped", "error"]
+VERDICTS: tuple[Status, ...] = get_args(Status)
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class Verdict:
     """A number of a run, compared with its reference."""
 
     number: Number
-    verdict: str
+    verdict: Status
     reason: str = ""
     reference: float | None = None
     atol: float | None = None
@@ -153,7 +155,7 @@ class CellReport:
     cell: Cell
     result: CellResult | None
     verdicts: tuple[Verdict, ...] = ()
-    status: str = "pass"
+    status: Status = "pass"
     """The worst verdict of the cell, or `skipped` / `error`."""
     reason: str = ""
     made_of: Provenance | None = None

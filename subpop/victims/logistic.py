@@ -13,7 +13,7 @@ import copy
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 from weakref import WeakKeyDictionary
 
 import joblib
@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # compiled code, loaded at the first fit only
     from subpop.victims.counts import Columns, Design
 
 Doubles = NDArray[np.float64]
+PenaltyForm = Literal["sum", "mean"]
 
 TOLERANCE = 1e-8
 FLOAT32_FIRST, WIDE = 40, 80
@@ -67,11 +68,15 @@ class LogisticRegression:
     exact = True
 
     def __init__(
-        self, penalty: float = 1.0, penalty_form: str = "sum", penalise_intercept: bool = True, memory_bytes: int = 1 << 30
+        self,
+        penalty: float = 1.0,
+        penalty_form: PenaltyForm = "sum",
+        penalise_intercept: bool = True,
+        memory_bytes: int = 1 << 30,
     ) -> None:
         if not (np.isfinite(penalty) and penalty > 0):
             raise BadInput(f"penalty={penalty} must be finite and above 0: without it separable data have no optimum")
-        if penalty_form not in ("sum", "mean"):
+        if penalty_form not in get_args(PenaltyForm):
             raise BadInput(f"penalty_form={penalty_form!r} is neither 'sum' (scikit-learn's 1 / C) nor 'mean' (lambda)")
         self.penalty, self.penalty_form, self.penalise_intercept = float(penalty), penalty_form, bool(penalise_intercept)
         self.memory_bytes, self._blind = memory_bytes, False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final, Literal
 
 LEVELS = {
     "label canaries: training": 2e-4,
@@ -21,7 +22,11 @@ LEVELS = {
 Replaying a trial is no test: the same code on the same data either gives the same bytes or does not.
 """
 
-PASSED, FLAG, NOT_RUN, VARIES = "passed", "flag", "not run", "varies"
+Status = Literal["passed", "flag", "not run", "varies"]
+PASSED: Final = "passed"
+FLAG: Final = "flag"
+NOT_RUN: Final = "not run"
+VARIES: Final = "varies"
 CLEAN, UNCHECKED, DECLARED = "no known cheat found", "unchecked", "nondeterministic (declared)"
 NO_TIME = "its time was used up"
 """Why a probe was not run, unless there is another reason."""
@@ -35,8 +40,8 @@ class Finding:
 
     probe: str
     """Name of the probe."""
-    status: str
-    """passed, flag, not run or varies."""
+    status: Status
+    """How the probe ended."""
     words: str = ""
     """What was found, or why the probe was not run."""
     p_value: float | None = None
