@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 from probe_rates import cell_of
+from small_projects import parse_defense
 
 from subpop.defenses import DEFENSES
 from subpop.experiments.experiment import Experiment
 from subpop.experiments.integrity.inspector import Inspector
 from subpop.harness.batching import DefenseError
-from subpop.harness.plugins import parse_defense
 from subpop.runtime.store import Store
 from subpop.types import OWN_LEARNER
 

@@ -9,11 +9,12 @@ import time
 from collections import Counter, defaultdict
 from pathlib import Path
 
+from small_projects import parse_defense
+
 from subpop.defenses import DEFENSES
 from subpop.experiments.experiment import Experiment
 from subpop.experiments.integrity.findings import FLAG, NOT_RUN, VARIES
 from subpop.experiments.integrity.inspector import Inspector
-from subpop.harness.plugins import parse_defense
 from subpop.runtime.no_store import NoStore
 from subpop.types import Cell
 

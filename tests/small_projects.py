@@ -7,6 +7,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from subpop.harness.plugins import DefenseSpec, parse_plugin
+
 ROOT = Path(__file__).parents[1]
 SUITE = '''"""Source: a test. Deviations: none."""
 from subpop.types.grid import grid
@@ -37,6 +39,11 @@ def make_project(folder, rates=(0.5, 1.0)):
     (folder / "conftest.py").write_text((ROOT / "conftest.py").read_text())
     (folder / "pytest.ini").write_text("[pytest]\n")
     return folder
+
+
+def parse_defense(spec, base_dir):
+    """The defense that `--defense` names."""
+    return parse_plugin(DefenseSpec, spec, base_dir, "--defense ")
 
 
 def command(*options):

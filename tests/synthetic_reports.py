@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from subpop.report.figures import begin_to_draw
 from subpop.results.intervals import ROWS, SEEDS
 from subpop.types import Cell, CellReport, CellResult, Number, Verdict
 
@@ -23,6 +24,13 @@ DEFENSES = {
 def cell_of(**changes):
     blank = Cell.of("defenses_trim_sever", "embedded", "digits", "logistic_regression", "feature_match", "label_flip", 1.0)
     return blank.with_(**changes)
+
+
+def draw_all(reports, directory):
+    """Draw every figure, and wait for them."""
+    pictures, finish = begin_to_draw(reports, directory)
+    finish()
+    return pictures
 
 
 def given(metric, value, half_width, varies=ROWS, std=None):

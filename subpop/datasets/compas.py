@@ -51,8 +51,6 @@ TABLE = Table(
     },
 )
 FILTER = Table("compas", ranges={}, levels={"days_b_screening_arrest": (), "is_recid": (), "score_text": (), **TABLE.levels})
-PERSONAL = ("name", "first", "last", "dob", "c_case_number", "r_case_number", "vr_case_number")
-"""Columns of the file that identify people, and are never read."""
 
 
 def load(root: Path | None = None) -> Dataset:

@@ -113,19 +113,9 @@ Spec = TypeVar("Spec", bound=DefenseSpec)
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def parse_defense(spec: str, base_dir: Path, option: str = "--defense ") -> DefenseSpec:
-    """Find a defense and its needs without importing it; paths are relative to `base_dir`. Raises BadInput, whose message
-    begins with `option` where the specification itself is wrong."""
-    return parse_plugin(DefenseSpec, spec, base_dir, option)
-
-
-def parse_attack(spec: str, base_dir: Path, option: str = "--attack ") -> AttackSpec:
-    """Find an attack without importing it, as `parse_defense` finds a defense."""
-    return parse_plugin(AttackSpec, spec, base_dir, option)
-
-
 def parse_plugin(kind: type[Spec], spec: str, base_dir: Path, option: str) -> Spec:
-    """Find a function of this kind without importing it."""
+    """Find a function of this kind and what it declares without importing it; paths are relative to `base_dir`. Raises BadInput,
+    whose message begins with `option` where the specification itself is wrong."""
     role = kind.role
     reference = parse_reference(spec, role.usage, option)
     told = option + repr(spec)

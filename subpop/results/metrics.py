@@ -237,12 +237,6 @@ def _bootstrap_draws(seed: int, n_seeds: int, n_rows: tuple[int, ...], n_replica
     return seeds, tuple(_bootstrap_weights(generator, n, n_replicates) for n in n_rows)
 
 
-def worst_k_std_error(resampled: Doubles, k: int, by: Doubles | None = None) -> float:
-    """Return the standard error of worst-k from `resampled_damages`; each draw is ranked separately, by its own draw of `by` if
-    given."""
-    return float(top_mean(resampled, k, by).std(ddof=1))
-
-
 def halved_damages(cell: Sequence[RightBits], *, seed: int, n_halvings: int = 20) -> Doubles:
     """Return (n_halvings, 2, S) damages on random halves of the seeds and of each subpopulation's test rows.
 

@@ -14,6 +14,8 @@ from subpop.session.cli import main
 from subpop.types import BadInput
 
 NAMES = ("south_german_credit", "german_credit", "acs_income", "compas")
+PERSONAL = ("name", "first", "last", "dob", "c_case_number", "r_case_number", "vr_case_number")
+"""Columns of COMPAS that identify people."""
 
 
 def rows_of(table, n, seed=0):
@@ -72,7 +74,7 @@ def compas_file(root, n_dropped=1042, **changes):
     """The published header's columns with names and dates; the first rows are those that the filter drops."""
     n = compas.N_ROWS + n_dropped
     table = rows_of(compas.TABLE, n)
-    about = dict.fromkeys(compas.PERSONAL, "SECRET") | {"days_b_screening_arrest": "-1", "is_recid": "1", "score_text": "Low"}
+    about = dict.fromkeys(PERSONAL, "SECRET") | {"days_b_screening_arrest": "-1", "is_recid": "1", "score_text": "Low"}
     table = table.assign(**about)
     table.loc[: n_dropped - 1, "days_b_screening_arrest"] = "31"
     table.loc[:199, ["days_b_screening_arrest", "is_recid"]] = ["0", "-1"]
@@ -142,7 +144,7 @@ def test_compas_filters_and_drops_what_names_people(tmp_path, monkeypatch):
     assert data.x[:, :5].tolist() == kept[["age", *compas.COUNTS]].astype(float).to_numpy().tolist()
     assert data.annotations["race"].tolist() == [compas.TABLE.levels["race"].index(each) for each in kept["race"]]
     assert read
-    assert not any(set(frame.columns) & set(compas.PERSONAL) or (frame == "SECRET").any(axis=None) for frame in read)
+    assert not any(set(frame.columns) & set(PERSONAL) or (frame == "SECRET").any(axis=None) for frame in read)
 
 
 @pytest.mark.parametrize(

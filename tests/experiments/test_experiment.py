@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_projects import parse_defense
 
 from subpop.defenses import DEFENSES
 from subpop.experiments.experiment import Experiment
 from subpop.experiments.trial import undefended
 from subpop.harness.batching import Wave
-from subpop.harness.plugins import parse_defense
 from subpop.runtime.no_store import NoStore
 from subpop.runtime.store import Store
 from subpop.types import BadInput, Cell, Defended, Trial

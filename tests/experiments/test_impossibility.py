@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.stats import hypergeom
+from small_projects import parse_defense
 
 from subpop.datasets.mixture import SPECS, centres_of
 from subpop.experiments.experiment import Experiment
@@ -21,7 +22,6 @@ from subpop.experiments.impossibility.two_worlds import (
 )
 from subpop.experiments.impossibility.waves import Runner, gathered
 from subpop.harness.batching import job_of
-from subpop.harness.plugins import parse_defense
 from subpop.results.metric_registry import metric_of
 from subpop.results.references import References, cell_key, rebaseline
 from subpop.runtime.store import Store

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from probe_rates import PLUGINS, cell_of
 from scipy.spatial.distance import pdist
+from small_projects import parse_defense
 
 from subpop.experiments.experiment import Experiment
 from subpop.experiments.integrity import inspector as inspecting
@@ -37,7 +38,6 @@ from subpop.experiments.integrity.mixtures import above_bayes, bayes_accuracy, s
 from subpop.experiments.integrity.moved import draw_moves, grid_of
 from subpop.experiments.integrity.views import turned
 from subpop.harness.batching import DefenseError
-from subpop.harness.plugins import parse_defense
 from subpop.runtime.no_store import NoStore
 from subpop.runtime.store import Store
 from subpop.session.run import Run

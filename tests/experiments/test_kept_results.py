@@ -5,13 +5,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from small_projects import parse_defense
 
 from subpop import victims
 from subpop.defenses import DEFENSES
 from subpop.experiments.experiment import Experiment
 from subpop.experiments.impossibility import measure_impossibility
 from subpop.experiments.kept_results import from_arrays, kept_result, to_arrays
-from subpop.harness.plugins import parse_defense
 from subpop.runtime.cell_code import code_key
 from subpop.runtime.store import Store
 from subpop.types import BadInput, Cell, CellResult, Number

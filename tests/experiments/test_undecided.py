@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_projects import parse_defense
 
 from subpop.defenses import DEFENSES
 from subpop.defenses.trim import given_label_loss
@@ -14,7 +15,6 @@ from subpop.experiments import undecided
 from subpop.experiments.experiment import Experiment
 from subpop.experiments.undecided import CUT, REST, ROUNDING, SAFETY, TARGET, Undecided, is_undecided
 from subpop.harness.outcome import Outcome, lead_of
-from subpop.harness.plugins import parse_defense
 from subpop.results.references import References, cell_status, compare
 from subpop.runtime.no_store import NoStore
 from subpop.types import Cell, Defended, Trial, TrialResult

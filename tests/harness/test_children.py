@@ -9,12 +9,12 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
+from small_projects import parse_defense
 from test_sandbox import _nothing_is_left, children, is_alive, script, wait_until_gone, wave  # noqa: F401
 
 from subpop.harness import fork_server
 from subpop.harness.batching import DefenseError
 from subpop.harness.fork_server import SERVER, clean_environment
-from subpop.harness.plugins import parse_defense
 from subpop.harness.sandbox import run_in_child
 from subpop.runtime.processes import descendants
 

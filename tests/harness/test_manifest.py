@@ -9,11 +9,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from small_projects import parse_defense
 
 from subpop.experiments.experiment import Experiment
 from subpop.harness import manifest as manifest_module
 from subpop.harness.manifest import Manifests, manifest_of, still_holds
-from subpop.harness.plugins import parse_defense
 from subpop.runtime.no_store import NoStore
 from subpop.runtime.store import Store
 from subpop.types import Trial

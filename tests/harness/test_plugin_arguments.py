@@ -1,10 +1,11 @@
 """Arguments in brackets after a plug-in's name."""
 
 import pytest
+from small_projects import parse_defense
 
 from subpop import BadInput, grid
 from subpop.experiments.experiment import Experiment
-from subpop.harness.plugins import load, parse_defense
+from subpop.harness.plugins import load
 from subpop.runtime.no_store import NoStore
 
 TUNABLE = """

@@ -6,13 +6,14 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
+from small_projects import parse_defense
 from test_sandbox import N_TEST, POOL, TEST_X, _nothing_is_left, fit_many, tasks, wave  # noqa: F401
 
 from subpop.experiments.experiment import Experiment
 from subpop.harness.batching import DefenseError
 from subpop.harness.fit_log import ALWAYS_KEPT, Answers, FitLog
 from subpop.harness.outcome import Outcome
-from subpop.harness.plugins import load, parse_defense
+from subpop.harness.plugins import load
 from subpop.harness.sandbox import run_in_child
 from subpop.report import RunInfo
 from subpop.report.details import details

@@ -4,8 +4,9 @@ import sys
 import textwrap
 
 import pytest
+from small_projects import parse_defense
 
-from subpop.harness.plugins import GRANTED, DatasetSpec, load, parse_attack, parse_defense, parse_plugin
+from subpop.harness.plugins import GRANTED, AttackSpec, DatasetSpec, DefenseSpec, load, parse_plugin
 from subpop.types import BadInput
 
 SIMPLE = """
@@ -119,7 +120,7 @@ def test_only_a_message_about_the_option_names_it(tmp_path, spec):
     with pytest.raises(BadInput, match=f"^--defense '{spec}'"):
         parse_defense(spec, tmp_path)
     with pytest.raises(BadInput, match=f"^'{spec}'"):
-        parse_defense(spec, tmp_path, option="")
+        parse_plugin(DefenseSpec, spec, tmp_path, option="")
 
 
 @pytest.mark.parametrize(
@@ -210,7 +211,7 @@ def test_determinism_that_only_running_the_file_would_tell_is_refused(tmp_path, 
 def test_only_defenses_may_need_something(tmp_path, write):
     write("d.py", "def f(sample, count, *, seed): ...\nf.needs = {'clean_holdout'}\ndef load(): ...\nload.needs = {'groups'}\n")
     with pytest.raises(BadInput, match=r"f.needs grants nothing to an attack; delete it"):
-        parse_attack("d.py:f", tmp_path)
+        parse_plugin(AttackSpec, "d.py:f", tmp_path, "--attack ")
     with pytest.raises(BadInput, match=r"load.needs grants nothing to a data set"):
         parse_plugin(DatasetSpec, "d.py:load", tmp_path, "--dataset ")
 

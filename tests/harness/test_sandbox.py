@@ -16,12 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_projects import parse_defense
 
 from subpop.harness import child, sandbox
 from subpop.harness.batching import DefenseError, DefenseTask, PoolRows, Wave, job_of
 from subpop.harness.child import receive_message, send_message
 from subpop.harness.fork_server import SERVER
-from subpop.harness.plugins import load, parse_defense
+from subpop.harness.plugins import load
 from subpop.harness.sandbox import run_in_child
 from subpop.runtime.processes import descendants
 from subpop.types import BadInput, Knowledge, Pool, TrainingSet

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from matplotlib.contour import QuadContourSet
 from PIL import Image
-from synthetic_reports import DEFENSES, RATES, cell_of, figure2_reports, report_of
+from synthetic_reports import DEFENSES, RATES, cell_of, draw_all, figure2_reports, report_of
 
-from subpop.report.figures import draw_all, file_name
+from subpop.report.figures import file_name
 from subpop.report.figures.lines import damage_against_alpha, styles_of
 from subpop.report.figures.scatters import draw_panels, panel_order, panel_title, removed_text, target_against_collateral
 from subpop.report.figures.setups import by_setup, percent, quantity, rows_of, summarize

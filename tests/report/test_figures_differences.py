@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
-from synthetic_reports import RATES, cell_of, report_of
+from synthetic_reports import RATES, cell_of, draw_all, report_of
 from test_leaderboard import BOARD, HURT, measured
 
 from subpop.report.board_figure import alt_of, draw_boards, lines_of
-from subpop.report.figures import draw_all
 from subpop.report.figures.differences import (
     COLOURS,
     EQUIVALENT_COLOUR,

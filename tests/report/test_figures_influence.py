@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from synthetic_reports import draw_all
 
-from subpop.report.figures import draw_all
 from subpop.report.figures.influence import attacked_pictures, attacked_sets, success_against_epsilon, with_pictures
 from subpop.types import CellReport, CellResult, Number
 from subpop.types.grid import grid

@@ -5,10 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from matplotlib.collections import LineCollection
-from synthetic_reports import cell_of, report_of
+from synthetic_reports import cell_of, draw_all, report_of
 
 from subpop.report import RunInfo
-from subpop.report.figures import draw_all
 from subpop.report.figures.released import (
     WIDEST,
     beside_released,

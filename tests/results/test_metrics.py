@@ -19,8 +19,8 @@ from subpop.results.metrics import (
     halved_damages,
     resampled_damages,
     selection_free_worst_k,
+    top_mean,
     worst_k,
-    worst_k_std_error,
 )
 from subpop.types import BadInput
 
@@ -176,6 +176,10 @@ def test_a_subpopulation_of_one_row_cannot_be_halved():
 
 
 # --- standard errors ----------------------------------------------------------------------------------------------------
+
+
+def worst_k_std_error(resampled, k):
+    return top_mean(resampled, k).std(ddof=1)
 
 
 def test_bootstrap_of_one_subpopulation_is_the_closed_form():

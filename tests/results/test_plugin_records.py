@@ -4,9 +4,9 @@ import json
 from contextlib import suppress
 
 import pytest
+from small_projects import parse_defense
 
 from subpop.experiments.experiment import Experiment
-from subpop.harness.plugins import parse_defense
 from subpop.results.plugin_records import KIND, kept_reports, record_of
 from subpop.runtime.store import Store
 from subpop.session.cli import main

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_projects import parse_defense
 
 from subpop.harness.batching import DefenseError, DefenseTask, Wave
-from subpop.harness.plugins import parse_defense
 from subpop.harness.sandbox import run_in_child
 from subpop.runtime.output import LINE_BYTES, TAIL_LINES, Lines, Tail
 from subpop.session import debugging

@@ -12,11 +12,11 @@ import pytest
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
+from small_projects import parse_defense
 
 import subpop.runtime.progress
 from subpop.experiments.experiment import Experiment
 from subpop.experiments.integrity import Inspector
-from subpop.harness.plugins import parse_defense
 from subpop.report.figures.setups import headings_of, setup_of, titles_of
 from subpop.runtime.estimate import Forecast, Rates
 from subpop.runtime.progress import Progress, reporting, saying_that

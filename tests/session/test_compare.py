@@ -13,11 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from small_projects import ROOT, make_project
+from small_projects import ROOT, make_project, parse_defense
 
 from subpop.experiments.experiment import Experiment
 from subpop.experiments.provenance import provenance
-from subpop.harness.plugins import parse_defense
 from subpop.report import RunInfo, record_of_numbers, results_json, write_report
 from subpop.report.comparison import comparison_page
 from subpop.results.comparison import compare_sides, load_side

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_projects import parse_defense
 
 from subpop.harness.batching import DefenseError
 from subpop.harness.outcome import Outcome, check_outcome
-from subpop.harness.plugins import parse_defense
 from subpop.types import BadInput, Dataset
 
 ROOT = Path(__file__).parents[2]

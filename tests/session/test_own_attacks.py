@@ -16,7 +16,7 @@ from subpop.attacks import AttackTask
 from subpop.attacks.own import own_attack
 from subpop.harness.attack_child import checked
 from subpop.harness.batching import DefenseError
-from subpop.harness.plugins import parse_attack
+from subpop.harness.plugins import AttackSpec, parse_plugin
 from subpop.testing import check_attack
 from subpop.types import AttackSample, Pool
 from subpop.types.specifications import LabelFlip
@@ -41,7 +41,7 @@ def task(count=3, **settings):
 def spec_of(folder, text, name="flips"):
     path = folder / "own_attack.py"
     path.write_text(textwrap.dedent(text))
-    return parse_attack(f"{path}:{name}", folder)
+    return parse_plugin(AttackSpec, f"{path}:{name}", folder, "--attack ")
 
 
 def test_positions_in_the_sample_become_rows_of_the_pool(tmp_path):

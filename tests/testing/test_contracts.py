@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin
+from small_projects import parse_defense
 
-from subpop.harness.plugins import load, parse_defense
+from subpop.harness.plugins import load
 from subpop.testing import (
     CheckResult,
     ContractError,

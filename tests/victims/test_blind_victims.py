@@ -5,10 +5,10 @@ import warnings
 import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
+from small_projects import parse_defense
 
 from subpop.experiments.experiment import Experiment
 from subpop.harness.batching import DefenseError, DefenseTask, PoolRows, Wave, job_of
-from subpop.harness.plugins import parse_defense
 from subpop.runtime.no_store import NoStore
 from subpop.types import Defended, FleetJob, Knowledge, Pool, TrainingSet, Unsolved
 from subpop.types.grid import grid

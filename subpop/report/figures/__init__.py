@@ -61,15 +61,9 @@ class Picture:
     caption: str
 
 
-def draw_all(reports: Iterable[CellReport], directory: Path) -> list[Picture]:
-    """Draw every figure for which the reports have numbers; one that is there with the same content is kept."""
-    pictures, finish = begin_to_draw(reports, directory)
-    finish()
-    return pictures
-
-
 def begin_to_draw(reports: Iterable[CellReport], directory: Path) -> tuple[list[Picture], Callable[[], None]]:
-    """Draw as `draw_all`, while this process does something else; returns the figures and a function that waits for them."""
+    """Draw every figure for which the reports have numbers, while this process does something else; one that is there with the
+    same content is kept. Returns the figures and a function that waits for them."""
     pictures, missing, reports = [], [], list(reports)
     hashes = {id(report): _hash(report) for report in reports if report.result}  # several figures show the same report
     for (stem, tier, dataset), own, styles, plan in _plans(reports):
@@ -83,7 +77,7 @@ def begin_to_draw(reports: Iterable[CellReport], directory: Path) -> tuple[list[
 
 
 def figures_of(reports: Iterable[CellReport]) -> list[Figure]:
-    """The figures for which the reports have numbers, drawn in memory, as `draw_all` writes them."""
+    """The figures for which the reports have numbers, drawn in memory, as `begin_to_draw` writes them."""
     from matplotlib import style
 
     with style.context(["default", STYLE]):
