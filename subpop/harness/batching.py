@@ -49,14 +49,14 @@ CANCEL_SECONDS = 5.0
 
 @dataclass(frozen=True, eq=False)
 class PoolRows:
-    """A row source over the shared pool. For the harness only: row numbers would reveal the poison.
-
-    rows: (n,) int64 as in FleetJob; extra_x: (e, ...) rows outside the pool, with numbers >= len(pool).
-    """
+    """A row source over the shared pool. For the harness only: row numbers would reveal the poison."""
 
     pool: Pool
+    """The rows that all trials share."""
     rows: Ints
+    """(n,) int64 row numbers, as in FleetJob."""
     extra_x: Array | None = None
+    """(e, ...) rows outside the pool, with numbers >= len(pool), or None."""
 
     @property
     def n_classes(self) -> int:
@@ -107,17 +107,20 @@ def _inputs_like(sample: Array, x: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class DefenseTask:
-    """The arguments of one call of the defense (`train`, `know`, `seed`) and data for the evaluation, which it never receives.
-
-    name: for error messages (such as "digit 3, seed 2"); certify, reference_y: see `outcome.check_defended`.
-    """
+    """The arguments of one call of the defense (`train`, `know`, `seed`) and data for the evaluation, which it never receives."""
 
     train: TrainingSet
+    """The training set, perhaps poisoned."""
     know: Knowledge
+    """What the defense is told."""
     seed: int
+    """The defense's seed."""
     name: str = ""
+    """For error messages, such as "digit 3, seed 2"."""
     certify: Ints | None = None
+    """(m,) test rows whose certified radius is asked for; None for all of them."""
     reference_y: Ints | None = None
+    """(n,) labels with which a model that has `with_labels` is trained for the reference, or None."""
 
 
 class DefenseError(RuntimeError):
@@ -138,16 +141,16 @@ class DefenseError(RuntimeError):
 
 @dataclass(frozen=True, eq=False)
 class Wave:
-    """Tasks that run at once, and what the harness does for all of their trials.
-
-    fit_many: receives (task number, training set) pairs in task order, and returns one model per pair; test_x: (n_test, ...) the
-    rows to predict, or a function that returns them, called when predictions are first needed.
-    """
+    """Tasks that run at once, and what the harness does for all of their trials."""
 
     tasks: Sequence[DefenseTask]
+    """One for each trial."""
     fit_many: FitMany
+    """Receives (task number, training set) pairs in task order, and returns one model per pair."""
     test_x: Array | Callable[[], Array]
+    """(n_test, ...) rows to predict, or a function that returns them, called when predictions are first needed."""
     n_classes: int
+    """Number of classes of the data."""
 
     def run(
         self,

@@ -32,23 +32,26 @@ SMALL = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Fleet:
-    """M problems, each sum_i total_i * logloss_i + sum(penalty * w^2) / 2 over K' score columns and d' scaled features.
-
-    shared: (N, d') and listed: (A, d') rows, by dtype; turned: (d', N) copies of shared rows, of some dtypes, with which products
-    are faster; total: (M, W) weight of each row of a problem and label: (M, K', W) its part in each class, shared rows first,
-    then the problem's list; penalty: (M, d'); unit: (d',) converts a gradient to the inputs' own units; weight: (M,) sum of
-    weights.
-    """
+    """M problems, each sum_i total_i * logloss_i + sum(penalty * w^2) / 2 over K' score columns and d' scaled features."""
 
     shared: dict[type, Array]
+    """(N, d') rows that all problems share, by dtype."""
     turned: dict[type, Array]
+    """(d', N) copies of them, of some dtypes, with which products are faster."""
     listed: dict[type, Array]
+    """(A, d') rows of the lists, by dtype."""
     lists: Lists
+    """Which of them each problem has."""
     total: Doubles
+    """(M, W) weight of each row of a problem: shared rows first, then its list."""
     label: Doubles
+    """(M, K', W) its part in each class."""
     penalty: Doubles
+    """(M, d') factor of each parameter's square."""
     unit: Doubles
+    """(d',) factor that converts a gradient to the inputs' own units."""
     weight: Doubles
+    """(M,) sum of a problem's weights."""
 
     def __len__(self) -> int:
         return len(self.weight)
@@ -175,7 +178,7 @@ class Newton:
         own = gradient * self.fleet.unit
         residual[problems, 0] = np.abs(own).max(axis=(1, 2)) / self.fleet.weight[problems]
         residual[problems, 1] = np.sqrt(_dots(own, own))
-        distance = np.abs(self._precondition(gradient.astype(self.precision.inner))).max(axis=(1, 2))
+        distance = np.abs(self.precondition(gradient.astype(self.precision.inner))).max(axis=(1, 2))
         return np.asarray(distance / np.maximum(np.abs(w[problems]).max(axis=(1, 2)), SMALL), dtype=np.float64)
 
     def _directions(self, problems: Ints, gradient: Doubles, forcing: Doubles) -> Array:
@@ -183,14 +186,14 @@ class Newton:
         inner = self.precision.inner
         left: Array = -gradient.astype(inner)
         found = np.zeros_like(left)
-        search = near = self._precondition(left)
+        search = near = self.precondition(left)
         size = _dots(left, near)
         target, live = forcing**2 * size, np.arange(len(problems))
         for _ in range(CONJUGATE_LIMIT):
             product, steps = self._curvature_products(problems[live], search, size)
             found[live] += steps * search
             left = left - steps * product
-            near = self._precondition(left)
+            near = self.precondition(left)
             before, size = size, _dots(left, near)
             going = size > target[live]
             if not going.any():
@@ -203,19 +206,19 @@ class Newton:
         """Hessian times search, and the conjugate gradient steps; updates the `change` of margins."""
         penalty = self.fleet.penalty[problems][:, None].astype(search.dtype) * search
         steps = np.empty(len(problems))
-        q = self._products(problems, search)
+        q = self.products(problems, search)
         conjugate_steps(problems, self.fleet.lists, self.at, q, size, _dots(penalty, search), steps)
-        return self._sums(problems, q) + penalty, _column(steps, self.precision.inner)
+        return self.sums(problems, q) + penalty, _column(steps, self.precision.inner)
 
     def _place(self, w: Doubles, problems: Ints) -> None:
         """Recompute margins, chances and residuals."""
         here: Array = w[problems].astype(self.precision.outer)
-        self.at.margin[problems] = self._products(problems, here)
+        self.at.margin[problems] = self.products(problems, here)
         evaluate(problems, self.fleet.lists, self.at)
 
     def _gradient(self, w: Doubles, problems: Ints) -> Doubles:
         residual = self.at.residual if len(problems) == len(self.fleet) else self.at.residual[problems]
-        loss = self._sums(problems, residual).astype(np.float64, copy=False)
+        loss = self.sums(problems, residual).astype(np.float64, copy=False)
         return loss + self.fleet.penalty[problems][:, None] * w[problems]
 
     def _smallest_eigenvalues(self, problems: Ints) -> Doubles:
@@ -231,11 +234,11 @@ class Newton:
         chance = self.at.chance[problems]
         if chance.shape[1] > 1:
             return np.zeros(len(problems))
-        sums = self._sums(problems, self.at.total[problems][:, None] * chance * (1 - chance))[:, 0].astype(np.float64)
+        sums = self.sums(problems, self.at.total[problems][:, None] * chance * (1 - chance))[:, 0].astype(np.float64)
         total, means = sums[:, -1], sums[:, :-1] * self.fleet.unit[:-1] / sums[:, -1:]
         return np.asarray(total * rho / (total * (1 + np.einsum("mj,mj->m", means, means)) + rho))
 
-    def _products(self, problems: Ints, w: Array) -> Array:
+    def products(self, problems: Ints, w: Array) -> Array:
         """rows w: (m, K', W); values after the end of a problem's list are arbitrary."""
         rows, (m, classes, d) = self.fleet.shared[w.dtype.type], w.shape
         q: Array = np.empty((m, classes, self.fleet.total.shape[1]), w.dtype)
@@ -244,14 +247,14 @@ class Newton:
         list_products(problems, self.fleet.lists, self.fleet.listed[w.dtype.type], w, q)
         return q
 
-    def _sums(self, problems: Ints, q: Array) -> Array:
+    def sums(self, problems: Ints, q: Array) -> Array:
         """rows' q: (m, K', d')."""
         rows, (m, classes, width) = self.fleet.shared[q.dtype.type], q.shape
         out = _in_blocks(q.reshape(m * classes, width)[:, : len(rows)], rows).reshape(m, classes, rows.shape[1])
         add_list_sums(problems, self.fleet.lists, self.fleet.listed[q.dtype.type], q, out)
         return out
 
-    def _precondition(self, r: Array) -> Array:
+    def precondition(self, r: Array) -> Array:
         blocks, size, _ = self.inverse.shape
         if size == 1:
             return r * self.inverse.reshape(r.shape[1:])

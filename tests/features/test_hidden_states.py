@@ -80,7 +80,7 @@ def test_neither_padding_nor_other_rows_change_a_bit(encoder):
 def test_batches_of_padded_rows_agree_with_single_ones(encoder, monkeypatch):
     every = hidden_states(encoder, rows())
     monkeypatch.setattr(
-        "subpop.features.encoders.states._batches", lambda lengths, budget: [np.array([4, 0, 2]), np.array([1, 3, 5])]
+        "subpop.features.encoders.states.batches_of", lambda lengths, budget: [np.array([4, 0, 2]), np.array([1, 3, 5])]
     )
     batched = hidden_states(encoder, rows())
     np.testing.assert_allclose(batched.values, every.values, atol=1e-5)
@@ -88,11 +88,11 @@ def test_batches_of_padded_rows_agree_with_single_ones(encoder, monkeypatch):
 
 def test_rows_of_a_batch_are_of_about_the_same_length_and_fit_the_budget():
     lengths = np.random.default_rng(0).integers(1, 30, 50)
-    batches = list(states_module._batches(lengths, 60))
+    batches = list(states_module.batches_of(lengths, 60))
     assert sorted(np.concatenate(batches)) == list(range(50))
     assert all(len(own) == 1 or len(own) * lengths[own].max() <= 60 for own in batches)
     assert max(np.ptp(lengths[own]) for own in batches) < 6
-    assert [len(own) for own in states_module._batches(lengths, 0)] == [1] * 50
+    assert [len(own) for own in states_module.batches_of(lengths, 0)] == [1] * 50
 
 
 def test_two_bytes_a_number_keep_eight_bits(encoder):

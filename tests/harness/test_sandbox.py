@@ -16,13 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_projects import parse_defense
 
 from subpop.harness import child, sandbox
 from subpop.harness.batching import DefenseError, DefenseTask, PoolRows, Wave, job_of
 from subpop.harness.child import receive_message, send_message
 from subpop.harness.fork_server import SERVER
-from subpop.harness.plugins import load
+from subpop.harness.plugins import DefenseSpec, load, parse_plugin
 from subpop.harness.sandbox import run_in_child
 from subpop.runtime.processes import descendants
 from subpop.types import BadInput, Knowledge, Pool, TrainingSet
@@ -373,7 +372,7 @@ def wave(n=3, fit=fit_many, **knowledge):
 
 @lru_cache
 def spec_of(folder, function):
-    return parse_defense(f"plugin.py:{function}", folder)
+    return parse_plugin(DefenseSpec, f"plugin.py:{function}", folder, "--defense ")
 
 
 def run(folder, function, n=3, fit=fit_many, timeout=60.0, **knowledge):
@@ -640,7 +639,7 @@ def test_a_thread_that_holds_up_the_harness_is_stopped(folder, monkeypatch):
 def test_a_file_that_cannot_be_imported(tmp_path, monkeypatch, text, message):
     monkeypatch.setattr(sandbox, "PATIENCE", 0.6)
     (tmp_path / "first.py").write_text(text + "def plugin(train, fit, know, *, seed): ...\n")
-    spec = parse_defense("first.py:plugin", tmp_path)
+    spec = parse_plugin(DefenseSpec, "first.py:plugin", tmp_path, "--defense ")
     with pytest.raises(DefenseError, match=message.replace("plugin: ", "")) as caught:
         list(run_in_child(spec, wave(1), 0.5))
     assert caught.value.task is None

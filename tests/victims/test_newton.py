@@ -118,7 +118,7 @@ def test_sums_over_blocks_and_products_with_turned_rows_are_the_plain_ones(n, m,
     assert np.allclose(newton._in_blocks(q, rows), np.einsum("mn,nd->md", q, rows, dtype=np.float64), **close)
     _, _, _, fleet = make_fleet(2, (np.float64, np.float32), n_jobs=m)
     w = start(fleet).astype(dtype)
-    products = placed(fleet, w.astype(np.float64))._products(np.arange(m), w)[:, :, : fleet.lists.shared]
+    products = placed(fleet, w.astype(np.float64)).products(np.arange(m), w)[:, :, : fleet.lists.shared]
     assert np.allclose(products, w @ fleet.shared[np.float64].T, **close)
     assert set(fleet.turned) == ({np.float32} if m == 20 else set())
     assert all(np.array_equal(each.T, fleet.shared[kind]) for kind, each in fleet.turned.items())

@@ -20,7 +20,7 @@ def logistic(cell: Cell, context: Context) -> tuple[list[Number], int]:
     stages = [context.stage(cell.with_(partition=name)) for name in ("feature_match", "cluster_match")]
     jobs = [job for stage in stages for job, _ in attacks(cell, stage)]
     pool = stages[0].pool
-    newton = _Workers(pool.x.astype(np.float64))
+    newton = Workers(pool.x.astype(np.float64))
     newton.solve(jobs[:4])  # start the workers and load their libraries
     make_victim(cell.victim).fit_many(jobs[:2], [0, 0])
     numbers, ours, theirs = ratio_of_medians(lambda: fleet_from_nothing(cell, jobs), lambda: newton.solve(jobs))
@@ -30,7 +30,7 @@ def logistic(cell: Cell, context: Context) -> tuple[list[Number], int]:
     numbers += [
         Number("n_victims", float(len(jobs))),
         Number("kkt_residual_max", max(model.kkt_residual for model in ours)),
-        Number("one_at_a_time_kkt_residual_max", max(_kkt(job, w) for job, w in zip(jobs, theirs, strict=True))),
+        Number("one_at_a_time_kkt_residual_max", max(kkt_residual(job, w) for job, w in zip(jobs, theirs, strict=True))),
         Number("coefficient_difference_max", apart),
     ]
     return numbers, 2 * ROUNDS * len(jobs)
@@ -42,7 +42,7 @@ def fleet_from_nothing(cell: Cell, jobs: Sequence[FleetJob]) -> list[Any]:
     return list(make_victim(cell.victim).fit_many([replace(job, pool=pool) for job in jobs], [0] * len(jobs)))
 
 
-class _Workers:
+class Workers:
     """scikit-learn's newton-cholesky, one victim at a time in each of several processes (one per core) that share the rows."""
 
     def __init__(self, x: Array) -> None:
@@ -63,7 +63,7 @@ def _newton_cholesky(x: Array, rows: Array, y: Array) -> Array:
     return np.asarray(solver.fit(x[rows], y).coef_[0])
 
 
-def _kkt(job: FleetJob, w: Array) -> float:
+def kkt_residual(job: FleetJob, w: Array) -> float:
     x = np.column_stack([job.x.astype(np.float64), np.ones(len(job))])
     gradient = x.T @ (1 / (1 + np.exp(-(x @ w))) - job.y) + w
     return float(np.abs(gradient).max() / len(job))

@@ -139,7 +139,7 @@ def counted() -> Iterator[Products]:
     from subpop.victims.newton import Newton
 
     found = Products()
-    products, sums, precondition = Newton._products, Newton._sums, Newton._precondition
+    products, sums, precondition = Newton.products, Newton.sums, Newton.precondition
 
     def of_products(self: Any, problems: Array, w: Array) -> Array:
         n, d = self.fleet.shared[w.dtype.type].shape
@@ -157,7 +157,7 @@ def counted() -> Iterator[Products]:
             found.add((len(r), size, size), r.dtype.type, blocks)
         return precondition(self, r)
 
-    with patch.multiple(Newton, _products=of_products, _sums=of_sums, _precondition=of_precondition):
+    with patch.multiple(Newton, products=of_products, sums=of_sums, precondition=of_precondition):
         yield found
 
 

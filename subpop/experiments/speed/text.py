@@ -22,7 +22,7 @@ from subpop.datasets import load_dataset
 from subpop.datasets.split import split
 from subpop.datasets.stage import Stage
 from subpop.experiments.context import Context
-from subpop.experiments.speed.logistic import _kkt, _Workers, fleet_from_nothing
+from subpop.experiments.speed.logistic import Workers, fleet_from_nothing, kkt_residual
 from subpop.experiments.speed.roofline import counted_in_torch, of_solver, peak_of, share_of
 from subpop.experiments.speed.timing import ROUNDS, attacks, ratio_of_medians, speed_ratio
 from subpop.types import Array, BadInput, Cell, FleetJob, Model, Number, Pool
@@ -41,7 +41,7 @@ KEY_BIAS = "attention.self.key.bias"
 def text_linear(cell: Cell, stage: Stage) -> tuple[list[Number], int]:
     """All clusters at three rates as one fleet, against every tenth of them one at a time; the ratio is of seconds a victim."""
     jobs = [job for job, _ in attacks(cell, stage)]
-    sample, newton = jobs[::EVERY], _Workers(jobs[0].pool.x.astype(np.float64))
+    sample, newton = jobs[::EVERY], Workers(jobs[0].pool.x.astype(np.float64))
     newton.solve(sample[:2])  # start the workers and load their libraries
     make_victim(cell.victim).fit_many(jobs[:2], [0, 0])
     seconds: tuple[list[float], list[float]] = ([], [])
@@ -62,7 +62,7 @@ def text_linear(cell: Cell, stage: Stage) -> tuple[list[Number], int]:
         Number("n_victims", float(len(jobs))),
         Number("n_one_at_a_time", float(len(sample))),
         Number("kkt_residual_max", max(model.kkt_residual for model in ours)),
-        Number("one_at_a_time_kkt_residual_max", max(_kkt(job, w) for job, w in zip(sample, theirs, strict=True))),
+        Number("one_at_a_time_kkt_residual_max", max(kkt_residual(job, w) for job, w in zip(sample, theirs, strict=True))),
         Number("coefficient_difference_max", apart),
     ], ROUNDS * (len(jobs) + len(sample))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from subpop.features.encoders.states import GPU_TOKENS, _batches, states_key
+from subpop.features.encoders.states import GPU_TOKENS, batches_of, states_key
 from subpop.features.encoders.tokens import check_tokens, lengths_of
 from subpop.runtime.feature_cache import cached_blocks
 from subpop.runtime.fingerprint import data_hash, key_of
@@ -52,7 +52,7 @@ def _pooled(encoder: Encoder, tokens: Array, device: str) -> Floats:
     bert, lengths = encoder.bert(device), lengths_of(tokens)
     out = np.empty((len(tokens), encoder.hidden), np.float32)
     with torch.inference_mode():
-        for rows in _batches(lengths, CPU_TOKENS if device == "cpu" else GPU_TOKENS):
+        for rows in batches_of(lengths, CPU_TOKENS if device == "cpu" else GPU_TOKENS):
             width = int(lengths[rows].max())
             own = torch.from_numpy(lengths[rows]).to(device)
             states = lower_states(

@@ -166,12 +166,12 @@ def _computed(encoder: Encoder, tokens: Array, lengths: Ints, device: str) -> Fl
             out[offsets[row] : offsets[row + 1]] = found[i, : lengths[row]]
 
     with on_cores(len(tokens), not on_gpu) as mapped:
-        for _ in mapped(fill, _batches(lengths, GPU_TOKENS if on_gpu else 0)):
+        for _ in mapped(fill, batches_of(lengths, GPU_TOKENS if on_gpu else 0)):
             pass
     return out
 
 
-def _batches(lengths: Ints, budget: int) -> Iterator[Ints]:
+def batches_of(lengths: Ints, budget: int) -> Iterator[Ints]:
     """Yield rows in order of length, as many at a time as fit into `budget` tokens; one by one without a budget."""
     order, start = np.argsort(lengths, kind="stable"), 0
     while start < len(order):
