@@ -12,7 +12,7 @@ import pytest
 from subpop.experiments import parts as parts_module
 from subpop.experiments.experiment import Experiment
 from subpop.experiments.integrity.record import SAMPLED, Recorder
-from small_projects import parse_defense
+from subpop.harness.plugins import DefenseSpec, parse_plugin
 from subpop.runtime.estimate import Forecast
 from subpop.runtime.no_store import NoStore
 from subpop.runtime.store import Store, read_chunks
@@ -66,7 +66,8 @@ def folder(tmp_path):
 def experiment(folder, store, heard=None):
     """An experiment as a new run makes it."""
     listener = None if heard is None else heard.append
-    return Experiment.on(store, plugins={"mine.f": parse_defense("mine.py:f", folder)}, listener=listener)
+    spec = parse_plugin(DefenseSpec, "mine.py:f", folder, "--defense ")
+    return Experiment.on(store, plugins={"mine.f": spec}, listener=listener)
 
 
 def predictions(results):
