@@ -86,6 +86,10 @@ class Context:
         self._supplied.add(cell.dataset)
         self.memo.supply(("dataset", cell.dataset), dataset)
 
+    def is_found_by_name(self, cell: Cell) -> bool:
+        """Whether another process finds the cell's data, victim and attack by their names: none of them was supplied here."""
+        return cell.attack not in self.attacks and self._supplied.isdisjoint((cell.dataset, cell.learner))
+
     def rows(self, cell: Cell) -> Reading | str | None:
         """How the cell's victim sees rows: through an encoder, through the frozen network of that name, or as they are."""
         return self.memo.once(("rows", cell.dataset, cell.learner), lambda: self._rows(cell))
@@ -365,7 +369,7 @@ class Context:
         first = {key: i for i, key in reversed(list(enumerate(keys)))}
         fresh = sorted(i for key, i in first.items() if key not in known)
         if fresh:
-            # The key names the whole fleet, since the bits of a victim depend on its company; defenses of one attack begin alike.
+            # The key names the whole fleet, since its members affect the bits of a victim; defenses of one attack begin alike.
             fleet = [jobs[i] for i in fresh], [training_seed(cell, seeds[i]) for i in fresh]
             made_of = {"victim": self.victim_identity(cell), "data": data.fingerprint, "blindly": blindly}
             key = key_of({**made_of, "jobs": [keys[i] for i in fresh], "seeds": fleet[1]})

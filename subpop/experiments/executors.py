@@ -126,7 +126,7 @@ class Ahead:
         kind = kind_of(cell)
         if kind.trains_trials:
             tokens = [self._experiment.chunk_key(cell, chunk) for chunk in self._experiment.chunks(cell)]
-        elif kind.company(cell) is None:
+        elif kind.task_key(cell) is None:
             self.join()  # it measures times, for which it needs the machine alone
             tokens = []
         else:
@@ -142,7 +142,7 @@ class Ahead:
                 raise DefenseError(None, self._given_up[token])
 
     def _whole_tokens(self, cell: Cell) -> list[str]:
-        return [_token(task.whole, task.part) for task in self._tasks if task.whole and _same_company(task.whole, cell)]
+        return [_token(task.whole, task.part) for task in self._tasks if task.whole and _same_task(task.whole, cell)]
 
     def news(self) -> str:
         """Why the workers did not finish their work, in words, when this is asked for the first time after it happened."""
@@ -312,8 +312,8 @@ def _token(cell: Cell, part: int) -> str:
     return f"part {part} of {cell!r}"
 
 
-def _same_company(one: Cell, other: Cell) -> bool:
-    return one.kind == other.kind and kind_of(one).company(one) == kind_of(other).company(other)
+def _same_task(one: Cell, other: Cell) -> bool:
+    return one.kind == other.kind and kind_of(one).task_key(one) == kind_of(other).task_key(other)
 
 
 def in_order(tasks: Sequence[Task], n_workers: int) -> list[Task]:

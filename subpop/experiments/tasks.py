@@ -98,7 +98,8 @@ def tasks_of(
 ) -> list[Task]:
     """The tasks of workers for these cells, in order, with estimates of their length.
 
-    Cells that are in the store need none, and the tests themselves run speed cells, and plug-ins in their own child.
+    Cells that are in the store need none. The tests themselves run speed cells, plug-ins (in their own child), and cells whose
+    data, victim or attack workers cannot find by its name.
     A control matched to a defense is in the same task as that defense's chunk. So are chunks of a stochastic victim that begin
     with the same trial and differ only in their defense: they start from the same fleet, which is then trained only once.
     """
@@ -110,11 +111,11 @@ def tasks_of(
     for cell in cells:
         kind = kind_of(cell)
         if not kind.trains_trials:
-            company = kind.company(cell)
-            if company is not None and cell.defense not in experiment.plugins:
+            shared = kind.task_key(cell)
+            if shared is not None and cell.defense not in experiment.plugins and experiment.context.is_found_by_name(cell):
                 for part in range(kind.parts(cell)):
                     if not _is_kept(experiment, measure, cell, part, kept):
-                        key = ("whole", cell.kind, company, part)
+                        key = ("whole", cell.kind, shared, part)
                         together.setdefault(key, [])
                         whole.setdefault(key, (cell, part))
                         expected[key] += seconds(cell, 0) / kind.parts(cell)
@@ -123,9 +124,9 @@ def tasks_of(
             chunk_key = experiment.chunk_key(needed, chunk)
             if chunk_key not in seen:
                 seen.add(chunk_key)
-                company = _company(experiment, needed, chunk)
-                together.setdefault(company, []).append((needed, tuple(chunk)))
-                expected[company] += seconds(needed, len(chunk))
+                task_key = _task_key(experiment, needed, chunk)
+                together.setdefault(task_key, []).append((needed, tuple(chunk)))
+                expected[task_key] += seconds(needed, len(chunk))
     tasks = [Task(tuple(chunks), told(experiment, chunks), seconds=expected[key]) for key, chunks in together.items()]
     parts = [whole.get(key, (None, 0)) for key in together]
     return [replace(task, whole=cell, part=part) for task, (cell, part) in zip(tasks, parts, strict=True)]
@@ -151,13 +152,13 @@ def _missing(experiment: Experiment, cell: Cell) -> list[tuple[Cell, list[Trial]
     related = dict.fromkeys([cell.with_(defense=cell.ranked_by), cell.plain(), base, cell])
     found = []
     for each in related:
-        if filter_of(each.defense) not in experiment.plugins:
+        if filter_of(each.defense) not in experiment.plugins and experiment.context.is_found_by_name(each):
             with suppress(Exception):
                 found += experiment.missing_chunks(each)
     return found
 
 
-def _company(experiment: Experiment, cell: Cell, chunk: Sequence[Trial]) -> Any:
+def _task_key(experiment: Experiment, cell: Cell, chunk: Sequence[Trial]) -> Any:
     """A key that is equal for chunks of the same task."""
     if not experiment.context.victim(cell).exact:
         return (cell.data, cell.subpopulations, cell.poisoning, cell.rate, cell.learner, draw_identity(cell), chunk[0])

@@ -561,7 +561,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         n, first = len(run.ahead.failures), run.ahead.failures[0]
         parts = "1 part of the work" if n == 1 else f"{n:,} parts of the work"
         terminalreporter.write_line(
-            f"subpop: {parts} failed in training processes and was tried again in this one; the first: {first}"
+            f"subpop: training processes failed in {parts}, which this process tried again; the first: {first}"
         )
     if run is not None:
         rest = "" if watch is not None and watch.was_interrupted else "; the remaining trials were trained in this process"

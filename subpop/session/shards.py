@@ -108,7 +108,7 @@ def related(cell: Cell) -> frozenset[Hashable]:
     """Keys of the trials that a cell reads, of its own and of others, and of the fleet that a stochastic victim starts from."""
     kind = kind_of(cell)
     if not kind.trains_trials:
-        return frozenset({cell, ("whole", kind.company(cell) or cell)})
+        return frozenset({cell, ("whole", kind.task_key(cell) or cell)})
     base = cell.with_(defense=filter_of(cell.defense))
     read = (cell, base, cell.plain(), cell.with_(defense=cell.ranked_by))
     found = {(*_setup(each), each.poisoning, each.defender) for each in read}

@@ -82,7 +82,7 @@ class Kind(ABC):
         """Seconds that a cell without trials is expected to take."""
         return 1.0
 
-    def company(self, cell: Cell) -> Hashable | None:
+    def task_key(self, cell: Cell) -> Hashable | None:
         """A key that is equal for cells without trials that one worker measures together; None if only the test measures them."""
         return cell
 

@@ -18,12 +18,14 @@ import numpy as np
 import pytest
 
 import subpop.experiments.experiment
+from subpop.datasets import load_dataset
 from subpop.experiments.executors import Ahead, in_order
 from subpop.experiments.experiment import Experiment
 from subpop.experiments.pools import NEEDED_PACKAGE, ClusterGone, Pool, check_executor, pool_of
 from subpop.experiments.shared_arrays import SharedArrays
 from subpop.experiments.tasks import Answer, Settings, Task, TaskStore, tasks_of, work
 from subpop.harness.batching import DefenseError
+from subpop.harness.plugins import parse_attack
 from subpop.runtime.no_store import NoStore
 from subpop.runtime.processes import descendants
 from subpop.runtime.store import Store
@@ -131,6 +133,18 @@ def test_workers_do_controls_with_their_defense_cells_as_a_whole_and_no_speed(tm
         assert found.numbers == here.numbers
         assert measure(two_worlds[0]).from_store
         ahead.join()
+
+
+def test_what_only_this_process_has_is_left_to_it(tmp_path):
+    """A worker finds neither user-supplied data nor a user-supplied attack by its name, and used to fail on both."""
+    (tmp_path / "mine.py").write_text("def flips(sample, count, *, seed):\n    return [0] * count, [0] * count\n")
+    own_attack, own_data = CELLS[0].with_(attack="mine.flips", defense="none"), CELLS[0].with_(dataset="mine", defense="none")
+    with Store(tmp_path / "s.sqlite") as store:
+        spec = parse_attack("mine.py:flips", tmp_path)
+        experiment = Experiment.on(store, attacks={spec.name: spec})
+        experiment.context.supply(own_data, load_dataset("digits"))
+        tasks = tasks_of(experiment, [own_attack, own_data, CELLS[0]])
+    assert {cell for task in tasks for cell, _ in task.chunks} == {CELLS[0]}
 
 
 def test_tasks_come_in_the_order_of_the_tests_that_wait_for_them(tmp_path):

@@ -192,6 +192,9 @@ def test_the_option_adds_the_undefended_cells_of_open_suites_with_the_attack(tmp
     assert found == {("mine.flips(shift=0.25)", "none"): "no_reference", ("mine.broken", "none"): "error"}
     assert "1 failed, 1 passed, 2 deselected" in done.stdout, done.stdout
     assert "return (rows, labels)" in done.stdout
+    on_two = run(project, "-n", "2", "--fresh", *options)
+    assert "1 failed, 1 passed, 2 deselected" in on_two.stdout, on_two.stdout
+    assert "training processes failed" not in on_two.stdout
     twice = run(project, "--attack", "mine.py:flips", "--attack", "mine.py:flips")
     assert "--attack names mine.flips more than once" in twice.stderr
 

@@ -26,7 +26,7 @@ class Speed(Kind):
         """Times are never read from the store."""
         return lambda cell: measure_speed(cell, experiment.context)
 
-    def company(self, cell: Cell) -> None:
+    def task_key(self, cell: Cell) -> None:
         """None: workers do not measure these cells."""
         return
 

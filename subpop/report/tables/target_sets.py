@@ -54,7 +54,7 @@ class TargetSets(Kind):
         """One draw of all kinds of sets at all epsilons."""
         TargetSuite(experiment.context).measure_draw(cell, part)
 
-    def company(self, cell: Cell) -> Hashable:
+    def task_key(self, cell: Cell) -> Hashable:
         """Cells with any kind of set and any epsilon are measured together."""
         return cell.stem, cell.dataset, cell.data.split
 
