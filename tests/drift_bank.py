@@ -14,8 +14,8 @@ of their tolerance, in the direction that is worse for the victim or in the othe
 The values of a worst-k for single seeds are those of the subpopulations that are worst in the mean over all seeds of the bank.
 Where two kernels rank others first, their values are not comparable seed by seed, and the number is left out.
 
-The kernels are `Haswell` and `Haswell, rows by 4`. The text network was trained under `Nehalem` instead of the latter, in which
-its 60 seeds take hours; its results lie in the same folder. Groups of few numbers are in the table, although a run does not test
+The kernels are `Haswell` and `Haswell, rows by 4`. The text network was trained under `Nehalem` instead of the latter, where
+its 60 seeds take hours; its results are in the same folder. Groups of few numbers are in the table, although a run does not test
 them as a whole.
 """
 

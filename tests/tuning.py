@@ -5,12 +5,12 @@
    splits, and only on subpopulations that the suite attacks in none of its splits. The attack is label flipping at alpha 1.
 3. The configuration with the smallest sum of mean target damage and clean accuracy given up is chosen, one for both data sets,
    which have equal weight. Sums are rounded to 1e-6, and the first of equal ones wins. A configuration that a development cell
-   refuses is out.
+   refuses is excluded.
 4. `subpop/defenses/tuned.csv` is written, without defenses that keep their defaults. Only then are all configurations measured
    on the scored cells, for this page: its last column takes the smallest damage there, in hindsight. It is optimistic, and used
    nowhere else.
 
-`python tests/tuning.py --store tuning.sqlite --page docs/tuning.md` does all of it, and continues where it was stopped. With
+`python tests/tuning.py --store tuning.sqlite --page docs/tuning.md` runs all steps, and continues where it was stopped. With
 `--only NAME`, repeatable, the lines of other defenses stay as they are.
 """
 

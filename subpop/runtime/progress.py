@@ -155,14 +155,12 @@ class Progress:
         """`12 of 66 cells, 5,320 of about 41,249 fits, 34 s so far, about 2 min left`."""
         now, passed = self.forecast, time.monotonic() - self._started
         seconds, untimed = now.seconds_left(passed), len(now.untimed)
-        besides = f" besides {untimed:,} cell{'s' * (untimed > 1)} of which no time is known" if untimed else ""
-        left = f"about {readable_seconds(seconds)} left{besides}"
+        more = f" plus {untimed:,} cell{'s' * (untimed > 1)} whose time is not known" if untimed else ""
+        left = f"about {readable_seconds(seconds)} left{more}"
         if not now.has_begun or (untimed and seconds < LITTLE):
             left = "time left not yet known"
-        return (
-            f"{now.n_ended:,} of {len(now.seconds):,} cells, {now.fits_done:,} of about {now.total_fits:,} fits, "
-            f"{readable_seconds(passed)} so far, {left}"
-        )
+        fits = f"{now.fits_done:,} of about {now.total_fits:,} fits, " if now.total_fits else ""
+        return f"{now.n_ended:,} of {len(now.seconds):,} cells, {fits}{readable_seconds(passed)} so far, {left}"
 
     def _update(self, what: str | None = None) -> None:
         now = self.forecast
@@ -171,7 +169,8 @@ class Progress:
         total = sum(now.seconds.values()) or 1.0
         share = sum(now.seconds[cell] for cell in now.done if cell in now.seconds) / total
         shown = {} if what is None else {"description": shortened(what)}
-        facts = {"cells": f"{now.n_ended}/{len(now.seconds)} cells", "fits": f"{now.fits_done}/{now.total_fits} fits"}
+        fits = f"{now.fits_done}/{now.total_fits} fits" if now.total_fits else ""
+        facts = {"cells": f"{now.n_ended}/{len(now.seconds)} cells", "fits": fits}
         with suppress(Exception):  # a display must not cost a run
             self._bar.update(self._task, completed=share, **shown, **facts, left=f"{left} left")
 

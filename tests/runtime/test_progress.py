@@ -349,11 +349,18 @@ def test_the_time_of_a_plug_in_is_not_told_before_a_cell_of_it_has_ended(monkeyp
     unknown = "time left not yet known"
     assert [line.partition("so far, ")[2] for line in lines] == [
         unknown,
-        "about 5 s left besides 2 cells of which no time is known",
+        "about 5 s left plus 2 cells whose time is not known",
         unknown,
     ]
     assert now.seconds_left(clock[0]) == pytest.approx(52, rel=0.02)
     assert progress.line() == "3 of 4 cells, 0 of about 20 fits, 41 s so far, about 52 s left"
+
+
+def test_a_run_without_fits_counts_none(monkeypatch):
+    """It said "0 of about 0 fits" until it ended."""
+    monkeypatch.setattr(subpop.runtime.progress.time, "monotonic", lambda: 0.0)
+    progress = Progress(Forecast({NONE: 6.0, NONE_2: 5.0}, {}))
+    assert progress.line() == "0 of 2 cells, 1 s so far, time left not yet known"
 
 
 def test_the_time_of_an_own_victim_is_that_of_the_first_fits_of_workers():
