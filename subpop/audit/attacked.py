@@ -41,7 +41,8 @@ LEAST_AUX, LEAST_TEST, LEAST_TEST_OF_PAIRS = 5, 10, 40
 """A group is attacked if it has so many rows in D_aux and in D_test; groups by several columns, of which there are many, need
 more test rows."""
 NEEDED = (
-    f"{LEAST_AUX} rows of the attacker's (D_aux) and {LEAST_TEST} test rows, {LEAST_TEST_OF_PAIRS} if several columns make it"
+    f"{LEAST_AUX} rows in the attacker's data (D_aux) and {LEAST_TEST} test rows, or {LEAST_TEST_OF_PAIRS} if it combines "
+    "several columns"
 )
 
 

@@ -7,6 +7,7 @@ expected to be right with, given everything that the model knows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,7 +51,9 @@ class OutOfFold:
         return np.asarray(self.proba[np.arange(len(self.raw)), self.predicted])
 
 
-def out_of_fold(victim: Victim, x: Array, y: Ints, n_classes: int, *, n_folds: int = 5, seed: int = 0) -> OutOfFold:
+def out_of_fold(
+    victim: Victim, x: Array, y: Ints, n_classes: int, *, n_folds: int = 5, seed: int = 0, names: Sequence[str] = ()
+) -> OutOfFold:
     """Predict every row by a model that was trained on the other folds, and calibrate the predictions.
 
     Parameters
@@ -67,6 +70,8 @@ def out_of_fold(victim: Victim, x: Array, y: Ints, n_classes: int, *, n_folds: i
         Number of folds, at least 2 and at most the number of different inputs of every label.
     seed
         Seed of the folds and of the models.
+    names
+        Names of the classes for error messages; by default their numbers.
 
     Returns
     -------
@@ -89,7 +94,7 @@ def out_of_fold(victim: Victim, x: Array, y: Ints, n_classes: int, *, n_folds: i
     ((178, 3), True)
     """
     x, y = np.asarray(x), np.asarray(y)
-    folds = content_folds(x, y, n_folds, seed)
+    folds = content_folds(x, y, n_folds, seed, names)
     if y.min() < 0 or y.max() >= n_classes:
         raise BadInput(f"labels from {y.min()} to {y.max()}; with n_classes={n_classes} they must be in 0..{n_classes - 1}")
     pool = Pool(x.view(), y.astype(np.int64), len(y), n_classes)
@@ -101,7 +106,7 @@ def out_of_fold(victim: Victim, x: Array, y: Ints, n_classes: int, *, n_folds: i
     return OutOfFold(calibrated(raw, pool.y, folds), raw, folds)
 
 
-def content_folds(x: Array, y: Ints, n_folds: int, seed: int) -> Ints:
+def content_folds(x: Array, y: Ints, n_folds: int, seed: int, names: Sequence[str] = ()) -> Ints:
     """Return the (n,) fold of each row, in nearly equal shares of every label; rows with equal inputs are in one fold.
 
     The folds follow from the contents of the rows and the seed, not from their order. An input with several labels counts as one
@@ -109,6 +114,8 @@ def content_folds(x: Array, y: Ints, n_folds: int, seed: int) -> Ints:
     """
     if len(x) != len(y) or not len(y):
         raise BadInput(f"{len(x)} rows and {len(y)} labels: give one label per row, and at least one row")
+    if n_folds < 2:
+        raise BadInput(f"n_folds={n_folds} must be at least 2")
     flat = np.ascontiguousarray(x.reshape(len(x), -1))
     keys = flat.view(f"V{flat.shape[1] * flat.itemsize}").ravel()
     first, content = np.unique(keys, return_inverse=True)
@@ -116,10 +123,11 @@ def content_folds(x: Array, y: Ints, n_folds: int, seed: int) -> Ints:
     np.minimum.at(label, content, y)
     generator, fold = np.random.default_rng(seed), np.empty(len(first), dtype=np.int64)
     for each, size in zip(*np.unique(label, return_counts=True), strict=True):
-        if not 2 <= n_folds <= size:
+        if size < n_folds:
             raise BadInput(
-                f"n_folds={n_folds} must be at least 2, and at most the {size} different inputs of label {each}: choose another "
-                "number of folds, or leave the label out"
+                f"class {names[each] if names else each} has {size} different inputs, fewer than the {n_folds} folds "
+                "(an input with several labels counts for the first of them): merge the class with another, leave its rows "
+                "out, or give more columns"
             )
         fold[label == each] = (generator.permutation(size) + generator.integers(n_folds)) % n_folds
     return np.asarray(fold[content])

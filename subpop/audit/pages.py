@@ -137,10 +137,10 @@ def _title(groups: pd.DataFrame) -> str:
     first = _first(groups)
     if not first["damage_1"].notna().any():
         return f"The {len(first)} largest of {len(groups):,} groups"
-    n_within = len(first) - int(is_beyond_uncertainty(first).sum())
-    which = "none of them" if n_within == len(first) else f"all but the last {n_within}"
-    told = f"; the damage of {which} is beyond its uncertainty" if n_within else ""
-    return f"The {len(first)} of {len(groups):,} groups that lose most at alpha {TEXT_ALPHA:g}{told}"
+    n_beyond = int(is_beyond_uncertainty(first).sum())
+    which = "none of them" if not n_beyond else "only the first" if n_beyond == 1 else f"the first {n_beyond}"
+    beyond = f"; the damage of {which} exceeds its uncertainty" if n_beyond < len(first) else ""
+    return f"The {len(first)} of {len(groups):,} groups that lose most at alpha {TEXT_ALPHA:g}{beyond}"
 
 
 def _made(facts: Any) -> list[str]:

@@ -53,7 +53,7 @@ COLUMNS: Mapping[str, str] = {
     "seconds_left": "time that its attacks would take beyond the budget; 0 if all was measured",
 }
 """The columns of `Audit.groups`, in order; columns `deleted_NAME` follow, the share of its rows in D that a filter deletes."""
-BEGIN = "The labels that this is tested against are your own and may be poisoned"
+BEGIN = "The test labels are your own and may be poisoned"
 
 
 @dataclass(frozen=True)
@@ -347,8 +347,9 @@ def words_of(
 ) -> str:
     """The summary: one paragraph of plain sentences. right: (n,) of each row, out of fold; most_frequent: share of a label."""
     said = [
-        f"{BEGIN}: damage is measured for the attack listed (label flips of rows of the group), so that it is a lower bound on "
-        "what an attacker can do; only a certificate is an upper one; and no alarm is no proof of clean data.",
+        f"{BEGIN}. Damage is measured for the attack listed (label flips of rows of the group) and is therefore a lower bound on "
+        "what an attacker can do; only a certificate is an upper bound. The absence of an alarm does not prove that the data is "
+        "clean.",
         _accuracy(facts, right, most_frequent),
         *facts.lacking,
         _suspicion(groups),
@@ -358,7 +359,7 @@ def words_of(
     n_left = int((groups["seconds_left"] > 0).sum())
     if n_left:
         said.append(
-            f"{n_left} groups are not, or not fully, attacked for lack of time; this would take about "
+            f"{n_left} groups were not, or not fully, attacked for lack of time; this would take about "
             f"{readable_seconds(float(groups['seconds_left'].sum()))} more."
         )
     return " ".join(said)
@@ -368,13 +369,13 @@ def _accuracy(facts: Facts, right: Bools, most_frequent: float) -> str:
     """How often the estimator is right, and whether that is not clearly more than without any features."""
     from scipy.stats import binom
 
-    told = (
+    accuracy = (
         f"{facts.estimator} is right about {100 * right.mean():.1f} % of the {facts.n_rows:,} rows of {facts.data}, out of fold."
     )
     if right.sum() > binom.ppf(0.975, len(right), most_frequent):
-        return told
+        return accuracy
     return (
-        f"{told} That is not clearly more than always predicting the most frequent label would give "
+        f"{accuracy} That is not clearly more than always predicting the most frequent label would give "
         f"({100 * most_frequent:.1f} %): it has learned next to nothing, and what it loses says little."
     )
 
@@ -383,15 +384,15 @@ def _suspicion(groups: pd.DataFrame) -> str:
     differ, hard = (groups[groups["verdict"] == each] for each in (SUSPECT, HARD))
     named = ", ".join(differ.sort_values("p")["group"].head(3))
     if len(differ):
-        told = (
+        found = (
             f"{len(differ)} of {len(groups)} groups differ from the rest ({named}{', ...' if len(differ) > 3 else ''}): they "
-            "have more errors than the other rows make one expect. Changed labels would explain that, and so would a group that "
-            "is harder than its features tell."
+            "have more errors than the other rows predict. Changed labels would explain that, and so would a group that is "
+            "harder than its features indicate."
         )
     else:
-        told = f"None of {len(groups)} groups has more errors than the other rows make one expect."
+        found = f"None of {len(groups)} groups has more errors than the other rows predict."
     one = len(hard) == 1
-    return told + (f" {len(hard)} {'is' if one else 'are'} hard, but no harder than expected." if len(hard) else "")
+    return found + (f" {len(hard)} {'is' if one else 'are'} hard, but no harder than expected." if len(hard) else "")
 
 
 def _damage(facts: Facts, groups: pd.DataFrame) -> list[str]:
@@ -428,9 +429,12 @@ def _worst(measured: pd.DataFrame) -> str:
         what = "the damage of the one group" if n == 1 else f"the damage of none of {n} groups"
         end = "cannot be told apart from none" if n == 1 else "can be told apart from none"
         return f"{what} {end}; the largest is {lost}, of {worst['group']} with {worst['test_rows']} test rows"
-    of = f"of {n} groups" if len(certain) == n else f"of the {len(certain)} of {n} groups whose damage is beyond its uncertainty"
-    most = "loses" if n == 1 else f"loses most {of},"
-    return f"{worst['group']} {most} {lost} from {worst['poison_rows_1']:.0f} rows"
+    from_rows = f"{lost} from {worst['poison_rows_1']:.0f} rows"
+    if len(certain) == 1 < n:
+        return f"{worst['group']} is the only one of {n} groups whose damage exceeds its uncertainty: it loses {from_rows}"
+    of = f"of {n} groups" if len(certain) == n else f"of the {len(certain)} of {n} groups whose damage exceeds its uncertainty"
+    most = "loses" if n == 1 else f"loses most {of}:"
+    return f"{worst['group']} {most} {from_rows}"
 
 
 def _interval(half_width: float) -> str:
@@ -447,7 +451,8 @@ def _bounds(groups: pd.DataFrame, insertions: Certified | None, flips: Certified
         )
     if flips is not None:
         said.append(
-            f"{flips.model[0].upper()}{flips.model[1:]} on vectorised columns has {100 * flips.right.mean():.1f} % and "
+            f"{flips.model[0].upper()}{flips.model[1:]} on vectorised columns has an accuracy of "
+            f"{100 * flips.right.mean():.1f} % and "
             f"{_kept(groups, 'certified_flips', 'ridge_accuracy', 'changed label')}."
         )
     return said
@@ -462,6 +467,6 @@ def _kept(groups: pd.DataFrame, column: str, accuracy: str, what: str) -> str:
     least = int(there[column].min())
     where = f"{len(there) - n_wrong} of {len(there)} groups"
     if not least:
-        return f"has no promise for some groups: one {what} might be enough there"
-    told = f"one {what}" if least == 1 else f"{least} {what}s or fewer"
-    return f"provably keeps its error below 50 % with {told} in {where}"
+        return f"guarantees nothing for some groups, in which one {what} might be enough"
+    most = f"one {what}" if least == 1 else f"{least} {what}s or fewer"
+    return f"provably keeps its error below 50 % with {most} in {where}"

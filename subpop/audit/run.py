@@ -119,8 +119,8 @@ def audit(
     >>> found = subpop.audit(*load_wine(return_X_y=True), store=":memory:")
     >>> found.groups[["rows", "accuracy", "damage_1", "m50"]].dtypes.unique().tolist()
     [dtype('int64'), dtype('float64')]
-    >>> found.words.split(":")[0]
-    'The labels that this is tested against are your own and may be poisoned'
+    >>> found.words.split(".")[0]
+    'The test labels are your own and may be poisoned'
     """
     started, seconds = time.monotonic(), budget_seconds(budget)
     folder = None if out is None else place(str(out), Path.cwd())
@@ -368,7 +368,7 @@ class _Run:
 
         def made() -> dict[str, Any]:
             self._check_time_of_folds(own)
-            found = out_of_fold(context.victim(own.plain), data.x, data.y, data.n_classes)
+            found = out_of_fold(context.victim(own.plain), data.x, data.y, data.n_classes, names=self.table.classes)
             return {"proba": found.proba, "raw": found.raw, "folds": found.folds}
 
         with _telling(self.clock, "accuracy of each group"):

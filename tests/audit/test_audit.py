@@ -220,7 +220,7 @@ def test_a_budget_is_kept_and_the_rest_listed(monkeypatch):
     left = groups[groups["seconds_left"] > 0]
     assert len(left) > 3
     assert groups["accuracy"].notna().all()
-    assert f"{len(left)} groups are not, or not fully, attacked for lack of time" in found.words
+    assert f"{len(left)} groups were not, or not fully, attacked for lack of time" in found.words
     assert "What did not fit into the budget" in found.to_markdown()
     assert "left out: time that its attacks would take" in found.to_markdown()
 
@@ -342,7 +342,7 @@ def test_a_killed_audit_resumes_with_the_same_numbers(tmp_path):
     assert "subpop: plan: 600 rows" in again.stderr
     assert kept <= keys(store)
     whole = subprocess.run([*command, "--out", "whole"], check=True, **options)
-    assert "The labels that this is tested against are your own and may be poisoned" in whole.stdout
+    assert "The test labels are your own and may be poisoned" in whole.stdout
     one, other = (json.loads((tmp_path / name / "audit.json").read_text()) for name in ("killed", "whole"))
     assert one["groups"] == other["groups"]
     assert one["filters"] == other["filters"]
@@ -364,12 +364,19 @@ def n_chunks(store):
 # --- what is said -----------------------------------------------------------------------------------------------------
 
 
+def test_a_class_with_few_different_inputs_is_named(tmp_path):
+    """It was called by its position, and the message named an argument that an audit does not have."""
+    frame = pd.DataFrame({"age": [20, 21, 22, 23, 24, 25] * 60, "paid": ["no", "no", "yes", "yes", "yes", "no"] * 60})
+    with pytest.raises(BadInput, match="class no has 3 different inputs, fewer than the 5 folds"):
+        subpop.audit(frame, "paid", groups=["age"], store=":memory:")
+
+
 def test_words_and_files(found, tmp_path):
     for sentence in (
-        "may be poisoned: damage is measured for the attack listed",
+        "may be poisoned. Damage is measured for the attack listed",
         "a lower bound",
-        "only a certificate is an upper one",
-        "no alarm is no proof of clean data",
+        "only a certificate is an upper bound",
+        "The absence of an alarm does not prove that the data is clean",
         "Your single model has no bound",
     ):
         assert sentence in found.words
@@ -463,19 +470,21 @@ def result_of(*rows):
 def test_the_worst_group_is_one_whose_damage_is_beyond_its_uncertainty():
     """The headline had named education=9th with 27 points and an interval of 41."""
     found = result_of(("small", 0.27, 0.41), ("north", 0.2, 0.05), ("south", 0.1, 0.04))
-    told = (
-        "north loses most of the 2 of 3 groups whose damage is beyond its uncertainty, 20 points of accuracy (± 5) from 31 rows"
-    )
-    assert told in found.words
-    title = "The 3 of 3 groups that lose most at alpha 1; the damage of all but the last 1 is beyond its uncertainty"
+    words = "north loses most of the 2 of 3 groups whose damage exceeds its uncertainty: 20 points of accuracy (± 5) from 31 rows"
+    assert words in found.words
+    title = "The 3 of 3 groups that lose most at alpha 1; the damage of the first 2 exceeds its uncertainty"
     assert f"## {title}\n" in found.to_markdown()
     text = text_page(found, 200)
     assert title in text
     assert text.index("\nnorth") < text.index("\nsouth") < text.index("\nsmall")
+    one = result_of(("small", 0.27, 0.41), ("south", 0.1, 0.04))
+    words = "south is the only one of 2 groups whose damage exceeds its uncertainty: it loses 10 points of accuracy (± 4) from"
+    assert words in one.words
+    assert "; the damage of only the first exceeds its uncertainty" in text_page(one, 200)
     none = result_of(("small", 0.27, 0.41), ("south", 0.03, 0.04))
-    told = "the damage of none of 2 groups can be told apart from none; the largest is 27 points of accuracy (± 41), of small"
-    assert told in none.words
-    assert "the damage of none of them is beyond its uncertainty" in text_page(none, 200)
+    words = "the damage of none of 2 groups can be told apart from none; the largest is 27 points of accuracy (± 41), of small"
+    assert words in none.words
+    assert "the damage of none of them exceeds its uncertainty" in text_page(none, 200)
     assert "(alpha 1): north loses 20 points of accuracy (± 5) from 31 rows;" in result_of(("north", 0.2, 0.05)).words
 
 
@@ -528,7 +537,7 @@ def test_pages_say_which_groups_are_too_small_to_be_attacked_and_why(tmp_path, c
         assert row["not_attacked"] == f"{row['test_rows']} of {40 if ', ' in name else 10} test rows"
         assert row["not_attacked"] in found.to_markdown()
     assert groups.loc[groups["not_attacked"] == "", "damage_1"].notna().all()
-    needed = "a group needs 5 rows of the attacker's (D_aux) and 10 test rows, 40 if several columns make it"
+    needed = "a group needs 5 rows in the attacker's data (D_aux) and 10 test rows, or 40 if it combines several columns"
     assert needed in capsys.readouterr().err
     assert f"{len(small)} of {len(groups)} groups are too small to be attacked: {needed}." in found.words
     assert "1 of the 4 values of town has fewer than 10 rows and is left out." in found.words

@@ -86,7 +86,7 @@ def test_calibration_of_faultless_predictions():
 
 
 def test_folds_are_refused_by_name():
-    with pytest.raises(BadInput, match="2 different inputs of label 1"):
+    with pytest.raises(BadInput, match="class 1 has 2 different inputs, fewer than the 3 folds"):
         content_folds(np.arange(8.0)[:, None] // 1, np.array([0] * 6 + [1] * 2), 3, seed=0)
     with pytest.raises(BadInput, match="3 rows and 2 labels"):
         content_folds(np.zeros((3, 1)), np.zeros(2, dtype=np.int64), 2, seed=0)
