@@ -50,7 +50,7 @@ def draw_poison(
     """Draw the poison rows of one trial.
 
     attacker: the model whose least likely label the label rule `common` uses, and which attacks with `asks_model` ask;
-    optimiser: see `AttackTask`; victim: trains models of an attack; attack: an attack of one's own, None for a registered one.
+    optimiser: see `AttackTask`; victim: trains models of an attack; attack: a user-supplied attack, None for a registered one.
     """
     members = known_members(stage, cell, name)
     rule, target = label_rule(cell, stage.dataset.n_classes), None

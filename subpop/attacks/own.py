@@ -1,4 +1,4 @@
-"""Attacks of one's own: functions `(sample, count, *, seed)` of a file, each call of which runs in a child process.
+"""User-supplied attacks: functions `(sample, count, *, seed)` of a file, each call of which runs in a child process.
 
 See `subpop.AttackSample` for what they receive and return. With `sampling=distinct` no position may be returned twice, unless
 the attack changes the inputs.

@@ -1,4 +1,4 @@
-"""The audit of one's own data: how accurate each group is, and which groups differ from what the other rows would let expect."""
+"""The audit of a user's data: how accurate each group is, and which groups have more errors than the other rows predict."""
 
 from __future__ import annotations
 

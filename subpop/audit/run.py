@@ -1,4 +1,4 @@
-"""The audit of one's own data: from a table and an estimator to what was found about every group.
+"""The audit of a user's data: from a table and an estimator to what was found about every group.
 
 Everything that is trained is an ordinary cell of the benchmark or is kept in the store by the hash of what it depends on, so
 that an interrupted audit resumes. With a budget, work is done in this order: accuracy of all groups, damage at alpha 1 of the

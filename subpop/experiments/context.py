@@ -67,7 +67,7 @@ class Context:
     partitions: Path | None = None
     """Folder of the recorded attack sets that stored references belong to; None to cut all of them anew."""
     attacks: Mapping[str, AttackSpec] = field(default_factory=dict)
-    """Attacks of one's own, by the name in cells."""
+    """User-supplied attacks, by the name in cells."""
     memo: Memo = field(init=False, repr=False)
     _supplied: set[str | Learner] = field(init=False, repr=False, default_factory=set)
     """Names of data sets, and victims, that were supplied."""

@@ -18,7 +18,7 @@ from subpop.types import VERDICTS, CellReport, LeftOut, Verdict
 from subpop.types.results import Status
 
 PURPOSE = (
-    "For auditing one's own models on public data. Race and sex are annotations of a data set, and a result about them is no "
+    "For auditing your own models on public data. Race and sex are annotations of a data set, and a result about them is no "
     "statement about people. Licences and known faults of each data set, and how this board is kept: docs/ethics.md."
 )
 MOST_LISTED, MOST_OF_A_REASON = 100, 10

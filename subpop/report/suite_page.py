@@ -224,7 +224,7 @@ def _number(row: Mapping[str, float | str], key: str) -> float | None:
 
 
 def _probes(reports: Sequence[CellReport]) -> list[str]:
-    """The findings of the probes of plug-in defenses and of attacks of one's own, by cell."""
+    """The findings of the probes of plug-in defenses and of user-supplied attacks, by cell."""
     lines = [
         [escape(r.cell.id), escape(r.result.integrity), escape(r.result.probes) or NO_VALUE]
         for r in reports

@@ -130,7 +130,7 @@ def _why_not_compared(reports: Sequence[CellReport], measured: int) -> str:
     if "not_compared" in statuses:
         return "numbers were measured and compared with no reference"
     if "no_reference" in statuses:
-        return f"{cells_that(measured, MEASURED)}, and there are no references for what is your own"
+        return f"{cells_that(measured, MEASURED)}, and there are no references for your own code and data"
     return f"{cells_that(measured, MEASURED)}, none with a number that is compared with a reference"
 
 

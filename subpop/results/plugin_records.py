@@ -67,7 +67,7 @@ def _is_of_another_version(record: Mapping[str, Any]) -> bool:
 def _note(cell: Cell, record: Mapping[str, Any]) -> str:
     other = ", by another version of subpop" if _is_of_another_version(record) else ""
     told = f"their numbers are those of {record['measured']}{other}, and were not measured again"
-    return f"cells of {cell.victim if ':' in cell.victim else cell.defense} contain code of one's own: {told}"
+    return f"cells of {cell.victim if ':' in cell.victim else cell.defense} contain user-supplied code: {told}"
 
 
 def _result_of(cell: Cell, record: Mapping[str, Any], note: str) -> CellResult:

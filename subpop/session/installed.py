@@ -1,4 +1,4 @@
-"""Names that installed packages declare, where a defense, an attack, a victim or data of one's own can be given."""
+"""Names that installed packages declare, for user-supplied defenses, attacks, victims and data sets."""
 
 from __future__ import annotations
 

@@ -197,7 +197,7 @@ def _check_workers(config: pytest.Config) -> None:
 
 
 def checked_attacks(config: pytest.Config) -> dict[str, AttackSpec]:
-    """The attacks of one's own by name. Raises BadInput if an option names none."""
+    """The user-supplied attacks by name. Raises BadInput if an option names none."""
     from subpop.attacks import ATTACKS
     from subpop.harness.plugins import AttackSpec
 
@@ -205,7 +205,7 @@ def checked_attacks(config: pytest.Config) -> dict[str, AttackSpec]:
 
 
 def checked_own(config: pytest.Config) -> Own | None:
-    """The victim and the data of one's own, None for neither. Raises BadInput if an option names none.
+    """The user-supplied victim and data, None for neither. Raises BadInput if an option names none.
 
     The data is loaded, in a child process.
     """

@@ -1,4 +1,4 @@
-"""Data of one's own: a `Dataset`, a tuple (features, labels) or (features, labels, groups), or a loader of one, run in a child.
+"""User-supplied data: a `Dataset`, a tuple (features, labels) or (features, labels, groups), or a loader of one, run in a child.
 
 Features are rows of numbers or a pandas frame, which is read as `subpop audit` reads it; then the labels, and the groups, may be
 names of its columns. Groups are the annotations that FeatureMatch matches; without them, subpopulations are clusters.
@@ -93,7 +93,7 @@ def told_of(found: Any) -> Message:
     """What a child sends of the data that a loader returned: values for JSON, and arrays of numbers."""
     data = dataset_of(found)
     if data.texts is not None:
-        raise BadInput("it returned texts, which a loader of one's own cannot give; return embeddings of them")
+        raise BadInput("it returned texts, which a loader of yours cannot supply; return embeddings of them")
     values = {name: getattr(data, name) for name in _VALUES}
     values |= {"group_bounds": list(map(str, data.group_bounds)), "words": dict(data.words), "groups": list(data.annotations)}
     hashes = None if data.hashes is None else np.unique(data.hashes, return_inverse=True)[1]

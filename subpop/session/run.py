@@ -67,7 +67,7 @@ class Plan:
     skipped: Mapping[str, str]
     refused: Mapping[str, str] = field(default_factory=dict)
     untimed: Sequence[str] = ()
-    """Names of one's own code of which no times are recorded; `seconds` is without its cells."""
+    """Names of user-supplied code of which no times are recorded; `seconds` is without its cells."""
 
     def __str__(self) -> str:
         to_do = f"about {self.n_fits:,} fits to do" if self.n_fits else "nothing to train"
@@ -88,7 +88,7 @@ class Plan:
 
     @property
     def _time(self) -> str:
-        """`, roughly 40 s`; of one's own code, that its time is not known."""
+        """`, roughly 40 s`; for user-supplied code, that its time is not known."""
         known, names = f", roughly {readable_seconds(self.seconds)}", ", ".join(self.untimed)
         if not self.untimed:
             return known
@@ -126,7 +126,7 @@ class Run:
     only_looks: bool = False
     """Whether nothing is compared with a reference, so that nothing fails for lack of one."""
     own: frozenset[str] = frozenset()
-    """Names of a victim and of data of one's own, whose cells have no references."""
+    """Names of a user-supplied victim and data set, whose cells have no references."""
     _references: dict[str, References] = field(default_factory=dict, repr=False)
     _rates: Rates | None = field(default=None, repr=False)
     _kept: dict[Cell, CellResult] = field(default_factory=dict, repr=False)
@@ -162,7 +162,7 @@ class Run:
         return self.results[cell]
 
     def _is_of_plugin(self, cell: Cell) -> bool:
-        """Whether a row is a plug-in or a random filter matched to one, or has an attack, a victim or data of one's own."""
+        """Whether a row is a plug-in or a random filter matched to one, or has a user-supplied attack, victim or data set."""
         is_mine = filter_of(cell.defense) in self.experiment.plugins or cell.attack in self.experiment.context.attacks
         return is_mine or not self.own.isdisjoint((cell.dataset, cell.victim))
 
@@ -204,7 +204,7 @@ class Run:
         return False
 
     def _inspected(self, result: CellResult) -> CellResult:
-        """The result, with the integrity of its defense if that is a plug-in, otherwise of its attack if that is one's own."""
+        """The result, with the integrity of its defense if that is a plug-in, otherwise of a user-supplied attack."""
         cell = result.cell
         is_attacked = cell.attack in self.experiment.context.attacks and cell.rate > 0
         if not kind_of(cell).trains_trials or not (is_attacked or cell.defense in self.experiment.plugins):
@@ -423,7 +423,7 @@ class Run:
         return Plan(len(cells), n_trials, n_trials - n_missing, n_fits, seconds, skipped, refused, untimed)
 
     def _group_untimed(self, cell: Cell) -> tuple[str, str] | None:
-        """What takes the same time in a fit as the attack, the plug-in or the victim of one's own in a cell; None if it has none,
+        """What takes the same time in a fit as the user-supplied attack, plug-in or victim in a cell; None if it has none,
         or if its time is recorded."""
         if cell.attack in self.experiment.context.attacks:
             return cell.attack, cell.victim
@@ -501,7 +501,7 @@ def select(
     """The cells of a tier; in suites open to plug-ins, also each undefended cell with every plug-in.
 
     plugins: names of plug-ins and of random filters matched to them. only_plugins: of the tier's own cells, only the controls
-    that plug-ins are compared with. attacks: names of attacks of one's own, each of which replaces label flipping in the
+    that plug-ins are compared with. attacks: names of user-supplied attacks, each of which replaces label flipping in the
     undefended cells and in those of plug-ins.
     """
     own = [cell for cell in cells if cell.tier == tier]

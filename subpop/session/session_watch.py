@@ -45,7 +45,7 @@ class SessionWatch:
         self.numbers: Sequence[str] = ()
         """What was measured, in words, once a session has ended that compared nothing."""
         self.about_own: Sequence[str] = ()
-        """What was measured of plug-ins and attacks of one's own, in words, once a session has ended that left nothing out."""
+        """What was measured of plug-ins and user-supplied attacks, in words, once a session has ended that left nothing out."""
         self.has_rebaselined = False
         """Whether the session rewrote references."""
         self.left = ""

@@ -1,4 +1,4 @@
-"""Checks of an attack of one's own, in this process, on generated Gaussian classes."""
+"""Checks of a user-supplied attack, in this process, on generated Gaussian classes."""
 
 from __future__ import annotations
 

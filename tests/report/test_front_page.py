@@ -158,7 +158,10 @@ def test_the_first_lines_of_every_kind_of_session():
     [
         ("pass no_reference", "**Passed.**"),
         ("no_power", "**Passed.**"),
-        ("no_reference not_gated", "**Not compared: 2 cells were measured, and there are no references for what is your own.**"),
+        (
+            "no_reference not_gated",
+            "**Not compared: 2 cells were measured, and there are no references for your own code and data.**",
+        ),
         ("not_gated", "**Not compared: 1 cell was measured, none with a number that is compared with a reference.**"),
         ("published_only", "**Not compared: 1 cell was measured, none with a number that is compared with a reference.**"),
         ("not_compared", "**Not compared: numbers were measured and compared with no reference.**"),

@@ -97,7 +97,7 @@ def test_a_report_of_a_store_shows_plug_ins(tmp_path, capsys, monkeypatch):
     assert broken[6] == "error"
     assert "not \\ud800 today" in broken[7]
     page = (tmp_path / "report" / "little.md").read_text(encoding="utf-8")
-    assert "cells of mine.half contain code of one" in page
+    assert "cells of mine.half contain user-supplied code" in page
 
 
 def test_a_plug_in_at_hand_is_measured_and_its_last_result_is_kept(tmp_path):
@@ -149,4 +149,4 @@ def test_a_report_shows_a_victim_of_the_user_s_own_as_last_measured(tmp_path, mo
     assert "1 cell (1 of plug-ins, as last measured), 0 not finished" in capsys.readouterr().out
     assert measured.result is not None
     assert {row[3] for row in rows_of(tmp_path / "report")} == {each.value for each in measured.result.numbers}
-    assert "cells of sklearn.naive_bayes:GaussianNB contain code of one" in (tmp_path / "report" / "little.md").read_text()
+    assert "cells of sklearn.naive_bayes:GaussianNB contain user-supplied code" in (tmp_path / "report" / "little.md").read_text()

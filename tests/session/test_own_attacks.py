@@ -1,4 +1,4 @@
-"""Attacks of one's own: what they receive, what they may return, and what a failing one costs."""
+"""User-supplied attacks: what they receive, what they may return, and what a failing one costs."""
 
 import json
 import os

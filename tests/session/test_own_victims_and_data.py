@@ -173,7 +173,7 @@ def test_the_options_run_open_suites_with_them_and_nothing_else(mine):
     assert found.keys() == {(rate, defense) for rate in (0.5, 1.0) for defense in defenses}
     assert {row["verdict"] for row in rows} == {"no_reference", "not_gated"}
     assert "Passed" not in done.stdout
-    headline = "Not compared: 10 cells were measured, and there are no references for what is your own."
+    headline = "Not compared: 10 cells were measured, and there are no references for your own code and data."
     assert f"\n{headline}\nAt alpha 1 (1 poison row for each row of a subpopulation), label_flip takes" in done.stdout
     report = project / "runs" / "report"
     for name in ("README.md", "little.md", "details.md", "index.html"):

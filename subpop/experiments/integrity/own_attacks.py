@@ -1,4 +1,4 @@
-"""What is checked of an attack of one's own: two calls with the same arguments, in two child processes, and what these opened.
+"""What is checked of a user-supplied attack: two calls with the same arguments, in two child processes, and what these opened.
 
 A child receives nothing of D, D_test, the defense or the cell, and an attack that writes into its arrays or into global random
 state changes its own child only. But it could read the data from a file, or draw from an unseeded generator, so that its trials
