@@ -121,7 +121,7 @@ class SubpopulationAttack(_BlackBox):  # type: ignore[misc]
         if self.poison_label is None and n_classes != 2:
             raise BadInput(f"each row gets the other of two labels, and there are {n_classes}; give a poison_label for all rows")
         if self.poison_label is not None and self.poison_label >= n_classes:
-            raise BadInput(f"poison_label={self.poison_label} is no label of y; use one from 0 to {n_classes - 1}")
+            raise BadInput(f"poison_label={self.poison_label} is not a label of y; use one from 0 to {n_classes - 1}")
         if self.n_clusters is not None:
             self._clusters = self._clustered(_flat(x if features is None else features, len(x)))
         rows = np.flatnonzero(self.members(x, groups=groups, features=features))

@@ -137,7 +137,7 @@ def _by_column(table: Table, name: str) -> Grouping:
         raise BadInput(f"groups={name} is the label; groups are made by other columns, such as {_examples(known)}")
     if name not in known:
         raise BadInput(
-            f"groups={name} is no column of {table.name}; {nearest(name, map(shown, known)) if known else 'it has none'}"
+            f"groups={name} is not a column of {table.name}; {nearest(name, map(shown, known)) if known else 'it has none'}"
         )
     if name in table.annotations:
         codes, words = table.annotations[name], table.words.get(name)

@@ -231,7 +231,7 @@ def _of_arrays(source: object, label: object) -> Table:
     try:
         x = np.asarray(source)
     except (ValueError, TypeError) as error:
-        raise BadInput(f"the rows are no array ({in_one_line(error)}); give (n, d) numbers or a pandas frame") from error
+        raise BadInput(f"the rows are not an array ({in_one_line(error)}); give (n, d) numbers or a pandas frame") from error
     if x.ndim == 4 and x.dtype == np.uint8:
         rows: Array = x
     elif x.ndim != 2 or 0 in x.shape:
@@ -408,7 +408,7 @@ def _labels(name: str, labels: Any, n_rows: int, index: Any = None) -> tuple[Int
             labels = np.ravel(labels)
         column = pd.Series(labels if isinstance(labels, list | tuple) else np.asarray(labels).tolist())
     except (ValueError, TypeError) as error:
-        raise BadInput(f"the labels are no column ({in_one_line(error)}); give one label per row") from error
+        raise BadInput(f"the labels are not a column ({in_one_line(error)}); give one label per row") from error
     if np.ndim(labels) != 1 or len(column) != n_rows:
         raise BadInput(f"the labels have shape {np.shape(labels)}; {n_rows} rows need shape ({n_rows},)")
     rows = pd.RangeIndex(n_rows) if index is None else index

@@ -116,7 +116,7 @@ def _parse(path: Path) -> pd.DataFrame:
         # The first line of adult.test is a comment; "?" and the like must stay text.
         return pd.read_csv(path, header=None, comment="|", skipinitialspace=True, dtype=str, keep_default_na=False)
     except ValueError as error:
-        raise _foreign(path, f"something that is no table ({error})", f"{len(COLUMNS)} columns separated by commas") from error
+        raise _foreign(path, f"something that is not a table ({error})", f"{len(COLUMNS)} columns separated by commas") from error
 
 
 def _check_values(path: Path, table: pd.DataFrame) -> None:

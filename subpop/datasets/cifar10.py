@@ -139,7 +139,7 @@ def read_batch(content: bytes, name: str) -> tuple[Array, Array, Array]:
     x, y, files = fields
     right = isinstance(x, np.ndarray) and x.shape == (N_BATCH, 3072) and x.dtype == np.uint8
     if not (right and _are(y, int) and _are(files, bytes) and set(y) <= set(range(len(CLASSES)))):
-        raise BadInput(f"{name} is no batch of {N_BATCH} pictures of 3x32x32 pixels with labels and names; fetch cifar10 again")
+        raise BadInput(f"{name} is not a batch of {N_BATCH} pictures of 3x32x32 pixels with labels and names; fetch it again")
     names = np.array([f"{name}/{file.decode('latin1')}" for file in files])
     return x.reshape(-1, 3, 32, 32), np.array(y, dtype=np.int64), names
 
@@ -161,7 +161,7 @@ def _unpickled(content: bytes, name: str) -> dict[Any, Any]:
         raise BadInput(f"{name}: {refused}") from refused
     except _DAMAGE as error:
         reason = f"{type(error).__name__}: {error}"
-        raise BadInput(f"{name} is no whole pickle ({reason}); it is cut short: fetch cifar10 again") from error
+        raise BadInput(f"{name} is not a complete pickle ({reason}); it is cut short: fetch cifar10 again") from error
     return batch if isinstance(batch, dict) else {}
 
 

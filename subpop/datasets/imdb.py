@@ -216,7 +216,7 @@ def _text(member: str, content: bytes, as_released: bool) -> str:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         wrong = f"byte {error.start} is 0x{content[error.start]:02x}"
-        raise BadInput(f"imdb: {member} is no UTF-8 text ({wrong}); it is not the published review: fetch imdb again") from error
+        raise BadInput(f"imdb: {member} is not UTF-8 text ({wrong}); it is not the published review: fetch imdb again") from error
     text = text.replace("<br>", "") if as_released else text.replace("<br />", " ").replace("<br>", " ")
     if not text.strip():
         raise BadInput(f"imdb: {member} contains no text; it is not the published review: fetch imdb again")

@@ -82,7 +82,7 @@ def matched_names(dataset: Dataset, grouped_by: str) -> tuple[str, ...]:
         lengths = [n for n in range(len(words), 0, -1) if ",".join(words[:n]).strip() in dataset.annotations]
         name = ",".join(words[: lengths[0] if lengths else 1]).strip()
         if not lengths or name in names:
-            what = f"is named twice in grouped_by={grouped_by}" if name in names else f"is no annotation of {dataset.name}"
+            what = f"is named twice in grouped_by={grouped_by}" if name in names else f"is not an annotation of {dataset.name}"
             raise BadInput(f"{name!r} {what}; {nearest(name, dataset.annotations)}")
         names.append(name)
         words = words[lengths[0] :]

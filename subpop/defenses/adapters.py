@@ -76,7 +76,7 @@ def outlier_filter(detector: Any) -> Defense:
 
     if not (isinstance(detector, BaseEstimator) and is_outlier_detector(detector) and hasattr(detector, "fit_predict")):
         name = getattr(detector, "__name__", type(detector).__name__)
-        raise BadInput(f"{name} is no outlier detector with fit_predict; give an instance of one, such as IsolationForest()")
+        raise BadInput(f"{name} is not an outlier detector with fit_predict; give an instance of one, such as IsolationForest()")
 
     def outliers(train: TrainingSet, fit: Fit, know: Knowledge, *, seed: int) -> Defended:
         model, x = fit(train), train.x

@@ -170,7 +170,7 @@ def _matched(path: Path, names: Array, n_features: int) -> Floats:
         with np.load(path, allow_pickle=False) as file:
             x, known = file["x"], [str(each) for each in file["name"]]
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise BadInput(f"{path} is no file of features with keys x and name ({error}); fetch it again") from error
+        raise BadInput(f"{path} is not a file of features with keys x and name ({error}); fetch it again") from error
     rows = {each: i for i, each in enumerate(known)}
     if x.shape != (len(known), n_features) or len(rows) != len(known):
         raise BadInput(f"{path} has {x.shape} features for {len(rows)} different names; expected one row of {n_features} a name")

@@ -155,8 +155,9 @@ def _what_helps(board: Leaderboard) -> str:
     others = f" ({', '.join(words if n == 1 else f'{count} {words}' for count, words in found)})" if found else ""
     left = _left(best.damage, board.undefended_damage(best))
     if not better:
-        only = "The one defense tested is not" if n == 1 else f"None of {n} defenses is"
-        return f"{only} better than no defense{others}; the first on the board, {_named(board, best)}, {left}."
+        if n == 1:
+            return f"The one defense tested, {_named(board, best)}, is not better than no defense{others}: it {left}."
+        return f"None of {n} defenses is better than no defense{others}; the first on the board, {_named(board, best)}, {left}."
     difference = best.judged.difference if best.judged else None
     pairs = f" ({points(-difference.value)} ± {_number(difference.half_width)} less on hurt subpopulations)" if difference else ""
     rest = [_named(board, entry) for entry in better if entry is not best]
@@ -169,7 +170,7 @@ def _left(damage: Estimate, undefended: float) -> str:
     """`leaves 20 points (15 to 25) of the 33 points`."""
     digits = _digits(damage.value, undefended)
     if _number(damage.value, 1) == _number(undefended, 1):
-        rest = ", as no defense does"
+        rest = ", the same as without a defense"
     else:
         rest = f"{', more than' if damage.value > undefended else ' of'} the {points(undefended, digits)}"
     return f"leaves {_estimate(damage, digits)}{rest}"

@@ -78,5 +78,7 @@ def looked_up(text: str, noun: str, option: str, is_built_in: Callable[[str], bo
             f"{first.reference}{call}, and ask its authors for another name"
         )
     if not _REFERENCE.fullmatch(first.reference):
-        raise BadInput(f"{option}{text!r}: {first.package} declares it as {first.reference!r}, which is no package.module:name")
+        raise BadInput(
+            f"{option}{text!r}: {first.package} declares it as {first.reference!r}, which is not of the form package.module:name"
+        )
     return first.reference + call, first.name + call

@@ -39,7 +39,7 @@ def budget_seconds(budget: str | float | None, name: str = "budget=") -> float:
         sum(float(number or 0) * unit for number, unit in zip(match.groups(), UNITS.values(), strict=True)) if match else 0.0
     )
     if not seconds > 0:
-        raise BadInput(f"{name}{budget} is no time; write a time above 0 with h, m or s, such as 90s, 5m or 1h30m")
+        raise BadInput(f"{name}{budget} is not a duration; write one above 0 with h, m or s, such as 90s, 5m or 1h30m")
     return seconds
 
 

@@ -377,7 +377,7 @@ def _with_tier(options: Sequence[str]) -> list[str]:
     if not first or first.startswith("-") or "::" in first or Path(first).exists():
         return list(options)
     if first not in TIERS:
-        raise BadInput(f"{first!r} is no tier and no file; use one of {', '.join(TIERS)}, or select cells with -k")
+        raise BadInput(f"{first!r} is neither a tier nor a file; use one of {', '.join(TIERS)}, or select cells with -k")
     if any(option.partition("=")[0] == "--tier" for option in rest):
         raise BadInput(f"the tier is named twice, as {first} and with --tier; leave one of them out")
     return ["--tier", first, *rest]
@@ -481,7 +481,7 @@ def _plan(options: argparse.Namespace) -> int:
     from subpop.session.run import check_tier
     from subpop.types import BadInput
 
-    told = rates()
+    found = rates()
     recorded = None
     if options.store is not None:
         path = place(options.store, Path.cwd())
@@ -489,10 +489,10 @@ def _plan(options: argparse.Namespace) -> int:
             raise BadInput(f"--store {path} does not exist; name a store that a run wrote, or leave the option out")
         with Store(path) as store:
             recorded = Rates.recorded(store.costs())
-    lines = lines_of(cells_of_tier(check_tier(options.tier), find("benchmarks", Path.cwd())), told, recorded)
+    lines = lines_of(cells_of_tier(check_tier(options.tier), find("benchmarks", Path.cwd())), found, recorded)
     if options.json:
-        return _shown(json.dumps(as_json(lines, told), indent=1))
-    show(lines, told)
+        return _shown(json.dumps(as_json(lines, found), indent=1))
+    show(lines, found)
     return 0
 
 
@@ -545,7 +545,7 @@ def _report(options: argparse.Namespace) -> int:
         for note in store.untold_notes():
             print(f"subpop: {note}", file=sys.stderr)
         if not run.reports:
-            others = f", but {n_cells(left_out)} not finished or made by another version" if left_out else ""
+            others = f", but {n_cells(left_out)} not finished or measured by another version" if left_out else ""
             raise BadInput(f"--store {path} contains no finished cell{others}; run `python -m pytest benchmarks/` first")
         tiers = ", ".join(sorted({cell.tier for cell in run.reports}))
         drifts = run.drifts()
@@ -569,7 +569,8 @@ def _report(options: argparse.Namespace) -> int:
             publish(leaderboards(run.reports.values()), folder)
             render(folder)
         kept = f" ({run.n_kept} of plug-ins, as last measured)" if run.n_kept else ""
-        print(f"{n_cells(len(run.reports))}{kept}, {left_out} not finished or made by another version: {directory / 'README.md'}")
+        others = f"{left_out} not finished or measured by another version"
+        print(f"{n_cells(len(run.reports))}{kept}, {others}: {directory / 'README.md'}")
         for (what, reason), count in Counter((each.what, each.reason) for each in run.left_out).items():
             print(f"  {counted({what: count})} {reason}")
         reports = list(run.reports.values())

@@ -43,7 +43,7 @@ def dataset_of(found: Any) -> Dataset:
     if isinstance(found, Dataset):
         return found
     if not isinstance(found, tuple) or len(found) not in (2, 3):
-        raise BadInput(f"{type(found).__name__} is no data; give {FORMS}")
+        raise BadInput(f"{type(found).__name__} is not a data set; give {FORMS}")
     x, y, groups = (*found, None)[:3]
     if not isinstance(x, pd.DataFrame):
         data = _of_arrays(x, y)
@@ -121,7 +121,7 @@ def _dataset_from(message: Message) -> Dataset:
             x=arrays["x"], y=arrays["y"], official_test=arrays.get("official_test"), hashes=arrays.get("hashes"), **told
         )
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise BadInput(f"the loader's process sent what is no data ({error}); let the loader return {FORMS}") from error
+        raise BadInput(f"the loader's process did not send a data set ({error}); let the loader return {FORMS}") from error
 
 
 # --- forms ------------------------------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ def _numbers(given: Any) -> Array:
         found = x.astype(np.float32)
     except (TypeError, ValueError) as error:
         raise BadInput(
-            f"x holds values that are no numbers ({error}); give a pandas frame, or encode text and categories as numbers first"
+            f"x holds values that are not numbers ({error}); give a pandas frame, or encode text and categories as numbers first"
         ) from error
     if found.ndim < 2:
         raise BadInput(f"x has shape {x.shape}; give rows of numbers, of shape (n, d)")

@@ -206,12 +206,12 @@ def cells_of_tier(tier: str, suites: Path) -> list[Cell]:
     return found
 
 
-def as_json(lines: Iterable[Line], told: dict[str, float]) -> dict[str, object]:
+def as_json(lines: Iterable[Line], rates: dict[str, float]) -> dict[str, object]:
     """The plan as plain data."""
-    return {"rates": told, "share_of_data_sheet": SHARE, "lines": [asdict(line) for line in lines]}
+    return {"rates": rates, "share_of_data_sheet": SHARE, "lines": [asdict(line) for line in lines]}
 
 
-def show(lines: list[Line], told: dict[str, float]) -> None:
+def show(lines: list[Line], rates: dict[str, float]) -> None:
     """Print the plan as a table that fits 80 columns."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -220,32 +220,32 @@ def show(lines: list[Line], told: dict[str, float]) -> None:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, show_footer=True)
     table.add_column("victim, data", footer="all", overflow="fold")
     fits = sum(line.fits or 0 for line in lines)
-    hours = [_hours(_sum([line.hours[name] for line in lines])) for name in told]
+    hours = [_hours(_sum([line.hours[name] for line in lines])) for name in rates]
     totals = (f"{sum(line.cells for line in lines):,}", f"{fits:,}", _power(_sum([line.flops for line in lines])), "", *hours)
-    names = ("hours,\nhere" if name == HERE else f"hours,\n{name}" for name in told)
+    names = ("hours,\nhere" if name == HERE else f"hours,\n{name}" for name in rates)
     for name, total in zip(("cells", "fits", "FLOP", "GB", *names), totals, strict=True):
         table.add_column(name, footer=total, justify="right", no_wrap=True)
     for line in lines:
         numbers = [f"{line.cells:,}", "-" if line.fits is None else f"{line.fits:,}", _power(line.flops), _gigabytes(line.bytes)]
-        table.add_row(f"{line.victim}\n  {line.dataset}", *numbers, *(_hours(line.hours[name]) for name in told))
+        table.add_row(f"{line.victim}\n  {line.dataset}", *numbers, *(_hours(line.hours[name]) for name in rates))
     console = Console()
     console.print(table)
-    console.print(_caption(lines, told), highlight=False)
+    console.print(_caption(lines, rates), highlight=False)
 
 
-def _caption(lines: list[Line], told: dict[str, float]) -> str:
+def _caption(lines: list[Line], rates: dict[str, float]) -> str:
     by_formula = (
         "Hours here: recorded in the store for the same victim and data, or else FLOP at about "
-        f"{float(f'{told[HERE]:.1g}') / 1e9:.0f} GFLOP/s, the faster of a matrix product and a convolution measured now, of "
-        f"which networks reach a part. GPUs: {SHARE:.0%} of the data sheet's bfloat16 rate is assumed; nothing was measured "
+        f"{float(f'{rates[HERE]:.1g}') / 1e9:.0f} GFLOP/s, the faster of a matrix product and a convolution measured now, of "
+        f"which networks reach only a part. GPUs: {SHARE:.0%} of the data sheet's bfloat16 rate is assumed; nothing was measured "
         "on one. "
     )
     by_store = "No victim here has a formula: `--store runs/store.sqlite` shows the hours that a store recorded. "
     return (
         "FLOP: floating-point operations. GB: memory of a fit without activations. "
         f"{by_formula if any(value is not None for line in lines for value in line.hours.values()) else by_store}"
-        f"Fits: {SUBPOPULATIONS} subpopulations unless the cell names their number. "
-        "A dash is not known, and left out of the last line."
+        f"Fits: for {SUBPOPULATIONS} subpopulations unless the cell names their number. "
+        "A dash means unknown; such values are left out of the last line."
     )
 
 

@@ -178,7 +178,7 @@ class Run:
             raise NoFilter(f"{name} failed, so that no random filter is matched to it") from error
         chunks = [self.experiment.stored(own, chunk) for chunk in self.experiment.chunks(own)]
         if not all(chunk and all(REMOVED in each.arrays for each in chunk) for chunk in chunks):
-            raise NoFilter(f"{name} is no filter, or not reusable, so that no random filter is matched to it")
+            raise NoFilter(f"{name} is not a filter, or not reusable, so that no random filter is matched to it")
 
     def train_ahead(
         self, cells: Iterable[Cell], executor: str, jobs: int, *, worth: float = 0.0, room: Callable[[], float] | None = None

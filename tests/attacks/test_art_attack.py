@@ -229,7 +229,7 @@ def test_a_setting_that_cannot_be_is_refused(options, message):
         ({}, {"y": Y - 1}, "-1 is the smallest"),
         ({}, {"y": Y + 0.5}, "whole numbers from 0"),
         ({}, {"y": GROUPS}, "there are 4; give a poison_label"),
-        ({"poison_label": 2}, {}, "poison_label=2 is no label of y; use one from 0 to 1"),
+        ({"poison_label": 2}, {}, "poison_label=2 is not a label of y; use one from 0 to 1"),
         ({}, {"groups": None}, "FeatureMatch needs the groups of 40 rows, and got none"),
         ({}, {"groups": GROUPS[:-1]}, r"got an array of shape \(39,\)"),
         ({"target": (0, 1)}, {}, "one value for each of the 1 columns of groups"),

@@ -190,7 +190,7 @@ def test_the_bound_on_insertions_is_never_below_the_measured_damage():
 def test_budgets_in_words():
     assert [running.budget_seconds(each) for each in (None, "90s", "5m", "1.5h", 30)] == [math.inf, 90, 300, 5400, 30]
     for wrong in ("soon", "0", "-5m", "5 days"):
-        with pytest.raises(BadInput, match=f"^budget={wrong} is no time; write a time above 0 with h, m or s"):
+        with pytest.raises(BadInput, match=f"^budget={wrong} is not a duration; write one above 0 with h, m or s"):
             running.budget_seconds(wrong)
 
 

@@ -189,7 +189,7 @@ def test_annotations_of_embeddings_make_groups(tmp_path):
     ("columns", "named", "said"),
     [
         ({}, "paid", "groups=paid is the label; groups are made by other columns, such as city, sex, level, age"),
-        ({}, "citty", "groups=citty is no column of frame; did you mean city?"),
+        ({}, "citty", "groups=citty is not a column of frame; did you mean city?"),
         ({"unit": "kg"}, "unit", "groups=unit has one value, unit=kg, in all rows; leave it out"),
         ({"key": [f"k{i}" for i in range(N)]}, "key", "groups=key has 600 values in 600 rows; name a column that repeats them"),
         ({"key": np.arange(N) // 3}, "key", None),

@@ -447,7 +447,7 @@ def test_texts_of_which_many_are_numbers_are_read_as_texts_and_said():
         (np.ones((N, 2)), [0, 1], "the labels have shape (2,); 60 rows need shape (60,)"),
         (np.ones((N, 2)), np.eye(N), "the labels have shape (60, 60)"),
         (3, [1], "the rows are int64 of shape ()"),
-        ([[1, 2], [3]], [0, 1], "the rows are no array"),
+        ([[1, 2], [3]], [0, 1], "the rows are not an array"),
         (np.ones((N, 2)), [1, "a"] * 30, "column y mixes types: 1 (int) in row 0 and 'a' (str) in row 1"),
         ("x" * 5000 + ".csv", "paid", "there is no xxx"),
         ("nowhere.csv", "paid", "there is no nowhere.csv; give the path of a .csv"),

@@ -148,7 +148,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_a_damaged_batch_is_refused(tmp_path, kind):
-    with pytest.raises(BadInput, match="test_batch is no whole pickle"):
+    with pytest.raises(BadInput, match="test_batch is not a complete pickle"):
         load(unpacked(tmp_path, {**contents(), "test_batch": DAMAGE[kind]}))
 
 
@@ -168,12 +168,12 @@ def test_a_damaged_batch_is_refused(tmp_path, kind):
     ],
 )
 def test_what_is_no_batch_is_refused(changes):
-    with pytest.raises(BadInput, match="b is no batch of 20 pictures"):
+    with pytest.raises(BadInput, match="b is not a batch of 20 pictures"):
         read_batch(pickle.dumps(batch(0, **changes), 2), "b")
 
 
 def test_a_list_is_no_batch():
-    with pytest.raises(BadInput, match="is no batch"):
+    with pytest.raises(BadInput, match="is not a batch"):
         read_batch(pickle.dumps([1, 2], 2), "b")
 
 

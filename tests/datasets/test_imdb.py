@@ -183,7 +183,7 @@ def test_links_and_devices_are_refused(tmp_path, kind, name):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"good\xe9 film", r"test/pos/1_8\.txt is no UTF-8 text \(byte 4 is 0xe9\)"),
+        (b"good\xe9 film", r"test/pos/1_8\.txt is not UTF-8 text \(byte 4 is 0xe9\)"),
         (b"", r"test/pos/1_8\.txt contains no text"),
         (b" \n", r"test/pos/1_8\.txt contains no text"),
         (b"<br /><br />", r"test/pos/1_8\.txt contains no text"),

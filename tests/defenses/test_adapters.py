@@ -72,7 +72,7 @@ def test_a_majority_of_poison_is_what_it_takes_for_usual():
 
 @pytest.mark.parametrize("wrong", [IsolationForest, LogisticRegression(), "IsolationForest", None])
 def test_other_things_are_refused(wrong):
-    with pytest.raises(BadInput, match=r"no outlier detector .* such as IsolationForest\(\)"):
+    with pytest.raises(BadInput, match=r"not an outlier detector .* such as IsolationForest\(\)"):
         outlier_filter(wrong)
 
 

@@ -288,7 +288,7 @@ def test_bad_settings_are_refused(experiment):
     for changes, message in [
         ({"worlds": "three"}, "independent, paired"),
         ({"attack": "gradient_match"}, "use label_flip"),
-        ({"target": "component=9"}, "is no subpopulation"),
+        ({"target": "component=9"}, "is not a subpopulation"),
         ({"clean_rows": 500}, "need 1000 distinct rows"),
         ({"dataset": "mixture_multiclass", "victim": "logistic_regression"}, "two labels"),
     ]:

@@ -105,7 +105,7 @@ REFUSED = {
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
     "a pickle": (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "a pickle only"),
     "no config": (lambda f: (f / "config.json").unlink(), "config.json is missing"),
-    "config cut short": (lambda f: (f / "config.json").write_text('{"model_'), "no configuration of a transformer"),
+    "config cut short": (lambda f: (f / "config.json").write_text('{"model_'), "not the configuration of a transformer"),
     "another architecture": (lambda f: changed(f, model_type="roberta"), "a model of type 'roberta'; only BERT"),
     "a decoder": (lambda f: changed(f, is_decoder=True), "only BERT encoders"),
     "weights cut short": (lambda f: (f / "model.safetensors").write_bytes(b"x" * 20), "no weights that can be read safely"),
@@ -113,7 +113,7 @@ REFUSED = {
     "more blocks": (lambda f: changed(f, num_hidden_layers=4), "missing: encoder.layer.3"),
     "NaN weights": (lambda f: with_nan(f), "weight encoder.layer.0.output.dense.weight contains NaN"),
     "padding of another id": (lambda f: (f / "vocab.txt").write_text("\n".join(WORDS[::-1])), "pads with id 11; rows"),
-    "tokenizer cut short": (lambda f: (f / "tokenizer.json").write_text("{"), "no tokenizer that can be read"),
+    "tokenizer cut short": (lambda f: (f / "tokenizer.json").write_text("{"), "not a readable tokenizer"),
 }  # fmt: skip
 
 
@@ -324,8 +324,8 @@ def test_line_ends_of_windows_and_odd_words_are_read_as_the_library_reads_them(f
     [
         ('{"do_lower_case": "no"}', "has do_lower_case 'no'; it must be true or false"),
         ('{"tokenize_chinese_chars": null}', "has tokenize_chinese_chars None"),
-        ("[]", r"tokenizer_config\.json is no configuration of a transformer \(a list\)"),
-        ("{", r"tokenizer_config\.json is no configuration"),
+        ("[]", r"tokenizer_config\.json is not the configuration of a transformer \(a list\)"),
+        ("{", r"tokenizer_config\.json is not the configuration"),
     ],
 )
 def test_settings_that_are_none_are_refused(folder, settings, message):

@@ -324,7 +324,7 @@ def test_a_foreign_file_of_features_is_refused(published):
         frozen_features("utkface_mobilenet_v1", pictures(1), data_root=published)
     for content in (whole[:100], b"", b"no archive"):
         path.write_bytes(content)
-        with pytest.raises(BadInput, match="no file of features with keys x and name"):
+        with pytest.raises(BadInput, match="not a file of features with keys x and name"):
             frozen_features("utkface_mobilenet_v1", pictures(1), data_root=published)
     path.unlink()
     with pytest.raises(MissingData, match=r"embeddings/utkface_mobilenet_v1\.npz not found"):

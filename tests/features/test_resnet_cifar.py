@@ -139,7 +139,7 @@ def test_no_code_in_a_file_is_run(tmp_path, monkeypatch):
         read_weights(tmp_path / "weights.pth")
     assert not (tmp_path / "harmful").exists()
     torch.save({"state_dict": 3}, tmp_path / "weights.pth")
-    with pytest.raises(BadInput, match="no state dict"):
+    with pytest.raises(BadInput, match="not a state dict"):
         read_weights(tmp_path / "weights.pth")
 
 

@@ -273,19 +273,19 @@ def test_what_helps_by_hand():
         "(13 points ± 4 less on hurt subpopulations); c helps too."
     )
     assert answers(board_of(entry("a", EQUIVALENT, 0.32))).what_helps == (
-        "The one defense tested is not better than no defense (equivalent to none within 5 points); the first on the board, a, "
-        "leaves 32 points (27 to 37) of the 33 points."
+        "The one defense tested, a, is not better than no defense (equivalent to none within 5 points): it leaves 32 points "
+        "(27 to 37) of the 33 points."
     )
     assert answers(board_of(entry("a", UNDECIDED, 0.4))).what_helps.endswith(
-        "a, leaves 40 points (35 to 45), more than the 33 points."
+        "it leaves 40 points (35 to 45), more than the 33 points."
     )
     for damage, left in (
-        (0.3312, "33 points (28 to 38), as no defense does"),
+        (0.3312, "33 points (28 to 38), the same as without a defense"),
         (0.329, "32.9 points (27.9 to 37.9) of the"),
     ):
-        assert f"a, leaves {left}" in answers(board_of(entry("a", UNDECIDED, damage))).what_helps
+        assert f"it leaves {left}" in answers(board_of(entry("a", UNDECIDED, damage))).what_helps
     more = answers(board_of(entry("a", UNDECIDED, 0.334))).what_helps
-    assert more.endswith("a, leaves 33.4 points (28.4 to 38.4), more than the 33.1 points.")
+    assert more.endswith("it leaves 33.4 points (28.4 to 38.4), more than the 33.1 points.")
     many = answers(board_of(*(entry(f"d{i}", BETTER) for i in range(8)))).what_helps
     assert many.startswith("8 of 8 defenses are better than none: d0 leaves")
     assert many.endswith("; d1, d2, d3, d4 and 3 others help too.")

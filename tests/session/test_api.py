@@ -142,7 +142,7 @@ def test_one_failing_cell_does_not_cost_the_others():
 
 X = np.zeros((6, 2))
 BAD = {
-    "no data": (lambda: small(7), "int is no data; give a subpop.Dataset"),
+    "no data": (lambda: small(7), "int is not a data set; give a subpop.Dataset"),
     "no such data": (lambda: small("digit"), "did you mean digits"),
     "labels": (lambda: small((X, [0, 1])), r"y has shape \(2,\) for 6 rows"),
     "missing labels": (lambda: small((X, [0, 1, np.nan, 1, 0, 1])), "1 labels are missing, the first in row 2"),

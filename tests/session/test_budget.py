@@ -167,7 +167,7 @@ def test_the_first_test_always_runs():
 
 @pytest.mark.parametrize("text", ["", "m", "-5m", "0", "0s", "5 days", "nan", "5", "5x", "30m1h", "1m1m"])
 def test_a_budget_that_is_no_time_is_refused(text):
-    with pytest.raises(BadInput, match=f"^--budget {text} is no time; write a time above 0 with h, m or s, such as"):
+    with pytest.raises(BadInput, match=f"^--budget {text} is not a duration; write one above 0 with h, m or s, such as"):
         budget_seconds(text, "--budget ")
 
 

@@ -186,7 +186,7 @@ def test_a_store_of_another_version_is_not_called_empty(tmp_path, capsys):
     with Store(tmp_path / "store.sqlite") as store:
         store.put_record("s a", {**cell, "attack": "label_flip", "rate": 1.0, "defense": "none", "setting": [["n_seeds", 1]]})
     assert main(["report", "--store", str(tmp_path / "store.sqlite"), "--report-dir", str(tmp_path / "report")]) == 2
-    assert "contains no finished cell, but 1 cell not finished or made by another version" in capsys.readouterr().err
+    assert "contains no finished cell, but 1 cell not finished or measured by another version" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("first", [["laptop"], ["--tier", "laptop"]])
@@ -209,7 +209,7 @@ def test_files_and_options_are_no_tiers(monkeypatch, options):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["embeded", "-k", "digits"], "'embeded' is no tier and no file; use one of embedded, laptop, paper"),
+        (["embeded", "-k", "digits"], "'embeded' is neither a tier nor a file; use one of embedded, laptop, paper"),
         (["laptop", "--tier", "embedded"], "the tier is named twice, as laptop and with --tier"),
         (["laptop", "--tier=embedded"], "the tier is named twice, as laptop and with --tier"),
     ],

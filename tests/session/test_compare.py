@@ -464,7 +464,7 @@ def test_a_changed_constant_of_trim_is_found(tmp_path: Path) -> None:
     assert pages[0][0].endswith("its code is another version's")
     assert python(ROOT, "subpop", "compare", "a", "a.sqlite").returncode == 0
     told = python(ROOT, "subpop", "report", "--store", "b.sqlite", "--report-dir", "c")
-    assert "2 cells, 4 not finished or made by another version" in told.stdout
+    assert "2 cells, 4 not finished or measured by another version" in told.stdout
     page = (project / "c" / "README.md").read_text()
     assert "<summary>4 cells left out: made by another version of the code</summary>" in page
     assert "- little: `embedded-digits-logistic_regression-feature-label_flip-1-trim-sampling:distinct`" in page

@@ -136,7 +136,7 @@ def test_a_bare_name_runs_what_the_package_declares(installed, tmp_path):
         ),
         ("shared(share=0.1)", "other-parts 1.5 and tiny-parts 1.5 both declare this defense; write other_parts:half(share=0.1)"),
         ("keep-haf", "'keep-haf' is declared by no installed package; did you mean keep-half?"),
-        ("dotted", "tiny-parts 1.5 declares it as 'tiny_parts.parts:half.needs', which is no package.module:name"),
+        ("dotted", "tiny-parts 1.5 declares it as 'tiny_parts.parts:half.needs', which is not of the form package.module:name"),
         ("keep-half(size=3)", "has no argument 'size' of its own; it has share"),
     ],
 )

@@ -90,7 +90,7 @@ def test_only_mine_measures_own_rows_and_the_controls_that_belong_to_them(measur
     skipped = {key[5] for key in found if key[8] == ""}
     assert names - skipped == {"none", "random_filter", "every_ninth", "matched_random_filter:every_ninth", "plain", "maybe"}
     assert skipped == {"matched_random_filter:maybe"}  # the file has a mask, the answers had none
-    assert "maybe is no filter, or not reusable, so that no random filter is matched to it" in done.stdout
+    assert "maybe is not a filter, or not reusable, so that no random filter is matched to it" in done.stdout
 
 
 def test_the_run_ends_with_the_score_of_each_defense(measured):

@@ -197,7 +197,7 @@ def test_the_options_run_open_suites_with_them_and_nothing_else(mine):
         (["--victim", "mlp"], "--victim 'mlp' names no function"),
         (
             ["--dataset", "mine.py:model(power=1)"],
-            "data set mine.model(power=1): Means is no data; give",
+            "data set mine.model(power=1): Means is not a data set; give",
         ),
         (["--dataset", "tables.py:load(rows=3)"], "'load' in"),
         (["--dataset", "digits.py:digits"], "--dataset digits has the name of a built-in data set"),
@@ -242,8 +242,8 @@ def test_groups_are_the_annotations(given, groups):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (FRAME, "DataFrame is no data; give a subpop.Dataset, or"),
-        ((X,), "tuple is no data"),
+        (FRAME, "DataFrame is not a data set; give a subpop.Dataset, or"),
+        ((X,), "tuple is not a data set"),
         ((X, Y[:5]), "y has shape .5,. for 40 rows"),
         ((X, Y, [1, 2, 3]), "group group has shape .3,. for 40 rows"),
         ((X, Y, ["u"] * 40), "group group has one value in all rows"),
@@ -313,7 +313,7 @@ def _called(text):
         ("raise SystemExit(2)", "SystemExit: 2"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "was ended by SIGSEGV"),
         ("while True: pass", "loading it ran over the limit of 1 s and was stopped"),
-        ("pass", "NoneType is no data"),
+        ("pass", "NoneType is not a data set"),
         ("return [[0.0, 1.0]] * 40, [0, 0] * 20", "y has 1 different values"),
         ("return [[0.0, float('nan')]] * 40, [0, 1] * 20", "missing or infinite values, the first is row 0"),
     ],

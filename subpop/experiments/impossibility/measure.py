@@ -122,7 +122,7 @@ def _ground(runner: Runner) -> Ground:
     cell, base = runner.cell, runner.stage
     name = cell.two_worlds.target or base.attacked[0]
     if name not in base.partition.names:
-        raise BadInput(f"target={name} of {cell.id} is no subpopulation; there are {', '.join(base.partition.names)}")
+        raise BadInput(f"target={name} of {cell.id} is not a subpopulation; there are {', '.join(base.partition.names)}")
     return Ground.of(base, name, cell.two_worlds.clean_rows)
 
 

@@ -40,7 +40,7 @@ def encoder_folder(name: str, weights_root: Path | None = None) -> Path:
         raise BadInput(f"{found} has weights as a pickle only, which is never loaded; convert them to {WEIGHTS}")
     for wanted in (CONFIG, WEIGHTS):
         if not (found / wanted).is_file():
-            raise BadInput(f"{found} is no encoder: {wanted} is missing; save model and tokenizer there with save_pretrained")
+            raise BadInput(f"{found} is not an encoder: {wanted} is missing; save model and tokenizer there with save_pretrained")
     tokenizer_file(found)
     return found
 
@@ -90,7 +90,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     try:
         settings = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"{path} is no configuration of a transformer ({error}); fetch it again") from error
+        raise BadInput(f"{path} is not the configuration of a transformer ({error}); fetch it again") from error
     if not isinstance(settings, dict):
-        raise BadInput(f"{path} is no configuration of a transformer (a {type(settings).__name__}); fetch it again")
+        raise BadInput(f"{path} is not the configuration of a transformer (a {type(settings).__name__}); fetch it again")
     return settings

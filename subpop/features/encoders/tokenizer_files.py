@@ -30,7 +30,7 @@ def read_tokenizer(folder: Path) -> Encode:
     except BadInput:
         raise
     except Exception as error:  # the reader, in Rust, raises Exception for all errors
-        raise BadInput(f"{path} is no tokenizer that can be read ({error}); fetch it again") from error
+        raise BadInput(f"{path} is not a readable tokenizer ({error}); fetch it again") from error
     if tokenizer.token_to_id("[PAD]") != 0:
         raise BadInput(f"{path} pads with id {tokenizer.token_to_id('[PAD]')}; rows here are padded with 0, as BERT's are")
     _check_words(path, list(tokenizer.get_vocab()), tokenizer.normalizer)

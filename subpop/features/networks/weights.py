@@ -123,7 +123,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         raise BadInput(f"{path} contains no weights that can be read safely ({first}); fetch the published file again") from error
     state = found.get("state_dict", found) if isinstance(found, dict) else None
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise BadInput(f"{path} is no state dict (tensors by name); fetch the published file again")
+        raise BadInput(f"{path} is not a state dict (tensors by name); fetch the published file again")
     return {name.removeprefix("module."): value for name, value in state.items()}
 
 
