@@ -121,8 +121,8 @@ FOREIGN = {
     "no number": ("adult.data", lambda text: text.replace(FIRST, "old" + FIRST[2:], 1), "'old' as age of data row 1"),
     "other labels": ("adult.data", lambda text: text.replace("<=50K", ">50K", 3), "7844 rows labelled >50K, expected 7841"),
     "numeric labels": ("adult.data", lambda text: text.replace("<=50K", "0"), "'0' as income"),
-    "empty": ("adult.data", lambda text: "", "no table"),
-    "only a comment": ("adult.test", lambda text: "|1x3 Cross validator\n", "no table"),
+    "empty": ("adult.data", lambda text: "", "not a table"),
+    "only a comment": ("adult.test", lambda text: "|1x3 Cross validator\n", "not a table"),
     "a page": ("adult.data", lambda text: "<html>\n<p>moved</p>\n</html>", "1 columns, expected 15"),
 }
 
@@ -144,7 +144,7 @@ def test_a_foreign_file_is_refused(tmp_path, case):
 def test_a_file_that_is_no_text_is_refused(tmp_path):
     root = edited(tmp_path, "adult.data", lambda text: text)
     (root / "adult" / "adult.data").write_bytes(b"\xff\xfe\x00\x01" * 100)
-    with pytest.raises(BadInput, match="no table"):
+    with pytest.raises(BadInput, match="not a table"):
         load(root)
 
 
