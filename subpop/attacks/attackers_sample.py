@@ -58,16 +58,16 @@ def check_sample(cell: Cell, n_classes: int) -> None:
     own = cell.poisoning
     if own.aux_share == 1 and own.aux_groups == "frozen":
         return
-    told = f"aux_share={own.text('aux_share')} and aux_groups={own.aux_groups} of {cell.id}"
+    settings = f"aux_share={own.text('aux_share')} and aux_groups={own.aux_groups} of {cell.id}"
     rule = own.label_rule or ("own" if n_classes == 2 else "common")
     if cell.attack != "label_flip" or rule == "common":
         raise BadInput(
-            f"{told}: attack {cell.attack} with label_rule={rule} trains a model on all of D_aux; use attack=label_flip with "
+            f"{settings}: attack {cell.attack} with label_rule={rule} trains a model on all of D_aux; use attack=label_flip with "
             "label_rule=own or rarest, or leave aux_share and aux_groups out"
         )
     if own.aux_groups == "derived" and (cell.partition, cell.subpopulations.clusters_on) != ("cluster_match", "inputs"):
         raise BadInput(
-            f"{told}: the attacker clusters inputs; use partition=cluster_match with clusters_on=inputs, or aux_groups=frozen"
+            f"{settings}: the attacker clusters inputs; use partition=cluster_match with clusters_on=inputs, or aux_groups=frozen"
         )
 
 

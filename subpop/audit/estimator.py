@@ -129,8 +129,8 @@ def estimator_of(spec: object, table: Table, *, n_jobs: int = -1, time_limit: fl
     front, exact = _tried(template, table, options)
     victim = SklearnVictim(front.estimator, exact=exact, n_jobs=n_jobs, rows=rows, time_limit=time_limit)
     identity = identity_of(front.estimator)
-    told = None if identity is None else key_of({"estimator": identity, "table": table.fingerprint})
-    return OwnEstimator(name, victim, told, (front.note,) if front.note else ())
+    key = None if identity is None else key_of({"estimator": identity, "table": table.fingerprint})
+    return OwnEstimator(name, victim, key, (front.note,) if front.note else ())
 
 
 # --- finding ----------------------------------------------------------------------------------------------------------

@@ -176,7 +176,7 @@ HEADINGS = (
 
 def _legend(headings: Sequence[str]) -> str:
     """What the columns with these headings mean."""
-    return "; ".join([LEGEND, *(f"{name}: {told}" for name, told in OPTIONAL.items() if name in headings)]) + "."
+    return "; ".join([LEGEND, *(f"{name}: {meaning}" for name, meaning in OPTIONAL.items() if name in headings)]) + "."
 
 
 def _used(headings: Sequence[str], rows: Sequence[Sequence[Field]]) -> list[int]:

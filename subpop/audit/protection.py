@@ -85,22 +85,22 @@ def _deleted(attacks: Attacks, name: str) -> Deleted:
     context, cell = attacks.experiment.context, attacks.plain
     data, own = context.data(cell), DEFENSES[name]
     n_train = data.pool.n_train
-    told = round(ASSUMED * n_train) if "n_poison" in getattr(own, "needs", ()) else None
+    n_poison = round(ASSUMED * n_train) if "n_poison" in getattr(own, "needs", ()) else None
     key = context.memo.key(
         context.victim_code(cell) | attacks.experiment.defense_code(cell.with_(defense=name)) | {__name__},
-        filter=(name, told),
+        filter=(name, n_poison),
         data=data.fingerprint,
         victim=context.victim_identity(cell),
     )
 
     def run() -> dict[str, Bools]:
         train = TrainingSet(PoolRows(data.pool, np.arange(n_train)), np.arange(n_train), data.pool.y[:n_train])
-        made = own(train, lambda rows: _fitted(attacks, rows), Knowledge(n_poison=told), seed=0)
+        made = own(train, lambda rows: _fitted(attacks, rows), Knowledge(n_poison=n_poison), seed=0)
         keep = np.ones(n_train, bool) if made.keep is None else made.keep
         return {"gone": ~keep, "right": _right(attacks, made.model)}
 
     kept, _ = context.memo.arrays(key, run)
-    return Deleted(name, told, np.asarray(kept["gone"], bool), np.asarray(kept["right"], bool))
+    return Deleted(name, n_poison, np.asarray(kept["gone"], bool), np.asarray(kept["right"], bool))
 
 
 def _fitted(attacks: Attacks, train: TrainingSet) -> Model:

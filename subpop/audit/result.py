@@ -211,7 +211,7 @@ def summarised(
     groups = pd.DataFrame(rows, columns=[*COLUMNS, *(f"deleted_{each.name}" for each in filters)])
     of_filters = pd.DataFrame([_filter_row(each, targets, attacks) for each in filters])
     fairness = pd.DataFrame(_fairness(targets, folds, y, len(facts.classes)))
-    told = {
+    facts_shown = {
         "data": facts.data,
         "estimator": facts.estimator,
         "rows": facts.n_rows,
@@ -223,7 +223,7 @@ def summarised(
         "notes": list(facts.notes),
     }
     words = words_of(facts, groups, insertions, flips, folds.predicted == y, np.bincount(y).max() / len(y))
-    return Audit(groups, words, of_filters, fairness, _least_sure(folds, y, facts.classes), told)
+    return Audit(groups, words, of_filters, fairness, _least_sure(folds, y, facts.classes), facts_shown)
 
 
 def _row(

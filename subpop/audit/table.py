@@ -202,7 +202,7 @@ def _of_dataset(name: str, data: Dataset) -> Table:
     names = [key for key, codes in data.annotations.items() if len(np.unique(codes)) == len(codes)]
     words = {key: said for key, said in data.words.items() if key not in ("y", *names)}
     notes = [said for said in data.notes if not said.startswith(tuple(f"{key} is numbered" for key in names))]
-    notes += [f"{key} has another value in every row: it makes no groups" for key in names]
+    notes += [f"{key} has a different value in every row: it makes no groups" for key in names]
     classes = data.words.get("y") or tuple(map(str, range(data.n_classes)))
     _check_classes("y", data.y, classes, None)
     return Table(
@@ -335,8 +335,8 @@ def _column(name: str, column: pd.Series[Any]) -> _Column:
             value = "missing" if column.isna().all() else shown(repr(column.iloc[0]))
             return _Column(name, column, True, note=f"column {shown(name)} is {value} in all rows: it is left out")
         if is_identifier(column):
-            told = f"column {shown(name)} has another value in every row: it is taken for an identifier and left out"
-            return _Column(name, column, True, note=told)
+            reason = f"column {shown(name)} has a different value in every row: it is taken for an identifier and left out"
+            return _Column(name, column, True, note=reason)
         hashes_of(column.to_frame())
         return _Column(name, column, codes=level_codes(name, column) if is_categorical(column) else None, note=note)
     except BadInput:

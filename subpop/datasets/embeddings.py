@@ -119,8 +119,8 @@ def annotation_codes(path: Path, key: str, values: Array) -> tuple[Ints, tuple[s
         raise BadInput(f"{path}: {key} is {values.dtype}; annotations are whole numbers, booleans, texts or fractions")
     levels, codes = np.unique(decoded_texts(path, key, values) if kind in "US" else values, return_inverse=True)
     words = tuple(str(level) for level in levels)
-    told = [f"{code} {word}" for code, word in enumerate(words[:MOST_LEVELS])] + ["..."] * (len(words) > MOST_LEVELS)
-    return codes.astype(np.int64), words, f"{key} is numbered: {', '.join(told)}"
+    meanings = [f"{code} {word}" for code, word in enumerate(words[:MOST_LEVELS])] + ["..."] * (len(words) > MOST_LEVELS)
+    return codes.astype(np.int64), words, f"{key} is numbered: {', '.join(meanings)}"
 
 
 def _quartiles(key: str, values: Array) -> tuple[Ints, tuple[str, ...], str]:
@@ -130,8 +130,8 @@ def _quartiles(key: str, values: Array) -> tuple[Ints, tuple[str, ...], str]:
     ends = [str(cut) for cut in cuts]
     every = (f"below {ends[0]}", *(f"{low} to {high}" for low, high in pairwise(ends)), f"{ends[-1]} and above")
     words = tuple(every[part] for part in used.tolist())
-    told = ", ".join(f"{code} {word}" for code, word in enumerate(words))
-    return codes.astype(np.int64), words, f"{key} is cut at its quartiles: {told}"
+    levels = ", ".join(f"{code} {word}" for code, word in enumerate(words))
+    return codes.astype(np.int64), words, f"{key} is cut at its quartiles: {levels}"
 
 
 def n_clusters(n_rows: int) -> int:

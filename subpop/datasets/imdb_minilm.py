@@ -42,8 +42,8 @@ def load(root: Path | None = None) -> Dataset:
     members = _members(path, arrays, len(x))
     reviews = imdb.load(root) if imdb.found(root or data_root()) else None
     same = reviews is not None and reviews.names is not None and reviews.names.tolist() == members
-    told = "" if reviews is None or same else "; the reviews in the data root are different, and their texts are not shown"
-    notes = (f"features of the first 128 tokens by all-MiniLM-L6-v2, not by the paper's BERT{told}",)
+    difference = "" if reviews is None or same else "; the reviews in the data root are different, and their texts are not shown"
+    notes = (f"features of the first 128 tokens by all-MiniLM-L6-v2, not by the paper's BERT{difference}",)
     data = imdb.dataset_of("imdb_minilm", members, reviews.texts if reviews and same else None, notes)
     whole = len(x) == len(imdb.FOLDERS) * imdb.PER_FOLDER
     return replace(data, x=x, sizes=(imdb.PER_FOLDER, imdb.PER_FOLDER) if whole else None)

@@ -196,8 +196,8 @@ def file_name(name: Name) -> str:
     """`digits-split=1-partition=cluster_match.partition`: the data set, then non-default settings; '' for an empty name."""
     if not name:
         return ""
-    told = [f"{key}={value}" for key, value in name.items() if key != "dataset" and value != USUAL.get(key, "")]
-    return re.sub(r"[^\w.=-]", "_", "-".join([name["dataset"], *told])) + SUFFIX
+    settings = [f"{key}={value}" for key, value in name.items() if key != "dataset" and value != USUAL.get(key, "")]
+    return re.sub(r"[^\w.=-]", "_", "-".join([name["dataset"], *settings])) + SUFFIX
 
 
 # --- one file ---------------------------------------------------------------------------------------------------------
@@ -209,8 +209,8 @@ def content_of(dataset: Dataset, splits: Splits) -> str:
     Of floating-point columns only the shape is included.
     """
     x = dataset.x if dataset.x.dtype.kind in "iub" else np.array(dataset.x.shape)
-    told = f"{dataset.n_clusters} {dataset.n_components} {dataset.group_bounds} {MIN_TEST_ROWS}"
-    words = "\0".join([told, *dataset.annotations, *(dataset.texts or ())]).encode("utf-8", "surrogatepass")
+    counts = f"{dataset.n_clusters} {dataset.n_components} {dataset.group_bounds} {MIN_TEST_ROWS}"
+    words = "\0".join([counts, *dataset.annotations, *(dataset.texts or ())]).encode("utf-8", "surrogatepass")
     sides = (splits.train, splits.aux, splits.test)
     return data_hash(dataset.y, *sides, x, np.frombuffer(words, np.uint8), *dataset.annotations.values())
 
@@ -223,8 +223,8 @@ def _bound(content: str, sides: Mapping[str, Ints]) -> str:
 def write_entry(path: Path, name: Name, content: str, arrays: Mapping[str, Ints]) -> None:
     """Write an entry atomically."""
     packed = {key: _packed(values) for key, values in arrays.items()}
-    told = {"name": dict(name), "content": content, "arrays": {key: [a.dtype.name, len(a)] for key, a in packed.items()}}
-    body = json.dumps(told).encode() + b"\n" + lzma.compress(b"".join(a.tobytes() for a in packed.values()), preset=9)
+    header = {"name": dict(name), "content": content, "arrays": {key: [a.dtype.name, len(a)] for key, a in packed.items()}}
+    body = json.dumps(header).encode() + b"\n" + lzma.compress(b"".join(a.tobytes() for a in packed.values()), preset=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, f"{MAGIC} {SCHEMA} {hashlib.sha256(body).hexdigest()}\n".encode() + body)
 
@@ -240,8 +240,8 @@ def read_entry(path: Path) -> Entry:
     digest = hashlib.sha256(body).hexdigest()
     if digest != words[1]:
         raise _damaged(path, "its content does not match its digest")
-    told, _, packed = body.partition(b"\n")
-    header = json.loads(told)
+    first_line, _, packed = body.partition(b"\n")
+    header = json.loads(first_line)
     return Entry(header["name"], header["content"], _unpacked(lzma.decompress(packed), header["arrays"]), digest)
 
 

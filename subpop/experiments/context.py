@@ -272,10 +272,10 @@ class Context:
         own = cell.learner
         if own.name in VICTIMS or is_frozen(own.name) is not None:
             raise BadInput(f"a victim of your own is called {own.name!r}, as a registered one; give it another name")
-        told = f"of one session: {os.urandom(16).hex()}" if identity is None else identity
+        known_as = f"of one session: {os.urandom(16).hex()}" if identity is None else identity
         self._supplied.add(own)
         self.memo.supply(("victim", own), victim)
-        self.memo.supply(("victim identity", own), (own, told, self.device.split(":")[0], tuple(sorted(versions().items()))))
+        self.memo.supply(("victim identity", own), (own, known_as, self.device.split(":")[0], tuple(sorted(versions().items()))))
 
     def victim_identity(self, cell: Cell) -> tuple[object, ...]:
         """All that tells the cell's victim from another: every key of a model, in memory and in the store, is made of this.
@@ -287,9 +287,9 @@ class Context:
 
     def _identity_of(self, cell: Cell) -> tuple[object, ...]:
         victim = self.victim(cell)
-        told = getattr(victim, "weights_fingerprint", None)
+        fingerprint = getattr(victim, "weights_fingerprint", None)
         reads = (getattr(victim, "encoder", ""), getattr(victim, "max_length", None))
-        weights = "" if told is None else str(told())
+        weights = "" if fingerprint is None else str(fingerprint())
         named = "last_layer" if is_frozen(cell.victim) else cell.victim
         made = entry_text(VICTIMS[named]) if named in VICTIMS else code_behind(cell.victim) if ":" in cell.victim else ""
         return (cell.victim, *reads, weights, made, self.device.split(":")[0], tuple(sorted(versions().items())))

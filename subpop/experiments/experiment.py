@@ -245,8 +245,8 @@ class Experiment:
         if cell.defense in ("none", RETRAIN):
             return trials
         # This side information depends on the subpopulation: the number of its poison rows, a holdout without its rows, groups.
-        told = {"n_poison", "clean_holdout", "groups"} & self.needs(cell.with_(defense=filter_of(cell.defense)))
-        return trials + [Trial(name, seed, attacked=False) for name in (names if told else [""]) for seed in seeds]
+        depends = {"n_poison", "clean_holdout", "groups"} & self.needs(cell.with_(defense=filter_of(cell.defense)))
+        return trials + [Trial(name, seed, attacked=False) for name in (names if depends else [""]) for seed in seeds]
 
     def chunks(self, cell: Cell) -> list[list[Trial]]:
         """A cell's trials split in order, so that a chunk's gathered training sets fit into the memory budget.
@@ -489,7 +489,7 @@ class Experiment:
         if cell.defense.startswith(MATCHED):
             return "the filter's counts"
         granted = {"n_poison", "poison_mask", "groups"} | ({"clean_holdout"} if cell.defender.holdout is not None else set())
-        told = sorted(self.needs(cell) & granted)
+        received = sorted(self.needs(cell) & granted)
         variant = cell.defender.n_poison_told
         words = {
             "clean_holdout": f"clean_holdout of {cell.option('holdout')} of the test rows",
@@ -497,9 +497,9 @@ class Experiment:
         }
         if variant != "exact":
             words["n_poison"] = f"n_poison x {TOLD[variant]:g}"
-        knows_count = "poison_mask" in told or ("n_poison" in told and variant == "exact")
+        knows_count = "poison_mask" in received or ("n_poison" in received and variant == "exact")
         inferred = [CAN_COUNT] if cell.rate > 0 and not knows_count else []
-        return ", ".join([*(words.get(name, name) for name in told), *inferred])
+        return ", ".join([*(words.get(name, name) for name in received), *inferred])
 
     def _check_granted(self, cell: Cell) -> None:
         """Raise BadInput for a cell that does not grant what its defense needs, before anything is trained."""

@@ -119,8 +119,8 @@ class OwnWorlds:
         order = np.random.default_rng(seed).permutation(pool.n_train + len(rows))
         every = np.concatenate([np.arange(pool.n_train), rows])[order]
         labels = np.concatenate([pool.y[: pool.n_train], y])[order]
-        told = round(len(rows) * TOLD[self.cell.defender.n_poison_told]) if "n_poison" in self.needs else None
-        know = Knowledge(n_poison=told, clean_holdout=holdout)
+        granted = round(len(rows) * TOLD[self.cell.defender.n_poison_told]) if "n_poison" in self.needs else None
+        know = Knowledge(n_poison=granted, clean_holdout=holdout)
         train = TrainingSet(PoolRows(pool, every), np.arange(len(every)), labels)
         return DefenseTask(train, know, seed, "the attacker's own world", certify=np.zeros(0, np.int64))
 

@@ -77,8 +77,8 @@ class Call:
         """End the child and raise a DefenseError with the last lines of its output."""
         self._end()
         tail = self._output.tail()
-        told = "\n".join(filter(None, [details.rstrip(), tail and f"its last output:\n{tail}"]))
-        raise DefenseError(None, f"{self._spec.role.noun} {self._spec.name}: {reason}", told)
+        report = "\n".join(filter(None, [details.rstrip(), tail and f"its last output:\n{tail}"]))
+        raise DefenseError(None, f"{self._spec.role.noun} {self._spec.name}: {reason}", report)
 
     def close(self) -> None:
         """End the child and all processes that it started."""

@@ -167,8 +167,8 @@ def _serve_attack(
     send_message(connection, "poison", arrays, seen=watch.seen())
 
 
-def _serve_dataset(connection: Connection, spec: DatasetSpec, told: ToldOf, folder: str, path: list[str]) -> None:
-    """Load data once, and send the arrays and values that `told` makes of it."""
+def _serve_dataset(connection: Connection, spec: DatasetSpec, pack: ToldOf, folder: str, path: list[str]) -> None:
+    """Load data once, and send the arrays and values that `pack` makes of it."""
     sys.path[:] = path
     os.chdir(folder)
     try:
@@ -177,7 +177,7 @@ def _serve_dataset(connection: Connection, spec: DatasetSpec, told: ToldOf, fold
         raise DefenseError(None, str(error)) from error
     send_message(connection, "ready")
     try:
-        values, arrays = told(make())
+        values, arrays = pack(make())
     except BadInput as error:
         raise DefenseError(None, str(error)) from error
     except (Exception, SystemExit) as error:

@@ -17,8 +17,8 @@ from subpop.harness.sandbox import PATIENCE
 from subpop.runtime.output import Listener
 
 
-def load_in_child(spec: DatasetSpec, told: ToldOf, timeout: float = 300.0, listener: Listener | None = None) -> Message:
-    """The values and arrays that `told` makes of what a loader returns. timeout: seconds, without the import of its file.
+def load_in_child(spec: DatasetSpec, pack: ToldOf, timeout: float = 300.0, listener: Listener | None = None) -> Message:
+    """The values and arrays that `pack` makes of what a loader returns. timeout: seconds, without the import of its file.
 
     Raises
     ------
@@ -27,6 +27,6 @@ def load_in_child(spec: DatasetSpec, told: ToldOf, timeout: float = 300.0, liste
     """
     call = Call(spec, listener)
     with contextlib.closing(call):
-        call.send((spec, told, str(Path.cwd()), search_path()))
+        call.send((spec, pack, str(Path.cwd()), search_path()))
         call.receive("ready", max(PATIENCE, timeout), "importing its file")
         return call.receive("data", timeout, "loading it", {"x", "y"})

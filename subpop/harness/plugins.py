@@ -118,12 +118,12 @@ def parse_plugin(kind: type[Spec], spec: str, base_dir: Path, option: str) -> Sp
     whose message begins with `option` where the specification itself is wrong."""
     role = kind.role
     reference = parse_reference(spec, role.usage, option)
-    told = option + repr(spec)
+    shown = option + repr(spec)
     where, function = reference.where, reference.name
     if reference.is_file:
-        path, module, folder = _file(told, where, base_dir, role), "", None
+        path, module, folder = _file(shown, where, base_dir, role), "", None
     else:
-        path, module, folder = _find_module(told, where, base_dir, role), where, base_dir.resolve()
+        path, module, folder = _find_module(shown, where, base_dir, role), where, base_dir.resolve()
     tree = _parsed(path)
     _check_function(tree, reference, path, role)
     stem = where.rpartition(".")[2] if module else path.stem
@@ -147,7 +147,7 @@ def parse_plugin(kind: type[Spec], spec: str, base_dir: Path, option: str) -> Sp
     )
 
 
-def _file(told: str, where: str, base_dir: Path, role: Role) -> Path:
+def _file(shown: str, where: str, base_dir: Path, role: Role) -> Path:
     """Return the regular file at a path; raises BadInput for anything else, without opening it."""
     path = place(where, base_dir)
     try:
@@ -159,14 +159,14 @@ def _file(told: str, where: str, base_dir: Path, role: Role) -> Path:
         found = f"there is no file {path}"
     except (OSError, ValueError) as error:
         found = f"{path} cannot be read ({getattr(error, 'strerror', None) or error})"
-    raise BadInput(f"{told}: {found}; {role.usage}, relative to {base_dir}")
+    raise BadInput(f"{shown}: {found}; {role.usage}, relative to {base_dir}")
 
 
-def _find_module(told: str, name: str, base_dir: Path, role: Role) -> Path:
+def _find_module(shown: str, name: str, base_dir: Path, role: Role) -> Path:
     """The file of a dotted module name, found without importing any package."""
     parts = name.split(".")
     if not all(part.isidentifier() for part in parts):
-        raise BadInput(f"{told}: {name!r} is not a module name; {role.usage}")
+        raise BadInput(f"{shown}: {name!r} is not a module name; {role.usage}")
     roots = [base_dir.resolve(), *(Path(entry or ".") for entry in sys.path)]
     try:
         top = importlib.util.find_spec(parts[0])  # finds editable installs; for a top-level name it runs no code
@@ -179,7 +179,7 @@ def _find_module(told: str, name: str, base_dir: Path, role: Role) -> Path:
         for path in (plain.with_name(plain.name + ".py"), plain / "__init__.py"):
             if path.is_file():
                 return path
-    raise BadInput(f"{told}: there is no module {name!r} in {base_dir} or on sys.path; {role.usage}")
+    raise BadInput(f"{shown}: there is no module {name!r} in {base_dir} or on sys.path; {role.usage}")
 
 
 def _parsed(path: Path) -> ast.Module:
@@ -245,10 +245,10 @@ def _targets(node: ast.stmt) -> list[ast.expr]:
 
 def _check_arguments(args: ast.arguments, given: set[str], name: str, path: Path, role: Role) -> None:
     """Raise BadInput for arguments that the function does not have, or that the harness passes itself."""
-    told = {"seed"} if role.takes_seed else set()
-    own = [arg.arg for arg in [*args.args[role.n_given :], *args.kwonlyargs] if arg.arg not in told]
+    passed = {"seed"} if role.takes_seed else set()
+    own = [arg.arg for arg in [*args.args[role.n_given :], *args.kwonlyargs] if arg.arg not in passed]
     unknown = sorted(given - set(own))
-    if unknown and (args.kwarg is None or given & {*told, *(arg.arg for arg in args.args[: role.n_given])}):
+    if unknown and (args.kwarg is None or given & {*passed, *(arg.arg for arg in args.args[: role.n_given])}):
         raise BadInput(f"{name!r} in {path} has no argument {unknown[0]!r} of its own; it has {', '.join(own) or 'none'}")
 
 

@@ -47,9 +47,9 @@ IMPORT = "import"
 
 
 @contextlib.contextmanager
-def ending_after(seconds: float, end: Callable[..., None], *told: object) -> Iterator[None]:
+def ending_after(seconds: float, end: Callable[..., None], *args: object) -> Iterator[None]:
     """Call `end` if the block takes longer than this, however slowly a message comes in."""
-    timer = threading.Timer(max(0.0, seconds), end, told)
+    timer = threading.Timer(max(0.0, seconds), end, args)
     timer.daemon = True
     timer.start()
     try:

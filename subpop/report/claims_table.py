@@ -151,8 +151,10 @@ def claim_lines(reports: Sequence[CellReport]) -> list[str]:
     for each in found:
         where = ", ".join(filter(None, [_settings(headings[each.setup]), each.words]))
         lines[each.claim].append(f"{escape(where)}: **{each.verdict}**, {_told(each)}")
-    told = [f"- {escape(claim.words)}\n" + "\n".join(f"  - {line}" for line in own) for claim, own in lines.items()]
-    return ["Claims of the paper (95 % interval of each comparison, or an allowance for noise):", "\n".join(told)] if told else []
+    items = [f"- {escape(claim.words)}\n" + "\n".join(f"  - {line}" for line in own) for claim, own in lines.items()]
+    return (
+        ["Claims of the paper (95 % interval of each comparison, or an allowance for noise):", "\n".join(items)] if items else []
+    )
 
 
 def _settings(heading: str) -> str:

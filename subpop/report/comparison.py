@@ -103,11 +103,11 @@ def _defenses(found: Comparison) -> list[str]:
 
 def _defense(name: str, rows: Any) -> str:
     own, controls = rows[~rows["is_control"]], rows[rows["is_control"]]
-    told = f"- **{escape(name)}**: {own['moved'].sum():,} of {len(own):,} numbers moved"
+    sentence = f"- **{escape(name)}**: {own['moved'].sum():,} of {len(own):,} numbers moved"
     if len(controls):
-        told += f" ({controls['moved'].sum():,} of {len(controls):,} of its matched control)"
-    told += f", by up to {_times(rows.loc[rows['moved'], 'ratio'].max())} their noise"
-    return told + ("; its code is another version's" if own["another_version"].any() else "")
+        sentence += f" ({controls['moved'].sum():,} of {len(controls):,} of its matched control)"
+    sentence += f", by up to {_times(rows.loc[rows['moved'], 'ratio'].max())} their noise"
+    return sentence + ("; its code is another version's" if own["another_version"].any() else "")
 
 
 def _groups(found: Comparison) -> list[str]:
@@ -201,5 +201,5 @@ def _or_none(text: str) -> str:
 
 
 def _status(row: Any) -> str:
-    told = f"{row['status']}: {row['why']}" if row["status"] == NOT_PAIRED else str(row["status"])
-    return escape(told + ("; another version" if row["another_version"] else ""))
+    verdict = f"{row['status']}: {row['why']}" if row["status"] == NOT_PAIRED else str(row["status"])
+    return escape(verdict + ("; another version" if row["another_version"] else ""))

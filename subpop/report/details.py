@@ -306,9 +306,9 @@ def _others(row: Row, rate: float) -> str:
 
 
 def _knowledge(row: Row, run: RunInfo) -> str:
-    told = {result.knowledge for result in _results(row)}
-    told = {words for words in told if words} or {run.knowledge.get(row.defense, "")}
-    return escape(", ".join(sorted(told))) or "nothing"
+    known = {result.knowledge for result in _results(row)}
+    known = {words for words in known if words} or {run.knowledge.get(row.defense, "")}
+    return escape(", ".join(sorted(known))) or "nothing"
 
 
 def _results(row: Row) -> list[CellResult]:
@@ -334,8 +334,8 @@ def _seconds(row: Row) -> str:
         return NO_VALUE
     total = sum(result.seconds for result in results)
     declared = max((result.max_fits or 0 for result in results), default=0)
-    told = f"; declares up to {declared:,} fits per trial" if declared else ""
-    return f"{total:.1f}" + (" stored" if all(result.from_store for result in results) else "") + told
+    limit = f"; declares up to {declared:,} fits per trial" if declared else ""
+    return f"{total:.1f}" + (" stored" if all(result.from_store for result in results) else "") + limit
 
 
 # --- attacks without a defense, and speed -----------------------------------------------------------------------------
@@ -382,8 +382,8 @@ def _papers(reports: Sequence[CellReport], pictures: Sequence[Picture], run: Run
 def _speed(reports: Sequence[CellReport]) -> list[str]:
     lines = [line for kind, own in by_kind(reports).items() for line in kind.speedups(own)]
     words = "Seconds one at a time / seconds in batches, medians of one run; higher is faster."
-    told = f"{words} {interval_words(reports, ['speed_ratio'])}".strip()
-    return ["## Speed", told, table(["comparison", "speed-up", "reference", "verdict"], lines)] if lines else []
+    introduction = f"{words} {interval_words(reports, ['speed_ratio'])}".strip()
+    return ["## Speed", introduction, table(["comparison", "speed-up", "reference", "verdict"], lines)] if lines else []
 
 
 def _legend(defenses: set[str]) -> list[str]:

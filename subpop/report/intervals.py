@@ -21,8 +21,8 @@ def interval_words(reports: Sequence[CellReport], metrics: Iterable[str] | None 
     given = [number for number in numbers if is_finite(number.half_width)]
     if not given:
         return _reason(reports, numbers)
-    told = [f"of {_names(given, varies)}: {ESTIMANDS[varies]}" for varies in dict.fromkeys(n.varies for n in given)]
-    return f"{HALF} {'; '.join(told)}."
+    parts = [f"of {_names(given, varies)}: {ESTIMANDS[varies]}" for varies in dict.fromkeys(n.varies for n in given)]
+    return f"{HALF} {'; '.join(parts)}."
 
 
 def _numbers(report: CellReport) -> list[Number]:

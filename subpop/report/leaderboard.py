@@ -508,8 +508,8 @@ def _entry(name: str, cells: Cells, table: _Table, judged: Judged | None, rank: 
     plain = {context: each[NONE] for context, each in cells.items()}
     matched = {context: each[f"{MATCHED}:{name}"] for context, each in cells.items() if f"{MATCHED}:{name}" in each}
     compared = {context: report for context, report in own.items() if context in matched} or own
-    told = Counter(level_of(result.knowledge) for result in results)
-    known = max(told, key=lambda level: LEVELS.index(level)) if told else NOTHING
+    levels = Counter(level_of(result.knowledge) for result in results)
+    known = max(levels, key=lambda level: LEVELS.index(level)) if levels else NOTHING
     n_missing = len(cells) - len(own)
     undefended = {context: plain[context] for context in own}
     is_long = all(report.result and report.result.seconds >= LONG for report in undefended.values())

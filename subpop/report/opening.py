@@ -91,10 +91,10 @@ def lead(reports: Sequence[CellReport], run: RunInfo) -> str:
     took = f" in {duration(run.seconds)}" if run.seconds else ""
     sentence = f"The {run.tier} tier ran on {run.device}: {_cells(len(measured))} measured{took}"
     numbers = Counter(verdict.verdict for report in reports for verdict in report.verdicts)
-    told = ", ".join(f"{numbers[name]:,} {name}" for name in VERDICTS if numbers[name] and name != NOT_GATED) or "none"
-    told += f"; {numbers[NOT_GATED]:,} more are details without a reference" if numbers[NOT_GATED] else ""
+    by_verdict = ", ".join(f"{numbers[name]:,} {name}" for name in VERDICTS if numbers[name] and name != NOT_GATED) or "none"
+    by_verdict += f"; {numbers[NOT_GATED]:,} more are details without a reference" if numbers[NOT_GATED] else ""
     words = " ".join(filter(None, [headline(reports, run.standing), run.part]))
-    return f"{words} {escape(sentence)}{'; ' if also else ''}{', '.join(also)}. Numbers: {told}."
+    return f"{words} {escape(sentence)}{'; ' if also else ''}{', '.join(also)}. Numbers: {by_verdict}."
 
 
 def suite_links(reports: Sequence[CellReport], run: RunInfo) -> str:
@@ -150,8 +150,8 @@ def made_by(run: RunInfo) -> str:
     """The command that made every number and figure of a page, and where it ran."""
     where = [run.started_text, f"commit {run.commit}" if run.commit else "", run.hardware]
     where += [f"{name} {version}" for name, version in run.versions.items()]
-    told = "; ".join(escape(part) for part in where if part)
-    return f"Every number and figure here is made by {code(run.command)}" + (f" ({told})." if told else ".")
+    place = "; ".join(escape(part) for part in where if part)
+    return f"Every number and figure here is made by {code(run.command)}" + (f" ({place})." if place else ".")
 
 
 def judged(report: CellReport) -> list[Verdict]:
@@ -214,11 +214,12 @@ def metric_name(verdict: Verdict) -> str:
 def _failed_number(verdict: Verdict) -> str:
     metric, value = verdict.number.metric, verdict.number.value
     named = [("run", value), ("reference", verdict.reference), ("tolerance", verdict.atol)]
-    told = ", ".join(f"{word} {quantity(metric, shown, 2)}" for word, shown in named)
+    named_values = ", ".join(f"{word} {quantity(metric, shown, 2)}" for word, shown in named)
     # With all three values, the reason would repeat them.
     reason = verdict.reason.removeprefix(f"{metric}: ")
     complete = all(is_finite(shown) for _, shown in named)
-    return f"**{escape(metric_name(verdict))}**: {told}" + ("" if complete or not reason else f" ({escape(short(reason, 200))})")
+    why = "" if complete or not reason else f" ({escape(short(reason, 200))})"
+    return f"**{escape(metric_name(verdict))}**: {named_values}{why}"
 
 
 def skipped(reports: Sequence[CellReport]) -> list[str]:

@@ -265,8 +265,8 @@ def _damage(line: _Line) -> Field:
 
 
 def _knowledge(row: Row, run: RunInfo) -> str:
-    told = {report.result.knowledge for of_rate in row.cells.values() for report in of_rate if report.result} - {""}
-    return ", ".join(sorted(told)) or run.knowledge.get(row.defense, "") or "nothing"
+    known = {report.result.knowledge for of_rate in row.cells.values() for report in of_rate if report.result} - {""}
+    return ", ".join(sorted(known)) or run.knowledge.get(row.defense, "") or "nothing"
 
 
 def _number(line: _Line, metric: str) -> Field:

@@ -55,8 +55,8 @@ def paper_tables(
     for title, own in groups.items():
         percents = in_percent(column.metric for column in layout.columns)
         blocks += [f"**{escape(title)}**, {percents}; published values in brackets:", _table(layout, own)]
-        if layout.errors and (told := interval_words(own, [column.metric for column in layout.columns])):
-            blocks.append(told)
+        if layout.errors and (interval := interval_words(own, [column.metric for column in layout.columns])):
+            blocks.append(interval)
         blocks += words(own)
     return blocks
 

@@ -118,8 +118,8 @@ def _stands_out(verdict: Verdict) -> bool:
 
 
 def _cell_words(report: CellReport, splits: bool) -> list[str]:
-    told = report.cell.option("n_poison_told")
-    name = escape(report.cell.defense + (f" (n_poison: {told})" if told else ""))
+    given = report.cell.option("n_poison_told")
+    name = escape(report.cell.defense + (f" (n_poison: {given})" if given else ""))
     return [name, f"{report.cell.rate:g}", *([report.cell.option("split", NO_VALUE)] if splits else [])]
 
 

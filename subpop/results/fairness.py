@@ -103,8 +103,8 @@ def _checked(y_true: ArrayLike, y_pred: ArrayLike, groups: ArrayLike, positive: 
     shapes = {name: values.shape for name, values in named.items()}
     n_rows = len(named["y_true"]) if named["y_true"].ndim else 0
     if not n_rows or set(shapes.values()) != {(n_rows,)}:
-        told = ", ".join(f"{name} has shape {shape}" for name, shape in shapes.items())
-        raise BadInput(f"{told}; give one label, one prediction and one group for each row, and at least one row")
+        shapes_shown = ", ".join(f"{name} has shape {shape}" for name, shape in shapes.items())
+        raise BadInput(f"{shapes_shown}; give one label, one prediction and one group for each row, and at least one row")
     for name, values in named.items():
         missing = np.flatnonzero(pd.isna(values))
         if len(missing):

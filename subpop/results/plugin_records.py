@@ -66,16 +66,16 @@ def _is_of_another_version(record: Mapping[str, Any]) -> bool:
 
 def _note(cell: Cell, record: Mapping[str, Any]) -> str:
     other = ", by another version of subpop" if _is_of_another_version(record) else ""
-    told = f"their numbers are those of {record['measured']}{other}, and were not measured again"
-    return f"cells of {cell.victim if ':' in cell.victim else cell.defense} contain user-supplied code: {told}"
+    source = f"their numbers are those of {record['measured']}{other}, and were not measured again"
+    return f"cells of {cell.victim if ':' in cell.victim else cell.defense} contain user-supplied code: {source}"
 
 
 def _result_of(cell: Cell, record: Mapping[str, Any], note: str) -> CellResult:
-    told = _known(CellResult, record)
+    fields = _known(CellResult, record)
     numbers = tuple(Number(**_known(Number, number)) for number in record["numbers"] if find_metric(number["metric"]))
     arrays = {name: np.array(each, dtype=np.float64) for name, each in record["arrays"].items()}
-    told |= {"cell": cell, "arrays": arrays, "numbers": numbers, "table": tuple(record["table"]), "from_store": True}
-    return CellResult(**{**told, "notes": (*record["notes"], note)})
+    fields |= {"cell": cell, "arrays": arrays, "numbers": numbers, "table": tuple(record["table"]), "from_store": True}
+    return CellResult(**{**fields, "notes": (*record["notes"], note)})
 
 
 def _known(kind: type[Any], record: Mapping[str, Any]) -> dict[str, Any]:

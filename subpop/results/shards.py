@@ -108,9 +108,9 @@ def unfinished(stored: Iterable[Division], done: Container[str]) -> list[str]:
         The names of the cells that the report shows.
     """
     stored = list(stored)
-    told = [each.told(done) for each in stored if each.lacking(done)]
+    lines = [each.told(done) for each in stored if each.lacking(done)]
     gone = {name for each in stored for name, shard in each.cells.items() if shard in each.ended and name not in done}
-    return told + ([f"{_n(len(gone))} of shards that ended {'is' if len(gone) == 1 else 'are'} left out"] if gone else [])
+    return lines + ([f"{_n(len(gone))} of shards that ended {'is' if len(gone) == 1 else 'are'} left out"] if gone else [])
 
 
 def _n(count: int) -> str:

@@ -82,9 +82,9 @@ class Rates:
     def recorded(cls, costs: Iterable[tuple[Mapping[str, Any], int, float, int]]) -> Rates:
         """Rates from a store's `costs`."""
         rates = cls()
-        for told, trials, seconds, fits in costs:
+        for settings, trials, seconds, fits in costs:
             with suppress(BadInput, TypeError):  # written by another version
-                rates.note(Cell.of(**told), trials, seconds, fits)
+                rates.note(Cell.of(**settings), trials, seconds, fits)
         return rates
 
     def knows(self, cell: Cell) -> bool:

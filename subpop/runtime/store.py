@@ -187,9 +187,9 @@ class Store:
         asked = f"SELECT {costs} FROM chunks JOIN trials ON trials.chunk = chunks.id GROUP BY chunks.id"
         rows = self._in_transaction("BEGIN", lambda c: c.execute(asked).fetchall())
         found = []
-        for told, trials, seconds, fits in rows:
+        for text, trials, seconds, fits in rows:
             with contextlib.suppress(ValueError, TypeError):  # damage is reported when the chunk itself is read
-                cell, cost = json.loads(told), float(seconds)
+                cell, cost = json.loads(text), float(seconds)
                 if isinstance(cell, dict) and 0 <= cost < float("inf"):
                     found.append((cell, int(trials), cost, int(fits)))
         return found
@@ -207,8 +207,8 @@ class Store:
 
     def untold_notes(self) -> list[str]:
         """Notes added since the last call: damage that was found, and files that were renamed."""
-        told, self._n_told = self._n_told, len(self.notes)
-        return self.notes[told:]
+        first, self._n_told = self._n_told, len(self.notes)
+        return self.notes[first:]
 
     def close(self) -> None:
         """Close the file. Closing it again does nothing."""

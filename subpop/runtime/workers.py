@@ -143,10 +143,10 @@ if sys.platform == "linux":
         def _Popen(process_obj: Any) -> Any:
             from multiprocessing import forkserver, popen_forkserver, spawn
 
-            told = spawn.get_preparation_data
+            original = spawn.get_preparation_data
 
             def without_script(name: str) -> dict[str, Any]:
-                return {key: value for key, value in told(name).items() if not key.startswith("init_main")}
+                return {key: value for key, value in original(name).items() if not key.startswith("init_main")}
 
             script = patch.object(spawn, "get_preparation_data", without_script)
             connect = patch.object(forkserver, "connect_to_new_process", _Forked.prepared.connect_to_new_process)

@@ -279,9 +279,9 @@ def read_outcome(path: Path, status: int = 0) -> Outcome:
         raise BadInput("no cell matches the selection; `subpop run --collect-only -q` lists the cells")
     if not path.is_file():
         raise BadInput(f"the run left no {path} (its exit status is {status}); see above for what stopped it")
-    told = json.loads(path.read_text(encoding="utf-8"))
-    numbers = {tuple(str(row[name]) for name in KEY): row for row in told["cells"]}
-    return Outcome(numbers, told["hardware"], status, weights=trained_weights.read_weights(path.with_name(trained_weights.FILE)))
+    found = json.loads(path.read_text(encoding="utf-8"))
+    numbers = {tuple(str(row[name]) for name in KEY): row for row in found["cells"]}
+    return Outcome(numbers, found["hardware"], status, weights=trained_weights.read_weights(path.with_name(trained_weights.FILE)))
 
 
 # --- the report -------------------------------------------------------------------------------------------------------

@@ -106,19 +106,19 @@ def _dataset_from(message: Message) -> Dataset:
     """The data set that a child told of; raises BadInput for a message that `told_of` does not make."""
     values, arrays = message
     try:
-        told = {name: values[name] for name in _VALUES}
-        sizes = told["sizes"]
-        told |= {
+        fields = {name: values[name] for name in _VALUES}
+        sizes = fields["sizes"]
+        fields |= {
             "sizes": None if sizes is None else (int(sizes[0]), int(sizes[1])),
-            "group_bounds": (float(told["group_bounds"][0]), float(told["group_bounds"][1])),
-            "notes": tuple(map(str, told["notes"])),
-            "n_classes": int(told["n_classes"]),
-            "n_clusters": int(told["n_clusters"]),
+            "group_bounds": (float(fields["group_bounds"][0]), float(fields["group_bounds"][1])),
+            "notes": tuple(map(str, fields["notes"])),
+            "n_classes": int(fields["n_classes"]),
+            "n_clusters": int(fields["n_clusters"]),
             "annotations": {str(name): arrays[f"group {i}"] for i, name in enumerate(values["groups"])},
             "words": {str(name): tuple(map(str, words)) for name, words in values["words"].items()},
         }
         return Dataset(
-            x=arrays["x"], y=arrays["y"], official_test=arrays.get("official_test"), hashes=arrays.get("hashes"), **told
+            x=arrays["x"], y=arrays["y"], official_test=arrays.get("official_test"), hashes=arrays.get("hashes"), **fields
         )
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BadInput(f"the loader's process did not send a data set ({error}); let the loader return {FORMS}") from error
@@ -133,7 +133,7 @@ def _grouped(data: Dataset, columns: Mapping[str, Any]) -> Dataset:
     alone = [name for name, (_, words) in coded.items() if len(words) < 2]
     if alone:
         raise BadInput(f"group {shown(alone[0])} has one value in all rows; leave it out")
-    words = {"y": data.words["y"], **{name: told for name, (_, told) in coded.items()}}
+    words = {"y": data.words["y"], **{name: note for name, (_, note) in coded.items()}}
     annotations, bounds = {name: codes for name, (codes, _) in coded.items()}, (FEW_ROWS, float("inf"))
     return replace(data, annotations=annotations, words=words, group_bounds=bounds)
 

@@ -578,15 +578,15 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     terminalreporter.section("subpop")
     if watch.headline:
         terminalreporter.write_line(watch.headline.replace("**", ""))
-    for told in watch.drifted:
-        terminalreporter.write_line(told)
-    told = ", ".join(cells_that(n, status) for status, n in sorted(counts.items()))
-    if told or not watch.numbers:
-        told = told or "no cell was measured"
-        terminalreporter.write_line(f"with the old references: {told}" if watch.has_rebaselined else told)
+    for line in watch.drifted:
+        terminalreporter.write_line(line)
+    outcomes = ", ".join(cells_that(n, status) for status, n in sorted(counts.items()))
+    if outcomes or not watch.numbers:
+        outcomes = outcomes or "no cell was measured"
+        terminalreporter.write_line(f"with the old references: {outcomes}" if watch.has_rebaselined else outcomes)
     columns = shutil.get_terminal_size().columns
-    for told in (*watch.numbers, *watch.about_own):
-        for line in textwrap.wrap(told, columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False):
+    for sentence in (*watch.numbers, *watch.about_own):
+        for line in textwrap.wrap(sentence, columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False):
             terminalreporter.write_line(line)
     if config.getoption("--rebaseline") and counts and run is not None:
         moved = run.moved.splitlines() if any(report.result is not None for report in run.reports.values()) else []

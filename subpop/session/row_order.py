@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    told = "number of successive rows of a batch that are reversed"
-    parser.addoption("--reverse-rows-in", type=int, default=1, choices=(1, 2, 4, 8), help=told)
+    help_text = "number of successive rows of a batch that are reversed"
+    parser.addoption("--reverse-rows-in", type=int, default=1, choices=(1, 2, 4, 8), help=help_text)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -33,7 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
             return reversed_in(super().epochs(first, count), size)
 
     batch_order.BatchOrder = Reversed  # type: ignore[misc]
-    transformer_batches.length_batches = lambda *told: [reversed_in(batch, size) for batch in batches_of(*told)]
+    transformer_batches.length_batches = lambda *args: [reversed_in(batch, size) for batch in batches_of(*args)]
 
 
 def reversed_in(rows: NDArray[Any], size: int) -> NDArray[Any]:

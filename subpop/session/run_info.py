@@ -65,9 +65,9 @@ def _docstring(path: Path) -> str:
 
 def commit_of(root: Path) -> str:
     """The commit of the CI job, otherwise that of the folder; "unknown" outside a repository."""
-    told = os.environ.get("GITHUB_SHA", "")
-    if told:
-        return told[:12]
+    commit = os.environ.get("GITHUB_SHA", "")
+    if commit:
+        return commit[:12]
     try:
         done = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

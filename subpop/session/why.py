@@ -63,9 +63,9 @@ def page(first: Outcome, again: Outcome, elsewhere: Mapping[str, Outcome]) -> tu
     red = [key for key, row in first.numbers.items() if _is_red(row)]
     if not red:
         n = sum(row["verdict"] in COMPARED for row in first.numbers.values())
-        told = f"{n:,} numbers are compared with references and pass" if n else "No number is compared with a reference"
-        told = "1 number is compared with a reference and passes" if n == 1 else told
-        return f"{told} here ({first.hardware}), so there is nothing to explain.\n", 0
+        counted = f"{n:,} numbers are compared with references and pass" if n else "No number is compared with a reference"
+        counted = "1 number is compared with a reference and passes" if n == 1 else counted
+        return f"{counted} here ({first.hardware}), so there is nothing to explain.\n", 0
     rows = [
         (in_words(key), first.numbers[key]["value"], first.numbers[key]["reference"], cause(key, first, again, elsewhere))
         for key in red

@@ -157,11 +157,11 @@ def _costs_little(case: _Case) -> str:
     started = time.perf_counter()
     victim.fit_many([pool.clean_job()], [0])
     seconds = time.perf_counter() - started
-    told = f"a fit of {pool.n_train} rows takes {seconds:.2g} s"
+    cost = f"a fit of {pool.n_train} rows takes {seconds:.2g} s"
     if seconds > SLOW_SECONDS:
         minutes = seconds * USUAL_FITS / 60
-        warnings.warn(f"{told}: a cell, which trains about {USUAL_FITS}, takes {minutes:.0f} min", ContractWarning, stacklevel=2)
-    return told
+        warnings.warn(f"{cost}: a cell, which trains about {USUAL_FITS}, takes {minutes:.0f} min", ContractWarning, stacklevel=2)
+    return cost
 
 
 # --- of the estimator inside a victim ---------------------------------------------------------------------------------
@@ -228,10 +228,10 @@ def _keeps_its_classes(case: _Case) -> None:
     x, y = _toy()
     fitted = _fitted(copy.deepcopy(template), x, y)
     classes = getattr(fitted, "classes_", None)
-    told = [] if classes is None else np.asarray(classes).tolist()
+    found_classes = [] if classes is None else np.asarray(classes).tolist()
     require(
-        classes is None or sorted(told) == [0, 1, 2],
-        f"classes_ is {told} after a training on the labels 0, 1, 2; set it to numpy.unique(y)",
+        classes is None or sorted(found_classes) == [0, 1, 2],
+        f"classes_ is {found_classes} after a training on the labels 0, 1, 2; set it to numpy.unique(y)",
     )
     if not hasattr(fitted, "predict") or not hasattr(fitted, "predict_proba"):
         return
@@ -241,7 +241,7 @@ def _keeps_its_classes(case: _Case) -> None:
         f"predict returns {labels.dtype} of shape {labels.shape}, from {labels.min()} to {labels.max()}; return labels that "
         f"occur in y, of shape {y.shape}",
     )
-    best = np.asarray(told if told else [0, 1, 2])[np.asarray(fitted.predict_proba(x)).argmax(axis=1)]
+    best = np.asarray(found_classes if found_classes else [0, 1, 2])[np.asarray(fitted.predict_proba(x)).argmax(axis=1)]
     agree = float((best == labels).mean())
     require(
         agree > 0.5,

@@ -153,13 +153,13 @@ def make_victim(
 def _outside(name: str) -> Victim:
     """The victim of a class, function or object from outside the package."""
     found: Any
-    found, told = own_object(name, "victim ")
+    found, call = own_object(name, "victim ")
     if isinstance(found, FunctionType | partial):  # not a class, whose `fit_many` would be there too
         try:
             found = found()
         except (Exception, SystemExit) as error:  # of somebody else's code
             raise BadInput(
-                f"no estimator can be made by {told} ({in_one_line(error)}); give its parameters defaults, or write the arguments"
+                f"no estimator can be made by {call} ({in_one_line(error)}); give its parameters defaults, or write the arguments"
             ) from error
     victim: Victim = found if hasattr(found, "fit_many") and not isinstance(found, type) else SklearnVictim(found)
     return victim

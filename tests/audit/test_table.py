@@ -215,7 +215,7 @@ def test_embeddings_and_pictures_are_the_data_sets_of_the_benchmark(tmp_path):
     table, same = read_table(path), load_dataset(f"embeddings:{path}")
     assert np.array_equal(table.dataset().x, same.x)
     assert list(table.annotations) == ["site"]
-    assert any("key has another value in every row" in note for note in table.notes)
+    assert any("key has a different value in every row" in note for note in table.notes)
     sides, others = split(table.dataset()), split(same)
     assert np.array_equal(sides.test, others.test)
     for name in ("cat", "dog"):
@@ -288,7 +288,7 @@ def test_identifiers_and_constants_are_left_out_and_said():
     table = read_table(frame, "paid")
     assert table.left_out == ("id", "uuid", "unit", "empty")
     said = " ".join(table.notes)
-    assert "column id has another value in every row" in said
+    assert "column id has a different value in every row" in said
     assert "column unit is 'kg' in all rows" in said
     assert "column empty is missing in all rows" in said
     assert list(table.frame.columns) == ["age", "city", "id", "uuid", "unit", "empty", "name"]

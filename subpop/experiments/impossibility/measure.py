@@ -68,8 +68,8 @@ def measure_worlds(runner: Runner) -> CellResult:
     numbers = _sums(found.errors, exact) if kind == "independent" else _paired_sums(found, draws)
     numbers += [Number("can_run", 1.0), Number("n_draws", float(found.errors.shape[1]))]
     numbers += [Number("tied", float(found.tied.mean()))] * bool(found.tied.any())
-    told = _told(runner)
-    return CellResult(cell, tuple(numbers), knowledge=told, exact=exact, n_subpopulations=1, n_fits=found.n_fits)
+    knowledge = _told(runner)
+    return CellResult(cell, tuple(numbers), knowledge=knowledge, exact=exact, n_subpopulations=1, n_fits=found.n_fits)
 
 
 class Found(NamedTuple):

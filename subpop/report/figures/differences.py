@@ -153,8 +153,8 @@ def leaderboard_figure(lines: Sequence[Line]) -> Figure:
     axis.set_ylim(len(lines) - 0.4, -0.6)
     axis.grid(axis="y", visible=False)
     axis.set_xlabel("target damage less that of no defense (points): left of the line is better than no defense", fontsize=9)
-    told = sorted({line.verdict for line in lines if line.value is not None})
-    looks = [{"label": verdict, "color": COLOURS.get(verdict, EQUIVALENT_COLOUR)} for verdict in told]
+    verdicts = sorted({line.verdict for line in lines if line.value is not None})
+    looks = [{"label": verdict, "color": COLOURS.get(verdict, EQUIVALENT_COLOUR)} for verdict in verdicts]
     handles = [legend_line(**look, marker="o", markersize=5, linestyle="") for look in looks]
     figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=8, labelcolor="linecolor", handletextpad=0.1)
     return figure

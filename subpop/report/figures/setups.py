@@ -250,9 +250,9 @@ def titles_of(groups: Iterable[Setup], width: int = TITLE_WIDTH) -> dict[Setup, 
     titles = {}
     for setup in found:
         own = [(name, value) for name, value in _facts(setup) if (name, value) not in shared]
-        told = "; ".join(f"{name}={value}" for name, value in own)
-        if len(told) > width:  # after shortening, two of them could be equal
-            told = "; ".join(value for _, value in own)
-        lines = [f"{setup.victim} · {setup.partition}", told]
+        facts = "; ".join(f"{name}={value}" for name, value in own)
+        if len(facts) > width:  # after shortening, two of them could be equal
+            facts = "; ".join(value for _, value in own)
+        lines = [f"{setup.victim} · {setup.partition}", facts]
         titles[setup] = "\n".join(short(line, width) for line in lines if line)
     return titles

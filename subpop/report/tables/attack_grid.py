@@ -163,15 +163,15 @@ class Grid:
         n, held = len(self._real()), self.holding()
         free = [name for name in held if self.cost(name) <= GIVES_UP]
         costly = [f"{escape(name)} ({100 * self.cost(name):.1f})" for name in held if name not in free]
-        told = f"Of {n} defense{'s' * (n != 1)}, {len(held)} hold{'s' * (len(held) == 1)} against every attack"
-        told += f" (at most {100 * HOLDS:g} % damage net of controls, and of a control)."
+        said = f"Of {n} defense{'s' * (n != 1)}, {len(held)} hold{'s' * (len(held) == 1)} against every attack"
+        said += f" (at most {100 * HOLDS:g} % damage net of controls, and of a control)."
         if held:
-            told += f" At a cost of at most {100 * GIVES_UP:g} points of clean accuracy: {', '.join(map(escape, free)) or 'none'}"
-            told += f"; at a larger cost (in points): {', '.join(costly)}." if costly else "."
+            said += f" At a cost of at most {100 * GIVES_UP:g} points of clean accuracy: {', '.join(map(escape, free)) or 'none'}"
+            said += f"; at a larger cost (in points): {', '.join(costly)}." if costly else "."
         if "none" in self.defenses:
             worst = self.worst("none")
-            told += f" Without a defense, {escape(worst)} does most: {_percent(self.net('none', worst))} %."
-        return told
+            said += f" Without a defense, {escape(worst)} does most: {_percent(self.net('none', worst))} %."
+        return said
 
     def table(self) -> str:
         """A line for each defense."""
@@ -181,8 +181,8 @@ class Grid:
     def legend(self) -> str:
         """What poison may be, in words, for the columns that are not compared with label flips."""
         first, *others = self.attacks
-        told = [f"{mark} {feasible}" for mark, feasible in zip(MARKS, others, strict=False)]
-        return f"Poison may be: {'; '.join([f'without a mark, {first}', *told])}."
+        marked = [f"{mark} {feasible}" for mark, feasible in zip(MARKS, others, strict=False)]
+        return f"Poison may be: {'; '.join([f'without a mark, {first}', *marked])}."
 
     def cost(self, defense: str) -> float:
         """The clean accuracy that a defense gives up; NaN if it was not measured without a defense."""

@@ -50,10 +50,10 @@ def sentence(found: Mapping[Key, CellResult], dataset: str) -> str:
     """What the smallest sample of a data set changes, with given subpopulations and with own clusters."""
     smallest = min(share for name, _, share in found if name == dataset)
     changes = {words: difference(found, (dataset, groups, smallest)) for groups, words in GROUPS.items()}
-    told = [f"by {_signed(change)} with {words} ({_trend(*change)})" for words, change in changes.items() if change]
-    if not told:
+    changed = [f"by {_signed(change)} with {words} ({_trend(*change)})" for words, change in changes.items() if change]
+    if not changed:
         return f"On {escape(dataset)} there is nothing to compare with an attacker who sees all of D_aux."
-    return f"On {escape(dataset)}, seeing {smallest:.0%} of D_aux instead of all changes the mean damage {' and '.join(told)}."
+    return f"On {escape(dataset)}, seeing {smallest:.0%} of D_aux instead of all changes the mean damage {' and '.join(changed)}."
 
 
 def difference(found: Mapping[Key, CellResult], key: Key) -> tuple[float, float] | None:
