@@ -79,8 +79,8 @@ def audit(
 ) -> Audit:
     """Measure how badly each group of your data can be hurt, by how few mislabelled rows, and what would help.
 
-    Nothing leaves this machine, and nothing is ever red: there is no reference to have. A plan and the progress are printed to
-    standard error. Finished work is kept in the store, so that an interrupted audit resumes.
+    Nothing leaves this machine, and nothing fails, since there are no references. A plan and the progress are printed to standard
+    error. Finished work is kept in the store, so that an interrupted audit resumes.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def audit(
         `package.module:Class(argument=value)` or `path.py:function`. None for logistic regression on vectorised columns.
     budget
         Time, such as "5m", "90s" or a number of seconds; None for all groups. At least half of it is for measurements, however
-        long the data takes to be read and the estimator to start.
+        long it takes to read the data and to start the estimator.
     out
         Folder for README.md, index.html and audit.json; None to write nothing but the store.
     store
@@ -105,7 +105,7 @@ def audit(
     Returns
     -------
     Audit
-        The groups as a frame, the summary in words, and both to be saved.
+        The groups as a frame and the summary in words, both of which can be saved.
 
     Raises
     ------

@@ -55,10 +55,10 @@ def measure(
     A list for any argument gives a sweep: one cell for each combination, as with `grid`. A terminal or a notebook shows a
     progress bar. Nothing is compared with references.
 
-    A defense that a file has by name runs in a child process, and finished trials are read from the store. A closure, a lambda
-    or a function of a notebook or of the running script is sent to the child by value: nothing tells whether it is the same as
-    before, so that its trials are not reused by the next call, and its integrity is `unchecked`. The same is true of an
-    estimator with such a class or function in it: it is trained again by the next call.
+    A defense that is defined in a file by name runs in a child process, and finished trials are read from the store. A closure,
+    a lambda or a function of a notebook or of the running script is sent to the child by value: nothing shows whether it is the
+    same as before, so its trials are not reused by the next call, and its integrity is `unchecked`. The same is true of an
+    estimator that contains such a class or function: it is trained again by the next call.
 
     Parameters
     ----------

@@ -98,10 +98,10 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
     listed = commands.add_parser(
         "list", help="list defenses, attacks, victims and data sets: built-in ones and those of packages"
     )
-    listed.add_argument("kind", nargs="?", choices=list(LISTED), help="one kind only")
+    listed.add_argument("kind", nargs="?", choices=list(LISTED), help="list only this kind")
     listed.set_defaults(run=_list)
 
-    new = commands.add_parser("new-defense", help="write a small defense of your own that works, and its test, to start from")
+    new = commands.add_parser("new-defense", help="write a small working defense, and its test, to start from")
     new.add_argument("name", metavar="NAME", help="the name of the function: NAME.py and test_NAME.py are written here")
     new.set_defaults(run=_new_defense)
 
@@ -123,8 +123,8 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
         description="Run the suites of ./benchmarks if there is such a folder, else those of the clone or the installed package. "
         "A tier may come first: `subpop run laptop` is `subpop run --tier laptop`. "
         "All options go to pytest: -k selects cells, --tier selects embedded, laptop or paper, -n 2 trains in two processes, "
-        "--defense file.py:function adds a defense of your own, --only-mine leaves out those of others, --victim and --dataset "
-        "put your own in place of the suites', --store and --report-dir name the places of the results. "
+        "--defense file.py:function adds your own defense, --only-mine leaves out all others, --victim and --dataset replace "
+        "those of the suites by your own, --store and --report-dir name where the results go. "
         "`subpop run --collect-only -q` lists the cells.",
     )
 
@@ -155,11 +155,11 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
 
     compare = commands.add_parser(
         "compare",
-        help="say which numbers moved between two runs, stores or folders of baselines",
+        help="show which numbers moved between two runs, stores or folders of baselines",
         description="Compare two sets of numbers. Each is a results.json, the folder of a report, a store or a folder of "
         "baselines. The result is markdown: the defenses whose numbers moved, then suites and headline metrics, the largest "
         "change relative to its noise first.",
-        epilog="exit status: 0 if no number moved by more than its noise and none is gone; 1 if one did or is; 2 for bad input",
+        epilog="exit status: 0 if no number moved by more than its noise and none is missing; 1 otherwise; 2 for bad input",
     )
     compare.add_argument("a", metavar="A", help="the earlier numbers, such as baselines")
     compare.add_argument("b", metavar="B", help="the later numbers, such as runs/report")
@@ -196,21 +196,21 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
 
     plan = commands.add_parser(
         "plan",
-        help="say what a tier needs: cells, fits, operations, memory, and hours on this machine and on GPUs",
-        description="Count the cells of a tier and what they need, by formulas, without reading data. The rate of this machine "
-        "is measured; rates of GPUs are assumed from their data sheets.",
+        help="show what a tier needs: cells, fits, operations, memory, and hours on this machine and on GPUs",
+        description="Count the cells of a tier and compute what they need, by formulas, without reading data. The rate of this "
+        "machine is measured; rates of GPUs are assumed from their data sheets.",
     )
     plan.add_argument("--tier", default="paper", help="embedded, laptop or paper (default: paper)")
-    plan.add_argument("--store", help="take the hours of this machine from the trials that this store has recorded")
+    plan.add_argument("--store", help="derive the hours on this machine from the trials that this store has recorded")
     plan.add_argument("--json", action="store_true", help="print JSON instead of a table")
     plan.set_defaults(run=_plan)
 
     merge = commands.add_parser(
         "merge",
-        help="unite the stores of several machines, such as those of the shards of a run",
+        help="combine the stores of several machines, such as those of the shards of a run",
         description="Copy all trials, models and records of some stores into one, which is created if it does not exist. "
-        "Whatever several stores have is kept once. The sources are not changed.",
-        epilog="exit status: 0; 2 for bad input, and if two stores disagree on a trial whose result is the same each time",
+        "What several stores contain is kept once. The sources are not changed.",
+        epilog="exit status: 0; 2 for bad input, and if two stores disagree on a deterministic trial",
     )
     merge.add_argument("stores", nargs="+", metavar="STORE", help="stores that runs wrote with --store")
     merge.add_argument("--into", required=True, metavar="STORE", help="the store that receives everything")

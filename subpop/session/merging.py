@@ -1,4 +1,4 @@
-"""`subpop merge`: unite stores, and refuse two results of a trial that has only one."""
+"""`subpop merge`: combine stores, and refuse two different results of a deterministic trial."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def merged(sources: Sequence[Path], into: Path) -> str:
     Raises
     ------
     BadInput
-        If a store cannot be read, or if two stores disagree on a trial whose result is the same each time.
+        If a store cannot be read, or if two stores disagree on a deterministic trial.
     """
     try:
         done = merge(sources, into, _differing)
@@ -74,8 +74,8 @@ def _differing(one: ChunkRows, other: ChunkRows) -> int:
     if different and cell is not None and not is_own and is_exact_cell(cell):
         row, why = different[0]
         raise BadInput(
-            f"two stores disagree on a trial of {cell.stem} {cell.id}: {_told(row)} has {why}, although its result is the same "
-            "each time; find the machine or version that computes it wrongly with `subpop why`, and merge without its store"
+            f"two stores disagree on a trial of {cell.stem} {cell.id}: {_told(row)} has {why}, although it is deterministic; "
+            "find the machine or version that computes it wrongly with `subpop why`, and merge without its store"
         )
     return len(different) + abs(len(one.trials) - len(other.trials))
 

@@ -1,4 +1,4 @@
-"""`subpop new-defense NAME`: a small defense that works, and its test, to start from."""
+"""`subpop new-defense NAME`: a small working defense, and its test, to start from."""
 
 from __future__ import annotations
 

@@ -47,19 +47,19 @@ def add_options(parser: pytest.Parser, *, has_xdist: bool) -> None:
         action="append",
         default=[],
         help="your own attack: path.py:function or package.module:function; repeatable. It replaces label flipping in the "
-        "undefended cells, and in those of --defense, of the suites that are open to defenses",
+        "undefended cells, and in those of --defense, of the suites that accept defenses",
     )
     group.addoption(
         "--victim",
         default=None,
-        help="your own victim: package.module:Class or path.py:function, with arguments if wanted. It takes the place of the "
-        "victims in the suites that are open to defenses; no other suite runs, and nothing is compared with references",
+        help="your own victim: package.module:Class or path.py:function, optionally with arguments. It replaces the "
+        "victims in the suites that accept defenses; no other suite runs, and nothing is compared with references",
     )
     group.addoption(
         "--dataset",
         default=None,
-        help="your own data: path.py:function or package.module:function, which returns (x, y) or (x, y, groups). It takes the "
-        "place of the data of these suites in the same way",
+        help="your own data: path.py:function or package.module:function, which returns (x, y) or (x, y, groups). It replaces "
+        "the data of these suites in the same way",
     )
     group.addoption("--only-mine", action="store_true", help="run the defenses of --defense and the controls that belong to them")
     group.addoption(
@@ -86,13 +86,13 @@ def add_options(parser: pytest.Parser, *, has_xdist: bool) -> None:
         "--budget",
         default=None,
         metavar="TIME",
-        help="begin tests for this long only, such as 30m, those most worth running first; the page says what was left",
+        help="start no test after this time, such as 30m, and run the most valuable ones first; the page says what was left",
     )
     group.addoption(
         "--shard",
         default=None,
         metavar="I/N",
-        help="run the I-th of N parts of the selected tests, equal on every machine; `subpop merge` unites the stores",
+        help="run the I-th of N parts of the selected tests, the same on every machine; `subpop merge` combines the stores",
     )
     if not has_xdist:
         group._addoption("-n", "--numprocesses", dest="numprocesses", default=None, help="processes that train cells, or auto")

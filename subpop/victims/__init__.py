@@ -107,7 +107,7 @@ def make_victim(
     ----------
     name
         A name from `VICTIMS`, or `module:name` or `path.py:name` of a scikit-learn classifier, its class or a function that
-        returns one, with arguments if wanted: `sklearn.svm:LinearSVC(C=0.1)`. What has `fit_many` is used as it is.
+        returns one, optionally with arguments: `sklearn.svm:LinearSVC(C=0.1)`. An object with `fit_many` is used as it is.
     device
         "cpu" or "cuda".
     weights_root

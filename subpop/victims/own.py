@@ -24,7 +24,7 @@ from subpop.types.printable import in_one_line, printable
 from subpop.victims.identity import code_of
 
 USAGE = (
-    "write package.module:Class or path.py:function, with arguments if wanted, such as "
+    "write package.module:Class or path.py:function, optionally with arguments, such as "
     "sklearn.ensemble:RandomForestClassifier(n_estimators=50)"
 )
 SHOWN = 5
