@@ -21,7 +21,7 @@ QUESTIONS = ("How bad is it?", "What helps?", "What does it cost?")
 MOST_ROWS = 24
 """Defenses that the front page shows for all tiers together; the others are counted."""
 UNFINISHED = "The tables, figures and pages are written when the run ends."
-NO_BOARD = "No defense was measured together with no defense, so that there is no leaderboard."
+NO_BOARD = "No defense was measured alongside an undefended victim, so there is no leaderboard."
 
 
 def front_page(reports: Sequence[CellReport], run: RunInfo, pictures: Sequence[Picture] = ()) -> str:

@@ -31,7 +31,7 @@ SEEDS, ROWS, SUBPOPULATIONS, DRAWS, CLUSTERS, TIMINGS = "seeds", "rows", "subpop
 ESTIMANDS = {
     SEEDS: "the mean over all seeds (poison draws, order of rows, training) on these test rows",
     ROWS: "the mean over all seeds and over the population that each subpopulation's test rows come from; for a worst-k it is "
-    "the expectation of the printed estimator, not the true worst-k, of which no interval is given",
+    "the expectation of the printed estimator, not the true worst-k, for which no interval is given",
     SUBPOPULATIONS: "the mean over all seeds and over a population of subpopulations like these",
     DRAWS: "the mean over all draws of what is drawn at random in each (training sets or target sets), on these test rows and, "
     "of target sets, on these clusters",

@@ -67,7 +67,7 @@ class Plan:
     skipped: Mapping[str, str]
     refused: Mapping[str, str] = field(default_factory=dict)
     untimed: Sequence[str] = ()
-    """Names of user-supplied code of which no times are recorded; `seconds` is without its cells."""
+    """Names of user-supplied code for which no times are recorded; `seconds` is without its cells."""
 
     def __str__(self) -> str:
         to_do = f"about {self.n_fits:,} fits to do" if self.n_fits else "nothing to train"
