@@ -143,21 +143,21 @@ def _time(entry: Entry) -> str:
 MEANINGS = {
     "rank": f"with its {CONFIDENCE:.0%} interval, as all intervals here".replace("%", " %"),
     "damage": "accuracy that an attacked subpopulation loses, averaged over the subpopulations of all splits",
-    "tuned": "damage with the one of up to eight configurations that did best on development splits and subpopulations",
+    "tuned": "damage with the best of up to eight configurations, chosen on development splits and subpopulations",
     "against none": "verdict and mean difference on the subpopulations that are hurt without a defense, each averaged over its "
     f"splits first, so that it is not the difference of two damages; *equivalent*: within {100 * MARGIN:g} points",
     f"groups ≥ {100 * HURT:g}": f"share of subpopulations that lose {100 * HURT:g} or more",
-    "collateral": "most that all other rows lose",
+    "collateral": "the most that all other rows lose",
     "clean lost": "accuracy given up when nobody attacks; negative: gained",
     "who pays": "the subpopulation that loses most when nobody attacks",
-    "recall / random": "flipped rows removed, and, where it was measured, by a random filter that removes as many rows of each "
-    "class",
+    "recall / random": "flipped rows removed by the filter and, where measured, by a random one that removes as many rows of "
+    "each class",
     "certified": "damage that a certificate does not rule out",
     "fits": "victims trained in a trial; *own*: its own training loop",
     "time": "relative to plain training",
     "integrity": "what the probes of a plug-in found",
     "cells missing": "cells in which a defense failed or was not measured: its numbers, and the damage of "
-    "no defense beside its own, are about the others, and it has no rank",
+    "no defense beside its own, are those of the other cells, and it has no rank",
 }
 
 
