@@ -307,10 +307,10 @@ def page(short: Curve, long: Curve, clean: dict[str, list[GroupFinding]]) -> str
 
 Written by `python tests/detection_curve.py --page docs/suspicion.md`, which measures everything again.
 
-`subpop.audit.suspicion` says of each group how accurate a model is on it out of fold, whether it is *hard* (more errors than
-the overall error rate explains, which the calibrated model itself expects), and whether it *differs from the rest*: more
-errors than the calibrated model expects, where an error counts the more the surer the model is. The module says how. The
-verdict is not "poisoned", and no alarm is no proof of clean data.
+For each group, `subpop.audit.suspicion` reports how accurate a model is on it out of fold, whether it is *hard* (more errors
+than the overall error rate explains, which the calibrated model itself expects), and whether it *differs from the rest*: more
+errors than the calibrated model expects, where an error has more weight if the model is more confident. The module describes
+how. The verdict is not "poisoned", and the absence of an alarm does not prove that the data is clean.
 
 ## How much poison is found
 

@@ -22,8 +22,8 @@ one corrected p for each group, whatever the overlaps.
 
 *Limits.* "Differs from the rest" is not "poisoned": a group whose labels are naturally less predictable than those of other
 rows, on which the model is as sure, is the same to this test. A group that is poisoned so heavily that the model learns the
-poison has no excess, and no alarm is no proof of clean data. The constants were chosen on splits of Adult that are not those of
-the published curve, and so that no pair of columns of the whole of Adult is suspicious.
+poison has no excess, and the absence of an alarm does not prove that the data is clean. The constants were chosen on splits of
+Adult that are not those of the published curve, and so that no pair of columns of the whole of Adult is suspicious.
 """
 
 from __future__ import annotations
