@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
 
+from subpop.experiments.context import Context
+from subpop.harness.manifest import KeepsRecords, Manifests
 from subpop.types import Cell, Trial, TrialResult
-
-if TYPE_CHECKING:
-    from subpop.experiments.experiment import Experiment
 
 SECONDS, LOADS = 60.0, 10.0
 """How long a part may take, unless a single trial takes longer: so many seconds, or so many times what loading takes."""
@@ -26,10 +25,34 @@ KIND = "parts"
 """The kind of the store's records of how chunks were divided."""
 
 
+class Samples(Protocol):
+    """The part of an observer that parts use."""
+
+    def sampling(self, trials: Sequence[Trial]) -> AbstractContextManager[None]: ...
+
+
+class RunsChunks(Protocol):
+    """The part of an experiment that parts use."""
+
+    @property
+    def store(self) -> KeepsRecords: ...
+    @property
+    def context(self) -> Context: ...
+    @property
+    def observer(self) -> Samples | None: ...
+    @property
+    def manifests(self) -> Manifests: ...
+    def chunk_key(self, cell: Cell, chunk: Sequence[Trial]) -> str: ...
+    def has_stored(self, cell: Cell, chunk: list[Trial]) -> bool: ...
+    def stored(self, cell: Cell, chunk: list[Trial]) -> list[TrialResult] | None: ...
+    def timed_chunk(self, cell: Cell, chunk: Sequence[Trial]) -> list[TrialResult]: ...
+    def commit(self, cell: Cell, chunk: list[Trial], results: list[TrialResult]) -> None: ...
+
+
 class Parts:
     """Runs the chunks of one experiment's plug-ins."""
 
-    def __init__(self, experiment: Experiment) -> None:
+    def __init__(self, experiment: RunsChunks) -> None:
         self._experiment = experiment
         self._pace: dict[tuple[str, str], tuple[float, float]] = {}
         self._began = 0.0

@@ -555,4 +555,4 @@ def test_bad_input_is_a_sentence_and_status_2(tmp_path, capsys):
     assert "groups=paid is the label" in capsys.readouterr().err
     for budget in (["--budget", "-5m"], ["--budget=-5m"]):  # argparse had taken the first for an option of its own
         assert main(["audit", str(tmp_path / "people.csv"), "--label", "paid", *budget, "--store", ":memory:"]) == 2
-        assert "--budget -5m is no time" in capsys.readouterr().err
+        assert "--budget -5m is not a duration" in capsys.readouterr().err

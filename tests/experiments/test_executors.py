@@ -25,7 +25,7 @@ from subpop.experiments.pools import NEEDED_PACKAGE, ClusterGone, Pool, check_ex
 from subpop.experiments.shared_arrays import SharedArrays
 from subpop.experiments.tasks import Answer, Settings, Task, TaskStore, tasks_of, work
 from subpop.harness.batching import DefenseError
-from subpop.harness.plugins import parse_attack
+from subpop.harness.plugins import AttackSpec, parse_plugin
 from subpop.runtime.no_store import NoStore
 from subpop.runtime.processes import descendants
 from subpop.runtime.store import Store
@@ -140,7 +140,7 @@ def test_what_only_this_process_has_is_left_to_it(tmp_path):
     (tmp_path / "mine.py").write_text("def flips(sample, count, *, seed):\n    return [0] * count, [0] * count\n")
     own_attack, own_data = CELLS[0].with_(attack="mine.flips", defense="none"), CELLS[0].with_(dataset="mine", defense="none")
     with Store(tmp_path / "s.sqlite") as store:
-        spec = parse_attack("mine.py:flips", tmp_path)
+        spec = parse_plugin(AttackSpec, "mine.py:flips", tmp_path, "--attack ")
         experiment = Experiment.on(store, attacks={spec.name: spec})
         experiment.context.supply(own_data, load_dataset("digits"))
         tasks = tasks_of(experiment, [own_attack, own_data, CELLS[0]])

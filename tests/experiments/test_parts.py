@@ -80,6 +80,10 @@ def in_one_wave(folder, store):
     return predictions(own.run_chunk(CELL, own.list_trials(CELL)))
 
 
+def calls(heard):
+    return "".join(heard).count("called")
+
+
 def trials_in(folder):
     return [len(chunk.trials) for chunk in read_chunks(folder / "s.sqlite")]
 
@@ -104,9 +108,9 @@ def test_parts_give_what_one_wave_gives_and_leave_one_chunk(folder):
     with Store(folder / "s.sqlite") as store:
         expected, heard = in_one_wave(folder, store), []
         results, are_stored = experiment(folder, store, heard).trials(CELL)
-        assert (predictions(results), are_stored, len(heard)) == (expected, False, 9)
+        assert (predictions(results), are_stored, calls(heard)) == (expected, False, 9)
         again, are_stored = experiment(folder, store, heard).trials(CELL)
-        assert (predictions(again), are_stored, len(heard)) == (expected, True, 9)
+        assert (predictions(again), are_stored, calls(heard)) == (expected, True, 9)
     assert trials_in(folder) == [9]  # none is there twice
 
 
@@ -118,7 +122,7 @@ def test_an_interrupted_cell_goes_on_where_it_was(folder, monkeypatch):
         second = experiment(folder, store, heard)
         assert [len(chunk) for _, chunk in second.missing_chunks(CELL)] == [5]
         results, _ = second.trials(CELL)
-        assert len(heard) == 5
+        assert calls(heard) == 5
         assert predictions(results) == in_one_wave(folder, store)
         assert not second.missing_chunks(CELL)
     assert trials_in(folder) == [9]
@@ -132,7 +136,7 @@ def test_finished_parts_are_run_again_where_what_the_plug_in_read_has_changed(fo
         second = experiment(folder, store, heard)
         assert [len(chunk) for _, chunk in second.missing_chunks(CELL)] == [9]
         second.trials(CELL)
-        assert len(heard) == 9
+        assert calls(heard) == 9
         assert experiment(folder, store).trials(CELL)[1]
 
 
@@ -219,7 +223,7 @@ def test_a_run_that_is_killed_has_stored_its_finished_parts(folder):
         n_stored = 9 - sum(len(chunk) for _, chunk in own.missing_chunks(CELL))
         assert 4 <= n_stored < 9
         results, _ = own.trials(CELL)
-        assert len(heard) == 9 - n_stored
+        assert calls(heard) == 9 - n_stored
         assert predictions(results) == in_one_wave(folder, store)
 
 
