@@ -278,7 +278,7 @@ class Experiment:
         key = self._key_of_trials(cell, chunk)
         if key is None:  # files that a plug-in read have changed since
             return
-        parts = self.parts.stored(cell, chunk) if cell.defense in self.plugins else ()
+        parts = self.parts.take(cell, chunk) if cell.defense in self.plugins else ()
         keys = [each for part in parts if (each := self._key_of_trials(cell, part)) is not None]
         again = self.context.fresh or filter_of(cell.defense) in self.plugins
         self.store.put_chunk(key, cell, results, self.context.device, replace=again, instead_of=keys)

@@ -57,6 +57,7 @@ class Parts:
         self._pace: dict[tuple[str, str], tuple[float, float]] = {}
         self._began = 0.0
         self._own: Sequence[float] = ()
+        self._finished: dict[str, list[list[Trial]]] = {}
 
     def begin(self) -> None:
         """Note that a child has imported the plug-in."""
@@ -78,6 +79,10 @@ class Parts:
             found.append(part)
         return found
 
+    def take(self, cell: Cell, chunk: Sequence[Trial]) -> list[list[Trial]]:
+        """The parts in which a chunk was run here, when it is stored as a whole. Another run may have divided it otherwise."""
+        return self._finished.pop(self._experiment.chunk_key(cell, chunk), [])
+
     def run(self, cell: Cell, chunk: Sequence[Trial]) -> list[TrialResult]:
         """The trials of a chunk: finished parts from the store, the others run now."""
         experiment, key = self._experiment, self._experiment.chunk_key(cell, chunk)
@@ -94,6 +99,7 @@ class Parts:
                 experiment.store.put_record(key, {"sizes": [len(each) for each in parts]}, KIND)
                 experiment.commit(cell, part, ran)
                 results += ran
+        self._finished[key] = parts
         experiment.manifests.join(key, [experiment.chunk_key(cell, part) for part in parts])
         return results
 

@@ -128,6 +128,23 @@ def test_an_interrupted_cell_goes_on_where_it_was(folder, monkeypatch):
     assert trials_in(folder) == [9]
 
 
+def test_two_runs_that_divide_a_chunk_otherwise_leave_one_chunk(folder, monkeypatch):
+    with Store(folder / "s.sqlite") as store, Store(folder / "s.sqlite") as other:
+        first, second = experiment(folder, store), experiment(folder, other)
+        expected = in_one_wave(folder, store)
+
+        def timed_chunk(cell, chunk):
+            if len(chunk) == 1:  # after the first part
+                monkeypatch.setattr(first, "timed_chunk", lambda *given: Experiment.timed_chunk(first, *given))
+                second.parts._pace["mine.f", CELL.dataset] = 1.0, 0.0
+                assert predictions(second.trials(CELL)[0]) == expected
+            return Experiment.timed_chunk(first, cell, chunk)
+
+        monkeypatch.setattr(first, "timed_chunk", timed_chunk)
+        assert predictions(first.trials(CELL)[0]) == expected
+    assert trials_in(folder) == [9]
+
+
 def test_finished_parts_are_run_again_where_what_the_plug_in_read_has_changed(folder, monkeypatch):
     with Store(folder / "s.sqlite") as store:
         interrupted_after(3, experiment(folder, store), monkeypatch)
