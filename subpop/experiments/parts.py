@@ -86,8 +86,13 @@ class Parts:
     def run(self, cell: Cell, chunk: Sequence[Trial]) -> list[TrialResult]:
         """The trials of a chunk: finished parts from the store, the others run now."""
         experiment, key = self._experiment, self._experiment.chunk_key(cell, chunk)
-        parts = self.stored(cell, chunk)
-        results = [result for part in parts for result in experiment.stored(cell, part) or ()]
+        parts, results = list[list[Trial]](), list[TrialResult]()
+        for part in self.stored(cell, chunk):
+            found = experiment.stored(cell, part)
+            if found is None:  # another run has stored the whole chunk in its place
+                break
+            parts.append(part)
+            results += found
         left, observer = chunk[len(results) :], experiment.observer
         with nullcontext() if observer is None else observer.sampling(left):
             while left:

@@ -208,16 +208,7 @@ class TaskStore(NoStore):
     def get_chunk(self, key: str) -> list[TrialResult] | None:
         return self._chunks.get(key)
 
-    def put_chunk(
-        self,
-        key: str,
-        cell: Cell,
-        results: Sequence[TrialResult],
-        device: str,
-        *,
-        replace: bool = False,
-        instead_of: Sequence[str] = (),
-    ) -> None:
+    def put_chunk(self, key: str, cell: Cell, results: Sequence[TrialResult], *_: Any, **__: Any) -> None:
         self._chunks[key] = list(results)
 
     def get_arrays(self, key: str) -> dict[str, Array] | None:

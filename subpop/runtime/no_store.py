@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from subpop.types import Array, Cell, TrialResult
+from subpop.types import Array, TrialResult
 
 
 class NoStore:
@@ -21,16 +21,7 @@ class NoStore:
     def get_chunk(self, key: str) -> list[TrialResult] | None:
         return None
 
-    def put_chunk(
-        self,
-        key: str,
-        cell: Cell,
-        results: Sequence[TrialResult],
-        device: str,
-        *,
-        replace: bool = False,
-        instead_of: Sequence[str] = (),
-    ) -> None:
+    def put_chunk(self, *_: Any, **__: Any) -> None:
         return None
 
     def get_arrays(self, key: str) -> dict[str, Array] | None:

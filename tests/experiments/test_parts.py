@@ -128,6 +128,16 @@ def test_an_interrupted_cell_goes_on_where_it_was(folder, monkeypatch):
     assert trials_in(folder) == [9]
 
 
+def test_a_part_that_is_gone_when_it_is_read_is_run_again_with_all_that_follow(folder, monkeypatch):
+    """As when another run has just stored the whole chunk in its place."""
+    with Store(folder / "s.sqlite") as store:
+        interrupted_after(3, experiment(folder, store), monkeypatch)
+        second = experiment(folder, store)
+        gone = second.parts.stored(CELL, second.list_trials(CELL))[1]
+        monkeypatch.setattr(second, "stored", lambda cell, part: None if part == gone else Experiment.stored(second, cell, part))
+        assert predictions(second.trials(CELL)[0]) == in_one_wave(folder, store)
+
+
 def test_two_runs_that_divide_a_chunk_otherwise_leave_one_chunk(folder, monkeypatch):
     with Store(folder / "s.sqlite") as store, Store(folder / "s.sqlite") as other:
         first, second = experiment(folder, store), experiment(folder, other)
