@@ -94,7 +94,8 @@ class Manifests:
 
     def join(self, key: str, parts: Iterable[str]) -> None:
         """Record what trials depend on that ran in several children, each with a manifest of its own."""
-        found = [self._now.get(part) or self._store.get_record(part, kind="manifest") for part in parts]
+        gone: Manifest = {"reasons": [CHANGED]}
+        found = [self._now.get(part) or self._store.get_record(part, kind="manifest") or gone for part in parts]
         joined: Manifest = {kind: {} for kind in KINDS}
         reasons = {reason for manifest in found for reason in manifest["reasons"]}
         for manifest in found:

@@ -118,6 +118,16 @@ def test_controls_matched_to_a_plug_in_follow_its_manifest(folder):
         assert not session(folder, store).trials(matched)[1]
 
 
+def test_trials_of_which_a_manifest_is_missing_are_not_reusable():
+    """The store deletes a damaged record."""
+    manifests = Manifests(NoStore())
+    manifests.note("first", {kind: {} for kind in manifest_module.KINDS} | {"reasons": []})
+    manifests.join("whole", ["first"])
+    assert manifests.reasons("whole") == []
+    manifests.join("whole", ["first", "second"])
+    assert manifests.reasons("whole") == [manifest_module.CHANGED]
+
+
 HONEST = {
     "libraries": "import pandas\n    import sklearn.cluster\n    import torch\n"
     "    sklearn.cluster.KMeans(2, n_init=1).fit(train.x)\n"
