@@ -239,7 +239,7 @@ def _filter_table(filters: pd.DataFrame) -> str:
 
 FILTER_HEADINGS = (
     "filter",
-    "is told",
+    "is given",
     "most deleted group",
     "group that pays most",
     "deleted in %",

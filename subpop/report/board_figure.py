@@ -8,7 +8,7 @@ from pathlib import Path
 
 from subpop.report.figures import Picture, content_key, draw_once, file_name
 from subpop.report.figures.differences import Line, leaderboard_figure
-from subpop.report.leaderboard import Leaderboard
+from subpop.report.leaderboard import LEVELS, Leaderboard
 from subpop.results.paired import UNDECIDED
 
 CAPTION = (
@@ -48,7 +48,7 @@ def lines_of(board: Leaderboard) -> list[Line]:
     """The rows of the figure: a heading for each level, and its defenses."""
     lines = []
     for level, entries in board.levels.items():
-        lines.append(Line(f"told {level}"))
+        lines.append(Line(LEVELS[level]))
         for entry in entries:
             judged, n = entry.judged, len(board.contexts)
             name = f"{entry.defense} ({n - entry.n_missing} of {n} cells)" if entry.n_missing else entry.defense

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import zip_longest
 
 from subpop.report.figures.setups import percent, short
-from subpop.report.leaderboard import Entry, Leaderboard
+from subpop.report.leaderboard import LEVELS, Entry, Leaderboard
 from subpop.report.markdown import escape, table
 from subpop.results.intervals import CONFIDENCE
 from subpop.results.paired import EQUIVALENT, HURT, MARGIN
@@ -31,7 +31,7 @@ def _lines(board: Leaderboard, most: int | None) -> list[tuple[str, Entry | None
     lines: list[tuple[str, Entry | None]] = [("**no defense**", board.undefended)]
     by_turns = [entry for turn in zip_longest(*board.levels.values()) for entry in turn if entry is not None]
     chosen = {entry.defense for entry in by_turns[:most]}
-    groups = {f"told {level}": entries for level, entries in board.levels.items()}
+    groups = {LEVELS[level]: entries for level, entries in board.levels.items()}
     if most is None and board.controls[1:]:
         groups["controls"] = board.controls[1:]
     for title, entries in groups.items():

@@ -47,8 +47,14 @@ processes count as much as training."""
 NOTHING, COUNT, HOLDOUT, GROUPS, POISON = "nothing", "count", "holdout", "group labels", "the poison"
 KNOWLEDGE = {POISON: ("poison_mask",), GROUPS: ("groups", "group_labels"), HOLDOUT: ("clean_holdout",), COUNT: ("n_poison",)}
 """What a defender may know beyond the training rows, the most first, and the words that say so in `CellResult.knowledge`."""
-LEVELS = (NOTHING, COUNT, HOLDOUT, GROUPS, POISON)
-"""The order of the groups of a board."""
+LEVELS = {
+    NOTHING: "no side information",
+    COUNT: "knows the poison count",
+    HOLDOUT: "has clean rows",
+    GROUPS: "knows the groups",
+    POISON: "knows the poison",
+}
+"""The groups of a board, in their order, with their headings."""
 
 
 class Context(NamedTuple):
@@ -509,7 +515,7 @@ def _entry(name: str, cells: Cells, table: _Table, judged: Judged | None, rank: 
     matched = {context: each[f"{MATCHED}:{name}"] for context, each in cells.items() if f"{MATCHED}:{name}" in each}
     compared = {context: report for context, report in own.items() if context in matched} or own
     levels = Counter(level_of(result.knowledge) for result in results)
-    known = max(levels, key=lambda level: LEVELS.index(level)) if levels else NOTHING
+    known = max(levels, key=lambda level: list(LEVELS).index(level)) if levels else NOTHING
     n_missing = len(cells) - len(own)
     undefended = {context: plain[context] for context in own}
     is_long = all(report.result and report.result.seconds >= LONG for report in undefended.values())

@@ -18,7 +18,7 @@ LEVEL_WORDS = {
     "count": "the number of poison rows",
     "holdout": "clean rows",
     "group labels": "the groups of the rows",
-    "the poison": "which rows are poison",
+    "the poison": "to know which rows are poison",
 }
 VERDICT_WORDS = {
     BETTER: "better than none",
@@ -196,7 +196,7 @@ def _changes(least: float, most: float) -> str:
 
 def _costs(entry: Entry) -> list[str]:
     """What a defense costs, in clauses without a subject: `gives up 3 points of clean accuracy`."""
-    parts = [f"must be told {LEVEL_WORDS[entry.knowledge]}"] if entry.knowledge != NOTHING else []
+    parts = [f"needs {LEVEL_WORDS[entry.knowledge]}"] if entry.knowledge != NOTHING else []
     if entry.clean_cost is not None:
         changes = "gains" if _number(entry.clean_cost).startswith("-") else "gives up"
         parts.append(f"{changes} {points(abs(entry.clean_cost))} of clean accuracy")

@@ -55,7 +55,7 @@ NUMBER_COLUMNS = {
     "atol": "the tolerance of the reference",
     "verdict": "the result of the comparison: pass, fail, no_power, no_reference, published_only, not_gated, skipped or error",
     "reason": "why the number failed or was not compared",
-    "knowledge": "what the defense is told",
+    "knowledge": "what the defense knows beyond its training rows",
     "integrity": "whether a plug-in was seen to cheat",
     "undecided": "trials that the error of an exact solver could change; none without a bound",
     "n_subpopulations": "attacked subpopulations of the cell",

@@ -126,7 +126,7 @@ def test_which_set_ups_are_drawn_as_differences(tmp_path):
 
 
 def test_a_leaderboard_is_drawn_from_the_top_down():
-    lines = [Line("told nothing"), Line("a", -0.2, 0.05, BETTER), Line("b", 0.1, 0.02, WORSE), Line("c", 0.0, None, EQUIVALENT)]
+    lines = [Line("no side information"), Line("a", -0.2, 0.05, BETTER), Line("b", 0.1, 0.02, WORSE), Line("c", 0.0, None, EQUIVALENT)]
     (axis,) = leaderboard_figure(lines).axes
     points = {(line.get_xdata()[0], line.get_ydata()[0]): line.get_color() for line in axis.lines if line.get_marker() == "o"}
     assert points == {(-20.0, 1): COLOURS[BETTER], (10.0, 2): COLOURS[WORSE], (0.0, 3): EQUIVALENT_COLOUR}
@@ -134,7 +134,7 @@ def test_a_leaderboard_is_drawn_from_the_top_down():
     bottom, top = axis.get_ylim()
     assert bottom > top
     assert [np.ptp(bar.get_segments()[0][:, 0]) / 2 for bar in axis.collections] == pytest.approx([5.0, 2.0])
-    assert texts(axis)[0] == "told nothing"
+    assert texts(axis)[0] == "no side information"
 
 
 def test_the_figure_of_a_board_has_its_verdicts(tmp_path):
@@ -142,7 +142,7 @@ def test_the_figure_of_a_board_has_its_verdicts(tmp_path):
     reports.append(measured(HURT * 0.9, defense="mine", **BOARD))
     (found,) = boards = leaderboards(reports)
     lines = lines_of(found)
-    assert [line.label for line in lines] == ["told nothing", "mine", "told count", "trim"]
+    assert [line.label for line in lines] == ["no side information", "mine", "knows the poison count", "trim"]
     assert (lines[3].value, lines[3].verdict) == (pytest.approx(-0.25), BETTER)
     assert lines[1].half_width == found.entries[1].judged.difference.half_width > 0
     (picture,) = draw_boards(boards, tmp_path / "figures")

@@ -38,7 +38,7 @@ def test_the_leaderboard_by_hand():
     (rows,) = tables_of(front_page(small_board(), RUN))
     head = ["defense", "rank", "damage", "against none", "groups ≥ 10", "collateral", "clean lost", "who pays"]
     assert rows[0] == [*head, "recall / random", "fits", "time"]
-    assert [row[0] for row in rows[1:]] == ["no defense", "told nothing", "mine", "told count", "trim"]
+    assert [row[0] for row in rows[1:]] == ["no defense", "no side information", "mine", "knows the poison count", "trim"]
     assert (rows[1][1], rows[1][2].partition(" ")[0], rows[1][3:]) == ("", "45.0", ["", "100", "2.0", "", "", "", "1", "1x"])
     assert set(rows[2][1:]) == set(rows[4][1:]) == {""}
     assert (rows[5][1], rows[5][2].partition(" ")[0]) == ("1", "20.0")
@@ -80,9 +80,9 @@ def test_the_details_have_the_controls_too():
     rows = tables_of(details(reports, RUN))[0]
     assert [row[0] for row in rows[1:]] == [
         "no defense",
-        "told nothing",
+        "no side information",
         "mine",
-        "told count",
+        "knows the poison count",
         "trim",
         "controls",
         "perfect_filter",
@@ -147,7 +147,7 @@ def test_the_first_lines_of_every_kind_of_session():
         assert page.splitlines()[2].startswith(f"{line} The embedded tier ran on cpu: 4 cells measured")
         assert ("**How bad is it?**" in page) == (standing.exit_status is not None)
         begins = "In 4 of 9 cells measured so far: " if standing.planned == 9 else ""
-        for question, first in zip(QUESTIONS, ("At alpha 1", "2 of 2 defenses", "trim must be told"), strict=True):
+        for question, first in zip(QUESTIONS, ("At alpha 1", "2 of 2 defenses", "trim needs"), strict=True):
             assert (f"- **{question}** {begins}{first}" in page) == (standing.exit_status is not None)
         assert (UNFINISHED in page) == (standing.exit_status is None)
         assert ("`test_x`" in page.partition("**How bad is it?**")[0]) == bool(standing.failed)
@@ -303,7 +303,7 @@ def test_what_it_costs_by_hand():
     columns = {"clean_cost": 0.029, "payer": Payer("digits", "digit=2", 0.518), "fits": 3.0, "seconds": 2.04}
     best = entry("a", BETTER, knowledge="count", **columns)
     assert answers(board_of(best)).what_it_costs == (
-        "a must be told the number of poison rows, gives up 3 points of clean accuracy, takes 52 points from digit=2 of digits "
+        "a needs the number of poison rows, gives up 3 points of clean accuracy, takes 52 points from digit=2 of digits "
         "without any attack, trains 3 victims per trial and takes 2 times as long as plain training."
     )
     other = entry("b", UNDECIDED, clean_cost=-0.001)

@@ -10,7 +10,7 @@ from subpop.report.tables.poisoning import Poisoning
 from subpop.results.paired import damages_by_seed, judge, paired_difference
 from subpop.types import Cell, CellReport, CellResult
 
-HEADINGS = ["defense", "groups told", "target damage", "against none", "95 % interval", "verdict", "clean accuracy given up"]
+HEADINGS = ["defense", "groups given", "target damage", "against none", "95 % interval", "verdict", "clean accuracy given up"]
 HOW_TO_READ = (
     "Damages and differences in percent, of the subpopulations that lose at least 10 % without a defense. A positive difference: "
     "the defense amplifies the attack. Verdicts are corrected for the number of lines of their table."
