@@ -126,7 +126,8 @@ def test_which_set_ups_are_drawn_as_differences(tmp_path):
 
 
 def test_a_leaderboard_is_drawn_from_the_top_down():
-    lines = [Line("no side information"), Line("a", -0.2, 0.05, BETTER), Line("b", 0.1, 0.02, WORSE), Line("c", 0.0, None, EQUIVALENT)]
+    defenses = [Line("a", -0.2, 0.05, BETTER), Line("b", 0.1, 0.02, WORSE), Line("c", 0.0, None, EQUIVALENT)]
+    lines = [Line("no side information"), *defenses]
     (axis,) = leaderboard_figure(lines).axes
     points = {(line.get_xdata()[0], line.get_ydata()[0]): line.get_color() for line in axis.lines if line.get_marker() == "o"}
     assert points == {(-20.0, 1): COLOURS[BETTER], (10.0, 2): COLOURS[WORSE], (0.0, 3): EQUIVALENT_COLOUR}
