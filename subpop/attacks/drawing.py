@@ -11,6 +11,7 @@ from subpop.attacks import ATTACKS
 from subpop.attacks.attackers_sample import check_sample, known_members
 from subpop.attacks.boxes import Box
 from subpop.attacks.label_flip import AttackTask, Poison, least_likely_label, poison_count, rarest_label
+from subpop.datasets.partitions import in_words
 from subpop.datasets.stage import Stage
 from subpop.runtime.seeds import poison_seed
 from subpop.types import BadInput, Cell, Model, Pool, Victim
@@ -83,7 +84,12 @@ def check_attack(stage: Stage, cell: Cell, *, is_own: bool = False) -> None:
         raise BadInput(f"unknown attack {cell.attack!r}; use one of {', '.join(ATTACKS)}")
     _check_attack_suits(stage, cell)
     for name in stage.attacked:
-        count = n_poison(stage, cell, name)
+        try:
+            count = n_poison(stage, cell, name)
+        except BadInput as error:
+            named = in_words(stage.dataset, cell.subpopulations.grouped_by, name)
+            fewer = ", or name fewer annotations in grouped_by" if cell.partition == "feature_match" else ""
+            raise BadInput(f"{cell.id}: {named!r}: {error}{fewer}") from error
         available = len(known_members(stage, cell, name))
         if count > MOST_POISON * stage.pool.n_train:
             raise BadInput(

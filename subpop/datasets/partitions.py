@@ -9,6 +9,7 @@ ClusterMatch.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -67,6 +68,32 @@ def feature_match(dataset: Dataset, splits: Splits, grouped_by: str = "") -> Par
     names = [",".join(f"{name}={value}" for name, value in zip(matched, distinct[i], strict=True)) for i in seen]
     sides = (group[code[splits.train]], group[code[splits.aux]], group[code[splits.test]])
     return _partition(dataset, sides, tuple(names))
+
+
+def in_words(dataset: Dataset, grouped_by: str, name: str) -> str:
+    """The name of a subpopulation of FeatureMatch with words for codes where there are any, such as `sex=Female, town=Bern`.
+
+    Other names are returned as they are. Seeds and stored trials are found by the name with the codes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from subpop import Dataset
+    >>> from subpop.datasets.partitions import in_words
+    >>> codes = np.array([0, 1])
+    >>> data = Dataset("own", np.zeros((2, 1)), codes, 2, {"sex": codes, "age": codes}, words={"sex": ("Female", "Male")})
+    >>> in_words(data, "", "sex=1,age=0"), in_words(data, "", "cluster 1")
+    ('sex=Male, age=0', 'cluster 1')
+    """
+    matched = matched_names(dataset, grouped_by)
+    found = re.fullmatch(",".join(rf"{re.escape(each)}=(-?\d+)" for each in matched), name)
+    if found is None:
+        return name
+    parts = []
+    for each, code in zip(matched, map(int, found.groups()), strict=True):
+        words = dataset.words.get(each, ())
+        parts.append(f"{each}={words[code] if 0 <= code < len(words) else code}")
+    return ", ".join(parts)
 
 
 def matched_names(dataset: Dataset, grouped_by: str) -> tuple[str, ...]:

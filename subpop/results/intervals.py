@@ -108,9 +108,10 @@ def of_resampled(resampled: ArrayLike, over_seeds: ArrayLike, n_seeds: int, n_ro
     n_seeds
         The number of seeds; None is returned for fewer than FEWEST_VALUES.
     n_rows
-        The test rows that the number is a mean over; of a worst-k, those of k subpopulations of the smallest size.
+        The test rows that the number is a mean over; of a worst-k, those of k subpopulations of the smallest size. None is
+        returned for a single one, whose variance is unknown.
     """
-    if n_seeds < FEWEST_VALUES:
+    if n_seeds < FEWEST_VALUES or n_rows < 2:
         return None
     total = float(np.var(np.asarray(resampled), ddof=1))
     of_seeds = min(float(np.var(np.asarray(over_seeds), ddof=1)), total)

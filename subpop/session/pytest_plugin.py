@@ -581,8 +581,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     for line in watch.drifted:
         terminalreporter.write_line(line)
     outcomes = ", ".join(cells_that(n, status) for status, n in sorted(counts.items()))
-    if outcomes or not watch.numbers:
-        outcomes = outcomes or "no cell was measured"
+    if outcomes:
         terminalreporter.write_line(f"with the old references: {outcomes}" if watch.has_rebaselined else outcomes)
     columns = shutil.get_terminal_size().columns
     for sentence in (*watch.numbers, *watch.about_own):

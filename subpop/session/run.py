@@ -9,7 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from subpop.datasets import DATASETS
 from subpop.datasets.download import MissingData
+from subpop.datasets.partitions import in_words
 from subpop.defenses import MATCHED, filter_of
 from subpop.experiments.executors import Ahead, in_order
 from subpop.experiments.experiment import Experiment
@@ -153,13 +155,25 @@ class Run:
                     self.ahead.check(cell)
                 result = self._kept.pop(cell, None) or self._measure(cell)
                 check_registered({number.metric for number in result.numbers})
-                self.results[cell] = self._inspected(result)
+                self.results[cell] = self._in_words(self._inspected(result))
             except Exception as error:
                 self.failed[cell] = error
                 raise
             finally:
                 self.experiment.context.progress.end(cell)
         return self.results[cell]
+
+    def _in_words(self, result: CellResult) -> CellResult:
+        """The result, with subpopulations of user-supplied data named by the words of the data: its codes are made by us."""
+        cell = result.cell
+        if cell.partition != "feature_match" or cell.dataset in DATASETS:
+            return result
+        data = self.experiment.context.loaded(cell.dataset)
+        rows = [dict(row) for row in result.table]
+        for row in rows:
+            if "subpopulation" in row:
+                row["subpopulation"] = in_words(data, cell.subpopulations.grouped_by, str(row["subpopulation"]))
+        return replace(result, table=tuple(rows))
 
     def _is_of_plugin(self, cell: Cell) -> bool:
         """Whether a row is a plug-in or a random filter matched to one, or has a user-supplied attack, victim or data set."""

@@ -26,7 +26,17 @@ from scipy.stats import t, ttest_1samp, ttest_ind
 
 from subpop.experiments.speed.timing import ratio_of_medians, speed_ratio
 from subpop.experiments.target_sets.success import Sets, differences, numbers_of
-from subpop.results.intervals import ESTIMANDS, HIDDEN_CLUSTER, Part, half_width, of_rounds, of_table, of_values, part_of
+from subpop.results.intervals import (
+    ESTIMANDS,
+    HIDDEN_CLUSTER,
+    Part,
+    half_width,
+    of_resampled,
+    of_rounds,
+    of_table,
+    of_values,
+    part_of,
+)
 from subpop.results.summary.ranked import damages
 
 PAGE = Path(__file__).parents[2] / "docs" / "intervals.md"
@@ -81,6 +91,11 @@ def test_no_interval_from_fewer_than_five_values_or_six_rounds() -> None:
 def test_no_interval_where_nothing_varies() -> None:
     assert of_values([0.5] * 8) is None
     assert half_width([Part(float("nan"), 4)]) is None
+
+
+def test_one_test_row_has_no_interval() -> None:
+    """A subpopulation with one test row ended its cell with a division by zero."""
+    assert of_resampled([0.0, 1.0, 0.0], [0.0, 0.0, 1.0], n_seeds=5, n_rows=1) is None
 
 
 @pytest.mark.parametrize("n_seeds", [1, 4, 5])

@@ -329,7 +329,30 @@ def test_groups_of_a_few_rows_are_not_attacked_and_stop_no_run():
     x, groups = rng.normal(size=(300, 2)), ["large"] * 150 + ["medium"] * 145 + ["tiny"] * 5
     given = (x, (x[:, 0] > 0).astype(int), rng.permutation(groups))
     results = subpop.measure(given, n_seeds=1, rate=0.5, store=None)
-    assert results.subpopulations()["subpopulation"].tolist() == ["group=0", "group=1"]
+    assert results.subpopulations()["subpopulation"].tolist() == ["group=large", "group=medium"]
+
+
+def test_subpopulations_are_named_by_the_words_of_the_data(tmp_path):
+    """Tables, and the sentence on who pays, said `sex=0,town=1` of a file with Female and Bern."""
+    rng = np.random.default_rng(0)
+    sex, town = rng.choice(["Female", "Male"], 600), rng.choice(["Bern", "Zug, ZG"], 600)
+    frame = pd.DataFrame({"age": rng.normal(size=600), "sex": sex, "town": town, "paid": rng.choice(["no", "yes"], 600)})
+    results = subpop.measure((frame, "paid", ["sex", "town"]), rate=1.0, defense=["none", "trim"], n_seeds=1, store=None)
+    assert sorted(set(results.subpopulations()["subpopulation"])) == [
+        "sex=Female, town=Bern", "sex=Female, town=Zug, ZG", "sex=Male, town=Bern", "sex=Male, town=Zug, ZG",
+    ]  # fmt: skip
+    results.save(tmp_path)
+    pages = [page.read_text() for page in tmp_path.rglob("*") if page.suffix in (".md", ".csv", ".html")]
+    assert any("town=Bern" in page for page in pages)
+    assert not any("sex=0" in page or "town=1" in page for page in pages)
+
+
+def test_a_group_that_gives_no_poison_row_is_named():
+    """The message said how many rows it has, and not which group it is."""
+    x, towns = np.random.default_rng(0).normal(size=(300, 2)), ["Bern", "Oslo"] * 150
+    words = "'group=Bern': rate 0.01 of a subpopulation of .* or more, or name fewer annotations in grouped_by"
+    with pytest.raises(BadInput, match=words):
+        subpop.measure((x, [0, 0, 1] * 100, towns), n_seeds=1, rate=0.01, store=None)
 
 
 def test_measure_takes_frames_groups_and_loaders(mine):

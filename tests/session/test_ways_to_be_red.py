@@ -142,6 +142,7 @@ def test_the_page_follows_the_exit_status(project, way, options, status, line, m
     assert (told["measured"], told["exit_status"]) == (measured, status)
     assert {each["kind"] for each in told["failed_tests"]} == ({kind} if kind else set())
     assert line.replace("**", "") in done.stdout, "the terminal says what the page says"
+    assert "no cell was measured\n" not in done.stdout, "the first line says so already"
     page = (project / "runs/report/README.md").read_text()
     assert ("## What failed" in page) == (kind is not None)
     if kind:

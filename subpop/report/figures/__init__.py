@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -127,7 +128,8 @@ def _draw_missing(missing: Sequence[tuple[Callable[[], Figure], Path, str]], dir
 def _draw(draw: Callable[[], Figure], path: Path, key: str) -> None:
     from matplotlib import style
 
-    with style.context(["default", STYLE]):  # ignore the user's matplotlibrc
+    with style.context(["default", STYLE]), warnings.catch_warnings():  # ignore the user's matplotlibrc
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # boxes stand for letters that this font lacks
         save(draw(), path, key)
 
 
