@@ -59,7 +59,7 @@ def markdown_page(found: Found, *, with_rows: bool = False) -> str:
     by_damage = _in_order(groups)
     blocks = [
         f"# Audit of {escape(facts.get('data', ''))}",
-        escape(found.words),
+        *map(escape, found.words.split("\n\n")),
         f"## {_title(groups)}",
         _group_table(_first(groups)),
         _legend([HEADINGS[i] for i in _used(HEADINGS, [_fields(row) for _, row in groups.iterrows()])]),
@@ -93,28 +93,29 @@ def text_page(found: Found, columns: int, *, with_rows: bool = False) -> str:
     names = max(12, columns - TEXT_ROOM)
     rows = []
     for _, row in _first(found.groups).iterrows():
-        group, accuracies = (
-            textwrap.fill(str(row["group"]), names),
-            [_percent(row[each]) for each in ("accuracy", "clean_accuracy")],
-        )
-        rows.append([group, f"{row['rows']:,}", *accuracies, _damage(row, TEXT_ALPHA).text, _m50(row).text])
-    parts = [textwrap.fill(found.words, columns)]
+        group, before = textwrap.fill(str(row["group"]), names), _percent(row["clean_accuracy"])
+        rows.append([group, f"{row['rows']:,}", before, _damage(row, TEXT_ALPHA).text, _poison(row), _m50(row).text])
+    paragraphs = [textwrap.fill(each, columns) for each in found.words.split("\n\n")]
+    parts = paragraphs[:ANSWERS]
     if rows:
         parts += [
             textwrap.fill(f"{_title(found.groups)}:", columns),
             tabulate(rows, TEXT_HEADINGS, disable_numparse=True, colalign=("left", *["right"] * 5)),
             textwrap.fill(TEXT_LEGEND, columns),
         ]
+    parts += paragraphs[ANSWERS:]
     if with_rows and len(found.rows):
         least = [[row[0], shown(row[1]), shown(row[2]), f"{row[3]:.3f}"] for row in found.rows.itertuples(index=False)]
         parts.append(tabulate(least, ("row", "label", "predicted", "probability\nof label"), disable_numparse=True))
     return "\n\n".join(parts) + "\n"
 
 
-TEXT_HEADINGS = ("group", "rows", "accuracy\nin %", "before\nattack", "damage\nin points", "m50\nin rows")
+ANSWERS = 2
+"""Paragraphs of the summary that stand before the groups: how bad it is, and what helps."""
+TEXT_HEADINGS = ("group", "rows", "before\nattack", "damage\nin points", "from\nrows", "m50\nin rows")
 TEXT_LEGEND = (
-    "accuracy: out of fold; before attack: accuracy in % on the test rows, where damage and m50 start; m50: mislabelled rows "
-    "that bring the error to 50 %"
+    "before attack: accuracy in % on the test rows; damage: what the group loses of that from so many mislabelled rows; m50: "
+    "mislabelled rows that bring it to 50 % error"
 )
 TEXT_ALPHA = ALPHAS[1]
 TEXT_ROOM = 55
@@ -123,6 +124,11 @@ TEXT_ROOM = 55
 
 def _percent(value: float) -> str:
     return NO_VALUE if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def _poison(row: pd.Series[Any]) -> str:
+    value = float(row[f"poison_rows_{TEXT_ALPHA:g}"])
+    return NO_VALUE if math.isnan(value) else f"{value:,.0f}"
 
 
 def _first(groups: pd.DataFrame) -> pd.DataFrame:
@@ -220,7 +226,7 @@ def _m50(row: pd.Series[Any]) -> Field:
         return MISSING
     if not value:
         return Field("wrong anyway", 0.0)
-    return Field(f"> {value:.0f}" if row["m50_is_more"] else f"{value:.0f}", value + 0.5 * float(row["m50_is_more"]))
+    return Field(f"> {value:,.0f}" if row["m50_is_more"] else f"{value:,.0f}", value + 0.5 * float(row["m50_is_more"]))
 
 
 def _count(value: float) -> Field:

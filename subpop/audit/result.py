@@ -53,7 +53,15 @@ COLUMNS: Mapping[str, str] = {
     "seconds_left": "time that its attacks would take beyond the budget; 0 if all was measured",
 }
 """The columns of `Audit.groups`, in order; columns `deleted_NAME` follow, the share of its rows in D that a filter deletes."""
-BEGIN = "The test labels are your own and may be poisoned"
+CARE = (
+    "Read with care: the test labels are your own and may be poisoned. Damage is measured for the attack listed (label flips of "
+    "rows of the group) and is therefore a lower bound on what an attacker can do; only a certificate is an upper bound. The "
+    "absence of an alarm does not prove that the data is clean."
+)
+HELP = (
+    "Defenses are not run against these attacks here: `subpop run -k scoreboard --dataset FILE.py:FUNCTION` does so, where the "
+    "function returns the rows, their labels and groups."
+)
 
 
 @dataclass(frozen=True)
@@ -89,7 +97,7 @@ class Audit:
     groups: pd.DataFrame
     """One row for each group, with the columns of `subpop.audit.result.COLUMNS`; NaN where something was not measured."""
     words: str
-    """The summary, in one paragraph."""
+    """The summary, in paragraphs with a blank line between them: how bad it is, what helps, the groups, and what to beware of."""
     filters: pd.DataFrame = field(default_factory=pd.DataFrame)
     """One row for each filter: share deleted, the group that loses the largest share, and the one that loses most accuracy."""
     fairness: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -345,24 +353,28 @@ def _least_sure(folds: OutOfFold, y: Ints, classes: Sequence[str]) -> pd.DataFra
 def words_of(
     facts: Facts, groups: pd.DataFrame, insertions: Certified | None, flips: Certified | None, right: Bools, most_frequent: float
 ) -> str:
-    """The summary: one paragraph of plain sentences. right: (n,) of each row, out of fold; most_frequent: share of a label."""
-    said = [
-        f"{BEGIN}. Damage is measured for the attack listed (label flips of rows of the group) and is therefore a lower bound on "
-        "what an attacker can do; only a certificate is an upper bound. The absence of an alarm does not prove that the data is "
-        "clean.",
-        _accuracy(facts, right, most_frequent),
-        *facts.lacking,
-        _suspicion(groups),
-        *_damage(facts, groups),
-        *_bounds(groups, insertions, flips),
-    ]
-    n_left = int((groups["seconds_left"] > 0).sum())
+    """The summary in plain sentences. right: (n,) of each row, out of fold; most_frequent: share of a label."""
+    n_left, n_small = int((groups["seconds_left"] > 0).sum()), int((groups["not_attacked"] != "").sum())
+    about_groups = [_suspicion(groups), *facts.lacking]
+    if n_small:
+        are = "is" if n_small == 1 else "are"
+        about_groups.append(f"{n_small} of {len(groups)} groups {are} too small to be attacked: a group needs {NEEDED}.")
     if n_left:
-        said.append(
-            f"{n_left} groups were not, or not fully, attacked for lack of time; this would take about "
-            f"{readable_seconds(float(groups['seconds_left'].sum()))} more."
+        more = readable_seconds(float(groups["seconds_left"].sum()))
+        about_groups.append(
+            f"{n_left} groups were not, or not fully, attacked for lack of time; this would take about {more} more."
         )
-    return " ".join(said)
+    paragraphs = (
+        ("How bad is it?", *_damage(facts, groups), _accuracy(facts, right, most_frequent)),
+        ("What helps?", *_bounds(groups, insertions, flips), HELP),
+        about_groups,
+        (
+            CARE,
+            f"Attacked models are trained on {facts.n_train:,} of the rows; intervals are over draws of the poison, training and "
+            "the group's test rows, on this split.",
+        ),
+    )
+    return "\n\n".join(map(" ".join, paragraphs))
 
 
 def _accuracy(facts: Facts, right: Bools, most_frequent: float) -> str:
@@ -402,21 +414,19 @@ def _damage(facts: Facts, groups: pd.DataFrame) -> list[str]:
         return [f"The budget was too small to attack a group; reading the data and starting the estimator took {started}."]
     if not len(measured):
         return [f"No group was attacked: none has enough of its rows on each side of the split of {facts.n_rows:,} rows."]
-    n_small = int((groups["not_attacked"] != "").sum())
-    are = "is" if n_small == 1 else "are"
-    few = f" {n_small} of {len(groups)} groups {are} too small to be attacked: a group needs {NEEDED}." if n_small else ""
-    said = [
-        f"Attacks are measured on models trained on {facts.n_train:,} of the rows, with one mislabelled row for each row of the "
-        f"group that such a training set has (alpha 1): {_worst(measured)}; intervals are over draws of the poison, training and "
-        f"the group's test rows, on this split.{few}"
-    ]
+    worst = _worst(measured)
+    said = [f"With a mislabelled row for each row of the group in a training set (alpha 1), {worst}."]
     easy = measured[(measured["m50"] > 0) & (measured["m50_is_more"] == 0)].sort_values("m50")
+    searched = measured[measured["m50"] > 0]
     if len(easy):
         first = easy.iloc[0]
         said.append(
-            f"The fewest rows that bring a group to 50 % error are {first['m50']:.0f}, for {first['group']}, of whose "
-            f"{first['test_rows']} test rows {100 * first['clean_accuracy']:.0f} % are right without poison."
+            f"The fewest rows that bring a group to 50 % error are {first['m50']:,.0f}, for {first['group']}, of whose "
+            f"{first['test_rows']:,} test rows {100 * first['clean_accuracy']:.0f} % are right without poison."
         )
+    elif len(searched):
+        them = "the group that was" if len(searched) == 1 else f"any of the {len(searched)} groups that were"
+        said.append(f"All rows that the attacker has of a group, mislabelled, do not bring {them} searched to 50 % error.")
     return said
 
 
@@ -428,8 +438,8 @@ def _worst(measured: pd.DataFrame) -> str:
     if not len(certain):
         what = "the damage of the one group" if n == 1 else f"the damage of none of {n} groups"
         end = "cannot be told apart from none" if n == 1 else "can be told apart from none"
-        return f"{what} {end}; the largest is {lost}, of {worst['group']} with {worst['test_rows']} test rows"
-    from_rows = f"{lost} from {worst['poison_rows_1']:.0f} rows"
+        return f"{what} {end}; the largest is {lost}, of {worst['group']} with {worst['test_rows']:,} test rows"
+    from_rows = f"{lost} from {worst['poison_rows_1']:,.0f} rows"
     if len(certain) == 1 < n:
         return f"{worst['group']} is the only one of {n} groups whose damage exceeds its uncertainty: it loses {from_rows}"
     of = f"of {n} groups" if len(certain) == n else f"of the {len(certain)} of {n} groups whose damage exceeds its uncertainty"

@@ -119,8 +119,8 @@ def audit(
     >>> found = subpop.audit(*load_wine(return_X_y=True), store=":memory:")
     >>> found.groups[["rows", "accuracy", "damage_1", "m50"]].dtypes.unique().tolist()
     [dtype('int64'), dtype('float64')]
-    >>> found.words.split(".")[0]
-    'The test labels are your own and may be poisoned'
+    >>> found.words.split(",")[0]
+    'How bad is it? With a mislabelled row for each row of the group in a training set (alpha 1)'
     """
     started, seconds = time.monotonic(), budget_seconds(budget)
     folder = None if out is None else place(str(out), Path.cwd())
@@ -231,7 +231,8 @@ class _Run:
     store: Any
     clock: _Clock
     fit_seconds: float = math.nan
-    """Seconds of one fit of the estimator, as measured last."""
+    """Seconds of one fit of the estimator: those of the start until attacks are timed, then a running mean of theirs."""
+    has_timed_attacks: bool = False
     memos: list[Memo] = field(default_factory=list)
     """Of all attacks."""
     start_seconds: float = 0.0
@@ -471,9 +472,10 @@ class _Run:
         begun = time.monotonic()
         with _telling(self.clock, f"{task.what} of {', '.join(task.names[:2])}" if task.names else task.what):
             task.do()
-        took = time.monotonic() - begun
-        if task.names and took > 0.01 * task.fits * self.fit_seconds:  # not read from the store
-            self.fit_seconds = 0.5 * (self.fit_seconds + took / task.fits)
+        took = (time.monotonic() - begun) / max(1, task.fits)
+        if task.names and took > 0:
+            self.fit_seconds = 0.5 * (self.fit_seconds + took) if self.has_timed_attacks else took
+            self.has_timed_attacks = True
 
 
 @dataclass(frozen=True, eq=False)

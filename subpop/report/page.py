@@ -43,7 +43,7 @@ def web_page(reports: Sequence[CellReport], run: RunInfo, pictures: Sequence[Pic
 
 
 def table_page(title: str, heading: str, first: str, tables: Sequence[Table], notes: Sequence[str], details: Details) -> str:
-    """Return a page with a paragraph, tables, and notes on how they were made, as HTML."""
+    """Return a page with paragraphs, tables, and notes on how they were made, as HTML."""
 
     def fill(main: Element) -> None:
         for table in tables:
@@ -73,7 +73,8 @@ def _page(title: str, heading: str, first: str, fill: Callable[[Element], None],
     SubElement(head, "script", type="importmap").text = imports
     main = SubElement(body, "main")
     _text(main, "h1", heading)
-    _text(main, "p", first)
+    for paragraph in first.split("\n\n"):
+        _text(main, "p", paragraph)
     fill(main)
     _text(main, "footer", footer)
     dialog = SubElement(body, "dialog", {"id": "detail", "aria-labelledby": "title"})

@@ -225,6 +225,13 @@ def test_a_budget_is_kept_and_the_rest_listed(monkeypatch):
     assert "left out: time that its attacks would take" in found.to_markdown()
 
 
+def test_a_wrong_time_of_the_first_training_is_corrected_by_attacks(monkeypatch):
+    """Something else had stopped the process for 5 s: of 120 s an audit used 24, and left 52 of 58 groups for lack of time."""
+    monkeypatch.setattr(running._Run, "_time_a_fit", lambda self, own: setattr(self, "fit_seconds", 2.5))
+    found = subpop.audit(people(), "paid", store=":memory:", budget="2m")
+    assert (found.groups["seconds_left"] == 0).all()
+
+
 def test_what_is_stored_is_shown_whatever_the_budget(tmp_path, monkeypatch):
     """A second audit with a smaller budget had dropped the bounds that the first one had stored."""
     first = subpop.audit(people(600), "paid", groups="town", store=tmp_path / "store.sqlite")
@@ -342,7 +349,7 @@ def test_a_killed_audit_resumes_with_the_same_numbers(tmp_path):
     assert "subpop: plan: 600 rows" in again.stderr
     assert kept <= keys(store)
     whole = subprocess.run([*command, "--out", "whole"], check=True, **options)
-    assert "The test labels are your own and may be poisoned" in whole.stdout
+    assert "the test labels are your own and may be poisoned" in " ".join(whole.stdout.split())
     one, other = (json.loads((tmp_path / name / "audit.json").read_text()) for name in ("killed", "whole"))
     assert one["groups"] == other["groups"]
     assert one["filters"] == other["filters"]
@@ -485,7 +492,30 @@ def test_the_worst_group_is_one_whose_damage_is_beyond_its_uncertainty():
     words = "the damage of none of 2 groups can be told apart from none; the largest is 27 points of accuracy (± 41), of small"
     assert words in none.words
     assert "the damage of none of them exceeds its uncertainty" in text_page(none, 200)
-    assert "(alpha 1): north loses 20 points of accuracy (± 5) from 31 rows;" in result_of(("north", 0.2, 0.05)).words
+    assert "(alpha 1), north loses 20 points of accuracy (± 5) from 31 rows." in result_of(("north", 0.2, 0.05)).words
+
+
+def test_the_first_screen_answers_how_bad_it_is_and_what_helps():
+    """It began with what to beware of, and did not say from how many rows a group loses so much."""
+    found = result_of(("north", 0.2, 0.05), ("south", 0.1, 0.04))
+    screen = text_page(found, 80)
+    order = [
+        "How bad is it?",
+        "What helps? Your single model has no bound.",
+        "m50",
+        "\nnorth ",
+        "Read with care: the test labels",
+    ]
+    places = [screen.index(words) for words in order]
+    assert places == sorted(places)
+    assert screen.splitlines()[0].startswith("How bad is it? With a mislabelled row")
+    assert "75.0   20.0 ± 5.0" in screen
+    assert screen.split("\nnorth ")[1].split("\n")[0].split()[-2:] == ["31", "12"], "damage, from 31 rows, m50"
+    searched = found.groups.assign(m50=1208.0, m50_is_more=1.0)
+    facts = Facts("my.csv", ("no", "yes"), "tree", (), 270, 90, 5.0, 1.0, None)
+    words = words_of(facts, searched, None, None, np.arange(270) < 200, 0.5)
+    assert "All rows that the attacker has of a group, mislabelled, do not bring any of the 2 groups that were searched" in words
+    assert "> 1,208" in text_page(replace(found, groups=searched), 80)
 
 
 def test_groups_without_a_damage_are_not_among_those_that_lose_most():

@@ -22,4 +22,4 @@ def test_the_notebook_runs(tmp_path):
         [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.startswith("The test labels are your own and may be poisoned")
+    assert done.stdout.startswith("How bad is it? ")
