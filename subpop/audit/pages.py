@@ -282,7 +282,7 @@ def html_page(found: Found, meanings: Mapping[str, str]) -> str:
     for i, (_, row) in enumerate(groups.iterrows()):
         name, *others = _fields(row)
         rows.append([name._replace(opens=str(i)), *others, Field(str(row["grouping"]))])
-        details[str(i)] = {"title": name.text, "text": _told(row), "names": NAMES, "values": _values(row)}
+        details[str(i)] = {"title": name.text, "text": _row_counts(row), "names": NAMES, "values": _values(row)}
     if rows:
         details[NAMES] = {"names": [meanings.get(each, _deleted_by(each)) for each in groups.columns[2:]]}
     headings = (*HEADINGS, "by")
@@ -312,7 +312,7 @@ def html_page(found: Found, meanings: Mapping[str, str]) -> str:
     return table_page(title, "Audit of your data", found.words, tables, _made(found.facts), details)
 
 
-def _told(row: pd.Series[Any]) -> str:
+def _row_counts(row: pd.Series[Any]) -> str:
     said = f"{row['rows']:,} rows; the verdict on its errors: {row['verdict']}."
     said += f" It is not attacked: it has {row['not_attacked']}." if row["not_attacked"] else ""
     return said + (f" Its attacks would take {readable_seconds(row['seconds_left'])} more." if row["seconds_left"] else "")

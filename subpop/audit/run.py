@@ -172,7 +172,7 @@ def _annotated(data: Dataset, found: Groups) -> Dataset:
 
 @dataclass
 class _Clock:
-    """The time that is left, and what is told meanwhile."""
+    """The time that is left, and messages of progress."""
 
     started: float
     budget: float

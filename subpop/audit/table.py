@@ -261,7 +261,7 @@ def _of_frame(name: str, frame: pd.DataFrame, label: object, drop: Sequence[str]
     if frame.empty:
         raise BadInput(f"{name} has {len(frame)} rows and {len(frame.columns)} columns; give at least {MIN_ROWS} rows")
     if label is None:
-        raise BadInput(f"the label of {name} is not named; name one of its columns {_told(frame.columns)}")
+        raise BadInput(f"the label of {name} is not named; name one of its columns {_listed(frame.columns)}")
     labels: Any
     label = str(label) if np.ndim(label) == 0 else label  # type: ignore[arg-type]
     if isinstance(label, str):
@@ -304,7 +304,7 @@ def _of_frame(name: str, frame: pd.DataFrame, label: object, drop: Sequence[str]
     )
 
 
-def _told(names: Any) -> str:
+def _listed(names: Any) -> str:
     return ", ".join(map(shown, names[:20])) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 

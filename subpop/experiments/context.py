@@ -415,9 +415,9 @@ class Context:
     def victim_code(self, cell: Cell) -> Code:
         """The modules of the cell's victim; for one that was supplied, those of the package: its identity tells the others."""
         module = type(self.victim(cell)).__module__
-        is_told = cell.learner in self._supplied and module.partition(".")[0] != "subpop"
+        is_supplied = cell.learner in self._supplied and module.partition(".")[0] != "subpop"
         finder = ["subpop.victims.own"] if ":" in cell.victim else []
-        return frozenset([] if is_told else [module, *finder])
+        return frozenset([] if is_supplied else [module, *finder])
 
     def partition_code(self, cell: Cell) -> Code:
         """The modules that divide the cell's data into subpopulations."""

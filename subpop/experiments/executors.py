@@ -19,7 +19,7 @@ from threading import Condition, Thread
 from subpop.experiments.experiment import Experiment
 from subpop.experiments.pools import ClusterGone, pool_of
 from subpop.experiments.shared_arrays import SharedArrays
-from subpop.experiments.tasks import Answer, Settings, Task, told
+from subpop.experiments.tasks import Answer, Settings, Task, stored_for_controls
 from subpop.harness.batching import DefenseError
 from subpop.runtime.scratch import Scratch
 from subpop.runtime.store import Unusable
@@ -89,7 +89,7 @@ class Ahead:
         """Why the workers did not finish their work, if they did not; the rest is then trained here."""
         self.n_deaths = 0
         """How often workers died."""
-        self._has_told = False
+        self._has_reported = False
         self.failures: list[str] = []
         """What failed in a worker, whose tests then try it here."""
         self.spans: list[Span] = []
@@ -146,9 +146,9 @@ class Ahead:
 
     def news(self) -> str:
         """Why the workers did not finish their work, in words, when this is asked for the first time after it happened."""
-        if self.error is None or isinstance(self.error, Unusable) or self._has_told:
+        if self.error is None or isinstance(self.error, Unusable) or self._has_reported:
             return ""
-        self._has_told = True
+        self._has_reported = True
         is_gone, reason = isinstance(self.error, ClusterGone), in_one_line(self.error)
         return str(self.error) if is_gone else f"the training processes failed ({reason})"
 
@@ -223,7 +223,7 @@ class Ahead:
         if self._suspects or self._alone:
             if not n_running and self._suspects:
                 self._alone = self._suspects.popleft()
-                yield replace(self._alone, told=told(self._experiment, self._alone.chunks))
+                yield replace(self._alone, stored=stored_for_controls(self._experiment, self._alone.chunks))
             return
         while n_running <= n_workers and (found := self._first()) is not None:
             n_running += 1

@@ -566,8 +566,8 @@ class Experiment:
     def entries(self, attack: str, defense: str) -> tuple[object, ...]:
         """What the names of an attack and a defense refer to: entries of the registries, or the source of a plug-in."""
         spec, own, built_in = self.plugins.get(filter_of(defense)), self.context.attacks.get(attack), DEFENSES.get(defense)
-        made = entry_text(ATTACKS[attack]) if own is None else _told_of(own)
-        return made, "" if built_in is None else entry_text(built_in), "" if spec is None else _told_of(spec)
+        made = entry_text(ATTACKS[attack]) if own is None else _source_of(own)
+        return made, "" if built_in is None else entry_text(built_in), "" if spec is None else _source_of(spec)
 
     def code(self, cell: Cell) -> frozenset[str]:
         """The modules on which the cell's trials depend; keys also cover their imports (see `subpop.runtime.cell_code`)."""
@@ -592,7 +592,7 @@ def trainable(victim: Victim, cell: Cell, seed: int) -> Trainable | None:
     return None if recipe is None else recipe(training_seed(cell, seed))
 
 
-def _told_of(spec: DefenseSpec) -> tuple[str, ...]:
+def _source_of(spec: DefenseSpec) -> tuple[str, ...]:
     """What tells a plug-in from another."""
     return spec.source, str(spec.path), spec.module, spec.function, spec.arguments
 

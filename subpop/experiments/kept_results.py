@@ -30,7 +30,7 @@ def kept_result(cell: Cell, experiment: Experiment, module: str, measure: Callab
         {module, __name__, "subpop.datasets.stage"} | code_without_trials(experiment, cell),
         result=cell.with_(tier=""),
         subpopulations=context.partition_key(cell),
-        told={"name": dataset.name, "words": dict(dataset.words), "notes": dataset.notes},
+        described={"name": dataset.name, "words": dict(dataset.words), "notes": dataset.notes},
         victim=context.victim_identity(cell) if _is_a_victim(cell) else "",
         entries=experiment.entries(cell.attack, cell.defense),
     )

@@ -42,7 +42,7 @@ class Task:
 
     chunks: tuple[tuple[Cell, tuple[Trial, ...]], ...] = ()
     """Cells and some of their trials, trained in this order."""
-    told: tuple[tuple[Cell, tuple[Trial, ...], tuple[TrialResult, ...]], ...] = ()
+    stored: tuple[tuple[Cell, tuple[Trial, ...], tuple[TrialResult, ...]], ...] = ()
     """Stored results on which the chunks depend."""
     whole: Cell | None = None
     """A cell without trials to measure, or one part of it."""
@@ -57,7 +57,7 @@ class Task:
     def alone(self) -> list[Task]:
         """The same work with each chunk in a task of its own, for what may have killed a worker."""
         if len(self.chunks) < 2:
-            return [self]  # what is told of others is looked up again when it is sent
+            return [self]  # `stored` is looked up again when it is sent
         return [Task((each,), seconds=self.seconds / len(self.chunks)) for each in self.chunks]
 
 
@@ -127,7 +127,9 @@ def tasks_of(
                 task_key = _task_key(experiment, needed, chunk)
                 together.setdefault(task_key, []).append((needed, tuple(chunk)))
                 expected[task_key] += seconds(needed, len(chunk))
-    tasks = [Task(tuple(chunks), told(experiment, chunks), seconds=expected[key]) for key, chunks in together.items()]
+    tasks = [
+        Task(tuple(chunks), stored_for_controls(experiment, chunks), seconds=expected[key]) for key, chunks in together.items()
+    ]
     parts = [whole.get(key, (None, 0)) for key in together]
     return [replace(task, whole=cell, part=part) for task, (cell, part) in zip(tasks, parts, strict=True)]
 
@@ -166,7 +168,7 @@ def _task_key(experiment: Experiment, cell: Cell, chunk: Sequence[Trial]) -> Any
     return experiment.chunk_key(base, chunk)
 
 
-def told(experiment: Experiment, chunks: Sequence[tuple[Cell, tuple[Trial, ...]]]) -> tuple[Any, ...]:
+def stored_for_controls(experiment: Experiment, chunks: Sequence[tuple[Cell, tuple[Trial, ...]]]) -> tuple[Any, ...]:
     """Stored results of the defenses to which controls in these chunks are matched."""
     found = []
     for cell, chunk in chunks:
@@ -256,7 +258,7 @@ def work(settings: Settings, task: Task) -> Answer:
     store, experiment, measure = _worker(settings)
     store.begin_task()
     try:
-        for cell, chunk, results in task.told:
+        for cell, chunk, results in task.stored:
             experiment.commit(cell, list(chunk), list(results))
         for cell, chunk in task.chunks:
             answer.chunks.append(None)

@@ -33,7 +33,7 @@ from subpop.types.printable import described
 
 Arrays = Mapping[str, Array]
 Message = tuple[dict[str, Any], dict[str, Array]]
-ToldOf = Callable[[Any], tuple[dict[str, Any], dict[str, Array]]]
+Packer = Callable[[Any], tuple[dict[str, Any], dict[str, Array]]]
 """Converts the result of a loader to JSON values and numeric arrays."""
 
 VALUES_BYTES = 1 << 24
@@ -167,7 +167,7 @@ def _serve_attack(
     send_message(connection, "poison", arrays, seen=watch.seen())
 
 
-def _serve_dataset(connection: Connection, spec: DatasetSpec, pack: ToldOf, folder: str, path: list[str]) -> None:
+def _serve_dataset(connection: Connection, spec: DatasetSpec, pack: Packer, folder: str, path: list[str]) -> None:
     """Load data once, and send the arrays and values that `pack` makes of it."""
     sys.path[:] = path
     os.chdir(folder)

@@ -10,14 +10,14 @@ import contextlib
 from pathlib import Path
 
 from subpop.harness.calls import Call
-from subpop.harness.child import Message, ToldOf
+from subpop.harness.child import Message, Packer
 from subpop.harness.fork_server import search_path
 from subpop.harness.plugins import DatasetSpec
 from subpop.harness.sandbox import PATIENCE
 from subpop.runtime.output import Listener
 
 
-def load_in_child(spec: DatasetSpec, pack: ToldOf, timeout: float = 300.0, listener: Listener | None = None) -> Message:
+def load_in_child(spec: DatasetSpec, pack: Packer, timeout: float = 300.0, listener: Listener | None = None) -> Message:
     """The values and arrays that `pack` makes of what a loader returns. timeout: seconds, without the import of its file.
 
     Raises

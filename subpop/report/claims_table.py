@@ -117,7 +117,13 @@ def _details(found: Sequence[Finding]) -> str:
         own = [each for each in found if each.claim == claim]
         headings = headings_of(dict.fromkeys(each.setup for each in own))
         lines = [
-            [escape(f"{each.setup.stem}: {headings[each.setup]}"), each.setup.tier, escape(each.words), _told(each), each.verdict]
+            [
+                escape(f"{each.setup.stem}: {headings[each.setup]}"),
+                each.setup.tier,
+                escape(each.words),
+                _measured(each),
+                each.verdict,
+            ]
             for each in own
         ]
         why = f"{claim.why[:1].upper()}{claim.why[1:]}."
@@ -126,7 +132,7 @@ def _details(found: Sequence[Finding]) -> str:
     return folded("The measured quantity of each claim and set-up, and why its margin is what it is", "\n\n".join(blocks))
 
 
-def _told(each: Finding) -> str:
+def _measured(each: Finding) -> str:
     """`5.0 % (-1.0 % to 11.0 %)`, `5.0 % (noise: -9.0 % to 19.0 %)`, or only the value if it has no error."""
     found, value = each.found, _quantity(each.claim, each.found.value)
     if not math.isfinite(found.low):
@@ -150,7 +156,7 @@ def claim_lines(reports: Sequence[CellReport]) -> list[str]:
     lines: dict[Claim, list[str]] = defaultdict(list)
     for each in found:
         where = ", ".join(filter(None, [_settings(headings[each.setup]), each.words]))
-        lines[each.claim].append(f"{escape(where)}: **{each.verdict}**, {_told(each)}")
+        lines[each.claim].append(f"{escape(where)}: **{each.verdict}**, {_measured(each)}")
     items = [f"- {escape(claim.words)}\n" + "\n".join(f"  - {line}" for line in own) for claim, own in lines.items()]
     return (
         ["Claims of the paper (95 % interval of each comparison, or an allowance for noise):", "\n".join(items)] if items else []

@@ -63,7 +63,7 @@ class Standing:
     planned_of: Mapping[str, int] = field(default_factory=dict)
     """Planned cells of each suite, by stem."""
     left: str = ""
-    """What a session was told to leave, or which parts of a store are missing; "" if nothing is."""
+    """What a session left because of `--budget`, or which parts of a store are missing; "" if nothing is."""
 
     @property
     def also_failed(self) -> tuple[FailedTest, ...]:

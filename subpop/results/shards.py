@@ -56,7 +56,7 @@ class Division:
         absent = {shard for name, shard in self.cells.items() if name not in done}
         return sorted(shard for shard in {*self.cells.values()} - self.ended if shard in self.begun | absent)
 
-    def told(self, done: Container[str]) -> str:
+    def description(self, done: Container[str]) -> str:
         """Which shards are lacking and, if another selection of cells has them, how to avoid that; else that none is."""
         lacking = self.lacking(done)
         if not lacking:
@@ -108,7 +108,7 @@ def unfinished(stored: Iterable[Division], done: Container[str]) -> list[str]:
         The names of the cells that the report shows.
     """
     stored = list(stored)
-    lines = [each.told(done) for each in stored if each.lacking(done)]
+    lines = [each.description(done) for each in stored if each.lacking(done)]
     gone = {name for each in stored for name, shard in each.cells.items() if shard in each.ended and name not in done}
     return lines + ([f"{_n(len(gone))} of shards that ended {'is' if len(gone) == 1 else 'are'} left out"] if gone else [])
 

@@ -80,7 +80,7 @@ class Store:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self.notes: list[str] = []
-        self._n_told = 0
+        self._n_reported = 0
         if self.path.is_dir():
             raise BadInput(f"{self.path} is a folder; name a file, such as {self.path / 'store.sqlite'}")
         try:
@@ -205,9 +205,9 @@ class Store:
         """Run `work` on the connection in one write transaction: all of it is stored, or nothing if it raises an exception."""
         return self._in_transaction("BEGIN IMMEDIATE", work)
 
-    def untold_notes(self) -> list[str]:
+    def new_notes(self) -> list[str]:
         """Notes added since the last call: damage that was found, and files that were renamed."""
-        first, self._n_told = self._n_told, len(self.notes)
+        first, self._n_reported = self._n_reported, len(self.notes)
         return self.notes[first:]
 
     def close(self) -> None:

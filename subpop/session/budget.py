@@ -114,7 +114,7 @@ class Budget:
         """Whether no test may wait any longer; the first one may."""
         return self._n_begun > 1 and self._passed >= self.seconds
 
-    def told(self, left: Iterable[Cell]) -> str:
+    def description_of(self, left: Iterable[Cell]) -> str:
         """What was left, for the page and the terminal; "" if nothing was."""
         cells = list(left)
         if not cells:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from subpop.datasets.download import DatasetRecord
     from subpop.testing import CheckResult
 
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
 SCORED = "-k scoreboard"
 """The cells that `subpop score` runs if no others are asked for."""
 LISTED = {"defenses": "defense", "attacks": "attack", "victims": "victim", "datasets": "data set"}
@@ -75,7 +77,24 @@ def _with_negative_values(arguments: Sequence[str]) -> list[str]:
 def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
     parser = argparse.ArgumentParser(prog="subpop", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
+    _add_data(commands)
+    _add_check(commands)
+    _add_list(commands)
+    _add_new_defense(commands)
+    _add_debug(commands)
+    _add_run(commands)
+    _add_audit(commands)
+    _add_compare(commands)
+    _add_score(commands)
+    _add_export(commands)
+    _add_plan(commands)
+    _add_merge(commands)
+    _add_why(commands)
+    _add_report(commands)
+    return parser, commands.choices
 
+
+def _add_data(commands: Commands) -> None:
     data = commands.add_parser("data", help="list, fetch or verify data sets")
     data.add_argument(
         "action",
@@ -86,6 +105,8 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
     data.add_argument("--data-root", default=None, help=DATA_ROOT)
     data.set_defaults(run=_data)
 
+
+def _add_check(commands: Commands) -> None:
     check = commands.add_parser("check", help="run the contract checks of a defense, an attack, a victim or a loader of data")
     kind = check.add_mutually_exclusive_group(required=True)
     own = "path.py:function or package.module:function"
@@ -95,16 +116,22 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
     kind.add_argument("--dataset", metavar="NAME", help=f"check a loader of data, which runs in child processes: {own}")
     check.set_defaults(run=_check)
 
+
+def _add_list(commands: Commands) -> None:
     listed = commands.add_parser(
         "list", help="list defenses, attacks, victims and data sets: built-in ones and those of packages"
     )
     listed.add_argument("kind", nargs="?", choices=list(LISTED), help="list only this kind")
     listed.set_defaults(run=_list)
 
+
+def _add_new_defense(commands: Commands) -> None:
     new = commands.add_parser("new-defense", help="write a small working defense, and its test, to start from")
     new.add_argument("name", metavar="NAME", help="the name of the function: NAME.py and test_NAME.py are written here")
     new.set_defaults(run=_new_defense)
 
+
+def _add_debug(commands: Commands) -> None:
     debug = commands.add_parser("debug", help="run one trial of a defense in this process: breakpoint(), pdb and print work")
     debug.add_argument("defense", help="path.py:function or package.module:function")
     debug.add_argument(
@@ -116,6 +143,8 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
     debug.add_argument("--data-root", default=None, help=DATA_ROOT)
     debug.set_defaults(run=_debug)
 
+
+def _add_run(commands: Commands) -> None:
     commands.add_parser(
         "run",
         help="run the benchmark's own suites from any folder; options go to pytest: -k, --tier, -n",
@@ -128,6 +157,8 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
         "`subpop run --collect-only -q` lists the cells.",
     )
 
+
+def _add_audit(commands: Commands) -> None:
     audit = commands.add_parser(
         "audit",
         help="measure how badly each group of your own data can be hurt by mislabelled rows, and what would help",
@@ -153,6 +184,8 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
     audit.add_argument("--with-rows", action="store_true", help="also name the rows whose labels the estimator believes least")
     audit.set_defaults(run=_audit)
 
+
+def _add_compare(commands: Commands) -> None:
     compare = commands.add_parser(
         "compare",
         help="show which numbers moved between two runs, stores or folders of baselines",
@@ -170,6 +203,8 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
     compare.add_argument("--paired", action="store_true", help=paired)
     compare.set_defaults(run=_compare)
 
+
+def _add_score(commands: Commands) -> None:
     score = commands.add_parser(
         "score",
         help="measure a defense of your repository, and fail if it is worse than in another commit",
@@ -182,6 +217,8 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
     score.add_argument("--against", default="main", metavar="BASE", help="a branch or commit to compare with (default: main)")
     score.add_argument("--folder", type=Path, default=Path("runs/score"), help="the store and reports (default: runs/score)")
 
+
+def _add_export(commands: Commands) -> None:
     export = commands.add_parser(
         "export",
         help="write the trials and numbers of a store as tables: CSV, JSON or parquet",
@@ -194,6 +231,8 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
     export.add_argument("--force", action="store_true", help="overwrite tables of an earlier export")
     export.set_defaults(run=_export)
 
+
+def _add_plan(commands: Commands) -> None:
     plan = commands.add_parser(
         "plan",
         help="show what a tier needs: cells, fits, operations, memory, and hours on this machine and on GPUs",
@@ -205,6 +244,8 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
     plan.add_argument("--json", action="store_true", help="print JSON instead of a table")
     plan.set_defaults(run=_plan)
 
+
+def _add_merge(commands: Commands) -> None:
     merge = commands.add_parser(
         "merge",
         help="combine the stores of several machines, such as those of the shards of a run",
@@ -216,6 +257,8 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
     merge.add_argument("--into", required=True, metavar="STORE", help="the store that receives everything")
     merge.set_defaults(run=_merge)
 
+
+def _add_why(commands: Commands) -> None:
     why = commands.add_parser(
         "why",
         help="say why a cell fails: noise, the code or this machine's processor",
@@ -226,6 +269,8 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
     why.add_argument("cell", metavar="CELL", help="a selection of cells, as for `pytest -k`")
     why.add_argument("--folder", type=Path, default=Path("runs/why"), help="where stores and reports go (default: runs/why)")
 
+
+def _add_report(commands: Commands) -> None:
     report = commands.add_parser(
         "report",
         help="write a report of all finished cells in a store, without training",
@@ -241,7 +286,6 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
     publish = "also write the leaderboard of each tier to this folder, as in `reports/`, without times"
     report.add_argument("--publish", default=None, metavar="FOLDER", help=publish)
     report.set_defaults(run=_report)
-    return parser, commands.choices
 
 
 def _data(options: argparse.Namespace) -> int:
@@ -542,7 +586,7 @@ def _report(options: argparse.Namespace) -> int:
         experiment.context.weights_root, experiment.context.partitions = weights, baselines / FOLDER
         run = Run(experiment, store, baselines)
         left_out = run.measure_stored()
-        for note in store.untold_notes():
+        for note in store.new_notes():
             print(f"subpop: {note}", file=sys.stderr)
         if not run.reports:
             others = f", but {n_cells(left_out)} not finished or measured by another version" if left_out else ""

@@ -46,7 +46,7 @@ def debug(spec: DefenseSpec, words: str = DEFAULT_WORDS, data_root: Path | None 
     prepared = experiment.prepare(cell, trial)
     n_rows = len(prepared.task.train)
     print(f"{cell.stem}: {cell.id}, {prepared.task.name}: {n_rows} rows, {prepared.n_poison} of them poison", flush=True)
-    return list(_told(prepared, _run(experiment, cell, prepared, spec)))
+    return list(_lines(prepared, _run(experiment, cell, prepared, spec)))
 
 
 def _chosen(spec: DefenseSpec, words: str) -> Cell:
@@ -94,7 +94,7 @@ def _run(experiment: Experiment, cell: Cell, prepared: Prepared, spec: DefenseSp
     return score(stage, prepared, outcome, Undecided(stage.data), np.full(2, np.nan), False)
 
 
-def _told(prepared: Prepared, result: TrialResult) -> Iterator[str]:
+def _lines(prepared: Prepared, result: TrialResult) -> Iterator[str]:
     metrics = result.metrics
     yield f"fits: {result.n_fits}, in {result.seconds:.2f} s, including time spent in the debugger"
     yield f"accuracy on all test rows: {np.mean(result.arrays['right']):.1%}"

@@ -51,7 +51,7 @@ def merged(sources: Sequence[Path], into: Path) -> str:
         raise BadInput(str(error).replace(ELSEWHERE, "name another file")) from error
     with Store(into) as store:
         recorded = store.records()
-        parts = [each.told(recorded) for each in divisions(store.records(KIND))]
+        parts = [each.description(recorded) for each in divisions(store.records(KIND))]
         n_trials = sum(n for _, n, _, _ in store.costs())
     lines = [
         f"{into}: {n_trials:,} trials, {done.trials:,} of them new; "
@@ -74,13 +74,13 @@ def _differing(one: ChunkRows, other: ChunkRows) -> int:
     if different and cell is not None and not is_own and is_exact_cell(cell):
         row, why = different[0]
         raise BadInput(
-            f"two stores disagree on a trial of {cell.stem} {cell.id}: {_told(row)} has {why}, although it is deterministic; "
+            f"two stores disagree on a trial of {cell.stem} {cell.id}: {_in_words(row)} has {why}, although it is deterministic; "
             "find the machine or version that computes it wrongly with `subpop why`, and merge without its store"
         )
     return len(different) + abs(len(one.trials) - len(other.trials))
 
 
-def _told(row: TrialRow) -> str:
+def _in_words(row: TrialRow) -> str:
     trial = Trial(row.subpopulation, row.seed, bool(row.attacked))
     where = f"subpopulation {trial.subpopulation!r}" if trial.subpopulation else "all rows"
     return f"{where}, seed {trial.seed}, {'attacked' if trial.attacked else 'not attacked'},"

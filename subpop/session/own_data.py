@@ -80,7 +80,7 @@ def load_own(spec: DatasetSpec, timeout: float = 300.0, listener: Listener | Non
 def loaded(spec: DatasetSpec, timeout: float = 300.0, listener: Listener | None = None) -> Dataset:
     """The same, not checked by its contract."""
     try:
-        made = _dataset_from(load_in_child(spec, told_of, timeout, listener))
+        made = _dataset_from(load_in_child(spec, packed, timeout, listener))
     except DefenseError as error:
         raise BadInput("\n".join(filter(None, [error.reason, error.details.rstrip()]))) from error
     return replace(made, name=spec.name)
@@ -89,7 +89,7 @@ def loaded(spec: DatasetSpec, timeout: float = 300.0, listener: Listener | None 
 # --- between the processes --------------------------------------------------------------------------------------------
 
 
-def told_of(found: Any) -> Message:
+def packed(found: Any) -> Message:
     """What a child sends of the data that a loader returned: values for JSON, and arrays of numbers."""
     data = dataset_of(found)
     if data.texts is not None:
@@ -103,7 +103,7 @@ def told_of(found: Any) -> Message:
 
 
 def _dataset_from(message: Message) -> Dataset:
-    """The data set that a child told of; raises BadInput for a message that `told_of` does not make."""
+    """The data set in a message of a child; raises BadInput if `packed` cannot have made the message."""
     values, arrays = message
     try:
         fields = {name: values[name] for name in _VALUES}

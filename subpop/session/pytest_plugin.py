@@ -531,7 +531,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if session.exitstatus == pytest.ExitCode.OK and (rebaselined or drifted or not watch.measured_anything()):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
     if BUDGET in config.stash and not watch.was_interrupted:
-        watch.left = config.stash[BUDGET].told(watch.unmeasured)
+        watch.left = config.stash[BUDGET].description_of(watch.unmeasured)
     if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) and watch.is_complete:
         _record_shard(config, ended=True)
     suites = partial(docstrings, session)
@@ -555,7 +555,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     run, watch = config.stash.get(RUN, None), config.stash.get(WATCH, None)
-    for note in run.store.untold_notes() if run is not None else []:
+    for note in run.store.new_notes() if run is not None else []:
         terminalreporter.write_line(f"subpop: {note}")
     if run is not None and run.ahead is not None and run.ahead.failures:
         n, first = len(run.ahead.failures), run.ahead.failures[0]

@@ -68,7 +68,7 @@ def measure_worlds(runner: Runner) -> CellResult:
     numbers = _sums(found.errors, exact) if kind == "independent" else _paired_sums(found, draws)
     numbers += [Number("can_run", 1.0), Number("n_draws", float(found.errors.shape[1]))]
     numbers += [Number("tied", float(found.tied.mean()))] * bool(found.tied.any())
-    knowledge = _told(runner)
+    knowledge = _knowledge(runner)
     return CellResult(cell, tuple(numbers), knowledge=knowledge, exact=exact, n_subpopulations=1, n_fits=found.n_fits)
 
 
@@ -140,7 +140,7 @@ def _draw(runner: Runner, stage: Stage, world: int, seed: int) -> Draw:
     return Draw(world, stage, prepared, stage.test_members(name))
 
 
-def _told(runner: Runner) -> str:
+def _knowledge(runner: Runner) -> str:
     """The `knowledge` column."""
     cell = runner.cell
     if cell.defense not in OWN_DEFENSES:
