@@ -1,6 +1,6 @@
 """From a cell to its trials to its numbers: the only module that composes these stages.
 
-The list of a cell's trials is split into chunks that depend on that list alone; a chunk is one fleet, one wave of defenses and
+The list of a cell's trials is split into chunks that depend on that list alone; a chunk is one fleet, one batch of defenses and
 one transaction. So after a kill, unfinished chunks are run again as a whole, with bit-identical results. Chunks of plug-ins,
 which may be slow, are run and stored in parts.
 """
@@ -33,7 +33,7 @@ from subpop.experiments.parts import Parts
 from subpop.experiments.rehearsal import check_rehearsal, rehearsal
 from subpop.experiments.trial import REMOVED, TOLD, Prepared, grid, prepare, score, undefended
 from subpop.experiments.undecided import Undecided, error_of, is_undecided
-from subpop.harness.batching import FitMany, OnGreenlet, Wave, job_of
+from subpop.harness.batching import FitMany, OnGreenlet, TrialBatch, job_of
 from subpop.harness.manifest import KeepsRecords, Manifests
 from subpop.harness.outcome import Outcome
 from subpop.harness.plugins import MAX_FITS, DefenseSpec
@@ -98,15 +98,15 @@ class Observer(Protocol):
     """Observes the requests to `fit` and the outcomes of a plug-in's trials."""
 
     def watch(self, cell: Cell, prepared: Sequence[Prepared], fit_many: FitMany) -> FitMany:
-        """Return the `fit_many` that the wave uses instead."""
+        """Return the `fit_many` that the batch uses instead."""
         ...
 
     def note(self, cell: Cell, outcomes: Sequence[Outcome]) -> None:
-        """Receive the outcomes of the last watched wave, after its child has ended."""
+        """Receive the outcomes of the last watched batch, after its child has ended."""
         ...
 
     def sampling(self, trials: Sequence[Trial]) -> AbstractContextManager[None]:
-        """A context in which these trials are watched in several waves, and count as one."""
+        """A context in which these trials are watched in several batches, and count as one."""
         ...
 
 
@@ -380,7 +380,7 @@ class Experiment:
         return [np.asarray(result.arrays["right"], bool) for result in results]
 
     def fleet_of(self, cell: Cell, seeds: Sequence[int], accuracy: Doubles | None = None) -> FitMany:
-        """The `fit_many` of a wave. seeds: one per trial; accuracy: (n, 2) filled with each trial's largest KKT residual, NaN if
+        """The `fit_many` of a batch. seeds: one per trial; accuracy: (n, 2) filled with each trial's largest KKT residual, NaN if
         there is none, and largest error bound, NaN if one is missing."""
         pool = self.context.data(cell).pool
 
@@ -397,26 +397,26 @@ class Experiment:
         return fit_many
 
     def _defend(self, cell: Cell, prepared: Sequence[Prepared], fit_many: FitMany, test_x: Array) -> list[Outcome]:
-        wave = Wave([p.task for p in prepared], fit_many, test_x, self.context.stage(cell).dataset.n_classes)
+        batch = TrialBatch([p.task for p in prepared], fit_many, test_x, self.context.stage(cell).dataset.n_classes)
         if cell.defense in self.plugins:
             from subpop.harness.sandbox import run_in_child
 
             if self.observer is not None:
-                wave = replace(wave, fit_many=self.observer.watch(cell, prepared, fit_many))
+                batch = replace(batch, fit_many=self.observer.watch(cell, prepared, fit_many))
             key = self.chunk_key(cell, [p.trial for p in prepared])
             heard = (self.listener, lambda manifest: self.manifests.note(key, manifest), self.parts.begin)
-            outcomes = list(run_in_child(self.plugins[cell.defense], wave, self.timeout, *heard))
+            outcomes = list(run_in_child(self.plugins[cell.defense], batch, self.timeout, *heard))
             self.parts.end([outcome.seconds for outcome in outcomes])
             if self.observer is not None:
                 self.observer.note(cell, outcomes)
             return outcomes
         if cell.defense == "none":
-            return undefended(wave)
+            return undefended(batch)
         if cell.defense.startswith(MATCHED):
             counts = self._removed_per_class(cell, [p.trial for p in prepared])
             defenses = [matched_random_filter(dict(enumerate(counts[p.trial].tolist()))) for p in prepared]
-            return list(wave.run(defenses, carrier=OnGreenlet))
-        return list(wave.run(DEFENSES[cell.defense], carrier=OnGreenlet))
+            return list(batch.run(defenses, carrier=OnGreenlet))
+        return list(batch.run(DEFENSES[cell.defense], carrier=OnGreenlet))
 
     def prepare(self, cell: Cell, trial: Trial) -> Prepared:
         """Prepare one trial for its defense."""

@@ -20,7 +20,7 @@ from subpop.datasets.stage import Stage
 from subpop.defenses import DEFENSES, RETRAIN
 from subpop.defenses.ensembles import content_hash
 from subpop.experiments.trial import TOLD
-from subpop.harness.batching import DefenseTask, OnGreenlet, PoolRows, Wave, job_of
+from subpop.harness.batching import DefenseTask, OnGreenlet, PoolRows, TrialBatch, job_of
 from subpop.results.metrics import Doubles
 from subpop.types import Array, BadInput, Bools, Cell, Ints, Knowledge, Model, Pool, TrainingSet, Victim
 
@@ -97,7 +97,7 @@ class OwnWorlds:
             return list(self.victim.fit_many(jobs, [seed] * len(jobs)))
 
         rows = place[asked]
-        outcomes = Wave(tasks, fit_many, pool.x[rows], pool.n_classes).run(DEFENSES[self.cell.defense], carrier=OnGreenlet)
+        outcomes = TrialBatch(tasks, fit_many, pool.x[rows], pool.n_classes).run(DEFENSES[self.cell.defense], carrier=OnGreenlet)
         return [(each.predictions[""] != pool.y[rows], np.asarray(each.lead, np.float64)) for each in outcomes]
 
     def _pool(self, surrogate: Ints, selection: Ints) -> Pool:

@@ -11,7 +11,7 @@ import numpy as np
 from subpop.attacks.label_flip import Poison
 from subpop.datasets.stage import Stage
 from subpop.experiments.undecided import Undecided
-from subpop.harness.batching import DefenseTask, PoolRows, Wave
+from subpop.harness.batching import DefenseTask, PoolRows, TrialBatch
 from subpop.harness.outcome import Outcome, undefended_outcome
 from subpop.results.metrics import Doubles
 from subpop.runtime.seeds import defense_seed, holdout_seed, shuffle_seed
@@ -151,13 +151,13 @@ def _shuffle(cell: Cell, trial: Trial, n_rows: int, secret: str) -> Ints:
     return np.random.default_rng(shuffle_seed(cell, trial, secret)).permutation(n_rows)
 
 
-def undefended(wave: Wave) -> list[Outcome]:
+def undefended(batch: TrialBatch) -> list[Outcome]:
     """The outcomes of trials without a defense: they are trained as one batch, and no trial needs a thread of its own."""
-    models = wave.fit([(i, task.train) for i, task in enumerate(wave.tasks)])
-    test_x = wave.inputs()
+    models = batch.fit([(i, task.train) for i, task in enumerate(batch.tasks)])
+    test_x = batch.inputs()
     threads = joblib.cpu_count() if all(isinstance(model, LinearModel) for model in models) else 1
     with one_thread("blas"), on_threads(threads) as mapped:
-        return list(mapped(lambda model: undefended_outcome(model, test_x, wave.n_classes), models))
+        return list(mapped(lambda model: undefended_outcome(model, test_x, batch.n_classes), models))
 
 
 def score(stage: Stage, prepared: Prepared, outcome: Outcome, undecided: Undecided, accuracy: Doubles, draw: bool) -> TrialResult:

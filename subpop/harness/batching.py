@@ -140,7 +140,7 @@ class DefenseError(RuntimeError):
 
 
 @dataclass(frozen=True, eq=False)
-class Wave:
+class TrialBatch:
     """Tasks that run at once, and what the harness does for all of their trials."""
 
     tasks: Sequence[DefenseTask]

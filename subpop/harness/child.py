@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from subpop.harness.batching import DefenseError, DefenseTask, Wave
+from subpop.harness.batching import DefenseError, DefenseTask, TrialBatch
 from subpop.harness.hiding import Hiding
 from subpop.harness.outcome import Outcome
 from subpop.harness.plugins import AttackSpec, DatasetSpec, DefenseSpec, load
@@ -135,8 +135,8 @@ def _serve_defense(connection: Connection, spec: DefenseSpec, n_classes: int, n_
     tasks = [_task(n_classes, *_receive_own(connection)) for _ in range(n_tasks)]
     send_message(connection, "begun")
     client = _HarnessClient(connection, tasks)
-    wave = Wave(tasks, client.fit_many, client.inputs, n_classes)
-    for i, outcome in enumerate(wave.run(defense, client.note_turn)):
+    batch = TrialBatch(tasks, client.fit_many, client.inputs, n_classes)
+    for i, outcome in enumerate(batch.run(defense, client.note_turn)):
         client.report(i, outcome)
     send_message(connection, "manifest", seen=watch.seen())
 

@@ -18,7 +18,7 @@ from subpop.runtime.threads import one_thread
 from subpop.types import Array, Bools, Ints, Model, StoredModel, TrainingSet
 
 ROOM_BYTES = 1 << 28
-"""Memory limit of the logs of all trials of a wave; the oldest models of a trial are dropped first."""
+"""Memory limit of the logs of all trials of a batch; the oldest models of a trial are dropped first."""
 ALWAYS_KEPT = 8
 """Number of a trial's models that are always kept; of large ones, only the predictions."""
 TIE = 1e-5
@@ -70,7 +70,7 @@ class Answers:
 
 
 class FitLog:
-    """The models that `fit` trained for each trial of a wave."""
+    """The models that `fit` trained for each trial of a batch."""
 
     def __init__(self, trains: Sequence[TrainingSet], test_x: Array) -> None:
         self._trains, self._test_x = trains, test_x

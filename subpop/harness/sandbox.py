@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 import cloudpickle
 
-from subpop.harness.batching import DEFENSE, HARNESS, DefenseError, DefenseTask, PoolRows, Wave
+from subpop.harness.batching import DEFENSE, HARNESS, DefenseError, DefenseTask, PoolRows, TrialBatch
 from subpop.harness.child import Message, receive_message
 from subpop.harness.fit_log import FitLog
 from subpop.harness.fork_server import SERVER, search_path
@@ -70,13 +70,13 @@ class _Outgoing(cloudpickle.Pickler):  # type: ignore[misc]
 
 def run_in_child(
     spec: DefenseSpec,
-    wave: Wave,
+    batch: TrialBatch,
     timeout: float = 300.0,
     listener: Listener | None = None,
     note_manifest: Callable[[Manifest], None] | None = None,
     note_begun: Callable[[], None] | None = None,
 ) -> Iterator[Outcome]:
-    """Run a plug-in defense on every task of a wave in a child process and yield the outcomes in task order.
+    """Run a plug-in defense on every task of a batch in a child process and yield the outcomes in task order.
 
     timeout: seconds of a trial's own time, without start, `fit` and predictions, and the same for its predictions; all trials
     together, with their predictions, may take this times the number of trials, whatever the child reports about its turns.
@@ -85,10 +85,10 @@ def run_in_child(
     DefenseError; errors of `fit_many` are passed on.
     """
     check_timeout(timeout)
-    tasks, test_x = wave.tasks, wave.inputs()
+    tasks, test_x = batch.tasks, batch.inputs()
     child, log = _Child(spec, tasks, timeout, listener), FitLog([task.train for task in tasks], test_x)
     try:
-        child.send((spec, wave.n_classes, len(tasks), child.folder, search_path()))
+        child.send((spec, batch.n_classes, len(tasks), child.folder, search_path()))
         child.receive("ready")
         for task in tasks:
             child.send(_handed_out(task, spec))
@@ -101,13 +101,13 @@ def run_in_child(
                 if message[0]["kind"] == "inputs":
                     child.send(test_x)
                     continue
-                requests = child.trusted(_requests, message, wave)
+                requests = child.trusted(_requests, message, batch)
                 child.count_fits(requests)
-                models = wave.fit(requests)
+                models = batch.fit(requests)
                 child.send(models)
                 log.note(requests, models)
                 child.restart_clock()
-            yield log.checked(i, child.trusted(_outcome, message, i, wave))
+            yield log.checked(i, child.trusted(_outcome, message, i, batch))
             child.restart_clock()  # the caller's time between outcomes does not count
         values, _ = child.receive("manifest")
         if note_manifest is not None:
@@ -131,9 +131,9 @@ def _handed_out(task: DefenseTask, spec: DefenseSpec) -> tuple[Any, ...]:
     )
 
 
-def _requests(message: Message, wave: Wave) -> list[tuple[int, TrainingSet]]:
+def _requests(message: Message, batch: TrialBatch) -> list[tuple[int, TrainingSet]]:
     """The training sets that the child's trials wait for, mapped back to the harness's own."""
-    (values, arrays), tasks = message, wave.tasks
+    (values, arrays), tasks = message, batch.tasks
     requests: list[tuple[int, TrainingSet]] = []
     start = 0
     for number, (index, source, size) in enumerate(values["requests"]):
@@ -141,8 +141,8 @@ def _requests(message: Message, wave: Wave) -> list[tuple[int, TrainingSet]]:
             raise BadInput(f"a request of trial {index} came out of order")
         y, ids = arrays["y"][start : start + size], arrays["ids"][start : start + size]
         start += size
-        if size < 1 or len(y) != size or not 0 <= y.min() <= y.max() < wave.n_classes:
-            raise BadInput(f"trial {index} asked for {size} rows with labels outside 0 to {wave.n_classes - 1}")
+        if size < 1 or len(y) != size or not 0 <= y.min() <= y.max() < batch.n_classes:
+            raise BadInput(f"trial {index} asked for {size} rows with labels outside 0 to {batch.n_classes - 1}")
         base = tasks[index].train if source == "train" else tasks[index].know.clean_holdout
         if source == "new":
             requests.append((index, TrainingSet.of(arrays[f"x{number}"], y)))
@@ -153,7 +153,7 @@ def _requests(message: Message, wave: Wave) -> list[tuple[int, TrainingSet]]:
     return requests
 
 
-def _outcome(message: Message, index: int, wave: Wave) -> Outcome:
+def _outcome(message: Message, index: int, batch: TrialBatch) -> Outcome:
     values, arrays = message
     if values["task"] != index:
         raise BadInput(f"an outcome of trial {values['task']} came where that of trial {index} was due")
@@ -166,7 +166,7 @@ def _outcome(message: Message, index: int, wave: Wave) -> Outcome:
         n_fits=int(values["n_fits"]),
         seconds=float(values["seconds"]),
     )
-    check_outcome(outcome, len(wave.tasks[index].train), len(wave.inputs()), wave.n_classes)
+    check_outcome(outcome, len(batch.tasks[index].train), len(batch.inputs()), batch.n_classes)
     return outcome
 
 

@@ -49,7 +49,7 @@ class SessionWatch:
         self.has_rebaselined = False
         """Whether the session rewrote references."""
         self.left = ""
-        """What the session was told to leave."""
+        """What the session left because of `--budget`."""
         self.unwritten = ""
         """Why the report could not be written."""
         self._failed: list[FailedTest] = []

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from subpop.harness.batching import DefenseTask, Wave, job_of
+from subpop.harness.batching import DefenseTask, TrialBatch, job_of
 from subpop.harness.outcome import Outcome
 from subpop.testing.checks import ContractWarning, require
 from subpop.testing.toy import Toy, ToyModel, gaussian
@@ -154,7 +154,7 @@ def _defend(defense: Defense, toy: Toy, train: TrainingSet | None = None, seed: 
 
     require(callable(defense), f"a defense is a function (train, fit, know, *, seed), not {type(defense).__name__}")
     task = DefenseTask(train or toy.train(), _knowledge(defense, toy), seed)
-    [outcome] = Wave([task], fit_many, toy.test_x, toy.pool.n_classes).run(defense)
+    [outcome] = TrialBatch([task], fit_many, toy.test_x, toy.pool.n_classes).run(defense)
     return outcome
 
 

@@ -10,7 +10,7 @@ from small_projects import parse_defense
 from subpop.defenses import DEFENSES
 from subpop.experiments.experiment import Experiment
 from subpop.experiments.trial import undefended
-from subpop.harness.batching import Wave
+from subpop.harness.batching import TrialBatch
 from subpop.runtime.no_store import NoStore
 from subpop.runtime.store import Store
 from subpop.types import BadInput, Cell, Defended, Trial
@@ -102,14 +102,14 @@ def test_trials_without_a_defense_give_what_they_give_as_calls_of_a_defense(expe
     prepared = [experiment.prepare(own.with_(defense="random_filter"), each) for each in chunk]
     assert not np.array_equal(prepared[0].rows, experiment.prepare(own, chunk[0]).rows)
     fit_many, test_x = experiment.fleet_of(own, [each.seed for each in chunk]), experiment.asked_rows(own)
-    wave = Wave([each.task for each in prepared], fit_many, test_x, experiment.context.stage(own).dataset.n_classes)
-    called = list(wave.run(DEFENSES["none"]))
+    batch = TrialBatch([each.task for each in prepared], fit_many, test_x, experiment.context.stage(own).dataset.n_classes)
+    called = list(batch.run(DEFENSES["none"]))
     for outcome, result in zip(called, experiment.run_chunk(own, chunk), strict=True):
         right = outcome.predictions[""] == experiment.context.stage(own).data.test_y
         assert np.array_equal(right, result.arrays["right"])
         assert (outcome.n_fits, outcome.made_by_fit, outcome.keep) == (1, True, None)
         assert result.n_fits == 1
-    for outcome, plain in zip(called, undefended(wave), strict=True):
+    for outcome, plain in zip(called, undefended(batch), strict=True):
         assert np.array_equal(outcome.lead, plain.lead)
         assert np.array_equal(outcome.predictions[""], plain.predictions[""])
 

@@ -12,15 +12,15 @@ from subpop.experiments.experiment import Experiment
 from subpop.experiments.impossibility import measure_impossibility
 from subpop.experiments.impossibility.learners import LOCAL, CellModel, NearestCentre
 from subpop.experiments.impossibility.measure import TIE_BREAKS, errors_of, independent_draws, paired_draws
+from subpop.experiments.impossibility.runner import Runner, gathered
 from subpop.experiments.impossibility.two_worlds import (
     OWN_DEFENSES,
     Errors,
-    Ground,
+    WorldRows,
     distance_allowed,
     origin_of,
     same_for_the_defender,
 )
-from subpop.experiments.impossibility.waves import Runner, gathered
 from subpop.harness.batching import job_of
 from subpop.results.metric_registry import metric_of
 from subpop.results.references import References, cell_key, rebaseline
@@ -72,11 +72,11 @@ def check(experiment, cell):
 
 def test_worlds_are_made_of_the_same_rows(experiment):
     base = experiment.context.stage(cell_of())
-    ground = Ground.of(base, "component=1", 10)
-    division = ground.division(0)
-    assert sorted(division) == sorted(ground.target)
+    shared = WorldRows.of(base, "component=1", 10)
+    division = shared.division(0)
+    assert sorted(division) == sorted(shared.target)
     assert len(set(division.tolist())) == 20
-    one, two = ground.world(0, division), ground.world(1, np.roll(division, 10))
+    one, two = shared.world(0, division), shared.world(1, np.roll(division, 10))
     for world, stage in enumerate((one, two)):
         assert stage.train_members("component=1").sum() == len(stage.aux_members("component=1")) == 10
         assert stage.attacked == ["component=1"]
@@ -348,13 +348,13 @@ def test_one_poison_row_more_with_n_poison_told_is_found_out(experiment, monkeyp
     cell = cell_of(defense="counts", clean_rows=40)
     holds, total = check(experiment, cell)
     assert holds, total
-    whole = Ground.of.__func__
+    whole = WorldRows.of.__func__
 
     def one_more(cls, base, name, m):
-        ground, larger = whole(cls, base, name, m), whole(cls, base, name, m + 1)
-        return replace(ground, target=larger.target[: 2 * m + 1])
+        shared, larger = whole(cls, base, name, m), whole(cls, base, name, m + 1)
+        return replace(shared, target=larger.target[: 2 * m + 1])
 
-    monkeypatch.setattr(Ground, "of", classmethod(one_more))
+    monkeypatch.setattr(WorldRows, "of", classmethod(one_more))
     draws = drawn(independent_draws, cell.with_(rate=41 / 40), experiment)
     assert {(int(draw.prepared.member.sum()), draw.prepared.n_poison) for draw in draws} == {(40, 41)}
     found = Errors.of(errors_of(Runner.of(cell.with_(rate=41 / 40), experiment), draws)[0])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from subpop.defenses.fits import fit_all, probabilities
 from subpop.harness import batching
-from subpop.harness.batching import DefenseError, DefenseTask, PoolRows, Wave, job_of
+from subpop.harness.batching import DefenseError, DefenseTask, PoolRows, TrialBatch, job_of
 from subpop.harness.outcome import Outcome, check_defended, check_outcome, seal
 from subpop.types import ArrayRows, BadInput, Defended, Knowledge, Pool, TrainingSet
 
@@ -47,8 +47,8 @@ def shares(requests):
     return [Share(train) for _, train in requests]
 
 
-def wave(*tasks, fit_many=shares, test_x=TEST_X):
-    return Wave(tasks, fit_many, test_x, N_CLASSES)
+def batch(*tasks, fit_many=shares, test_x=TEST_X):
+    return TrialBatch(tasks, fit_many, test_x, N_CLASSES)
 
 
 @pytest.fixture(autouse=True, params=["thread", "greenlet"])
@@ -60,7 +60,7 @@ def carrier(request, monkeypatch):
 
 
 def run(defense, n=1, fit_many=shares):
-    return list(wave(*map(task, range(n)), fit_many=fit_many).run(defense))
+    return list(batch(*map(task, range(n)), fit_many=fit_many).run(defense))
 
 
 def undefended(train, fit, know, *, seed):
@@ -126,7 +126,7 @@ def test_all_waiting_trials_are_trained_together_in_task_order(counts):
         return Defended(models[-1] if models else Share(train))
 
     outcomes = run(defense, len(counts), fit_many)
-    assert batches == [[i for i, count in enumerate(counts) if count > wave] for wave in range(max(counts))]
+    assert batches == [[i for i, count in enumerate(counts) if count > done] for done in range(max(counts))]
     assert [outcome.n_fits for outcome in outcomes] == counts
 
 
@@ -222,7 +222,7 @@ def test_each_trial_gets_its_own_model_knowledge_and_seed():
         return Defended(model, diagnostics={"size": model.features(train.x)[0, 0], "seed": seed})
 
     tasks = [task(seed, n_poison=seed + 3) for seed in range(5)]
-    outcomes = list(wave(*tasks).run(defense))
+    outcomes = list(batch(*tasks).run(defense))
     assert [outcome.diagnostics for outcome in outcomes] == [{"size": seed + 3.0, "seed": float(seed)} for seed in range(5)]
 
 
@@ -242,7 +242,7 @@ def test_outcomes_come_as_soon_as_they_are_next():
             model = fit(train)
         return Defended(model)
 
-    outcomes = wave(task(0), task(1)).run(defense, lambda i, p: turns.append((i, p)))
+    outcomes = batch(task(0), task(1)).run(defense, lambda i, p: turns.append((i, p)))
     next(outcomes)
     assert turns == [(0, "defense"), (1, "defense"), (-1, "harness"), (0, "defense"), (0, "predictions")]
     outcomes.close()
@@ -267,7 +267,7 @@ def test_own_time_leaves_out_fit_and_predictions():
         assert 0.05 <= outcome.seconds < 0.25
 
 
-def test_many_trials_and_waves():
+def test_many_trials_and_batches():
     def defense(train, fit, know, *, seed):
         for _ in range(6):
             model = fit(train)
@@ -292,7 +292,7 @@ def test_test_rows_are_fetched_only_for_predictions():
         assert not asked
         return Defended(fit(train))
 
-    list(wave(task(), test_x=test_x).run(defense))
+    list(batch(task(), test_x=test_x).run(defense))
     assert asked == [0]
 
 
@@ -306,7 +306,7 @@ def test_a_trial_that_raises_is_named_and_ends_the_wave():
             raise KeyError("no such thing")
         return Defended(model)
 
-    outcomes = wave(*map(task, range(4))).run(defense)
+    outcomes = batch(*map(task, range(4))).run(defense)
     assert len([next(outcomes), next(outcomes)]) == 2  # those before it are not lost
     with pytest.raises(DefenseError, match=r"trial 2 \(seed 2\): KeyError: 'no such thing'") as caught:
         next(outcomes)
@@ -392,7 +392,7 @@ def test_what_fit_takes():
         return Defended(fit(know.clean_holdout))
 
     holdout = TrainingSet(PoolRows(POOL, np.array([3, 4])), [0, 1], POOL.y[[3, 4]])
-    list(wave(task(clean_holdout=holdout), fit_many=fit_many).run(defense))
+    list(batch(task(clean_holdout=holdout), fit_many=fit_many).run(defense))
     assert job_of(POOL, asked[0]).extra_x.dtype == np.float32
     assert len(asked[1]) == 3
     assert job_of(POOL, asked[2]).rows.tolist() == [3, 4]
@@ -546,4 +546,4 @@ def test_writing_into_the_training_set_is_noticed(write, message):
 
     train = TrainingSet(ArrayRows(POOL.x[:24].copy()), np.arange(24), POOL.y[:24])
     with pytest.raises(DefenseError, match=message):
-        list(wave(DefenseTask(train, Knowledge(), 0)).run(defense))
+        list(batch(DefenseTask(train, Knowledge(), 0)).run(defense))

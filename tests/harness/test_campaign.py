@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
 
 def good_predictions(folder):
     spec = sandboxed.parse_defense("good.py:good", folder)
-    outcomes = sandboxed.run_in_child(spec, sandboxed.wave(3), 60.0)
+    outcomes = sandboxed.run_in_child(spec, sandboxed.batch(3), 60.0)
     return [outcome.predictions[""].tolist() for outcome in outcomes]
 
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 from small_projects import parse_defense
-from test_sandbox import _nothing_is_left, children, is_alive, script, wait_until_gone, wave  # noqa: F401
+from test_sandbox import _nothing_is_left, batch, children, is_alive, script, wait_until_gone  # noqa: F401
 
 from subpop.harness import fork_server
 from subpop.harness.batching import DefenseError
@@ -127,7 +127,7 @@ def spec_of(folder, function):
 
 
 def run(folder, function, n=1, timeout=60.0):
-    return list(run_in_child(spec_of(folder, function), wave(n), timeout))
+    return list(run_in_child(spec_of(folder, function), batch(n), timeout))
 
 
 def pid_in(folder, name="grandchild"):
@@ -264,6 +264,6 @@ def test_a_child_that_stops_its_supervisor_ends_all_the_same(folder, monkeypatch
 
 
 def test_two_children_at_once(folder):
-    first, second = (run_in_child(spec_of(folder, "none"), wave(2)) for _ in range(2))
+    first, second = (run_in_child(spec_of(folder, "none"), batch(2)) for _ in range(2))
     for one, other in zip(first, second, strict=True):
         assert np.array_equal(one.predictions[""], other.predictions[""])

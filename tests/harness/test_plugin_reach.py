@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 from small_projects import parse_defense
-from test_sandbox import N_TEST, POOL, TEST_X, _nothing_is_left, fit_many, tasks, wave  # noqa: F401
+from test_sandbox import N_TEST, POOL, TEST_X, _nothing_is_left, batch, fit_many, tasks  # noqa: F401
 
 from subpop.experiments.experiment import Experiment
 from subpop.harness.batching import DefenseError
@@ -158,7 +158,7 @@ def spec_of(folder, function):
 
 
 def run(folder, function, n=2):
-    return list(run_in_child(spec_of(folder, function), wave(n), 60.0))
+    return list(run_in_child(spec_of(folder, function), batch(n), 60.0))
 
 
 # --- what can be reached ----------------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ def test_the_list_of_threads_leads_to_no_trial():
         found.extend(value for thread in threading.enumerate() for value in vars(thread).values() if callable(value))
         return Defended(fit(train))
 
-    list(wave(2).run(defense))
+    list(batch(2).run(defense))
     assert not [
         value for value in found if "subpop" in str(getattr(value, "__module__", "")) or "partial" in type(value).__name__
     ]
@@ -219,7 +219,7 @@ def test_built_in_defenses_are_held_to_the_same_rule(folder):
     for function, by_fit, checked in BELIEVED:
         if function == "in_another_order":  # here the model itself tells, and a wrapper is another model
             by_fit = checked = False
-        for outcome in wave(2).run(load(spec_of(folder, function))):
+        for outcome in batch(2).run(load(spec_of(folder, function))):
             assert (outcome.made_by_fit, outcome.keep_checked) == (by_fit, checked), function
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from subpop.harness import child, sandbox
-from subpop.harness.batching import DefenseError, DefenseTask, PoolRows, Wave, job_of
+from subpop.harness.batching import DefenseError, DefenseTask, PoolRows, TrialBatch, job_of
 from subpop.harness.child import receive_message, send_message
 from subpop.harness.fork_server import SERVER
 from subpop.harness.plugins import DefenseSpec, load, parse_plugin
@@ -366,8 +366,8 @@ def tasks(n=3, **knowledge):
     return made
 
 
-def wave(n=3, fit=fit_many, **knowledge):
-    return Wave(tasks(n, **knowledge), fit, TEST_X, 2)
+def batch(n=3, fit=fit_many, **knowledge):
+    return TrialBatch(tasks(n, **knowledge), fit, TEST_X, 2)
 
 
 @lru_cache
@@ -376,7 +376,7 @@ def spec_of(folder, function):
 
 
 def run(folder, function, n=3, fit=fit_many, timeout=60.0, **knowledge):
-    return list(run_in_child(spec_of(folder, function), wave(n, fit, **knowledge), timeout))
+    return list(run_in_child(spec_of(folder, function), batch(n, fit, **knowledge), timeout))
 
 
 def is_alive(pid):
@@ -400,7 +400,7 @@ def wait_until_gone(pid, seconds=5.0):
 
 def test_a_child_s_outcomes_are_those_of_this_process(folder):
     theirs = run(folder, "drop_random", 7)
-    ours = list(wave(7).run(load(spec_of(folder, "drop_random"))))
+    ours = list(batch(7).run(load(spec_of(folder, "drop_random"))))
     for a, b in zip(theirs, ours, strict=True):
         assert a.predictions.keys() == {"", "first"}
         assert all(np.array_equal(a.predictions[name], b.predictions[name]) for name in b.predictions)
@@ -432,7 +432,7 @@ def test_several_sets_in_one_call_get_the_models_that_they_get_in_this_process(f
         return fit_many(requests)
 
     theirs = run(folder, "several_at_once", 3, recording, clean_holdout=holdout)
-    ours = list(wave(3, clean_holdout=holdout).run(load(spec_of(folder, "several_at_once"))))
+    ours = list(batch(3, clean_holdout=holdout).run(load(spec_of(folder, "several_at_once"))))
     assert batches == [[0] * 5 + [1] * 4 + [2] * 3, [0, 1, 2]]
     for seed, (a, b) in enumerate(zip(theirs, ours, strict=True)):
         assert list(a.predictions) == ["", *"abcde"[: 5 - seed]]
@@ -503,7 +503,7 @@ def test_own_time_adds_up_over_turns(folder):
 
 
 def test_an_iterator_that_is_dropped_ends_its_child(folder):
-    outcomes = run_in_child(spec_of(folder, "none"), wave(100))  # too many to be done before the next line
+    outcomes = run_in_child(spec_of(folder, "none"), batch(100))  # too many to be done before the next line
     next(outcomes)
     assert children()
     outcomes.close()
@@ -618,7 +618,7 @@ def test_a_trial_may_fit_so_often_and_no_more(folder, monkeypatch):
     endless = spec_of(folder, "fits_for_ever")
     assert endless.max_fits == 2000
     with pytest.raises(DefenseError, match=r"called fit more than 100 times; .*fits_for_ever.max_fits = 1000"):
-        list(run_in_child(replace(endless, max_fits=100), wave(2)))
+        list(run_in_child(replace(endless, max_fits=100), batch(2)))
 
 
 def test_a_thread_that_holds_up_the_harness_is_stopped(folder, monkeypatch):
@@ -641,7 +641,7 @@ def test_a_file_that_cannot_be_imported(tmp_path, monkeypatch, text, message):
     (tmp_path / "first.py").write_text(text + "def plugin(train, fit, know, *, seed): ...\n")
     spec = parse_plugin(DefenseSpec, "first.py:plugin", tmp_path, "--defense ")
     with pytest.raises(DefenseError, match=message.replace("plugin: ", "")) as caught:
-        list(run_in_child(spec, wave(1), 0.5))
+        list(run_in_child(spec, batch(1), 0.5))
     assert caught.value.task is None
 
 
@@ -653,7 +653,7 @@ def test_nothing_within_reach_tells_where_the_poison_is(folder):
         assert outcome.diagnostics["things"] == 0
         assert outcome.diagnostics["looked_at"] > 10
     cheats = load(spec_of(folder, "cheats"))
-    (here,) = wave(1).run(cheats)
+    (here,) = batch(1).run(cheats)
     assert here.diagnostics["things"] >= 3  # the search does find them where they are
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from small_projects import parse_defense
 
-from subpop.harness.batching import DefenseError, DefenseTask, Wave
+from subpop.harness.batching import DefenseError, DefenseTask, TrialBatch
 from subpop.harness.sandbox import run_in_child
 from subpop.runtime.output import LINE_BYTES, TAIL_LINES, Lines, Tail
 from subpop.session import debugging
@@ -101,7 +101,7 @@ def test_a_breakpoint_in_a_child_names_the_command_for_it(project):
     rows = np.zeros((4, 2), np.float32)
     task = DefenseTask(TrainingSet.of(rows, np.arange(4) % 2), Knowledge(), 0)
     with pytest.raises(DefenseError, match="use `subpop debug"):
-        list(run_in_child(parse_defense("mine.py:stops", project), Wave([task], lambda requests: [None], rows, 2)))
+        list(run_in_child(parse_defense("mine.py:stops", project), TrialBatch([task], lambda requests: [None], rows, 2)))
 
 
 def test_a_debugger_has_the_terminal(project):

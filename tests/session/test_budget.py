@@ -117,8 +117,8 @@ def test_a_test_begins_if_it_fits_into_what_is_left():
         assert budget.allows(items[1], done - {CELLS[1]}) == (passed == 10.0)
     assert budget.allows(items[-1], done), "a claim about measured cells costs nothing"
     assert not budget.allows(items[2], done)
-    assert budget.told(CELLS[2:]) == "--budget 25s left 4 cells, roughly 40 s: some (4)"
-    assert budget.told([]) == ""
+    assert budget.description_of(CELLS[2:]) == "--budget 25s left 4 cells, roughly 40 s: some (4)"
+    assert budget.description_of([]) == ""
 
 
 def test_cells_that_take_longer_than_expected_leave_less():

@@ -8,7 +8,7 @@ from scipy.stats import mannwhitneyu
 from small_projects import parse_defense
 
 from subpop.experiments.experiment import Experiment
-from subpop.harness.batching import DefenseError, DefenseTask, PoolRows, Wave, job_of
+from subpop.harness.batching import DefenseError, DefenseTask, PoolRows, TrialBatch, job_of
 from subpop.runtime.no_store import NoStore
 from subpop.types import Defended, FleetJob, Knowledge, Pool, TrainingSet, Unsolved
 from subpop.types.grid import grid
@@ -171,7 +171,7 @@ def test_a_wave_names_the_trial_that_cannot_be_solved():
         return blind(LogisticRegression()).fit_many([job_of(pool, train) for _, train in requests], [0] * len(requests))
 
     with pytest.raises(DefenseError, match=r"trial 1 \(seed 1\): fit could not train on this training set: its inputs") as caught:
-        list(Wave(tasks, fit_many, pool.x, 3).run(defense))
+        list(TrialBatch(tasks, fit_many, pool.x, 3).run(defense))
     assert caught.value.task == 1
 
 

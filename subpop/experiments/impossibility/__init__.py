@@ -8,7 +8,7 @@ from dataclasses import replace
 from subpop.experiments.experiment import Experiment
 from subpop.experiments.impossibility.curves import measure_curve
 from subpop.experiments.impossibility.measure import measure_worlds
-from subpop.experiments.impossibility.waves import Runner
+from subpop.experiments.impossibility.runner import Runner
 from subpop.types import Cell, CellResult
 
 

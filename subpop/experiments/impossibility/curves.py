@@ -16,7 +16,7 @@ import numpy as np
 
 from subpop.attacks.drawing import draw_poison, n_poison
 from subpop.datasets.stage import Stage
-from subpop.experiments.impossibility.waves import Runner
+from subpop.experiments.impossibility.runner import Runner
 from subpop.experiments.trial import Prepared, prepare
 from subpop.results.intervals import SUBPOPULATIONS, of_table
 from subpop.types import Array, BadInput, Cell, CellResult, Ints, Number, Trial

@@ -12,18 +12,18 @@ from subpop.attacks.drawing import draw_poison, n_poison
 from subpop.datasets.stage import Stage
 from subpop.defenses import DEFENSES
 from subpop.experiments.experiment import trainable
+from subpop.experiments.impossibility.runner import Runner
 from subpop.experiments.impossibility.two_worlds import (
     OWN_DEFENSES,
     WORLDS,
     Errors,
-    Ground,
+    WorldRows,
     error_on,
     in_order_of,
     origin_of,
     same_for_the_defender,
     told_target,
 )
-from subpop.experiments.impossibility.waves import Runner
 from subpop.experiments.trial import Prepared, prepare
 from subpop.harness.batching import DefenseError
 from subpop.results.intervals import DRAWS, FEWEST_VALUES, half_width, part_of
@@ -94,21 +94,21 @@ def errors_of(runner: Runner, draws: list[Draw]) -> Found:
 
 def independent_draws(runner: Runner) -> list[Draw]:
     """`n_seeds` draws of each world, all with different seeds."""
-    ground, draws = _ground(runner), []
+    shared, draws = _world_rows(runner), []
     for seed in range(len(WORLDS) * runner.cell.n_seeds):
         world = WORLDS[seed % len(WORLDS)]
-        draws.append(_draw(runner, ground.world(world, ground.division(seed)), world, seed))
+        draws.append(_draw(runner, shared.world(world, shared.division(seed)), world, seed))
     return draws
 
 
 def paired_draws(runner: Runner) -> list[Draw]:
     """`n_seeds` draws of world 0, each followed by world 1 with the halves swapped and the same randomness."""
-    ground, draws = _ground(runner), []
+    shared, draws = _world_rows(runner), []
     for seed in range(runner.cell.n_seeds):
-        division = ground.division(seed)
+        division = shared.division(seed)
         swapped = np.roll(division, len(division) // 2)
-        first = _draw(runner, ground.world(0, division), 0, seed)
-        second = _draw(runner, ground.world(1, swapped), 1, seed)
+        first = _draw(runner, shared.world(0, division), 0, seed)
+        second = _draw(runner, shared.world(1, swapped), 1, seed)
         aligned = in_order_of(second.stage, second.prepared, origin_of(first.stage, first.prepared))
         draws += [first, replace(second, prepared=aligned)]
     return draws
@@ -117,13 +117,13 @@ def paired_draws(runner: Runner) -> list[Draw]:
 KINDS: Mapping[str, Callable[[Runner], list[Draw]]] = {"independent": independent_draws, "paired": paired_draws}
 
 
-def _ground(runner: Runner) -> Ground:
+def _world_rows(runner: Runner) -> WorldRows:
     """The cell's subpopulation (by default the first attacked one) with the rows from which both worlds are built."""
     cell, base = runner.cell, runner.stage
     name = cell.two_worlds.target or base.attacked[0]
     if name not in base.partition.names:
         raise BadInput(f"target={name} of {cell.id} is not a subpopulation; there are {', '.join(base.partition.names)}")
-    return Ground.of(base, name, cell.two_worlds.clean_rows)
+    return WorldRows.of(base, name, cell.two_worlds.clean_rows)
 
 
 def _draw(runner: Runner, stage: Stage, world: int, seed: int) -> Draw:

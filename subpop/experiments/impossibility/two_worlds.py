@@ -30,7 +30,7 @@ WORLDS = (0, 1)
 
 
 @dataclass(frozen=True, eq=False)
-class Ground:
+class WorldRows:
     """The rows from which both worlds are built: rows of F, twice as many as D contains, and the rest of D."""
 
     base: Stage
@@ -39,7 +39,7 @@ class Ground:
     rest: Ints
 
     @classmethod
-    def of(cls, base: Stage, name: str, m: int) -> Ground:
+    def of(cls, base: Stage, name: str, m: int) -> WorldRows:
         """The first 2m rows of F in D and D_aux, and the first m rows in D of every other subpopulation."""
         if base.dataset.n_classes != 2:
             raise BadInput(f"two worlds swap two labels; {base.dataset.name} has {base.dataset.n_classes} classes")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from subpop.experiments.integrity.findings import FLAG, PASSED, VARIES, Finding
 from subpop.experiments.integrity.record import Record, outcome_digest, request_digest
-from subpop.harness.batching import DefenseError, DefenseTask, FitMany, Wave
+from subpop.harness.batching import DefenseError, DefenseTask, FitMany, TrialBatch
 from subpop.harness.outcome import Outcome
 from subpop.harness.plugins import DefenseSpec
 from subpop.harness.sandbox import run_in_child
@@ -34,7 +34,7 @@ class Arena:
 
     def run(self, tasks: Sequence[DefenseTask], fit_many: FitMany, test_x: Array) -> list[Outcome]:
         """Run the plug-in on these tasks in one child."""
-        return list(run_in_child(self.spec, Wave(tasks, fit_many, test_x, self.n_classes), self.timeout))
+        return list(run_in_child(self.spec, TrialBatch(tasks, fit_many, test_x, self.n_classes), self.timeout))
 
 
 class AskedOtherwise(Exception):

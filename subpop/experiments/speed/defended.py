@@ -11,7 +11,7 @@ from subpop.datasets.stage import Stage
 from subpop.defenses import DEFENSES
 from subpop.experiments.speed.roofline import of_solver
 from subpop.experiments.speed.timing import ROUNDS, attacks, ratio_of_medians
-from subpop.harness.batching import DefenseTask, OnGreenlet, PoolRows, Wave, job_of
+from subpop.harness.batching import DefenseTask, OnGreenlet, PoolRows, TrialBatch, job_of
 from subpop.types import Cell, FleetJob, Knowledge, Model, Number, TrainingSet
 from subpop.victims import make_victim
 
@@ -27,7 +27,7 @@ def trim(cell: Cell, stage: Stage) -> tuple[list[Number], int]:
 
     def defend(chosen: Sequence[DefenseTask]) -> list[Any]:
         return list(
-            Wave(chosen, fit_many, stage.data.test_x[:1], stage.dataset.n_classes).run(DEFENSES["trim"], carrier=OnGreenlet)
+            TrialBatch(chosen, fit_many, stage.data.test_x[:1], stage.dataset.n_classes).run(DEFENSES["trim"], carrier=OnGreenlet)
         )
 
     numbers, ours, theirs = ratio_of_medians(lambda: defend(tasks), lambda: [defend([task])[0] for task in tasks])

@@ -1,4 +1,4 @@
-"""Trials with different training sets in one wave, run with the steps of the harness but without its store.
+"""Trials with different training sets in one batch of a victim, run with the steps of the harness but without its store.
 
 Each draw of the two worlds has its own pool. To train their victims as one fleet nevertheless, the rows of all jobs are copied,
 in the order in which the harness passes them to a victim, into one common pool.
@@ -20,7 +20,7 @@ from subpop.defenses import DEFENSES
 from subpop.experiments.experiment import Experiment, without_accuracy
 from subpop.experiments.impossibility.learners import make_learner
 from subpop.experiments.trial import Prepared, right_of
-from subpop.harness.batching import OnGreenlet, Wave, job_of
+from subpop.harness.batching import OnGreenlet, TrialBatch, job_of
 from subpop.harness.outcome import Outcome
 from subpop.runtime.seeds import training_seed
 from subpop.types import Array, BadInput, Bools, Cell, Defense, FleetJob, Model, Pool, TrainingSet, Victim
@@ -78,17 +78,17 @@ class Runner:
             seeds = [training_seed(cell, trials[i][1].trial.seed) for i, _ in requests]
             return [without_accuracy(model) for model in self.victim.fit_many(jobs if one_pool else gathered(jobs), seeds)]
 
-        wave = Wave(tasks, fit_many, test_x, trials[0][0].dataset.n_classes)
+        batch = TrialBatch(tasks, fit_many, test_x, trials[0][0].dataset.n_classes)
         if cell.defense in experiment.plugins:
             from subpop.harness.sandbox import run_in_child
 
             noted = partial(experiment.manifests.note, experiment.whole_key) if experiment.whole_key else None
-            return list(run_in_child(experiment.plugins[cell.defense], wave, experiment.timeout, note_manifest=noted))
+            return list(run_in_child(experiment.plugins[cell.defense], batch, experiment.timeout, note_manifest=noted))
         known = ChainMap(dict(extra), DEFENSES)  # type: ignore[arg-type]
         if cell.defense not in known:
             advice = nearest(cell.defense, known, ", or your own with --defense file.py:function")
             raise BadInput(f"unknown defense {cell.defense!r}; {advice}")
-        return list(wave.run(known[cell.defense], carrier=OnGreenlet))
+        return list(batch.run(known[cell.defense], carrier=OnGreenlet))
 
     def clean(self) -> list[Bools]:
         """Return, for each seed, (n_test,) bool: which test rows the undefended victim gets right without an attack."""
