@@ -473,13 +473,15 @@ def division_of(ended, begun=(1, 2), cells=CELLS):
 def test_which_shards_are_there():
     (found,) = divisions(division_of(ended=[]))
     assert (
-        found.told(["a two"])
+        found.description(["a two"])
         == "shard 1 of 3 did not end (0 of 1 cell measured); shard 2 of 3 did not end (1 of 2 cells measured)"
     )
     assert divisions(division_of([2]))[0].told(["a one"]) == "shard 1 of 3 did not end (1 of 1 cell measured)"
     assert divisions(division_of([1], begun=[1]))[0].told(["a one"]) == "shard 2 of 3 is not in this store (2 cells)"
     whole = divisions(division_of([1, 2]))[0]
-    assert (whole.lacking(()), whole.told(())) == ([], "all 3 shards are in this store (3 cells)"), "the third shard has no cells"
+    assert (whole.lacking(()), whole.description(())) == ([], "all 3 shards are in this store (3 cells)"), (
+        "the third shard has no cells"
+    )
     assert KIND == "shard"
 
 
@@ -490,17 +492,19 @@ def test_one_shard_of_one_is_the_only_one():
 
 def test_cells_that_another_run_measured_are_not_missing():
     (found,) = divisions(division_of([1], begun=[1]))
-    assert found.told([name for name, _ in CELLS]) == "the cells of all 3 shards are in this store (3 cells)"
+    assert found.description([name for name, _ in CELLS]) == "the cells of all 3 shards are in this store (3 cells)"
 
 
 def test_shards_of_different_selections_are_not_called_missing():
     """Of three shards, the second was run with another -k."""
     other = [("a one", 1), ("a two", 2)]
-    told = [each.told(["a one"]) for each in divisions(division_of([1], [1]) | division_of([2], [2], other))]
+    told = [each.description(["a one"]) for each in divisions(division_of([1], [1]) | division_of([2], [2], other))]
     advice = ": give all shards the same -k, tier and suites"
     assert any("shard 2 of 3 is in this store with another selection of cells (2 cells)" + advice == each for each in told)
     earlier = divisions(division_of([1], [1]) | division_of([1, 2], [1, 2], other))
-    assert "shard 2 of 3 is not in this store (2 cells)" in [each.told(["a one"]) for each in earlier], "another run is whole"
+    assert "shard 2 of 3 is not in this store (2 cells)" in [each.description(["a one"]) for each in earlier], (
+        "another run is whole"
+    )
 
 
 def test_cells_of_shards_that_ended_are_left_out():
