@@ -47,8 +47,8 @@ NEEDED = (
 
 
 @dataclass(frozen=True)
-class Hurt:
-    """What the attacks do to one group."""
+class GroupDamage:
+    """The damage of attacks on one group."""
 
     damage: dict[float, float]
     """Target damage by alpha."""
@@ -134,9 +134,9 @@ class Attacks:
 
     # --- damage -------------------------------------------------------------------------------------------------------
 
-    def hurt(self, targets: Sequence[Target], alphas: Sequence[float] = ALPHAS) -> list[Hurt]:
+    def damages(self, targets: Sequence[Target], alphas: Sequence[float] = ALPHAS) -> list[GroupDamage]:
         """The damages of groups of the same grouping; trials that are not in the store are trained together."""
-        found = [Hurt({}, {}, {}) for _ in targets]
+        found = [GroupDamage({}, {}, {}) for _ in targets]
         for alpha in alphas:
             cell = targets[0].cell.with_(rate=alpha)
             trials = [Trial(each.name, seed) for each in targets for seed in range(SEEDS)]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from subpop.audit.attacked import ALPHAS, M50, NEEDED, Attacks, Hurt, Target, is_beyond_uncertainty
+from subpop.audit.attacked import ALPHAS, M50, NEEDED, Attacks, GroupDamage, Target, is_beyond_uncertainty
 from subpop.audit.folds import OutOfFold
 from subpop.audit.protection import Certified, Deleted
 from subpop.audit.suspicion import GroupFinding
@@ -185,39 +185,34 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 # --- putting together -------------------------------------------------------------------------------------------------
 
 
+@dataclass(eq=False)
+class Measured:
+    """What attacks, filters and certificates gave, as far as there was time."""
+
+    own: Attacks
+    """Those of the user's estimator."""
+    default: Attacks
+    """Those of the default victim, on whose rows of D filters run."""
+    damages: dict[str, GroupDamage] = field(default_factory=dict)
+    """By group, as are `m50` and `left`."""
+    m50: dict[str, M50] = field(default_factory=dict)
+    left: dict[str, float] = field(default_factory=dict)
+    """Seconds of what the budget left, also by certificate and filter."""
+    insertions: Certified | None = None
+    flips: Certified | None = None
+    filters: list[Deleted] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """Why something cannot be measured on this data."""
+
+
 def summarised(
-    facts: Facts,
-    targets: Sequence[Target],
-    findings: Sequence[GroupFinding],
-    hurt: Mapping[str, Hurt],
-    m50: Mapping[str, M50],
-    left: Mapping[str, float],
-    *,
-    insertions: Certified | None,
-    flips: Certified | None,
-    filters: Sequence[Deleted],
-    attacks: Attacks,
-    own: Attacks,
-    folds: OutOfFold,
-    y: Ints,
+    facts: Facts, targets: Sequence[Target], findings: Sequence[GroupFinding], measured: Measured, folds: OutOfFold, y: Ints
 ) -> Audit:
-    """The result of an audit. attacks: those of the default victim, on whose rows of D filters were run; own: the estimator's."""
-    rows = [
-        _row(
-            target,
-            found,
-            own,
-            hurt=hurt.get(found.name),
-            m50=m50.get(found.name),
-            left=left.get(found.name, 0.0),
-            insertions=insertions,
-            flips=flips,
-            filters=filters,
-        )
-        for target, found in zip(targets, findings, strict=True)
-    ]
+    """The result of an audit. y: (n,) labels of all rows."""
+    filters, left = measured.filters, measured.left
+    rows = [_row(target, found, measured) for target, found in zip(targets, findings, strict=True)]
     groups = pd.DataFrame(rows, columns=[*COLUMNS, *(f"deleted_{each.name}" for each in filters)])
-    of_filters = pd.DataFrame([_filter_row(each, targets, attacks) for each in filters])
+    of_filters = pd.DataFrame([_filter_row(each, targets, measured.default) for each in filters])
     fairness = pd.DataFrame(_fairness(targets, folds, y, len(facts.classes)))
     facts_shown = {
         "data": facts.data,
@@ -230,22 +225,13 @@ def summarised(
         "left": {name: round(seconds, 1) for name, seconds in left.items() if name not in set(groups["group"])},
         "notes": list(facts.notes),
     }
-    words = words_of(facts, groups, insertions, flips, folds.predicted == y, np.bincount(y).max() / len(y))
+    words = words_of(facts, groups, measured.insertions, measured.flips, folds.predicted == y, np.bincount(y).max() / len(y))
     return Audit(groups, words, of_filters, fairness, _least_sure(folds, y, facts.classes), facts_shown)
 
 
-def _row(
-    target: Target,
-    found: GroupFinding,
-    own: Attacks,
-    *,
-    hurt: Hurt | None,
-    m50: M50 | None,
-    left: float,
-    insertions: Certified | None,
-    flips: Certified | None,
-    filters: Sequence[Deleted],
-) -> dict[str, Any]:
+def _row(target: Target, found: GroupFinding, measured: Measured) -> dict[str, Any]:
+    own, insertions, flips = measured.own, measured.insertions, measured.flips
+    damage, m50 = measured.damages.get(found.name), measured.m50.get(found.name)
     row: dict[str, Any] = {
         "group": found.name,
         "grouping": target.group.grouping,
@@ -259,19 +245,18 @@ def _row(
         "p": found.p,
         "verdict": found.verdict,
         "not_attacked": target.obstacle,
-        "seconds_left": left,
+        "seconds_left": measured.left.get(found.name, 0.0),
     }
-    for alpha, value in (hurt.damage if hurt else {}).items():
-        assert hurt is not None
-        row[f"damage_{alpha:g}"] = value
-        row[f"half_width_{alpha:g}"] = hurt.half_width[alpha]
-        row[f"poison_rows_{alpha:g}"] = hurt.n_poison[alpha]
+    if damage is not None:
+        row |= {f"damage_{alpha:g}": value for alpha, value in damage.damage.items()}
+        row |= {f"half_width_{alpha:g}": value for alpha, value in damage.half_width.items()}
+        row |= {f"poison_rows_{alpha:g}": count for alpha, count in damage.n_poison.items()}
     if m50 is not None:
         row["m50"], row["m50_is_more"] = m50.median, float(m50.censored)
     if target.n_test and target.n_train:
         stage = own.stage(target.cell)
         members, in_d = stage.test_members(target.name), stage.train_members(target.name)
-        if hurt is not None:
+        if damage is not None:
             row["clean_accuracy"] = float(own.clean_right[:, members].mean())
         at_1 = math.floor(target.n_aux * stage.pool.n_train / stage.n_aux)
         if insertions is not None:
@@ -281,7 +266,7 @@ def _row(
         if flips is not None:
             row["ridge_accuracy"] = float(flips.right[members].mean())
             row["certified_flips"] = _number(flips.survives(members))
-        row |= {f"deleted_{each.name}": float(each.gone[in_d].mean()) for each in filters}
+        row |= {f"deleted_{each.name}": float(each.gone[in_d].mean()) for each in measured.filters}
     return row
 
 

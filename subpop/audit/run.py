@@ -23,13 +23,13 @@ from typing import Any
 
 import numpy as np
 
-from subpop.audit.attacked import ALPHAS, M50, M50_DRAWS, NEEDED, SEEDS, Attacks, Hurt, Target
+from subpop.audit.attacked import ALPHAS, M50, M50_DRAWS, NEEDED, SEEDS, Attacks, GroupDamage, Target
 from subpop.audit.estimator import estimator_of
 from subpop.audit.folds import OutOfFold, out_of_fold
 from subpop.audit.groups import Groups, groupings
 from subpop.audit.pictures import few_columns
-from subpop.audit.protection import FILTERS, Certified, Deleted, deleted, flips, insertions, seconds_of_insertions
-from subpop.audit.result import Audit, Facts, summarised
+from subpop.audit.protection import FILTERS, deleted, flips, insertions, seconds_of_insertions
+from subpop.audit.result import Audit, Facts, Measured, summarised
 from subpop.audit.suspicion import scan
 from subpop.audit.table import Table, read_table
 from subpop.datasets import DATASETS
@@ -246,7 +246,7 @@ class _Run:
 
     def _audited(self, spec: object) -> Audit:
         own, note = self._attacks(spec)
-        fast = own if spec is None else self._supplied(self.data, DEFAULT)[0]
+        default = own if spec is None else self._supplied(self.data, DEFAULT)[0]
         targets = [own.target(each) for each in self.found.each()]
         attackable = [each for each in targets if not each.obstacle]
         self._time_a_fit(own)
@@ -256,26 +256,22 @@ class _Run:
         folds = self._out_of_fold(own)
         findings = scan(folds, self.data.y, [(each.group.name, each.group.rows) for each in targets])
         ordered = sorted(attackable, key=lambda each: -self._risk(each, folds))
-        hurt: dict[str, Hurt] = {}
-        m50: dict[str, M50] = {}
-        protected = _Protected()
-        left: dict[str, float] = {}
-        blocks = list(self._blocks(ordered, own))
-        for task in self._tasks(blocks, own, fast, hurt, m50, protected):
+        measured = Measured(own, default)
+        for task in self._tasks(list(self._blocks(ordered, own)), measured):
             if self._is_stored(task):
                 continue
             seconds = task.seconds(self.fit_seconds)
             if self.clock.allows(seconds):
-                self.clock.say(f"{task.what}; {len(hurt)} of {len(attackable)} groups attacked", always=False)
+                self.clock.say(f"{task.what}; {len(measured.damages)} of {len(attackable)} groups attacked", always=False)
                 self._do(task)
             else:
                 for name in task.names or (task.what,):
-                    left[name] = left.get(name, 0.0) + seconds / max(1, len(task.names))
+                    measured.left[name] = measured.left.get(name, 0.0) + seconds / max(1, len(task.names))
         facts = Facts(
             data=printable(self.table.name),
             classes=self.table.classes,
             estimator=own.victim,
-            notes=(*self.table.notes, *note, *self.found.notes, *protected.notes),
+            notes=(*self.table.notes, *note, *self.found.notes, *measured.notes),
             n_rows=len(self.data.y),
             n_train=self._n_train(own),
             seconds=self.clock.passed,
@@ -283,21 +279,7 @@ class _Run:
             lacking=self.found.lacking,
             budget=None if math.isinf(self.clock.budget) else self.clock.budget,
         )
-        return summarised(
-            facts,
-            targets,
-            findings,
-            hurt,
-            m50,
-            left,
-            insertions=protected.insertions,
-            flips=protected.flips,
-            filters=protected.filters,
-            attacks=fast,
-            own=own,
-            folds=folds,
-            y=self.data.y,
-        )
+        return summarised(facts, targets, findings, measured, folds, self.data.y)
 
     # --- preparation --------------------------------------------------------------------------------------------------
 
@@ -409,19 +391,13 @@ class _Run:
             members = sorted(members, key=lambda each: each.name)  # a block does not depend on rounding of the order
             yield from (members[i : i + BLOCK] for i in range(0, len(members), BLOCK))
 
-    def _tasks(
-        self,
-        blocks: Sequence[list[Target]],
-        own: Attacks,
-        fast: Attacks,
-        hurt: dict[str, Hurt],
-        m50: dict[str, M50],
-        protected: _Protected,
-    ) -> Iterator[_Task]:
+    def _tasks(self, blocks: Sequence[list[Target]], measured: Measured) -> Iterator[_Task]:
+        own, default = measured.own, measured.default
+
         def damage(block: list[Target], alphas: Sequence[float]) -> _Task:
             def do() -> None:
-                for each, found in zip(block, own.hurt(block, alphas), strict=True):
-                    before = hurt.setdefault(each.group.name, Hurt({}, {}, {}))
+                for each, found in zip(block, own.damages(block, alphas), strict=True):
+                    before = measured.damages.setdefault(each.group.name, GroupDamage({}, {}, {}))
                     before.damage.update(found.damage)
                     before.half_width.update(found.half_width)
                     before.n_poison.update(found.n_poison)
@@ -429,7 +405,7 @@ class _Run:
             return _Task("damage", _names(block), SEEDS * len(alphas) * len(block), do)
 
         def search(block: list[Target]) -> _Task:
-            return _Task("m50", _names(block), M50_FITS * len(block), lambda: m50.update(_m50(own, block)))
+            return _Task("m50", _names(block), M50_FITS * len(block), lambda: measured.m50.update(_m50(own, block)))
 
         n_first = next((i + 1 for i in range(len(blocks)) if sum(map(len, blocks[: i + 1])) >= FIRST), len(blocks))
         first, others = blocks[:n_first], blocks[n_first:]
@@ -437,12 +413,12 @@ class _Run:
             task = damage(block, ALPHAS[1:2])
             yield replace(task, fits=task.fits + SEEDS) if not i else task  # the clean victims are trained once
         yield from (damage(block, (ALPHAS[0], ALPHAS[2])) for block in first)
-        yield _Task("the certificate of label flips", (), 0, lambda: protected.certify_flips(fast))
-        whole = fast if own is fast and self.table.frame is None else self._whole(own)
+        yield _Task("the certificate of label flips", (), 0, lambda: _certify_flips(measured))
+        whole = default if own is default and self.table.frame is None else self._whole(own)
         known = (lambda: 0.0) if math.isinf(self.clock.budget) else (lambda: seconds_of_insertions(whole))
-        yield _Task("the certificate of insertions", (), 0, lambda: protected.certify_insertions(whole), known)
+        yield _Task("the certificate of insertions", (), 0, lambda: _certify_insertions(measured, whole), known)
         for name in FILTERS:
-            yield _Task(f"what {name} would delete", (), 1, partial(protected.filter_with, fast, name))
+            yield _Task(f"what {name} would delete", (), 1, partial(_filter_with, measured, name))
         yield from (search(block) for block in first)
         for block in others:
             yield damage(block, ALPHAS)
@@ -499,29 +475,22 @@ def _m50(own: Attacks, block: Sequence[Target]) -> dict[str, M50]:
     return {each.group.name: found for each, found in zip(block, own.m50(block), strict=True)}
 
 
-@dataclass(eq=False)
-class _Protected:
-    """What filters and certificates gave, as far as there was time."""
+def _certify_insertions(measured: Measured, attacks: Attacks) -> None:
+    try:
+        measured.insertions = insertions(attacks)
+    except BadInput as error:
+        measured.notes.append(f"there is no bound on insertions: {error}")
 
-    insertions: Certified | None = None
-    flips: Certified | None = None
-    filters: list[Deleted] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
-    def certify_insertions(self, attacks: Attacks) -> None:
-        try:
-            self.insertions = insertions(attacks)
-        except BadInput as error:
-            self.notes.append(f"there is no bound on insertions: {error}")
+def _certify_flips(measured: Measured) -> None:
+    try:
+        measured.flips = flips(measured.default)
+    except BadInput as error:
+        measured.notes.append(f"there is no bound on label flips: {error}")
 
-    def certify_flips(self, attacks: Attacks) -> None:
-        try:
-            self.flips = flips(attacks)
-        except BadInput as error:
-            self.notes.append(f"there is no bound on label flips: {error}")
 
-    def filter_with(self, attacks: Attacks, name: str) -> None:
-        found = deleted(attacks, [name])
-        self.filters += found
-        if not found:
-            self.notes.append(f"the filter {name} cannot run on this data")
+def _filter_with(measured: Measured, name: str) -> None:
+    found = deleted(measured.default, [name])
+    measured.filters += found
+    if not found:
+        measured.notes.append(f"the filter {name} cannot run on this data")

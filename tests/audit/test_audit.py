@@ -198,10 +198,10 @@ def test_a_budget_is_kept_and_the_rest_listed(monkeypatch):
     """A clock that advances only while something is trained: a second for each fit."""
     now, attacked = [0.0], []
     monkeypatch.setattr(running, "time", type("Clock", (), {"monotonic": staticmethod(lambda: now[0])}))
-    hurt, timed = Attacks.hurt, running._Run._time_a_fit
+    damages, timed = Attacks.damages, running._Run._time_a_fit
 
     def slow(self, targets, alphas=running.ALPHAS):
-        found = hurt(self, targets, alphas)
+        found = damages(self, targets, alphas)
         now[0] += SEEDS * len(alphas) * len(targets)
         attacked.extend((each.group.name, tuple(alphas)) for each in targets)
         return found
@@ -210,7 +210,7 @@ def test_a_budget_is_kept_and_the_rest_listed(monkeypatch):
         timed(self, own)
         self.fit_seconds = 1.0
 
-    monkeypatch.setattr(Attacks, "hurt", slow)
+    monkeypatch.setattr(Attacks, "damages", slow)
     monkeypatch.setattr(running._Run, "_time_a_fit", time_a_fit)
     monkeypatch.setattr(running._Run, "_blocks", lambda self, ordered, own: iter([each] for each in ordered))
     found = subpop.audit(people(), "paid", store=":memory:", budget=60)
