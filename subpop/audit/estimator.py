@@ -27,8 +27,8 @@ from subpop.harness.watch import INSTALLED
 from subpop.runtime.fingerprint import data_hash, key_of, plugin_hash
 from subpop.types import Array, BadInput, Floats, Ints, Pool, Victim
 from subpop.types.printable import in_one_line, printable
-from subpop.victims.own import own_object
 from subpop.victims.sklearn_adapter import SklearnVictim
+from subpop.victims.user_objects import user_object
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -138,7 +138,7 @@ def estimator_of(spec: object, table: Table, *, n_jobs: int = -1, time_limit: fl
 
 def _found(spec: object) -> tuple[object, str]:
     """What a specification names, not yet called, and its name; an object is its own."""
-    return own_object(spec, "--estimator ") if isinstance(spec, str) else (spec, _name_of(spec))
+    return user_object(spec, "--estimator ") if isinstance(spec, str) else (spec, _name_of(spec))
 
 
 def _name_of(spec: object) -> str:

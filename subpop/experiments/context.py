@@ -33,7 +33,7 @@ from subpop.types import Array, BadInput, Bools, Cell, Dataset, FleetJob, Model,
 from subpop.types.base import nearest
 from subpop.types.specifications import Learner
 from subpop.victims import MODELS, VICTIMS, blind, make_victim
-from subpop.victims.own import code_behind
+from subpop.victims.user_objects import code_behind
 
 REMEMBERED_BYTES = 1 << 28
 """A fleet that takes more memory is not remembered."""
@@ -416,7 +416,7 @@ class Context:
         """The modules of the cell's victim; for one that was supplied, those of the package: its identity tells the others."""
         module = type(self.victim(cell)).__module__
         is_supplied = cell.learner in self._supplied and module.partition(".")[0] != "subpop"
-        finder = ["subpop.victims.own"] if ":" in cell.victim else []
+        finder = ["subpop.victims.user_objects"] if ":" in cell.victim else []
         return frozenset([] if is_supplied else [module, *finder])
 
     def partition_code(self, cell: Cell) -> Code:
@@ -436,7 +436,7 @@ class Context:
     def attack_code(self, cell: Cell) -> Code:
         """The modules of the cell's attack."""
         if cell.attack in self.attacks:
-            return frozenset(["subpop.attacks.own"])
+            return frozenset(["subpop.attacks.user_attacks"])
         if cell.attack not in ATTACKS:
             raise BadInput(
                 f"unknown attack {cell.attack!r}; {nearest(cell.attack, ATTACKS, ', or your own with --attack file.py:function')}"

@@ -22,8 +22,8 @@ from subpop.attacks.attacker import Attacker
 from subpop.attacks.best_of_list import Rehearsal
 from subpop.attacks.drawing import NO_POISON, check_attack, draw_poison, n_poison
 from subpop.attacks.label_flip import AttackTask, Poison
-from subpop.attacks.own import NOTE as OWN_ATTACK
-from subpop.attacks.own import own_attack
+from subpop.attacks.user_attacks import NOTE as USER_ATTACK
+from subpop.attacks.user_attacks import user_attack
 from subpop.datasets.stage import Stage
 from subpop.defenses import DEFENSES, MATCHED, RETRAIN, filter_of, matched_random_filter
 from subpop.experiments.collective import most_wrong_rows
@@ -167,7 +167,7 @@ class Experiment:
         )
         if cell.defense in self.plugins and self.plugins[cell.defense].max_fits > MAX_FITS:
             found = replace(found, max_fits=self.plugins[cell.defense].max_fits)
-        own = (OWN_ATTACK.format(cell.attack),) if cell.attack in self.context.attacks else ()
+        own = (USER_ATTACK.format(cell.attack),) if cell.attack in self.context.attacks else ()
         found = replace(found, notes=(*found.notes, *own, *self._not_reusable(cell)))
         if exact and (n_undecided := self._n_undecided(cell, results)) is not None:
             notes = (NEAR_A_TIE.format(cell.victim, cell.defense),) if n_undecided else ()
@@ -456,7 +456,7 @@ class Experiment:
     def _own_attack(self, cell: Cell) -> Callable[[AttackTask[Any]], Poison] | None:
         """The attack of a cell whose attack is no registered one."""
         spec = self.context.attacks.get(cell.attack)
-        return None if spec is None else own_attack(spec, self.timeout, self.listener)
+        return None if spec is None else user_attack(spec, self.timeout, self.listener)
 
     def _secret(self, cell: Cell) -> str:
         """A secret without which a plug-in cannot reproduce its shuffle: drawn once per store, never sent to a child."""

@@ -354,7 +354,7 @@ def _check_results(options: argparse.Namespace) -> list[CheckResult]:
     from subpop.harness.plugins import AttackSpec, DatasetSpec, DefenseSpec, load
     from subpop.runtime.output import to_terminal
     from subpop.session.installed import given_victim, parse_given
-    from subpop.session.own_data import loaded
+    from subpop.session.user_data import loaded
     from subpop.testing import CheckResult, check_attack, check_dataset, check_defense, check_victim
     from subpop.types import BadInput
     from subpop.victims import make_victim

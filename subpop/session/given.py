@@ -16,7 +16,7 @@ from subpop.harness.plugins import AttackSpec, DatasetSpec, DefenseSpec, Spec
 from subpop.runtime.declared import declared
 from subpop.runtime.output import to_terminal
 from subpop.session.installed import built_in, given_victim, parse_given
-from subpop.session.own_data import checked_dataset, dataset_of, is_of_loader, load_own
+from subpop.session.user_data import checked_dataset, dataset_of, is_of_loader, load_user_data
 from subpop.types import BadInput, Cell, Dataset, Victim
 from subpop.types.printable import printable
 from subpop.victims import VICTIMS, SklearnVictim
@@ -35,11 +35,11 @@ class Given:
     attacks: dict[str, AttackSpec] = field(default_factory=dict)
 
     def dataset(self, given: Any) -> str:
-        """The name of a data set; `given`: a name, `path.py:function`, or data in one of the forms of `own_data.FORMS`."""
+        """The name of a data set; `given`: a name, `path.py:function`, or data in one of the forms of `user_data.FORMS`."""
         if isinstance(given, str) and not is_of_loader(given) and not _is_declared(given, "data set"):
             return given
         if isinstance(given, str):
-            made = load_own(parse_given(DatasetSpec, given, Path.cwd(), option="dataset="), listener=to_terminal)
+            made = load_user_data(parse_given(DatasetSpec, given, Path.cwd(), option="dataset="), listener=to_terminal)
         else:
             made = checked_dataset(dataset_of(given))
         name = _new(made.name, {*DATASETS, *self.data})

@@ -44,7 +44,7 @@ def parse_given(kind: type[Spec], text: str, base_dir: Path, option: str | None 
 
 def given_victim(text: str, option: str) -> str:
     """The name of a victim in cells, of a path, a module, or a name that an installed package declares."""
-    from subpop.victims.own import checked_name
+    from subpop.victims.user_objects import checked_name
 
     return checked_name(looked_up(text, "victim", option, built_in("victim"))[0], option)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pytest
 
     from subpop.harness.plugins import AttackSpec, DefenseSpec, Spec
-    from subpop.session.own_cells import Own
+    from subpop.session.replaced_cells import Replacements
     from subpop.session.run import Run
 
 
@@ -204,7 +204,7 @@ def checked_attacks(config: pytest.Config) -> dict[str, AttackSpec]:
     return _checked_plugins(AttackSpec, config, ATTACKS.__contains__)
 
 
-def checked_own(config: pytest.Config) -> Own | None:
+def checked_replacements(config: pytest.Config) -> Replacements | None:
     """The user-supplied victim and data, None for neither. Raises BadInput if an option names none.
 
     The data is loaded, in a child process.
@@ -212,7 +212,7 @@ def checked_own(config: pytest.Config) -> Own | None:
     if config.getoption("--victim") is None and config.getoption("--dataset") is None:
         return None
     from subpop.session.installed import given_victim, parse_given
-    from subpop.session.own_cells import Own
+    from subpop.session.replaced_cells import Replacements
 
     victim, data = config.getoption("--victim"), None
     if victim is not None:
@@ -221,14 +221,14 @@ def checked_own(config: pytest.Config) -> Own | None:
         from subpop.datasets import DATASETS
         from subpop.harness.plugins import DatasetSpec
         from subpop.runtime.output import to_terminal
-        from subpop.session.own_data import load_own
+        from subpop.session.user_data import load_user_data
         from subpop.types import BadInput
 
         spec = parse_given(DatasetSpec, config.getoption("--dataset"), config.invocation_params.dir)
         if spec.name in DATASETS:
             raise BadInput(f"--dataset {spec.name} has the name of a built-in data set; rename the function or its file")
-        data = load_own(spec, config.getoption("--defense-timeout"), to_terminal)
-    return Own(victim or "", data)
+        data = load_user_data(spec, config.getoption("--defense-timeout"), to_terminal)
+    return Replacements(victim or "", data)
 
 
 def _checked_plugins(kind: type[Spec], config: pytest.Config, is_built_in: Callable[[str], bool]) -> dict[str, Spec]:
@@ -248,7 +248,10 @@ def _checked_plugins(kind: type[Spec], config: pytest.Config, is_built_in: Calla
 
 
 def make_run(
-    config: pytest.Config, plugins: Mapping[str, DefenseSpec], attacks: Mapping[str, AttackSpec], own: Own | None
+    config: pytest.Config,
+    plugins: Mapping[str, DefenseSpec],
+    attacks: Mapping[str, AttackSpec],
+    replacements: Replacements | None,
 ) -> Run:
     """The run that the options describe."""
     from subpop.datasets.download import data_root
@@ -275,8 +278,8 @@ def make_run(
         partitions=baselines_folder(config) / PARTITIONS_FOLDER,
         listener=_listener(config),
     )
-    if own is not None and own.data is not None:
-        experiment.context.supply(Cell.of(dataset=own.data.name), own.data)
+    if replacements is not None and replacements.data is not None:
+        experiment.context.supply(Cell.of(dataset=replacements.data.name), replacements.data)
     inspector = None if config.getoption("--no-integrity") else Inspector(experiment)
     fresh_seeds = config.getoption("--seeds-times") > 1
     return Run(
@@ -286,7 +289,7 @@ def make_run(
         inspector=inspector,
         fresh_seeds=fresh_seeds,
         only_looks=config.getoption("--no-references"),
-        own=frozenset() if own is None else own.names,
+        user_supplied=frozenset() if replacements is None else replacements.names,
     )
 
 

@@ -24,7 +24,7 @@ from subpop.session.options import (
     baselines_folder,
     checked_attacks,
     checked_defenses,
-    checked_own,
+    checked_replacements,
     make_run,
     report_directory,
     workers_of,
@@ -34,7 +34,7 @@ from subpop.session.run_info import DIVISION, commit_of, docstrings, environment
 if TYPE_CHECKING:
     from subpop.harness.plugins import AttackSpec, DefenseSpec
     from subpop.session.budget import Budget
-    from subpop.session.own_cells import Own
+    from subpop.session.replaced_cells import Replacements
     from subpop.session.run import Run
     from subpop.session.session_watch import SessionWatch  # noqa: F401 (the type of a key)
     from subpop.types import Cell, CellResult, Model
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 RUN = pytest.StashKey["Run"]()
 PLUGINS: pytest.StashKey[dict[str, DefenseSpec]] = pytest.StashKey()
 ATTACKS: pytest.StashKey[dict[str, AttackSpec]] = pytest.StashKey()
-OWN: pytest.StashKey[Own | None] = pytest.StashKey()
+REPLACEMENTS: pytest.StashKey[Replacements | None] = pytest.StashKey()
 WATCH = pytest.StashKey["SessionWatch"]()
 MISTAKES = pytest.StashKey[list[str]]()
 """Errors in marks; reported after collection."""
@@ -104,7 +104,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     try:
         config.stash[PLUGINS], config.stash[ATTACKS] = checked_defenses(config), checked_attacks(config)
-        config.stash[OWN] = checked_own(config)
+        config.stash[REPLACEMENTS] = checked_replacements(config)
     except BadInput as error:
         raise pytest.UsageError(str(error)) from None
 
@@ -132,7 +132,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     is_open, only_mine = getattr(metafunc.module, "open_to_defenses", False), config.getoption("--only-mine")
     attacks = config.stash[ATTACKS]
     own = select(cells, config.getoption("--tier"), rows_of_plugins(plugins), is_open, only_mine, attacks)
-    if (given := config.stash[OWN]) is not None:  # claims are about the suite's own victims and data
+    if (given := config.stash[REPLACEMENTS]) is not None:  # claims are about the suite's own victims and data
         own = given.cells(own) if is_open and "measure" in metafunc.fixturenames else []
     try:
         for mark in metafunc.definition.iter_markers("cells"):
@@ -210,7 +210,7 @@ def pytest_benchmark_group_stats(
 def _run_of(config: pytest.Config) -> Run:
     if RUN not in config.stash:
         plugins, attacks = config.stash[PLUGINS], config.stash[ATTACKS]
-        config.stash[RUN] = make_run(config, plugins, attacks, config.stash[OWN])
+        config.stash[RUN] = make_run(config, plugins, attacks, config.stash[REPLACEMENTS])
     return config.stash[RUN]
 
 

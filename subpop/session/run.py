@@ -127,7 +127,7 @@ class Run:
     """Whether the cells have more seeds than their references."""
     only_looks: bool = False
     """Whether nothing is compared with a reference, so that nothing fails for lack of one."""
-    own: frozenset[str] = frozenset()
+    user_supplied: frozenset[str] = frozenset()
     """Names of a user-supplied victim and data set, whose cells have no references."""
     _references: dict[str, References] = field(default_factory=dict, repr=False)
     _rates: Rates | None = field(default=None, repr=False)
@@ -178,7 +178,7 @@ class Run:
     def _is_of_plugin(self, cell: Cell) -> bool:
         """Whether a row is a plug-in or a random filter matched to one, or has a user-supplied attack, victim or data set."""
         is_mine = filter_of(cell.defense) in self.experiment.plugins or cell.attack in self.experiment.context.attacks
-        return is_mine or not self.own.isdisjoint((cell.dataset, cell.victim))
+        return is_mine or not self.user_supplied.isdisjoint((cell.dataset, cell.victim))
 
     def _check_matched(self, cell: Cell) -> None:
         """Raise NoFilter for a control that is matched to a plug-in which failed or is no filter, or is not reusable."""
@@ -445,7 +445,7 @@ class Run:
             return None
         if cell.defense in self.experiment.plugins:
             return cell.defense, cell.victim
-        return (cell.victim, cell.dataset) if cell.victim in self.own else None
+        return (cell.victim, cell.dataset) if cell.victim in self.user_supplied else None
 
     def _count(self, cell: Cell) -> tuple[int, int]:
         """Numbers of trials of a cell in total and to be run."""

@@ -21,11 +21,11 @@ from subpop.victims.last_layer_adam import LastLayerAsReleased
 from subpop.victims.linear_model import LinearModel
 from subpop.victims.logistic import LogisticRegression
 from subpop.victims.mlp import MLP, MLPModel
-from subpop.victims.own import own_object
 from subpop.victims.sklearn_adapter import SklearnVictim
 from subpop.victims.text_linear import TextLinear
 from subpop.victims.torch_model import TorchModel
 from subpop.victims.transformer_model import LastLayerTextModel, WholeTextModel
+from subpop.victims.user_objects import user_object
 
 MINILM: dict[str, Any] = {"encoder": "all-MiniLM-L6-v2", "max_length": 128}
 TINY: dict[str, Any] = {"encoder": "tiny", "max_length": 64, "learning_rate": 1e-3}
@@ -153,7 +153,7 @@ def make_victim(
 def _outside(name: str) -> Victim:
     """The victim of a class, function or object from outside the package."""
     found: Any
-    found, call = own_object(name, "victim ")
+    found, call = user_object(name, "victim ")
     if isinstance(found, FunctionType | partial):  # not a class, whose `fit_many` would be there too
         try:
             found = found()

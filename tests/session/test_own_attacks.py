@@ -13,7 +13,7 @@ import pytest
 import subpop
 from subpop import BadInput
 from subpop.attacks import AttackTask
-from subpop.attacks.own import own_attack
+from subpop.attacks.user_attacks import user_attack
 from subpop.harness.attack_child import checked
 from subpop.harness.batching import DefenseError
 from subpop.harness.plugins import AttackSpec, parse_plugin
@@ -39,24 +39,24 @@ def task(count=3, **settings):
 
 
 def spec_of(folder, text, name="flips"):
-    path = folder / "own_attack.py"
+    path = folder / "user_attack.py"
     path.write_text(textwrap.dedent(text))
     return parse_plugin(AttackSpec, f"{path}:{name}", folder, "--attack ")
 
 
 def test_positions_in_the_sample_become_rows_of_the_pool(tmp_path):
     spec = spec_of(tmp_path, "def f(sample, count, *, seed):\n    return sample.members[[0, 1, 1]], [1, 1, 0]", "f")
-    poison = own_attack(spec, 20)(task())
+    poison = user_attack(spec, 20)(task())
     assert poison.rows.tolist() == [6, 7, 7]
     assert poison.y.tolist() == [1, 1, 0]
     assert poison.n_flipped == 2  # rows 6 and 7 have the labels 0 and 1
     with pytest.raises(DefenseError, match="chose a row twice, and the cell has sampling=distinct"):
-        own_attack(spec, 20)(task(sampling="distinct"))
+        user_attack(spec, 20)(task(sampling="distinct"))
 
 
 def test_changed_inputs_are_rows_outside_the_pool_made_from_rows_of_the_sample(tmp_path):
     text = "def f(sample, count, *, seed):\n    return sample.members[[0, 1, 0]], [1, 0, 1], sample.x[:3] + 0.5"
-    poison = own_attack(spec_of(tmp_path, text, "f"), 20)(task(sampling="distinct"))
+    poison = user_attack(spec_of(tmp_path, text, "f"), 20)(task(sampling="distinct"))
     assert poison.rows.tolist() == [12, 13, 14]
     assert poison.origin.tolist() == [6, 7, 6]
     assert poison.extra_x.ravel().tolist() == [4.5, 5.5, 6.5]
@@ -71,12 +71,12 @@ def test_an_attack_receives_the_attackers_rows_and_nothing_else(tmp_path):
     """
     told = ["members", "n_classes", "target", "x", "y"]
     with pytest.raises(DefenseError) as error:
-        own_attack(spec_of(tmp_path, text, "f"), 20)(task())
+        user_attack(spec_of(tmp_path, text, "f"), 20)(task())
     assert f"({told}, {[float(i) for i in range(4, 12)]}, {[0, 1] * 4}, [2, 3], 3)" in str(error.value)
 
 
 FAILURES = {
-    "raises": ("raise KeyError('x')", "attack own_attack.f: KeyError: 'x'"),
+    "raises": ("raise KeyError('x')", "attack user_attack.f: KeyError: 'x'"),
     "ends itself": ("import os; os._exit(3)", "ended itself with exit code 3"),
     "exits": ("raise SystemExit(2)", "SystemExit: 2"),
     "is killed": ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "was ended by SIGSEGV"),
@@ -96,7 +96,7 @@ def test_a_failing_attack_is_named_with_its_reason(tmp_path, name):
     body, words = FAILURES[name]
     spec = spec_of(tmp_path, f"def f(sample, count, *, seed):\n    {body}", "f")
     with pytest.raises(DefenseError, match=words):
-        own_attack(spec, 0.5)(task())
+        user_attack(spec, 0.5)(task())
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_the_contract():
 def test_from_python_an_attack_of_a_file_is_served_from_the_store(tmp_path):
     """Its damage is near that of label flipping, which draws in the same way from other seeds."""
     spec_of(tmp_path, FLIPS)
-    own = f"{tmp_path / 'own_attack.py'}:flips"
+    own = f"{tmp_path / 'user_attack.py'}:flips"
 
     def breaks(sample, count, *, seed):
         raise RuntimeError("no luck")
@@ -159,7 +159,7 @@ def test_from_python_an_attack_of_a_file_is_served_from_the_store(tmp_path):
     ]
     places = {"n_seeds": 2, "store": tmp_path / "store.sqlite"}
     first, second = (subpop.measure("mixture", attack=[*given, breaks], **places) for _ in range(2))
-    assert [report.cell.attack for report in first.reports] == ["label_flip", "own_attack.flips", "lambda", "breaks"]
+    assert [report.cell.attack for report in first.reports] == ["label_flip", "user_attack.flips", "lambda", "breaks"]
     assert [report.result and report.result.from_store for report in second.reports] == [True, True, False, None]
     assert "no luck" in second.reports[3].reason
     damage = [report.result["target_damage_mean"] for report in first.reports[:3]]

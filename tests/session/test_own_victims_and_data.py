@@ -16,8 +16,8 @@ from subpop import BadInput, Cell, Dataset, grid
 from subpop.experiments.experiment import Experiment
 from subpop.harness.plugins import DatasetSpec, parse_plugin
 from subpop.runtime.no_store import NoStore
-from subpop.session.own_cells import Own
-from subpop.session.own_data import dataset_of, load_own
+from subpop.session.replaced_cells import Replacements
+from subpop.session.user_data import dataset_of, load_user_data
 from subpop.victims import OF_NUMBERS, OF_PICTURES, VICTIMS, make_victim
 from subpop.victims.bert_last_layer import TextVictim
 from subpop.victims.text_linear import TextLinear
@@ -143,21 +143,21 @@ def data(x, **more):
 
 
 def test_an_own_victim_takes_the_place_of_those_that_train_on_numbers():
-    found = [(cell.dataset, cell.victim, cell.defense) for cell in Own("m:F").cells(SUITE)]
+    found = [(cell.dataset, cell.victim, cell.defense) for cell in Replacements("m:F").cells(SUITE)]
     assert found == [("digits", "m:F", "none"), ("mixture", "m:F", "none")]
 
 
 def test_own_data_takes_the_place_of_all_of_its_kind_once():
     rows = np.zeros((60, 2), np.float32)
-    [plain, shaped] = Own(data=data(rows, annotations={"g": np.arange(60) % 3})).cells(SUITE)
+    [plain, shaped] = Replacements(data=data(rows, annotations={"g": np.arange(60) % 3})).cells(SUITE)
     assert (plain.dataset, plain.victim, plain.partition, plain.option("n_attacked")) == ("mine", "mlp", "feature_match", "")
     assert shaped.defense == "group_dro"
-    few, many = (Own(data=data(rows, n_clusters=n)).cells(SUITE)[0] for n in (17, 18))
+    few, many = (Replacements(data=data(rows, n_clusters=n)).cells(SUITE)[0] for n in (17, 18))
     assert {cell.partition for cell in (few, many)} == {"cluster_match"}
     assert (few.option("n_attacked"), many.option("n_attacked")) == ("", "6")
-    [pictures] = Own(data=data(np.zeros((60, 1, 8, 8), np.uint8))).cells(SUITE)
+    [pictures] = Replacements(data=data(np.zeros((60, 1, 8, 8), np.uint8))).cells(SUITE)
     assert pictures.victim == "conv_net"
-    both = Own("m:F", data(rows)).cells(SUITE)
+    both = Replacements("m:F", data(rows)).cells(SUITE)
     assert [(cell.dataset, cell.victim) for cell in both] == [("mine", "m:F")]
 
 
@@ -267,7 +267,7 @@ def test_a_data_set_keeps_all_its_fields_on_its_way(mine):
                            np.arange(40) > 29, np.array([f"{i:02}" for i in range(40)]), (10, 12), False, (1, 9.5), 3, 2,
                            ("a note",), words={"g": ("k", "l", "m", "n")})
     """
-    found, space = load_own(loader(mine, text), 30), {}
+    found, space = load_user_data(loader(mine, text), 30), {}
     exec(textwrap.dedent(text), space)
     whole = space["f"]()
     for name in ("n_classes", "sizes", "balanced", "group_bounds", "n_clusters", "n_components", "notes", "words", "stratified"):
@@ -292,7 +292,7 @@ def test_a_loader_runs_in_another_process_in_the_users_folder_without_his_secret
             facts = frame[["p", "q"]].assign(pid=os.getpid(), told=float("MY_TOKEN" in os.environ))
             return facts.to_numpy(), frame["label"]
     """
-    here, there = dataset_of(_called(text)).x, load_own(loader(mine, text), 60).x
+    here, there = dataset_of(_called(text)).x, load_user_data(loader(mine, text), 60).x
     assert here[0].tolist() == [0, 0, os.getpid(), 1]
     assert there[:, :2].tolist() == here[:, :2].tolist()
     assert there[0, 3] == 0
@@ -320,7 +320,7 @@ def _called(text):
 )
 def test_a_failing_loader_is_named_with_its_reason(mine, body, words):
     with pytest.raises(BadInput, match=words):
-        load_own(loader(mine, f"def f():\n    {body}"), 1 if "while" in body else 30)
+        load_user_data(loader(mine, f"def f():\n    {body}"), 1 if "while" in body else 30)
 
 
 def test_groups_of_a_few_rows_are_not_attacked_and_stop_no_run():

@@ -3,7 +3,7 @@
 Each probe runs the plug-in again, in a separate child process, on data that its code cannot know: a single recorded trial
 (`replay`), moved test rows (`moved`), training sets with label canaries (`canaries`), poison from a secret seed (`draws`), a
 mixture from a secret seed (`mixtures`), mirrored columns (`views`); `cost` looks at what all rows lose. `inspector`
-decides which probes run, and stores the findings. Attacks of the user's own are probed as well (`own_attacks`), in each session.
+decides which probes run, and stores the findings. Attacks of the user's own are probed as well (`user_attacks`), in each session.
 """
 
 from subpop.experiments.integrity.findings import BUILT_IN, CLEAN, DECLARED, UNCHECKED, Finding

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 
 from subpop.experiments.experiment import Experiment
-from subpop.experiments.integrity import canaries, cost, draws, mixtures, moved, own_attacks, replay, views
+from subpop.experiments.integrity import canaries, cost, draws, mixtures, moved, replay, user_attacks, views
 from subpop.experiments.integrity.canary_rows import Canaries, candidates, choose_canaries
 from subpop.experiments.integrity.findings import FLAG, NO_TIME, Finding, column, details, not_run
 from subpop.experiments.integrity.learners import flat_inputs
@@ -99,7 +99,7 @@ class Inspector:
         key = cell.attack, cell.data, cell.subpopulations
         if key not in self._attacks:
             with self._unseen():
-                self._attacks[key] = Integrity(tuple(own_attacks.probe(self.experiment, cell)))
+                self._attacks[key] = Integrity(tuple(user_attacks.probe(self.experiment, cell)))
         return self._attacks[key]
 
     @contextmanager

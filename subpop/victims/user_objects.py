@@ -1,4 +1,4 @@
-"""What somebody wrote as `path.py:name` or `package.module:name`, imported into this process.
+"""Objects that a user names as `path.py:name` or `package.module:name`, imported into this process.
 
 A file is imported under a name that no installed module has. It and the modules beside it travel to other processes by value,
 since these cannot import them. A path is relative to the working directory.
@@ -31,7 +31,7 @@ SHOWN = 5
 """Names that a message lists where none of them is similar to the one that was given."""
 
 
-def own_object(spec: str, option: str) -> tuple[object, str]:
+def user_object(spec: str, option: str) -> tuple[object, str]:
     """What a specification names, with its arguments but not yet called, and its name.
 
     option: the beginning of messages, such as `--estimator `.

@@ -17,7 +17,7 @@ import numpy as np
 
 from subpop.attacks.drawing import draw_poison
 from subpop.attacks.label_flip import AttackTask, Poison
-from subpop.attacks.own import poison_of, sample_of
+from subpop.attacks.user_attacks import poison_of, sample_of
 from subpop.datasets.download import data_root
 from subpop.experiments.experiment import Experiment
 from subpop.experiments.integrity.findings import FLAG, PASSED, Finding, not_run

@@ -24,7 +24,7 @@ NOTE = (
 )
 
 
-def own_attack(
+def user_attack(
     spec: AttackSpec, timeout: float = 300.0, listener: Listener | None = None
 ) -> Callable[[AttackTask[LabelFlip]], Poison]:
     """The attack as a function of the harness's own tasks. timeout: seconds of a call."""

@@ -15,7 +15,7 @@ FEW_CLUSTERS = 3
 
 
 @dataclass(frozen=True)
-class Own:
+class Replacements:
     """What takes the place of the victim and the data of cells; '' and None for nothing."""
 
     victim: str = ""
@@ -27,9 +27,9 @@ class Own:
         return frozenset({self.victim, "" if self.data is None else self.data.name} - {""})
 
     def cells(self, cells: Iterable[Cell]) -> list[Cell]:
-        """The cells of trials with the own victim and data, each once.
+        """The cells of trials with this victim and data, each once.
 
-        Left out are cells of victims that read texts and, with an own victim, of defenses that train the victim's network step
+        Left out are cells of victims that read texts and, with a replaced victim, of defenses that train the victim's network step
         by step, which only victims of this package offer.
         """
         fitting = OF_PICTURES if self._has_pictures and not self.victim else OF_NUMBERS

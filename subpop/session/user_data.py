@@ -66,7 +66,7 @@ def checked_dataset(data: Dataset) -> Dataset:
     return data
 
 
-def load_own(spec: DatasetSpec, timeout: float = 300.0, listener: Listener | None = None) -> Dataset:
+def load_user_data(spec: DatasetSpec, timeout: float = 300.0, listener: Listener | None = None) -> Dataset:
     """The data set of a loader, which runs in a child process, checked. timeout: seconds.
 
     Raises
