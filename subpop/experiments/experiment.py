@@ -151,7 +151,6 @@ class Experiment:
         stage = self.context.stage(cell)
         results, from_store = self.trials(cell)
         clean = np.stack([self.context.clean_right(cell, seed) for seed in range(cell.n_seeds)])
-        seconds = sum(result.seconds for result in results)
         exact = self.context.victim(cell).exact and getattr(DEFENSES.get(cell.defense), "exact", True)
         found = summarise(
             cell,
@@ -159,12 +158,10 @@ class Experiment:
             results,
             clean,
             exact=exact,
-            knowledge=self.knowledge(cell),
-            seconds=seconds,
-            from_store=from_store,
             ranked_by=self._ranking(cell),
             most_wrong=most_wrong_rows(stage, cell, results, self.context.memo),
         )
+        found = replace(found, knowledge=self.knowledge(cell), from_store=from_store)
         if cell.defense in self.plugins and self.plugins[cell.defense].max_fits > MAX_FITS:
             found = replace(found, max_fits=self.plugins[cell.defense].max_fits)
         own = (USER_ATTACK.format(cell.attack),) if cell.attack in self.context.attacks else ()

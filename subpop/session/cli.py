@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from subpop.datasets.download import DatasetRecord
+    from subpop.runtime.store import Store
+    from subpop.session.run import Run
     from subpop.testing import CheckResult
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -557,18 +559,9 @@ def _why(options: argparse.Namespace, for_pytest: Sequence[str]) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from subpop.datasets.download import data_root
-    from subpop.experiments.attack_sets import FOLDER
-    from subpop.experiments.experiment import Experiment
-    from subpop.report import RunInfo, check_report_directory, check_summary
-    from subpop.report.leaderboard import leaderboards
-    from subpop.report.published import publish, render
-    from subpop.report.verdict import counted, headline, is_red, n_cells
+    from subpop.report import check_report_directory, check_summary
     from subpop.runtime.options import check_device_name, place
-    from subpop.runtime.places import find
     from subpop.runtime.store import Store
-    from subpop.session.run import Run
-    from subpop.session.run_info import environment
     from subpop.types import BadInput
 
     check_device_name(options.device)
@@ -580,46 +573,70 @@ def _report(options: argparse.Namespace) -> int:
     check_report_directory(directory)
     check_summary()
     with Store(path) as store:
-        weights = None if options.weights_root is None else place(options.weights_root, Path.cwd())
-        baselines = find("baselines", Path.cwd()) if options.baselines is None else place(options.baselines, Path.cwd())
-        experiment = Experiment.on(store, data_root(options.data_root), options.device, cache=path.parent / "features")
-        experiment.context.weights_root, experiment.context.partitions = weights, baselines / FOLDER
-        run = Run(experiment, store, baselines)
-        left_out = run.measure_stored()
-        for note in store.new_notes():
-            print(f"subpop: {note}", file=sys.stderr)
-        if not run.reports:
-            others = f", but {n_cells(left_out)} not finished or measured by another version" if left_out else ""
-            raise BadInput(f"--store {path} contains no finished cell{others}; run `python -m pytest benchmarks/` first")
-        tiers = ", ".join(sorted({cell.tier for cell in run.reports}))
-        drifts = run.drifts()
-        standing = run.standing(drifts)
-        info = RunInfo(
-            tier=tiers,
-            device=options.device,
-            commit="",
-            command="subpop report",
-            seconds=0.0,
-            started=time.time(),
-            suites={},
-            left_out=run.left_out,
-            standing=standing,
-            drifts=drifts,
-            **environment(),
-        )
-        run.write(directory, info)
-        if options.publish is not None:
-            folder = place(options.publish, Path.cwd())
-            publish(leaderboards(run.reports.values()), folder)
-            render(folder)
-        kept = f" ({run.n_kept} of plug-ins, as last measured)" if run.n_kept else ""
-        others = f"{left_out} not finished or measured by another version"
-        print(f"{n_cells(len(run.reports))}{kept}, {others}: {directory / 'README.md'}")
-        for (what, reason), count in Counter((each.what, each.reason) for each in run.left_out).items():
-            print(f"  {counted({what: count})} {reason}")
-        reports = list(run.reports.values())
-        print(headline(reports, standing).replace("**", ""))
-        return int(is_red(reports, standing))
+        return _report_of(store, directory, options)
+
+
+def _report_of(store: Store, directory: Path, options: argparse.Namespace) -> int:
+    """Write the report of a store to a folder; returns the exit status."""
+    from subpop.report import RunInfo
+    from subpop.report.leaderboard import leaderboards
+    from subpop.report.published import publish, render
+    from subpop.report.verdict import counted, headline, is_red, n_cells
+    from subpop.runtime.options import place
+    from subpop.session.run_info import environment
+    from subpop.types import BadInput
+
+    run = _run_of(store, options)
+    left_out = run.measure_stored()
+    for note in store.new_notes():
+        print(f"subpop: {note}", file=sys.stderr)
+    if not run.reports:
+        others = f", but {n_cells(left_out)} not finished or measured by another version" if left_out else ""
+        raise BadInput(f"--store {store.path} contains no finished cell{others}; run `python -m pytest benchmarks/` first")
+    drifts = run.drifts()
+    standing = run.standing(drifts)
+    info = RunInfo(
+        tier=", ".join(sorted({cell.tier for cell in run.reports})),
+        device=options.device,
+        commit="",
+        command="subpop report",
+        seconds=0.0,
+        started=time.time(),
+        suites={},
+        left_out=run.left_out,
+        standing=standing,
+        drifts=drifts,
+        **environment(),
+    )
+    run.write(directory, info)
+    reports = list(run.reports.values())
+    if options.publish is not None:
+        folder = place(options.publish, Path.cwd())
+        publish(leaderboards(reports), folder)
+        render(folder)
+    kept = f" ({run.n_kept} of plug-ins, as last measured)" if run.n_kept else ""
+    others = f"{left_out} not finished or measured by another version"
+    print(f"{n_cells(len(reports))}{kept}, {others}: {directory / 'README.md'}")
+    for (what, reason), count in Counter((each.what, each.reason) for each in run.left_out).items():
+        print(f"  {counted({what: count})} {reason}")
+    print(headline(reports, standing).replace("**", ""))
+    return int(is_red(reports, standing))
+
+
+def _run_of(store: Store, options: argparse.Namespace) -> Run:
+    """A run that reads its cells from a store."""
+    from subpop.datasets.download import data_root
+    from subpop.experiments.attack_sets import FOLDER
+    from subpop.experiments.experiment import Experiment
+    from subpop.runtime.options import place
+    from subpop.runtime.places import find
+    from subpop.session.run import Run
+
+    weights = None if options.weights_root is None else place(options.weights_root, Path.cwd())
+    baselines = find("baselines", Path.cwd()) if options.baselines is None else place(options.baselines, Path.cwd())
+    experiment = Experiment.on(store, data_root(options.data_root), options.device, cache=store.path.parent / "features")
+    experiment.context.weights_root, experiment.context.partitions = weights, baselines / FOLDER
+    return Run(experiment, store, baselines)
 
 
 if __name__ == "__main__":

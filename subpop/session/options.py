@@ -24,18 +24,54 @@ if TYPE_CHECKING:
 def add_options(parser: pytest.Parser, *, has_xdist: bool) -> None:
     """Add our options to pytest's, including `-n` if pytest-xdist is not installed."""
     group = parser.getgroup("subpop", "subpopulation poisoning benchmark")
+    _add_cells(group)
+    _add_places(group)
+    _add_user_code(group)
+    _add_training(group)
+    if not has_xdist:
+        group._addoption("-n", "--numprocesses", dest="numprocesses", default=None, help="processes that train cells, or auto")
+
+
+def _add_cells(group: pytest.OptionGroup) -> None:
+    """Which cells run, with how many seeds, and what they are compared with."""
     group.addoption(
         "--tier", default="embedded", help="which cells run: the tier embedded (default, no download), laptop or paper"
     )
+    group.addoption(
+        "--no-references", action="store_true", help="only look: no number is compared, and none fails for lack of a reference"
+    )
+    group.addoption(
+        "--budget",
+        default=None,
+        metavar="TIME",
+        help="start no test after this time, such as 30m, and run the most valuable ones first; the page says what was left",
+    )
+    group.addoption(
+        "--shard",
+        default=None,
+        metavar="I/N",
+        help="run the I-th of N parts of the selected tests, the same on every machine; `subpop merge` combines the stores",
+    )
+    group.addoption(
+        "--seeds-times",
+        type=int,
+        default=1,
+        help="N times as many seeds in every cell; stochastic numbers are compared on those that their references do not have",
+    )
+    group.addoption("--rebaseline", action="store_true", help="record new references for the cells that ran; the run still fails")
+
+
+def _add_places(group: pytest.OptionGroup) -> None:
+    """Folders and files."""
     group.addoption("--data-root", default=None, help="folder of data files (default: $SUBPOP_DATA, else the user's cache)")
     group.addoption("--weights-root", default=None, help="folder of network weights (default: weights/ in the data root)")
     group.addoption("--store", default="runs/store.sqlite", help="database of finished trials (default: runs/store.sqlite)")
     group.addoption("--report-dir", default="runs/report", help="where the report goes (default: runs/report)")
     group.addoption("--baselines", default=None, help="folder of reference numbers (default: baselines/ in the root folder)")
-    group.addoption(
-        "--no-references", action="store_true", help="only look: no number is compared, and none fails for lack of a reference"
-    )
-    group.addoption("--fresh", action="store_true", help="ignore the store and train everything again")
+
+
+def _add_user_code(group: pytest.OptionGroup) -> None:
+    """User-supplied defenses, attacks, victims and data."""
     group.addoption(
         "--defense",
         action="append",
@@ -69,6 +105,11 @@ def add_options(parser: pytest.Parser, *, has_xdist: bool) -> None:
         help="seconds that a plug-in's code may take in one trial (default: 300)",
     )
     group.addoption("--no-integrity", action="store_true", help="do not probe plug-in defenses for known cheats")
+
+
+def _add_training(group: pytest.OptionGroup) -> None:
+    """How cells are trained."""
+    group.addoption("--fresh", action="store_true", help="ignore the store and train everything again")
     group.addoption("--device", default="cpu", help="cpu (default) or cuda")
     group.addoption(
         "--executor",
@@ -82,27 +123,6 @@ def add_options(parser: pytest.Parser, *, has_xdist: bool) -> None:
         help="number of processes that train cells (default: one for each core, if there is much to train); tests run in one "
         "process; `-n N` means the same",
     )
-    group.addoption(
-        "--budget",
-        default=None,
-        metavar="TIME",
-        help="start no test after this time, such as 30m, and run the most valuable ones first; the page says what was left",
-    )
-    group.addoption(
-        "--shard",
-        default=None,
-        metavar="I/N",
-        help="run the I-th of N parts of the selected tests, the same on every machine; `subpop merge` combines the stores",
-    )
-    if not has_xdist:
-        group._addoption("-n", "--numprocesses", dest="numprocesses", default=None, help="processes that train cells, or auto")
-    group.addoption(
-        "--seeds-times",
-        type=int,
-        default=1,
-        help="N times as many seeds in every cell; stochastic numbers are compared on those that their references do not have",
-    )
-    group.addoption("--rebaseline", action="store_true", help="record new references for the cells that ran; the run still fails")
 
 
 def advise(parser: pytest.Parser, arguments: Sequence[object]) -> None:

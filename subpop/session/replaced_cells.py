@@ -29,8 +29,8 @@ class Replacements:
     def cells(self, cells: Iterable[Cell]) -> list[Cell]:
         """The cells of trials with this victim and data, each once.
 
-        Left out are cells of victims that read texts and, with a replaced victim, of defenses that train the victim's network step
-        by step, which only victims of this package offer.
+        Left out are cells of victims that read texts and, with a replaced victim, of defenses that train the victim's network
+        step by step, which only victims of this package offer.
         """
         fitting = OF_PICTURES if self._has_pictures and not self.victim else OF_NUMBERS
         chosen = [cell for cell in cells if kind_of(cell).trains_trials and (cell.victim in fitting or ":" in cell.victim)]

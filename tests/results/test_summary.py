@@ -53,7 +53,7 @@ def result():
         trial("b", 0, False, right(24, 30, 10)),
         trial("b", 1, False, right(24, 27, 10)),
     ]
-    return summarise(CELL, stage(), trials, clean, exact=True, knowledge="", seconds=1.0, from_store=False)
+    return summarise(CELL, stage(), trials, clean, exact=True)
 
 
 def test_damages_and_their_split(result):
@@ -95,7 +95,7 @@ def test_small_subpopulations_enter_only_the_all_values():
     )
     clean = np.stack([right(24, 30, 10)] * 2)
     trials = [trial(n, s, at, right(5 if at and n == "a" else 24, 30, 10)) for n in "ab" for s in (0, 1) for at in (True, False)]
-    found = summarise(CELL, Stage(small.data, partition), trials, clean, exact=True, knowledge="", seconds=1.0, from_store=False)
+    found = summarise(CELL, Stage(small.data, partition), trials, clean, exact=True)
     assert found["n_left_out"] == 1
     assert found["target_damage_worst_1"] == 0
     assert found["target_damage_worst_1_all"] == 1
@@ -108,7 +108,7 @@ UNDEFENDED = Cell.of("s", "embedded", "toy", "v", "feature_match", "label_flip",
 
 def summary_of(cell, trials, ranked_by=None):
     clean = np.stack([right(24, 30, 10)] * 2)
-    return summarise(cell, stage(), trials, clean, exact=True, knowledge="", seconds=1, from_store=False, ranked_by=ranked_by)
+    return summarise(cell, stage(), trials, clean, exact=True, ranked_by=ranked_by)
 
 
 def attacked(a: int, b: int) -> list[TrialResult]:
@@ -150,7 +150,7 @@ def test_a_certificate_of_insertions_counts_every_poison_row():
         own = trial(name, 0, True, clean[0])
         radii = {f"radius:{each}": np.full(N_A if name == "a" else N_B, 4) for each in ("insertions", "label_flips")}
         trials.append(replace(own, arrays={**own.arrays, **radii}))
-    found = summarise(replace(CELL, n_seeds=1), stage(), trials, clean, exact=True, knowledge="", seconds=0.0, from_store=False)
+    found = summarise(replace(CELL, n_seeds=1), stage(), trials, clean, exact=True)
     assert found["certified_accuracy_mean:insertions"] == 0
     assert found["certified_accuracy_mean:label_flips"] == 1
 
@@ -162,8 +162,7 @@ def test_collective_damage_is_relative_to_the_clean_victim():
     # Insertions, wrong rows at once and one by one, solved: for the attack, then for one insertion.
     own = [[[5, 12, 18, 1], [1, 3, 3, 1]], [[5, 20, 24, 0], [1, 3, 3, 1]]]
     other = [[[5, 30, 30, 1], [1, 6, 6, 1]]] * 2
-    given = {"exact": True, "knowledge": "", "seconds": 0.0, "from_store": False}
-    found = summarise(CELL, stage(), trials, clean, most_wrong=np.array([own, other]), **given)
+    found = summarise(CELL, stage(), trials, clean, most_wrong=np.array([own, other]), exact=True)
     # Group a: the clean victim gets 24 and 20 of 24 right; at least 12 and 4 remain right. Group b: all 30, and none remains.
     assert found["collective_damage_mean"] == pytest.approx(((12 / 24 + 16 / 24) / 2 + 1) / 2)
     assert found["pointwise_damage_mean"] == pytest.approx(((18 / 24 + 20 / 24) / 2 + 1) / 2)
@@ -171,7 +170,7 @@ def test_collective_damage_is_relative_to_the_clean_victim():
     assert found["collective_solved"] == pytest.approx(3 / 4)
     assert found["collective_damage_mean_at_1"] == pytest.approx(((3 / 24 - 1 / 24) / 2 + 6 / 30) / 2)
     assert [row["collective_damage"] for row in found.table] == pytest.approx([14 / 24, 1])
-    without = summarise(CELL, stage(), trials, clean, **given)
+    without = summarise(CELL, stage(), trials, clean, exact=True)
     assert not any("collective" in number.metric for number in without.numbers)
 
 

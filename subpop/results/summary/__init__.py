@@ -31,9 +31,6 @@ def summarise(
     clean: Bools,
     *,
     exact: bool,
-    knowledge: str,
-    seconds: float,
-    from_store: bool,
     ranked_by: Sequence[TrialResult] | None = None,
     most_wrong: Ints | None = None,
 ) -> CellResult:
@@ -72,20 +69,18 @@ def summarise(
     return CellResult(
         cell,
         tuple(numbers),
-        tuple(table_row(p) for p in parts),
-        {
+        table=tuple(table_row(p) for p in parts),
+        arrays={
             BY_SEED: np.stack([p.bits.change_by_seed for p in parts]),
             **{name: array for name, array in results[0].arrays.items() if name.startswith("panel_")},
         },
-        knowledge,
-        exact,
-        len(parts),
-        sum(r.n_fits for r in results),
-        seconds,
-        from_store,
-        stage.dataset.notes,
-        sum(OWN_LEARNER in r.metrics for r in results),
-        sum(KEEP_UNCHECKED in r.metrics for r in results),
+        exact=exact,
+        n_subpopulations=len(parts),
+        n_fits=sum(r.n_fits for r in results),
+        seconds=sum(r.seconds for r in results),
+        notes=stage.dataset.notes,
+        n_own_learner=sum(OWN_LEARNER in r.metrics for r in results),
+        n_keep_unchecked=sum(KEEP_UNCHECKED in r.metrics for r in results),
     )
 
 
