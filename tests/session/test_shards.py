@@ -476,8 +476,8 @@ def test_which_shards_are_there():
         found.description(["a two"])
         == "shard 1 of 3 did not end (0 of 1 cell measured); shard 2 of 3 did not end (1 of 2 cells measured)"
     )
-    assert divisions(division_of([2]))[0].told(["a one"]) == "shard 1 of 3 did not end (1 of 1 cell measured)"
-    assert divisions(division_of([1], begun=[1]))[0].told(["a one"]) == "shard 2 of 3 is not in this store (2 cells)"
+    assert divisions(division_of([2]))[0].description(["a one"]) == "shard 1 of 3 did not end (1 of 1 cell measured)"
+    assert divisions(division_of([1], begun=[1]))[0].description(["a one"]) == "shard 2 of 3 is not in this store (2 cells)"
     whole = divisions(division_of([1, 2]))[0]
     assert (whole.lacking(()), whole.description(())) == ([], "all 3 shards are in this store (3 cells)"), (
         "the third shard has no cells"
@@ -487,7 +487,7 @@ def test_which_shards_are_there():
 
 def test_one_shard_of_one_is_the_only_one():
     key, record = record_of_shard(1, 1, [("a one", 1)])
-    assert divisions({key: {**record, "ended": True}})[0].told(()) == "the only shard is in this store (1 cell)"
+    assert divisions({key: {**record, "ended": True}})[0].description(()) == "the only shard is in this store (1 cell)"
 
 
 def test_cells_that_another_run_measured_are_not_missing():

@@ -88,7 +88,7 @@ class _Reader:
         for row in self.rows:
             flat = self._states[int(row)].ravel()
             total[: len(flat)] += flat
-        self._told(len(self.rows))
+        self._report_read(len(self.rows))
         return total / len(self.rows)
 
     def covariance_times(self, mean: Doubles, basis: Doubles) -> Doubles:
@@ -112,9 +112,9 @@ class _Reader:
                 flat = self._states[int(row)].ravel()
                 own[: len(flat)] += flat
             yield held[: len(some)]
-            self._told(len(some))
+            self._report_read(len(some))
 
-    def _told(self, rows: int) -> None:
+    def _report_read(self, rows: int) -> None:
         self._read += rows
         self._report(self._read, self._most)
 
