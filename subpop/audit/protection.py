@@ -1,7 +1,7 @@
 """What filters would delete of a user's data as it is, and what certificates promise, group by group.
 
-Filters run on the columns of the default victim, since most of them look at distances between rows. None of them is told a
-clean row. Those that need the number of poison rows are told `ASSUMED` of the rows.
+Filters run on the columns of the default victim, since most of them look at distances between rows. None of them is given a
+clean row. Those that need the number of poison rows are given `ASSUMED` of the rows.
 
 *Insertions*: k copies of the user's estimator, each trained on its own part of D, preprocessing included, that vote (deep
 partition aggregation, see `subpop.defenses.dpa`). The bound is about this ensemble; a single model has none. Every row of the
@@ -27,7 +27,7 @@ from subpop.harness.batching import PoolRows, job_of
 from subpop.types import BadInput, Bools, Ints, Knowledge, Model, TrainingSet
 
 FILTERS = ("confident_learning", "knn_filter", "activation_clustering", "spectral_signatures", "sever", "trim")
-"""Filters whose deletions are counted; the last three are told a number of poison rows."""
+"""Filters whose deletions are counted; the last three need a number of poison rows."""
 ASSUMED = 0.02
 """The share of poison rows that is assumed for filters that need their number."""
 PARTS = (25, 15, 11, 7, 5, 3)
@@ -42,7 +42,8 @@ class Deleted:
     """What one filter deletes. gone: (n_train,) bool; right: (n_test,) bool, of the model trained on the rest."""
 
     name: str
-    told: int | None
+    n_poison: int | None
+    """The number of poison rows that it is given, None for none."""
     gone: Bools
     right: Bools
 
@@ -51,12 +52,9 @@ class Deleted:
 class Certified:
     """A certificate of the test rows. right: (n_test,) bool; radius: (n_test,) changes that cannot turn the prediction."""
 
-    kind: str
     model: str
     right: Bools
     radius: Ints
-    largest: int
-    """No radius is larger."""
 
     def accuracy(self, rows: Bools, changes: int) -> float:
         """The share of rows that stay right whichever `changes` are made."""
@@ -154,7 +152,7 @@ def insertions(attacks: Attacks) -> Certified:
 
     votes = np.asarray(context.memo.arrays(key, run)[0]["votes"])
     winner, leads = leads_of(votes, n_classes)
-    return Certified("insertions", f"{k} copies of the estimator", winner == data.test_y, leads.min(axis=1) // 2, k // 2)
+    return Certified(f"{k} copies of the estimator", winner == data.test_y, leads.min(axis=1) // 2)
 
 
 @dataclass(frozen=True)
@@ -200,7 +198,7 @@ def flips(attacks: Attacks) -> Certified:
         return {"winner": winner, "radius": radius}
 
     kept, _ = context.memo.arrays(key, run)
-    return Certified("flips", "a ridge regression", kept["winner"] == data.test_y, np.asarray(kept["radius"]), n_train)
+    return Certified("a ridge regression", kept["winner"] == data.test_y, np.asarray(kept["radius"]))
 
 
 __all__ = ["Certified", "Deleted", "deleted", "flips", "insertions", "n_parts", "seconds_of_insertions"]

@@ -286,7 +286,7 @@ def _filter_row(own: Deleted, targets: Sequence[Target], attacks: Attacks) -> di
     most, payer = (max(each, key=lambda name: each[name], default="") for each in (shares, costs))
     return {
         "filter": own.name,
-        "told": "nothing" if own.told is None else f"{own.told} poison rows (assumed)",
+        "told": "nothing" if own.n_poison is None else f"{own.n_poison} poison rows (assumed)",
         "deleted": float(own.gone.mean()),
         "accuracy_lost": float(clean.mean() - own.right.mean()),
         "most_deleted": most,

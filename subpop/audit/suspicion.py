@@ -29,7 +29,7 @@ Adult that are not those of the published curve, and so that no pair of columns 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -66,8 +66,8 @@ class GroupFinding:
     Examples
     --------
     >>> from subpop.audit.suspicion import GroupFinding
-    >>> GroupFinding("sex=0", 40, 0.9, 0.76, 0.97, expected_errors=4.5, errors=4, p=1.0, verdict="ordinary").excess
-    -0.5
+    >>> GroupFinding("sex=0", 40, 0.9, 0.76, 0.97, expected_errors=4.5, errors=4, p=1.0, verdict="ordinary").accuracy
+    0.9
     """
 
     name: str
@@ -84,15 +84,8 @@ class GroupFinding:
     errors: int
     """Number of errors."""
     p: float
-    """Corrected for all groups of the scan; of the weighted excess, so that it need not follow the order of `excess`."""
+    """Corrected for all groups of the scan; of the weighted excess, so that it need not follow the order of the errors."""
     verdict: Verdict
-    overlaps: tuple[str, ...] = ()
-    """Other groups that differ from the rest and share at least half of the rows of both."""
-
-    @property
-    def excess(self) -> float:
-        """Errors beyond the expected number, in rows."""
-        return self.errors - self.expected_errors
 
 
 def scan(
@@ -147,7 +140,7 @@ def scan(
     member = members(groups, len(y))
     wrong = out.predicted != y
     p = _corrected(out, wrong, member, n_shuffles, seed)
-    return _with_overlaps(_findings(out, wrong, groups, member, p), member)
+    return _findings(out, wrong, groups, member, p)
 
 
 def members(groups: Sequence[tuple[str, Ints]], n_rows: int) -> csr_matrix[Any]:
@@ -335,22 +328,6 @@ def _findings(
         )
         for i, (name, _) in enumerate(groups)
     ]
-
-
-def _with_overlaps(findings: list[GroupFinding], member: csr_matrix[Any]) -> list[GroupFinding]:
-    """Name for each group that differs from the rest the others that share at least half of the rows of both."""
-    flagged = [i for i, found in enumerate(findings) if found.verdict == "differs from the rest"]
-    if len(flagged) < 2:
-        return findings
-    chosen = member[flagged]
-    both = np.asarray((chosen @ chosen.T).todense())
-    sizes = both.diagonal()
-    alike = both >= 0.5 * (sizes[:, None] + sizes[None, :] - both)
-    out = list(findings)
-    for own, i in enumerate(flagged):
-        names = tuple(findings[j].name for other, j in enumerate(flagged) if other != own and alike[own, other])
-        out[i] = replace(out[i], overlaps=names)
-    return out
 
 
 __all__ = ["GroupFinding", "OutOfFold", "out_of_fold", "scan"]

@@ -144,8 +144,7 @@ class LeftOut:
     cell: str
     """Its id, or the name of the claim."""
     reason: str
-    what: str = "cell"
-    """cell or claim."""
+    what: Literal["cell", "claim"] = "cell"
 
 
 @dataclass(frozen=True)

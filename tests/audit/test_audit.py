@@ -156,7 +156,7 @@ def test_accuracy_and_sizes_of_groups(found):
 
 
 def test_certificates_by_hand():
-    own = Certified("insertions", "", np.array([True, True, True, False]), np.array([0, 2, 5, 9]), 9)
+    own = Certified("", np.array([True, True, True, False]), np.array([0, 2, 5, 9]))
     rows = np.ones(4, bool)
     assert [own.accuracy(rows, m) for m in (0, 1, 2, 3, 6)] == [0.75, 0.5, 0.5, 0.25, 0.0]
     assert own.survives(rows) == 0  # one more row and half of them can be wrong

@@ -223,17 +223,6 @@ def test_changed_labels_are_found_and_a_hard_group_is_called_hard():
     assert np.allclose([hard.low, hard.high], [interval.low, interval.high])
 
 
-def test_overlapping_groups_name_each_other():
-    out, y, groups = planted()
-    wide = ("wide", np.arange(110, 170))  # 40 of 60 rows in common
-    apart = ("apart", np.arange(155, 200))
-    found = {f.name: f for f in scan(out, y, [*groups, wide, apart])}
-    assert found["group 3"].overlaps == ("wide",)
-    assert found["wide"].overlaps == ("group 3",)
-    assert found["apart"].verdict == "ordinary"
-    assert found["apart"].overlaps == ()
-
-
 def test_the_order_of_groups_changes_nothing_but_draws():
     out, y, groups = planted()
     backwards = scan(out, y, groups[::-1])[::-1]
