@@ -225,7 +225,7 @@ def leaderboards(reports: Iterable[CellReport]) -> tuple[Leaderboard, ...]:
         One board for each tier, and one for its stochastic victims; none if no defense ran where no defense at all was measured.
     """
     given = tuple(reports)
-    if [*map(id, given)] != [*map(id, _LAST[0])]:  # several pages of one report ask for the same boards
+    if sorted(map(id, given)) != sorted(map(id, _LAST[0])):  # several pages of one report ask for the same boards, in any order
         _LAST[:] = [given, _leaderboards(given)]
     boards: tuple[Leaderboard, ...] = _LAST[1]
     return boards

@@ -170,6 +170,13 @@ def test_tiers_have_boards_of_their_own():
     assert [board.tier for board in leaderboards(reports)] == ["embedded", "laptop"]
 
 
+def test_boards_are_made_once_for_all_pages_of_a_report():
+    reports = [measured(HURT, **BOARD), measured(HURT / 2, defense="a", **BOARD)]
+    (board,) = leaderboards(reports)
+    assert leaderboards(reports[::-1])[0] is board, "the order of the reports changes nothing"
+    assert leaderboards([replace(each) for each in reports])[0] is not board
+
+
 @pytest.mark.parametrize(
     "reports",
     [
