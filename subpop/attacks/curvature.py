@@ -84,7 +84,9 @@ class Curvature:
         diagonal = (self._rows**2).T @ (self._p * (1 - self._p)) / len(self._rows) + self._penalty
         diagonal[-1] += self._shift
         if not (diagonal > 0).all():
-            raise BadInput("the curvature of the last layer is singular: a column is 0 throughout D_aux and has no penalty")
+            raise BadInput(
+                "the curvature of the last layer is singular: a column is 0 throughout D_aux and has no penalty; remove it"
+            )
         return np.asarray(1 / np.sqrt(diagonal))
 
     @cached_property

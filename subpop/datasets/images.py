@@ -63,9 +63,9 @@ def decode(pictures: Sequence[Picture], size: int, what: str, limit: float = LIM
     Raises BadInput if there are none, or if more than the fraction `limit` of them cannot be decoded.
     """
     if not 1 <= size <= LARGEST_SIZE:
-        raise BadInput(f"{what}: size {size} is outside 1..{LARGEST_SIZE} pixels")
+        raise BadInput(f"{what}: size {size} is outside 1..{LARGEST_SIZE} pixels; use a size such as 32")
     if not pictures:
-        raise BadInput(f"{what}: no pictures (files ending in {' '.join(sorted(SUFFIXES))})")
+        raise BadInput(f"{what}: there are no pictures; add files ending in {' '.join(sorted(SUFFIXES))}")
     n = len(pictures)
     job = _Job(pictures, np.empty((n, 3, size, size), np.uint8), np.empty(n, "<U32"), np.zeros((n, 2), np.int64))
     starts = range(0, n, CHUNK)

@@ -49,9 +49,9 @@ class ReviewSpec:
 
     def __post_init__(self) -> None:
         if not 1 <= self.rows <= MAX_ROWS:
-            raise BadInput(f"rows={self.rows} per topic and class: from 1 to {MAX_ROWS}, beyond which texts would repeat")
+            raise BadInput(f"rows={self.rows} per topic and class must be from 1 to {MAX_ROWS}; more texts would repeat")
         if not 0 <= self.difficulty <= 1:
-            raise BadInput(f"difficulty={self.difficulty} is outside [0, 1]")
+            raise BadInput(f"difficulty={self.difficulty} of the reviews must be between 0 and 1")
         if self.seed < 0:
             raise BadInput(f"seed={self.seed} of the reviews must be an integer of at least 0")
 

@@ -243,7 +243,8 @@ class Context:
         large = [i for i in order if (stage.partition.test == i).sum() >= MIN_TEST_ROWS]
         if not 0 < count <= len(large):
             raise BadInput(
-                f"n_attacked={count} is more than the {len(large)} subpopulations with {MIN_TEST_ROWS} test rows or more"
+                f"n_attacked={count} of {cell.id}: only {len(large)} subpopulations have {MIN_TEST_ROWS} test rows or more; "
+                "attack fewer, or use another partition or data set"
             )
         return replace(stage.partition, attacked=attacked_of(large, count, cell.subpopulations.attacked_by))
 

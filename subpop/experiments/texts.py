@@ -54,7 +54,10 @@ def state_components(
     from subpop.features.encoders import known_states, load_encoder, streamed_pca
 
     if reading.pooled or dataset.n_components is None:
-        raise BadInput(f"clusters_on={HIDDEN_STATES} needs a victim that reads tokens and a data set that names n_components")
+        raise BadInput(
+            f"clusters_on={HIDDEN_STATES} needs a victim that reads tokens and a data set that names n_components; "
+            f"leave it out for {dataset.name}"
+        )
     encoder = load_encoder(reading.encoder, weights_root)
     states = known_states(encoder, cache, device).of(dataset.x)  # which the victims use too
     return streamed_pca(states, aux, dataset.n_components, reading.max_length)

@@ -178,7 +178,7 @@ def test_a_size_that_is_none_is_refused(size):
 
 
 def test_no_pictures_are_refused():
-    with pytest.raises(BadInput, match=r"toy: no pictures .*\.jpg"):
+    with pytest.raises(BadInput, match=r"toy: there are no pictures.*\.jpg"):
         decode([], 8, "toy")
 
 

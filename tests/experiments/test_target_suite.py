@@ -155,7 +155,7 @@ def test_what_cannot_be_attacked(suite_of):
         suite.measure(toy_cell("koh_dog", "0.5"))
     with pytest.raises(BadInput, match="set up on 'adult'; there are digits_images"):
         problem_of(cell_of("random", dataset="adult"), Context(Kept()))
-    with pytest.raises(BadInput, match="has victim conv_net_last_layer, not mlp"):
+    with pytest.raises(BadInput, match="is on conv_net_last_layer; use it instead of mlp"):
         problem_of(cell_of("random", dataset="digits_images", victim="mlp"), Context(Kept()))
 
 

@@ -98,7 +98,9 @@ def problem_of(cell: Cell, context: Context) -> Problem:
         raise BadInput(f"{cell.id}: no training-set attack is set up on {cell.dataset!r}; there are {', '.join(SETUPS)}")
     setup = SETUPS[cell.dataset]
     if cell.victim != setup.network + LAST_LAYER:
-        raise BadInput(f"{cell.id}: the attack on {cell.dataset} has victim {setup.network + LAST_LAYER}, not {cell.victim}")
+        raise BadInput(
+            f"{cell.id}: the attack on {cell.dataset} is on {setup.network + LAST_LAYER}; use it instead of {cell.victim}"
+        )
     return _digits(cell, context, setup) if setup.network == "conv_net" else _dogs(cell, context, setup)
 
 
