@@ -39,7 +39,7 @@ def task(count=3, **settings):
 
 
 def spec_of(folder, text, name="flips"):
-    path = folder / "user_attack.py"
+    path = folder / "own_attack.py"
     path.write_text(textwrap.dedent(text))
     return parse_plugin(AttackSpec, f"{path}:{name}", folder, "--attack ")
 
@@ -76,7 +76,7 @@ def test_an_attack_receives_the_attackers_rows_and_nothing_else(tmp_path):
 
 
 FAILURES = {
-    "raises": ("raise KeyError('x')", "attack user_attack.f: KeyError: 'x'"),
+    "raises": ("raise KeyError('x')", "attack own_attack.f: KeyError: 'x'"),
     "ends itself": ("import os; os._exit(3)", "ended itself with exit code 3"),
     "exits": ("raise SystemExit(2)", "SystemExit: 2"),
     "is killed": ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "was ended by SIGSEGV"),
@@ -147,7 +147,7 @@ def test_the_contract():
 def test_from_python_an_attack_of_a_file_is_served_from_the_store(tmp_path):
     """Its damage is near that of label flipping, which draws in the same way from other seeds."""
     spec_of(tmp_path, FLIPS)
-    own = f"{tmp_path / 'user_attack.py'}:flips"
+    own = f"{tmp_path / 'own_attack.py'}:flips"
 
     def breaks(sample, count, *, seed):
         raise RuntimeError("no luck")
@@ -159,7 +159,7 @@ def test_from_python_an_attack_of_a_file_is_served_from_the_store(tmp_path):
     ]
     places = {"n_seeds": 2, "store": tmp_path / "store.sqlite"}
     first, second = (subpop.measure("mixture", attack=[*given, breaks], **places) for _ in range(2))
-    assert [report.cell.attack for report in first.reports] == ["label_flip", "user_attack.flips", "lambda", "breaks"]
+    assert [report.cell.attack for report in first.reports] == ["label_flip", "own_attack.flips", "lambda", "breaks"]
     assert [report.result and report.result.from_store for report in second.reports] == [True, True, False, None]
     assert "no luck" in second.reports[3].reason
     damage = [report.result["target_damage_mean"] for report in first.reports[:3]]
