@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from subpop.session.budget import Budget
     from subpop.session.replaced_cells import Replacements
     from subpop.session.run import Run
-    from subpop.session.session_watch import SessionWatch  # noqa: F401 (the type of a key)
+    from subpop.session.session_watch import SessionWatch
     from subpop.types import Cell, CellResult, Model
 
 RUN = pytest.StashKey["Run"]()
@@ -554,20 +554,44 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    run, watch = config.stash.get(RUN, None), config.stash.get(WATCH, None)
-    for note in run.store.new_notes() if run is not None else []:
-        terminalreporter.write_line(f"subpop: {note}")
-    if run is not None and run.ahead is not None and run.ahead.failures:
-        n, first = len(run.ahead.failures), run.ahead.failures[0]
-        parts = "1 part of the work" if n == 1 else f"{n:,} parts of the work"
-        terminalreporter.write_line(
-            f"subpop: training processes failed in {parts}, which this process tried again; the first: {first}"
-        )
+    run, watch, write = config.stash.get(RUN, None), config.stash.get(WATCH, None), terminalreporter.write_line
     if run is not None:
-        rest = "" if watch is not None and watch.was_interrupted else "; the remaining trials were trained in this process"
-        _tell_news(run, terminalreporter.write_line, rest)
+        _write_notes(run, write, was_interrupted=watch is not None and watch.was_interrupted)
     if watch is None or not watch.has_begun:
         return
+    terminalreporter.section("subpop")
+    _write_results(watch, write)
+    if config.getoption("--rebaseline") and watch.reports and run is not None:
+        moved = run.moved.splitlines() if any(report.result is not None for report in run.reports.values()) else []
+        for line in [*run.recorded, *(moved or ["no cell was measured, so no reference was recorded"])]:
+            write(line)
+    if watch.was_interrupted:
+        without = " without --fresh" if config.getoption("--fresh") else ""
+        own = ", those of your own defense about once a minute" if config.getoption("--defense") else ""
+        write(f"the finished trials are stored{own}: run the same command again{without} to continue")
+    place = report_directory(config) / "README.md"
+    if watch.unwritten:
+        write(
+            f"the report {place} could not be written ({watch.unwritten}); free some room, or name another folder with "
+            "--report-dir. What was measured is in the store: run the same command again"
+        )
+    else:
+        write(f"report: {place}")
+
+
+def _write_notes(run: Run, write: Callable[[str], None], *, was_interrupted: bool) -> None:
+    """What the store found damaged, and what failed in training processes."""
+    for note in run.store.new_notes():
+        write(f"subpop: {note}")
+    if run.ahead is not None and run.ahead.failures:
+        n, first = len(run.ahead.failures), run.ahead.failures[0]
+        parts = "1 part of the work" if n == 1 else f"{n:,} parts of the work"
+        write(f"subpop: training processes failed in {parts}, which this process tried again; the first: {first}")
+    _tell_news(run, write, "" if was_interrupted else "; the remaining trials were trained in this process")
+
+
+def _write_results(watch: SessionWatch, write: Callable[[str], None]) -> None:
+    """The headline, the number of cells by outcome, and what was measured of user-supplied code."""
     from collections import Counter
 
     from subpop.report.verdict import WITHOUT_REFERENCES, cells_that, outcome
@@ -575,31 +599,14 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     counts = Counter(map(outcome, watch.reports.values()))
     for status in WITHOUT_REFERENCES if watch.numbers else ():  # the headline says so
         del counts[status]
-    terminalreporter.section("subpop")
     if watch.headline:
-        terminalreporter.write_line(watch.headline.replace("**", ""))
+        write(watch.headline.replace("**", ""))
     for line in watch.drifted:
-        terminalreporter.write_line(line)
+        write(line)
     outcomes = ", ".join(cells_that(n, status) for status, n in sorted(counts.items()))
     if outcomes:
-        terminalreporter.write_line(f"with the old references: {outcomes}" if watch.has_rebaselined else outcomes)
+        write(f"with the old references: {outcomes}" if watch.has_rebaselined else outcomes)
     columns = shutil.get_terminal_size().columns
     for sentence in (*watch.numbers, *watch.about_own):
         for line in textwrap.wrap(sentence, columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False):
-            terminalreporter.write_line(line)
-    if config.getoption("--rebaseline") and counts and run is not None:
-        moved = run.moved.splitlines() if any(report.result is not None for report in run.reports.values()) else []
-        for line in [*run.recorded, *(moved or ["no cell was measured, so no reference was recorded"])]:
-            terminalreporter.write_line(line)
-    if watch.was_interrupted:
-        without = " without --fresh" if config.getoption("--fresh") else ""
-        own = ", those of your own defense about once a minute" if config.getoption("--defense") else ""
-        terminalreporter.write_line(f"the finished trials are stored{own}: run the same command again{without} to continue")
-    place = report_directory(config) / "README.md"
-    if watch.unwritten:
-        terminalreporter.write_line(
-            f"the report {place} could not be written ({watch.unwritten}); free some room, or name another folder with "
-            "--report-dir. What was measured is in the store: run the same command again"
-        )
-    else:
-        terminalreporter.write_line(f"report: {place}")
+            write(line)
