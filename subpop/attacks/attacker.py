@@ -46,8 +46,6 @@ class Target:
     rows: Ints
     poison_y: Ints
     sampling: Sampling = "with_replacement"
-    objective: str = "inner"
-    """What gradient matching minimises."""
 
 
 def drawn_and_aim(task: AttackTask[MovedRows]) -> tuple[Poison, Target]:

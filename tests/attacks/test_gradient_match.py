@@ -22,7 +22,7 @@ from subpop.attacks.gradient_match import (
     places,
 )
 from subpop.attacks.last_layers import Head, HiddenLayer, NoNetwork, split
-from subpop.types import BadInput, Pool
+from subpop.types import BadInput, Cell, Pool
 from subpop.victims.conv_net import ConvNet
 from subpop.victims.logistic import LogisticRegression
 from subpop.victims.mlp import MLP
@@ -272,7 +272,7 @@ def test_the_objective_falls(objective, epsilon, n_classes):
     attacker, rows = attacker_of(pool, epsilon), members_of(pool)
     plain = drawn(pool, rows, 15, target=None if n_classes == 2 else 1)
     poison_y = np.ones(len(rows), np.int64)
-    moved = gradient_match(plain, Target(rows, poison_y, objective=objective), attacker)
+    moved = gradient_match(plain, Target(rows, poison_y), attacker, objective)
     wanted = attacker.gradient(rows)
     kind = inner_values if objective == "inner" else cosine_values
     values = kind(attacker, plain.y, wanted)
@@ -297,9 +297,9 @@ def test_the_distance_is_from_a_gradient_as_long_as_that_of_the_flips():
 
     found = distance_values(attacker, plain.y, wanted, length=float(long))(pool.x[plain.rows].astype(float))[0]
     np.testing.assert_allclose(found, distance(pool.x[plain.rows]) ** 2, rtol=1e-12)
-    moved = gradient_match(plain, Target(rows, flips, objective="distance"), attacker)
+    moved = gradient_match(plain, Target(rows, flips), attacker, "distance")
     assert distance(moved.extra_x) < 0.9 * distance(pool.x[plain.rows])
-    cosine = gradient_match(plain, Target(rows, flips, objective="cosine"), attacker)
+    cosine = gradient_match(plain, Target(rows, flips), attacker, "cosine")
     assert distance(moved.extra_x) < distance(cosine.extra_x)
 
 
@@ -315,7 +315,7 @@ def test_the_nearest_of_all_places_is_found():
     best = min(values(np.array([[x]]))[0][0] for x in grid)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("subpop.attacks.gradient_match._length", lambda *_: 0.9)
-        moved = gradient_match(plain, Target(rows, 1 - pool.y[rows], objective="distance"), attacker)
+        moved = gradient_match(plain, Target(rows, 1 - pool.y[rows]), attacker, "distance")
     reached, start = values(moved.extra_x.astype(float))[0][0], values(pool.x[plain.rows].astype(float))[0][0]
     assert reached <= best + 0.02 * (start - best)
     assert start > best
@@ -326,7 +326,7 @@ def test_a_box_without_room_leaves_label_flipping():
     pool = table_pool()
     attacker, rows = attacker_of(pool, 1e-9), members_of(pool)
     plain = drawn(pool, rows, 9)
-    moved = gradient_match(plain, Target(rows, 1 - pool.y[rows], objective="distance"), attacker)
+    moved = gradient_match(plain, Target(rows, 1 - pool.y[rows]), attacker, "distance")
     assert np.array_equal(moved.extra_x, pool.x[plain.rows])
 
 
@@ -376,15 +376,13 @@ def test_no_poison_stays_none():
     pool = table_pool()
     rows = members_of(pool)
     for objective in ("inner", "cosine", "distance"):
-        none = gradient_match(drawn(pool, rows, 0), Target(rows, 1 - pool.y[rows], objective=objective), attacker_of(pool))
+        none = gradient_match(drawn(pool, rows, 0), Target(rows, 1 - pool.y[rows]), attacker_of(pool), objective)
         assert (len(none), none.n_flipped, none.extra_x) == (0, 0, None)
 
 
 def test_an_unknown_objective_is_refused():
-    pool = table_pool()
-    rows = members_of(pool)
-    with pytest.raises(BadInput, match="inner, cosine, distance"):
-        gradient_match(drawn(pool, rows, 3), Target(rows, 1 - pool.y[rows], objective="angle"), attacker_of(pool))
+    with pytest.raises(BadInput, match="objective=angle is unknown; use one of inner, cosine, distance"):
+        Cell.of(attack="gradient_match", objective="angle")
 
 
 def test_places():
