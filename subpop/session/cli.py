@@ -491,7 +491,6 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _score(options: argparse.Namespace, for_pytest: Sequence[str]) -> int:
     import shutil
-    import subprocess
 
     from subpop.harness.plugins import DefenseSpec
     from subpop.session.installed import parse_given
@@ -504,7 +503,8 @@ def _score(options: argparse.Namespace, for_pytest: Sequence[str]) -> int:
     script = Path(__file__).with_name("score.sh")
     selected = any(option.startswith("-k") for option in for_pytest)
     words = [sys.executable, options.defense, options.against, str(options.folder), *(() if selected else SCORED.split())]
-    return subprocess.run(["bash", str(script), *words, *for_pytest], check=False).returncode
+    sys.stdout.flush()
+    os.execvp("bash", ["bash", str(script), *words, *for_pytest])  # which alone handles signals
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -160,7 +160,8 @@ class Run:
                 self.failed[cell] = error
                 raise
             finally:
-                self.experiment.context.progress.end(cell)
+                if cell in self.results or cell in self.failed:  # it was not interrupted
+                    self.experiment.context.progress.end(cell)
         return self.results[cell]
 
     def _in_words(self, result: CellResult) -> CellResult:

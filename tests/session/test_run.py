@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from subpop.experiments.experiment import Experiment
 from subpop.results.references import References, cell_status, compare
 from subpop.runtime.no_store import NoStore
@@ -63,6 +65,22 @@ def test_plug_ins_are_not_recorded_and_exact_numbers_are_not_noisy(tmp_path, mon
     monkeypatch.setattr("subpop.session.run.rebaseline", lambda path, results, **told: calls.append((results, told["n_noisy"])))
     run.rebaseline("machine", "commit")
     assert calls == [([noisy, exact], 1)]
+
+
+def test_an_interrupted_cell_does_not_count_as_finished(tmp_path, monkeypatch):
+    interrupted, failed = cells = grid(**COMMON, rate=[0.5, 1.0])
+    run = Run(Experiment.on(NoStore()), NoStore(), tmp_path)
+    forecast = run.experiment.context.progress.forecast
+    forecast.seconds = dict.fromkeys(cells, 1.0)
+
+    def measure(cell):
+        raise KeyboardInterrupt if cell == interrupted else ValueError
+
+    monkeypatch.setattr(run, "_measure", measure)
+    for cell, n_ended, error in ((interrupted, 0, KeyboardInterrupt), (failed, 1, ValueError)):
+        with pytest.raises(error):
+            run.result(cell)
+        assert forecast.n_ended == n_ended
 
 
 def test_a_report_shows_no_cell_for_which_something_has_to_be_trained(tmp_path, monkeypatch):

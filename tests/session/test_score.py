@@ -2,8 +2,10 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import yaml
 
 from subpop.report.paired_runs import COLUMNS, DAMAGES, differences, load_damages, paired_page, verdict_of
 from subpop.results.paired import Difference
+from subpop.runtime.store import read_chunks
 from subpop.types import BadInput
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +37,7 @@ def mine(train, fit, know, *, seed):  # drops the rows that the victim finds lea
 BROKEN = """def mine(train, fit, know, *, seed):
     raise ValueError("no defense today")
 """
+SLOW = PLAIN.replace("    return", "    time.sleep(0.3)\n    return").replace("from subpop", "import time\n\nfrom subpop")
 CELLS = ("-k", "scoreboard and mixture and split:0 and (none or mine)", "-q", "--no-integrity")
 
 
@@ -51,7 +55,8 @@ def repository(tmp_path_factory):
     (folder / "defenses" / "mine.py").write_text(PLAIN)
     git(folder, "add", "-A")
     git(folder, "commit", "-q", "-m", "a defense")
-    for name, text in {"unchanged": PLAIN + "\n# the same\n", "worse": WORSE, "broken": BROKEN}.items():
+    texts = {"unchanged": PLAIN + "\n# the same\n", "worse": WORSE, "broken": BROKEN, "slow": SLOW, "killed": "# killed\n"}
+    for name, text in texts.items():
         git(folder, "switch", "-q", "-c", name, "main")
         (folder / "defenses" / "mine.py").write_text(text)
         git(folder, "commit", "-q", "-a", "-m", name)
@@ -59,11 +64,16 @@ def repository(tmp_path_factory):
     return folder
 
 
-def score(folder, *options, **environment):
-    command = [sys.executable, "-m", "subpop", "score", "mine.py:mine", *options]
+def command(folder, *options, **environment):
+    """What starts a process."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "GITHUB_"))}
     env = {**kept, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", **environment}
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=900)
+    words = [sys.executable, "-m", "subpop", "score", "mine.py:mine", *options]
+    return {"args": words, "cwd": folder, "env": env, "text": True}
+
+
+def score(folder, *options, **environment):
+    return subprocess.run(**command(folder, *options, **environment), capture_output=True, check=False, timeout=900)
 
 
 def test_a_worse_defense_fails_and_an_unchanged_one_passes(repository, tmp_path):
@@ -86,11 +96,39 @@ def test_a_worse_defense_fails_and_an_unchanged_one_passes(repository, tmp_path)
     assert "| mine" not in passed.stdout  # its damages are equal
 
 
+def test_ctrl_c_stops_all_of_it_and_the_next_run_continues(repository):
+    here = repository / "defenses"
+    git(repository, "switch", "-q", "unchanged")
+    options = (*CELLS, "--against", "slow", "--folder", "../out")
+    started = subprocess.Popen(
+        **command(here, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job begins without it
+    )  # fmt: skip
+    out, deadline = repository / "out", time.monotonic() + 100
+    while not (out / "base").exists() or 2 not in [len(chunk.trials) for chunk in read_chunks(out / "store.sqlite")]:
+        assert started.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.killpg(started.pid, signal.SIGINT)
+    shown, said = started.communicate(timeout=60)  # until every process has ended
+    assert started.returncode == 130
+    assert re.search(r"^Interrupted.*: 1 of 2 cells measured\.$", shown, re.MULTILINE), shown + said
+    last = "subpop score: interrupted; the finished trials are stored, and the same command continues from there"
+    assert said.splitlines()[-1] == last
+    assert "Traceback" not in shown + said
+    assert git(repository, "worktree", "list").count("\n") == 1
+    again = score(here, *options)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert re.findall(r"(\d+) of them in the store", again.stdout) == ["65", "32"]
+    assert "**No defense is worse.**" in again.stdout
+
+
 @pytest.fixture
 def flow(repository, tmp_path):
-    """Runs the script on a branch with an interpreter that only notes its commands, and fails on the branch `broken`."""
+    """Runs the script with an interpreter that only notes its commands, fails on the branch `broken` and dies on `killed`."""
     (tmp_path / "python").write_text(
         '#!/bin/sh\necho "$3 in $(pwd)" >> "$NOTES"\n! grep -qs "no defense today" "${7%%:*}" || exit 1\n'
+        '! grep -qs killed "${7%%:*}" || kill -9 $$\n'
     )
     (tmp_path / "python").chmod(0o755)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "GITHUB_"))}
@@ -114,6 +152,9 @@ def test_a_broken_defense_fails_and_one_that_was_broken_is_not_compared(flow):
     status, said, commands = flow("unchanged", "broken")
     assert (status, len(commands)) == (0, 2)
     assert "could not be measured as it is in broken" in said
+    status, said, commands = flow("unchanged", "killed")  # as by the kernel, for want of memory
+    assert (status, len(commands)) == (137, 2)
+    assert "a signal ended the measurement of mine.py:mine as it is in killed (status 137); run the same command again" in said
 
 
 def test_a_new_defense_and_the_main_branch_itself_are_measured_only(flow, repository):
