@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from subpop.report.board_table import failures_of, lacks, signed
@@ -10,7 +11,7 @@ from subpop.report.figures.setups import aggregates, quantity
 from subpop.report.leaderboard import FLAG, NOTHING, Entry, Estimate, Leaderboard, leaderboards
 from subpop.results.metric_registry import metric_of
 from subpop.results.paired import BETTER, EQUIVALENT, MARGIN, UNDECIDED, WORSE
-from subpop.types import CellReport
+from subpop.types import Cell, CellReport
 
 MOST_NAMED, MOST_CELLS = 4, 10
 MAIN = ("target_damage_mean", "target_damage_worst_5", "collateral_damage_max")
@@ -48,7 +49,8 @@ def in_words(reports: Sequence[CellReport]) -> list[str]:
         return [sentence for board in boards for sentence in answers(board)[:2]]
     measured = [report for report in reports if report.result]
     left = len(measured) - MOST_CELLS
-    return [*map(_numbers, measured[:MOST_CELLS]), *([f"and {left:,} more cells"] if left > 0 else [])]
+    named = zip(_names([report.cell for report in measured]), measured[:MOST_CELLS], strict=False)
+    return [*(_numbers(*each) for each in named), *([f"and {left:,} more cells"] if left > 0 else [])]
 
 
 def about_own(reports: Sequence[CellReport], defenses: Collection[str], attacks: Collection[str]) -> list[str]:
@@ -101,11 +103,28 @@ def _named(board: Leaderboard, entry: Entry) -> str:
     return f"{entry.defense} ({_lacks(board, entry)})" if entry.n_missing else entry.defense
 
 
-def _numbers(report: CellReport) -> str:
+def _names(cells: Sequence[Cell]) -> list[str]:
+    """A name for each cell, such as `digits, logistic_regression, my_attack, alpha 1, split 0`, or its id if two would be alike.
+
+    A setting is left out if all cells have the same one, and so are an attack and a defense that go without saying.
+    """
+    settings = [dict(cell.setting) for cell in cells]
+    varying = [name for name in sorted({*chain(*settings)}) if len({own.get(name) for own in settings}) > 1]
+    partitions = {cell.partition for cell in cells}
+    names = []
+    for cell, own in zip(cells, settings, strict=True):
+        parts = [cell.dataset, cell.victim, cell.partition if len(partitions) > 1 else ""]
+        parts += ["" if cell.attack == "label_flip" else cell.attack, "" if cell.defense == "none" else cell.defense]
+        parts += [f"alpha {cell.rate:g}", *(f"{name} {own[name]}" for name in varying if name in own)]
+        names.append(", ".join(filter(None, parts)))
+    return names if len(set(names)) == len(names) else [cell.id for cell in cells]
+
+
+def _numbers(name: str, report: CellReport) -> str:
     """A cell and its main numbers: `...: mean target damage 35.0 %, ...`."""
     numbers = {number.metric: number.value for number in aggregates(report)}
-    shown = [name for name in MAIN if name in numbers] or [*numbers][: len(MAIN)]
-    return f"{report.cell.id}: " + ", ".join(f"{metric_of(name).title} {quantity(name, numbers[name])}" for name in shown)
+    shown = [each for each in MAIN if each in numbers] or [*numbers][: len(MAIN)]
+    return f"{name}: " + ", ".join(f"{metric_of(each).title} {quantity(each, numbers[each])}" for each in shown)
 
 
 def best_of(board: Leaderboard) -> Entry:

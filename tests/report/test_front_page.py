@@ -180,7 +180,10 @@ def test_without_references_and_defenses_the_terminal_shows_each_cell():
     one = measured(HURT, {"target_damage_worst_5": 0.5}, stem="feature_match")
     many = in_words([replace(one, cell=one.cell.with_(n_seeds=n)) for n in range(1, 14)])
     assert len(many) == 11
-    assert many[0] == f"{one.cell.with_(n_seeds=1).id}: mean target damage 45.0 %, worst-5 target damage 50.0 %"
+    numbers = "mean target damage 45.0 %, worst-5 target damage 50.0 %"
+    assert many[0] == f"{one.cell.with_(n_seeds=1).id}: {numbers}", "other names would be alike"
+    split = [replace(one, cell=one.cell.with_(split=n, n_attacked=6)) for n in (0, 1)]
+    assert in_words(split)[1] == f"digits, logistic_regression, alpha 1, split 1: {numbers}", "its id has 85 letters"
     assert many[-1] == "and 3 more cells"
     assert in_words(small_board()) == [*answers(leaderboards(small_board())[0])[:2]]
 
@@ -196,7 +199,7 @@ def test_the_terminal_says_what_ones_own_defenses_and_attacks_do():
         "accuracy, and 45 points without a defense. It trains 1 victim per trial and takes 1 times as long as plain training. "
     ) in said
     assert said.endswith(" Integrity: no known cheat found.")
-    assert numbers == f"{attacked.cell.id}: mean target damage 45.0 %, worst-5 target damage 50.0 %"
+    assert numbers == "digits, logistic_regression, my.attack, alpha 1: mean target damage 45.0 %, worst-5 target damage 50.0 %"
     assert about_own([*others, mine, attacked], {"absent"}, ()) == []
 
 

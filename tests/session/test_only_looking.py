@@ -27,7 +27,9 @@ def test_nothing_is_compared_and_nothing_is_red(tmp_path):
     green = run(project, "--no-references")
     assert green.returncode == 0, green.stdout
     assert "1 cell was measured and not compared" in green.stdout
-    assert re.search(r"label_flip-1-none: mean target damage [0-9.]+ %, ", " ".join(green.stdout.split())), green.stdout
+    assert re.search(r"logistic_regression, alpha 1: mean target damage [0-9.]+ %, ", " ".join(green.stdout.split())), (
+        green.stdout
+    )
     assert "**Not compared: numbers were measured" in (project / "runs" / "report" / "README.md").read_text()
     found = json.loads((project / "runs" / "report" / "results.json").read_text())
     assert {row["verdict"] for row in found["cells"]} == {"not_compared"}
