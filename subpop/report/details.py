@@ -17,6 +17,7 @@ from subpop.report.figures.setups import (
     MATCHED_MEANING,
     NO_VALUE,
     Row,
+    RowKind,
     Setup,
     by_setup,
     headings_of,
@@ -55,7 +56,7 @@ RULE = (
     f"(percentage points, averaged over alpha) over the subpopulations that lose {100 * HURT:g} or more undefended under other "
     f"seeds; at most 5 % of tables have any wrong verdict. Everything else is `{UNDECIDED}`."
 )
-KINDS = {
+KINDS: Mapping[RowKind, str] = {
     "defense": "",
     "own": "*own learners*",
     "control": "*controls*",

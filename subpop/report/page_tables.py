@@ -14,6 +14,7 @@ from subpop.report.details import against_none
 from subpop.report.figures.setups import (
     NO_VALUE,
     Row,
+    RowKind,
     Setup,
     by_setup,
     headline,
@@ -34,7 +35,7 @@ from subpop.types import CellReport
 from subpop.types.kinds import kind_of
 from subpop.types.printable import printable
 
-ROLES = {
+ROLES: Mapping[RowKind, str] = {
     "defense": "defense",
     "own": "own learner",
     "control": "control",

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import NamedTuple, TypeGuard
+from typing import Literal, NamedTuple, TypeGuard
 
 from subpop.defenses.tuned import is_tuned
 from subpop.results.metric_registry import HEADLINES, find_metric, metric_of
@@ -16,6 +16,8 @@ from subpop.types import Cell, CellReport, Number, Setting
 from subpop.types.kinds import kind_of
 from subpop.types.metric import Unit
 
+RowKind = Literal["defense", "own", "control", "variant", "tuned"]
+"""Of a defense: `own` if its model was not trained by `fit`, `variant` if it is given a wrong poison count."""
 CONTROLS = {
     "none": "no defense: the attack alone",
     "perfect_filter": "knows which rows are poison and removes exactly those: an upper bound for filters",
@@ -69,20 +71,20 @@ def by_setup(reports: Iterable[CellReport]) -> dict[Setup, list[CellReport]]:
 
 @dataclass(frozen=True)
 class Row:
-    """One defense of a set-up: its reports by alpha, one per split. `told`: '' or half / twice the true poison count."""
+    """One defense of a set-up: its reports by alpha, one per split."""
 
     defense: str
-    told: str
+    n_poison_told: str
+    """The cells' setting: '', or half or twice the true poison count."""
     cells: Mapping[float, tuple[CellReport, ...]]
 
     @property
     def name(self) -> str:
-        return f"{self.defense} (n_poison: {self.told})" if self.told else self.defense
+        return f"{self.defense} (n_poison: {self.n_poison_told})" if self.n_poison_told else self.defense
 
     @property
-    def kind(self) -> str:
-        """`defense`, `own` (its model was not trained by `fit`), `control`, `variant` (given a wrong poison count) or `tuned`."""
-        if self.told:
+    def kind(self) -> RowKind:
+        if self.n_poison_told:
             return "variant"
         if any(is_tuned_cell(report.cell) for of_rate in self.cells.values() for report in of_rate):
             return "tuned"
