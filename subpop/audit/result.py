@@ -351,7 +351,7 @@ def words_of(
         )
     paragraphs = (
         ("How bad is it?", *_damage(facts, groups), _accuracy(facts, right, most_frequent)),
-        ("What helps?", *_bounds(groups, insertions, flips), HELP),
+        ("What helps?", *_bounds(facts, groups, insertions, flips), HELP),
         about_groups,
         (
             CARE,
@@ -436,7 +436,7 @@ def _interval(half_width: float) -> str:
     return "" if not math.isfinite(half_width) else f" (± {100 * half_width:.0f})"
 
 
-def _bounds(groups: pd.DataFrame, insertions: Certified | None, flips: Certified | None) -> list[str]:
+def _bounds(facts: Facts, groups: pd.DataFrame, insertions: Certified | None, flips: Certified | None) -> list[str]:
     said = ["Your single model has no bound."]
     if insertions is not None:
         said.append(
@@ -450,6 +450,11 @@ def _bounds(groups: pd.DataFrame, insertions: Certified | None, flips: Certified
             f"{100 * flips.right.mean():.1f} % and "
             f"{_kept(groups, 'certified_flips', 'ridge_accuracy', 'changed label')}."
         )
+    for certified, what in ((insertions, "insertions"), (flips, "label flips")):
+        if certified is None:
+            late = f"there was no time for a bound on {what} for other models"
+            why = next((note for note in facts.notes if note.startswith(f"there is no bound on {what}")), late)
+            said.append(f"{why[0].upper()}{why[1:]}.")
     return said
 
 

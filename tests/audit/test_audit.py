@@ -518,6 +518,14 @@ def test_the_first_screen_answers_how_bad_it_is_and_what_helps():
     assert "> 1,208" in text_page(replace(found, groups=searched), 80)
 
 
+def test_the_summary_says_why_there_is_no_bound():
+    """It said that the model has none, and of other models nothing: neither that there was no time nor that rows are too many."""
+    note = "there is no bound on label flips: 33,333 training rows and 33,334 test rows are too many"
+    facts = Facts("my.csv", ("no", "yes"), "tree", ("a note", note), 270, 90, 5.0, 1.0, None)
+    words = words_of(facts, result_of(("north", 0.2, 0.05)).groups, None, None, np.arange(270) < 200, 0.5)
+    assert "There was no time for a bound on insertions for other models. There is no bound on label flips: 33,333" in words
+
+
 def test_groups_without_a_damage_are_not_among_those_that_lose_most():
     found = result_of(("north", 0.2, 0.05), ("west", math.nan, math.nan))
     assert "The 1 of 2 groups that lose most" in text_page(found, 200)

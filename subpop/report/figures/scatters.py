@@ -126,7 +126,7 @@ def _name_worst(axis: Axes, reports: Sequence[CellReport]) -> None:
     for (name, point), place in zip(named, best, strict=True):
         axis.plot(*point, marker="o", markersize=4, markerfacecolor="none", markeredgecolor="black", markeredgewidth=0.8)
         line = {"arrowstyle": "-", "color": "#777777", "linewidth": 0.6, "shrinkA": 1, "shrinkB": 3}
-        label = axis.annotate(short(name, 24), point, place, textcoords="axes fraction", ha=anchor, va="center", arrowprops=line)
+        label = axis.annotate(short(name, 40), point, place, textcoords="axes fraction", ha=anchor, va="center", arrowprops=line)
         label.set(fontsize=8, path_effects=[withStroke(linewidth=2, foreground="white")])
 
 
