@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import accumulate, pairwise, takewhile
 from typing import Any, Protocol
 
 from subpop.experiments.context import Context
@@ -69,15 +70,13 @@ class Parts:
 
     def stored(self, cell: Cell, chunk: Sequence[Trial]) -> list[list[Trial]]:
         """The finished parts of a chunk that is not finished itself, in order."""
-        found: list[list[Trial]] = []
-        rest = list(chunk)
+        return list(takewhile(lambda part: self._experiment.has_stored(cell, part), self._recorded(cell, chunk)))
+
+    def _recorded(self, cell: Cell, chunk: Sequence[Trial]) -> list[list[Trial]]:
+        """The parts in which a chunk was run, in order, whether they are still stored or not."""
         record: Any = self._experiment.store.get_record(self._experiment.chunk_key(cell, chunk), KIND) or {}
-        for size in record.get("sizes", ()):
-            part, rest = rest[:size], rest[size:]
-            if not self._experiment.has_stored(cell, part):
-                break
-            found.append(part)
-        return found
+        ends = list(accumulate(record.get("sizes", ()), initial=0))
+        return [list(chunk[start:end]) for start, end in pairwise(ends)]
 
     def take(self, cell: Cell, chunk: Sequence[Trial]) -> list[list[Trial]]:
         """The parts in which a chunk was run here, when it is stored as a whole. Another run may have divided it otherwise."""
@@ -86,7 +85,7 @@ class Parts:
     def run(self, cell: Cell, chunk: Sequence[Trial]) -> list[TrialResult]:
         """The trials of a chunk: finished parts from the store, the others run now."""
         experiment, key = self._experiment, self._experiment.chunk_key(cell, chunk)
-        parts, results = list[list[Trial]](), list[TrialResult]()
+        parts, results, before = list[list[Trial]](), list[TrialResult](), self._recorded(cell, chunk)
         for part in self.stored(cell, chunk):
             found = experiment.stored(cell, part)
             if found is None:  # another run has stored the whole chunk in its place
@@ -99,12 +98,13 @@ class Parts:
                 part, left = list(left[: self._size(cell)]), left[self._size(cell) :]
                 ran = self._timed(cell, part)
                 if len(part) == len(chunk):
+                    self._finished[key] = before
                     return ran
                 parts.append(part)
                 experiment.store.put_record(key, {"sizes": [len(each) for each in parts]}, KIND)
                 experiment.commit(cell, part, ran)
                 results += ran
-        self._finished[key] = parts
+        self._finished[key] = [*parts, *(part for part in before if part not in parts)]  # which may follow a damaged one
         experiment.manifests.join(key, [experiment.chunk_key(cell, part) for part in parts])
         return results
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from subpop.defenses import filter_of, is_built_in
 from subpop.experiments.undecided import CUT, REST, TARGET
 from subpop.results.plugin_records import cell_of
 from subpop.results.shards import KIND, divisions
@@ -58,7 +59,7 @@ def merged(sources: Sequence[Path], into: Path) -> str:
         f"{done.known['chunks']:,} chunks of trials were in more than one store and are kept once"
     ]
     if done.differing:
-        which = "trials of stochastic or user-supplied victims"
+        which = "trials of stochastic or user-supplied victims or defenses"
         lines.append(f"{done.differing:,} {which} differ between stores; those of the first store were kept")
     lines += [f"left out, to be trained again: {each}" for each in done.damaged]
     but = ", without what was left out above" if done.damaged else ""
@@ -70,7 +71,8 @@ def _differing(one: ChunkRows, other: ChunkRows) -> int:
     pairs = list(zip(one.trials, other.trials, strict=False))
     different = [(a, why) for a, b in pairs if (why := _difference(a, b, one, other))]
     cell = cell_of(json.loads(one.cell))
-    is_own = cell is None or ":" in cell.victim  # a store must not make this process import and call what it names
+    # A store must not make this process import and call what it names; rows of plug-ins are shuffled by the secret of each store.
+    is_own = cell is None or ":" in cell.victim or not is_built_in(filter_of(cell.defense))
     if different and cell is not None and not is_own and is_exact_cell(cell):
         row, why = different[0]
         raise BadInput(

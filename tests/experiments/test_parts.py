@@ -16,6 +16,7 @@ from subpop.harness.plugins import DefenseSpec, parse_plugin
 from subpop.runtime.estimate import Forecast
 from subpop.runtime.no_store import NoStore
 from subpop.runtime.store import Store, read_chunks
+from subpop.session.merging import merged
 from subpop.types import Trial
 from subpop.types.grid import grid
 
@@ -136,6 +137,29 @@ def test_a_part_that_is_gone_when_it_is_read_is_run_again_with_all_that_follow(f
         gone = second.parts.stored(CELL, second.list_trials(CELL))[1]
         monkeypatch.setattr(second, "stored", lambda cell, part: None if part == gone else Experiment.stored(second, cell, part))
         assert predictions(second.trials(CELL)[0]) == in_one_wave(folder, store)
+
+
+@pytest.mark.parametrize("size", [2, 9])
+def test_no_part_is_left_after_a_damaged_one(folder, monkeypatch, size):
+    with Store(folder / "s.sqlite") as store:
+        interrupted_after(3, experiment(folder, store), monkeypatch)
+        store.in_one_transaction(lambda connection: connection.execute("UPDATE chunks SET digest = '' WHERE id = 1"))
+    with Store(folder / "s.sqlite") as store:
+        second = experiment(folder, store)
+        second.parts._pace["mine.f", CELL.dataset] = 1.0, 0.0
+        monkeypatch.setattr(parts_module, "SECONDS", float(size))
+        assert predictions(second.trials(CELL)[0]) == in_one_wave(folder, store)
+        assert len(store.notes) == 1
+    assert trials_in(folder) == [9]
+
+
+def test_stores_with_different_secrets_are_merged(folder):
+    """Each shuffles the rows of a plug-in by its own secret, so that its random filter keeps other rows."""
+    paths = [folder / "a.sqlite", folder / "b.sqlite"]
+    for path in paths:
+        with Store(path) as store:
+            experiment(folder, store).trials(CELL)
+    assert "9 trials of stochastic or user-supplied victims or defenses differ" in merged(paths, folder / "both.sqlite")
 
 
 def test_two_runs_that_divide_a_chunk_otherwise_leave_one_chunk(folder, monkeypatch):

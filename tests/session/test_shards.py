@@ -250,7 +250,7 @@ def test_numbers_that_differ_by_more_are_one(tmp_path, one, other):
 
 def test_of_a_stochastic_trial_the_first_store_is_kept_and_the_difference_counted(tmp_path):
     one, other = store_of(tmp_path / "a", RANDOM, 1.0, 2.0), store_of(tmp_path / "b", RANDOM, 1.0, 3.0)
-    assert "1 trials of stochastic or user-supplied victims differ" in merged([one, other], tmp_path / "c")
+    assert "1 trials of stochastic or user-supplied victims or defenses differ" in merged([one, other], tmp_path / "c")
     with Store(tmp_path / "c") as store:
         assert [each.metrics["removed"] for each in store.get_chunk("k") or ()] == [1.0, 2.0]
 
