@@ -447,9 +447,10 @@ def _check_classes(name: str, y: Ints, classes: Sequence[str], rows: Any) -> Non
     counts = np.bincount(y, minlength=len(classes))
     rare = int(counts.argmin())
     if counts[rare] < MIN_CLASS_ROWS:
-        where = "" if rows is None or not counts[rare] else f", the first is row {rows[int(np.flatnonzero(y == rare)[0])]}"
+        count, first = ("1 row", ":") if counts[rare] == 1 else (f"{counts[rare]} rows", ", the first is")
+        where = "" if rows is None or not counts[rare] else f"{first} row {rows[int(np.flatnonzero(y == rare)[0])]}"
         raise BadInput(
-            f"class {shown(classes[rare])} of label {name} has {counts[rare]} rows{where}; a class needs at least "
+            f"class {shown(classes[rare])} of label {name} has {count}{where}; a class needs at least "
             f"{MIN_CLASS_ROWS}: correct these labels, leave the rows out, or merge classes"
         )
     if len(y) < MIN_ROWS:

@@ -320,7 +320,7 @@ def test_columns_are_dropped_on_demand():
         (
             {"paid": np.where(np.arange(N) == 7, "no", "yes")},
             "paid",
-            "class no of label paid has 1 rows, the first is row 7; a class needs",
+            "class no of label paid has 1 row: row 7; a class needs",
         ),
         ({"paid": np.arange(N) // 0.7}, "age", "label age has 60 values, from"),
         ({"age": np.where(np.arange(N) == 9, np.inf, 1.0)}, "paid", "column age is inf in row 9; write a number below 3e38"),
