@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from subpop.defenses import filter_of
 from subpop.report.verdict import n_cells
 from subpop.runtime.estimate import Forecast, readable_seconds
 from subpop.session.collecting import cells_of, is_of_suite, parameters
@@ -46,7 +47,7 @@ def in_order_of_worth(items: Sequence[Any], seconds: Mapping[Cell, float], has_r
         order += [measuring.pop(cell) for cell in sorted(cells) if cell in measuring]
         order.append(nearest)
         paid |= cells
-    left = sorted(measuring, key=lambda cell: (not has_reference(cell), seconds.get(cell, 0.0), cell))
+    left = sorted(measuring, key=lambda cell: (not has_reference(cell), _cost(_with_filters([cell]), seconds), cell))
     return [*others, *order, *(measuring[cell] for cell in left)]
 
 
@@ -55,9 +56,13 @@ def _measures(item: Any) -> bool:
 
 
 def _needed(item: Any, own: Iterable[Any]) -> frozenset[Cell]:
-    """The cells of a test; of a claim that names none, all of its suite."""
-    found = cells_of(item) or [cell for each in own if each.path.name == item.path.name for cell in cells_of(each)]
-    return frozenset(found)
+    """The cells of a test, with those whose trials they read; of a claim that names none, all of its suite."""
+    return _with_filters(cells_of(item) or [cell for each in own if each.path.name == item.path.name for cell in cells_of(each)])
+
+
+def _with_filters(cells: Iterable[Cell]) -> frozenset[Cell]:
+    """Cells, and those of the filters to which controls among them are matched: a control runs the trials of its filter first."""
+    return frozenset(each for cell in cells for each in (cell, cell.with_(defense=filter_of(cell.defense))))
 
 
 def _cost(cells: Iterable[Cell], seconds: Mapping[Cell, float]) -> float:

@@ -121,6 +121,19 @@ def test_a_test_begins_if_it_fits_into_what_is_left():
     assert budget.description_of([]) == ""
 
 
+def test_a_control_costs_what_the_filter_costs_whose_trials_it_runs_first():
+    plain, filtered = CELLS[0], CELLS[0].with_(defense="mine.f")
+    control = plain.with_(defense="matched_random_filter:mine.f")
+    forecast = Forecast(seconds={plain: 5.0, filtered: 100.0, control: 1.0})
+    items = in_order_of_worth([*map(measuring, (control, filtered, plain))], forecast.seconds, lambda cell: False)
+    assert names(items) == names(map(measuring, (plain, filtered, control)))
+    budget = Budget("50s", 50.0, clock=lambda: 0.0)
+    budget.spend_on(items, forecast)
+    assert budget.allows(items[0], ())
+    assert not budget.allows(items[2], [plain])
+    assert budget.allows(items[2], [plain, filtered])
+
+
 def test_cells_that_take_longer_than_expected_leave_less():
     """The first cell takes 20 s instead of 10: the second is expected to take about 20 too, and does not fit."""
     now = [0.0]
