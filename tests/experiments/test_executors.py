@@ -650,15 +650,15 @@ def test_a_task_that_fails_at_once_keeps_no_other_worker_waiting(tmp_path, monke
     (task, *_) = tasks_of(experiment, CELLS)
     monkeypatch.setattr("subpop.experiments.tasks.settle", lambda: None)
     settings = replace(Settings.of(experiment), shared=tmp_path)
-    told = (*task.chunks[0], ())
+    stored = (*task.chunks[0], ())
 
     def fails(own, cell, chunk, results):
         own.store.get_arrays("begun")
-        raise BadInput("told of nonsense")
+        raise BadInput("nonsense")
 
     monkeypatch.setattr(Experiment, "commit", fails)
     with pytest.raises(BadInput, match="nonsense"):
-        work(settings, replace(task, told=(told,)))
+        work(settings, replace(task, stored=(stored,)))
     with (tmp_path / "begun.lock").open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
