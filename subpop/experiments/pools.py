@@ -13,8 +13,11 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
+from threading import Thread
+from threading import enumerate as running_threads
 from typing import Any
 
 from subpop.experiments.tasks import Answer, Settings, Task, work
@@ -32,6 +35,9 @@ OWN_CLUSTER = {
 """Settings of a Dask cluster that is started here."""
 GONE = 20.0
 """Seconds after which the head of a Ray cluster that does not answer is given up. After 60 s Ray would end this process."""
+ENDING = "leaves the Ray cluster"
+LEAVING = 20.0
+"""Seconds that leaving a Ray cluster may take. With a head that is stopped it would never end."""
 NO_WORKER = 60.0
 """Seconds after which a Dask cluster is given up that has no worker, or no more, or whose scheduler does not answer."""
 NO_GPU = "--device cuda: no worker of the {} cluster at {} offers a GPU; {}, or use --device cpu"
@@ -52,6 +58,14 @@ def check_executor(name: str) -> None:
 
 class ClusterGone(ConnectionError):
     """A cluster does not answer, or has no workers. The message names it."""
+
+
+def end_process_if_ray_cannot(status: int) -> None:
+    """End this process with a status if Ray still waits for a cluster: it would crash in Ray's own clean-up otherwise."""
+    if any(thread.name == ENDING for thread in running_threads()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 class Pool(ABC):
@@ -213,7 +227,11 @@ class Ray(Pool):
         own |= {"num_gpus": n_gpus()} if own and gpu else {}
         self.is_local, self.places_gpus = bool(own), gpu
         paths = os.pathsep.join(filter(None, sys.path))
-        ray.init(log_to_driver=False, runtime_env={"env_vars": {**ONE_CORE, "PYTHONPATH": paths}}, **own)
+        try:
+            ray.init(log_to_driver=False, runtime_env={"env_vars": {**ONE_CORE, "PYTHONPATH": paths}}, **own)
+        except ConnectionError as error:
+            fix = "set RAY_AUTH_MODE=token if it was started with a token, as `ray start` does unless told otherwise"
+            raise ClusterGone(f"the Ray cluster at {address or 'this machine'} refuses the connection; {fix}") from error
         self._ray, self._work = ray, ray.remote(max_retries=0, num_cpus=1, num_gpus=int(gpu))(work)
         self.LOST = (errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError)
         there = ray.cluster_resources()
@@ -225,13 +243,15 @@ class Ray(Pool):
         self._head, self._answered = ray.get_runtime_context().gcs_address, time.monotonic()
 
     def check(self) -> None:
-        host, _, port = self._head.rpartition(":")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
-        except OSError as error:
-            if time.monotonic() - self._answered > GONE:
-                raise ClusterGone(f"the head of the Ray cluster at {self._head} does not answer ({error})") from error
-        else:
+        asking = Thread(target=self._ask, name="asks the head of the Ray cluster", daemon=True)
+        asking.start()
+        asking.join(GONE)  # Ray would wait for a head that is stopped without end
+        if asking.is_alive() or time.monotonic() - self._answered > GONE:
+            raise ClusterGone(f"the head of the Ray cluster at {self._head} has not answered for {GONE:.0f} s")
+
+    def _ask(self) -> None:
+        with suppress(Exception):
+            self._ray.nodes()
             self._answered = time.monotonic()
 
     def submit(self, settings: Settings, task: Task) -> Future[Answer]:
@@ -239,7 +259,9 @@ class Ray(Pool):
         return sent
 
     def close(self) -> None:
-        self._ray.shutdown()
+        ending = Thread(target=self._ray.shutdown, name=ENDING, daemon=True)
+        ending.start()
+        ending.join(LEAVING)
 
 
 def _check_answers(address: str) -> None:

@@ -76,8 +76,8 @@ def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Pa
     advise(parser, early_config.invocation_params.args)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_cmdline_main(config: pytest.Config) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> Generator[None, int, int]:
     """In sessions that run suites, `-n N` trains in N processes but runs the tests in one; otherwise it is pytest-xdist's."""
     from subpop.session.collecting import names_suites, take_over_processes
     from subpop.types import BadInput
@@ -89,6 +89,12 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
             raise pytest.UsageError(str(error)) from None
     elif getattr(config.option, "numprocesses", None) and not config.pluginmanager.hasplugin("xdist"):
         raise pytest.UsageError("-n is for suites; other tests need pytest-xdist for it: python -m pip install pytest-xdist")
+    status = yield
+    if "ray" in sys.modules:
+        from subpop.experiments.pools import end_process_if_ray_cannot
+
+        end_process_if_ray_cannot(int(status))
+    return status
 
 
 def pytest_configure(config: pytest.Config) -> None:

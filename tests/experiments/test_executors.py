@@ -454,10 +454,64 @@ def test_a_ray_cluster_whose_head_is_dead_is_given_up(monkeypatch):
     monkeypatch.setattr("subpop.experiments.pools.GONE", 0.5)
     with closing(pool_of("ray", 1)) as pool:
         pool.check()
-        (head,) = (pid for pid in descendants(os.getpid()) if b"gcs_server" in command_of(pid).split(b"\0")[0])
-        os.kill(head, signal.SIGKILL)
+        os.kill(head_of_ray(), signal.SIGKILL)
         with pytest.raises(ClusterGone, match="head of the Ray cluster"):
             check_for_a_minute(pool)
+
+
+def test_a_ray_cluster_whose_head_does_not_answer_is_given_up(monkeypatch):
+    """A stopped process keeps its connections, and the run waited without end."""
+    pytest.importorskip("ray")
+    monkeypatch.setattr("subpop.experiments.pools.GONE", 2.0)
+    monkeypatch.setattr("subpop.experiments.pools.LEAVING", 2.0)
+    pool = pool_of("ray", 1)
+    pool.check()
+    head = head_of_ray()
+    os.kill(head, signal.SIGSTOP)
+    try:
+        with pytest.raises(ClusterGone, match="has not answered for 2 s"):
+            check_for_a_minute(pool)
+        pool.close()
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(head, signal.SIGCONT)
+
+
+ENDS_BESIDE_A_STOPPED_HEAD = """
+import os, signal
+from subpop.experiments import pools
+from tests.experiments.test_executors import head_of_ray
+
+def test_pool(monkeypatch):
+    monkeypatch.setattr(pools, "LEAVING", 1.0)
+    pool = pools.pool_of("ray", 1)
+    head = head_of_ray()
+    print(head)
+    os.kill(head, signal.SIGSTOP)
+    pool.close()
+    assert {}
+"""
+
+
+@pytest.mark.parametrize(("outcome", "status"), [("True", 0), ("False", 1)])
+def test_a_run_beside_a_stopped_ray_head_ends_with_its_own_status(tmp_path, outcome, status):
+    """It crashed in Ray's clean-up after its last line."""
+    pytest.importorskip("ray")
+    (tmp_path / "conftest.py").write_text('pytest_plugins = ["subpop.pytest_plugin"]')
+    test = tmp_path / "test_pool.py"
+    test.write_text(ENDS_BESIDE_A_STOPPED_HEAD.replace("{}", outcome))
+    command = [sys.executable, "-m", "pytest", "-qs", "-p", "no:cacheprovider", str(test)]
+    with (tmp_path / "output").open("w+") as output:  # a pipe would be held open by the processes of Ray
+        ran = subprocess.run(command, cwd=Path(__file__).parents[2], stdout=output, stderr=output, timeout=300, check=False)
+        printed = output.seek(0) or output.read()
+    os.kill(int(re.search(r"^\d+$", printed, re.MULTILINE).group()), signal.SIGKILL)
+    assert ran.returncode == status, printed
+
+
+def head_of_ray():
+    """The process of the head of the Ray cluster that this process has started."""
+    (head,) = (pid for pid in descendants(os.getpid()) if b"gcs_server" in command_of(pid).split(b"\0")[0])
+    return head
 
 
 @pytest.fixture
