@@ -275,10 +275,13 @@ class Experiment:
         key = self._key_of_trials(cell, chunk)
         if key is None:  # files that a plug-in read have changed since
             return
-        parts = self.parts.take(cell, chunk) if cell.defense in self.plugins else ()
+        is_own = cell.defense in self.plugins
+        parts = self.parts.take(cell, chunk) if is_own else ()
         keys = [each for part in parts if (each := self._key_of_trials(cell, part)) is not None]
         again = self.context.fresh or filter_of(cell.defense) in self.plugins
         self.store.put_chunk(key, cell, results, self.context.device, replace=again, instead_of=keys)
+        if is_own and chunk in self.chunks(cell):
+            self.parts.note_whole(cell, chunk, key)
         self.context.memo.note(key)
 
     def receive_chunk(self, key: str, cell: Cell, results: Sequence[TrialResult]) -> None:

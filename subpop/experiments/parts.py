@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from subpop.experiments.context import Context
 from subpop.harness.manifest import KeepsRecords, Manifests
+from subpop.runtime.store import Store
 from subpop.types import Cell, Trial, TrialResult
 
 SECONDS, LOADS = 60.0, 10.0
@@ -24,6 +25,15 @@ FIRST = 2
 """Trials of the first part, before it is known how long one takes."""
 KIND = "parts"
 """The kind of the store's records of how chunks were divided."""
+PART, WHOLE = "part", "whole chunk"
+"""Kinds of the store's records: to which chunk the trials of a key belong, and under which key all of them are stored."""
+
+
+def drop_parts_of_whole_chunks(store: Store) -> None:
+    """Delete parts whose whole chunk is in the store, too, as after merging an unfinished run with a finished one."""
+    parts = [(part, record["of"]) for part, record in store.records(PART).items()]
+    stored = {chunk: record["key"] for chunk, record in store.records(WHOLE).items() if store.has_chunk(record["key"])}
+    store.drop_chunks([part for part, chunk in parts if stored.get(chunk, part) != part])
 
 
 class Samples(Protocol):
@@ -103,10 +113,19 @@ class Parts:
                 parts.append(part)
                 experiment.store.put_record(key, {"sizes": [len(each) for each in parts]}, KIND)
                 experiment.commit(cell, part, ran)
+                self._note_part(key, experiment.manifests.key(experiment.chunk_key(cell, part)))
                 results += ran
         self._finished[key] = [*parts, *(part for part in before if part not in parts)]  # which may follow a damaged one
         experiment.manifests.join(key, [experiment.chunk_key(cell, part) for part in parts])
         return results
+
+    def note_whole(self, cell: Cell, chunk: Sequence[Trial], stored: str) -> None:
+        """Note the key under which all trials of a chunk were stored."""
+        self._experiment.store.put_record(self._experiment.chunk_key(cell, chunk), {"key": stored}, WHOLE)
+
+    def _note_part(self, chunk: str, stored: str | None) -> None:
+        if stored is not None:
+            self._experiment.store.put_record(stored, {"of": chunk}, PART)
 
     def _size(self, cell: Cell) -> int:
         if (cell.defense, cell.dataset) not in self._pace:

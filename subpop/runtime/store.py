@@ -146,6 +146,14 @@ class Store:
                 self._verified.add(key)
                 self._at_hand.put(version, written)
 
+    def drop_chunks(self, keys: Sequence[str]) -> None:
+        """Delete chunks in one transaction; keys that are not in the store are ignored."""
+        with self._lock:
+            self._verified.difference_update(keys)
+            for key in keys:
+                self._at_hand.drop(key)
+            self._in_transaction("BEGIN IMMEDIATE", lambda connection: [CHUNK.delete(connection, key) for key in keys])
+
     def get_arrays(self, key: str) -> dict[str, Array] | None:
         """The arrays stored under a key, by name, in the order in which they were stored; None if there are none."""
         rows = self._get(ARRAYS, key)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from subpop.defenses import filter_of, is_built_in
+from subpop.experiments.parts import drop_parts_of_whole_chunks
 from subpop.experiments.undecided import CUT, REST, TARGET
 from subpop.results.plugin_records import cell_of
 from subpop.results.shards import KIND, divisions
@@ -51,11 +52,12 @@ def merged(sources: Sequence[Path], into: Path) -> str:
     except BadInput as error:
         raise BadInput(str(error).replace(ELSEWHERE, "name another file")) from error
     with Store(into) as store:
+        drop_parts_of_whole_chunks(store)
         recorded = store.records()
         parts = [each.description(recorded) for each in divisions(store.records(KIND))]
         n_trials = sum(n for _, n, _, _ in store.costs())
     lines = [
-        f"{into}: {n_trials:,} trials, {done.trials:,} of them new; "
+        f"{into}: {n_trials:,} trials, {min(done.trials, n_trials):,} of them new; "
         f"{done.known['chunks']:,} chunks of trials were in more than one store and are kept once"
     ]
     if done.differing:

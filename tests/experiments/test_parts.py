@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -160,6 +161,21 @@ def test_stores_with_different_secrets_are_merged(folder):
         with Store(path) as store:
             experiment(folder, store).trials(CELL)
     assert "9 trials of stochastic or user-supplied victims or defenses differ" in merged(paths, folder / "both.sqlite")
+
+
+@pytest.mark.parametrize("finished_first", [False, True])
+def test_an_unfinished_store_merged_with_the_finished_one_counts_each_trial_once(folder, monkeypatch, finished_first):
+    unfinished, finished, both = (folder / f"{name}.sqlite" for name in ("unfinished", "finished", "both"))
+    with Store(unfinished) as store:
+        interrupted_after(3, experiment(folder, store), monkeypatch)
+    shutil.copy(unfinished, finished)  # with the same secret
+    with Store(finished) as store:
+        experiment(folder, store).trials(CELL)
+    paths = [finished, unfinished] if finished_first else [unfinished, finished]
+    assert "both.sqlite: 9 trials, 9 of them new" in merged(paths, both)
+    assert [len(chunk.trials) for chunk in read_chunks(both)] == [9]
+    with Store(both) as store:
+        assert not experiment(folder, store).missing_chunks(CELL)
 
 
 def test_two_runs_that_divide_a_chunk_otherwise_leave_one_chunk(folder, monkeypatch):
