@@ -26,14 +26,15 @@ FIRST = 2
 KIND = "parts"
 """The kind of the store's records of how chunks were divided."""
 PART, WHOLE = "part", "whole chunk"
-"""Kinds of the store's records: to which chunk the trials of a key belong, and under which key all of them are stored."""
+"""Kinds of the store's records: to which chunk a part belongs, with the key of the whole chunk that was stored before it (of an
+earlier version of what the plug-in reads) or None; and under which key a whole chunk is stored."""
 
 
 def drop_parts_of_whole_chunks(store: Store) -> None:
     """Delete parts whose whole chunk is in the store, too, as after merging an unfinished run with a finished one."""
-    parts = [(part, record["of"]) for part, record in store.records(PART).items()]
     stored = {chunk: record["key"] for chunk, record in store.records(WHOLE).items() if store.has_chunk(record["key"])}
-    store.drop_chunks([part for part, chunk in parts if stored.get(chunk, part) != part])
+    parts = store.records(PART).items()
+    store.drop_chunks([part for part, its in parts if stored.get(its["of"], part) not in (part, its["after"])])
 
 
 class Samples(Protocol):
@@ -125,7 +126,8 @@ class Parts:
 
     def _note_part(self, chunk: str, stored: str | None) -> None:
         if stored is not None:
-            self._experiment.store.put_record(stored, {"of": chunk}, PART)
+            before = self._experiment.store.get_record(chunk, WHOLE) or {}
+            self._experiment.store.put_record(stored, {"of": chunk, "after": before.get("key")}, PART)
 
     def _size(self, cell: Cell) -> int:
         if (cell.defense, cell.dataset) not in self._pace:

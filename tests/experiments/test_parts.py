@@ -178,6 +178,17 @@ def test_an_unfinished_store_merged_with_the_finished_one_counts_each_trial_once
         assert not experiment(folder, store).missing_chunks(CELL)
 
 
+def test_merging_keeps_the_finished_parts_of_a_later_version(folder, monkeypatch):
+    """The whole chunk in the store is of an earlier version of a file that the plug-in reads."""
+    with Store(folder / "s.sqlite") as store:
+        experiment(folder, store).trials(CELL)
+        (folder / "share").write_text("0.5")
+        interrupted_after(3, experiment(folder, store), monkeypatch)
+    merged([folder / "s.sqlite"], folder / "both.sqlite")
+    with Store(folder / "both.sqlite") as store:
+        assert [len(chunk) for _, chunk in experiment(folder, store).missing_chunks(CELL)] == [5]
+
+
 def test_two_runs_that_divide_a_chunk_otherwise_leave_one_chunk(folder, monkeypatch):
     with Store(folder / "s.sqlite") as store, Store(folder / "s.sqlite") as other:
         first, second = experiment(folder, store), experiment(folder, other)
