@@ -60,8 +60,8 @@ class ClusterGone(ConnectionError):
     """A cluster does not answer, or has no workers. The message names it."""
 
 
-def end_process_if_ray_cannot(status: int) -> None:
-    """End this process with a status if Ray still waits for a cluster: it would crash in Ray's own clean-up otherwise."""
+def exit_if_ray_still_waits(status: int) -> None:
+    """End this process with a status if Ray still waits for a cluster that does not answer: its clean-up would hang or crash."""
     if any(thread.name == ENDING for thread in running_threads()):
         sys.stdout.flush()
         sys.stderr.flush()
@@ -230,7 +230,7 @@ class Ray(Pool):
         try:
             ray.init(log_to_driver=False, runtime_env={"env_vars": {**ONE_CORE, "PYTHONPATH": paths}}, **own)
         except ConnectionError as error:
-            fix = "set RAY_AUTH_MODE=token if it was started with a token, as `ray start` does unless told otherwise"
+            fix = "set RAY_AUTH_MODE=token if it was started with a token, the default of `ray start`"
             raise ClusterGone(f"the Ray cluster at {address or 'this machine'} refuses the connection; {fix}") from error
         self._ray, self._work = ray, ray.remote(max_retries=0, num_cpus=1, num_gpus=int(gpu))(work)
         self.LOST = (errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError)

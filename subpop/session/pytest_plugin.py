@@ -91,9 +91,9 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, int, int]:
         raise pytest.UsageError("-n is for suites; other tests need pytest-xdist for it: python -m pip install pytest-xdist")
     status = yield
     if "ray" in sys.modules:
-        from subpop.experiments.pools import end_process_if_ray_cannot
+        from subpop.experiments.pools import exit_if_ray_still_waits
 
-        end_process_if_ray_cannot(int(status))
+        exit_if_ray_still_waits(int(status))
     return status
 
 
