@@ -39,7 +39,7 @@ from subpop.harness.outcome import Outcome
 from subpop.harness.plugins import MAX_FITS, DefenseSpec
 from subpop.results.intervals import SUBPOPULATIONS, of_table
 from subpop.results.metrics import Doubles, eligible
-from subpop.results.summary import summarise
+from subpop.results.summary.kept import kept_summary
 from subpop.results.summary.ranked import seed_std
 from subpop.runtime.cell_code import TRIALS, entry_text, modules_behind
 from subpop.runtime.fingerprint import key_of, texts_hash
@@ -152,7 +152,9 @@ class Experiment:
         results, from_store = self.trials(cell)
         clean = np.stack([self.context.clean_right(cell, seed) for seed in range(cell.n_seeds)])
         exact = self.context.victim(cell).exact and getattr(DEFENSES.get(cell.defense), "exact", True)
-        found = summarise(
+        found = kept_summary(
+            self.store,
+            self.context.memo,
             cell,
             stage,
             results,

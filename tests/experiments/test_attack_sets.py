@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from real_data import IMDB_FEATURES, UTKFACE_FEATURES, needs
-from scipy.optimize import linear_sum_assignment
 from table16_cells import cell_of
 from test_target_suite import toy
 
 from subpop.datasets.download import data_root
+from subpop.datasets.partitions import cluster_space
 from subpop.experiments.attack_sets import AttackSets, choice_name, clusters_name, file_name, read_entry
 from subpop.experiments.context import Context
 from subpop.experiments.experiment import Experiment
@@ -31,8 +31,13 @@ FOLDER = ROOT / "baselines" / "partitions"
 UNREAD = ("imdb_small",)
 """Its cells need the weights of an encoder that is not part of the data."""
 TRAINED_HERE = {"conv_net", "conv_net_wide"}
-LEAST = 0.97
-"""Share of the rows that a re-derived partition must put into the same clusters."""
+SIDES = ("train", "aux", "test")
+MOST_LOOSER = 0.005
+"""By how much the sums of squares within recorded and re-derived clusters may differ.
+
+k-means ends in another optimum, as tight but for a thousandth, where a processor rounds otherwise; that up to an eighth of the
+rows are then in other clusters says nothing. With 3 % of the rows in a wrong cluster, the sum is at least 5 % larger.
+"""
 
 
 def cell(**changes):
@@ -182,31 +187,47 @@ def test_numbers_come_back_as_they_were(tmp_path):
 
 
 def setups(tier):
-    """One cell of each set-up of a tier that is recorded, by the names of its files; sets of targets apart."""
+    """One cell of each set-up that a tier's references belong to, by the names of its files; sets of targets apart."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "benchmarks"))  # a suite may take its cells from another
         suites = [runpy.run_path(str(path))["CELLS"] for path in sorted((ROOT / "benchmarks").glob("test_*.py"))]
     context, found = Context(NoStore(), data_root(None), partitions=FOLDER), {}
     rows_of = context.rows
+    has_references = {path.stem for path in (ROOT / "baselines").glob("*.csv") if f"\n{tier}," in path.read_text()}
     for own in chain(*suites):
-        if own.tier == tier and own.stem != "table16_influence" and own.dataset not in UNREAD:
+        is_apart = own.stem == "table16_influence" or own.dataset in UNREAD
+        if own.tier == tier and own.stem in has_references and not is_apart:
             names = file_name(clusters_name(own, rows_of)), file_name(choice_name(own, rows_of))
             if any(names):
                 found[names] = own
     return found
 
 
-def agreement(one, other, n_groups):
-    """Share of the rows that two assignments put into the same clusters, after the clusters were matched."""
-    together = np.zeros((n_groups, n_groups))
-    np.add.at(together, (one, other), 1)
-    rows, columns = linear_sum_assignment(-together)
-    return together[rows, columns].sum() / len(one)
+def spread(space, clusters):
+    """Sum of the squared distances of rows (n, d) to the centres of their clusters, which k-means minimises."""
+    own = [space[clusters == each] for each in np.unique(clusters)]
+    return sum(np.square(rows - rows.mean(axis=0)).sum() for rows in own)
 
 
-def test_agreement_after_matching():
-    assert agreement(np.array([0, 0, 1, 2]), np.array([2, 2, 0, 1]), 3) == 1
-    assert agreement(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]), 2) == 0.75
+def are_as_tight(space, recorded, anew):
+    space = np.asarray(space, np.float64)
+    return abs(spread(space, recorded) / spread(space, anew) - 1) <= MOST_LOOSER
+
+
+def test_clusters_are_as_tight_whatever_their_numbers():
+    space = np.array([[0.0], [2.0], [10.0], [12.0]])
+    assert spread(space, np.array([0, 0, 1, 1])) == 4
+    assert spread(space, np.array([0, 1, 1, 0])) == 72 + 32
+    assert are_as_tight(space, np.array([0, 0, 1, 1]), np.array([5, 5, 2, 2]))
+    assert not are_as_tight(space, np.array([0, 1, 1, 0]), np.array([0, 0, 1, 1]))
+
+
+def test_a_few_rows_in_wrong_clusters_are_noticed(first):
+    space, own = first.context.cluster_space(cell()), first.context.stage(cell()).partition.aux
+    wrong, rows = own.copy(), np.random.default_rng(0).choice(len(own), len(own) * 3 // 100, replace=False)
+    wrong[rows] = np.roll(wrong[rows], 1)
+    assert are_as_tight(space, own, own)
+    assert not are_as_tight(space, wrong, own)
 
 
 @pytest.fixture(scope="module")
@@ -222,19 +243,17 @@ def test_every_shipped_set_up_is_recorded_and_can_be_derived_anew(files, own, ca
 @pytest.mark.slow
 @needs("adult", "utkface", "cifar10_jpeg", UTKFACE_FEATURES, IMDB_FEATURES)
 def test_every_set_up_of_real_data_is_recorded_and_can_be_derived_anew(cache):
-    """A network that the attacker trains on real pictures is another network under kernels that round otherwise.
+    """A network that the attacker trains on real pictures is another network on a processor that rounds otherwise.
 
-    Seen under Nehalem's: its clusters agree for 16 % of the rows. Such set-ups are derived under the kernels of the record only.
+    Its clusters then agree for 13 to 16 % of the rows, seen under Nehalem's kernels and on a processor with AMX. Of such set-ups,
+    and of choices by the confidences of such a network, only the record is checked.
     """
-    import torch
-
-    as_recorded = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
     for files, own in setups("laptop").items():
         deciding = {own.subpopulations.clusters_on, own.victim if own.subpopulations.n_attacked else ""}
-        if as_recorded or not deciding & TRAINED_HERE:
-            check_derivable(files, own, cache)
-        else:
+        if deciding & TRAINED_HERE:
             assert all((FOLDER / file).is_file() for file in files if file)
+        else:
+            check_derivable(files, own, cache)
 
 
 def check_derivable(files, own, cache):
@@ -243,8 +262,14 @@ def check_derivable(files, own, cache):
     kept, anew = (Context(NoStore(), data_root(None), cache=cache, partitions=folder) for folder in (FOLDER, None))
     assert kept.recorded(own).complete
     whole = own.with_(n_attacked=None, attacked_by=None)
-    sides = [np.concatenate(parts.stage(whole).partition_arrays) for parts in (kept, anew)]
-    assert agreement(*sides, kept.stage(whole).dataset.n_clusters + 1) >= LEAST if files[0] else np.array_equal(*sides)
+    recorded, found = (parts.stage(whole).partition for parts in (kept, anew))
+    if files[0]:
+        data, features = anew.data(whole), anew.cluster_features(whole)
+        space = cluster_space(data.dataset, data.splits, whole.subpopulations.partition_seed, features)
+        for rows, side in zip(space, SIDES, strict=True):
+            assert are_as_tight(rows, getattr(recorded, side), getattr(found, side))
+    else:
+        assert all(np.array_equal(getattr(recorded, side), getattr(found, side)) for side in SIDES)
     if files[1]:
         recorded, again = kept.stage(own).partition, kept._by_confidence(own, kept.stage(whole))
         assert 3 * len(set(recorded.attacked) & set(again.attacked)) >= 2 * len(recorded.attacked)
@@ -266,8 +291,8 @@ def test_the_shipped_targets_of_table_16_are_those_that_are_cut_here():
     suite = TargetSuite(Context(NoStore(), partitions=FOLDER))
     own = cell_of("cluster_match", tier="embedded", dataset="digits_images", victim="conv_net_last_layer")
     problem = suite._problem(own)
-    recorded = suite._recorded(own, problem).arrays["clusters"]
-    assert agreement(recorded, solve(problem).clusters, problem.setup.n_clusters) >= LEAST
+    solved = solve(problem)
+    assert are_as_tight(solved.targets, suite._recorded(own, problem).arrays["clusters"], solved.clusters)
 
 
 def test_what_is_shipped_is_small_and_whole():

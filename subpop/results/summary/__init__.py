@@ -70,18 +70,20 @@ def summarise(
         cell,
         tuple(numbers),
         table=tuple(table_row(p) for p in parts),
-        arrays={
-            BY_SEED: np.stack([p.bits.change_by_seed for p in parts]),
-            **{name: array for name, array in results[0].arrays.items() if name.startswith("panel_")},
-        },
+        arrays={BY_SEED: np.stack([p.bits.change_by_seed for p in parts]), **panels(results)},
         exact=exact,
         n_subpopulations=len(parts),
-        n_fits=sum(r.n_fits for r in results),
+        n_fits=sum(int(r.n_fits) for r in results),
         seconds=sum(r.seconds for r in results),
         notes=stage.dataset.notes,
         n_own_learner=sum(OWN_LEARNER in r.metrics for r in results),
         n_keep_unchecked=sum(KEEP_UNCHECKED in r.metrics for r in results),
     )
+
+
+def panels(results: Sequence[TrialResult]) -> dict[str, Array]:
+    """The arrays of a figure's panels, which the first trial of a cell has if its suite draws them."""
+    return {name: array for name, array in results[0].arrays.items() if name.startswith("panel_")}
 
 
 def _parts(cell: Cell, stage: Stage, results: Sequence[TrialResult], clean: Bools) -> list[Subpopulation]:
