@@ -11,9 +11,9 @@ import socket
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.util import find_spec
 from threading import Thread
@@ -228,7 +228,8 @@ class Ray(Pool):
         self.is_local, self.places_gpus = bool(own), gpu
         paths = os.pathsep.join(filter(None, sys.path))
         try:
-            ray.init(log_to_driver=False, runtime_env={"env_vars": {**ONE_CORE, "PYTHONPATH": paths}}, **own)
+            with _that_outlives_its_head():
+                ray.init(log_to_driver=False, runtime_env={"env_vars": {**ONE_CORE, "PYTHONPATH": paths}}, **own)
         except ConnectionError as error:
             fix = "set RAY_AUTH_MODE=token if it was started with a token, the default of `ray start`"
             raise ClusterGone(f"the Ray cluster at {address or 'this machine'} refuses the connection; {fix}") from error
@@ -262,6 +263,23 @@ class Ray(Pool):
         ending = Thread(target=self._ray.shutdown, name=ENDING, daemon=True)
         ending.start()
         ending.join(LEAVING)
+
+
+@contextmanager
+def _that_outlives_its_head() -> Iterator[None]:
+    """A context in which Ray is started such that it does not end this process a minute after the head of its cluster has died.
+
+    By then the cluster is given up, and this process trains the rest.
+    """
+    limit = "RAY_gcs_rpc_server_reconnect_timeout_s"
+    if limit in os.environ:
+        yield
+        return
+    os.environ[limit] = str(10**6)
+    try:
+        yield
+    finally:
+        del os.environ[limit]
 
 
 def _check_answers(address: str) -> None:

@@ -477,6 +477,34 @@ def test_a_ray_cluster_whose_head_does_not_answer_is_given_up(monkeypatch):
             os.kill(head, signal.SIGCONT)
 
 
+OUTLIVES_A_DEAD_HEAD = """
+import os, signal, time
+from contextlib import suppress
+from subpop.experiments import pools
+from test_executors import check_for_a_minute, head_of_ray
+
+pools.GONE = 0.5
+pool = pools.pool_of("ray", 1)
+os.kill(head_of_ray(), signal.SIGKILL)
+with suppress(pools.ClusterGone):
+    check_for_a_minute(pool)
+pool.close()
+time.sleep(70)
+print("trained the rest")
+os._exit(0)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_after_the_death_of_its_ray_head():
+    """Ray ended it a minute later, with status 1 and not a word about the run, when the cluster had long been given up."""
+    pytest.importorskip("ray")
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    command, environment = [sys.executable, "-c", OUTLIVES_A_DEAD_HEAD], {**os.environ, "PYTHONPATH": path}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert (ran.returncode, ran.stdout.splitlines()[-1:]) == (0, ["trained the rest"]), ran.stderr
+
+
 ENDS_BESIDE_A_STOPPED_HEAD = """
 import os, signal
 from subpop.experiments import pools
