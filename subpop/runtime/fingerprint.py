@@ -144,9 +144,20 @@ def _reached(
         if name in codes or name in without or path is None:
             continue
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        codes[name], imported = _code_of(path, path.read_bytes(), package)
+        codes[name], imported = _code_of(path, _source_of(path), package)
         waiting += () if name in alone else _existing(imported) if trees == [_OWN] else imported
     return codes
+
+
+def _source_of(path: Path) -> bytes:
+    own = _sources_of_own()
+    return own[path] if path in own else path.read_bytes()
+
+
+@functools.cache
+def _sources_of_own() -> dict[Path, bytes]:
+    """The sources of this package, all read with the first, before anything is trained: this process runs no later edit."""
+    return {path: path.read_bytes() for path in PACKAGE.rglob("*.py")}
 
 
 @functools.cache

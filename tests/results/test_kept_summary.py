@@ -82,6 +82,15 @@ def test_trials_read_back_from_the_store_have_the_summary_of_those_that_were_tra
     assert len(computed) == 1
 
 
+def test_values_of_numpy_are_stored_as_those_of_python(store, computed):
+    """A data set with `n_classes=y.max() + 1`, and a victim with `exact = np.False_`, failed after their training."""
+    found = stage()
+    own = replace(found, data=replace(found.data, dataset=replace(found.dataset, n_classes=np.int64(2))))
+    assert_equal(asked(store, stage=own, exact=np.False_), summarise(**arguments(exact=False)))
+    assert_equal(asked(store, exact=False), summarise(**arguments(exact=False)))
+    assert len(computed) == 1
+
+
 def edited(place: int, **metrics) -> list:
     """The trials with other metrics in one of them."""
     own = trials()

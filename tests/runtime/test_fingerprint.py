@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -119,6 +120,24 @@ def test_the_real_package_is_hashed_without_being_imported() -> None:
         source_hash(["subpop.runtime.store"]),
         "False",
     ]
+
+
+EDITED_MEANWHILE = """
+from pathlib import Path
+from subpop.runtime.fingerprint import PACKAGE, source_hash
+
+before = source_hash(["subpop.types"])  # of other modules, such as those of a run's trials
+path = PACKAGE / "results" / "metrics.py"
+path.write_text(path.read_text() + "edited = 1")
+print(PACKAGE.parent, source_hash(["subpop.results.metrics"]))
+"""
+
+
+def test_an_edit_during_a_run_is_not_taken_for_the_code_that_runs(tmp_path: Path) -> None:
+    """What the old code computed was stored under the hash of the new one, and shown by all later runs."""
+    shutil.copytree(fingerprint.PACKAGE, tmp_path / "subpop", ignore=shutil.ignore_patterns("__pycache__", "data"))
+    found = subprocess.run([sys.executable, "-c", EDITED_MEANWHILE], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert found.stdout.split() == [str(tmp_path), source_hash(["subpop.results.metrics"])]
 
 
 @pytest.fixture

@@ -51,9 +51,11 @@ def kept_summary(
 
     memo: hashes the code; if it ignores what earlier sessions stored, the summary is computed.
     """
+    exact = bool(exact)  # a victim from outside the package may say it with NumPy's
+    name = name_of(cell)
     read = memo.key(
         {__name__},
-        cell=cell,
+        cell=(name, cell.n_seeds),
         exact=exact,
         stage=_hash_of_stage(stage),
         trials=_hash_of_trials(results),
@@ -61,16 +63,17 @@ def kept_summary(
         ranked_by="" if ranked_by is None else _hash_of_trials(ranked_by),
         most_wrong="" if most_wrong is None else data_hash(most_wrong),
     )
-    record = None if memo.fresh else store.get_record(name_of(cell), KIND)
+    record = None if memo.fresh else store.get_record(name, KIND)
     if record is None or record["read"] != read:
         made = summarise(cell, stage, results, clean, exact=exact, ranked_by=ranked_by, most_wrong=most_wrong)
-        store.put_record(name_of(cell), {"read": read, **_record_of(made)}, KIND)
+        store.put_record(name, {"read": read, **_record_of(made)}, KIND)
         return made
     return _result_of(cell, record, results)
 
 
 def _hash_of_stage(stage: Stage) -> str:
-    about = (stage.fingerprint, stage.partition.names, stage.attacked, stage.dataset.n_classes, stage.dataset.notes)
+    dataset = stage.dataset
+    about = (stage.fingerprint, stage.partition.names, stage.attacked, int(dataset.n_classes), dataset.notes)
     return data_hash(_as_bytes(about))
 
 
