@@ -10,11 +10,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from subpop.datasets.stage import Stage
+from subpop.harness.manifest import KeepsRecords
 from subpop.results.paired import BY_SEED
 from subpop.results.shards import name_of
 from subpop.results.summary import panels, summarise
@@ -26,13 +27,6 @@ KIND = "summary"
 """The kind of these records in the store."""
 APART = ("cell", "arrays")
 """Fields of a result that its record does not have: the damages by seed are a list of their own."""
-
-
-class KeepsRecords(Protocol):
-    """The methods of a store that are used here."""
-
-    def get_record(self, key: str, kind: str = "cell") -> Any: ...
-    def put_record(self, key: str, record: Mapping[str, Any], kind: str = "cell") -> None: ...
 
 
 def kept_summary(
@@ -51,7 +45,7 @@ def kept_summary(
 
     memo: hashes the code; if it ignores what earlier sessions stored, the summary is computed.
     """
-    exact = bool(exact)  # a victim from outside the package may say it with NumPy's
+    exact = bool(exact)  # a victim from outside the package may give a NumPy boolean
     name = name_of(cell)
     read = memo.key(
         {__name__},
