@@ -23,16 +23,19 @@ ROOT = Path(__file__).parents[1]
 ONE_CORE = "one-core"
 
 
-def seconds(tier: str, jobs: str, folder: Path) -> float:
-    """Wall seconds of one run whose store and report are in the folder; raises CalledProcessError if it fails."""
+def seconds(tier: str, jobs: str, folder: Path) -> tuple[float, bool]:
+    """Wall seconds of one run whose store and report are in the folder, and whether it passed; what a red run says is printed."""
     cells = Path(__file__).with_name(f"early_cells_{tier}.txt")
     options = ["--store", str(folder / "store.sqlite"), "--report-dir", str(folder / "report"), "-q", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", f"@{cells}", "--tier", tier, "-n", "1" if jobs == ONE_CORE else jobs, *options]
     if jobs == ONE_CORE:
         command = ["taskset", "-c", "0", *command]
     begun = time.perf_counter()
-    subprocess.run(command, cwd=ROOT, env={**os.environ, "CI": "true"}, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - begun
+    run = subprocess.run(command, cwd=ROOT, env={**os.environ, "CI": "true"}, stdout=subprocess.PIPE, text=True, check=False)
+    taken = time.perf_counter() - begun
+    if run.returncode != 0:
+        print(run.stdout[-20_000:])
+    return taken, run.returncode == 0
 
 
 def main() -> None:
@@ -44,20 +47,23 @@ def main() -> None:
     args = parser.parse_args()
     cold: dict[str, list[float]] = {jobs: [] for jobs in args.jobs}
     full: dict[str, list[float]] = {jobs: [] for jobs in args.jobs}
+    n_red = 0
     for _ in range(args.times):
         for jobs in args.jobs:
             with tempfile.TemporaryDirectory() as folder:
-                cold[jobs].append(seconds(args.tier, jobs, Path(folder)))
-                print(f"{jobs} processes: {cold[jobs][-1]:.1f} s", flush=True)
-                if args.full:
-                    full[jobs].append(seconds(args.tier, jobs, Path(folder)))
-                    print(f"{jobs} processes, full store: {full[jobs][-1]:.1f} s", flush=True)
+                for times, store in ((cold, ""), (full, ", full store"))[: 2 if args.full else 1]:
+                    taken, passed = seconds(args.tier, jobs, Path(folder))
+                    times[jobs].append(taken)
+                    n_red += not passed
+                    print(f"{jobs} processes{store}: {taken:.1f} s{'' if passed else ', NOT passed'}", flush=True)
     medians = {jobs: statistics.median(times) for jobs, times in cold.items()}
     for jobs, median in medians.items():
         again = f", {statistics.median(full[jobs]):.1f} s with a full store" if args.full else ""
         print(f"median with {jobs} processes: {median:.1f} s{again}")
     if len(medians) > 1:
         print(f"ratio of {args.jobs[-1]} to {args.jobs[0]} processes: {medians[args.jobs[-1]] / medians[args.jobs[0]]:.2f}")
+    if n_red:
+        sys.exit(f"{n_red} of the runs did not pass: their output stands above.")
 
 
 if __name__ == "__main__":

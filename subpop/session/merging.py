@@ -63,7 +63,7 @@ def merged(sources: Sequence[Path], into: Path) -> str:
     if done.differing:
         which = "trials of stochastic or user-supplied victims or defenses"
         lines.append(f"{done.differing:,} {which} differ between stores; those of the first store were kept")
-    lines += [f"left out, to be trained again: {each}" for each in done.damaged]
+    lines += [f"left out, to be made again: {each}" for each in done.damaged]
     but = ", without what was left out above" if done.damaged else ""
     return "\n".join([*lines, *(f"{part}{but}" for part in parts)])
 

@@ -2,7 +2,7 @@
 
 Accuracies of small test sets may be equal although a network was trained with another arithmetic; its weights are not. The first
 trainings of each victim are noted in `weights.json` next to the report. Those of an earlier run with the same store, in which
-nothing is trained again, are kept.
+nothing is trained again, are kept. Only this process notes them, and so all cells are trained in it.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
     from subpop.session.options import report_directory
     from subpop.victims import VICTIMS
 
+    config.option.executor, config.option.jobs = "here", None
     path = report_directory(config) / FILE
     noted = read_weights(path)
     VICTIMS.update({name: _noting(make, noted.setdefault(name, {})) for name, make in VICTIMS.items()})

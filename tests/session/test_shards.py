@@ -135,7 +135,7 @@ def test_cells_without_trials_are_not_finished_although_all_shards_ended(project
     with sqlite3.connect(broken) as connection:
         connection.execute("UPDATE trials SET seconds = 9 WHERE chunk IN (SELECT id FROM chunks WHERE cell LIKE '%sever%')")
     told = merged([broken, *shards_of(project, {1, 2, 3, 4} - {number})], tmp_path / "merged.sqlite")
-    assert "left out, to be trained again: the trials of chunk" in told
+    assert "left out, to be made again: the trials of chunk" in told
     assert "all 4 shards are in this store (9 cells), without what was left out above" in told
     page = report(monkeypatch, project, tmp_path / "merged.sqlite", tmp_path / "r", status=1)["README.md"].decode()
     said = "**Unfinished: 8 of 9 cells measured; 1 cell of shards that ended is left out.**"
@@ -307,7 +307,7 @@ def test_damaged_trials_of_a_source_are_left_out_and_named(tmp_path):
     with sqlite3.connect(one) as connection:
         connection.execute("UPDATE metrics SET value = 9 WHERE metric = 'removed' AND value = 1")
     told = merged([one], tmp_path / "c")
-    assert "left out, to be trained again: the trials of chunk k" in told
+    assert "left out, to be made again: the trials of chunk k" in told
     with Store(tmp_path / "c") as store:
         assert store.has_chunk("good")
         assert not store.has_chunk("k")

@@ -1,5 +1,8 @@
 """Digests of trained weights: noted for the first trainings of each victim, and kept where nothing is trained again."""
 
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,12 +13,14 @@ from subpop.session import trained_weights
 from subpop.session.trained_weights import FILE, MOST, read_weights, weights_of
 from subpop.types import FleetJob, Pool
 
+ROOT = Path(__file__).parents[2]
+
 
 class Session:
     """A pytest configuration with a folder of reports."""
 
     def __init__(self, folder):
-        self.invocation_params, self.cleanups = SimpleNamespace(dir=folder), []
+        self.invocation_params, self.cleanups, self.option = SimpleNamespace(dir=folder), [], SimpleNamespace()
 
     def getoption(self, name):
         return {"--report-dir": "report"}[name]
@@ -55,6 +60,16 @@ def test_a_session_that_trains_nothing_keeps_what_was_noted(tmp_path, monkeypatc
     before = noted_by(tmp_path, monkeypatch, lambda make: make("mlp").fit_many(jobs(2), [0, 1]))
     assert len(before["mlp"]) == 2
     assert noted_by(tmp_path, monkeypatch, lambda make: None) == before
+
+
+def test_weights_are_noted_where_workers_were_asked_for(tmp_path):
+    cell = "feature_match and test_cell and digits and mlp and 0.5 and none and split"
+    command = [sys.executable, "-m", "subpop", "run", "-q", "-n", "2", "-k", cell, "-p", trained_weights.__name__]
+    places = ["--store", str(tmp_path / "store.sqlite"), "--report-dir", str(tmp_path / "report")]
+    run = subprocess.run([*command, *places], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout
+    assert "training processes failed" not in run.stdout + run.stderr
+    assert len(read_weights(tmp_path / "report" / FILE)["mlp"]) == MOST
 
 
 def test_one_rounding_is_another_digest_and_names_of_files_are_not():
